@@ -1,0 +1,90 @@
+"""The class table: which value means what, in which colour. One table, everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from geoseg.errors import GeosegError
+
+# Okabe & Ito (2008), "Color Universal Design": eight colours that people with any
+# common colour vision deficiency can tell apart; then Paul Tol's "muted" scheme.
+_PALETTE = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677",
+    "#882255", "#AA4499",
+)  # fmt: skip
+
+_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Class:
+    """One row of the class table."""
+
+    value: int
+    """The value in the `classes` array, 0 … 65534."""
+    name: str
+    """What a legend calls it."""
+    color: str
+    """`#RRGGBB`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value <= 65534:
+            raise GeosegError(
+                f"class value {self.value} ({self.name!r}) is outside 0 … 65534"
+            )
+        if not _COLOR.fullmatch(self.color):
+            raise GeosegError(
+                f"colour {self.color!r} of class {self.name!r} is not #RRGGBB"
+            )
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """The colour as three numbers 0 … 255."""
+        return (
+            int(self.color[1:3], 16),
+            int(self.color[3:5], 16),
+            int(self.color[5:7], 16),
+        )
+
+
+def default_color(index: int) -> str:
+    """Return a colour for the class at `index` (0-based), safe for the colour-blind.
+
+    Past 16 classes the colours repeat in ever darker shades.
+    """
+    color = _PALETTE[index % len(_PALETTE)]
+    shade = 0.75 ** (index // len(_PALETTE))
+    r, g, b = (int(int(color[i : i + 2], 16) * shade) for i in (1, 3, 5))
+    return f"#{r:02X}{g:02X}{b:02X}"
+
+
+def class_table(names: Iterable[str]) -> tuple[Class, ...]:
+    """Return classes 0, 1, 2, … with the given names and default colours."""
+    return tuple(
+        Class(value=i, name=name, color=default_color(i))
+        for i, name in enumerate(names)
+    )
+
+
+def nodata_value(classes: Sequence[Class]) -> int:
+    """Return the value that no class may have: 255, or 65535 past 254 classes."""
+    highest = max((c.value for c in classes), default=0)
+    return 255 if highest < 255 else 65535
+
+
+def check_table(classes: Sequence[Class]) -> tuple[Class, ...]:
+    """Return the table, or raise where values or names repeat or there is none."""
+    if not classes:
+        raise GeosegError("the class table is empty: name at least one class")
+    values = [c.value for c in classes]
+    doubled = sorted({v for v in values if values.count(v) > 1})
+    if doubled:
+        raise GeosegError(f"class values {doubled} appear more than once in the table")
+    names = [c.name for c in classes]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise GeosegError(f"class names {twice} appear more than once in the table")
+    return tuple(classes)

@@ -1,0 +1,66 @@
+"""What can go wrong, by what failed.
+
+Each message says what is wrong, the numbers, and the remedy, on one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class GeosegError(Exception):
+    """Base of all errors that geoseg raises on purpose; exit status 2."""
+
+    exit_status = 2
+
+
+class RasterError(GeosegError):
+    """A raster cannot be opened, read, or be what was asked of it."""
+
+
+class ModelError(GeosegError):
+    """A model cannot be loaded, does not fit the raster, or gave nonsense."""
+
+
+class PlanError(GeosegError):
+    """The numbers do not go together: window, overlap, block, memory."""
+
+
+class MasksError(GeosegError):
+    """A masks store cannot be created, read, or gone on with."""
+
+
+class RegionsError(GeosegError):
+    """Polygons cannot be made or written."""
+
+
+class MissingExtraError(GeosegError):
+    """An optional package is not installed; the message names the extra."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install 'geoseg[{extra}]'"
+        )
+
+
+class BlocksFailedError(GeosegError):
+    """Some blocks failed; everything else is written. A rerun retries them.
+
+    Attributes:
+        failed: reason by (block row, block column).
+    """
+
+    exit_status = 3
+
+    def __init__(self, failed: Mapping[tuple[int, int], str], total: int) -> None:
+        self.failed = dict(failed)
+        shown = "; ".join(
+            f"block {row},{col}: {reason}"
+            for (row, col), reason in sorted(self.failed.items())[:10]
+        )
+        more = f" (+{len(self.failed) - 10} more)" if len(self.failed) > 10 else ""
+        super().__init__(
+            f"{len(self.failed)} of {total} blocks failed, the rest is written; "
+            f"the same command retries them: {shown}{more}"
+        )

@@ -1,0 +1,1 @@
+"""Models: the card, the contract, and one small adapter per family."""

@@ -1,0 +1,96 @@
+"""The card: what a model expects and what it answers, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from geoseg.classes import Class, check_table
+from geoseg.errors import ModelError
+
+Task = Literal["semantic", "instance", "panoptic"]
+Output = Literal["logits", "probabilities", "labels"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """One input band, and how its pixels are scaled before the network sees them.
+
+    `scaled = (clip(pixel, clip) - offset) / scale`; never looked up from a tile.
+    """
+
+    name: str
+    """The band's own name, such as `B08`."""
+    common_name: str | None = None
+    """STAC common name, such as `nir`, by which rasters are matched too."""
+    offset: float = 0.0
+    """Subtracted, in pixel units."""
+    scale: float = 1.0
+    """Divided by, in pixel units."""
+    clip: tuple[float, float] | None = None
+    """Pixels are clipped to this range first, in pixel units."""
+
+    def __post_init__(self) -> None:
+        if self.scale == 0:
+            raise ModelError(f"band {self.name!r} has scale 0: it would divide by zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """Everything about a model that is not its weights."""
+
+    name: str
+    """What the model is called."""
+    bands: tuple[Band, ...]
+    """What it reads, in its own order."""
+    classes: tuple[Class, ...]
+    """What it tells apart, in the order of its score channels."""
+    task: Task = "semantic"
+    """What its output is: classes, objects, or both."""
+    output: Output = "logits"
+    """`logits` (geoseg applies `activation`), `probabilities`, or `labels`."""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """How logits become probabilities; sigmoid with one channel means 2 classes."""
+    window: int = 512
+    """Side of the square the model sees, in pixels."""
+    overlap: int = 64
+    """How much neighbouring windows share, in pixels; even, at most half a window."""
+    multiple: int | None = None
+    """Windows at the raster's far edges may be cut to a multiple of this many pixels;
+    None where the model takes full windows only."""
+    resolution: float | None = None
+    """Metres per pixel that it was trained on; None where any will do."""
+    dtypes: tuple[str, ...] | None = None
+    """NumPy dtypes of rasters that it can have been trained on; None for any."""
+    value_range: tuple[float, float] | None = None
+    """Lowest and highest pixel value that makes sense to it, in pixel units."""
+    fill: float | None = None
+    """Put under nodata before the model sees it; None: each band's `offset`."""
+    nodata: float | None = None
+    """Pixel value that means nodata where the raster does not say."""
+    description: str = ""
+    """A sentence or two."""
+    license: str | None = None
+    """SPDX identifier."""
+    framework: Mapping[str, Any] = field(default_factory=dict)
+    """How to build it: `family`, `arch` and the family's own arguments."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping: training, accuracy, authors."""
+
+    def __post_init__(self) -> None:
+        check_table(self.classes)
+        if not self.bands:
+            raise ModelError(f"the card of {self.name!r} names no input bands")
+        if self.window < 1:
+            raise ModelError(f"window {self.window} px of {self.name!r} must be >= 1")
+        if self.overlap < 0 or self.overlap % 2 or 2 * self.overlap > self.window:
+            raise ModelError(
+                f"overlap {self.overlap} px of {self.name!r} must be even, >= 0 and at "
+                f"most half the window ({self.window // 2} px)"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of score channels that reach the blend: one per class."""
+        return len(self.classes)
