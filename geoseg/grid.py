@@ -55,9 +55,7 @@ class Window:
 
     def shift(self, *, y: int = 0, x: int = 0) -> Window:
         """Return the same rectangle elsewhere."""
-        return Window(
-            y=self.y + y, x=self.x + x, height=self.height, width=self.width
-        )
+        return Window(y=self.y + y, x=self.x + x, height=self.height, width=self.width)
 
     def relative_to(self, frame: Window) -> Window:
         """Return the same rectangle counted from the first pixel of `frame`."""
@@ -205,7 +203,12 @@ def _pixel_size_m(grid: Grid) -> tuple[float, float] | None:
     except ProjError:
         return None  # local and engineering CRSs have no place on the Earth
     row, col = (grid.height - 1) / 2, (grid.width - 1) / 2
-    points = [(col, row + 0.5), (col + 1, row + 0.5), (col + 0.5, row), (col + 0.5, row + 1)]
+    points = [
+        (col, row + 0.5),
+        (col + 1, row + 0.5),
+        (col + 0.5, row),
+        (col + 0.5, row + 1),
+    ]
     xy = np.array([grid.transform @ p for p in points])
     lon, lat = to_lonlat.transform(xy[:, 0], xy[:, 1])
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
