@@ -1,0 +1,360 @@
+"""The masks: a Zarr group. Create, read, write, done marks. The room that imports zarr.
+
+Beside the arrays lies `.geoseg/` with the run record, a done mark per block, and parts
+of blocks that wait for their neighbours. It is harmless when the run is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import zarr
+from numcodecs import Zstd
+
+from geoseg.classes import Class, nodata_value
+from geoseg.errors import MasksError
+from geoseg.grid import Grid, Window
+from geoseg.metadata import (
+    array_attributes,
+    class_attributes,
+    classes_from_attributes,
+    coordinate_attributes,
+    grid_from_attributes,
+    grid_mapping_attributes,
+    group_attributes,
+)
+from geoseg.storage import Storage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RECORD = ".geoseg/run.json"
+DONE = ".geoseg/done"
+PARTS = ".geoseg/parts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """A masks store that exists. A value: it can be pickled and sent to workers."""
+
+    path: str
+    """Where the store is: a folder or a URL."""
+    grid: Grid
+    """Where its pixels are."""
+    classes: tuple[Class, ...]
+    """The class table."""
+    chunk: int
+    """Side of the Zarr chunks in pixels."""
+    arrays: tuple[str, ...]
+    """Names of the arrays on the grid, such as `classes`, `confidence`."""
+    run: str
+    """Which run made it; handles are kept open under this name, per process."""
+
+    @property
+    def nodata(self) -> int:
+        """The value of `classes` that means nodata."""
+        return nodata_value(self.classes)
+
+    @property
+    def storage(self) -> Storage:
+        """Where marks and parts lie."""
+        return Storage(self.path)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the group's attributes as they are now."""
+        return dict(_open_group(self.path).attrs)
+
+    def read(self, name: str, window: Window) -> NDArray[Any]:
+        """Read a window of an array: (y, x), or (class, y, x) for `probabilities`."""
+        array = self._array(name)
+        return np.asarray(array[(..., *window.slices)])
+
+    def write(self, name: str, window: Window, values: NDArray[Any]) -> None:
+        """Write whole chunks of an array, each once and atomically.
+
+        Args:
+            name: The array.
+            window: Whole chunks: it begins on a chunk, and ends on one or at the edge.
+            values: (y, x), or (class, y, x).
+
+        Raises:
+            MasksError: The window is not whole chunks; two writers would race.
+        """
+        for first, after, length in (
+            (window.y, window.bottom, self.grid.height),
+            (window.x, window.right, self.grid.width),
+        ):
+            if first % self.chunk or (after % self.chunk and after != length):
+                raise MasksError(
+                    f"rows or columns {first} … {after} are not whole chunks of "
+                    f"{self.chunk} px: another writer of the same chunk would race"
+                )
+        self._array(name)[(..., *window.slices)] = values
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        if name not in self.arrays:
+            raise MasksError(
+                f"{self.path} has no array {name!r}, only {', '.join(self.arrays)}"
+            )
+        return _open_array(self.path, name, self.run)
+
+    def mark_done(self, row: int, col: int, facts: Mapping[str, Any]) -> None:
+        """Note that a block's chunks are all written."""
+        self.storage.put(f"{DONE}/{row}.{col}", json.dumps(dict(facts)).encode())
+
+    def done(self) -> set[tuple[int, int]]:
+        """Return the blocks that are done."""
+        return _positions(self.storage.names(DONE))
+
+    def done_facts(self, row: int, col: int) -> dict[str, Any]:
+        """Return what `mark_done` noted of a block."""
+        return dict(json.loads(self.storage.get(f"{DONE}/{row}.{col}")))
+
+    def parts(self) -> set[tuple[int, int]]:
+        """Return the blocks whose parts wait for their neighbours."""
+        return _positions(self.storage.names(PARTS))
+
+    def record(self) -> dict[str, Any]:
+        """Return the run record."""
+        return _record(self.storage)
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Note that the run is complete: provenance is final, parts are gone."""
+        self.storage.remove(PARTS)
+        record = self.record()
+        record["complete"] = True
+        self.storage.put(RECORD, json.dumps(record, indent=1).encode())
+        group = _open_group(self.path, mode="r+")
+        group.attrs["geoseg"] = {**dict(group.attrs["geoseg"]), **facts}
+        _consolidate(self.path)
+
+
+def checksum(values: NDArray[Any]) -> int:
+    """Return the CRC-32 of an array's bytes in C order."""
+    return crc32(np.ascontiguousarray(values).data)
+
+
+def _positions(names: Iterable[str]) -> set[tuple[int, int]]:
+    return {(int(r), int(c)) for r, _, c in (name.partition(".") for name in names)}
+
+
+def _record(storage: Storage) -> dict[str, Any]:
+    return dict(json.loads(storage.get(RECORD)))
+
+
+def _open_group(path: str, mode: str = "r") -> zarr.Group:
+    return zarr.open_group(path, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=64)
+def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG001
+    """Open an array once per process; `run` tells apart stores of the same path."""
+    array = _open_group(path, mode="r+")[name]
+    if not isinstance(array, zarr.Array):
+        raise MasksError(f"{path}/{name} is a group, not an array")
+    return array
+
+
+def _consolidate(path: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Zarr 3, whose consolidation is unofficial
+        zarr.consolidate_metadata(path)
+
+
+def open_masks(path: str) -> Masks:
+    """Open a masks store that geoseg made.
+
+    Raises:
+        MasksError: There is none, or it is somebody else's.
+    """
+    storage = Storage(str(path).rstrip("/"))
+    try:
+        group = _open_group(storage.url)
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError, ValueError) as error:
+        raise MasksError(f"{path} is not a Zarr group: is the path right?") from error
+    attributes = dict(group.attrs)
+    if "geoseg" not in attributes or "classes" not in group:
+        raise MasksError(f"{path} is a Zarr group, but not one that geoseg segment made")
+    array = group["classes"]
+    if not isinstance(array, zarr.Array):
+        raise MasksError(f"{path}/classes is a group, not an array")
+    height, width = array.shape
+    names = [n for n in ("classes", "confidence", "probabilities", "instances")]
+    return Masks(
+        path=storage.url,
+        grid=grid_from_attributes(attributes, height, width),
+        classes=classes_from_attributes(attributes),
+        chunk=int(array.chunks[0]),
+        arrays=tuple(n for n in names if n in group),
+        run=str(dict(attributes["geoseg"])["run"]),  # type: ignore[arg-type]
+    )
+
+
+def create_masks(
+    path: str,
+    *,
+    grid: Grid,
+    classes: Sequence[Class],
+    chunk: int,
+    arrays: Sequence[str],
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+    zarr_format: int = 2,
+) -> Masks:
+    """Create a store, metadata only; or go on with one made by the same settings.
+
+    Args:
+        path: Folder or URL of the store.
+        grid: Where its pixels are.
+        classes: The class table.
+        chunk: Side of the chunks in pixels.
+        arrays: Which arrays it gets, `classes` first.
+        settings: Everything that changes the answer, JSON-able. A store made by other
+            settings is refused.
+        provenance: What else is worth keeping; must hold `run`, a name for this run.
+        overwrite: Delete a store that is there.
+        zarr_format: 2 opens everywhere; 3 in newer readers.
+
+    Raises:
+        MasksError: Something else is there, or a store made by other settings.
+    """
+    storage = Storage(path.rstrip("/"))
+    settings = json.loads(json.dumps(settings))
+    if storage.exists():
+        _check_ours(storage, overwrite=overwrite)
+        if overwrite:
+            storage.remove("")
+        elif storage.exists(RECORD):
+            record = _record(storage)
+            _check_same(storage, record["settings"], settings)
+            if record["created"]:
+                return open_masks(storage.url)
+    record = {"settings": settings, "created": False, "complete": False}
+    storage.put(RECORD, json.dumps(record, indent=1).encode())
+    _create_group(storage.url, grid, classes, chunk, arrays, provenance, zarr_format)
+    storage.put(RECORD, json.dumps({**record, "created": True}, indent=1).encode())
+    return open_masks(storage.url)
+
+
+def _check_ours(storage: Storage, *, overwrite: bool) -> None:
+    """Raise where what is there is not a store of ours: never delete or mix in."""
+    ours = storage.exists(RECORD) or not storage.names("")
+    if not ours:
+        remedy = "delete it yourself" if overwrite else "choose another --out"
+        raise MasksError(
+            f"{storage.url} exists and geoseg did not make it: {remedy}"
+        )
+
+
+def _check_same(storage: Storage, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    different = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    if different:
+        shown = "; ".join(
+            f"{k}: {_short(old.get(k))} there, {_short(new.get(k))} now"
+            for k in different
+        )
+        raise MasksError(
+            f"{storage.url} was begun with other settings ({shown}): use those, "
+            "another --out, or --overwrite"
+        )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _create_group(
+    path: str,
+    grid: Grid,
+    classes: Sequence[Class],
+    chunk: int,
+    arrays: Sequence[str],
+    provenance: Mapping[str, Any],
+    zarr_format: int,
+) -> None:
+    group = zarr.open_group(path, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
+    group.attrs.update({**group_attributes(grid, classes), "geoseg": dict(provenance)})
+    for name in arrays:
+        _create_array(group, name, grid, classes, chunk)
+    _create_coordinates(group, grid)
+    _consolidate(path)
+
+
+def _create_array(
+    group: zarr.Group, name: str, grid: Grid, classes: Sequence[Class], chunk: int
+) -> None:
+    nodata = nodata_value(classes)
+    attributes = array_attributes(grid)
+    shape, chunks, dims = (grid.height, grid.width), (chunk, chunk), ("y", "x")
+    fill, dtype = 255, "uint8"
+    if name == "classes":
+        fill, dtype = nodata, "uint8" if nodata == 255 else "uint16"
+        attributes |= class_attributes(classes)
+    elif name == "instances":
+        fill, dtype = 0, "uint32"
+        attributes |= {"long_name": "object id, 0 where there is none"}
+    elif name in ("confidence", "probabilities"):
+        attributes |= {"long_name": f"{name} of the class", "scale_factor": 1 / 254}
+    else:
+        raise MasksError(f"masks have no array {name!r}")
+    if name == "probabilities":
+        shape, chunks = (len(classes), *shape), (1, *chunks)  # type: ignore[assignment]
+        dims = ("class", *dims)  # type: ignore[assignment]
+    _array(group, name, shape, chunks, dtype, dims, fill, attributes)
+
+
+def _array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+    dims: tuple[str, ...],
+    fill: float | None,
+    attributes: Mapping[str, Any],
+) -> zarr.Array[Any]:
+    v2 = group.metadata.zarr_format == 2
+    attributes = dict(attributes)
+    if v2:
+        attributes["_ARRAY_DIMENSIONS"] = list(dims)
+    if fill is not None:
+        attributes["_FillValue"] = fill
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=tuple(max(1, min(c, s)) for c, s in zip(chunks, shape, strict=True)),
+        dtype=dtype,
+        compressors=Zstd(level=1) if v2 else zarr.codecs.ZstdCodec(level=1),
+        fill_value=fill,
+        attributes=attributes,
+        dimension_names=None if v2 else dims,
+        overwrite=True,
+    )
+
+
+def _create_coordinates(group: zarr.Group, grid: Grid) -> None:
+    """Write `spatial_ref`, and pixel centres where rows and columns run with axes."""
+    _array(group, "spatial_ref", (), (), "int64", (), 0, grid_mapping_attributes(grid))
+    if not grid.is_rectilinear:
+        return  # centres are not a function of one axis; the GeoTransform tells
+    for name, values in (("y", grid.y_centres()), ("x", grid.x_centres())):
+        array = _array(
+            group,
+            name,
+            values.shape,
+            (1_000_000,),
+            "float64",
+            (name,),
+            None,
+            coordinate_attributes(grid, name),
+        )
+        array[...] = values

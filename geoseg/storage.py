@@ -1,0 +1,99 @@
+"""Small whole objects by name, on a disk or in an object store.
+
+Zarr has its own way to bytes; this is for what lies beside the arrays: the run record,
+done marks, and the parts of blocks that wait for their neighbours. An object appears
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A folder, or a prefix in an object store. A value: it can be pickled."""
+
+    url: str
+    """A path, or a URL that fsspec knows, such as `s3://bucket/prefix`."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine's file system."""
+        return "://" not in self.url or self.url.startswith("file://")
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.url.removeprefix("file://"))
+
+    def _remote(self) -> tuple[Any, str]:
+        fs, path = fsspec.core.url_to_fs(self.url)
+        return fs, path.rstrip("/")
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object; a reader sees the old one or the new one, whole."""
+        if not self.is_local:
+            fs, path = self._remote()
+            fs.pipe_file(f"{path}/{name}", data)
+            return
+        target = self._root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, target)  # noqa: PTH105 - a str from mkstemp
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def get(self, name: str) -> bytes:
+        """Read an object; FileNotFoundError where there is none."""
+        if self.is_local:
+            return (self._root / name).read_bytes()
+        fs, path = self._remote()
+        return bytes(fs.cat_file(f"{path}/{name}"))
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is an object, or anything below a prefix."""
+        if self.is_local:
+            return (self._root / name).exists()
+        fs, path = self._remote()
+        fs.invalidate_cache()
+        return bool(fs.exists(f"{path}/{name}".rstrip("/")))
+
+    def names(self, prefix: str) -> list[str]:
+        """List the names of the objects directly below a prefix, without it."""
+        if self.is_local:
+            folder = self._root / prefix
+            found = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
+        else:
+            fs, path = self._remote()
+            fs.invalidate_cache()
+            try:
+                found = fs.ls(f"{path}/{prefix}", detail=False)
+            except FileNotFoundError:
+                found = []
+        names = (name.rsplit("/", 1)[-1] for name in found)
+        return sorted(name for name in names if name and not name.startswith(".tmp-"))
+
+    def remove(self, name: str) -> None:
+        """Delete an object, or everything below a prefix; nothing there is fine."""
+        if not self.is_local:
+            fs, path = self._remote()
+            if fs.exists(f"{path}/{name}"):
+                fs.rm(f"{path}/{name}", recursive=True)
+            return
+        target = self._root / name
+        if target.is_dir():
+            import shutil
+
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
