@@ -34,6 +34,10 @@ class RegionsError(GeosegError):
     """Polygons cannot be made or written."""
 
 
+class LabelsError(GeosegError):
+    """Labels or a reference cannot be read, or do not fit the raster."""
+
+
 class MissingExtraError(GeosegError):
     """An optional package is not installed; the message names the extra."""
 
