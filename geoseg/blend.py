@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numba import njit
 
+from geoseg.grid import Window
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -118,12 +120,13 @@ def _add_window_torch(
 
 
 def labels_of(
-    sums: NDArray[np.int32] | torch.Tensor, values: NDArray[np.integer]
+    sums: NDArray[np.int32] | torch.Tensor, inside: Window, values: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
     """Return the winning class of every pixel, and its score.
 
     Args:
-        sums: (class, y, x) int32 of complete pixels.
+        sums: (class, y, x) int32, C-contiguous.
+        inside: Which of its pixels to label; they must be complete.
         values: (class,) the class table's values, in channel order.
 
     Returns:
@@ -131,11 +134,12 @@ def labels_of(
         winning sums (y, x) int32, `SCORE * WEIGHT` at most.
     """
     if isinstance(sums, np.ndarray):
-        return _labels_of(sums, values)  # type: ignore[no-any-return]
-    best, index = sums.max(0)
-    # max() does not say which of equals it returns; the first is the rule here.
-    first = (sums == best).int().argmax(0)
-    del index
+        corner = (inside.y, inside.bottom, inside.x, inside.right)
+        return _labels_of(sums, corner, values)  # type: ignore[no-any-return]
+    part = sums[(slice(None), *inside.slices)]
+    best = part.amax(0)
+    # argmax() does not promise which of equals it returns; the first is the rule here.
+    first = (part == best).int().argmax(0)
     return values[first.cpu().numpy()], best.cpu().numpy()
 
 
@@ -207,7 +211,9 @@ def _clamp_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) ->
         for x in range(width):
             p = scores[c, y, x]
             p = p if p > np.float32(0.0) else np.float32(0.0)
-            out[c, x] = np.float32(SCORE) * (p if p < np.float32(1.0) else np.float32(1.0))
+            out[c, x] = np.float32(SCORE) * (
+                p if p < np.float32(1.0) else np.float32(1.0)
+            )
 
 
 @njit(cache=True, nogil=True)  # type: ignore[misc]
@@ -247,20 +253,25 @@ def _add_window(
 
 @njit(cache=True, nogil=True)  # type: ignore[misc]
 def _labels_of(
-    sums: NDArray[np.int32], values: NDArray[np.integer]
+    sums: NDArray[np.int32],
+    corner: tuple[int, int, int, int],
+    values: NDArray[np.integer],
 ) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
-    classes, height, width = sums.shape
-    labels = np.empty((height, width), values.dtype)
-    best = np.empty((height, width), np.int32)
+    top, bottom, left, right = corner
+    width = right - left
+    labels = np.empty((bottom - top, width), values.dtype)
+    best = np.empty((bottom - top, width), np.int32)
     index = np.empty(width, np.int32)
-    for y in range(height):
+    for y in range(bottom - top):
         index[:] = 0
         high = best[y]
-        high[:] = sums[0, y]
-        for c in range(1, classes):
+        for x in range(width):
+            high[x] = sums[0, top + y, left + x]
+        for c in range(1, sums.shape[0]):
             for x in range(width):
-                better = sums[c, y, x] > high[x]
-                high[x] = sums[c, y, x] if better else high[x]
+                score = sums[c, top + y, left + x]
+                better = score > high[x]
+                high[x] = score if better else high[x]
                 index[x] = c if better else index[x]
         for x in range(width):
             labels[y, x] = values[index[x]]

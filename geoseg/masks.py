@@ -181,7 +181,9 @@ def open_masks(path: str) -> Masks:
         raise MasksError(f"{path} is not a Zarr group: is the path right?") from error
     attributes = dict(group.attrs)
     if "geoseg" not in attributes or "classes" not in group:
-        raise MasksError(f"{path} is a Zarr group, but not one that geoseg segment made")
+        raise MasksError(
+            f"{path} is a Zarr group, but not one that geoseg segment made"
+        )
     array = group["classes"]
     if not isinstance(array, zarr.Array):
         raise MasksError(f"{path}/classes is a group, not an array")
@@ -249,12 +251,12 @@ def _check_ours(storage: Storage, *, overwrite: bool) -> None:
     ours = storage.exists(RECORD) or not storage.names("")
     if not ours:
         remedy = "delete it yourself" if overwrite else "choose another --out"
-        raise MasksError(
-            f"{storage.url} exists and geoseg did not make it: {remedy}"
-        )
+        raise MasksError(f"{storage.url} exists and geoseg did not make it: {remedy}")
 
 
-def _check_same(storage: Storage, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(
+    storage: Storage, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
     different = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
     if different:
         shown = "; ".join(

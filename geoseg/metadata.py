@@ -65,9 +65,7 @@ def grid_mapping_attributes(grid: Grid) -> dict[str, Any]:
     """Return the attributes of the `spatial_ref` variable (CF, and GDAL's way)."""
     t = grid.transform
     attributes: dict[str, Any] = {
-        "GeoTransform": " ".join(
-            repr(float(v)) for v in (t.c, t.a, t.b, t.f, t.d, t.e)
-        )
+        "GeoTransform": " ".join(repr(float(v)) for v in (t.c, t.a, t.b, t.f, t.d, t.e))
     }
     if grid.crs:
         from pyproj import CRS
