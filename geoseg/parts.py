@@ -1,0 +1,101 @@
+"""Parts of blocks on their way: kept beside the masks until neighbours are there.
+
+A part lies in the store from the moment that its block is inferred until it is labelled,
+so a killed worker or client loses at most the blocks that were being inferred, and a
+block needs nothing from a neighbour but one small object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numcodecs import Blosc
+from safetensors.numpy import load, save
+
+from geoseg.grid import Window
+from geoseg.masks import PARTS, Masks
+from geoseg.semantic import Part, Strip
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RIMS = ".geoseg/rims"
+# Sums of confident classes repeat; shuffling bits first finds that at memory speed.
+_CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
+
+
+def write_part(masks: Masks, row: int, col: int, part: Part) -> None:
+    """Keep a part: first the rims, one object per neighbour, then the part itself.
+
+    The part's own object says that the block is inferred, so it comes last.
+    """
+    for (to_row, to_col), rim in part.rims.items():
+        name = f"{RIMS}/{to_row}.{to_col}/{row}.{col}"
+        masks.storage.put(name, _pack({"rim": rim}, {}, {}))
+    facts = {"windows": part.windows, "forward_seconds": part.forward_seconds}
+    frame = {f"frame{i}": strip for i, strip in enumerate(part.frame)}
+    masks.storage.put(f"{PARTS}/{row}.{col}", _pack(frame, part.arrays, facts))
+
+
+def read_part(masks: Masks, row: int, col: int) -> Part:
+    """Return a part that `write_part` kept, without its rims."""
+    strips, arrays, facts = _unpack(masks.storage.get(f"{PARTS}/{row}.{col}"))
+    return Part(arrays=arrays, frame=tuple(strips.values()), rims={}, **facts)
+
+
+def read_rims(
+    masks: Masks, row: int, col: int, neighbours: Iterable[tuple[int, int]]
+) -> list[Strip]:
+    """Return what neighbours add to a block."""
+    objects = (f"{RIMS}/{row}.{col}/{r}.{c}" for r, c in neighbours)
+    return [_unpack(masks.storage.get(name))[0]["rim"] for name in objects]
+
+
+def remove_part(masks: Masks, row: int, col: int) -> None:
+    """Forget a block's part and the rims kept for it."""
+    masks.storage.remove(f"{RIMS}/{row}.{col}")
+    masks.storage.remove(f"{PARTS}/{row}.{col}")
+
+
+def _pack(
+    strips: dict[str, Strip], arrays: dict[str, NDArray[Any]], facts: dict[str, Any]
+) -> bytes:
+    tensors = {name: _encode(array) for name, array in arrays.items()}
+    tensors |= {name: _encode(strip.sums) for name, strip in strips.items()}
+    windows = {
+        name: [s.window.y, s.window.x, s.window.height, s.window.width]
+        for name, s in strips.items()
+    }
+    kinds = {name: [a.dtype.str, *a.shape] for name, a in arrays.items()}
+    header = {"facts": facts, "strips": windows, "arrays": kinds}
+    return bytes(save(tensors, {"geoseg": json.dumps(header)}))
+
+
+def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(_CODEC.encode(np.ascontiguousarray(array)), np.uint8)
+
+
+def _unpack(
+    data: bytes,
+) -> tuple[dict[str, Strip], dict[str, NDArray[Any]], dict[str, Any]]:
+    # The header is safetensors': 8 bytes of length, then JSON.
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["geoseg"])
+    tensors = load(data)
+    strips = {}
+    for name, (y, x, height, width) in header["strips"].items():
+        sums = np.frombuffer(_CODEC.decode(tensors[name].tobytes()), np.int32)
+        strips[name] = Strip(
+            window=Window(y=y, x=x, height=height, width=width),
+            sums=sums.reshape(-1, height, width),
+        )
+    arrays = {
+        name: np.frombuffer(_CODEC.decode(tensors[name].tobytes()), dtype).reshape(
+            shape
+        )
+        for name, (dtype, *shape) in header["arrays"].items()
+    }
+    return strips, arrays, header["facts"]
