@@ -48,6 +48,12 @@ class MissingExtraError(GeosegError):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """Return an error's text as one line, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
 class BlocksFailedError(GeosegError):
     """Some blocks failed; everything else is written. A rerun retries them.
 

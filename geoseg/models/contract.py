@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -19,11 +21,27 @@ class Model(Protocol):
 
     A model is loaded once per process and used by one thread at a time. It is never
     sent between processes: what travels is the recipe that loads it (`ModelRecipe`).
+    A user's own object needs `card` and `predict` only; `load_model` adds the rest.
     """
 
     @property
     def card(self) -> Card:
         """What it expects and answers."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Windows per call that suit it; it may shrink when memory runs out."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes: `cpu`, `cuda:0`; `own` where it decides itself."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16`, `fp16`, or `own`."""
         ...
 
     def predict(
@@ -53,4 +71,12 @@ class Fittable(Protocol):
         Same raster, same result, whatever the blocks and workers: statistics are taken
         over the whole raster, or over a seeded sample of it.
         """
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what was learned, as JSON-able values; it travels with the recipe."""
+        ...
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """Return the model that `parameters()` of a fitted one describes."""
         ...

@@ -1,0 +1,281 @@
+"""The user's own code: `module:factory`, `file.py:factory`, or a Python object.
+
+A ten-line file is a model. Its code runs as the user's own: geoseg only calls it.
+
+    import numpy as np
+
+    def model():
+        card = {"bands": ["green", "nir"], "classes": ["dry", "water"],
+                "output": "labels", "overlap": 0}
+        return card, lambda pixels: (pixels[:, 0] > pixels[:, 1]).astype(np.uint8)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.errors import GeosegError, ModelError, first_line
+from geoseg.models.card import Card
+from geoseg.models.device import Options
+from geoseg.models.plain import card_from_dict, card_to_dict
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import torch
+    from numpy.typing import NDArray
+
+    from geoseg.models.contract import Model
+
+_SPEC = re.compile(r"(?P<module>[^:]+):(?P<attribute>[A-Za-z_][\w.]*)")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class ObjectModel:
+    """A card and the user's own function on a batch of windows.
+
+    Attributes:
+        card: What it expects and answers.
+        batch: Windows per call.
+        device: `own`: the function decides.
+        precision: Likewise.
+    """
+
+    device = "own"
+    precision = "own"
+
+    def __init__(self, card: Card, function: object, options: Options) -> None:
+        self.card = card
+        self.batch = options.batch or int(getattr(function, "batch", 1))
+        self.target = function
+        self._predict: Any = getattr(function, "predict", function)
+
+    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor | NDArray[Any]:
+        """Call the user's function and check the shape of what it answers."""
+        try:
+            answer = self._predict(pixels)
+        except GeosegError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"model {self.card.name!r} failed on windows of shape "
+                f"{pixels.shape}: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return self._checked(answer, pixels.shape)
+
+    def _checked(
+        self, raw: object, shape: tuple[int, ...]
+    ) -> torch.Tensor | NDArray[Any]:
+        answer: Any = raw if hasattr(raw, "shape") else np.asarray(raw)
+        found = tuple(answer.shape)
+        n, _, height, width = shape
+        if self.card.output == "labels":
+            wanted: tuple[int, ...] = (n, height, width)
+        else:
+            wanted = (n, self.card.channels, height, width)
+        if found != wanted:
+            raise ModelError(
+                f"model {self.card.name!r} answers an array of shape {found}, its card "
+                f"promises {wanted}"
+            )
+        return answer  # type: ignore[no-any-return]
+
+
+def is_factory_spec(spec: str) -> bool:
+    """Say whether a text names a factory: `package.module:name` or `file.py:name`."""
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        return False
+    module = match["module"]
+    return module.endswith(".py") or _DOTTED.fullmatch(module) is not None
+
+
+def make_object(spec: str) -> object:
+    """Import the module that `spec` names, call the factory, return what it made."""
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise ModelError(f"{spec!r} is not of the form module:factory")
+    module = _import(match["module"])
+    factory: Any = module
+    for part in match["attribute"].split("."):
+        if not hasattr(factory, part):
+            raise ModelError(
+                f"{match['module']} has no {match['attribute']!r}, but it has "
+                + (", ".join(n for n in vars(module) if n[0] != "_") or "nothing")
+            )
+        factory = getattr(factory, part)
+    if not callable(factory) or _is_made(factory):
+        return factory
+    try:
+        return factory()
+    except GeosegError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the factory {spec} failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _is_made(thing: object) -> bool:
+    """Say whether something is the model itself, not a factory of it."""
+    return not inspect.isclass(thing) and hasattr(thing, "card")
+
+
+def _import(name: str) -> ModuleType:
+    if name.endswith(".py"):
+        return _import_file(Path(name))
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise ModelError(
+                f"no module {name!r} here ({here}) or among the installed packages"
+            ) from error
+        raise ModelError(f"the module {name} needs {error.name!r}") from error
+    except Exception as error:
+        raise ModelError(
+            f"the module {name} cannot be imported: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
+    name = f"geoseg_custom_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ModelError(
+            f"{path} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return module
+
+
+def split_card(thing: object, *, name: str) -> tuple[Card, Any]:
+    """Return the card and what predicts, from a model that a user made.
+
+    Args:
+        thing: A tuple (card, callable or network), or an object, network or callable
+            with `.card`. A card is a `Card` or a plain dictionary.
+        name: What it is called where its card does not say.
+    """
+    if isinstance(thing, tuple) and len(thing) == 2:
+        card, target = thing
+    else:
+        card, target = getattr(thing, "card", None), thing
+    if isinstance(card, Mapping):
+        card = card_from_dict(card, name=name)
+    if not isinstance(card, Card):
+        raise ModelError(
+            f"{name} made a {type(thing).__name__} without a card: give it a .card, or "
+            "return (card, model); a card may be {'bands': [...], 'classes': [...]}"
+        )
+    if not callable(target) and not hasattr(target, "predict"):
+        raise ModelError(f"{name} made a {type(target).__name__}, which cannot predict")
+    return card, target
+
+
+def wrap(thing: object, options: Options, *, name: str) -> Model:
+    """Return a model from what a user made; networks are copied, never changed."""
+    card, target = split_card(thing, name=name)
+    if _is_network(target):  # also where it has a predict of its own, as smp's do
+        from geoseg.models.torch_adapter import TorchModel
+
+        return TorchModel(deepcopy(target), card, options)
+    if all(hasattr(target, a) for a in ("batch", "device", "precision", "predict")):
+        return target  # type: ignore[no-any-return]
+    return ObjectModel(card, target, options)
+
+
+def _is_network(thing: object) -> bool:
+    torch = sys.modules.get("torch")  # whoever made a network has imported it
+    return torch is not None and isinstance(thing, torch.nn.Module)
+
+
+def identity(thing: object, *, name: str) -> str:
+    """Return a hash of what a user's model is: card, code, weights, parameters.
+
+    The code is the source text of its class or function with the plain values that it
+    closes over; parameters are the fields of a dataclass, or the attributes named like
+    the arguments of `__init__`. An object may also say it itself: `.hash`, a text.
+    """
+    card, target = split_card(thing, name=name)
+    digest = hashlib.sha256(
+        json.dumps(card_to_dict(card), sort_keys=True, default=repr).encode()
+    )
+    own = getattr(target, "hash", None)
+    if isinstance(own, str):
+        digest.update(own.encode())
+        return digest.hexdigest()
+    digest.update(_source(target).encode())
+    if _is_network(target):
+        for key, tensor in target.state_dict().items():
+            digest.update(key.encode())
+            digest.update(_bytes(tensor))
+    for key, value in sorted(_parameters(target).items()):
+        digest.update(f"{key}=".encode())
+        digest.update(
+            value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+        )
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _source(target: object) -> str:
+    subject = target if inspect.isroutine(target) else type(target)
+    try:
+        return f"{subject.__qualname__}\n{inspect.getsource(subject)}"
+    except (OSError, TypeError):
+        code = getattr(subject, "__code__", None)
+        return f"{subject.__qualname__}\n{code.co_code.hex() if code else ''}"
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, tuple, list, type(None), np.ndarray)
+
+
+def _parameters(target: object) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if inspect.isfunction(target):
+        found = dict(inspect.getclosurevars(target).nonlocals)
+        found |= {f"default {i}": v for i, v in enumerate(target.__defaults__ or ())}
+    elif is_dataclass(target):
+        found = {f.name: getattr(target, f.name) for f in fields(target)}
+    else:
+        try:
+            named: Any = inspect.signature(type(target).__init__).parameters
+        except (TypeError, ValueError):
+            named = {}
+        found = {n: getattr(target, n) for n in named if hasattr(target, n)}
+    return {k: v for k, v in found.items() if isinstance(v, _PLAIN)}

@@ -1,0 +1,115 @@
+"""Which device and precision a network runs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from geoseg.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a model is run; not what it is."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    precision: Precision = "auto"
+    """`auto`, `fp32`, `bf16` or `fp16`."""
+    batch: int | None = None
+    """Windows per forward pass; None: what suits the device."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ModelError(
+                f"precision {self.precision!r} is none of "
+                f"{', '.join(get_args(Precision))}"
+            )
+        if self.batch is not None and self.batch < 1:
+            raise ModelError(f"batch {self.batch} must be at least 1 window")
+
+
+def choose_device(asked: str) -> torch.device:
+    """Return the device, or raise where it is asked for and not there."""
+    import torch
+
+    if asked == "auto":
+        return torch.device("cuda" if _has_cuda() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise ModelError(
+            f"device {asked!r} is not known: auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type not in {"cpu", "cuda"}:
+        raise ModelError(f"device {asked!r} is not supported: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and not _has_cuda():
+        raise ModelError(
+            "device cuda was asked for, but torch sees no CUDA GPU here: use "
+            "--device cpu or auto"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {asked} was asked for, but there are "
+            f"{torch.cuda.device_count()} CUDA GPUs here"
+        )
+    return device
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.device_count() > 0
+
+
+def choose_precision(device: torch.device, asked: Precision) -> Precision:
+    """Return `fp32`, `bf16` or `fp16`: for `auto` the fastest the device is built for.
+
+    bf16 on GPUs since Ampere and on CPUs with AVX-512 BF16, AMX or Arm BF16; fp16 on
+    older GPUs with tensor cores; else fp32. CPUs without such instructions emulate
+    bf16 slowly, so they get fp32.
+    """
+    import torch
+
+    if asked != "auto":
+        return asked
+    if device.type == "cpu":
+        return "bf16" if _cpu_has_bf16() else "fp32"
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 0):
+        return "bf16"
+    return "fp16" if capability >= (7, 0) else "fp32"
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """Return the dtype of a precision that has been chosen."""
+    import torch
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return dtypes[precision]
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    """Say whether this CPU multiplies bf16 natively, and torch knows how."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    if not (cpuinfo.is_file() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return False
+    flags = next(
+        (
+            set(line.split(":", 1)[1].split())
+            for line in cpuinfo.read_text(errors="replace").splitlines()
+            if line.startswith(("flags", "Features"))
+        ),
+        set(),
+    )
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

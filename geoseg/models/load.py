@@ -1,0 +1,267 @@
+"""From what a user says (`--model …`) to a model, once per process.
+
+What travels between processes is a `ModelRecipe`: what the user said, the options, and
+the few numbers a fitted model has learned. Weights are read where they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.errors import ModelError
+from geoseg.models import custom
+from geoseg.models.device import Options, Precision
+from geoseg.models.families import CLASSICAL, FILES, FOLDERS
+from geoseg.models.folder import ModelFolder, open_folder
+from geoseg.models.identity import Opened, content_hash
+
+if TYPE_CHECKING:
+    from geoseg.models.card import Card
+    from geoseg.models.contract import Model
+    from geoseg.raster import Source
+
+_KEPT = 4  # models that stay loaded in one process
+_LOADED: OrderedDict[str, Model] = OrderedDict()
+_OPENED: dict[str, Opened] = {}  # the last one opened and not yet loaded
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """A model given as a Python object: it travels by value, under a name of its own.
+
+    Copies that were pickled into other processes share the `key` of the original, so
+    that each process keeps one of them.
+    """
+
+    target: Any
+    key: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import cloudpickle
+
+        return _unpickle_object, (cloudpickle.dumps(self.target), self.key)
+
+
+def _unpickle_object(payload: bytes, key: str) -> _Object:
+    import cloudpickle
+
+    return _Object(cloudpickle.loads(payload), key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecipe:
+    """How to load a model; small, picklable, the same answer wherever it is loaded.
+
+    Make one with `model_recipe`. Two recipes with the same `hash` give the same labels.
+    """
+
+    spec: str | _Object
+    """What the user said, or the object that the user gave."""
+    card: Card
+    """What the model expects and answers."""
+    content: str
+    """SHA-256 of card and weights, or of card and code; checked again on loading."""
+    options: Options = field(default_factory=Options)
+    """Device, precision, batch."""
+    fitted: str | None = None
+    """JSON of what a fittable model has learned from the raster; None: nothing yet."""
+
+    @property
+    def name(self) -> str:
+        """Short name for messages and provenance."""
+        return self.card.name
+
+    @property
+    def hash(self) -> str:
+        """Identity of everything that changes the answer: what masks are marked with.
+
+        Card, weights or code, precision, and what was fitted. Not the device and not
+        the batch, which change an answer by rounding at most.
+        """
+        facts = [self.content, self.options.precision, self.fitted]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the model must look at the whole raster before it can predict."""
+        return self.fitted is None and hasattr(self.load(), "fit")
+
+    def fit(self, source: Source) -> ModelRecipe:
+        """Return the recipe of the model fitted to a raster; itself where none is due.
+
+        Args:
+            source: The raster with the card's bands, in the card's order.
+        """
+        model = self.load()
+        if self.fitted is not None or not hasattr(model, "fit"):
+            return self
+        fitted = model.fit(source)
+        return replace(self, card=fitted.card, fitted=json.dumps(fitted.parameters()))
+
+    def load(self) -> Model:
+        """Return the model; it is loaded at most once per process."""
+        key = self._key()
+        with _LOCK:
+            if key not in _LOADED:
+                _LOADED[key] = self._build()
+                while len(_LOADED) > _KEPT:
+                    _LOADED.popitem(last=False)
+            _LOADED.move_to_end(key)
+            return _LOADED[key]
+
+    def _key(self) -> str:
+        what = self.spec if isinstance(self.spec, str) else self.spec.key
+        return repr((what, self.content, self.options, self.fitted))
+
+    def _build(self) -> Model:
+        if isinstance(self.spec, _Object):
+            model = custom.wrap(self.spec.target, self.options, name=self.name)
+        else:
+            model = self._reopened(self.spec).load(self.options)
+        if self.fitted is not None:
+            model = model.with_parameters(json.loads(self.fitted))  # type: ignore[attr-defined]
+        return model
+
+    def _reopened(self, spec: str) -> Opened:
+        opened = _OPENED.pop(spec, None)
+        if opened is None or opened.content != self.content:
+            opened = _open(spec)
+        if opened.content != self.content:
+            raise ModelError(
+                f"the model {spec} is not the one the run was planned with: its card, "
+                "weights or code have changed since"
+            )
+        return opened
+
+
+def model_recipe(
+    spec: object,
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch: int | None = None,
+) -> ModelRecipe:
+    """Return the recipe of the model that a user names or gives.
+
+    Args:
+        spec: A model folder or its card; a model file with a card beside it;
+            `hf:owner/name`; `module:factory`; a classical method such as
+            `threshold:ndwi`; or a Python object: a network or callable with `.card`,
+            an object with `.card` and `.predict`, or a tuple (card, either of them).
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        batch: Windows per forward pass; None: what suits the device.
+
+    Raises:
+        ModelError: There is no such model, or it is not whole.
+        MissingExtraError: It needs a package that is not installed.
+    """
+    options = Options(device=device, precision=precision, batch=batch)
+    if isinstance(spec, ModelRecipe):
+        return spec
+    if isinstance(spec, (str, os.PathLike)):
+        text = os.fspath(spec)
+        opened = _open(text)
+        with _LOCK:
+            _OPENED.clear()
+            _OPENED[opened.spec] = opened
+        return ModelRecipe(
+            spec=opened.spec, card=opened.card, content=opened.content, options=options
+        )
+    card, _ = custom.split_card(spec, name=type(spec).__name__)
+    return ModelRecipe(
+        spec=_Object(spec, uuid.uuid4().hex),
+        card=card,
+        content=custom.identity(spec, name=card.name),
+        options=options,
+    )
+
+
+def load_model(
+    spec: object,
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch: int | None = None,
+) -> Model:
+    """Load the model that a user names or gives; see `model_recipe`."""
+    recipe = model_recipe(spec, device=device, precision=precision, batch=batch)
+    return recipe.load()
+
+
+def _open(spec: str) -> Opened:
+    """Find the model that a text names, and read its card."""
+    head, colon, _ = spec.partition(":")
+    if head in CLASSICAL:
+        return import_module(CLASSICAL[head]).open_spec(spec)  # type: ignore[no-any-return]
+    if head == "hf" and colon:
+        return import_module("geoseg.models.hf").open_spec(spec)  # type: ignore[no-any-return]
+    path = Path(spec)
+    if path.exists():
+        return _open_path(path.resolve())
+    if custom.is_factory_spec(spec):
+        return _open_factory(spec)
+    raise ModelError(
+        f"there is no model {spec!r}: no such file or folder, and none of "
+        f"{', '.join(f'{name}:' for name in CLASSICAL)} hf:owner/name or module:factory"
+    )
+
+
+def _open_path(path: Path) -> Opened:
+    """Open a model folder, a card, or a file of an exported model."""
+    if path.is_file() and path.suffix in FILES:
+        return import_module(FILES[path.suffix]).open_file(path)  # type: ignore[no-any-return]
+    if path.is_dir() and not (path / "card.json").is_file():
+        if (path / "config.json").is_file():
+            return import_module("geoseg.models.hf").open_folder(path)  # type: ignore[no-any-return]
+        raise ModelError(
+            f"{path} is not a model folder: it holds neither card.json nor a "
+            "transformers config.json"
+        )
+    folder = open_folder(path)
+    module = import_module(_folder_module(folder))
+
+    def load(options: Options) -> Model:
+        return module.load_folder(folder, options)  # type: ignore[no-any-return]
+
+    return Opened(
+        spec=str(path),
+        card=folder.card,
+        content=content_hash(folder.card, folder.sha256 or ""),
+        load=load,
+    )
+
+
+def _folder_module(folder: ModelFolder) -> str:
+    family = folder.card.framework.get("family")
+    if family not in FOLDERS:
+        raise ModelError(
+            f"the card of {folder.card.name!r} names the family {family!r} in its "
+            f"framework; known are {', '.join(FOLDERS)}"
+        )
+    return FOLDERS[family]
+
+
+def _open_factory(spec: str) -> Opened:
+    module, _, attribute = spec.rpartition(":")
+    if module.endswith(".py"):
+        spec = f"{Path(module).resolve()}:{attribute}"
+    thing = custom.make_object(spec)
+    card, _ = custom.split_card(thing, name=spec)
+
+    def load(options: Options) -> Model:
+        return custom.wrap(thing, options, name=spec)
+
+    return Opened(
+        spec=spec, card=card, content=custom.identity(thing, name=spec), load=load
+    )

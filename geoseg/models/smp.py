@@ -1,0 +1,114 @@
+"""Networks of segmentation_models_pytorch, from a card and safetensors.
+
+The card's framework says which: `{"family": "smp", "arch": "Unet", "encoder":
+"resnet34"}`; anything else in it is handed to the architecture's constructor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from geoseg.errors import ModelError, first_line
+from geoseg.models.extras import require
+from geoseg.models.folder import WEIGHTS, write_folder
+from geoseg.models.torch_adapter import TorchModel, fill_weights, load_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from geoseg.models.card import Card
+    from geoseg.models.contract import Model
+    from geoseg.models.device import Options
+    from geoseg.models.folder import ModelFolder
+
+ARCHITECTURES = (
+    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3",
+    "DeepLabV3Plus", "UPerNet", "Segformer", "DPT",
+)  # fmt: skip
+_FULL_WINDOWS_ONLY = frozenset({"DPT"})  # its position embedding fits one size
+MULTIPLE = 32
+"""The encoders halve five times: windows must be whole multiples of this."""
+
+
+def load_folder(folder: ModelFolder, options: Options) -> Model:
+    """Load the network of a model folder."""
+    module = build(folder.card)
+    fill_weights(module, load_safetensors(folder.weights_file), folder.card)
+    return TorchModel(module, folder.card, options)
+
+
+def build(card: Card) -> nn.Module:
+    """Return the network that a card describes, with random weights.
+
+    Raises:
+        ModelError: The architecture or encoder is not known, or takes other arguments.
+    """
+    require("segmentation_models_pytorch", what="this model", extra="models")
+    import segmentation_models_pytorch as smp
+
+    arguments = dict(card.framework)
+    arguments.pop("family", None)
+    arch = str(arguments.pop("arch", ""))
+    encoder = arguments.pop("encoder", "resnet34")
+    if arch not in ARCHITECTURES or not hasattr(smp, arch):
+        raise ModelError(
+            f"arch {arch!r} of {card.name!r} is none of {', '.join(ARCHITECTURES)}"
+        )
+    if card.window % MULTIPLE and arch not in _FULL_WINDOWS_ONLY:
+        raise ModelError(
+            f"window {card.window} px of {card.name!r} is not a multiple of {MULTIPLE} "
+            f"px, which {arch} needs: use {-(-card.window // MULTIPLE) * MULTIPLE}"
+        )
+    try:
+        module: nn.Module = getattr(smp, arch)(
+            encoder_name=encoder,
+            encoder_weights=None,
+            in_channels=len(card.bands),
+            classes=_channels(card),
+            **arguments,
+        )
+    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(
+            f"{arch} with encoder {encoder!r} cannot be built for {card.name!r}: "
+            f"{first_line(error)}"
+        ) from error
+    return module
+
+
+def _channels(card: Card) -> int:
+    """Return the network's own number of output channels."""
+    one_sigmoid = card.activation == "sigmoid" and card.framework.get("classes") == 1
+    return 1 if one_sigmoid else card.channels
+
+
+def smp_card(card: Card, *, arch: str, encoder: str, **arguments: object) -> Card:
+    """Return the card with the framework of an smp network, and its multiple."""
+    framework: Mapping[str, Any] = {
+        "family": "smp",
+        "arch": arch,
+        "encoder": encoder,
+        **arguments,
+    }
+    multiple = None if arch in _FULL_WINDOWS_ONLY else MULTIPLE
+    return replace(card, framework=framework, multiple=multiple)
+
+
+def save_model(module: nn.Module, card: Card, folder: Path) -> Path:
+    """Write a network and its card as a model folder that `--model` takes.
+
+    Args:
+        module: The network; built again from `card.framework` to see that it fits.
+        card: Its card; see `smp_card`.
+        folder: Where.
+    """
+    from safetensors.torch import save_file
+
+    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    fill_weights(build(card), weights, card)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / WEIGHTS)
+    return write_folder(card, folder, folder / WEIGHTS)

@@ -1,0 +1,395 @@
+"""Cards as JSON: STAC Items with the Machine Learning Model extension, and plain ones.
+
+What the extension has no field for is kept in fields named `geoseg:…`, next to it:
+
+| field of the item's properties | is |
+|---|---|
+| `geoseg:window`, `geoseg:overlap`, `geoseg:multiple` | sides in pixels, see `Card` |
+| `geoseg:output`, `geoseg:activation` | what the scores are, see `Card` |
+| `geoseg:resolution` | metres per pixel it was trained on |
+| `geoseg:dtypes`, `geoseg:value_range`, `geoseg:fill`, `geoseg:nodata` | see `Card` |
+| `geoseg:framework` | how to build the network |
+| `geoseg:facts` | anything else |
+| `geoseg:offset`, `geoseg:scale`, `geoseg:clip` of `bands` | a band's scaling |
+
+Sources: STAC 1.1; MLM extension 1.5.2; classification extension 1.1; file 2.1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geoseg.classes import Class, default_color
+from geoseg.errors import GeosegError, ModelError
+from geoseg.models.card import Band, Card, Task
+from geoseg.models.identity import file_sha256
+from geoseg.models.plain import Json, card_from_dict
+
+MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+_FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+_EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+_CLASSIFICATION = "https://stac-extensions.github.io/classification/v1.1.0/schema.json"
+
+_TASKS: dict[Task, str] = {
+    "semantic": "semantic-segmentation",
+    "instance": "instance-segmentation",
+    "panoptic": "panoptic-segmentation",
+}
+_OWN = (
+    "window", "overlap", "multiple", "output", "activation", "resolution", "dtypes",
+    "value_range", "fill", "nodata", "framework", "facts",
+)  # fmt: skip
+_ARTIFACTS = {
+    ".safetensors": "safetensors.torch.save_file",
+    ".pt2": "torch.export.save",
+    ".pt": "torch.jit.save",
+    ".onnx": "onnx",
+}
+_NO_WEIGHTS = "geoseg.card"
+_SHA256 = "1220"  # multihash: SHA-256, 32 bytes
+_MOST = 1 << 24  # bytes of a card; anything larger is not one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """The file with the weights, as a card names it."""
+
+    href: str
+    """Relative to the card's folder."""
+    sha256: str | None
+    """What the file's SHA-256 must be, in hex; None where the card does not say."""
+
+
+def read_card(path: Path) -> Card:
+    """Return the card in a JSON file, STAC or plain; see `read_item`."""
+    return read_item(path)[0]
+
+
+def read_item(path: Path) -> tuple[Card, Asset | None]:
+    """Return the card in a JSON file, and the asset with the weights where it has one.
+
+    Raises:
+        ModelError: The file is no JSON, or lacks a field; the field is named.
+    """
+    item = _read_json(path)
+    if item.get("type") != "Feature":
+        plain = {k: v for k, v in item.items() if k not in {"weights", "sha256"}}
+        href = item.get("weights")
+        asset = Asset(href=str(href), sha256=item.get("sha256")) if href else None
+        return card_from_dict(_unpacked(plain), name=path.parent.name), asset
+    try:
+        return _card(item, path), _asset(item)
+    except KeyError as error:
+        raise ModelError(
+            f"the card {path} lacks the field {error.args[0]!r}"
+        ) from error
+    except ModelError:
+        raise
+    except (TypeError, ValueError, AttributeError, IndexError, GeosegError) as error:
+        raise ModelError(f"the card {path} is wrong: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST:
+            raise ModelError(f"{path} has {path.stat().st_size} bytes: it is no card")
+        item = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(item, dict):
+        raise ModelError(f"{path} holds a {type(item).__name__}, not a card")
+    return item
+
+
+def _card(item: Mapping[str, Any], path: Path) -> Card:
+    properties = item["properties"]
+    single_input = properties["mlm:input"][0]
+    output = properties["mlm:output"][0]
+    values = {
+        key: _unpacked(properties[f"geoseg:{key}"])
+        for key in _OWN
+        if f"geoseg:{key}" in properties
+    }
+    for key in ("dtypes", "value_range"):
+        if values.get(key) is not None:
+            values[key] = tuple(values[key])
+    tasks = {v: k for k, v in _TASKS.items()}
+    found = [tasks[t] for t in properties["mlm:tasks"] if t in tasks]
+    if not found:
+        raise ModelError(
+            f"the model of {path} is for {', '.join(properties['mlm:tasks'])}, not for "
+            "segmentation"
+        )
+    if "window" not in values and "shape" in single_input["input"]:
+        values |= _window(single_input["input"])
+    return Card(
+        name=properties.get("geoseg:name", properties["mlm:name"]),
+        bands=_bands(single_input, properties.get("bands", [])),
+        classes=_classes(output["classification:classes"]),
+        task=found[0],
+        description=properties.get("description", ""),
+        license=properties.get("license"),
+        **values,
+    )
+
+
+def _window(structure: Mapping[str, Any]) -> dict[str, int]:
+    """Return the window that a foreign card implies by the shape of its input."""
+    sides = dict(zip(structure["dim_order"], structure["shape"], strict=False))
+    side = int(sides["height"])
+    return {"window": side, "overlap": side // 8 // 2 * 2} if side > 0 else {}
+
+
+def _bands(
+    single_input: Mapping[str, Any], described: list[Mapping[str, Any]]
+) -> tuple[Band, ...]:
+    names = [b if isinstance(b, str) else b["name"] for b in single_input["bands"]]
+    scaling = single_input.get("value_scaling") or [None]
+    if len(scaling) == 1:
+        scaling = scaling * len(names)
+    if len(scaling) != len(names):
+        raise ModelError(f"{len(scaling)} value scalings for {len(names)} bands")
+    about = {b.get("name"): b for b in described}
+    return tuple(
+        Band(
+            name=name,
+            common_name=about.get(name, {}).get("eo:common_name"),
+            **_scaling(step, about.get(name, {})),
+        )
+        for name, step in zip(names, scaling, strict=True)
+    )
+
+
+def _scaling(
+    step: Mapping[str, Json] | None, band: Mapping[str, Json]
+) -> dict[str, Json]:
+    """Return a band's offset, scale and clip: our own fields, else the extension's."""
+    own = {
+        key: _unpacked(band[f"geoseg:{key}"])
+        for key in ("offset", "scale", "clip")
+        if f"geoseg:{key}" in band
+    }
+    if own.get("clip") is not None:
+        own["clip"] = tuple(own["clip"])
+    return own or (_foreign_scaling(step) if step else {})
+
+
+def _foreign_scaling(step: Mapping[str, Json]) -> dict[str, Json]:
+    match step:
+        case {"type": "z-score", "mean": mean, "stddev": stddev}:
+            return {"offset": mean, "scale": stddev}
+        case {"type": "min-max", "minimum": low, "maximum": high}:
+            return {"offset": low, "scale": high - low}
+        case {"type": "clip", "minimum": low, "maximum": high}:
+            return {"clip": (low, high)}
+        case {"type": "offset", "value": value}:
+            return {"offset": -value}  # the extension adds it
+        case {"type": "scale", "value": value}:
+            return {"scale": 1 / value}  # the extension multiplies by it
+    raise ModelError(
+        f"the value scaling {step.get('type')!r} cannot be applied: write "
+        "geoseg:offset, geoseg:scale and geoseg:clip into 'bands'"
+    )
+
+
+def _classes(rows: list[Mapping[str, Any]]) -> tuple[Class, ...]:
+    return tuple(
+        Class(
+            value=row["value"],
+            name=row.get("title") or row.get("name") or row["description"],
+            color=f"#{row['color_hint']}"
+            if isinstance(row.get("color_hint"), str)
+            else default_color(index),
+        )
+        for index, row in enumerate(rows)
+    )
+
+
+def _asset(item: Mapping[str, Any]) -> Asset | None:
+    for asset in item["assets"].values():
+        if "mlm:model" not in asset.get("roles", []):
+            continue
+        if asset.get("mlm:artifact_type") == _NO_WEIGHTS:
+            return None
+        checksum = asset.get("file:checksum")
+        if checksum is not None and not re.fullmatch(r"1220[0-9a-f]{64}", checksum):
+            raise ModelError(f"checksum {checksum!r} is not a SHA-256 multihash")
+        return Asset(
+            href=asset["href"], sha256=checksum[len(_SHA256) :] if checksum else None
+        )
+    return None
+
+
+def write_card(card: Card, path: Path, *, weights: Path | None = None) -> None:
+    """Write a card as a STAC Item.
+
+    Args:
+        card: The card; reading it back gives an equal one.
+        path: Where, usually `card.json` in the model's folder.
+        weights: The file with the weights, in the same folder; its size and SHA-256
+            are written down.
+    """
+    try:
+        text = json.dumps(
+            card_to_item(card, weights=weights), indent=2, allow_nan=False
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the card of {card.name!r} is not JSON: {error}") from error
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def card_to_item(card: Card, *, weights: Path | None = None) -> dict[str, Any]:
+    """Return the card as a STAC Item; see the table at the top of this module."""
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [MLM, _EO, _CLASSIFICATION, _FILE],
+        "id": _slug(card.name),
+        "geometry": None,
+        "properties": _properties(card),
+        "links": [],
+        "assets": {"model": _model_asset(weights)},
+    }
+
+
+def _properties(card: Card) -> dict[str, Any]:
+    arch = card.framework.get("arch") or card.framework.get("family") or "custom"
+    properties: dict[str, Any] = {
+        "datetime": None,
+        "start_datetime": "1900-01-01T00:00:00Z",
+        "end_datetime": "9999-12-31T23:59:59Z",
+        "description": card.description,
+        "mlm:name": _slug(card.name),
+        "mlm:architecture": str(arch),
+        "mlm:tasks": [_TASKS[card.task]],
+        "mlm:input": [_input(card)],
+        "mlm:output": [_output(card)],
+        "bands": [_described(band) for band in card.bands],
+    }
+    if card.license is not None:
+        properties["license"] = card.license
+    if properties["mlm:name"] != card.name:
+        properties["geoseg:name"] = card.name
+    for key in _OWN:
+        value = getattr(card, key)
+        if value is not None and value != {}:
+            properties[f"geoseg:{key}"] = _packed(value)
+    return properties
+
+
+def _input(card: Card) -> dict[str, Any]:
+    dtype = card.dtypes[0] if card.dtypes else "float32"
+    return {
+        "name": "windows",
+        "bands": [band.name for band in card.bands],
+        "input": {
+            "shape": [-1, len(card.bands), card.window, card.window],
+            "dim_order": ["batch", "bands", "height", "width"],
+            "data_type": dtype,
+        },
+        "value_scaling": [_step(band) for band in card.bands],
+    }
+
+
+def _step(band: Band) -> dict[str, Any]:
+    if band.clip is None:
+        return {"type": "z-score", "mean": band.offset, "stddev": band.scale}
+    low, high = band.clip
+    return {
+        "type": "processing",
+        "format": "python",
+        "expression": f"(min(max(x, {low}), {high}) - {band.offset}) / {band.scale}",
+    }
+
+
+def _described(band: Band) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": band.name}
+    if band.common_name is not None:
+        described["eo:common_name"] = band.common_name
+    described["geoseg:offset"] = band.offset
+    described["geoseg:scale"] = band.scale
+    if band.clip is not None:
+        described["geoseg:clip"] = _packed(band.clip)
+    return described
+
+
+def _output(card: Card) -> dict[str, Any]:
+    labels = card.output == "labels"
+    dims = ["height", "width"] if labels else ["class", "height", "width"]
+    sides = [card.window, card.window]
+    return {
+        "name": card.output,
+        "tasks": [_TASKS[card.task]],
+        "result": {
+            "shape": [-1, *sides] if labels else [-1, card.channels, *sides],
+            "dim_order": ["batch", *dims],
+            "data_type": "uint16" if labels else "float32",
+        },
+        "classification:classes": [
+            {
+                "value": c.value,
+                "name": re.sub(r"[^0-9A-Za-z_-]", "_", c.name) or "_",
+                "title": c.name,
+                "description": c.name or "_",
+                "color_hint": c.color[1:],
+            }
+            for c in card.classes
+        ],
+    }
+
+
+def _model_asset(weights: Path | None) -> dict[str, Any]:
+    if weights is None:
+        return {
+            "href": "./card.json",
+            "title": "This card; the model has no weights",
+            "type": "application/geo+json",
+            "roles": ["mlm:model"],
+            "mlm:artifact_type": _NO_WEIGHTS,
+        }
+    return {
+        "href": f"./{weights.name}",
+        "title": "Weights",
+        "type": "application/octet-stream",
+        "roles": ["mlm:model", "mlm:weights"],
+        "mlm:artifact_type": _ARTIFACTS.get(weights.suffix, weights.suffix or "file"),
+        "file:size": weights.stat().st_size,
+        "file:checksum": _SHA256 + file_sha256(weights),
+    }
+
+
+def _slug(name: str) -> str:
+    """Return the name as the extension allows it: Latin letters, digits, `_.-`."""
+    slug = re.sub(r"[^a-zA-Z0-9_.\- ]", "-", name).strip("_.- ")
+    if not re.match(r"[a-zA-Z]", slug):
+        slug = f"model-{slug}".strip("_.- ")
+    return slug if len(slug) > 2 else f"model-{slug}"
+
+
+def _packed(value: Json) -> Json:
+    """Return a value as JSON has it: tuples as lists, NaN and infinities as text."""
+    if isinstance(value, Mapping):
+        return {k: _packed(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_packed(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": repr(value)}
+    return value
+
+
+def _unpacked(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        if set(value) == {"number"} and value["number"] in {"nan", "inf", "-inf"}:
+            return float(value["number"])
+        return {k: _unpacked(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_unpacked(v) for v in value]
+    return value

@@ -1,0 +1,335 @@
+"""Any torch network as a model: scaling, device, dtype, batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from geoseg.errors import ModelError, first_line
+from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Band, Card
+
+_CUDA_BATCH_PIXELS = 1 << 24  # 64 windows of 512 x 512 keep any GPU busy
+
+
+class TorchModel:
+    """A card and any `nn.Module`, as geoseg's models are.
+
+    Windows travel to the device in the raster's own dtype, are scaled there band by
+    band, and pass through the network channels-last in inference mode. A batch that
+    does not fit in memory is halved, and stays halved.
+
+    Attributes:
+        card: What the network expects and answers.
+        batch: Windows per forward pass at present.
+        device: Where it runs, `cpu` or `cuda:N`.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+
+    def __init__(
+        self, module: nn.Module, card: Card, options: Options | None = None
+    ) -> None:
+        """Move the network to its device and dtype.
+
+        Args:
+            module: Takes (n, band, y, x) floats; answers (n, class, y, x) scores,
+                (n, y, x) labels, or either wrapped as torchvision (`["out"]`) and
+                transformers (`.logits`) do it, at full size or at a stride.
+            card: Its card.
+            options: Device, precision, batch.
+        """
+        options = options or Options()
+        self.card = card
+        self._device = choose_device(options.device)
+        self.device = str(self._device)
+        self.precision = choose_precision(self._device, options.precision)
+        self._dtype = torch_dtype(self.precision)
+        self._module = _prepare(module, self._device, self._dtype)
+        self._scaling = _Scaling(card.bands, self._device)
+        self.batch = options.batch or 1
+        if options.batch is None and self._device.type == "cuda":
+            self.batch = self._cuda_batch()
+
+    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        """Return (n, class, y, x) scores, or (n, y, x) labels, on the device."""
+        parts: list[torch.Tensor] = []
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + self.batch]
+            answer = self._try(part)
+            if answer is None:
+                self._halve(part)
+                continue
+            parts.append(answer)
+            done += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _try(self, pixels: NDArray[np.generic]) -> torch.Tensor | None:
+        """Return the answer for one batch, or None where memory was too small."""
+        try:
+            return self._forward(pixels)
+        except (RuntimeError, MemoryError, ValueError, TypeError) as error:
+            if _is_out_of_memory(error):
+                return None
+            raise ModelError(
+                f"model {self.card.name!r} failed on windows of shape "
+                f"{tuple(pixels.shape)}: {first_line(error)}"
+            ) from error
+
+    def _halve(self, pixels: NDArray[np.generic]) -> None:
+        """Go on with half the batch; called when the failed one's memory is free."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(pixels) == 1 and self.batch == 1:
+            raise ModelError(
+                f"model {self.card.name!r} runs out of memory on {self.device} with "
+                f"one window of {pixels.shape[-2]} x {pixels.shape[-1]} px: use a "
+                "smaller --window, or --device cpu"
+            )
+        self.batch = max(1, min(self.batch, len(pixels)) // 2)
+
+    @torch.inference_mode()
+    def _forward(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        size = len(pixels)
+        with self._kernels():
+            x = self._scaling(self._to_device(pixels))
+            if self._device.type == "cuda" and size < self.batch:
+                # One shape only, so that the same kernels serve the remainder.
+                x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - size))
+            x = x.to(self._dtype, memory_format=torch.channels_last)
+            answer = _tensor_of(self._module(x))[:size]
+        height, width = pixels.shape[-2:]
+        if self.card.output == "labels":
+            return _labels(answer, height, width)
+        return _to_pixels(fit_channels(answer, self.card), height, width)
+
+    def _to_device(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        native = pixels.dtype.newbyteorder("=")
+        x = torch.from_numpy(np.ascontiguousarray(pixels, dtype=native))
+        if self._device.type == "cpu":
+            return x
+        return x.pin_memory().to(self._device, non_blocking=True)
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """Kernels whose answer does not change from run to run; true fp32 in fp32."""
+        return torch.backends.cudnn.flags(
+            enabled=True,
+            benchmark=False,
+            deterministic=True,
+            allow_tf32=self.precision != "fp32",
+        )
+
+    def _cuda_batch(self) -> int:
+        """Return a power of two of windows that uses at most half the free memory."""
+        card = self.card
+        one = np.zeros((1, len(card.bands), card.window, card.window), dtype=np.uint8)
+        self.batch = 1
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        self.predict(one)
+        peak = torch.cuda.max_memory_allocated(self._device) - before
+        free, _ = torch.cuda.mem_get_info(self._device)
+        most = min(
+            free // 2 // max(peak, 1), _CUDA_BATCH_PIXELS // card.window**2, 1 << 10
+        )
+        return 1 << max(0, int(most).bit_length() - 1)
+
+
+class _Scaling:
+    """`(clip(pixel) - offset) / scale` per band, in fp32, on the device."""
+
+    def __init__(self, bands: tuple[Band, ...], device: torch.device) -> None:
+        def column(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+        clips = [b.clip or (-np.inf, np.inf) for b in bands]
+        self._clips = any(b.clip is not None for b in bands)
+        self._shifts = any(b.offset != 0 for b in bands)
+        self._scales = any(b.scale != 1 for b in bands)
+        self._low = column([low for low, _ in clips])
+        self._high = column([high for _, high in clips])
+        self._offset = column([b.offset for b in bands])
+        self._scale = column([b.scale for b in bands])
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels.to(torch.float32)
+        if x is pixels and (self._clips or self._shifts or self._scales):
+            x = pixels.clone()  # the caller's array stays as it is
+        if self._clips:
+            x = torch.minimum(torch.maximum(x, self._low), self._high)
+        if self._shifts:
+            x = x.sub_(self._offset)
+        if self._scales:
+            x = x.div_(self._scale)
+        return x
+
+
+def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return the network in evaluation mode, channels-last, in the dtype.
+
+    Batch norms stay in fp32: their statistics are worth it, and on CPUs the mixed
+    kernels are faster than the pure bf16 ones.
+    """
+    module = module.eval().requires_grad_(False)
+    try:
+        module = module.to(device=device, dtype=dtype)
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
+                part.float()
+        return module.to(memory_format=torch.channels_last)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the model's weights do not fit in the memory of {device}: use another "
+            "--device, or --precision bf16"
+        ) from error
+
+
+def _tensor_of(output: object) -> torch.Tensor:
+    """Return the tensor in what a network answers, as the usual libraries wrap it."""
+    for _ in range(3):
+        if isinstance(output, torch.Tensor):
+            return output
+        if isinstance(output, dict) and output:
+            output = next(
+                (output[key] for key in ("out", "logits") if key in output),
+                next(iter(output.values())),
+            )
+        elif hasattr(output, "logits"):
+            output = output.logits
+        elif isinstance(output, (list, tuple)) and output:
+            output = output[0]
+    raise ModelError(
+        f"the model answers a {type(output).__name__}, which holds no tensor of scores"
+    )
+
+
+def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
+    """Return scores with one channel per class, or raise.
+
+    A single channel is the score of the second of two classes, as in networks with one
+    sigmoid output; the first class gets what is left.
+    """
+    channels = scores.shape[1] if scores.ndim == 4 else -1
+    if channels == card.channels:
+        return scores
+    if channels == 1 and card.channels == 2:
+        if card.output == "probabilities":
+            return torch.cat([1 - scores, scores], dim=1)
+        if card.activation == "sigmoid":
+            return torch.cat([-scores, scores], dim=1)
+    raise ModelError(
+        f"model {card.name!r} answers scores of shape {tuple(scores.shape)}, but its "
+        f"card names {card.channels} classes: (n, {card.channels}, y, x) is needed"
+    )
+
+
+def _to_pixels(scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bring scores at a stride to pixels, as the networks' own libraries do it."""
+    if scores.shape[-2:] == (height, width):
+        return scores
+    return functional.interpolate(
+        scores.float(), size=(height, width), mode="bilinear", align_corners=False
+    )
+
+
+def _labels(labels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Check that labels are (n, y, x); a channel axis of one is taken away."""
+    if labels.ndim == 4 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 3 or labels.shape[-2:] != (height, width):
+        raise ModelError(
+            f"the model answers labels of shape {tuple(labels.shape)}, its card "
+            f"promises (n, {height}, {width})"
+        )
+    return labels
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read weights, or raise one line on a file that is damaged or something else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as safetensors: {first_line(error)}"
+        ) from error
+
+
+def fill_weights(
+    module: nn.Module, weights: dict[str, torch.Tensor], card: Card
+) -> None:
+    """Put weights into a network, all of them, or say which do not match."""
+    own = module.state_dict()
+    _check_classes(own, weights, card)
+    problems = [
+        *_named("are missing", own.keys() - weights.keys()),
+        *_named("are not the network's", weights.keys() - own.keys()),
+        *[
+            f"{key} is {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        ][:3],
+    ]
+    if problems:
+        raise ModelError(
+            f"the weights do not fit {card.name!r} "
+            f"({card.framework.get('arch', card.framework.get('family', 'network'))}): "
+            + "; ".join(problems)
+        )
+    module.load_state_dict(weights, strict=True)
+
+
+def _named(what: str, keys: set[str]) -> list[str]:
+    if not keys:
+        return []
+    shown = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+    return [f"{len(keys)} tensors {what} ({shown})"]
+
+
+def _check_classes(
+    own: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], card: Card
+) -> None:
+    """Name the usual mistakes by their meaning: class count, band count."""
+    wrong: Callable[[str], bool] = lambda key: (  # noqa: E731
+        key in weights and weights[key].shape != own[key].shape
+    )
+    different = [key for key in own if wrong(key)]
+    if not different or weights.keys() != own.keys():
+        return
+    first, last = different[0], different[-1]
+    expected, found = own[last].shape, weights[last].shape
+    if len(expected) and len(found) and expected[0] != found[0]:
+        classes = len(card.classes)
+        if expected[0] == classes:
+            raise ModelError(
+                f"the card of {card.name!r} has {classes} classes, the weights "
+                f"{found[0]} ({last})"
+            )
+    expected, found = own[first].shape, weights[first].shape
+    if len(expected) == 4 and len(found) == 4 and expected[1] == len(card.bands):
+        raise ModelError(
+            f"the card of {card.name!r} has {len(card.bands)} bands, the weights "
+            f"{found[1]} ({first})"
+        )
