@@ -1,69 +1,43 @@
-"""Sources: where pixels come from. The one room that opens rasters."""
+"""Sources: where pixels come from. The one door to all rooms that open rasters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.sources.bands import choose, match_bands
+from geoseg.sources.file import open_file
+from geoseg.sources.gdal import redact
+from geoseg.sources.source import Source, SourceBand
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
-    from geoseg.grid import Grid, Window
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceBand:
-    """One band of a source."""
-
-    name: str
-    """Its description, its file's band name (`B08`), or `1`, `2`, … where unnamed."""
-    common_name: str | None = None
-    """STAC common name (`red`, `nir`, …) where it can be known, else None."""
+__all__ = ["Source", "SourceBand", "match_bands", "open_source", "redact"]
 
 
-class Source(Protocol):
-    """Where pixels come from: a recipe that can be pickled, never an open handle.
-
-    `read` may be called from several threads at once. What it returns for a pixel does
-    not depend on the window that the pixel was read in.
-    """
-
-    @property
-    def name(self) -> str:
-        """Short name for messages; secrets in URLs are not part of it."""
-        ...
-
-    @property
-    def grid(self) -> Grid:
-        """Where its pixels are."""
-        ...
-
-    @property
-    def bands(self) -> tuple[SourceBand, ...]:
-        """Its bands, in the order of the first axis of what `read` returns."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of its pixels."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """JSON-able facts that change when the pixels may have (size, mtime, etag)."""
-        ...
-
-    def select(self, bands: Sequence[int]) -> Source:
-        """Return the source with only these bands (0-based), in this order."""
-        ...
-
-    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Read a window that lies inside the grid.
-
-        Returns:
-            Pixels (band, y, x) in `dtype`, and which pixels are valid, (y, x) bool: in
-            no band nodata, masked out, NaN, or transparent, and inside the AOI.
-        """
-        ...
+def open_source(
+    source: Any,  # noqa: ANN401 - whatever pixels can come from
+    *,
+    bands: Sequence[str] | None = None,
+    aoi: str | Path | None = None,
+    nodata: float | None = None,
+) -> Source:
+    """Return the source of pixels that `source` stands for."""
+    opened = (
+        source
+        if isinstance(source, Source)
+        else open_file(os.fspath(source), nodata=nodata)
+    )
+    if bands is not None:
+        opened = choose(opened, bands)
+    if opened.grid.crs is None:
+        warnings.warn(
+            f"{opened.name} has no coordinate reference system; what is made of it "
+            "will have none either",
+            UserWarning,
+            stacklevel=2,
+        )
+    return opened
