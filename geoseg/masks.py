@@ -33,11 +33,14 @@ from geoseg.metadata import (
 from geoseg.storage import Storage
 
 if TYPE_CHECKING:
+    import xarray as xr
     from numpy.typing import NDArray
 
 RECORD = ".geoseg/run.json"
 DONE = ".geoseg/done"
 PARTS = ".geoseg/parts"
+RIMS = ".geoseg/rims"
+_KEPT_RAW = ("classes", "instances")  # values, not measurements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +128,22 @@ class Masks:
         """Return the run record."""
         return _record(self.storage)
 
+    def dataset(self) -> xr.Dataset:
+        """Open the store with xarray, lazily; class values stay integers."""
+        import xarray as xr
+
+        data = xr.open_zarr(
+            self.path,
+            decode_coords="all",
+            mask_and_scale={name: name not in _KEPT_RAW for name in self.arrays},
+        )
+        data.encoding["source"] = self.path
+        return data
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""
         self.storage.remove(PARTS)
+        self.storage.remove(RIMS)
         record = self.record()
         record["complete"] = True
         self.storage.put(RECORD, json.dumps(record, indent=1).encode())
@@ -207,6 +223,7 @@ def create_masks(
     chunk: int,
     arrays: Sequence[str],
     settings: Mapping[str, Any],
+    block: int,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
     zarr_format: int = 2,
@@ -221,6 +238,8 @@ def create_masks(
         arrays: Which arrays it gets, `classes` first.
         settings: Everything that changes the answer, JSON-able. A store made by other
             settings is refused.
+        block: Side of the blocks, by which done marks are named; not a setting, since
+            it does not change the answer. A store that is gone on with keeps its own.
         provenance: What else is worth keeping; must hold `run`, a name for this run.
         overwrite: Delete a store that is there.
         zarr_format: 2 opens everywhere; 3 in newer readers.
@@ -239,7 +258,12 @@ def create_masks(
             _check_same(storage, record["settings"], settings)
             if record["created"]:
                 return open_masks(storage.url)
-    record = {"settings": settings, "created": False, "complete": False}
+    record = {
+        "settings": settings,
+        "block": block,
+        "created": False,
+        "complete": False,
+    }
     storage.put(RECORD, json.dumps(record, indent=1).encode())
     _create_group(storage.url, grid, classes, chunk, arrays, provenance, zarr_format)
     storage.put(RECORD, json.dumps({**record, "created": True}, indent=1).encode())

@@ -16,13 +16,12 @@ from numcodecs import Blosc
 from safetensors.numpy import load, save
 
 from geoseg.grid import Window
-from geoseg.masks import PARTS, Masks
+from geoseg.masks import PARTS, RIMS, Masks
 from geoseg.semantic import Part, Strip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RIMS = ".geoseg/rims"
 # Sums of confident classes repeat; shuffling bits first finds that at memory speed.
 _CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
 

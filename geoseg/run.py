@@ -1,0 +1,195 @@
+"""The run: which block comes next, until all are done. Knows of blocks, not of pixels."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoseg.blocks import BlockReport, Job, finish, infer, write_provisional
+from geoseg.distribute import Engine, Outcome, engine
+from geoseg.errors import BlocksFailedError, ModelError, first_line
+from geoseg.semantic import NotFiniteError
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from numpy.typing import NDArray
+
+TODO, INFERRED, DONE, FAILED = range(4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is; given to whoever shows it."""
+
+    blocks: int
+    """Blocks that are done, those of earlier runs too."""
+    total: int
+    """All blocks."""
+    pixels: int
+    """Pixels of the blocks inferred by this run."""
+    windows: int
+    """Windows inferred by this run."""
+    failed: int = 0
+    """Blocks that failed."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of every block; bytes, so ten million blocks are ten megabytes."""
+
+    job: Job
+    status: NDArray[np.uint8]
+    order: Iterator[tuple[int, int]]
+    ready: deque[tuple[int, int]] = field(default_factory=deque)
+    failed: dict[tuple[int, int], str] = field(default_factory=dict)
+    windows: int = 0
+    forward_seconds: float = 0.0
+    pixels: int = 0
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(
+            blocks=int(np.count_nonzero(self.status == DONE)),
+            total=self.status.size,
+            pixels=self.pixels,
+            windows=self.windows,
+            failed=len(self.failed),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What a run did."""
+
+    windows: int
+    """Windows inferred by this run."""
+    forward_seconds: float
+    """Time in the model, of all workers together."""
+    pixels: int
+    """Pixels of the blocks inferred by this run."""
+
+
+def run_blocks(
+    job: Job,
+    *,
+    client: Client | None = None,
+    threads: int | None = None,
+    show: Callable[[Progress], None] = lambda _: None,
+) -> RunFacts:
+    """Infer and finish all blocks that are not done yet.
+
+    Args:
+        job: What to do.
+        client: Where; None is this process.
+        threads: Blocks in work at once in this process.
+        show: Called after every block.
+
+    Raises:
+        BlocksFailedError: Some blocks failed; the rest is written.
+        ModelError: The model and its card contradict each other.
+    """
+    state = _begin(job)
+    with engine(job, client=client, threads=threads) as tasks:
+        _drive(tasks, state, show)
+        if state.failed:
+            _write_neighbours_of_failed(tasks, state)
+    if state.failed:
+        raise BlocksFailedError(state.failed, state.status.size)
+    return RunFacts(
+        windows=state.windows,
+        forward_seconds=state.forward_seconds,
+        pixels=state.pixels,
+    )
+
+
+def _begin(job: Job) -> _State:
+    shape = (job.tiling.block_rows, job.tiling.block_cols)
+    status = np.zeros(shape, np.uint8)
+    for row, col in job.masks.parts():
+        status[row, col] = INFERRED
+    for row, col in job.masks.done():
+        status[row, col] = DONE
+    state = _State(job=job, status=status, order=_row_by_row(status == TODO))
+    for row, col in np.argwhere(status == INFERRED).tolist():
+        if _is_ready(state, row, col):
+            state.ready.append((row, col))
+    return state
+
+
+def _row_by_row(todo: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    for row, line in enumerate(todo):
+        for col in np.flatnonzero(line):
+            yield row, int(col)
+
+
+def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:
+    show(state.progress)
+    while True:
+        room = tasks.slots + max(2, tasks.slots // 2) - tasks.in_flight
+        # Finish before infer: it frees what the store keeps for a block.
+        while room > 0 and state.ready:
+            block = state.ready.popleft()
+            tasks.submit(("finish", *block), finish, *block)
+            room -= 1
+        for block in islice(state.order, max(0, room)):
+            tasks.submit(("infer", *block), infer, *block)
+        if not tasks.in_flight:
+            return
+        for outcome in tasks.wait():
+            _take(state, outcome)
+        show(state.progress)
+
+
+def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
+    kind, row, col = outcome.tag
+    if outcome.error is not None:
+        _fail(state, row, col, outcome.error)
+        return
+    report = outcome.result
+    assert report is not None
+    if kind == "infer":
+        window = state.job.tiling.block_window(row, col)
+        state.pixels += window.area
+        state.windows += report.windows
+        state.forward_seconds += report.forward_seconds
+    state.status[row, col] = DONE if report.done else INFERRED
+    if not report.done:
+        for block in [(row, col), *state.job.tiling.neighbours(row, col)]:
+            if _is_ready(state, *block):
+                state.ready.append(block)
+
+
+def _fail(state: _State, row: int, col: int, error: BaseException) -> None:
+    """Note a failed block, or stop where every block would fail the same way."""
+    if isinstance(error, ModelError) and not isinstance(error, NotFiniteError):
+        raise error
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    state.status[row, col] = FAILED
+    state.failed[row, col] = first_line(error)
+
+
+def _is_ready(state: _State, row: int, col: int) -> bool:
+    """Whether a block is inferred and so are all its neighbours."""
+    if state.status[row, col] != INFERRED:
+        return False
+    around = state.status[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2]
+    return bool(np.all((around == INFERRED) | (around == DONE)))
+
+
+def _write_neighbours_of_failed(tasks: Engine, state: _State) -> None:
+    """Write blocks that wait for a failed neighbour, so that no data is missing."""
+    for row, col in np.argwhere(state.status == INFERRED).tolist():
+        tasks.submit(("provisional", row, col), write_provisional, row, col)
+    while tasks.in_flight:
+        for outcome in tasks.wait():
+            if outcome.error is not None:
+                _, row, col = outcome.tag
+                state.failed[row, col] = first_line(outcome.error)
+
+

@@ -1,0 +1,370 @@
+"""The story: a raster becomes masks.
+
+    open the source ─ load the model's card ─ plan ─ create the store ─ run the blocks
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+from geoseg._version import __version__
+from geoseg.blocks import Job
+from geoseg.distribute import cores
+from geoseg.errors import GeosegError, MasksError, PlanError
+from geoseg.masks import Masks, create_masks
+from geoseg.memory import Memory, estimate
+from geoseg.models.check import check_fit
+from geoseg.models.load import ModelRecipe, model_recipe
+from geoseg.plan import Tiling, auto_block
+from geoseg.raster import Source, match_bands, open_source
+from geoseg.run import Progress, RunFacts, run_blocks
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from distributed import Client
+
+Resolution = Literal["model", "native"] | float
+
+_NEAR = 1.25
+"""Pixels this much larger or smaller than the model's are taken as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What would run; made without inferring a single window."""
+
+    source: Source
+    """The model's bands, in the model's order, on the grid of the masks."""
+    model: ModelRecipe
+    """The model, fitted to the raster where it is of that kind."""
+    tiling: Tiling
+    """Cells, windows, blocks."""
+    arrays: tuple[str, ...]
+    """Arrays of the masks."""
+    memory: Memory
+    """What a worker will need at most."""
+    tasks: int
+    """Blocks in work at once, per process."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the answer; a store keeps to it."""
+        grid = self.source.grid
+        return {
+            "source": dict(self.source.identity),
+            "bands": [band.name for band in self.source.bands],
+            "grid": [list(grid.transform)[:6], grid.height, grid.width],
+            "model": self.model.hash,
+            "model_name": self.model.card.name,
+            "window": self.tiling.window,
+            "overlap": self.tiling.overlap,
+            "multiple": self.tiling.multiple,
+            "arrays": list(self.arrays),
+        }
+
+
+def make_plan(
+    source: Any,  # noqa: ANN401 - whatever open_source takes
+    *,
+    model: Any,  # noqa: ANN401 - whatever model_recipe takes
+    aoi: str | os.PathLike[str] | None = None,
+    bands: Sequence[str] | None = None,
+    nodata: float | None = None,
+    overlap: int | None = None,
+    block: int | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    scores: bool = False,
+    probabilities: bool = False,
+    resolution: Resolution = "model",
+    memory: float | None = None,
+    workers: int = 1,
+) -> Plan:
+    """Plan a run: what is read, how it is cut, what it needs. Arguments as `segment`.
+
+    Raises:
+        GeosegError: The raster, the model and the numbers do not go together.
+    """
+    opened = open_source(source, bands=bands, aoi=aoi, nodata=nodata)
+    recipe = model_recipe(model, device=device, precision=precision, batch=batch)
+    opened = opened.select(match_bands(opened, recipe.card.bands))
+    check_fit(recipe.card, opened)
+    opened = _at_resolution(opened, recipe.card.resolution, resolution)
+    recipe = recipe.fit(opened)
+    card = recipe.card
+    arrays = _arrays(card.output, scores=scores, probabilities=probabilities)
+    grid = opened.grid
+    tiling = Tiling(
+        height=grid.height,
+        width=grid.width,
+        window=card.window,
+        overlap=card.overlap if overlap is None else overlap,
+        multiple=card.multiple,
+    )
+    tasks = cores() if card.output == "labels" else 2
+    tiling = _with_block(tiling, opened, recipe, arrays, tasks, workers, block, memory)
+    needed = estimate(opened, recipe, tiling, arrays, tasks)
+    if memory is not None and needed.total > memory:
+        raise PlanError(needed.refusal(memory, tiling))
+    return Plan(
+        source=opened,
+        model=recipe,
+        tiling=tiling,
+        arrays=arrays,
+        memory=needed,
+        tasks=tasks,
+    )
+
+
+def _with_block(
+    tiling: Tiling,
+    source: Source,
+    recipe: ModelRecipe,
+    arrays: Sequence[str],
+    tasks: int,
+    workers: int,
+    block: int | None,
+    memory: float | None,
+) -> Tiling:
+    if block is not None:
+        return replace(tiling, block=block)
+    smallest = estimate(source, recipe, tiling, arrays, tasks)
+    room = (memory or 2.5e9) - smallest.process - smallest.model
+    side = auto_block(
+        tiling,
+        bytes_per_pixel=smallest.per_task / tiling.block**2,
+        budget=min(0.4e9, max(room / tasks, 0)),
+        workers=workers * tasks,
+    )
+    return replace(tiling, block=side)
+
+
+def _arrays(output: str, *, scores: bool, probabilities: bool) -> tuple[str, ...]:
+    if output == "labels" and (scores or probabilities):
+        raise GeosegError(
+            "this model answers labels, not scores: leave out --scores and "
+            "--probabilities, or use a model with scores"
+        )
+    arrays = ["classes"]
+    arrays += ["confidence"] if scores else []
+    arrays += ["probabilities"] if probabilities else []
+    return tuple(arrays)
+
+
+def _at_resolution(
+    source: Source, model: float | None, wanted: Resolution
+) -> Source:
+    """Return the source with pixels of the wanted size; itself where they are near."""
+    from geoseg.raster import resampled
+
+    metres = model if wanted == "model" else wanted
+    if wanted == "native" or metres is None:
+        return source
+    metres = float(metres)
+    if metres <= 0:
+        raise GeosegError(f"resolution {metres} m must be more than 0")
+    size = source.grid.pixel_size_m
+    if size is None:
+        warnings.warn(
+            f"{source.name} does not say how large its pixels are in metres; it is "
+            f"taken to be {metres} m as the model wants",
+            stacklevel=3,
+        )
+        return source
+    factors = metres / size[0], metres / size[1]
+    near = _NEAR if wanted == "model" else 1.0 + 1e-9
+    if all(1 / near <= f <= near for f in factors):
+        return source
+    grid = source.grid.resampled(y_factor=factors[0], x_factor=factors[1])
+    return resampled(source, grid)
+
+
+def segment(
+    source: Any,  # noqa: ANN401 - whatever open_source takes
+    *,
+    model: Any,  # noqa: ANN401 - whatever model_recipe takes
+    out: str | os.PathLike[str],
+    aoi: str | os.PathLike[str] | None = None,
+    bands: Sequence[str] | None = None,
+    nodata: float | None = None,
+    overlap: int | None = None,
+    block: int | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    scores: bool = False,
+    probabilities: bool = False,
+    resolution: Resolution = "model",
+    memory: float | None = None,
+    client: Client | None = None,
+    overwrite: bool = False,
+    zarr_format: Literal[2, 3] = 2,
+    progress: Callable[[Progress], None] | bool | None = None,
+) -> xr.Dataset:
+    """Segment a raster of any size into masks.
+
+    The answer does not depend on blocks, workers, or where a run was interrupted; the
+    same call again goes on where it stopped.
+
+    Args:
+        source: Path or URL that GDAL can open, several of them or a glob (mosaic), a
+            folder of single-band files, an `xarray.DataArray` (band, y, x) or (y, x).
+        model: Model folder, card, `module:factory`, `threshold:ndwi`, …, or an object
+            with a card; see `geoseg models`.
+        out: The masks' Zarr store, a folder or URL.
+        aoi: Vector file; pixels whose centre is outside are nodata.
+        bands: Names of the raster's bands in order, or which ones (1-based) to use.
+        nodata: Pixel value that is nodata too.
+        overlap: Pixels that neighbouring windows share; default the card's.
+        block: Side of a block in pixels; default by memory. Never changes the answer.
+        batch: Windows per forward pass; default by device.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`.
+        scores: Write the `confidence` array too.
+        probabilities: Write the `probabilities` array too.
+        resolution: Pixel size in metres to work at: `model` (resample where the raster
+            differs by more than a quarter), `native`, or a number.
+        memory: Bytes that one process may use; what does not fit is refused.
+        client: Dask client to run on; None runs in this process.
+        overwrite: Start anew where a store is there.
+        zarr_format: 2, or 3.
+        progress: False is quiet, True and None show a bar on a terminal or notebook; or
+            a function that is told after every block.
+
+    Returns:
+        The masks, lazy: `classes` (y, x) uint8 or uint16, and what else was asked for.
+
+    Raises:
+        GeosegError: Input, arguments or store are not right; nothing was written.
+        BlocksFailedError: Some blocks failed; the rest is written.
+    """
+    plan = make_plan(
+        source,
+        model=model,
+        aoi=aoi,
+        bands=bands,
+        nodata=nodata,
+        overlap=overlap,
+        block=block,
+        batch=batch,
+        device=device,
+        precision=precision,
+        scores=scores,
+        probabilities=probabilities,
+        resolution=resolution,
+        memory=memory,
+        workers=1 if client is None else max(1, len(client.nthreads())),
+    )
+    masks, _ = run_plan(
+        plan,
+        out=out,
+        client=client,
+        overwrite=overwrite,
+        zarr_format=zarr_format,
+        progress=progress,
+    )
+    return masks.dataset()
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    out: str | os.PathLike[str],
+    client: Client | None = None,
+    overwrite: bool = False,
+    zarr_format: Literal[2, 3] = 2,
+    progress: Callable[[Progress], None] | bool | None = None,
+) -> tuple[Masks, RunFacts]:
+    """Create the store, or go on with it, and run the plan; see `segment`."""
+    path = _checked_out(os.fspath(out), plan.source.identity)
+    begun = datetime.now(UTC)
+    try:
+        masks = create_masks(
+            path,
+            grid=plan.source.grid,
+            classes=plan.model.card.classes,
+            chunk=plan.tiling.chunk,
+            arrays=plan.arrays,
+            settings=plan.settings,
+            block=plan.tiling.block,
+            provenance=_provenance(plan, begun),
+            overwrite=overwrite,
+            zarr_format=zarr_format,
+        )
+    except OSError as error:
+        raise MasksError(f"{path} cannot be written: {error.strerror or error}") from error
+    record = masks.record()
+    # A store that was begun with other blocks is finished with those: same answer.
+    tiling = replace(plan.tiling, block=record["block"])
+    job = Job(source=plan.source, model=plan.model, tiling=tiling, masks=masks)
+    if record["complete"]:
+        return masks, RunFacts(windows=0, forward_seconds=0.0, pixels=0)
+    with _shown(progress, plan) as show:
+        facts = run_blocks(job, client=client, threads=plan.tasks, show=show)
+    seconds = (datetime.now(UTC) - begun).total_seconds()
+    masks.finish({"finished": datetime.now(UTC).isoformat(), "seconds": seconds})
+    return masks, facts
+
+
+def _shown(progress: Callable[[Progress], None] | bool | None, plan: Plan) -> Any:  # noqa: ANN401
+    from contextlib import nullcontext
+
+    if callable(progress):
+        return nullcontext(progress)
+    if progress is False:
+        return nullcontext(lambda _: None)
+    from geoseg.progress import bar
+
+    model = plan.model.load()
+    where = (getattr(model, "device", None), getattr(model, "precision", None))
+    return bar(" ".join([plan.model.card.name, *(w for w in where if w)]))
+
+
+def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
+    card = plan.model.card
+    return {
+        "version": __version__,
+        "run": uuid4().hex,
+        "begun": begun.isoformat(),
+        "model": {"name": card.name, "hash": plan.model.hash},
+        "source": plan.source.name,
+        "settings": plan.settings,
+    }
+
+
+def _checked_out(out: str, identity: Mapping[str, Any]) -> str:
+    """Return the store's path, or raise where it would lie in or on the input."""
+    if "://" in out:
+        return out.rstrip("/")
+    target = Path(out).resolve()
+    for value in _paths(identity):
+        source = Path(value)
+        if source.exists() and (
+            source.resolve() == target or source.resolve() in target.parents
+        ):
+            raise MasksError(
+                f"the output {out} lies on or inside the input {value}: choose "
+                "another --out"
+            )
+    if target.is_file():
+        raise MasksError(f"{out} is a file; the masks are a folder: choose another --out")
+    return str(target)
+
+
+def _paths(value: object) -> list[str]:
+    """Return all texts in nested JSON that may be local paths."""
+    if isinstance(value, str):
+        return [value] if "://" not in value and not value.startswith("/vsi") else []
+    if isinstance(value, Mapping):
+        return [p for v in value.values() for p in _paths(v)]
+    if isinstance(value, (list, tuple)):
+        return [p for v in value for p in _paths(v)]
+    return []
