@@ -1,6 +1,6 @@
 """The story: a raster becomes masks.
 
-    open the source ─ load the model's card ─ plan ─ create the store ─ run the blocks
+open the source ─ load the model's card ─ plan ─ create the store ─ run the blocks
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def make_plan(
     """
     opened = open_source(source, bands=bands, aoi=aoi, nodata=nodata)
     recipe = model_recipe(model, device=device, precision=precision, batch=batch)
+    recipe = recipe.bound(opened)
     opened = opened.select(match_bands(opened, recipe.card.bands))
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, resolution)
@@ -159,12 +160,8 @@ def _arrays(output: str, *, scores: bool, probabilities: bool) -> tuple[str, ...
     return tuple(arrays)
 
 
-def _at_resolution(
-    source: Source, model: float | None, wanted: Resolution
-) -> Source:
+def _at_resolution(source: Source, model: float | None, wanted: Resolution) -> Source:
     """Return the source with pixels of the wanted size; itself where they are near."""
-    from geoseg.raster import resampled
-
     metres = model if wanted == "model" else wanted
     if wanted == "native" or metres is None:
         return source
@@ -183,6 +180,8 @@ def _at_resolution(
     near = _NEAR if wanted == "model" else 1.0 + 1e-9
     if all(1 / near <= f <= near for f in factors):
         return source
+    from geoseg.raster import resampled
+
     grid = source.grid.resampled(y_factor=factors[0], x_factor=factors[1])
     return resampled(source, grid)
 
@@ -300,7 +299,9 @@ def run_plan(
             zarr_format=zarr_format,
         )
     except OSError as error:
-        raise MasksError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise MasksError(
+            f"{path} cannot be written: {error.strerror or error}"
+        ) from error
     record = masks.record()
     # A store that was begun with other blocks is finished with those: same answer.
     tiling = replace(plan.tiling, block=record["block"])
@@ -355,7 +356,9 @@ def _checked_out(out: str, identity: Mapping[str, Any]) -> str:
                 "another --out"
             )
     if target.is_file():
-        raise MasksError(f"{out} is a file; the masks are a folder: choose another --out")
+        raise MasksError(
+            f"{out} is a file; the masks are a folder: choose another --out"
+        )
     return str(target)
 
 

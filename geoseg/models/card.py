@@ -36,6 +36,10 @@ class Band:
             raise ModelError(f"band {self.name!r} has scale 0: it would divide by zero")
 
 
+ALL_BANDS = Band(name="*")
+"""Alone on a card it stands for all bands of whatever raster there is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """Everything about a model that is not its weights."""

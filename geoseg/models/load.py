@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import ModelError
 from geoseg.models import custom
+from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.device import Options, Precision
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash
 
 if TYPE_CHECKING:
-    from geoseg.models.card import Card
     from geoseg.models.contract import Model
     from geoseg.raster import Source
 
@@ -95,6 +95,15 @@ class ModelRecipe:
     def needs_fit(self) -> bool:
         """Whether the model must look at the whole raster before it can predict."""
         return self.fitted is None and hasattr(self.load(), "fit")
+
+    def bound(self, source: Source) -> ModelRecipe:
+        """Return the recipe with the raster's bands, where the card takes all."""
+        if self.card.bands != (ALL_BANDS,):
+            return self
+        bands = tuple(
+            Band(name=b.name, common_name=b.common_name) for b in source.bands
+        )
+        return replace(self, card=replace(self.card, bands=bands))
 
     def fit(self, source: Source) -> ModelRecipe:
         """Return the recipe of the model fitted to a raster; itself where none is due.
@@ -254,14 +263,15 @@ def _folder_module(folder: ModelFolder) -> str:
 
 def _open_factory(spec: str) -> Opened:
     module, _, attribute = spec.rpartition(":")
+    name = f"{Path(module).name}:{attribute}"
     if module.endswith(".py"):
         spec = f"{Path(module).resolve()}:{attribute}"
     thing = custom.make_object(spec)
-    card, _ = custom.split_card(thing, name=spec)
+    card, _ = custom.split_card(thing, name=name)
 
     def load(options: Options) -> Model:
-        return custom.wrap(thing, options, name=spec)
+        return custom.wrap(thing, options, name=name)
 
     return Opened(
-        spec=spec, card=card, content=custom.identity(thing, name=spec), load=load
+        spec=spec, card=card, content=custom.identity(thing, name=name), load=load
     )

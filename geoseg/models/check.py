@@ -1,0 +1,197 @@
+"""Whether a raster can be what a model was trained on.
+
+Bands, dtype, value range and resolution are compared with the card; values come from a
+small seeded sample, so the answer is the same every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from geoseg.errors import ModelError, RasterError
+from geoseg.models.sample import sample_windows
+from geoseg.raster import match_bands
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Band, Card
+    from geoseg.raster import Source
+
+_WINDOWS = 16
+_PIXELS = 4096  # of each window
+_FAR = 100.0  # scaled values of trained-on pixels are of the order of 1
+_FLAT = 1e-3  # scaled values that differ less than this are one value to a network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of what was found."""
+
+    subject: str
+    """`bands`, `dtype`, `values`, `scaling`, `resolution` or `crs`."""
+    level: Literal["ok", "note", "wrong"]
+    """`wrong`: the labels would be nonsense; the run is refused."""
+    text: str
+    """What, with the numbers."""
+
+
+def check_fit(card: Card, source: Source) -> list[Finding]:
+    """Return what was found, or raise where it cannot be right.
+
+    Args:
+        card: The model's card.
+        source: The raster, all of its bands or those that the model wants.
+
+    Raises:
+        ModelError: The first finding that is `wrong`.
+    """
+    found = examine(card, source)
+    for finding in found:
+        if finding.level == "wrong":
+            raise ModelError(f"{source.name} does not fit {card.name}: {finding.text}")
+    return found
+
+
+def examine(card: Card, source: Source) -> list[Finding]:
+    """Return all findings, good and bad, as `geoseg model check` shows them."""
+    try:
+        chosen = match_bands(source, card.bands)
+    except RasterError as error:
+        return [Finding(subject="bands", level="wrong", text=str(error))]
+    selected = source.select(chosen)
+    found = [_bands(card, source, chosen), _dtype(card, source)]
+    if found[-1].level != "wrong" and _says_values(card):
+        sample = _sample(selected)
+        found += [_values(card, selected, sample), *_scaled(card, sample)]
+    return [*found, _resolution(card, source), _crs(source)]
+
+
+def _bands(card: Card, source: Source, chosen: tuple[int, ...]) -> Finding:
+    pairs = ", ".join(
+        f"{band.name} <- {index + 1} ({source.bands[index].name})"
+        for band, index in zip(card.bands, chosen, strict=True)
+    )
+    unnamed = all(b.name.isdigit() for b in source.bands)
+    how = "by position, the raster does not name its bands: " if unnamed else ""
+    return Finding(subject="bands", level="note" if unnamed else "ok", text=how + pairs)
+
+
+def _dtype(card: Card, source: Source) -> Finding:
+    name = source.dtype.name
+    if source.dtype.kind == "c":
+        text = f"its pixels are complex ({name}), no model takes those"
+        return Finding(subject="dtype", level="wrong", text=text)
+    if card.dtypes is not None and name not in card.dtypes:
+        text = (
+            f"its pixels are {name}, the model was trained on {', '.join(card.dtypes)}"
+        )
+        return Finding(subject="dtype", level="wrong", text=text)
+    text = name if card.dtypes else f"{name}; the card does not say which it takes"
+    return Finding(subject="dtype", level="ok" if card.dtypes else "note", text=text)
+
+
+def _says_values(card: Card) -> bool:
+    return card.value_range is not None or any(map(_is_scaled, card.bands))
+
+
+def _is_scaled(band: Band) -> bool:
+    return band.scale != 1 or band.offset != 0 or band.clip is not None
+
+
+def _sample(source: Source) -> NDArray[np.float64]:
+    """Return some valid pixels as (n, band)."""
+    parts = []
+    for window in sample_windows(source.grid, count=_WINDOWS):
+        pixels, valid = source.read(window)
+        rows = pixels[:, valid].T.astype(np.float64)
+        parts.append(rows[:: max(1, len(rows) // _PIXELS)])
+    rows = np.concatenate(parts)
+    return rows[np.isfinite(rows).all(axis=1)]
+
+
+def _values(card: Card, source: Source, sample: NDArray[np.float64]) -> Finding:
+    if not len(sample):
+        return Finding(
+            subject="values", level="note", text="no valid pixel in the sample"
+        )
+    low, high = np.percentile(sample, (1, 99))
+    seen = f"most values are {low:g} ... {high:g}"
+    if card.value_range is None:
+        return Finding(subject="values", level="note", text=seen)
+    first, last = card.value_range
+    text = f"{seen}, the model was trained on {first:g} ... {last:g}"
+    outside = float(((sample < first) | (sample > last)).mean())
+    if outside > 0.5:
+        text += f" ({100 * outside:.0f} % lie outside): rescale the raster"
+        return Finding(subject="values", level="wrong", text=text)
+    if _much_smaller(card.value_range, source, sample):
+        text += ": it has been rescaled; give it in the model's units"
+        return Finding(subject="values", level="wrong", text=text)
+    level: Literal["ok", "note"] = "note" if outside > 0.01 else "ok"
+    return Finding(subject="values", level=level, text=text)
+
+
+def _much_smaller(
+    value_range: tuple[float, float], source: Source, sample: NDArray[np.float64]
+) -> bool:
+    """Say whether the raster's numbers are of another unit: 0 ... 1 for 0 ... 10000."""
+    size = max(abs(v) for v in value_range)
+    if source.dtype.kind in "iu" and np.iinfo(source.dtype.name).max * 10 < size:
+        return True
+    return float(np.percentile(np.abs(sample), 99)) * 200 < size and bool(sample.any())
+
+
+def _scaled(card: Card, sample: NDArray[np.float64]) -> list[Finding]:
+    """Look at the values as the network will see them."""
+    if not any(map(_is_scaled, card.bands)):
+        text = "the card states none: pixels go to the model as they are"
+        return [Finding(subject="scaling", level="note", text=text)]
+    if not len(sample) or not np.ptp(sample, axis=0).any():
+        return []
+    clips = [b.clip or (-np.inf, np.inf) for b in card.bands]
+    low, high = np.array(clips).T
+    offset = np.array([b.offset for b in card.bands])
+    scale = np.array([b.scale for b in card.bands])
+    scaled = (sample.clip(low, high) - offset) / scale
+    middle = float(np.median(np.abs(scaled)))
+    spread = float(np.max(np.subtract(*np.percentile(scaled, (99, 1), axis=0))))
+    seen = (
+        f"scaled by the card, values are {middle:.3g} in the middle, {spread:.3g} apart"
+    )
+    if middle > _FAR or spread < _FLAT or _is_reflectance(card, sample):
+        values = f"{np.percentile(sample, 1):g} ... {np.percentile(sample, 99):g}"
+        text = f"most values are {values}; {seen}: the raster is in other units"
+        return [Finding(subject="scaling", level="wrong", text=text)]
+    return [Finding(subject="scaling", level="ok", text=seen)]
+
+
+def _is_reflectance(card: Card, sample: NDArray[np.float64]) -> bool:
+    """Say whether pixels are within ±2 although the card divides by 20 and more."""
+    return bool(
+        np.abs(sample).max() <= 2 and all(abs(b.scale) >= 20 for b in card.bands)
+    )
+
+
+def _resolution(card: Card, source: Source) -> Finding:
+    size = source.grid.pixel_size_m
+    if size is None or card.resolution is None:
+        text = "the card does not say" if size else "the raster's pixel size is unknown"
+        return Finding(subject="resolution", level="note", text=text)
+    metres = (size[0] * size[1]) ** 0.5
+    ratio = metres / card.resolution
+    text = (
+        f"{metres:.3g} m per pixel, the model was trained on {card.resolution:g} m: "
+        f"ratio {ratio:.3g}"
+    )
+    level: Literal["ok", "note"] = "ok" if 0.8 <= ratio <= 1.25 else "note"
+    return Finding(subject="resolution", level=level, text=text)
+
+
+def _crs(source: Source) -> Finding:
+    if source.grid.crs is None:
+        return Finding(subject="crs", level="note", text="the raster has no CRS")
+    return Finding(subject="crs", level="ok", text="known")
