@@ -1,0 +1,240 @@
+"""Labels: what people say is where, laid on a raster's grid.
+
+Points, polygons (any CRS) or a class raster (any grid), for training and as the
+reference of an evaluation. Where polygons overlap, the later feature of the file wins,
+unless `order` says otherwise. What no label covers is unlabelled, never background,
+unless a `background` class is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from geoseg.classes import Class
+from geoseg.errors import LabelsError
+from geoseg.grid import Grid, Window
+from geoseg.labels.features import (
+    PointLabels,
+    PolygonLabels,
+    check_overlap,
+    feature_labels,
+    holds_features,
+    polygon_labels,
+    read_features,
+)
+from geoseg.labels.names import UNLABELLED, Kind, Names, Order, with_class
+from geoseg.labels.raster import RasterLabels, blocks, raster_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "UNLABELLED",
+    "Kind",
+    "Labels",
+    "Order",
+    "PointLabels",
+    "PolygonLabels",
+    "RasterLabels",
+    "blocks",
+    "object_classes",
+    "open_labels",
+    "read_objects",
+]
+
+
+class Labels(Protocol):
+    """Labels on a grid. `read` may be called from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Short name for messages."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """What they were made of."""
+        ...
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """The class table that their values are of."""
+        ...
+
+    def touches(self, window: Window) -> bool:
+        """Whether the window may hold labels; False is certain."""
+        ...
+
+    def read(self, window: Window) -> NDArray[np.uint16]:
+        """Return class values, (y, x) uint16, `UNLABELLED` where nobody said."""
+        ...
+
+
+def open_labels(
+    path: str | Path,
+    grid: Grid,
+    *,
+    column: str | None = None,
+    layer: str | None = None,
+    classes: Sequence[Class] = (),
+    mapping: Mapping[str, str] | None = None,
+    constant: str | None = None,
+    background: str | None = None,
+    order: Order = "last",
+    within: str | Path | tuple[float, float, float, float] | None = None,
+    strict: bool = False,
+) -> Labels:
+    """Open labels and lay them on a grid.
+
+    Args:
+        path: points or polygons in any format that OGR reads, or a class raster.
+        grid: where they are laid: polygons by the pixel-centre rule, points into the
+            pixel that holds them, rasters by the nearest pixel of theirs.
+        column: the column with class names or values; found by its usual names where
+            None. Features without a class are left out.
+        layer: of a file with several layers.
+        classes: a class table to match names (whatever their case) and values to; what
+            is not in it is added. Without one, the table is made from the labels.
+        mapping: from a name or value in the file to another, or to `ignore`.
+        constant: every feature is of this class, and no column is looked for.
+        background: pixels without a label are of this class.
+        order: which of overlapping polygons wins: the last, the first or the smallest.
+        within: polygons (a file) or left, bottom, right, top in the grid's CRS, outside
+            of which nothing is labelled.
+        strict: refuse a class raster on another grid.
+
+    Raises:
+        LabelsError: the labels cannot be read, have no such column, hold empty
+            geometries, or do not overlap the grid.
+    """
+    names = Names(known=tuple(classes), mapping=dict(mapping or {}))
+    if holds_features(path):
+        frame = read_features(path, layer, grid)
+        labels: Labels = feature_labels(
+            frame, path, grid, names, column, constant, order
+        )
+    else:
+        labels = raster_labels(path, grid, names, strict=strict)
+    if background is not None:
+        table, value = with_class(labels.classes, background)
+        labels = _Filled(inner=labels, classes=table, value=value)
+    if within is not None:
+        labels = _Within(inner=labels, area=_area(within, grid))
+    return labels
+
+
+# --- objects --------------------------------------------------------------------------
+
+
+def read_objects(labels: Labels, window: Window) -> NDArray[np.int64]:
+    """Return which polygon each pixel is of, (y, x): 1 … n, 0 none, -1 nobody said.
+
+    Raises:
+        LabelsError: the labels are not polygons.
+    """
+    if isinstance(labels, _Within):
+        out = read_objects(labels.inner, window)
+        out[labels.area.read(window) == UNLABELLED] = -1
+        return out
+    if isinstance(labels, _Filled):
+        return read_objects(labels.inner, window)
+    polygons = _polygons(labels)
+    numbers = np.arange(1, len(polygons.values) + 1)
+    return polygons.paint(window, numbers, nothing=0).astype(np.int64)
+
+
+def object_classes(labels: Labels) -> NDArray[np.int64]:
+    """Return the class value of each polygon that `read_objects` numbers, (n,).
+
+    Raises:
+        LabelsError: the labels are not polygons.
+    """
+    if isinstance(labels, (_Within, _Filled)):
+        return object_classes(labels.inner)
+    return _polygons(labels).values.astype(np.int64)
+
+
+def _polygons(labels: Labels) -> PolygonLabels:
+    if not isinstance(labels, PolygonLabels):
+        raise LabelsError(
+            f"objects are scored against polygons, one for each object; {labels.name} "
+            f"is of {labels.kind}"
+        )
+    return labels
+
+
+# --- what lies around them ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Filled:
+    """Labels with a background class where there are none."""
+
+    inner: Labels
+    classes: tuple[Class, ...]
+    value: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.inner.kind
+
+    def touches(self, window: Window) -> bool:
+        return window.area > 0
+
+    def read(self, window: Window) -> NDArray[np.uint16]:
+        out = self.inner.read(window)
+        out[out == UNLABELLED] = self.value
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Within:
+    """Labels without those outside of an area."""
+
+    inner: Labels
+    area: PolygonLabels
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.inner.kind
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        return self.inner.classes
+
+    def touches(self, window: Window) -> bool:
+        return self.area.touches(window) and self.inner.touches(window)
+
+    def read(self, window: Window) -> NDArray[np.uint16]:
+        out = self.inner.read(window)
+        out[self.area.read(window) == UNLABELLED] = UNLABELLED
+        return out
+
+
+def _area(
+    within: str | Path | tuple[float, float, float, float], grid: Grid
+) -> PolygonLabels:
+    import geopandas
+    import shapely
+
+    if isinstance(within, tuple):
+        box = [shapely.box(*within)]
+        frame, name = geopandas.GeoDataFrame(geometry=box, crs=grid.crs), "the area"
+    else:
+        frame, name = read_features(within, None, grid), str(within)
+    check_overlap(frame, name, grid)
+    ones = np.ones(len(frame), np.uint16)
+    return polygon_labels(frame, name, grid, ones, (), "last")

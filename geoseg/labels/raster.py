@@ -1,0 +1,163 @@
+"""Labels from a class raster on any grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoseg.classes import Class
+from geoseg.errors import LabelsError, RasterError
+from geoseg.grid import Grid, Window
+from geoseg.labels.names import UNLABELLED, Kind, Names, one_line
+from geoseg.lookup import nearest_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.raster import Source
+
+_MOST_LOOKED_UP = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RasterLabels:
+    """A class raster, looked up at the centres of a grid's pixels."""
+
+    name: str
+    classes: tuple[Class, ...]
+    grid: Grid
+    source: Source
+    values_of: Mapping[int, int]
+    """Class value by raster value; others are unlabelled."""
+
+    @property
+    def kind(self) -> Kind:
+        """What they were made of."""
+        return "raster"
+
+    def touches(self, window: Window) -> bool:
+        """Whether the raster may reach into the window."""
+        return nearest_pixels(self.grid, window, self.source.grid).span is not None
+
+    def read(self, window: Window) -> NDArray[np.uint16]:
+        """Return class values, (y, x)."""
+        found = nearest_pixels(self.grid, window, self.source.grid)
+        if found.span is None:
+            return np.full((window.height, window.width), UNLABELLED, np.uint16)
+        if found.span.area > _MOST_LOOKED_UP and window.area > 1:
+            return self._read_in_halves(window)
+        pixels, valid = self.source.read(found.span)
+        values = self._translate(pixels[0])
+        values[~valid] = UNLABELLED
+        return found.take(values, nothing=UNLABELLED)
+
+    def _translate(self, raw: NDArray[np.generic]) -> NDArray[np.uint16]:
+        """Return class values for raster values."""
+        if raw.dtype.kind == "u" and raw.dtype.itemsize <= 2:
+            table = np.full(256**raw.dtype.itemsize, UNLABELLED, np.uint16)
+            known = [k for k in self.values_of if k < len(table)]
+            table[known] = [self.values_of[k] for k in known]
+            return np.asarray(table[raw])
+        out = np.full(raw.shape, UNLABELLED, np.uint16)
+        for value, meaning in self.values_of.items():
+            out[raw == value] = meaning
+        return out
+
+    def _read_in_halves(self, window: Window) -> NDArray[np.uint16]:
+        """Read a window that spans too many pixels of a much finer raster."""
+        tall = window.height >= window.width
+        first = (window.height if tall else window.width) // 2
+        y, x = (window.y + first, window.x) if tall else (window.y, window.x + first)
+        one = Window.spanning(
+            window.y,
+            y if tall else window.bottom,
+            window.x,
+            window.right if tall else x,
+        )
+        other = Window.spanning(y, window.bottom, x, window.right)
+        return np.concatenate([self.read(one), self.read(other)], axis=0 if tall else 1)
+
+
+def raster_labels(
+    path: str | Path, grid: Grid, names: Names, *, strict: bool
+) -> RasterLabels:
+    """Return a class raster as labels.
+
+    Raises:
+        LabelsError: it cannot be read, holds no classes, or lies elsewhere.
+    """
+    from geoseg.raster import open_source
+
+    try:
+        source = open_source(path)
+    except RasterError as e:
+        raise LabelsError(
+            f"the labels {path} are neither points, polygons nor a raster: "
+            f"{one_line(e)}"
+        ) from e
+    if len(source.bands) != 1:
+        raise LabelsError(
+            f"the label raster {path} has {len(source.bands)} bands; one is needed"
+        )
+    if strict and not _same_grid(source.grid, grid):
+        raise LabelsError(
+            f"the label raster {path} ({source.grid.height} x {source.grid.width} px) "
+            f"is not on the raster's grid ({grid.height} x {grid.width} px)"
+        )
+    if nearest_pixels(grid, grid.window, source.grid, only_span=True).span is None:
+        raise LabelsError(
+            f"the label raster {path} does not overlap the raster: it spans "
+            f"{_spread(source.grid)}, the raster {_spread(grid)}"
+        )
+    values_of, table = names.resolve(distinct_values(source))
+    return RasterLabels(
+        name=source.name, classes=table, grid=grid, source=source, values_of=values_of
+    )
+
+
+def distinct_values(source: Source, *, most: int = 1000) -> list[int]:
+    """Return the values >= 0 that a class raster holds, sorted; all of it is read."""
+    found: set[int] = set()
+    for window in blocks(source.grid, 2048):
+        pixels, valid = source.read(window)
+        values = np.unique(pixels[0][valid])
+        if (values != np.floor(values)).any():
+            raise LabelsError(
+                f"{source.name} is not a class raster: it holds fractions such as "
+                f"{float(values[values != np.floor(values)][0]):g}"
+            )
+        found.update(int(v) for v in values if v >= 0)
+        if len(found) > most:
+            raise LabelsError(
+                f"{source.name} is not a class raster: it holds over {most} values"
+            )
+    return sorted(found)
+
+
+def blocks(grid: Grid, side: int) -> list[Window]:
+    """Return squares of a given side that cover the grid, row by row."""
+    return [
+        Window.spanning(y, min(y + side, grid.height), x, min(x + side, grid.width))
+        for y in range(0, grid.height, side)
+        for x in range(0, grid.width, side)
+    ]
+
+
+def _same_grid(one: Grid, other: Grid) -> bool:
+    from pyproj import CRS
+
+    alike = (one.height, one.width) == (other.height, other.width)
+    if not alike or not one.transform.almost_equals(other.transform, 1e-6):
+        return False
+    if one.crs is None or other.crs is None:
+        return one.crs == other.crs
+    return bool(CRS.from_user_input(one.crs) == CRS.from_user_input(other.crs))
+
+
+def _spread(grid: Grid) -> str:
+    left, bottom, right, top = grid.bounds
+    return f"x {left:g} … {right:g}, y {bottom:g} … {top:g}"
