@@ -28,7 +28,9 @@ def open_client(
         A client, or None where neither is given: this process then does the work.
     """
     if workers and scheduler:
-        raise GeosegError("--workers starts a cluster here, --scheduler uses another: give one")
+        raise GeosegError(
+            "--workers starts a cluster here, --scheduler uses another: give one"
+        )
     if scheduler:
         with _connected(scheduler) as client:
             yield client

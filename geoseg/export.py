@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from geoseg.masks import Masks
 
 
-def export_cog(masks: Masks, out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def export_cog(
+    masks: Masks, out: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
     """Write the `classes` of a store as a COG.
 
     Class names lie in `<out>.aux.xml`, where GDAL and QGIS look for them; colours,

@@ -191,5 +191,3 @@ def _write_neighbours_of_failed(tasks: Engine, state: _State) -> None:
             if outcome.error is not None:
                 _, row, col = outcome.tag
                 state.failed[row, col] = first_line(outcome.error)
-
-

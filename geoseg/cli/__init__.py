@@ -1,0 +1,89 @@
+"""The command line: one program, thin shells around the public functions."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from typing import Any
+
+import click
+
+from geoseg._version import __version__
+from geoseg.errors import GeosegError
+
+# Command → the room that holds it; imported when it is called, so `--help` is fast.
+COMMANDS = {
+    "segment": "geoseg.cli.segment",
+    "plan": "geoseg.cli.segment",
+    "vectorize": "geoseg.cli.vectorize",
+    "export": "geoseg.cli.export",
+    "models": "geoseg.cli.models",
+    "model": "geoseg.cli.models",
+    "demo": "geoseg.cli.demo",
+}
+INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[name]), name)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Each command explains itself with examples: geoseg segment --help",
+)
+@click.version_option(__version__, prog_name="geoseg")
+def program() -> None:
+    """Turn huge satellite and aerial rasters into seamless maps.
+
+    \b
+    The usual way:
+      geoseg segment scene.tif --model models/landcover --out masks.zarr
+      geoseg vectorize masks.zarr --out regions.gpkg --simplify 10
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program; never a traceback for what a user can mend."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the program and return its exit status: 0, 2, 3 or 130."""
+    warnings.showwarning = _one_line
+    try:
+        program.main(arguments, prog_name="geoseg", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = f" (see {context.command_path} --help)" if context else ""
+        _say(f"{error.format_message()}{where}")
+        return 2
+    except GeosegError as error:
+        _say(str(error))
+        return error.exit_status
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted; what is done stays done, the same command goes on")
+        return INTERRUPTED
+    return 0
+
+
+def _say(message: str) -> None:
+    click.echo(f"geoseg: {' '.join(message.split())}", err=True)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: Any) -> None:  # noqa: ANN401
+    if issubclass(category, UserWarning):
+        _say(f"warning: {message}")

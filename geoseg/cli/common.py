@@ -1,0 +1,101 @@
+"""Options and output that commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def cluster_options(function: F) -> F:
+    """Add `--workers` and `--scheduler`."""
+    for option in (
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Use a running Dask scheduler, such as tcp://host:8786.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Start N worker processes on this machine; default: this process.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def output_options(function: F) -> F:
+    """Add `--quiet` and `--json`."""
+    for option in (
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the summary as JSON."
+        ),
+        click.option("--quiet", "-q", is_flag=True, help="No progress, no summary."),
+    ):
+        function = option(function)
+    return function
+
+
+def report(
+    summary: Mapping[str, Any], lines: list[str], *, quiet: bool, as_json: bool
+) -> None:
+    """Print a summary, as one JSON object or as lines for people."""
+    if as_json:
+        click.echo(json.dumps(summary))
+    elif not quiet:
+        for line in lines:
+            click.echo(line)
+
+
+def comma_list(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> list[str] | None:
+    """Turn `red,green` into a list."""
+    return None if value is None else [v.strip() for v in value.split(",") if v.strip()]
+
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def byte_count(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> float | None:
+    """Turn `8GB`, `500MB` or a number of bytes into bytes."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)i?b?\s*", value.lower())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size such as 8GB or 500MB")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def resolution(_: click.Context, __: click.Parameter, value: str) -> str | float:
+    """Turn `model`, `native` or metres into what `segment` takes."""
+    if value in {"model", "native"}:
+        return value
+    try:
+        return float(value)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is neither model, native nor a number of metres"
+        ) from error
+
+
+def size(bytes_: float) -> str:
+    """Return bytes as people read them.
+
+    >>> size(1234567890)
+    '1.23 GB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if bytes_ < 1000 or unit == "TB":
+            return f"{bytes_:.3g} {unit}"
+        bytes_ /= 1000
+    raise AssertionError("unreachable: TB ends the loop")

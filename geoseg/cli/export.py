@@ -1,0 +1,31 @@
+"""`geoseg export`."""
+
+from __future__ import annotations
+
+import click
+
+from geoseg.cli.common import output_options, report, size
+
+
+@click.command(
+    epilog="""
+\b
+Example:
+  geoseg export masks.zarr --out masks.tif
+"""
+)
+@click.argument("masks")
+@click.option("--out", required=True, metavar="FILE.tif", help="The file to write.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@output_options
+def export(
+    *, masks: str, out: str, overwrite: bool, quiet: bool, as_json: bool
+) -> None:
+    """Write MASKS as a cloud-optimised GeoTIFF: overviews, colours, class names."""
+    from geoseg.export import export_cog
+    from geoseg.masks import open_masks
+
+    path = export_cog(open_masks(masks), out, overwrite=overwrite)
+    bytes_ = path.stat().st_size
+    summary = {"file": str(path), "bytes": bytes_}
+    report(summary, [f"{path}: {size(bytes_)}"], quiet=quiet, as_json=as_json)
