@@ -90,11 +90,23 @@ class RasterFile:
         return out
 
 
-def open_file(path: str, *, nodata: float | None = None) -> RasterFile:
+def open_file(
+    path: str,
+    *,
+    nodata: float | None = None,
+    handles: Handles | None = None,
+    probe: bool = True,
+) -> RasterFile:
     """Return the source of a raster that GDAL can open, all bands but an alpha band.
 
     Only its header is read, and of local files the blocks in two corners, so that a
     corrupt one is refused before any work.
+
+    Args:
+        path: What GDAL opens.
+        nodata: Means nodata in every band, whatever the file says of it.
+        handles: Where it is kept open, shared with other files of one source.
+        probe: Whether to decode those two blocks.
 
     Raises:
         RasterError: It cannot be opened, or is nothing that can be segmented.
@@ -107,9 +119,9 @@ def open_file(path: str, *, nodata: float | None = None) -> RasterFile:
     ):
         _check(dataset, name)
         found = _describe(dataset, path, name, nodata)
-        if not is_remote(path):
+        if probe and not is_remote(path):
             _probe(dataset, found)
-    return found
+    return found if handles is None else replace(found, handles=handles)
 
 
 def with_every_band(source: RasterFile) -> RasterFile:
@@ -135,10 +147,14 @@ def _describe(
     dataset: DatasetReader, path: str, name: str, nodata: float | None
 ) -> RasterFile:
     colours = _colours(dataset)
+    # GDAL calls the fourth of four byte bands alpha where nobody said what it is; a band
+    # that has a name of its own (`nir`) is none.
     numbers = [
         n
-        for n, colour in zip(dataset.indexes, colours, strict=True)
-        if colour != "alpha"
+        for n, colour, name_ in zip(
+            dataset.indexes, colours, dataset.descriptions, strict=True
+        )
+        if colour != "alpha" or (name_ and "alpha" not in name_.lower())
     ]
     alpha = next((n for n in dataset.indexes if n not in numbers), None)
     if not numbers:
