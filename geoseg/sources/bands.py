@@ -151,15 +151,17 @@ def _common_name(name: str, table: Mapping[str, str]) -> str | None:
     return table.get("B" + band[1].lstrip("0").upper()) if band else None
 
 
-def _key(name: str) -> str:
+def band_key(name: str) -> str:
     """Return what two spellings of one band share: `B08`, `b8` and `B8`."""
     return re.sub(r"^(.*?b)0+(?=\d)", r"\1", name.strip().casefold())
 
 
-def listed(bands: Sequence[SourceBand | Band]) -> str:
-    """Return the bands as a message shows them."""
+def listed(bands: Sequence[SourceBand | Band | int]) -> str:
+    """Return the bands, or their numbers, as a message shows them."""
     shown = [
-        b.name
+        str(b)
+        if isinstance(b, int)
+        else b.name
         if b.common_name is None or b.common_name == b.name
         else f"{b.name} ({b.common_name})"
         for b in bands[:20]
@@ -176,14 +178,7 @@ def choose(source: Source, wanted: Sequence[str]) -> Source:
     the bands of those names.
     """
     if all(word.strip().isdigit() for word in wanted):
-        numbers = [int(word) for word in wanted]
-        for number in numbers:
-            if not 1 <= number <= len(source.bands):
-                raise RasterError(
-                    f"{source.name} has no band {number}: its bands are 1 … "
-                    f"{len(source.bands)}"
-                )
-        return source.select([n - 1 for n in numbers])
+        return source.select(_numbered(source, [int(word) for word in wanted]))
     if len(wanted) == len(source.bands):
         return Renamed(
             source=source, bands=with_common_names([w.strip() for w in wanted])
@@ -197,6 +192,17 @@ def choose(source: Source, wanted: Sequence[str]) -> Source:
             "each of them, or numbers of those to use"
         )
     return source.select([f for f in found if f is not None])
+
+
+def _numbered(source: Source, wanted: Sequence[int]) -> list[int]:
+    """Return the places of bands by their 1-based numbers in the file."""
+    numbers = list(getattr(source, "numbers", range(1, len(source.bands) + 1)))
+    missing = [number for number in wanted if number not in numbers]
+    if missing:
+        raise RasterError(
+            f"{source.name} has no band {missing[0]}: its bands are {listed(numbers)}"
+        )
+    return [numbers.index(number) for number in wanted]
 
 
 def match_bands(source: Source, wanted: Sequence[Band]) -> tuple[int, ...]:
@@ -222,16 +228,17 @@ def match_bands(source: Source, wanted: Sequence[Band]) -> tuple[int, ...]:
     if missing:
         raise RasterError(
             f"{source.name} lacks the band{'s' * (len(missing) > 1)} "
-            f"{listed(missing)}: it has {len(source.bands)} ({listed(source.bands)}), the model wants "
-            f"{len(wanted)} ({listed(wanted)}); say with --bands what its bands are"
+            f"{listed(missing)}: it has {len(source.bands)} ({listed(source.bands)}), "
+            f"the model wants {len(wanted)} ({listed(wanted)}); say with --bands what "
+            "its bands are"
         )
     return tuple(f for f in found if f is not None)
 
 
 def _find(bands: Sequence[SourceBand], wanted: SourceBand, where: str) -> int | None:
     """Return the one band that is meant; a name counts before a common name."""
-    names = [_key(b.name) for b in bands]
-    common = [_key(b.common_name) if b.common_name else None for b in bands]
+    names = [band_key(b.name) for b in bands]
+    common = [band_key(b.common_name) if b.common_name else None for b in bands]
     tries: list[tuple[str | None, Sequence[str | None]]] = [
         (wanted.name, names),
         (wanted.common_name, common),
@@ -239,7 +246,9 @@ def _find(bands: Sequence[SourceBand], wanted: SourceBand, where: str) -> int | 
         (wanted.common_name, names),
     ]
     for word, called in tries:
-        hits = [i for i, c in enumerate(called) if word is not None and c == _key(word)]
+        hits = [
+            i for i, c in enumerate(called) if word is not None and c == band_key(word)
+        ]
         if len(hits) == 1:
             return hits[0]
         if hits:

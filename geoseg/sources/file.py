@@ -147,8 +147,8 @@ def _describe(
     dataset: DatasetReader, path: str, name: str, nodata: float | None
 ) -> RasterFile:
     colours = _colours(dataset)
-    # GDAL calls the fourth of four byte bands alpha where nobody said what it is; a band
-    # that has a name of its own (`nir`) is none.
+    # GDAL calls the fourth of four byte bands alpha where nobody said what it is; a
+    # band that has a name of its own (`nir`) is none.
     numbers = [
         n
         for n, colour, name_ in zip(

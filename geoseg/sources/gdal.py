@@ -54,7 +54,7 @@ def gdal_path(path: str) -> str:
     """
     if not path.lower().startswith(("http://", "https://")):
         return path
-    options = "max_retry=4&retry_delay=0.5&empty_dir=yes"
+    options = "max_retry=3&retry_delay=0.5&connecttimeout=5&empty_dir=yes"
     return f"/vsicurl?{options}&url={quote(path, safe='')}"
 
 
@@ -91,7 +91,8 @@ def environment(path: str) -> Iterator[None]:
     if is_remote(path):
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-            "GDAL_HTTP_MAX_RETRY": 4,
+            "GDAL_HTTP_CONNECTTIMEOUT": 5,
+            "GDAL_HTTP_MAX_RETRY": 3,
             "GDAL_HTTP_RETRY_DELAY": 0.5,
             "GDAL_HTTP_MULTIRANGE": "YES",
         }
