@@ -131,6 +131,7 @@ def read_features(path: str | Path, layer: str | None, grid: Grid) -> GeoDataFra
     import pyogrio
 
     try:
+        layer = layer or _only_layer(path)
         frame = pyogrio.read_dataframe(path, layer=layer)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as e:
         raise LabelsError(f"the labels {path} cannot be read: {one_line(e)}") from e
@@ -147,6 +148,15 @@ def read_features(path: str | Path, layer: str | None, grid: Grid) -> GeoDataFra
     if frame.crs is None:
         raise LabelsError(f"the labels {path} do not say their CRS: assign one to them")
     return frame.to_crs(grid.crs)
+
+
+def _only_layer(path: str | Path) -> str | None:
+    import pyogrio
+
+    named = [name for name, geometry in pyogrio.list_layers(path) if geometry]
+    if len(named) > 1:
+        raise LabelsError(f"{path} has layers {', '.join(named)}: name one")
+    return str(named[0]) if named else None
 
 
 def feature_labels(
