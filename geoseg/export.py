@@ -85,6 +85,7 @@ def _write_tiles(masks: Masks, path: Path) -> None:
         width=grid.width,
         count=1,
         dtype="uint8" if masks.nodata == 255 else "uint16",
+        transform=grid.transform,
         tiled=True,
         blockxsize=512,
         blockysize=512,

@@ -108,7 +108,8 @@ def segment_block(
     card = model.card
     block = tiling.block_window(row, col)
     if card.output == "labels" and tiling.overlap == 0 and card.multiple == 1:
-        return _pixelwise(source, model, block)
+        cell_rows, cell_cols = tiling.block_cells(row, col)
+        return _pixelwise(source, model, block, len(cell_rows) * len(cell_cols))
     pixels = read_windows(source, card, tiling.block_reach(row, col))
     if card.output == "labels":
         return _cropped(model, tiling, row, col, pixels, batch)
@@ -194,19 +195,25 @@ def _blank(block: Window, card: Card, names: Sequence[str]) -> Arrays:
 # --- models that answer labels ---------------------------------------------------------
 
 
-def _pixelwise(source: Source, model: Model, block: Window) -> Part:
+def _pixelwise(source: Source, model: Model, block: Window, windows: int) -> Part:
     """Label a block at once: each pixel by itself, so windows do not matter."""
     pixels = read_windows(source, model.card, block)
     arrays = _blank(block, model.card, ["classes"])
-    seconds = 0.0
-    if pixels.valid.any():
+    seconds, empty = 0.0, not pixels.valid.any()
+    if not empty:
         begin = perf_counter()
         labels = _checked_labels(model, pixels.values[None])[0]
         seconds = perf_counter() - begin
         arrays["classes"] = labels.astype(arrays["classes"].dtype, copy=False)
         if not pixels.valid.all():
             arrays["classes"][~pixels.valid] = nodata_value(model.card.classes)
-    return Part(arrays=arrays, frame=(), rims={}, windows=1, forward_seconds=seconds)
+    return Part(
+        arrays=arrays,
+        frame=(),
+        rims={},
+        windows=0 if empty else windows,
+        forward_seconds=seconds,
+    )
 
 
 def _cropped(
