@@ -1,0 +1,348 @@
+"""From pixels to lines: faces, corners and the arcs between nodes, in compiled loops.
+
+Everything happens on the lattice of pixel corners: corner (y, x) is the upper-left
+corner of pixel (y, x). A unit edge is a boundary where the pixels on its two sides
+differ. Each edge is owned by the block that holds the pixel to its lower right (the
+raster's last row and column of corners belong to the last blocks), so that every edge
+of the raster is traced exactly once. TOPOLOGY.md has the drawing.
+
+Directions are 0 east, 1 south, 2 west, 3 north: clockwise as seen on a map with y down.
+A corner is one byte: bits 0 to 3 say which edges leave it, then `NODE` and `TURN`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NODE = 16
+"""Three or more regions meet here, or four edges, or it is the raster's corner."""
+TURN = 32
+"""A line passes here and changes its direction."""
+VERTEX = NODE | TURN
+
+CUT_START = 1
+CUT_END = 2
+
+compiled = njit(cache=True, nogil=True)
+"""Compiled once, kept on disk, and free of the interpreter's lock while it runs."""
+
+
+class Faces(NamedTuple):
+    """The 4-connected regions of a block, numbered 1 … n in reading order."""
+
+    labels: NDArray[np.int32]
+    """Provisional label of every pixel, with one row and column of 0 after the last."""
+    number: NDArray[np.int32]
+    """Face by provisional label; `number[0] == 0`, no face."""
+    first: NDArray[np.int64]
+    """Position of the first pixel in reading order, by face."""
+    pixels: NDArray[np.int64]
+    """Pixels that the block owns, by face."""
+    scores: NDArray[np.int64]
+    """Sum of confidence bytes over `scored` pixels, by face."""
+    scored: NDArray[np.int64]
+    """Pixels with a confidence, by face."""
+
+
+@compiled
+def _root(parent: Any, label: int) -> int:
+    while parent[label] != label:
+        parent[label] = parent[parent[label]]
+        label = parent[label]
+    return label
+
+
+@compiled
+def _joined(parent: Any, one: int, other: int) -> int:
+    one, other = _root(parent, one), _root(parent, other)
+    if one < other:
+        parent[other] = one
+        return one
+    parent[one] = other
+    return other
+
+
+@compiled
+def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
+    """Number the 4-connected regions of equal pixels (union-find, one scan).
+
+    Args:
+        pixels: (y, x) integers; the first row and column belong to the neighbours.
+        written: (highest pixel + 1,) bool; pixels that are not become label 0.
+        confidence: (y - 1, x - 1) uint8 with 255 for none, or (0, 0) where not stored.
+
+    Returns:
+        The fields of `Faces`.
+    """
+    height, width = pixels.shape
+    labels = np.zeros((height + 1, width + 1), np.int32)
+    parent = np.zeros(height * width + 1, np.int32)
+    first = np.zeros(height * width + 1, np.int64)
+    count = np.zeros(height * width + 1, np.int64)
+    top = 0
+    for y in range(height):
+        for x in range(width):
+            value = pixels[y, x]
+            if not written[value]:
+                continue
+            above = y > 0 and pixels[y - 1, x] == value
+            if x > 0 and pixels[y, x - 1] == value:
+                label = labels[y, x - 1]
+                if above and pixels[y - 1, x - 1] != value:
+                    label = _joined(parent, label, labels[y - 1, x])
+            elif above:
+                label = labels[y - 1, x]
+            else:
+                top += 1
+                label = top
+                parent[top] = top
+                first[top] = y * width + x
+            labels[y, x] = label
+            if y > 0 and x > 0:
+                count[label] += 1
+    scores = np.zeros(top + 1, np.int64)
+    scored = np.zeros(top + 1, np.int64)
+    for y in range(confidence.shape[0]):
+        for x in range(confidence.shape[1]):
+            if confidence[y, x] != 255:  # noqa: PLR2004
+                scores[labels[y + 1, x + 1]] += confidence[y, x]
+                scored[labels[y + 1, x + 1]] += 1
+    number = np.zeros(top + 1, np.int32)
+    faces = 0
+    for label in range(1, top + 1):
+        root = _root(parent, label)
+        if root == label:
+            faces += 1
+            number[label] = faces
+            first[faces] = first[label]
+            mine = count[label]
+            count[faces] = mine
+            kept, kept_n = scores[label], scored[label]
+            scores[faces] = kept
+            scored[faces] = kept_n
+        else:
+            face = number[root]
+            number[label] = face
+            count[face] += count[label]
+            scores[face] += scores[label]
+            scored[face] += scored[label]
+    faces += 1
+    return (
+        labels,
+        number,
+        first[:faces].copy(),
+        count[:faces].copy(),
+        scores[:faces].copy(),
+        scored[:faces].copy(),
+    )
+
+
+@compiled
+def corner_bytes(pixels: Any) -> Any:
+    """Say for every inner corner which edges leave it, and whether it is a vertex.
+
+    Args:
+        pixels: (y, x) integers.
+
+    Returns:
+        (y - 1, x - 1) uint8; corner (0, 0) is between the first four pixels.
+    """
+    height, width = pixels.shape
+    corners = np.empty((height - 1, width - 1), np.uint8)
+    for y in range(height - 1):
+        for x in range(width - 1):
+            nw, ne = pixels[y, x], pixels[y, x + 1]
+            sw, se = pixels[y + 1, x], pixels[y + 1, x + 1]
+            east, south = np.uint8(ne != se), np.uint8(sw != se)
+            west, north = np.uint8(nw != sw), np.uint8(nw != ne)
+            degree = east + south + west + north
+            node = np.uint8(degree > 2)  # noqa: PLR2004
+            turn = np.uint8(degree == 2) & np.uint8(north != south)  # noqa: PLR2004
+            corners[y, x] = (
+                east | south << 1 | west << 2 | north << 3 | node << 4 | turn << 5
+            )
+    return corners
+
+
+@compiled
+def own_edges(corners: Any, labels: Any, last_row: bool, last_column: bool) -> Any:
+    """Keep the edges that a block owns and that bound a face.
+
+    Args:
+        corners: (h + 1, w + 1) bytes of the block's corners.
+        labels: `Faces.labels` of the block with the row above and the column before.
+        last_row: Whether the block ends at the raster's last row.
+        last_column: Whether it ends at the last column.
+
+    Returns:
+        (h + 1, w + 1) bytes without `TURN`, and the most arcs and vertices there can be.
+    """
+    height, width = corners.shape[0] - 1, corners.shape[1] - 1
+    own = np.zeros((height + 1, width + 1), np.uint8)
+    vertices, ends = 0, 2 * (height + width + 2)
+    for y in range(height + 1):
+        for x in range(width + 1):
+            byte = corners[y, x]
+            if not byte & 15:
+                continue
+            here = labels[y + 1, x + 1] if y <= height and x <= width else 0
+            row = y < height or last_row
+            column = x < width or last_column
+            edges = 0
+            if byte & 1 and x < width and row and (here or labels[y, x + 1]):
+                edges |= 1
+            if byte & 2 and y < height and column and (here or labels[y + 1, x]):
+                edges |= 2
+            if byte & 4 and x > 0 and row and (labels[y + 1, x] or labels[y, x]):
+                edges |= 4
+            if byte & 8 and y > 0 and column and (labels[y, x] or labels[y, x + 1]):
+                edges |= 8
+            if edges:
+                own[y, x] = edges | byte & NODE
+                vertices += 1
+                if byte & NODE:
+                    ends += 4
+    return own, ends + vertices // 4, vertices + 2 * ends + vertices // 4
+
+
+@compiled
+def _walk(own: Any, y: int, x: int, heading: int, xy: Any, n: int) -> Any:
+    """Follow a line to its end, taking its edges away; emit its vertices."""
+    xy[n, 0] = x
+    xy[n, 1] = y
+    n += 1
+    while True:
+        own[y, x] &= ~(1 << heading) & 255
+        if heading == 0:
+            x += 1
+        elif heading == 1:
+            y += 1
+        elif heading == 2:  # noqa: PLR2004
+            x -= 1
+        else:
+            y -= 1
+        own[y, x] &= ~(1 << (heading + 2 & 3)) & 255
+        byte = own[y, x]
+        edges = byte & 15
+        if byte & NODE or not edges:
+            xy[n, 0] = x
+            xy[n, 1] = y
+            return y, x, heading, n + 1
+        if not edges >> heading & 1:
+            xy[n, 0] = x
+            xy[n, 1] = y
+            n += 1
+            heading = 0 if edges & 1 else 1 if edges & 2 else 2 if edges & 4 else 3
+
+
+@compiled
+def _sides(labels: Any, y: int, x: int, heading: int) -> Any:
+    """Return the labels left and right of the edge that leaves a corner."""
+    nw, ne = labels[y, x], labels[y, x + 1]
+    sw, se = labels[y + 1, x], labels[y + 1, x + 1]
+    if heading == 0:
+        return ne, se
+    if heading == 1:
+        return se, sw
+    if heading == 2:  # noqa: PLR2004
+        return sw, nw
+    return nw, ne
+
+
+@compiled
+def trace(own: Any, labels: Any, number: Any, most_arcs: int, most_points: int) -> Any:
+    """Trace every arc of a block: from node to node, cut at its border, or closed.
+
+    Arcs between nodes run from the node that comes first in reading order; closed ones
+    start east from their first corner. So whole arcs have one direction, whatever the
+    block.
+
+    Args:
+        own: From `own_edges`; used up.
+        labels: `Faces.labels`.
+        number: `Faces.number`.
+        most_arcs: From `own_edges`.
+        most_points: From `own_edges`.
+
+    Returns:
+        Vertices (n, 2) int32 as x, y within the block; where each arc's start (m + 1,);
+        face on the left and on the right; heading of the first and last edge; ends that
+        are cut (`CUT_START`, `CUT_END`).
+    """
+    xy = np.empty((most_points, 2), np.int32)
+    start = np.zeros(most_arcs + 1, np.int64)
+    left = np.empty(most_arcs, np.int32)
+    right = np.empty(most_arcs, np.int32)
+    headings = np.empty((most_arcs, 2), np.uint8)
+    cut = np.zeros(most_arcs, np.uint8)
+    arcs, n = 0, 0
+    for stage in range(3):  # from nodes, from the block's border, then closed ones
+        for y0 in range(own.shape[0]):
+            border_row = y0 in (0, own.shape[0] - 1)
+            for x0 in range(own.shape[1]):
+                byte = own[y0, x0]
+                if not byte & 15:
+                    continue
+                if stage == 0 and not byte & NODE:
+                    continue
+                if stage == 1:
+                    if not (border_row or x0 in (0, own.shape[1] - 1)):
+                        continue
+                    edges = byte & 15
+                    if edges & (edges - 1):
+                        continue
+                for heading in range(4):
+                    if not own[y0, x0] >> heading & 1:
+                        continue
+                    one, other = _sides(labels, y0, x0, heading)
+                    y, x, last, n = _walk(own, y0, x0, heading, xy, n)
+                    left[arcs], right[arcs] = number[one], number[other]
+                    headings[arcs, 0], headings[arcs, 1] = heading, last
+                    if stage == 1:
+                        cut[arcs] |= CUT_START
+                    if stage < 2 and not own[y, x] & NODE:  # noqa: PLR2004
+                        cut[arcs] |= CUT_END
+                    arcs += 1
+                    start[arcs] = n
+    return (
+        xy[:n].copy(),
+        start[: arcs + 1].copy(),
+        left[:arcs].copy(),
+        right[:arcs].copy(),
+        headings[:arcs].copy(),
+        cut[:arcs].copy(),
+    )
+
+
+@compiled
+def mark_tiles(
+    xy: Any,
+    start: Any,
+    rows: int,
+    columns: int,
+    first_y: int,
+    first_x: int,
+    apron: int,
+    shift: int,
+) -> Any:
+    """Mark the tiles of 2^shift corners that are within `apron` of some arcs.
+
+    Tile (0, 0) begins `apron` before corner (0, 0) of the raster.
+    """
+    marked = np.zeros((rows, columns), np.bool_)
+    for arc in range(len(start) - 1):
+        for i in range(start[arc], start[arc + 1] - 1):
+            x0, x1 = min(xy[i, 0], xy[i + 1, 0]), max(xy[i, 0], xy[i + 1, 0])
+            y0, y1 = min(xy[i, 1], xy[i + 1, 1]), max(xy[i, 1], xy[i + 1, 1])
+            for ty in range((y0 >> shift), ((y1 + 2 * apron) >> shift) + 1):
+                for tx in range((x0 >> shift), ((x1 + 2 * apron) >> shift) + 1):
+                    r, c = ty - first_y, tx - first_x
+                    if 0 <= r < rows and 0 <= c < columns:
+                        marked[r, c] = True
+    return marked
