@@ -160,8 +160,9 @@ class Grid:
     def pixel_size_m(self) -> tuple[float, float] | None:
         """Ground size of the central pixel in metres as (height, width).
 
-        Geodesic where the CRS is known (so EPSG:3857 gives true, not nominal metres);
-        None where there is no CRS or its place on the ground cannot be computed.
+        Geodesic, so that EPSG:3857 gives true and not nominal metres; but where the
+        projection keeps lengths within 1 % (UTM and the like), the nominal size, which
+        is what people call "10 m". None where there is no CRS, or none on the ground.
         """
         return _pixel_size_m(self)
 
@@ -217,4 +218,17 @@ def _pixel_size_m(grid: Grid) -> tuple[float, float] | None:
     height = geod.inv(lon[2], lat[2], lon[3], lat[3])[2]
     if not (width > 0 and height > 0):
         return None
-    return float(height), float(width)
+    return _nominal(grid, crs, float(height), float(width))
+
+
+def _nominal(grid: Grid, crs: CRS, height: float, width: float) -> tuple[float, float]:
+    """Return the size in the CRS's own units, as metres, where that is within 1 %."""
+    if not crs.is_projected:
+        return height, width
+    t, metres = grid.transform, crs.axis_info[0].unit_conversion_factor
+    nominal = float(np.hypot(t.b, t.e)) * metres, float(np.hypot(t.a, t.d)) * metres
+    near = all(
+        abs(n / true - 1) <= 0.01
+        for n, true in zip(nominal, (height, width), strict=True)
+    )
+    return nominal if near else (height, width)
