@@ -149,7 +149,7 @@ def probability_bytes(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
     return ((sums.astype(np.int64) * 254 + full // 2) // full).astype(np.uint8)
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[misc]
+@njit(cache=True, nogil=True, inline="always")
 def _exp(x: np.float32) -> np.float32:
     """Return e^x for x <= 0 within 2 ulp; plain arithmetic, so LLVM vectorises it.
 
@@ -167,10 +167,10 @@ def _exp(x: np.float32) -> np.float32:
     p = p * f + np.float32(6.9314720e-1)
     p = p * f + np.float32(1.0)
     bits = (np.int32(n) + np.int32(127)) << np.int32(23)
-    return p * np.int32(bits).view(np.float32)
+    return p * np.int32(bits).view(np.float32)  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _softmax_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) -> None:
     """Turn one row (class, x) of logits into 0 … 65535."""
     classes, _, width = scores.shape
@@ -191,7 +191,7 @@ def _softmax_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) 
             out[c, x] *= total[x]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _sigmoid_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) -> None:
     """Turn one row (class, x) of logits into 0 … 65535, every class by itself."""
     classes, _, width = scores.shape
@@ -203,7 +203,7 @@ def _sigmoid_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) 
             out[c, x] = np.float32(SCORE) * (p if s >= 0 else one - p)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _clamp_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) -> None:
     """Turn one row (class, x) of probabilities into 0 … 65535."""
     classes, _, width = scores.shape
@@ -216,7 +216,7 @@ def _clamp_row(scores: NDArray[np.float32], y: int, out: NDArray[np.float32]) ->
             )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _add_window(
     sums: NDArray[np.int32],
     scores: NDArray[np.float32],
@@ -251,7 +251,7 @@ def _add_window(
     return not np.isnan(finite).any()
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@njit(cache=True, nogil=True)
 def _labels_of(
     sums: NDArray[np.int32],
     corner: tuple[int, int, int, int],

@@ -132,7 +132,8 @@ class Cluster:
     @property
     def slots(self) -> int:
         """How many threads the cluster's workers have now."""
-        return max(1, sum(self._client.nthreads().values()))
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
 
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
         """Start `function(shared, *args)` on some worker."""
