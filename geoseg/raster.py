@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-
 from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import RasterError

@@ -18,6 +18,7 @@ from geoseg.sources.validity import all_valid, both
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
     from shapely import Geometry
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from geoseg.errors import RasterError
+from geoseg.errors import RasterError, SourceChangedError
 from geoseg.grid import Grid, Window
 from geoseg.sources.bands import bands_of
 from geoseg.sources.gdal import (
@@ -39,7 +39,7 @@ MAX_BLOCK_BYTES: Final = 400_000_000
 class RasterFile:
     """A source of pixels that lie in one GDAL dataset."""
 
-    path: str
+    path: str = field(repr=False)
     """What is opened; may hold credentials, hence never shown."""
     name: str
     grid: Grid
@@ -72,8 +72,11 @@ class RasterFile:
         check_inside(self.name, self.grid, window)
         with reporting("read", self.name, self.path), environment(self.path):
             dataset = self.handles.get(self.path)
-            pixels = self._pixels(dataset, window)
-            masks = [_mask(dataset, number, window) for number in self.masked]
+            try:
+                pixels = self._pixels(dataset, window)
+                masks = [_mask(dataset, number, window) for number in self.masked]
+            finally:
+                self._check_unchanged(dataset)
         count = len(self.numbers)
         valid = valid_pixels(pixels[:count], self.nodata)
         if self.alpha is not None:
@@ -81,6 +84,20 @@ class RasterFile:
         for mask in masks:
             valid = both(valid, mask)
         return pixels[:count], valid
+
+    def _check_unchanged(self, dataset: DatasetReader) -> None:
+        """Raise where the file is another than the one that was opened.
+
+        Looked at after each read, so that what was read is of the file it began with.
+        A server that does not answer now, or did not then, is believed.
+        """
+        then, now = self.identity, _identity(dataset, self.path, self.name)
+        known = _VERSION if not is_remote(self.path) else then.keys() & now.keys()
+        if any(now.get(key) != then.get(key) for key in known):
+            raise SourceChangedError(
+                f"{self.name} was replaced or changed after the run began: its map "
+                "would be of two rasters; begin anew with --overwrite"
+            )
 
     def _pixels(self, dataset: DatasetReader, window: Window) -> NDArray[np.generic]:
         """Return the bands, and last the alpha band where there is one."""
@@ -280,6 +297,9 @@ def _mask(dataset: DatasetReader, number: int, window: Window) -> NDArray[np.boo
 
 def _slices(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
     return (window.y, window.bottom), (window.x, window.right)
+
+
+_VERSION: Final = ("size", "mtime_ns", "files")
 
 
 def _identity(dataset: DatasetReader, path: str, name: str) -> dict[str, Any]:

@@ -78,8 +78,16 @@ def reporting(what: str, name: str, path: str) -> Iterator[None]:
     try:
         yield
     except (RasterioError, OSError, ValueError, MemoryError) as error:
-        reason = one_line(error, path).removeprefix(f"{name}: ")
+        reason = _without_name(one_line(error, path), name)
         raise RasterError(f"cannot {what} {name}: {reason}") from error
+
+
+def _without_name(reason: str, name: str) -> str:
+    """Return a reason that does not begin with the file's name, which we say anyway."""
+    base = name.rstrip("/").rpartition("/")[2]
+    for known in (name, base):
+        reason = re.sub(rf"^['`]?{re.escape(known)}['`]?(?:: ?|, | )", "", reason)
+    return reason
 
 
 @contextmanager
@@ -88,6 +96,8 @@ def environment(path: str) -> Iterator[None]:
     import rasterio
 
     options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_MB}
+    if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
+        options["GDAL_NUM_THREADS"] = min(4, os.cpu_count() or 1)
     if is_remote(path):
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -93,7 +93,8 @@ def _reach(value: np.floating[Any], towards: float) -> np.floating[Any]:
     half = float(value) / 2  # halves, so that sums of huge numbers do not overflow
     last = value
     while True:
-        following = np.nextafter(last, kind(towards))
+        with np.errstate(over="ignore"):
+            following = np.nextafter(last, kind(towards))
         other = float(following) / 2
         if not (
             np.isfinite(following) and abs(other - half) < epsilon * abs(other + half)
