@@ -56,6 +56,9 @@ class Card:
     """`logits` (geoseg applies `activation`), `probabilities`, or `labels`."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """How logits become probabilities; sigmoid with one channel means 2 classes."""
+    things: tuple[str, ...] | None = None
+    """Names of the classes whose objects can be counted; None: all of them, or with
+    `panoptic` and `semantic` those that are asked for."""
     window: int = 512
     """Side of the square the model sees, in pixels."""
     overlap: int = 64
@@ -88,6 +91,11 @@ class Card:
             raise ModelError(f"the card of {self.name!r} names no input bands")
         if self.window < 1:
             raise ModelError(f"window {self.window} px of {self.name!r} must be >= 1")
+        unknown = set(self.things or ()) - {c.name for c in self.classes}
+        if unknown:
+            raise ModelError(
+                f"things {sorted(unknown)} of {self.name!r} are none of its classes"
+            )
         if self.overlap < 0 or self.overlap % 2 or 2 * self.overlap > self.window:
             raise ModelError(
                 f"overlap {self.overlap} px of {self.name!r} must be even, >= 0 and at "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import torch
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
 
     from geoseg.models.card import Card
     from geoseg.raster import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Objects:
+    """What an instance or panoptic model sees in one window.
+
+    `geoseg.models.objects.from_masks` makes one from masks that overlap each other.
+    """
+
+    labels: NDArray[np.integer[Any]]
+    """(y, x) the object of each pixel, 1 … k; 0 where there is none. An object that the
+    window cuts is given as far as it is seen; it may have several parts."""
+    classes: NDArray[np.integer[Any]]
+    """(k,) the class value of each object."""
+    scores: NDArray[np.floating[Any]]
+    """(k,) how sure the model is of each object, 0 … 1."""
+    semantic: torch.Tensor | NDArray[np.floating[Any]] | None = None
+    """(class, y, x) scores of all classes, as `card.output` says, on any device; only
+    panoptic models have them."""
 
 
 @runtime_checkable
@@ -57,6 +77,27 @@ class Model(Protocol):
             Where `card.output` is `labels`: (n, y, x) integers, values of the class
             table. Else (n, class, y, x) floating scores, on any device. The answer for
             a window must not depend on its place in the batch or on the others in it.
+        """
+        ...
+
+
+class InstanceModel(Protocol):
+    """A model whose card's task is `instance` or `panoptic`; else as `Model`."""
+
+    @property
+    def card(self) -> Card:
+        """What it expects and answers."""
+        ...
+
+    def predict(self, pixels: NDArray[np.generic]) -> Sequence[Objects]:
+        """Find the objects of a batch of windows.
+
+        Args:
+            pixels: (n, band, y, x), as for `Model`.
+
+        Returns:
+            The objects of each window, n of them. Each window is cut to what it may
+            claim and stitched with its neighbours afterwards.
         """
         ...
 

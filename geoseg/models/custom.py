@@ -30,6 +30,7 @@ import numpy as np
 from geoseg.errors import GeosegError, ModelError, first_line
 from geoseg.models.card import Card
 from geoseg.models.device import Options
+from geoseg.models.objects import check_objects
 from geoseg.models.plain import card_from_dict, card_to_dict
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class ObjectModel:
                 f"model {self.card.name!r} failed on windows of shape "
                 f"{pixels.shape}: {type(error).__name__}: {first_line(error)}"
             ) from error
+        if self.card.task != "semantic":
+            return check_objects(answer, self.card, pixels.shape)  # type: ignore[return-value]
         return self._checked(answer, pixels.shape)
 
     def _checked(

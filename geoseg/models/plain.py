@@ -44,7 +44,7 @@ def card_from_dict(plain: Mapping[str, Any], *, name: str = "model") -> Card:
     try:
         values["bands"] = _bands(plain)
         values["classes"] = _classes(plain["classes"])
-        for key in ("dtypes", "value_range"):
+        for key in ("dtypes", "value_range", "things"):
             if values.get(key) is not None:
                 values[key] = tuple(values[key])
         return Card(**values)
