@@ -5,6 +5,9 @@ Plain tables, read by `load.py`. A module is imported when its family is asked f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.util import find_spec
+
 CLASSICAL = {
     "threshold": "geoseg.models.threshold",
     "otsu": "geoseg.models.threshold",
@@ -15,5 +18,71 @@ CLASSICAL = {
 FILES: dict[str, str] = {}
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
-FOLDERS = {"smp": "geoseg.models.smp"}
+FOLDERS = {"smp": "geoseg.models.smp", "forest": "geoseg.models.forest"}
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One line of `geoseg models`."""
+
+    name: str
+    """What the family is called."""
+    example: str
+    """What to write after `--model`."""
+    summary: str
+    """What it is good for, in a line."""
+    extra: str | None = None
+    """The extra of geoseg that brings its packages; None where nothing is needed."""
+    packages: tuple[str, ...] = ()
+    """The packages that it imports."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether all of its packages can be imported."""
+        return all(find_spec(package) is not None for package in self.packages)
+
+
+_ALL = (
+    Family(
+        name="threshold",
+        example="threshold:ndwi",
+        summary="a band, an index or an expression against a number: threshold:nir>1200",
+    ),
+    Family(
+        name="otsu",
+        example="otsu:ndwi",
+        summary="the same, the number found from the whole raster's histogram",
+    ),
+    Family(
+        name="kmeans",
+        example="kmeans:6",
+        summary="clusters of pixels by colour, fitted to a sample of the whole raster",
+        extra="sklearn",
+        packages=("sklearn",),
+    ),
+    Family(
+        name="smp",
+        example="models/landcover",
+        summary="a folder with card and weights: U-Net, U-Net++, FPN, DeepLabV3+, PAN, "
+        "PSPNet, MAnet, LinkNet, UPerNet, SegFormer, DPT with any encoder",
+        extra="models",
+        packages=("segmentation_models_pytorch",),
+    ),
+    Family(
+        name="forest",
+        example="models/landcover-forest",
+        summary="random forest or extra trees on bands, gradients and texture: a folder "
+        "from geoseg train --arch forest",
+    ),
+    Family(
+        name="own code",
+        example="my_module:make_model",
+        summary="a function that returns (card, network or callable); or model.py:make",
+    ),
+)
+
+
+def families() -> tuple[Family, ...]:
+    """Return the families that `--model` can name, and whether they are installed."""
+    return _ALL

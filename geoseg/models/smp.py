@@ -6,6 +6,7 @@ The card's framework says which: `{"family": "smp", "arch": "Unet", "encoder":
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,10 @@ def build(card: Card) -> nn.Module:
             f"window {card.window} px of {card.name!r} is not a multiple of {MULTIPLE} "
             f"px, which {arch} needs: use {-(-card.window // MULTIPLE) * MULTIPLE}"
         )
+    known = inspect.signature(getattr(smp, arch).__init__).parameters
+    unknown = sorted(arguments.keys() - known.keys())
+    if unknown and not str(encoder).startswith("tu-"):  # those take timm's arguments
+        raise ModelError(f"{arch} of {card.name!r} takes no argument {unknown[0]!r}")
     try:
         module: nn.Module = getattr(smp, arch)(
             encoder_name=encoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
+from geoseg.models.single_threads import SingleThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +30,14 @@ class TorchModel:
     """A card and any `nn.Module`, as geoseg's models are.
 
     Windows travel to the device in the raster's own dtype, are scaled there band by
-    band, and pass through the network channels-last in inference mode. A batch that
-    does not fit in memory is halved, and stays halved.
+    band, and pass through the network channels-last in inference mode: on a GPU as a
+    batch of fixed shape, on a CPU side by side, one thread each. So the answer for a
+    window depends neither on its company nor on the number of cores. A batch that does
+    not fit in memory is halved, and stays halved.
 
     Attributes:
         card: What the network expects and answers.
-        batch: Windows per forward pass at present.
+        batch: Windows in work at once at present.
         device: Where it runs, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16` or `fp16`.
     """
@@ -58,8 +62,14 @@ class TorchModel:
         self._dtype = torch_dtype(self.precision)
         self._module = _prepare(module, self._device, self._dtype)
         self._scaling = _Scaling(card.bands, self._device)
-        self.batch = options.batch or 1
-        if options.batch is None and self._device.type == "cuda":
+        self._threads = (
+            SingleThreads(torch.get_num_threads()) if self.device == "cpu" else None
+        )
+        if options.batch is not None:
+            self.batch = options.batch
+        elif self._threads is not None:
+            self.batch = self._threads.count
+        else:
             self.batch = self._cuda_batch()
 
     def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
@@ -100,14 +110,22 @@ class TorchModel:
             )
         self.batch = max(1, min(self.batch, len(pixels)) // 2)
 
-    @torch.inference_mode()
     def _forward(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        if self._threads is None:
+            return self._pass(pixels, self.batch)
+        singles = [pixels[i : i + 1] for i in range(len(pixels))]
+        return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
+
+    @torch.inference_mode()
+    def _pass(self, pixels: NDArray[np.generic], batch: int) -> torch.Tensor:
+        """Pass windows through the network as a batch of fixed size."""
         size = len(pixels)
         with self._kernels():
             x = self._scaling(self._to_device(pixels))
-            if self._device.type == "cuda" and size < self.batch:
-                # One shape only, so that the same kernels serve the remainder.
-                x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - size))
+            if size < batch:
+                # One shape only: other shapes get other kernels, which round otherwise,
+                # and where a remainder falls depends on the blocks.
+                x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch - size))
             x = x.to(self._dtype, memory_format=torch.channels_last)
             answer = _tensor_of(self._module(x))[:size]
         height, width = pixels.shape[-2:]
@@ -124,6 +142,8 @@ class TorchModel:
 
     def _kernels(self) -> AbstractContextManager[None]:
         """Kernels whose answer does not change from run to run; true fp32 in fp32."""
+        if self._device.type == "cpu":
+            return nullcontext()
         return torch.backends.cudnn.flags(
             enabled=True,
             benchmark=False,
