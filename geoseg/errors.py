@@ -5,6 +5,7 @@ Each message says what is wrong, the numbers, and the remedy, on one line.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 
@@ -28,6 +29,40 @@ class PlanError(GeosegError):
 
 class MasksError(GeosegError):
     """A masks store cannot be created, read, or gone on with."""
+
+
+class LockedError(MasksError):
+    """Another process is writing the same store."""
+
+
+class StorageFullError(MasksError):
+    """There is no room left for the masks; a rerun goes on once there is."""
+
+    exit_status = 3
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a quota on it, is full."""
+    full = {errno.ENOSPC, errno.EDQUOT}
+    return isinstance(error, OSError) and error.errno in full
+
+
+class SourceChangedError(RasterError):
+    """The raster is not the one any more that the run began with."""
+
+
+class ClusterError(GeosegError):
+    """Workers cannot be had, or the scheduler was lost; a rerun goes on."""
+
+    exit_status = 3
+
+
+class WorkersDiedError(GeosegError):
+    """Workers died, one after the other, while they had the same task."""
+
+
+class Terminated(BaseException):  # noqa: N818 - a request, not an error
+    """The process was asked to end (SIGTERM); like KeyboardInterrupt."""
 
 
 class RegionsError(GeosegError):
