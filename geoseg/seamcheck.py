@@ -1,4 +1,4 @@
-"""Do seams show? Label changes along the borders of blocks and windows, and beside them.
+"""Do seams show? Label changes on the borders of blocks and windows, and near them.
 
 On land, the label changes as often between two columns that a border happens to run
 between as between any two. Where a map was put together with seams, it changes more
