@@ -1,24 +1,32 @@
-"""What a worker does: infer a block, finish a block. Retries reads; never half a block."""
+"""What a worker does: infer a block, finish a block. Patient; never half a block."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from geoseg.errors import RasterError
+from geoseg.errors import RasterError, SourceChangedError, is_full
 from geoseg.masks import Masks, checksum
-from geoseg.parts import read_part, read_rims, remove_part, write_part
+from geoseg.parts import (
+    DamagedPartError,
+    read_part,
+    read_rim,
+    remove_part,
+    write_part,
+)
 from geoseg.plan import Tiling
-from geoseg.semantic import Arrays, Part, finish_block, segment_block
+from geoseg.semantic import Arrays, Part, Strip, finish_block, segment_block
 
 if TYPE_CHECKING:
     from geoseg.models.load import ModelRecipe
     from geoseg.raster import Source
 
+T = TypeVar("T")
+
 WAITS = (0.2, 1.0)
-"""Seconds before a failed read is tried again; object stores hiccup."""
+"""Seconds before what failed is tried again; disks and object stores hiccup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,30 +58,83 @@ class BlockReport:
 def infer(job: Job, row: int, col: int) -> BlockReport:
     """Infer a block; write it where it needs nobody, else keep its part.
 
+    Asked a second time, as when the first worker died before it could answer, it finds
+    what is there and infers nothing.
+
     Raises:
         ModelError: The model answers nonsense.
         RasterError: The pixels cannot be read, three times in a row.
+        SourceChangedError: They are of another raster than the run began with.
     """
-    part = _segment_with_patience(job, row, col)
+    known = _known(job, row, col)
+    if known is not None:
+        return known
+    part = _segment(job, row, col)
     if part.rims:
-        write_part(job.masks, row, col, part)
+        job.masks.check_current()
+        _patiently(lambda: write_part(job.masks, row, col, part))
     else:
         _write(job, row, col, part, part.arrays)
+    return _report(part, done=not part.rims)
+
+
+def _known(job: Job, row: int, col: int) -> BlockReport | None:
+    if job.masks.is_done(row, col):
+        facts = job.masks.done_facts(row, col)
+        return BlockReport(
+            done=True,
+            windows=facts["windows"],
+            forward_seconds=facts["forward_seconds"],
+        )
+    try:
+        return _report(read_part(job.masks, row, col), done=False)
+    except (FileNotFoundError, DamagedPartError):
+        return None
+
+
+def _report(part: Part, *, done: bool) -> BlockReport:
     return BlockReport(
-        done=not part.rims,
-        windows=part.windows,
-        forward_seconds=part.forward_seconds,
+        done=done, windows=part.windows, forward_seconds=part.forward_seconds
     )
 
 
 def finish(job: Job, row: int, col: int) -> BlockReport:
-    """Add the neighbours' rims to an inferred block, write it and mark it done."""
-    part = read_part(job.masks, row, col)
-    rims = read_rims(job.masks, row, col, job.tiling.neighbours(row, col))
+    """Add the neighbours' rims to an inferred block, write it and mark it done.
+
+    What is missing or damaged is inferred again, so that a block can be made anew when
+    all around it are long done.
+    """
+    try:
+        part = _patiently(lambda: read_part(job.masks, row, col))
+        rims = list(_rims(job, row, col))
+    except (FileNotFoundError, DamagedPartError):
+        if job.masks.is_done(row, col):  # by another copy of this task
+            return BlockReport(done=True)
+        part, rims = _made_again(job, row, col)
     arrays = finish_block(part, rims, job.model.card, job.tiling, row, col)
     _write(job, row, col, part, arrays)
-    remove_part(job.masks, row, col)
+    _patiently(lambda: remove_part(job.masks, row, col))
     return BlockReport(done=True)
+
+
+def _rims(job: Job, row: int, col: int) -> Iterator[Strip]:
+    for neighbour in job.tiling.neighbours(row, col):
+        yield _patiently(lambda n=neighbour: read_rim(job.masks, row, col, n))  # type: ignore[misc]
+
+
+def _made_again(job: Job, row: int, col: int) -> tuple[Part, list[Strip]]:
+    """Return a block's part and its neighbours' rims; infer what cannot be read."""
+    try:
+        part = read_part(job.masks, row, col)
+    except (FileNotFoundError, DamagedPartError):
+        part = _segment(job, row, col)
+    rims = []
+    for neighbour in job.tiling.neighbours(row, col):
+        try:
+            rims.append(read_rim(job.masks, row, col, neighbour))
+        except (FileNotFoundError, DamagedPartError):
+            rims.append(_segment(job, *neighbour).rims[row, col])
+    return part, rims
 
 
 def write_provisional(job: Job, row: int, col: int) -> BlockReport:
@@ -85,24 +146,33 @@ def write_provisional(job: Job, row: int, col: int) -> BlockReport:
     return BlockReport(done=False)
 
 
-def _segment_with_patience(job: Job, row: int, col: int) -> Part:
+def _segment(job: Job, row: int, col: int) -> Part:
     model = job.model.load()
-    for wait in (*WAITS, None):
+    return _patiently(
+        lambda: segment_block(
+            job.source,
+            model,
+            job.tiling,
+            row,
+            col,
+            arrays=job.masks.arrays,
+            batch=getattr(model, "batch", 1),
+        )
+    )
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Try again what may work a moment later; not what is full, gone or replaced."""
+    for wait in WAITS:
         try:
-            return segment_block(
-                job.source,
-                model,
-                job.tiling,
-                row,
-                col,
-                arrays=job.masks.arrays,
-                batch=getattr(model, "batch", 1),
-            )
-        except (RasterError, OSError):
-            if wait is None:
+            return action()
+        except (FileNotFoundError, SourceChangedError):
+            raise
+        except (RasterError, OSError) as error:
+            if is_full(error):
                 raise
             time.sleep(wait)
-    raise AssertionError("unreachable: the last try raises or returns")
+    return action()
 
 
 def _write(job: Job, row: int, col: int, part: Part, arrays: Arrays) -> None:
@@ -112,10 +182,11 @@ def _write(job: Job, row: int, col: int, part: Part, arrays: Arrays) -> None:
         "crc32": {name: checksum(array) for name, array in arrays.items()},
     }
     _write_arrays(job, row, col, arrays)
-    job.masks.mark_done(row, col, facts)
+    _patiently(lambda: job.masks.mark_done(row, col, facts))
 
 
 def _write_arrays(job: Job, row: int, col: int, arrays: Arrays) -> None:
+    job.masks.check_current()
     window = job.tiling.block_window(row, col)
     for name, array in arrays.items():
-        job.masks.write(name, window, array)
+        _patiently(lambda n=name, a=array: job.masks.write(n, window, a))  # type: ignore[misc]

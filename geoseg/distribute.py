@@ -1,22 +1,31 @@
 """Where tasks run: threads of this process, or any Dask cluster. Dask, and only here.
 
-Work is pure functions of picklable values. A bounded number of tasks is in flight, so a
-million blocks do not sit in a scheduler at once.
+Work is functions of picklable values that can be run again: a cluster may lose a task
+at any moment. A bounded number of tasks is in flight, so a million blocks do not sit in
+a scheduler at once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import uuid4
 
+from geoseg.errors import ClusterError, WorkersDiedError
+
 if TYPE_CHECKING:
     from distributed import Client
+
+STUCK_AFTER = 1800.0
+"""Seconds in one task after which a worker may be taken to hang, see `Cluster`."""
+_LOG = logging.getLogger("geoseg")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,6 +67,10 @@ class Engine(Protocol):
         """Return outcomes, at least one; none only when `timeout` seconds passed."""
         ...
 
+    def drop(self) -> None:
+        """Forget tasks that have not begun, where that can be known."""
+        ...
+
 
 class _Queue:
     """Outcomes of futures, as they complete, for one waiting thread."""
@@ -91,6 +104,7 @@ class Threads:
         self._pool, self._shared = pool, shared
         self.slots = slots
         self._queue = _Queue()
+        self._futures: set[Future[Any]] = set()
 
     @property
     def in_flight(self) -> int:
@@ -99,14 +113,25 @@ class Threads:
 
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
         """Start `function(shared, *args)`."""
-        self._queue.expect(tag, self._pool.submit(function, self._shared, *args))
+        future = self._pool.submit(function, self._shared, *args)
+        self._futures.add(future)
+        self._queue.expect(tag, future)
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
         """Return outcomes as they come."""
-        return [_outcome(tag, f) for tag, f in self._queue.wait(timeout)]
+        found = self._queue.wait(timeout)
+        self._futures.difference_update(future for _, future in found)
+        return [_outcome(tag, future) for tag, future in found]
+
+    def drop(self) -> None:
+        """Forget tasks that have not begun."""
+        for future in tuple(self._futures):
+            future.cancel()
 
 
 def _outcome(tag: Hashable, future: Future[Any]) -> Outcome[Any]:
+    if future.cancelled():
+        return Outcome(tag=tag, error=CancelledError())
     error = future.exception()
     return Outcome(tag=tag, result=None if error else future.result(), error=error)
 
@@ -115,14 +140,49 @@ def _itself(value: T) -> T:
     return value
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A task that a cluster has."""
+
+    tag: Hashable
+    """What it was submitted as."""
+    call: tuple[Any, ...]
+    """Function and arguments, to send it again."""
+    future: Any
+    """Dask's."""
+    begun: float | None = None
+    """When it was first seen on a worker."""
+
+
 class Cluster:
-    """A Dask cluster behind an ordinary client."""
+    """A Dask cluster behind an ordinary client.
+
+    A task whose scheduler was lost is sent again once there is one at the same address;
+    the client waits for that as long as its own timeout. A worker that keeps a task ten
+    times as long as any task took before, and half an hour at least (Dask's setting
+    `geoseg.stuck-after`, in seconds), is restarted.
+    """
 
     def __init__(self, client: Client, shared: object) -> None:
-        self._client = client
+        import dask
+
+        self._client, self._value = client, shared
         self._queue = _Queue()
+        self._sent: dict[str, _Sent] = {}
+        """By Dask's key."""
+        self._slots = 1
+        self._asked = self._looked = -1e9  # monotonic seconds, long ago
+        self._longest = 0.0
+        self._stuck = float(dask.config.get("geoseg.stuck-after", STUCK_AFTER))
+        # Of a cluster that grows with the work: how far it can.
+        self._most = int(dask.config.get("geoseg.slots", 0))
+        self._share()
+
+    def _share(self) -> None:
         # A task, not scattered data: the scheduler can make it again on another worker.
-        self._shared = client.submit(_itself, shared, key=f"geoseg-job-{uuid4().hex}")
+        self._shared = self._client.submit(
+            _itself, self._value, key=f"geoseg-job-{uuid4().hex}"
+        )
 
     @property
     def in_flight(self) -> int:
@@ -131,9 +191,12 @@ class Cluster:
 
     @property
     def slots(self) -> int:
-        """How many threads the cluster's workers have now."""
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, sum(threads.values()))
+        """How many threads the cluster's workers have now, or may have soon."""
+        if time.monotonic() - self._asked > 1 and self._client.status == "running":
+            threads: dict[str, int] = self._client.nthreads()
+            self._slots = max(1, self._most, sum(threads.values()))
+            self._asked = time.monotonic()
+        return self._slots
 
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
         """Start `function(shared, *args)` on some worker."""
@@ -145,21 +208,109 @@ class Cluster:
             key=f"geoseg-{name}-{uuid4().hex}",
             pure=False,
         )
+        self._sent[future.key] = _Sent(tag=tag, call=(function, *args), future=future)
         self._queue.expect(tag, future)
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
-        """Return outcomes as they come; a lost task's error says how it was lost."""
+        """Return outcomes as they come.
+
+        Raises:
+            ClusterError: The scheduler is gone for good.
+        """
+        deadline = time.monotonic() + (1e9 if timeout is None else timeout)
+        while self._queue.in_flight:
+            left = max(0.0, deadline - time.monotonic())
+            found = self._queue.wait(min(left, self._stuck / 10, 5.0))
+            outcomes = self._collect(found)
+            if outcomes or time.monotonic() >= deadline:
+                return outcomes
+            self._check_connected()
+            self._look_after_workers()
+        return []
+
+    def drop(self) -> None:
+        """Forget nothing: what is submitted is on its way to a worker."""
+
+    def close(self) -> None:
+        """Cancel what is still in flight."""
+        if self._sent and self._client.status == "running":
+            self._client.cancel([sent.future for sent in self._sent.values()])
+        self._sent.clear()
+
+    def _collect(self, found: list[tuple[Hashable, Any]]) -> list[Outcome[Any]]:
+        whole = {f.key: f for _, f in found if f.status == "finished"}
+        results = self._client.gather(whole, errors="skip") if whole else {}
         outcomes = []
-        for tag, future in self._queue.wait(timeout):
-            if future.status == "finished":
-                outcomes.append(Outcome(tag=tag, result=future.result()))
+        for tag, future in found:
+            sent = self._sent.pop(future.key)
+            if future.key in results:
+                outcomes.append(Outcome(tag=tag, result=results[future.key]))
             elif future.status == "error":
-                outcomes.append(Outcome(tag=tag, error=future.exception()))
+                outcomes.append(Outcome(tag=tag, error=_reason(future.exception())))
             else:
-                lost = ConnectionError(f"the cluster lost the task ({future.status})")
-                outcomes.append(Outcome(tag=tag, error=lost))
+                self._send_again(sent)
+                continue
+            if sent.begun is not None:
+                self._longest = max(self._longest, time.monotonic() - sent.begun)
             future.release()
         return outcomes
+
+    def _send_again(self, sent: _Sent) -> None:
+        """Send a task again that got lost with its scheduler."""
+        while self._client.status == "connecting":
+            time.sleep(0.1)
+        self._check_connected()
+        if self._shared.status in {"cancelled", "lost", "error"}:
+            self._share()
+        function, *args = sent.call
+        self.submit(sent.tag, function, *args)
+
+    def _check_connected(self) -> None:
+        if self._client.status in {"closed", "closing"}:
+            raise ClusterError(
+                "the Dask scheduler is gone and did not come back; what is done stays "
+                "done, and the same command goes on"
+            )
+
+    def _look_after_workers(self) -> None:
+        """Restart workers that have been in one task for far too long."""
+        now = time.monotonic()
+        if now - self._looked < self._stuck / 10 or self._client.status != "running":
+            return
+        self._looked = now
+        worker_of = {
+            key: worker
+            for worker, keys in self._client.processing().items()
+            for key in keys
+        }
+        limit, stuck = max(self._stuck, 10 * self._longest), set()
+        for sent in self._sent.values():
+            worker = worker_of.get(sent.future.key)
+            if worker is None:
+                sent.begun = None
+            elif sent.begun is None:
+                sent.begun = now
+            elif now - sent.begun > limit:
+                stuck.add(worker)
+                sent.begun = None
+        if stuck:
+            names = ", ".join(sorted(stuck))
+            _LOG.warning("restarting %s: stuck for %.0f s", names, limit)
+            self._client.restart_workers(
+                sorted(stuck), timeout=60, raise_for_error=False
+            )
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Return how a task failed; its worker's death in our own words."""
+    from distributed.scheduler import KilledWorker
+
+    if not isinstance(error, KilledWorker):
+        return error
+    return WorkersDiedError(
+        f"{error.allowed_failures + 1} workers died while they had it, the last at "
+        f"{error.last_worker.address}: out of memory, or a crash in native code"
+    )
 
 
 @contextmanager
@@ -171,7 +322,11 @@ def engine(
     On an error or Ctrl-C, tasks that have not begun are dropped and those in hand end.
     """
     if client is not None:
-        yield Cluster(client, shared)
+        cluster = Cluster(client, shared)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
         return
     slots = threads or cores()
     pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="geoseg")

@@ -61,7 +61,7 @@ class WorkersDiedError(GeosegError):
     """Workers died, one after the other, while they had the same task."""
 
 
-class Terminated(BaseException):  # noqa: N818 - a request, not an error
+class Terminated(BaseException):
     """The process was asked to end (SIGTERM); like KeyboardInterrupt."""
 
 

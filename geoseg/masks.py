@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from numcodecs import Zstd
 from geoseg.classes import Class, nodata_value
 from geoseg.errors import MasksError
 from geoseg.grid import Grid, Window
+from geoseg.lock import held
 from geoseg.metadata import (
     array_attributes,
     class_attributes,
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+META = ".geoseg"
 RECORD = ".geoseg/run.json"
+LOCK = ".geoseg/lock"
 DONE = ".geoseg/done"
 PARTS = ".geoseg/parts"
 RIMS = ".geoseg/rims"
@@ -101,6 +105,10 @@ class Masks:
                 )
         self._array(name)[(..., *window.slices)] = values
 
+    def patch(self, name: str, window: Window, values: NDArray[Any]) -> None:
+        """Write any rectangle of an array; for a single writer, as of overviews."""
+        self._array(name)[(..., *window.slices)] = values
+
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self.arrays:
             raise MasksError(
@@ -111,6 +119,28 @@ class Masks:
     def mark_done(self, row: int, col: int, facts: Mapping[str, Any]) -> None:
         """Note that a block's chunks are all written."""
         self.storage.put(f"{DONE}/{row}.{col}", json.dumps(dict(facts)).encode())
+
+    def is_done(self, row: int, col: int) -> bool:
+        """Return whether a block is done."""
+        return self.storage.exists(f"{DONE}/{row}.{col}")
+
+    def check_current(self) -> None:
+        """Raise where the store was begun anew, or deleted, since this was opened.
+
+        A worker whose client died may still be at work when the next run begins; what
+        it has must not get into another map.
+
+        Raises:
+            MasksError: It was.
+        """
+        try:
+            run = self.record().get("run")
+        except FileNotFoundError:
+            run = None
+        if run != self.run:
+            raise MasksError(
+                f"{self.path} was deleted or begun anew while this run was at work"
+            )
 
     def done(self) -> set[tuple[int, int]]:
         """Return the blocks that are done."""
@@ -128,11 +158,16 @@ class Masks:
         """Return the run record."""
         return _record(self.storage)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no run has anything left to do here."""
+        return not self.storage.exists(RECORD) or bool(self.record()["complete"])
+
     def dataset(self) -> xr.Dataset:
         """Open the store with xarray, lazily; class values stay integers."""
         import xarray as xr
 
-        data = xr.open_zarr(
+        data: xr.Dataset = xr.open_zarr(
             self.path,
             decode_coords="all",
             mask_and_scale={name: name not in _KEPT_RAW for name in self.arrays},
@@ -142,14 +177,14 @@ class Masks:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""
-        self.storage.remove(PARTS)
-        self.storage.remove(RIMS)
-        record = self.record()
-        record["complete"] = True
-        self.storage.put(RECORD, json.dumps(record, indent=1).encode())
         group = _open_group(self.path, mode="r+")
         group.attrs["geoseg"] = {**dict(group.attrs["geoseg"]), **facts}
         _consolidate(self.path)
+        self.storage.remove(PARTS)
+        self.storage.remove(RIMS)
+        # Last: a run that is cut off before this one ends it again.
+        record = {**self.record(), "complete": True}
+        self.storage.put(RECORD, json.dumps(record, indent=1).encode())
 
 
 def checksum(values: NDArray[Any]) -> int:
@@ -204,7 +239,7 @@ def open_masks(path: str) -> Masks:
     if not isinstance(array, zarr.Array):
         raise MasksError(f"{path}/classes is a group, not an array")
     height, width = array.shape
-    names = [n for n in ("classes", "confidence", "probabilities", "instances")]
+    names = ("classes", "confidence", "probabilities", "instances")
     return Masks(
         path=storage.url,
         grid=grid_from_attributes(attributes, height, width),
@@ -249,33 +284,74 @@ def create_masks(
     """
     storage = Storage(path.rstrip("/"))
     settings = json.loads(json.dumps(settings))
-    if storage.exists():
-        _check_ours(storage, overwrite=overwrite)
-        if overwrite:
-            storage.remove("")
-        elif storage.exists(RECORD):
-            record = _record(storage)
-            _check_same(storage, record["settings"], settings)
-            if record["created"]:
-                return open_masks(storage.url)
+    _check_ours(storage, overwrite=overwrite)
+    if storage.exists(RECORD) and not overwrite:
+        found = _record(storage)
+        _check_same(storage, found["settings"], settings)
+        if found["created"]:
+            return open_masks(storage.url)
     record = {
         "settings": settings,
         "block": block,
+        "run": provenance["run"],
         "created": False,
         "complete": False,
     }
     storage.put(RECORD, json.dumps(record, indent=1).encode())
-    _create_group(storage.url, grid, classes, chunk, arrays, provenance, zarr_format)
+    _clear(storage)
+    create_group(
+        storage.url,
+        grid=grid,
+        classes=classes,
+        chunk=chunk,
+        arrays=arrays,
+        provenance=provenance,
+        zarr_format=zarr_format,
+    )
     storage.put(RECORD, json.dumps({**record, "created": True}, indent=1).encode())
     return open_masks(storage.url)
 
 
+@contextmanager
+def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None]]:
+    """Be the only one who writes a store; nothing is held where it is complete.
+
+    Args:
+        path: The store, which need not exist yet.
+        overwrite: Whether a complete one will be written too.
+
+    Yields:
+        A function that raises where another run has taken over meanwhile.
+
+    Raises:
+        LockedError: Another run is writing it.
+        MasksError: Something else is there.
+    """
+    storage = Storage(path.rstrip("/"))
+    _check_ours(storage, overwrite=overwrite)
+    if not overwrite and storage.exists(RECORD) and _record(storage)["complete"]:
+        yield lambda: None
+        return
+    with held(storage, LOCK) as lock:
+        yield lock.check
+
+
+def _clear(storage: Storage) -> None:
+    """Delete what an earlier run left, done marks first: those must never outlive."""
+    for name in (DONE, PARTS, RIMS):
+        storage.remove(name)
+    for name in storage.names(""):
+        if name != META:
+            storage.remove(name)
+
+
 def _check_ours(storage: Storage, *, overwrite: bool) -> None:
     """Raise where what is there is not a store of ours: never delete or mix in."""
-    ours = storage.exists(RECORD) or not storage.names("")
-    if not ours:
-        remedy = "delete it yourself" if overwrite else "choose another --out"
-        raise MasksError(f"{storage.url} exists and geoseg did not make it: {remedy}")
+    # Of a run that was killed at its very beginning, only our own folder is there.
+    if storage.exists(RECORD) or not set(storage.names("")) - {META}:
+        return
+    remedy = "delete it yourself" if overwrite else "choose another --out"
+    raise MasksError(f"{storage.url} exists and geoseg did not make it: {remedy}")
 
 
 def _check_same(
@@ -298,15 +374,17 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _create_group(
+def create_group(
     path: str,
+    *,
     grid: Grid,
     classes: Sequence[Class],
     chunk: int,
     arrays: Sequence[str],
     provenance: Mapping[str, Any],
-    zarr_format: int,
+    zarr_format: int = 2,
 ) -> None:
+    """Create the Zarr group alone, without a run that could be gone on with."""
     group = zarr.open_group(path, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
     group.attrs.update({**group_attributes(grid, classes), "geoseg": dict(provenance)})
     for name in arrays:

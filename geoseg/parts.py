@@ -1,20 +1,21 @@
 """Parts of blocks on their way: kept beside the masks until neighbours are there.
 
-A part lies in the store from the moment that its block is inferred until it is labelled,
-so a killed worker or client loses at most the blocks that were being inferred, and a
-block needs nothing from a neighbour but one small object.
+A part lies in the store from the moment that its block is inferred until it is
+labelled, so a killed worker or client loses at most the blocks that were being
+inferred, and a block needs nothing from a neighbour but one small object.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from numcodecs import Blosc
 from safetensors.numpy import load, save
 
+from geoseg.errors import MasksError
 from geoseg.grid import Window
 from geoseg.masks import PARTS, RIMS, Masks
 from geoseg.semantic import Part, Strip
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 # Sums of confident classes repeat; shuffling bits first finds that at memory speed.
 _CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
+
+
+class DamagedPartError(MasksError):
+    """A part is not what was written: a disk that filled or failed."""
 
 
 def write_part(masks: Masks, row: int, col: int, part: Part) -> None:
@@ -40,17 +45,20 @@ def write_part(masks: Masks, row: int, col: int, part: Part) -> None:
 
 
 def read_part(masks: Masks, row: int, col: int) -> Part:
-    """Return a part that `write_part` kept, without its rims."""
+    """Return a part that `write_part` kept, without its rims.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DamagedPartError: It is not what was written.
+    """
     strips, arrays, facts = _unpack(masks.storage.get(f"{PARTS}/{row}.{col}"))
     return Part(arrays=arrays, frame=tuple(strips.values()), rims={}, **facts)
 
 
-def read_rims(
-    masks: Masks, row: int, col: int, neighbours: Iterable[tuple[int, int]]
-) -> list[Strip]:
-    """Return what neighbours add to a block."""
-    objects = (f"{RIMS}/{row}.{col}/{r}.{c}" for r, c in neighbours)
-    return [_unpack(masks.storage.get(name))[0]["rim"] for name in objects]
+def read_rim(masks: Masks, row: int, col: int, neighbour: tuple[int, int]) -> Strip:
+    """Return what a neighbour adds to a block; raises as `read_part`."""
+    name = f"{RIMS}/{row}.{col}/{neighbour[0]}.{neighbour[1]}"
+    return _unpack(masks.storage.get(name))[0]["rim"]
 
 
 def remove_part(masks: Masks, row: int, col: int) -> None:
@@ -70,7 +78,8 @@ def _pack(
     }
     kinds = {name: [a.dtype.str, *a.shape] for name, a in arrays.items()}
     header = {"facts": facts, "strips": windows, "arrays": kinds}
-    return bytes(save(tensors, {"geoseg": json.dumps(header)}))
+    data = bytes(save(tensors, {"geoseg": json.dumps(header)}))
+    return data + crc32(data).to_bytes(4, "little")
 
 
 def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -80,6 +89,9 @@ def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
 def _unpack(
     data: bytes,
 ) -> tuple[dict[str, Strip], dict[str, NDArray[Any]], dict[str, Any]]:
+    data, check = data[:-4], data[-4:]
+    if crc32(data).to_bytes(4, "little") != check:
+        raise DamagedPartError("a part of a block is damaged")
     # The header is safetensors': 8 bytes of length, then JSON.
     length = int.from_bytes(data[:8], "little")
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["geoseg"])

@@ -1,4 +1,4 @@
-"""The run: which block comes next, until all are done. Knows of blocks, not of pixels."""
+"""The run: which block comes next, until all are done. Blocks, not pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ import numpy as np
 
 from geoseg.blocks import BlockReport, Job, finish, infer, write_provisional
 from geoseg.distribute import Engine, Outcome, engine
-from geoseg.errors import BlocksFailedError, ModelError, first_line
+from geoseg.errors import (
+    BlocksFailedError,
+    GeosegError,
+    RasterError,
+    SourceChangedError,
+    StorageFullError,
+    Terminated,
+    WorkersDiedError,
+    first_line,
+    is_full,
+)
 from geoseg.semantic import NotFiniteError
 
 if TYPE_CHECKING:
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TODO, INFERRED, DONE, FAILED = range(4)
+Task = tuple[str, int, int]
+"""Kind, row and column of a task; what it is submitted as."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +57,13 @@ class _State:
     job: Job
     status: NDArray[np.uint8]
     order: Iterator[tuple[int, int]]
+    done: int
     ready: deque[tuple[int, int]] = field(default_factory=deque)
     failed: dict[tuple[int, int], str] = field(default_factory=dict)
+    suspects: list[Task] = field(default_factory=list)
+    """What workers died with; tried again alone, so that only the guilty one fails."""
+    alone: Task | None = None
+    """The suspect that is being tried."""
     windows: int = 0
     forward_seconds: float = 0.0
     pixels: int = 0
@@ -54,7 +71,7 @@ class _State:
     @property
     def progress(self) -> Progress:
         return Progress(
-            blocks=int(np.count_nonzero(self.status == DONE)),
+            blocks=self.done,
             total=self.status.size,
             pixels=self.pixels,
             windows=self.windows,
@@ -91,11 +108,19 @@ def run_blocks(
 
     Raises:
         BlocksFailedError: Some blocks failed; the rest is written.
+        StorageFullError: There was no room to go on.
         ModelError: The model and its card contradict each other.
+        SourceChangedError: The raster was replaced.
+        ClusterError: The scheduler is gone.
+        Terminated: The process was asked to end; blocks in hand were finished first.
     """
     state = _begin(job)
     with engine(job, client=client, threads=threads) as tasks:
-        _drive(tasks, state, show)
+        try:
+            _drive(tasks, state, show)
+        except (KeyboardInterrupt, Terminated):
+            _settle(tasks)
+            raise
         if state.failed:
             _write_neighbours_of_failed(tasks, state)
     if state.failed:
@@ -114,7 +139,12 @@ def _begin(job: Job) -> _State:
         status[row, col] = INFERRED
     for row, col in job.masks.done():
         status[row, col] = DONE
-    state = _State(job=job, status=status, order=_row_by_row(status == TODO))
+    state = _State(
+        job=job,
+        status=status,
+        order=_row_by_row(status == TODO),
+        done=int(np.count_nonzero(status == DONE)),
+    )
     for row, col in np.argwhere(status == INFERRED).tolist():
         if _is_ready(state, row, col):
             state.ready.append((row, col))
@@ -130,14 +160,7 @@ def _row_by_row(todo: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:
     show(state.progress)
     while True:
-        room = tasks.slots + max(2, tasks.slots // 2) - tasks.in_flight
-        # Finish before infer: it frees what the store keeps for a block.
-        while room > 0 and state.ready:
-            block = state.ready.popleft()
-            tasks.submit(("finish", *block), finish, *block)
-            room -= 1
-        for block in islice(state.order, max(0, room)):
-            tasks.submit(("infer", *block), infer, *block)
+        _fill(tasks, state)
         if not tasks.in_flight:
             return
         for outcome in tasks.wait():
@@ -145,8 +168,37 @@ def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> No
         show(state.progress)
 
 
+def _fill(tasks: Engine, state: _State) -> None:
+    """Submit what there is room for, a few more than run at once."""
+    if state.alone is not None:
+        return
+    slots = tasks.slots
+    room = slots + max(2, slots // 2) - tasks.in_flight
+    # Finish before infer: it frees what the store keeps for a block.
+    while room > 0 and state.ready:
+        block = state.ready.popleft()
+        tasks.submit(("finish", *block), finish, *block)
+        room -= 1
+    for block in islice(state.order, max(0, room)):
+        tasks.submit(("infer", *block), infer, *block)
+    if not tasks.in_flight and state.suspects:
+        state.alone = kind, row, col = state.suspects.pop()
+        tasks.submit(state.alone, finish if kind == "finish" else infer, row, col)
+
+
+def _settle(tasks: Engine) -> None:
+    """Let what is in hand end; its outcome is in the store."""
+    tasks.drop()
+    while tasks.in_flight:
+        tasks.wait()
+
+
 def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
     kind, row, col = outcome.tag
+    was_alone, state.alone = state.alone, None
+    if isinstance(outcome.error, WorkersDiedError) and was_alone is None:
+        state.suspects.append(outcome.tag)
+        return
     if outcome.error is not None:
         _fail(state, row, col, outcome.error)
         return
@@ -158,6 +210,7 @@ def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
         state.windows += report.windows
         state.forward_seconds += report.forward_seconds
     state.status[row, col] = DONE if report.done else INFERRED
+    state.done += report.done
     if not report.done:
         for block in [(row, col), *state.job.tiling.neighbours(row, col)]:
             if _is_ready(state, *block):
@@ -166,12 +219,28 @@ def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
 
 def _fail(state: _State, row: int, col: int, error: BaseException) -> None:
     """Note a failed block, or stop where every block would fail the same way."""
-    if isinstance(error, ModelError) and not isinstance(error, NotFiniteError):
-        raise error
-    if isinstance(error, KeyboardInterrupt):
+    if is_full(error):
+        raise StorageFullError(
+            f"no room is left for {state.job.masks.path}: {first_line(error)}; "
+            f"{state.done} of {state.status.size} blocks are done; make room, and the "
+            "same command goes on"
+        ) from error
+    if isinstance(error, ImportError):
+        raise GeosegError(
+            f"a worker lacks a package that the model or the raster needs: "
+            f"{first_line(error)}; install the same packages everywhere"
+        ) from error
+    if not isinstance(error, Exception) or _concerns_all(error):
         raise error
     state.status[row, col] = FAILED
     state.failed[row, col] = first_line(error)
+
+
+def _concerns_all(error: Exception) -> bool:
+    if isinstance(error, SourceChangedError):
+        return True
+    of_one_block = (NotFiniteError, RasterError, WorkersDiedError)
+    return isinstance(error, GeosegError) and not isinstance(error, of_one_block)
 
 
 def _is_ready(state: _State, row: int, col: int) -> bool:

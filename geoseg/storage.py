@@ -53,6 +53,28 @@ class Storage:
             Path(temporary).unlink(missing_ok=True)
             raise
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object only if there is none; say whether it was written.
+
+        Where a store cannot do both in one step, it is looked for first.
+        """
+        if self.is_local:
+            (self._root / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with (self._root / name).open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
+            return True
+        if self.exists(name):
+            return False
+        fs, path = self._remote()
+        try:
+            fs.pipe_file(f"{path}/{name}", data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     def get(self, name: str) -> bytes:
         """Read an object; FileNotFoundError where there is none."""
         if self.is_local:

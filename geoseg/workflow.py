@@ -18,7 +18,7 @@ from geoseg._version import __version__
 from geoseg.blocks import Job
 from geoseg.distribute import cores
 from geoseg.errors import GeosegError, MasksError, PlanError
-from geoseg.masks import Masks, create_masks
+from geoseg.masks import Masks, create_masks, writing
 from geoseg.memory import Memory, estimate
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
@@ -284,24 +284,37 @@ def run_plan(
 ) -> tuple[Masks, RunFacts]:
     """Create the store, or go on with it, and run the plan; see `segment`."""
     path = _checked_out(os.fspath(out), plan.source.identity)
-    begun = datetime.now(UTC)
     try:
-        masks = create_masks(
-            path,
-            grid=plan.source.grid,
-            classes=plan.model.card.classes,
-            chunk=plan.tiling.chunk,
-            arrays=plan.arrays,
-            settings=plan.settings,
-            block=plan.tiling.block,
-            provenance=_provenance(plan, begun),
-            overwrite=overwrite,
-            zarr_format=zarr_format,
-        )
+        with writing(path, overwrite=overwrite) as check:
+            return _run(plan, path, client, overwrite, zarr_format, progress, check)
     except OSError as error:
         raise MasksError(
             f"{path} cannot be written: {error.strerror or error}"
         ) from error
+
+
+def _run(
+    plan: Plan,
+    path: str,
+    client: Client | None,
+    overwrite: bool,
+    zarr_format: Literal[2, 3],
+    progress: Callable[[Progress], None] | bool | None,
+    check: Callable[[], None],
+) -> tuple[Masks, RunFacts]:
+    begun = datetime.now(UTC)
+    masks = create_masks(
+        path,
+        grid=plan.source.grid,
+        classes=plan.model.card.classes,
+        chunk=plan.tiling.chunk,
+        arrays=plan.arrays,
+        settings=plan.settings,
+        block=plan.tiling.block,
+        provenance=_provenance(plan, begun),
+        overwrite=overwrite,
+        zarr_format=zarr_format,
+    )
     record = masks.record()
     # A store that was begun with other blocks is finished with those: same answer.
     tiling = replace(plan.tiling, block=record["block"])
@@ -309,7 +322,12 @@ def run_plan(
     if record["complete"]:
         return masks, RunFacts(windows=0, forward_seconds=0.0, pixels=0)
     with _shown(progress, plan) as show:
-        facts = run_blocks(job, client=client, threads=plan.tasks, show=show)
+
+        def tell(now: Progress) -> None:
+            check()
+            show(now)
+
+        facts = run_blocks(job, client=client, threads=plan.tasks, show=tell)
     seconds = (datetime.now(UTC) - begun).total_seconds()
     masks.finish({"finished": datetime.now(UTC).isoformat(), "seconds": seconds})
     return masks, facts

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import warnings
 from importlib import import_module
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import click
 
 from geoseg._version import __version__
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, Terminated
 
 # Command → the room that holds it; imported when it is called, so `--help` is fast.
 COMMANDS = {
@@ -23,6 +26,9 @@ COMMANDS = {
     "demo": "geoseg.cli.demo",
 }
 INTERRUPTED = 130
+TERMINATED = 143
+GRACE = 25.0
+"""Seconds to finish the blocks in hand after SIGTERM; schedulers kill after 30."""
 
 
 class _Commands(click.Group):
@@ -56,11 +62,30 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; never a traceback for what a user can mend."""
+    signal.signal(signal.SIGINT, _on_interrupt)
+    signal.signal(signal.SIGTERM, _on_terminate)
     sys.exit(run(arguments))
 
 
+def _on_interrupt(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
+    """End after the blocks in hand; asked again, at once: the store stands that."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    raise KeyboardInterrupt
+
+
+def _on_terminate(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
+    """End after the blocks in hand, or when the grace time is over."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    last = threading.Timer(
+        float(os.environ.get("GEOSEG_GRACE", GRACE)), os._exit, [TERMINATED]
+    )
+    last.daemon = True
+    last.start()
+    raise Terminated
+
+
 def run(arguments: list[str] | None = None) -> int:
-    """Run the program and return its exit status: 0, 2, 3 or 130."""
+    """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
     warnings.showwarning = _one_line
     try:
         program.main(arguments, prog_name="geoseg", standalone_mode=False)
@@ -77,6 +102,9 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted; what is done stays done, the same command goes on")
         return INTERRUPTED
+    except Terminated:
+        _say("asked to end; what is done stays done, the same command goes on")
+        return TERMINATED
     return 0
 
 
