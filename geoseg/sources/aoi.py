@@ -12,7 +12,7 @@ from affine import Affine
 
 from geoseg.errors import RasterError
 from geoseg.grid import Grid, Window
-from geoseg.sources.gdal import one_line, redact
+from geoseg.sources.gdal import redact, squeezed
 from geoseg.sources.source import Source, SourceBand, check_inside
 from geoseg.sources.validity import all_valid, both
 
@@ -151,7 +151,7 @@ def _polygons(aoi: str) -> tuple[NDArray[np.object_], str | None]:
             )
         meta, _, wkb, _ = pyogrio.raw.read(path, layer=layer or None, columns=[])
     except (DataSourceError, DataLayerError, GeometryError) as error:
-        reason = one_line(error, path)
+        reason = squeezed(error, path)
         raise RasterError(
             f"cannot read the area of interest {redact(aoi)}: {reason}"
         ) from error
@@ -179,7 +179,7 @@ def _into_pixels(grid: Grid, crs: str | None, aoi: str) -> Any:  # noqa: ANN401 
         )
     except ProjError as error:
         raise RasterError(
-            f"{redact(aoi)} cannot be brought into the raster's CRS: {one_line(error)}"
+            f"{redact(aoi)} cannot be brought into the raster's CRS: {squeezed(error)}"
         ) from error
 
     def to_pixels(

@@ -62,6 +62,11 @@ def one_line(error: BaseException, path: str = "") -> str:
     """Return the first cause of an error of GDAL's, squeezed into a redacted line."""
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
+    return squeezed(error, path)
+
+
+def squeezed(error: BaseException, path: str = "") -> str:
+    """Return an error's own words as a redacted line."""
     text = str(error) or type(error).__name__
     for known in (gdal_path(path), path):
         if known:
