@@ -19,6 +19,7 @@ from geoseg.models import custom
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Model
 from geoseg.models.device import Options, choose_device
+from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.families import CLASSICAL, families
 from geoseg.models.load import load_model, model_recipe
 from geoseg.models.plain import card_from_dict
@@ -140,7 +141,7 @@ class TestTorchModel:
 
     def test_one_window_too_many_is_an_error(self):
         class Full(nn.Module):
-            def forward(self, x):
+            def forward(self, x):  # noqa: ARG002
                 raise torch.OutOfMemoryError("out of memory")
 
         model = TorchModel(Full(), a_card(), Options(device="cpu", batch=4))
@@ -229,6 +230,34 @@ def test_wrong_options(options, message):
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(ModelError, match="no CUDA GPU"):
         TorchModel(nn.Identity(), a_card(), Options(device="cuda"))
+
+
+class TestFootprint:
+    def test_it_counts_what_is_alive_at_once(self):
+        """Two convolutions: the input is freed by nobody, the middle is alive with it."""
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 1, bias=False), nn.Conv2d(8, 2, 1, bias=False)
+        )
+        side = 64 * 64 * 4
+        peak = forward_bytes(net, (1, 1, 64, 64), torch.float32)
+        assert peak == pytest.approx(1.5 * (1 + 8 + 2) * side)
+        assert weight_bytes(net) == 4 * (8 + 16)
+
+    def test_a_model_promises_more_for_larger_batches(self):
+        net = nn.Conv2d(3, 2, 1)
+        one, four = (
+            TorchModel(net, a_card(), replace(CPU, batch=n)).working_bytes()
+            for n in (1, 4)
+        )
+        weights = weight_bytes(net)
+        assert four - weights == 4 * (one - weights) > 0
+
+    def test_a_network_that_looks_at_values_gets_a_guess(self):
+        class Peeks(nn.Module):
+            def forward(self, x):
+                return x[:, :2] if float(x.sum()) > 0 else x[:, 1:]
+
+        assert TorchModel(Peeks(), a_card(), CPU).working_bytes() > 512 * 512**2
 
 
 class TestSmp:
@@ -491,7 +520,7 @@ def test_users_answers_are_checked():
     model = load_model((a_card(1, 2, output="labels"), lambda pixels: pixels))
     with pytest.raises(ModelError, match=r"shape \(1, 1, 4, 4\).*promises \(1, 4, 4\)"):
         model.predict(np.zeros((1, 1, 4, 4), np.uint8))
-    model = load_model((a_card(1, 2), lambda pixels: 1 / 0))
+    model = load_model((a_card(1, 2), lambda pixels: len(pixels) / 0))
     with pytest.raises(ModelError, match="ZeroDivisionError"):
         model.predict(np.zeros((1, 1, 4, 4), np.uint8))
 

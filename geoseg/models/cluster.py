@@ -108,7 +108,7 @@ def _fit(sample: NDArray[np.float64], clusters: int) -> NDArray[np.float64]:
     return np.asarray(fitted.cluster_centers_)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _nearest(
     pixels: NDArray[np.generic],
     factors: NDArray[np.float32],

@@ -47,7 +47,7 @@ _ALL = (
     Family(
         name="threshold",
         example="threshold:ndwi",
-        summary="a band, an index or an expression against a number: threshold:nir>1200",
+        summary="a band, an index or an expression against a number: threshold:nir>12",
     ),
     Family(
         name="otsu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
+from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.single_threads import SingleThreads
 
 if TYPE_CHECKING:
@@ -85,6 +87,24 @@ class TorchModel:
             parts.append(answer)
             done += len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def working_bytes(self) -> int:
+        """Return how much memory weights and forward passes of one batch take."""
+        weights, passing, pixels = self._footprint
+        return weights + self.batch * (passing + pixels)
+
+    @cached_property
+    def _footprint(self) -> tuple[int, int, int]:
+        """Bytes of the weights; and per window: of the pass, of pixels and scores."""
+        card, side = self.card, self.card.window
+        scalars = side**2 * (4 * len(card.bands) + 8 * card.channels)
+        shape = (1, len(card.bands), side, side)
+        try:
+            passing = forward_bytes(self._module, shape, self._dtype)
+        except (RuntimeError, TypeError, ValueError, AssertionError):
+            # It looks at values, which the estimate has none of: a generous guess.
+            passing = 4 * 512 * side**2
+        return weight_bytes(self._module), passing, scalars
 
     def _try(self, pixels: NDArray[np.generic]) -> torch.Tensor | None:
         """Return the answer for one batch, or None where memory was too small."""
