@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geoseg.masks import open_masks
     from geoseg.models.load import load_model
     from geoseg.raster import open_source
-    from geoseg.vectorize import read_regions, vectorize
+    from geoseg.vectors import read_regions, vectorize
     from geoseg.workflow import make_plan, segment
 
 _ROOMS = {
@@ -30,9 +30,9 @@ _ROOMS = {
     "make_plan": "geoseg.workflow",
     "open_masks": "geoseg.masks",
     "open_source": "geoseg.raster",
-    "read_regions": "geoseg.vectorize",
+    "read_regions": "geoseg.vectors",
     "segment": "geoseg.workflow",
-    "vectorize": "geoseg.vectorize",
+    "vectorize": "geoseg.vectors",
 }
 
 __all__ = [

@@ -1,0 +1,360 @@
+"""The door from masks to polygons: `vectorize`, and `read_regions` to look at them.
+
+(It is not called `vectorize.py`: a module of that name would hide the function
+`geoseg.vectorize` as soon as anyone imported it.)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from geoseg._version import __version__
+from geoseg.errors import RegionsError
+from geoseg.grid import Window
+from geoseg.measure import measure
+from geoseg.regions import (
+    Layer,
+    as_rows,
+    fields,
+    open_writer,
+    read_regions,
+    target,
+)
+from geoseg.seams import Seams
+from geoseg.simplify import Limits
+from geoseg.topology import Drawing, trace_block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import xarray as xr
+    from distributed import Client
+
+    from geoseg.grid import Grid
+    from geoseg.masks import Masks
+    from geoseg.regions import Rows
+    from geoseg.run import Progress
+    from geoseg.topology import ClassReader, Features, Open
+
+__all__ = ["read_regions", "vectorize"]
+
+Method = Literal["visvalingam", "douglas-peucker"]
+
+_BLOCK = 2048  # pixels: about 50 MB of work per thread
+_NAME = 63  # characters a layer name may have
+
+
+def vectorize(
+    masks: str | Path | Masks | xr.Dataset | xr.DataArray,
+    out: str | Path,
+    *,
+    simplify: float | None = None,
+    method: Method = "visvalingam",
+    smooth: bool | float = False,
+    min_area: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    connectivity: Literal[4, 8] = 4,
+    stats: str | Path | None = None,
+    layer: str = "regions",
+    client: Client | None = None,
+    block: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Turn masks into polygons without seams, gaps or overlaps.
+
+    Each 4-connected region of a class becomes exactly one polygon with its holes. Lines
+    are shared by the regions on both sides of them: they are simplified once, and
+    cannot cross, touch or vanish. The result does not depend on blocks, workers or
+    order.
+
+    Args:
+        masks: What `geoseg.segment` made (its path, the `Masks` or its dataset), the
+            path of a class raster that GDAL can read (uint8 or uint16), or a DataArray
+            of classes.
+        out: File to write; `.gpkg`, `.parquet` (GeoParquet) or `.fgb` (FlatGeobuf).
+        simplify: Metres. Lines lose the vertices whose triangle is smaller than this
+            squared, and never move by more than this. None keeps every pixel edge.
+        method: `visvalingam` (Visvalingam & Whyatt 1993) or `douglas-peucker` (1973).
+        smooth: Round corners; a number is how far before and after a corner the curve
+            begins, in metres; True is `simplify`, or two pixels without it.
+        min_area: True m². Smaller regions join the neighbour with which they share the
+            longest border, smallest first; see `geoseg.sieve`. Nodata is no neighbour:
+            what lies alone in it stays.
+        classes: Names or values of the classes to write; default all.
+        connectivity: 8 makes pixels that touch at a corner one region, a MultiPolygon.
+        stats: A raster; its bands' mean, min and max inside each region become fields
+            (needs `geoseg[stats]`).
+        layer: Name of the layer.
+        client: Where to run; None is threads of this process.
+        block: Side of a block in pixels; changes speed and memory, not the result.
+        overwrite: Replace `out` where it exists.
+        progress: Called after each block.
+
+    Returns:
+        The path of `out`.
+
+    Raises:
+        GeosegError: The input or arguments are wrong, or `out` cannot be written. There
+            is no half-written file then.
+    """
+    reader = open_classes(masks)
+    written = _chosen(reader, classes)
+    _check(layer=layer, simplify=simplify, min_area=min_area, connectivity=connectivity)
+    drawing = _drawing(
+        reader, written, simplify, method, smooth=smooth, eight=connectivity == 8  # noqa: PLR2004
+    )
+    side = _block_side(reader, drawing, block)
+    with target(out, overwrite=overwrite) as path, TemporaryDirectory(
+        prefix=f".{path.stem}.", dir=path.parent
+    ) as scratch:
+        if min_area:
+            from geoseg.sieve import sieve
+
+            reader = sieve(
+                reader, min_area, drawing.measure, Path(scratch), side=side,
+                client=client,
+            )  # fmt: skip
+        statistics = None
+        if stats is not None:
+            from geoseg.statistics import Statistics
+
+            statistics = Statistics.of(stats, reader.grid)
+        described = Layer(
+            name=layer,
+            fields=fields(
+                confidence="confidence" in reader.arrays,
+                statistics=statistics.names if statistics else (),
+            ),
+            crs=str(reader.grid.crs),
+            classes=tuple(c for c in reader.classes if c.value in written),
+            multi=drawing.eight,
+            provenance=_provenance(masks, reader, {
+                "simplify_m": simplify, "method": method if simplify else None,
+                "smooth": smooth, "min_area_m2": min_area, "connectivity": connectivity,
+                "classes": list(classes) if classes is not None else None,
+                "stats": Path(stats).name if stats is not None else None,
+            }),
+        )  # fmt: skip
+        rows = (
+            as_rows(features, described)
+            for features in _features(reader, drawing, side, client, progress)
+        )
+        if statistics:
+            rows = (statistics.added(some) for some in rows)
+        _write(path, described, rows)
+    return Path(out)
+
+
+def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> ClassReader:
+    """Return what reads the classes of anything that can be vectorized."""
+    if hasattr(masks, "grid") and hasattr(masks, "read"):
+        return masks  # type: ignore[return-value]
+    if hasattr(masks, "encoding"):
+        return _from_xarray(masks)
+    path = str(masks)
+    if Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
+        from geoseg.masks import open_masks
+
+        return open_masks(path)
+    from geoseg.class_raster import open_class_raster
+
+    return open_class_raster(path)
+
+
+def _from_xarray(data: Any) -> ClassReader:  # noqa: ANN401 - Dataset or DataArray
+    """Read a store that a dataset came from, or an array that is in memory."""
+    if hasattr(data, "data_vars"):
+        source = data.encoding.get("source")
+        if source and "classes" in data:
+            return open_classes(source)
+        if "classes" not in data:
+            raise RegionsError(
+                f"the dataset has no variable 'classes', only {', '.join(data) or 'none'}"
+            )
+        data = data["classes"]
+    from geoseg.class_raster import from_array
+
+    return from_array(data)
+
+
+def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int]:
+    """Return the values to write; nodata is never one."""
+    known = {c.name: c.value for c in reader.classes}
+    values = set(known.values()) - {reader.nodata}
+    if classes is None:
+        return values
+    wanted = set()
+    for each in classes:
+        value = known.get(str(each), each)
+        if not isinstance(value, int) and str(value).isdigit():
+            value = int(value)
+        if value not in values:
+            raise RegionsError(
+                f"there is no class {each!r}; there are: "
+                + ", ".join(f"{name} ({v})" for name, v in list(known.items())[:20])
+            )
+        wanted.add(int(value))
+    return wanted
+
+
+def _check(
+    *, layer: str, simplify: float | None, min_area: float | None, connectivity: int
+) -> None:
+    if not layer or len(layer) > _NAME or not layer.replace("_", "a").isalnum():
+        raise RegionsError(
+            f"layer name {layer!r}: use 1 to {_NAME} letters, digits and underscores"
+        )
+    if layer.lower().startswith(("gpkg_", "rtree_", "sqlite_")) or layer in (
+        "layer_styles",
+    ):
+        raise RegionsError(f"layer name {layer!r} is reserved in a GeoPackage")
+    for name, value in (("simplify", simplify), ("min_area", min_area)):
+        if value is not None and not 0 <= value < np.inf:
+            raise RegionsError(f"{name} {value} must be a number from 0 up")
+    if connectivity not in (4, 8):
+        raise RegionsError(f"connectivity {connectivity} must be 4 or 8")
+
+
+def _drawing(
+    reader: ClassReader,
+    written: set[int],
+    simplify: float | None,
+    method: str,
+    *,
+    smooth: bool | float,
+    eight: bool,
+) -> Drawing:
+    if method not in ("visvalingam", "douglas-peucker"):
+        raise RegionsError(
+            f"method {method!r} must be 'visvalingam' or 'douglas-peucker'"
+        )
+    grid = reader.grid
+    on_ground = measure(grid)
+    height, width = float(on_ground.south[0, 0]), float(on_ground.east[0, 0])
+    distance = float(simplify or 0)
+    radius = 0.0
+    if smooth:
+        radius = (distance or 2 * max(height, width)) if smooth is True else smooth
+    return Drawing(
+        grid=grid,
+        measure=on_ground,
+        values=tuple(sorted(written)),
+        limits=Limits(
+            distance**2 if method == "visvalingam" else np.inf,
+            distance, height, width, float(radius),
+        ),
+        eight=eight,
+        srs=_srs(grid),
+    )  # fmt: skip
+
+
+def _srs(grid: Grid) -> int:
+    from pyproj import CRS
+
+    from geoseg.geopackage import authority
+
+    return authority(CRS.from_user_input(grid.crs))[1]
+
+
+def _block_side(reader: ClassReader, drawing: Drawing, block: int | None) -> int:
+    """Return the side of blocks: whole chunks, and large against their apron."""
+    if block is not None:
+        if block < 1:
+            raise RegionsError(f"block {block} px must be at least 1")
+        return block
+    side = max(_BLOCK, 8 * drawing.apron)
+    chunk = max(1, reader.chunk)
+    return -(-side // chunk) * chunk if chunk <= 2 * _BLOCK else side
+
+
+def _windows(grid: Grid, side: int) -> Iterator[Window]:
+    """Return blocks in rows, from the first to the last."""
+    for y in range(0, grid.height, side):
+        for x in range(0, grid.width, side):
+            yield Window(
+                y=y, x=x, height=min(side, grid.height - y),
+                width=min(side, grid.width - x),
+            )  # fmt: skip
+
+
+def _features(
+    reader: ClassReader,
+    drawing: Drawing,
+    side: int,
+    client: Client | None,
+    progress: Callable[[Progress], None] | None,
+) -> Iterator[Features]:
+    """Trace blocks anywhere, join them here; features come in the order of blocks."""
+    from geoseg.distribute import unordered
+    from geoseg.run import Progress
+
+    grid = reader.grid
+    windows = list(_windows(grid, side))
+    seams = Seams(drawing)
+    traced: dict[Window, tuple[Features | None, Open]] = {}
+    order = iter(windows)
+    turn = next(order)
+    row: list[Open] = []
+    trace = partial(trace_block, reader, drawing=drawing)
+    pixels = 0
+    for count, (window, result) in enumerate(
+        unordered(trace, windows, client=client), start=1
+    ):
+        traced[window] = result
+        pixels += window.area
+        while turn in traced:
+            features, rest = traced.pop(turn)
+            if features is not None:
+                yield features
+            row.append(rest)
+            if turn.right == grid.width:
+                joined = seams.add_row(row)
+                row = []
+                if joined is not None:
+                    yield joined
+            following = next(order, None)
+            if following is None:
+                break
+            turn = following
+        if progress is not None:
+            progress(
+                Progress(blocks=count, total=len(windows), pixels=pixels, windows=0)
+            )
+
+
+def _write(path: Path, layer: Layer, rows: Iterator[Rows]) -> None:
+    writer = open_writer(path, layer)
+    try:
+        for some in rows:
+            writer.write(some)
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.close()
+
+
+def _provenance(
+    masks: Any,  # noqa: ANN401 - anything that can be vectorized
+    reader: ClassReader,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the regions were made from, and how."""
+    path = getattr(reader, "path", None) or (
+        str(masks) if isinstance(masks, str | Path) else None
+    )
+    made = {
+        "software": "geoseg",
+        "version": __version__,
+        "masks": Path(str(path)).name if path else None,
+        "settings": {k: v for k, v in settings.items() if v not in (None, False)},
+    }
+    attributes = getattr(reader, "attributes", None)
+    if callable(attributes):
+        made["masks_provenance"] = attributes().get("geoseg")
+    return made
