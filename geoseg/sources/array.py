@@ -126,13 +126,13 @@ def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
 def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
     import rioxarray  # noqa: F401 - gives arrays their .rio
 
-    name = str(array.name) if array.name is not None else "DataArray"
+    name = _name(array)
     if array.dtype.kind not in "uifb":
         raise RasterError(f"{name} has {array.dtype} pixels: models read real numbers")
     y, x = _spatial_dims(array, name)
     flat = _banded(array, y, x, name)
     placed = flat.rio.set_spatial_dims(x_dim=x, y_dim=y)
-    own = placed.rio.nodata if nodata is None else nodata
+    own = _nodata(placed) if nodata is None else nodata
     bands = _bands(flat)
     return ArraySource(
         array=flat,
@@ -145,9 +145,24 @@ def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
         ),
         bands=bands,
         layers=tuple(range(len(bands))),
-        nodata=None if own is None else float(own),
+        nodata=own,
         identity=_identity(flat, name),
     )
+
+
+def _name(array: xr.DataArray) -> str:
+    """Return what it is called, unless dask called it so."""
+    by_dask = getattr(array.variable._data, "name", None)  # noqa: SLF001 - .data loads
+    return "DataArray" if array.name in (None, by_dask) else str(array.name)
+
+
+def _nodata(array: xr.DataArray) -> float | None:
+    """Return the nodata value that an array tells of; None if its dtype has no such."""
+    try:
+        own = array.rio.nodata
+    except (ValueError, OverflowError):  # such as NaN for integers
+        return None
+    return None if own is None else float(own)
 
 
 def _spatial_dims(array: xr.DataArray, name: str) -> tuple[str, str]:
@@ -243,8 +258,10 @@ def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:
         "shape": list(array.shape),
         "dtype": str(array.dtype),
     }
+    data = array.variable._data  # noqa: SLF001 - .data would load what is still on disk
     file = Path(str(array.encoding.get("source", "")))
-    if file.is_file():
-        stat = file.stat()
-        return facts | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    return facts | {"digest": str(tokenize(array.variable._data))}  # noqa: SLF001 - .data would load it
+    if isinstance(data, np.ndarray) or hasattr(data, "dask") or not file.is_file():
+        return facts | {"digest": str(tokenize(data))}
+    stat = file.stat()
+    places = tokenize(*(np.asarray(array[d]) for d in array.dims))
+    return facts | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "at": places}
