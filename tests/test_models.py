@@ -19,8 +19,8 @@ from geoseg.models import custom
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Model
 from geoseg.models.device import Options, choose_device
-from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.families import CLASSICAL, families
+from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.load import load_model, model_recipe
 from geoseg.models.plain import card_from_dict
 from geoseg.models.torch_adapter import TorchModel
@@ -234,7 +234,7 @@ def test_a_gpu_that_is_not_there_is_named():
 
 class TestFootprint:
     def test_it_counts_what_is_alive_at_once(self):
-        """Two convolutions: the input is freed by nobody, the middle is alive with it."""
+        """The input is freed by nobody: input, middle and output are alive."""
         net = nn.Sequential(
             nn.Conv2d(1, 8, 1, bias=False), nn.Conv2d(8, 2, 1, bias=False)
         )

@@ -138,7 +138,7 @@ class TestRealRasters:
         assert found["bands"].level == "note"
         assert "by position" in found["bands"].text
         assert found["values"].level == found["scaling"].level == "ok"
-        with pytest.raises(ModelError, match="other units|rescale"):
+        with pytest.raises(ModelError, match=r"other units|rescale"):
             check_fit(card_from_dict(eight | {"value_range": [0, 1]}), source)
 
     def test_landsat_reflectance_in_floats(self, shared):

@@ -1,9 +1,10 @@
-"""Thresholds, Otsu, k-means: the same whatever the blocks, and as the libraries do it."""
+"""Thresholds, Otsu, k-means: the same for any blocks, and as the libraries do it."""
 
 import json
 import pickle
 import warnings
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -59,7 +60,10 @@ rng = np.random.default_rng(0)
 
 
 class TestExpression:
-    values = {"nir": rng.random(50).astype("f4"), "red": rng.random(50).astype("f4")}
+    values: ClassVar = {
+        "nir": rng.random(50).astype("f4"),
+        "red": rng.random(50).astype("f4"),
+    }
 
     @pytest.mark.parametrize(
         "text",
@@ -78,7 +82,7 @@ class TestExpression:
             "max": lambda *a: np.maximum.reduce(np.broadcast_arrays(*a)),
             "min": lambda *a: np.minimum.reduce(np.broadcast_arrays(*a)),
         }  # fmt: skip
-        expected = eval(code, scope)  # noqa: S307 - the test's own text
+        expected = eval(code, scope)
         np.testing.assert_allclose(expression(*planes), expected, rtol=2e-6)
 
     @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ class TestThreshold:
         number = value
         if dtype[0] == "f":
             number = float(np.dtype(dtype).type(value))  # in the band's own dtype
-        expected = eval(f"x {op} y", {"x": pixels.astype("f8"), "y": number})  # noqa: S307
+        expected = eval(f"x {op} y", {"x": pixels.astype("f8"), "y": number})
         np.testing.assert_array_equal(labels, expected[:, 0])
 
     def test_an_index_has_its_classes_and_zero(self):
@@ -338,7 +342,7 @@ class TestKMeans:
     def test_a_constant_band_is_no_reason_to_fail(self):
         pixels = rng.integers(0, 255, (2, 40, 40), np.uint8)
         pixels[1] = 7
-        recipe, source = fitted("kmeans:2", replace_select(source_of(pixels)))
+        recipe, _ = fitted("kmeans:2", replace_select(source_of(pixels)))
         labels = recipe.load().predict(pixels[None])
         assert set(np.unique(labels)) == {0, 1}
 

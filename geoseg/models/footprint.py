@@ -50,19 +50,19 @@ def _tensors(module: nn.Module) -> Any:  # noqa: ANN401 - an iterator of tensors
     yield torch.empty(0)  # networks without either are on the CPU
 
 
-class _Ledger(TorchDispatchMode):
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of tensors that are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(  # noqa: D105, PLW3201
+    def __torch_dispatch__(
         self,
         func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401, ARG002
+        types: Any,  # noqa: ANN401
         args: Any = (),  # noqa: ANN401
         kwargs: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.extras import require
-from geoseg.models.folder import WEIGHTS, write_folder
-from geoseg.models.torch_adapter import TorchModel, fill_weights, load_safetensors
+from geoseg.models.torch_adapter import TorchModel
+from geoseg.models.weights import fill_weights, load_safetensors, save_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,10 +110,4 @@ def save_model(module: nn.Module, card: Card, folder: Path) -> Path:
         card: Its card; see `smp_card`.
         folder: Where.
     """
-    from safetensors.torch import save_file
-
-    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    fill_weights(build(card), weights, card)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS)
-    return write_folder(card, folder, folder / WEIGHTS)
+    return save_network(module, card, folder, build)
