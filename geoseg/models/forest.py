@@ -61,12 +61,14 @@ class Trees:
     """(node, class) share of each class in a leaf, divided by the number of trees."""
 
     @classmethod
-    def of(cls, forest: Any) -> Self:  # noqa: ANN401 - scikit-learn has no types
-        """Return the trees of a fitted scikit-learn forest."""
+    def of(cls, forest: Any, classes: int) -> Self:  # noqa: ANN401 - it has no types
+        """Return the trees of a scikit-learn forest fitted to places 0 … classes-1."""
         trees = [estimator.tree_ for estimator in forest.estimators_]
         sizes = np.array([t.node_count for t in trees])
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         shares = [t.value[:, 0, :] / t.value[:, 0, :].sum(1)[:, None] for t in trees]
+        votes = np.zeros((int(sizes.sum()), classes), np.float32)
+        votes[:, forest.classes_] = np.concatenate(shares) / len(trees)
 
         def moved(children: list[NDArray[np.int64]]) -> NDArray[np.int32]:
             pairs = zip(children, roots, strict=True)
@@ -79,7 +81,7 @@ class Trees:
             right=moved([t.children_right for t in trees]),
             feature=np.concatenate([t.feature for t in trees]).astype(np.int32),
             threshold=_rounded_down(np.concatenate([t.threshold for t in trees])),
-            votes=(np.concatenate(shares) / len(trees)).astype(np.float32),
+            votes=votes,
         )
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:

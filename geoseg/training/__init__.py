@@ -1,0 +1,1 @@
+"""From labelled rasters to a model: splits by geography, patches, losses, trainers."""

@@ -1,0 +1,256 @@
+"""Patches of ground to learn from, and windows to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from geoseg.grid import Window
+from geoseg.training.scenes import IGNORED, Scene
+from geoseg.training.split import CELL, Split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Card
+
+Item = tuple[torch.Tensor, torch.Tensor]
+
+VALIDATION = 0
+"""The fold that training holds out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Index:
+    """Where the labelled pixels of each class are, by cell."""
+
+    raster: NDArray[np.int64]
+    """(cell,) which raster."""
+    row: NDArray[np.int64]
+    """(cell,) first row in pixels."""
+    column: NDArray[np.int64]
+    """(cell,) first column in pixels."""
+    counts: NDArray[np.int64]
+    """(cell, class) labelled pixels."""
+
+    def draw(
+        self, rng: np.random.Generator, weights: NDArray[np.float64]
+    ) -> tuple[int, int, int]:
+        """Draw a class, then a pixel in a cell that has it: (raster, row, column)."""
+        c = rng.choice(len(weights), p=weights)
+        ends = np.cumsum(self.counts[:, c])
+        cell = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
+        dy, dx = rng.integers(CELL, size=2)
+        return (
+            int(self.raster[cell]),
+            int(self.row[cell] + dy),
+            int(self.column[cell] + dx),
+        )
+
+
+def training_index(cells: Sequence[NDArray[np.int64]], split: Split | None) -> Index:
+    """Return the labelled cells that may be learned from."""
+    parts = []
+    for r, counts in enumerate(cells):
+        y, x = np.nonzero(counts.any(axis=2))
+        if split is not None:
+            rows, columns = counts.shape[:2]
+            centre = Window(y=0, x=0, height=rows * CELL, width=columns * CELL)
+            kept = _cell_centres(split, r, centre)
+            y, x = y[kept[y, x]], x[kept[y, x]]
+        parts.append((np.full(len(y), r), y * CELL, x * CELL, counts[y, x]))
+    raster, row, column, counted = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return Index(raster=raster, row=row, column=column, counts=counted)
+
+
+def _cell_centres(split: Split, raster: int, whole: Window) -> NDArray[np.bool_]:
+    """Return which cells' first pixels may be learned from, row by row of cells."""
+    rows = []
+    for y in range(CELL // 2, whole.height, CELL):
+        line = Window(y=y, x=0, height=1, width=whole.width)
+        rows.append(split.learned(raster, VALIDATION, line)[0, CELL // 2 :: CELL])
+    return np.array(rows)
+
+
+def class_weights(index: Index, balance: str) -> NDArray[np.float64]:
+    """Return how often patches are centred on each class.
+
+    Args:
+        index: labelled cells.
+        balance: `none`, as often as it is labelled; `equal`, all alike; `sqrt`, by the
+            square root of how often, between the two.
+    """
+    power = {"none": 1.0, "sqrt": 0.5, "equal": 0.0}[balance]
+    counts = index.counts.sum(axis=0).astype(np.float64)
+    weights = np.where(counts > 0, counts**power, 0.0)
+    return np.asarray(weights / weights.sum())
+
+
+class Patches(Dataset[Item]):
+    """Patches of one epoch: the same for any number of loading workers.
+
+    Each is a square around a labelled pixel, zoomed by a random factor and turned or
+    mirrored into one of its eight positions (D4).
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        split: Split | None,
+        index: Index,
+        card: Card,
+        *,
+        side: int,
+        count: int,
+        balance: str,
+        zoom: float,
+        seed: int,
+        epoch: int,
+    ) -> None:
+        """Take note of what to cut.
+
+        Args:
+            scenes: rasters with labels.
+            split: what is held out; None for nothing.
+            index: where to cut.
+            card: tells what lies under nodata.
+            side: of the patches, in pixels.
+            count: patches in the epoch.
+            balance: see `class_weights`.
+            zoom: patches show ground 1/zoom to zoom times as large.
+            seed: of everything random.
+            epoch: another epoch, other patches.
+        """
+        self._scenes, self._split, self._index = scenes, split, index
+        self._card, self._side, self._count = card, side, count
+        self._weights = class_weights(index, balance)
+        self._zoom, self._seed, self._epoch = zoom, seed, epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> Item:
+        """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
+        rng = np.random.default_rng([self._seed, self._epoch, i])
+        raster, row, column = self._index.draw(rng, self._weights)
+        zoom = float(np.exp(rng.uniform(-1, 1) * np.log(self._zoom)))
+        window = self._around(raster, row, column, max(8, round(self._side * zoom)))
+        pixels, targets = cut(self._scenes[raster], window, self._card)
+        if self._split is not None:
+            learned = self._split.learned(raster, VALIDATION, window)
+            targets[~torch.from_numpy(learned)] = IGNORED
+        pixels, targets = _resized(pixels, targets, self._side)
+        return _turned(pixels, targets, int(rng.integers(8)))
+
+    def _around(self, raster: int, row: int, column: int, side: int) -> Window:
+        grid = self._scenes[raster].grid
+
+        def first(middle: int, length: int) -> int:
+            # Inside the raster where it is large enough, else around it.
+            last = length - side
+            return min(max(middle - side // 2, 0), last) if last >= 0 else last // 2
+
+        return Window(
+            y=first(row, grid.height),
+            x=first(column, grid.width),
+            height=side,
+            width=side,
+        )
+
+
+def cut(scene: Scene, window: Window, card: Card) -> Item:
+    """Return a window's pixels, the card's fill under nodata, and its targets."""
+    pixels, valid, targets = scene.read(window)
+    values = pixels.astype(np.float32)
+    if not valid.all():
+        for band, plane in zip(card.bands, values, strict=True):
+            plane[~valid] = band.offset if card.fill is None else card.fill
+    return torch.from_numpy(values), torch.from_numpy(np.ascontiguousarray(targets))
+
+
+def _resized(pixels: torch.Tensor, targets: torch.Tensor, side: int) -> Item:
+    if targets.shape[-1] == side:
+        return pixels, targets
+    smaller = targets.shape[-1] > side
+    zoomed = functional.interpolate(
+        pixels[None],
+        (side, side),
+        mode="bilinear",
+        align_corners=False,
+        antialias=smaller,
+    )[0]
+    near = functional.interpolate(
+        targets[None, None].float(), (side, side), mode="nearest-exact"
+    )
+    return zoomed, near[0, 0].to(torch.uint8)
+
+
+def _turned(pixels: torch.Tensor, targets: torch.Tensor, position: int) -> Item:
+    """Return one of the eight positions of a square."""
+    turns, mirrored = position % 4, position >= 4
+    pixels = torch.rot90(pixels, turns, (1, 2))
+    targets = torch.rot90(targets, turns, (0, 1))
+    if mirrored:
+        pixels, targets = pixels.flip(2), targets.flip(1)
+    return pixels.contiguous(), targets.contiguous()
+
+
+class ValidationWindows(Dataset[Item]):
+    """The held-out blocks, cut into windows that see what surrounds them.
+
+    Each held-out pixel is a target once, a margin away from its window's edge.
+    """
+
+    def __init__(
+        self, scenes: Sequence[Scene], split: Split, card: Card, *, side: int, most: int
+    ) -> None:
+        """List the windows; where there are too many, take them evenly spread."""
+        self._scenes, self._split, self._card, self._side = scenes, split, card, side
+        inner = max(CELL, side * 3 // 4)
+        found = [
+            (r, part)
+            for r, folds in enumerate(split.folds)
+            for row, column in np.argwhere(folds == VALIDATION).tolist()
+            for part in _parts(scenes[r], split.side, row, column, inner)
+        ]
+        self._parts = found[:: -(-len(found) // most)] if len(found) > most else found
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, i: int) -> Item:
+        """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
+        raster, part = self._parts[i]
+        margin_y, margin_x = self._side - part.height, self._side - part.width
+        window = Window(
+            y=part.y - margin_y // 2,
+            x=part.x - margin_x // 2,
+            height=self._side,
+            width=self._side,
+        )
+        pixels, targets = cut(self._scenes[raster], window, self._card)
+        outside = torch.ones_like(targets, dtype=torch.bool)
+        outside[part.relative_to(window).slices] = False
+        targets[outside] = IGNORED
+        return pixels, targets
+
+
+def _parts(scene: Scene, side: int, row: int, column: int, inner: int) -> list[Window]:
+    """Return a block cut into squares that fit a window's inside."""
+    block = Window(y=row * side, x=column * side, height=side, width=side)
+    inside = block.intersection(scene.grid.window)
+    if inside is None:
+        return []
+    return [
+        Window.spanning(
+            y, min(y + inner, inside.bottom), x, min(x + inner, inside.right)
+        )
+        for y in range(inside.y, inside.bottom, inner)
+        for x in range(inside.x, inside.right, inner)
+    ]

@@ -1,0 +1,63 @@
+"""What a training was asked to do, kept beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from geoseg.classes import Class
+from geoseg.errors import GeosegError
+from geoseg.models.features import Features
+from geoseg.models.folder import CARD
+
+WORK = "training"
+"""Folder inside the model folder with settings and checkpoints."""
+
+_SETTINGS = "settings.json"
+
+
+def plain(value: object) -> object:
+    """Return a setting as JSON has it."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (Features, Class)):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(v) for v in value]
+    return str(value)
+
+
+def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Make room for the model; return whether it is complete already.
+
+    Raises:
+        GeosegError: the folder holds something else.
+    """
+    record = folder / WORK / _SETTINGS
+    if overwrite and (record.is_file() or (folder / CARD).is_file()):
+        shutil.rmtree(folder)
+    if record.is_file():
+        there = json.loads(record.read_text(encoding="utf-8"))
+        different = sorted(
+            k for k in {*there, *settings} if there.get(k) != settings.get(k)
+        )
+        if different:
+            raise GeosegError(
+                f"{folder} holds a training with other settings "
+                f"({', '.join(different)}): use those, another --out, or --overwrite"
+            )
+        return (folder / CARD).is_file()
+    if folder.exists() and any(folder.iterdir()):
+        raise GeosegError(
+            f"{folder} exists and is no training to go on with: choose another --out"
+            + (", or --overwrite" if (folder / CARD).is_file() else "")
+        )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    return False

@@ -1,0 +1,194 @@
+"""Rasters with their labels, ready to be cut into patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.classes import Class
+from geoseg.errors import LabelsError
+from geoseg.grid import Grid, Window
+from geoseg.labels import Labels, blocks
+from geoseg.models.card import Band
+from geoseg.models.sample import sample_pixels
+from geoseg.training.split import CELL
+from geoseg.windows import reflect
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.raster import Source
+
+IGNORED = 255
+"""In targets: a pixel that nothing is learned from."""
+
+_COUNTED_AT_ONCE = 1024
+_MOST_IN_MEMORY = 2 << 30
+_STATISTICS = 200_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """A raster and what is known of it, as pixels and targets of any window.
+
+    Small rasters are held in memory; of large ones windows are read when needed.
+    """
+
+    source: Source
+    """Its bands are the model's, in the model's order."""
+    labels: Labels
+    """On the source's grid."""
+    places: NDArray[np.uint8]
+    """(65536,) place in the class table by class value; `IGNORED` for all others."""
+    held: tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]] | None = None
+    """Pixels, validity and targets of the whole raster."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        return self.source.grid
+
+    def read(
+        self, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+        """Return pixels (band, y, x), validity and targets (y, x) of a window.
+
+        The window may reach outside: pixels are reflected, and targets ignored there.
+        """
+        inside = window.intersection(self.grid.window)
+        if inside == window:
+            return self._read(window)
+        rows = reflect(window.y, window.bottom, self.grid.height)
+        columns = reflect(window.x, window.right, self.grid.width)
+        span = Window.spanning(
+            int(rows.min()),
+            int(rows.max()) + 1,
+            int(columns.min()),
+            int(columns.max()) + 1,
+        )
+        pixels, valid, targets = self._read(span)
+        at = np.ix_(rows - span.y, columns - span.x)
+        targets = targets[at]
+        y, x = np.arange(window.y, window.bottom), np.arange(window.x, window.right)
+        outside = ((y < 0) | (y >= self.grid.height))[:, None] | (
+            (x < 0) | (x >= self.grid.width)
+        )[None, :]
+        targets[outside] = IGNORED
+        return pixels[:, at[0], at[1]], valid[at], targets
+
+    def _read(
+        self, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+        if self.held is not None:
+            pixels, valid, targets = self.held
+            at = window.slices
+            return pixels[(slice(None), *at)], valid[at], targets[at].copy()
+        pixels, valid = self.source.read(window)
+        targets = self.places[self.labels.read(window)]
+        targets[~valid] = IGNORED
+        return pixels, valid, targets
+
+
+def make_scenes(
+    pairs: Sequence[tuple[Source, Labels]], classes: Sequence[Class]
+) -> tuple[Scene, ...]:
+    """Return scenes; those that fit into memory together are read once."""
+    places = np.full(65536, IGNORED, np.uint8)
+    places[[c.value for c in classes]] = np.arange(len(classes))
+    scenes = [Scene(source=s, labels=t, places=places) for s, t in pairs]
+    size = sum(
+        s.grid.pixels * (len(s.source.bands) * s.source.dtype.itemsize + 2)
+        for s in scenes
+    )
+    if size > _MOST_IN_MEMORY:
+        return tuple(scenes)
+    return tuple(
+        Scene(source=s.source, labels=s.labels, places=places, held=_whole(s))
+        for s in scenes
+    )
+
+
+def _whole(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+    grid = scene.grid
+    shape = grid.height, grid.width
+    pixels = np.empty((len(scene.source.bands), *shape), scene.source.dtype)
+    valid, targets = np.empty(shape, bool), np.empty(shape, np.uint8)
+    for window in blocks(grid, _COUNTED_AT_ONCE):
+        at = window.slices
+        pixels[(slice(None), *at)], valid[at], targets[at] = scene.read(window)
+    return pixels, valid, targets
+
+
+def count_cells(scene: Scene, classes: int) -> NDArray[np.int64]:
+    """Return labelled pixels per `CELL` px square: (cell row, cell column, class)."""
+    grid = scene.grid
+    out = np.zeros((-(-grid.height // CELL), -(-grid.width // CELL), classes), np.int64)
+    for window in blocks(grid, _COUNTED_AT_ONCE):
+        if scene.labels.touches(window):
+            targets = scene.read(window)[2]
+            first = window.y // CELL, window.x // CELL
+            part = _cells(targets, classes)
+            rows = slice(first[0], first[0] + part.shape[0])
+            out[rows, first[1] : first[1] + part.shape[1]] = part
+    return out
+
+
+def _cells(targets: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    height, width = targets.shape
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    y, x = np.nonzero(targets != IGNORED)
+    cell = (y // CELL) * columns + x // CELL
+    flat = np.bincount(
+        cell * classes + targets[y, x], minlength=rows * columns * classes
+    )
+    return flat.reshape(rows, columns, classes)
+
+
+def check_classes(counts: NDArray[np.int64], classes: Sequence[Class]) -> None:
+    """Raise where there is nothing to tell apart.
+
+    Args:
+        counts: (class,) labelled pixels.
+        classes: the class table.
+
+    Raises:
+        LabelsError: no class, or one only, has labelled pixels on valid ones.
+    """
+    found = [c.name for c, n in zip(classes, counts, strict=True) if n]
+    if not found:
+        raise LabelsError("no labelled pixel lies on a valid pixel of the rasters")
+    if len(found) == 1:
+        raise LabelsError(
+            f"the labels hold one class only, {found[0]!r}: label another, or say what "
+            "unlabelled pixels are with --background"
+        )
+
+
+def scaled_bands(scenes: Sequence[Scene], seed: int) -> tuple[Band, ...]:
+    """Return the bands with scaling from a seeded sample of the training rasters.
+
+    Offset and scale are mean and standard deviation of pixels clipped to the range of
+    all but one in a thousand on either side.
+    """
+    count = max(1000, _STATISTICS // len(scenes))
+    sample = np.concatenate(
+        [sample_pixels(s.source, count=count, seed=seed) for s in scenes]
+    ).astype(np.float64)
+    if not len(sample):
+        raise LabelsError("the training rasters hold no valid pixel")
+    low, high = np.percentile(sample, (0.1, 99.9), axis=0)
+    clipped = sample.clip(low, high)
+    bands = scenes[0].source.bands
+    return tuple(
+        Band(
+            name=band.name,
+            common_name=band.common_name,
+            offset=float(np.round(clipped[:, i].mean(), 6)),
+            scale=float(np.round(clipped[:, i].std(), 6)) or 1.0,
+            clip=(float(low[i]), float(high[i])),
+        )
+        for i, band in enumerate(bands)
+    )
