@@ -61,7 +61,7 @@ class TorchModel:
         self.precision = choose_precision(self._device, options.precision)
         self._dtype = torch_dtype(self.precision)
         self._module = _prepare(module, self._device, self._dtype)
-        self._scaling = _Scaling(card.bands, self._device)
+        self._scaling = Scaling(card.bands, self._device)
         self._threads = (
             SingleThreads(torch.get_num_threads()) if self.device == "cpu" else None
         )
@@ -145,7 +145,7 @@ class TorchModel:
                 # and where a remainder falls depends on the blocks.
                 x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch - size))
             x = x.to(self._dtype, memory_format=torch.channels_last)
-            answer = _tensor_of(self._module(x))[:size]
+            answer = tensor_of(self._module(x))[:size]
         height, width = pixels.shape[-2:]
         if self.card.output == "labels":
             return _labels(answer, height, width)
@@ -185,7 +185,7 @@ class TorchModel:
         return 1 << max(0, int(most).bit_length() - 1)
 
 
-class _Scaling:
+class Scaling:
     """`(clip(pixel) - offset) / scale` per band, in fp32, on the device."""
 
     def __init__(self, bands: tuple[Band, ...], device: torch.device) -> None:
@@ -234,7 +234,7 @@ def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
         ) from error
 
 
-def _tensor_of(output: object) -> torch.Tensor:
+def tensor_of(output: object) -> torch.Tensor:
     """Return the tensor in what a network answers, as the usual libraries wrap it."""
     for _ in range(3):
         if isinstance(output, torch.Tensor):

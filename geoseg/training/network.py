@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.accuracy import Accuracy, estimate
 from geoseg.models.device import Precision, choose_device, choose_precision
-from geoseg.models.torch_adapter import _Scaling, _tensor_of, fit_channels
+from geoseg.models.torch_adapter import Scaling, fit_channels, tensor_of
 from geoseg.training.curves import write_curves
 from geoseg.training.losses import make_loss
 from geoseg.training.patches import Index, Patches, ValidationWindows
@@ -261,12 +261,12 @@ class _Task(L.LightningModule):  # type: ignore[misc]
         )
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        x = _Scaling(self._card.bands, pixels.device)(pixels)
+        x = Scaling(self._card.bands, pixels.device)(pixels)
         return self._logits(x)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(memory_format=torch.channels_last)
-        logits = _tensor_of(self.module(x))
+        logits = tensor_of(self.module(x))
         if logits.shape[-2:] != x.shape[-2:]:
             logits = nn.functional.interpolate(
                 logits, size=x.shape[-2:], mode="bilinear", align_corners=False
@@ -275,7 +275,7 @@ class _Task(L.LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: Sequence[torch.Tensor], _: int) -> torch.Tensor:
         pixels, targets = batch
-        x = _Scaling(self._card.bands, pixels.device)(pixels)
+        x = Scaling(self._card.bands, pixels.device)(pixels)
         loss = self._loss(self._logits(self._lit(x)), targets)
         self.log("train_loss", loss, on_epoch=True, on_step=False, sync_dist=True)
         return loss
