@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import RasterError
+from geoseg.sources.aoi import Clipped, clipped
+from geoseg.sources.array import ArraySource, open_array
 from geoseg.sources.bands import choose, match_bands
-from geoseg.sources.file import RasterFile, open_file, with_every_band
+from geoseg.sources.file import RasterFile, open_file
 from geoseg.sources.gdal import redact
-from geoseg.sources.resample import at_resolution, resampled
+from geoseg.sources.mosaic import Mosaic, Stack
+from geoseg.sources.resample import Resampled, at_resolution, resampled
 from geoseg.sources.several import files_meant, open_several
-from geoseg.sources.source import Source, SourceBand
+from geoseg.sources.source import Renamed, Source, SourceBand
+from geoseg.sources.stac import open_item, read_item
+from geoseg.sources.warp import Warped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +31,7 @@ __all__ = [
     "open_source",
     "redact",
     "resampled",
+    "with_nodata",
 ]
 
 
@@ -56,12 +63,10 @@ def open_source(
     Raises:
         RasterError: It cannot be opened, or is nothing that can be segmented.
     """
-    opened = _opened(source, nodata)
+    opened = _opened(source, nodata, bands)
     if bands is not None:
-        opened = choose(_all_bands(opened, bands), bands)
+        opened = choose(opened, bands)
     if aoi is not None:
-        from geoseg.sources.aoi import clipped
-
         opened = clipped(opened, aoi)
     if opened.grid.crs is None:
         warnings.warn(
@@ -73,46 +78,61 @@ def open_source(
     return opened
 
 
-def _opened(source: Any, nodata: float | None) -> Source:  # noqa: ANN401 - as above
+def _opened(
+    source: Any,  # noqa: ANN401 - as above
+    nodata: float | None,
+    wanted: Sequence[str] | None,
+) -> Source:
     if isinstance(source, Source):
         return source
     if isinstance(source, dict):
-        from geoseg.sources.stac import open_item
-
         return open_item(source, nodata=nodata)
     if isinstance(source, str | os.PathLike):
-        return _open_path(os.fspath(source), nodata)
+        return _open_path(os.fspath(source), nodata, wanted)
     if type(source).__module__.partition(".")[0] == "xarray":
-        from geoseg.sources.array import open_array
-
         return open_array(source, nodata=nodata)
     if isinstance(source, list | tuple) and source:
         paths = [os.fspath(path) for path in source]
         name = f"{len(paths)} rasters from {redact(paths[0])}"
-        return open_several(paths, name=name, nodata=nodata)
+        return open_several(paths, name=name, nodata=nodata, wanted=wanted)
     raise RasterError(
         f"a raster is a path, a URL, a list of paths, a STAC item, an xarray.DataArray "
         f"or a Source; got {type(source).__name__}"
     )
 
 
-def _open_path(path: str, nodata: float | None) -> Source:
+def _open_path(path: str, nodata: float | None, wanted: Sequence[str] | None) -> Source:
     if not path:
         raise RasterError("the path of the raster is empty")
     if path.split("?", maxsplit=1)[0].lower().endswith((".json", ".geojson")):
-        from geoseg.sources.stac import open_item, read_item
-
         return open_item(read_item(path), nodata=nodata)
     files = files_meant(path)
     if files is None:
-        return open_file(path, nodata=nodata)
-    return open_several(files, name=redact(path), nodata=nodata)
+        return open_file(path, nodata=nodata, wanted=wanted)
+    return open_several(files, name=redact(path), nodata=nodata, wanted=wanted)
 
 
-def _all_bands(source: Source, wanted: Sequence[str]) -> Source:
-    """Return the source with its alpha band among the others, if one asks for it."""
-    if not isinstance(source, RasterFile) or source.alpha is None:
+def with_nodata(  # noqa: PLR0911 - one for each kind of source
+    source: Source, value: float | None
+) -> Source:
+    """Return the source with `value` as nodata where it does not tell of any itself.
+
+    What a model's card says of nodata is such a value. Rasters with a nodata tag, a
+    mask or an alpha band, and sources that are not geoseg's own, stay as they are.
+    """
+    if value is None:
         return source
-    asked = str(source.alpha) in (word.strip() for word in wanted)
-    named = len(wanted) == len(source.bands) + 1
-    return with_every_band(source) if asked or named else source
+    match source:
+        case RasterFile(alpha=None, nodata=nodata, masks=masks) if not (
+            any(n is not None for n in nodata) or any(masks)
+        ):
+            return replace(source, nodata=(value,) * len(nodata))
+        case ArraySource(nodata=None):
+            return replace(source, nodata=value)
+        case Mosaic(tiles=parts):
+            return replace(source, tiles=tuple(with_nodata(p, value) for p in parts))
+        case Stack(layers=parts):
+            return replace(source, layers=tuple(with_nodata(p, value) for p in parts))
+        case Renamed() | Clipped() | Resampled() | Warped():
+            return replace(source, source=with_nodata(source.source, value))
+    return source

@@ -19,8 +19,16 @@ from rasterio.enums import ColorInterp
 from geoseg.errors import RasterError
 from geoseg.grid import Window
 from geoseg.models.card import Band
-from geoseg.raster import Source, SourceBand, match_bands, open_source, redact
+from geoseg.raster import (
+    Source,
+    SourceBand,
+    match_bands,
+    open_source,
+    redact,
+    with_nodata,
+)
 from geoseg.sources.file import open_file
+from geoseg.sources.gdal import Handles
 from geoseg.sources.validity import is_all_valid, nodata_range, valid_pixels
 
 UTM = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
@@ -171,7 +179,26 @@ def test_masks_beside_or_inside_the_file(tmp_path):
     with rasterio.open(path, "r+") as dataset:
         dataset.write_mask(mask)
     source = open_source(path)
-    np.testing.assert_array_equal(source.read(source.grid.window)[1], mask)
+    for chosen in (source, source.select([1]), source.select([1, 0])):
+        np.testing.assert_array_equal(chosen.read(source.grid.window)[1], mask)
+
+
+def test_nodata_of_a_card_is_for_rasters_that_do_not_tell(tmp_path):
+    pixels = np.array([[[0, 1, 2]]], np.uint8)
+    silent = open_source(write(tmp_path / "a.tif", pixels))
+    telling = open_source(write(tmp_path / "b.tif", pixels, nodata=2))
+    for source, value, expected in [
+        (silent, None, [True, True, True]),
+        (silent, 0, [False, True, True]),
+        (telling, 0, [True, True, False]),
+    ]:
+        said = with_nodata(source, value)
+        assert said.read(said.grid.window)[1].tolist() == [expected]
+    masked = write(tmp_path / "c.tif", pixels)
+    with rasterio.open(masked, "r+") as dataset:
+        dataset.write_mask(np.array([[True, False, True]]))
+    said = with_nodata(open_source(masked), 0)
+    assert said.read(said.grid.window)[1].tolist() == [[True, False, True]]
 
 
 def test_scale_and_offset_are_not_applied(tmp_path):
@@ -352,6 +379,33 @@ def test_a_source_travels_and_reads_from_many_threads(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(same, windows(90, 80, count=200)))
+
+
+def test_a_fork_opens_its_own(tmp_path, monkeypatch):
+    """Two processes that share a file's descriptor move each other's position."""
+    path = str(write(tmp_path / "a.tif", noise(1, 4, 4)))
+    handles = Handles()
+    ours = handles.get(path)
+    assert handles.get(path) is ours
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert handles.get(path) is not ours
+
+
+def test_few_files_stay_open(tmp_path):
+    paths = [str(write(tmp_path / f"{i}.tif", noise(1, 4, 4))) for i in range(4)]
+    handles = Handles(limit=2)
+    opened = [handles.get(path) for path in paths]
+    assert [dataset.closed for dataset in opened] == [True, True, False, False]
+
+
+def test_a_file_that_is_replaced_is_noticed(tmp_path):
+    path = write(tmp_path / "a.tif", noise(1, 4, 4))
+    source = open_source(path)
+    source.read(source.grid.window)
+    time.sleep(0.01)
+    write(path, noise(1, 4, 4, seed=9))
+    with pytest.raises(RasterError, match=r"a.tif was replaced or changed"):
+        source.read(source.grid.window)
 
 
 def test_windows_outside_are_refused(tmp_path):

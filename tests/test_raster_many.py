@@ -22,7 +22,7 @@ from rasterio.warp import transform_geom
 
 from geoseg.errors import RasterError
 from geoseg.grid import Grid, Window
-from geoseg.raster import at_resolution, open_source, resampled
+from geoseg.raster import at_resolution, open_source, resampled, with_nodata
 from geoseg.sources.file import open_file
 from geoseg.sources.mosaic import Mosaic, Stack, aligned
 from geoseg.sources.resample import Resampled
@@ -328,6 +328,31 @@ def test_a_window_opens_only_the_files_it_touches(tmp_path):
     )
     with pytest.raises(RasterError, match=r"cannot read .*00\.tif: "):
         source.read(Window(y=0, x=0, height=1, width=1))
+
+
+def test_alpha_of_tiles_is_a_band_where_there_is_a_name_for_it(tmp_path):
+    pixels = noise(4, 8, 8, dtype="uint8")
+    for i in range(2):
+        path = tmp_path / f"{i}.tif"
+        write(path, pixels, at=shift(8 * i, 0), photometric="RGB", alpha="YES")
+    plain = open_source(tmp_path)
+    assert len(plain.bands) == 3
+    assert not whole(plain)[1].all()
+    named = open_source(tmp_path, bands=["red", "green", "blue", "nir"])
+    assert whole(named)[1].all()
+    np.testing.assert_array_equal(whole(named)[0][:, :, 8:], pixels)
+    assert [b.name for b in open_source(tmp_path, bands=["4"]).bands] == ["4"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_nodata_of_a_card_reaches_every_part(tmp_path, dtype):
+    write(tmp_path / "S2A B02.tif", noise(1, 12, 12, dtype=dtype))
+    write(tmp_path / "S2A B03.tif", noise(1, 6, 6, dtype=dtype), at=shift(0, 0, 2))
+    source = open_source(tmp_path)
+    assert whole(source)[1].all()
+    told = open_source(tmp_path, nodata=0)
+    np.testing.assert_array_equal(whole(with_nodata(source, 0))[1], whole(told)[1])
+    assert not whole(told)[1].all()
 
 
 @pytest.mark.parametrize(

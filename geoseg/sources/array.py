@@ -135,7 +135,7 @@ def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
     own = _nodata(placed) if nodata is None else nodata
     bands = _bands(flat)
     return ArraySource(
-        array=flat,
+        array=flat.drop_vars(list(flat.coords)),  # the grid and bands hold them
         name=name,
         grid=Grid(
             crs=wkt_of(placed.rio.crs),

@@ -49,8 +49,8 @@ class RasterFile:
     """1-based number of each band in the file."""
     nodata: tuple[float | None, ...]
     """Nodata value of each band, in its own numbers."""
-    masked: tuple[int, ...] = ()
-    """Numbers of the bands whose validity only GDAL's masks tell."""
+    masks: tuple[int | None, ...]
+    """For each band, the number of the one whose GDAL mask is its own too; or None."""
     alpha: int | None = None
     """Number of the band that tells where the others are transparent."""
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -58,13 +58,12 @@ class RasterFile:
 
     def select(self, bands: Sequence[int]) -> Self:
         """Return the source with only these bands (0-based), in this order."""
-        numbers = tuple(self.numbers[b] for b in bands)
         return replace(
             self,
             bands=tuple(self.bands[b] for b in bands),
-            numbers=numbers,
+            numbers=tuple(self.numbers[b] for b in bands),
             nodata=tuple(self.nodata[b] for b in bands),
-            masked=tuple(n for n in self.masked if n in numbers),
+            masks=tuple(self.masks[b] for b in bands),
         )
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -74,7 +73,8 @@ class RasterFile:
             dataset = self.handles.get(self.path)
             try:
                 pixels = self._pixels(dataset, window)
-                masks = [_mask(dataset, number, window) for number in self.masked]
+                told_by = {number for number in self.masks if number is not None}
+                masks = [_mask(dataset, number, window) for number in told_by]
             finally:
                 self._check_unchanged(dataset)
         count = len(self.numbers)
@@ -111,6 +111,7 @@ def open_file(
     path: str,
     *,
     nodata: float | None = None,
+    wanted: Sequence[str] | None = None,
     handles: Handles | None = None,
     probe: bool = True,
 ) -> RasterFile:
@@ -122,6 +123,8 @@ def open_file(
     Args:
         path: What GDAL opens.
         nodata: Means nodata in every band, whatever the file says of it.
+        wanted: The bands that are asked for; an alpha band is a band like any other
+            where its number is among them, or there is a name for it too.
         handles: Where it is kept open, shared with other files of one source.
         probe: Whether to decode those two blocks.
 
@@ -138,24 +141,32 @@ def open_file(
         found = _describe(dataset, path, name, nodata)
         if probe and not is_remote(path):
             _probe(dataset, found)
-    return found if handles is None else replace(found, handles=handles)
+    if handles is not None:
+        found = replace(found, handles=handles)
+    if found.alpha is not None and _wants_alpha(found, wanted or ()):
+        return _with_alpha(found, found.alpha)
+    return found
 
 
-def with_every_band(source: RasterFile) -> RasterFile:
+def _wants_alpha(source: RasterFile, wanted: Sequence[str]) -> bool:
+    asked = str(source.alpha) in (word.strip() for word in wanted)
+    return asked or len(wanted) == len(source.bands) + 1
+
+
+def _with_alpha(source: RasterFile, alpha: int) -> RasterFile:
     """Return the source with its alpha band as one more band like any other."""
-    if source.alpha is None:
-        return source
-    order = sorted([*source.numbers, source.alpha])
-    extra = SourceBand(name=str(source.alpha))
-    known = dict(
-        zip(source.numbers, zip(source.bands, source.nodata, strict=True), strict=True)
-    )
-    pairs = [known.get(number, (extra, None)) for number in order]
+    order = sorted([*source.numbers, alpha])
+    extra = SourceBand(name=str(alpha))
+    parts = zip(source.bands, source.nodata, source.masks, strict=True)
+    known = dict(zip(source.numbers, parts, strict=True))
+    chosen = [known.get(number, (extra, None, None)) for number in order]
+    bands, nodata, masks = zip(*chosen, strict=True)
     return replace(
         source,
         numbers=tuple(order),
-        bands=tuple(band for band, _ in pairs),
-        nodata=tuple(value for _, value in pairs),
+        bands=bands,
+        nodata=nodata,
+        masks=masks,
         alpha=None,
     )
 
@@ -191,7 +202,7 @@ def _describe(
         dtype=np.result_type(*{dataset.dtypes[i] for i in at}),
         numbers=tuple(numbers),
         nodata=tuple(_nodata(dataset, i) if nodata is None else nodata for i in at),
-        masked=_masked(numbers, flags),
+        masks=_masks(numbers, flags),
         alpha=alpha,
         identity=_identity(dataset, path, name),
     )
@@ -278,16 +289,18 @@ def _nodata(dataset: DatasetReader, index: int) -> float | None:
     return None if value is None else float(value)
 
 
-def _masked(numbers: Sequence[int], flags: Sequence[set[int]]) -> tuple[int, ...]:
-    """Return the bands whose masks GDAL must be asked for; one for a shared mask.
+def _masks(numbers: Sequence[int], flags: Sequence[set[int]]) -> tuple[int | None, ...]:
+    """Return whose mask GDAL must be asked for, for each band; one for a shared mask.
 
     Flags as in GDALGetMaskFlags: 1 all valid, 2 one mask for the dataset, 4 from alpha,
     8 from nodata, none for a mask of the band's own. Alpha and nodata are read here.
     """
     ours = ({1}, {8}, {2, 4}, {4})
-    asked = [(n, f) for n, f in zip(numbers, flags, strict=True) if f not in ours]
-    shared = [n for n, f in asked if 2 in f]
-    return tuple(n for n, f in asked if 2 not in f or n == shared[0])
+    shared = next((n for n, f in zip(numbers, flags, strict=True) if 2 in f), None)
+    return tuple(
+        None if f in ours else shared if 2 in f else n
+        for n, f in zip(numbers, flags, strict=True)
+    )
 
 
 def _mask(dataset: DatasetReader, number: int, window: Window) -> NDArray[np.bool_]:

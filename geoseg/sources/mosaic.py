@@ -62,9 +62,14 @@ class Mosaic:
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
+        touching = list(self._touching(window))
+        if len(touching) == 1 and touching[0][1].intersection(window) == window:
+            tile, place = touching[0]
+            if tile.dtype == self.dtype:
+                return tile.read(window.relative_to(place))
         pixels = np.zeros((len(self.bands), window.height, window.width), self.dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
-        for tile, place in self._touching(window):
+        for tile, place in touching:
             part = place.intersection(window)
             if part is None:
                 continue

@@ -11,6 +11,7 @@ import glob
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +61,8 @@ def _in_folder(folder: Path) -> list[str] | None:
         return None
     files = sorted(f for f in folder.iterdir() if f.is_file())
     found = [str(f) for f in files if f.suffix.lower() in RASTER_SUFFIXES]
+    if not found and (folder / "hdr.adf").exists():
+        return None  # an ESRI grid is a folder
     if not found:
         wanted = ", ".join(sorted(RASTER_SUFFIXES))
         raise RasterError(f"{folder} is a folder without rasters ({wanted}) in it")
@@ -67,7 +70,11 @@ def _in_folder(folder: Path) -> list[str] | None:
 
 
 def open_several(
-    paths: Sequence[str], *, name: str, nodata: float | None = None
+    paths: Sequence[str],
+    *,
+    name: str,
+    nodata: float | None = None,
+    wanted: Sequence[str] | None = None,
 ) -> Source:
     """Return several files as one source.
 
@@ -75,8 +82,8 @@ def open_several(
         RasterError: One cannot be opened, or they do not go together.
     """
     if len(paths) == 1:
-        return open_file(paths[0], nodata=nodata)
-    opened = _shared(open_all(paths, nodata))
+        return open_file(paths[0], nodata=nodata, wanted=wanted)
+    opened = _shared(open_all(paths, nodata=nodata, wanted=wanted))
     of_band: dict[str, list[RasterFile]] = {}
     for source in opened:
         band = band_in_file_name(source.path) if len(source.bands) == 1 else None
@@ -86,17 +93,20 @@ def open_several(
     return stack([mosaic(group, redact(name)) for group in of_band.values()], name)
 
 
-def open_all(paths: Sequence[str], nodata: float | None = None) -> list[RasterFile]:
+def open_all(
+    paths: Sequence[str],
+    *,
+    nodata: float | None = None,
+    wanted: Sequence[str] | None = None,
+) -> list[RasterFile]:
     """Open many at once: of remote ones each is a wait, of local ones a seek."""
     handles = Handles(limit=_OPEN)
     probe = len(paths) <= _OPEN
+    open_one = partial(
+        open_file, nodata=nodata, wanted=wanted, handles=handles, probe=probe
+    )
     with ThreadPoolExecutor(min(16, len(paths))) as pool:
-        return list(
-            pool.map(
-                lambda p: open_file(p, nodata=nodata, handles=handles, probe=probe),
-                paths,
-            )
-        )
+        return list(pool.map(open_one, paths))
 
 
 def _shared(sources: Sequence[RasterFile]) -> list[RasterFile]:

@@ -89,7 +89,7 @@ def open_item(item: Mapping[str, Any], *, nodata: float | None = None) -> Source
             f"{name} has no rasters among its assets ({', '.join(item['assets'])})"
         )
     chosen = _single_bands(assets) or assets[:1]
-    opened = open_all([asset.href for asset in chosen], nodata)
+    opened = open_all([asset.href for asset in chosen], nodata=nodata)
     named = [_named(s, a) for s, a in zip(opened, chosen, strict=True)]
     return named[0] if len(named) == 1 else stack(named, name)
 
