@@ -202,6 +202,7 @@ class Scaling:
         self._scale = column([b.scale for b in bands])
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return scaled pixels, (n, band, y, x) fp32; the caller's stay as they are."""
         x = pixels.to(torch.float32)
         if x is pixels and (self._clips or self._shifts or self._scales):
             x = pixels.clone()  # the caller's array stays as it is
