@@ -313,6 +313,30 @@ def test_quarters_in_four_crss_make_one_scene(shared):
     assert valid[1:98, [47, 51, 55]].all()
 
 
+def test_a_tile_index_is_a_mosaic(tmp_path):
+    """GDAL's GTI: a vector file whose features are the footprints of rasters."""
+    paths = [
+        write(tmp_path / f"{i}.tif", noise(1, 16, 16, seed=i), at=shift(16 * i, 0))
+        for i in range(3)
+    ]
+    files = open_source(paths)
+    index = tmp_path / "tiles.gti.gpkg"
+    boxes = [shapely.box(*file.grid.bounds) for file in files.tiles]
+    pyogrio.raw.write(
+        index,
+        geometry=np.array(shapely.to_wkb(boxes), object),
+        field_data=[np.array(paths, object)],
+        fields=["location"],
+        geometry_type="Polygon",
+        crs="EPSG:32633",
+    )
+    for path in (index, f"GTI:{index}"):
+        source = open_source(path)
+        assert source.grid == files.grid
+        assert "mtime_ns" in source.identity
+        np.testing.assert_array_equal(whole(source)[0], whole(files)[0])
+
+
 def test_a_window_opens_only_the_files_it_touches(tmp_path):
     paths = [
         write(tmp_path / f"{i:02}.tif", noise(1, 16, 16, seed=i), at=shift(16 * i, 0))

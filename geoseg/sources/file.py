@@ -91,7 +91,10 @@ class RasterFile:
         Looked at after each read, so that what was read is of the file it began with.
         A server that does not answer now, or did not then, is believed.
         """
-        then, now = self.identity, _identity(dataset, self.path, self.name)
+        then = self.identity
+        if is_remote(self.path) and not then.keys() & _REMOTE_VERSION:
+            return  # nothing to compare with, so nothing to ask the server
+        now = _identity(dataset, self.path, self.name)
         known = _VERSION if not is_remote(self.path) else then.keys() & now.keys()
         if any(now.get(key) != then.get(key) for key in known):
             raise SourceChangedError(
@@ -313,6 +316,7 @@ def _slices(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 _VERSION: Final = ("size", "mtime_ns", "files")
+_REMOTE_VERSION: Final = frozenset({"etag", "last-modified", "content-length"})
 
 
 def _identity(dataset: DatasetReader, path: str, name: str) -> dict[str, Any]:
@@ -324,7 +328,8 @@ def _identity(dataset: DatasetReader, path: str, name: str) -> dict[str, Any]:
     }
     if is_remote(path):
         return facts | remote_facts(path)
-    stats = [Path(f).stat() for f in dataset.files if Path(f).exists()]
+    files = dataset.files or [path.removeprefix("GTI:")]
+    stats = [Path(f).stat() for f in files if Path(f).exists()]
     if not stats:
         return facts
     parts = sorted((s.st_size, s.st_mtime_ns) for s in stats)
@@ -347,5 +352,4 @@ def remote_facts(path: str) -> dict[str, Any]:
             headers = answer.headers
     except (URLError, OSError, ValueError):
         return {}  # servers may refuse HEAD; GDAL has read the header already
-    kept = ("ETag", "Last-Modified", "Content-Length")
-    return {key.lower(): headers[key] for key in kept if headers[key]}
+    return {key: headers[key] for key in sorted(_REMOTE_VERSION) if headers[key]}

@@ -61,6 +61,8 @@ def gdal_path(path: str) -> str:
 def one_line(error: BaseException, path: str = "") -> str:
     """Return the first cause of an error of GDAL's, squeezed into a redacted line."""
     while (deeper := error.__cause__ or error.__context__) is not None:
+        if not type(deeper).__module__.startswith("rasterio"):
+            break  # what the caller was busy with when it asked for the pixels
         error = deeper
     return squeezed(error, path)
 

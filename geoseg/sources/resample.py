@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# How much of the source is held at once, in bytes.
+# How much is held at once of the source, and of sums, in bytes.
 _STRIP_BYTES: Final = 64_000_000
 # Grids written in decimal degrees miss each other by some 1e-9 pixels; nearer than this
 # (in pixels, at the far end of the raster) they are meant to be the same.
@@ -89,9 +89,10 @@ class Resampled:
     def _strips(
         self, window: Window, rows: Axis, across: Taps
     ) -> Iterator[tuple[int, int]]:
-        """Yield first and after-last rows that need a bounded part of the source."""
-        row_bytes = across.span * len(self.bands) * self.dtype.itemsize * rows.scale
-        step = max(1, int(_STRIP_BYTES / max(row_bytes, 1.0)))
+        """Yield first and after-last rows that take bounded memory on either side."""
+        theirs = across.span * rows.scale * self.dtype.itemsize
+        ours = window.width * np.dtype(np.float64).itemsize
+        step = max(1, int(_STRIP_BYTES / len(self.bands) / max(theirs, ours)))
         for y in range(window.y, window.bottom, step):
             yield y, min(y + step, window.bottom)
 
