@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.demo.accuracy import agreement, confusion
+from geoseg.accuracy import estimate
 from geoseg.demo.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA, Scene
 from geoseg.grid import Window
 from geoseg.models.card import Band, Card
@@ -250,10 +250,18 @@ def _scores(
     answer: Callable[[NDArray[np.uint16]], NDArray[np.int64]], pairs: list[Batch]
 ) -> dict[str, Any]:
     n = len(CLASSES)
-    counts = np.zeros((n, n + 1), np.int64)
+    counts = np.zeros((n, n), np.int64)
     for pixels, truth in pairs:
-        counts += confusion(truth, answer(pixels))
-    return agreement(counts)
+        valid = truth != TRUTH_NODATA
+        pair = answer(pixels)[valid] * n + truth[valid]
+        counts += np.bincount(pair, minlength=n * n).reshape(n, n)
+    names = [c.name for c in CLASSES]
+    figures = estimate(counts, names=names, estimator="census")
+    iou = zip(names, (c.iou.value for c in figures.per_class), strict=True)
+    return {
+        "accuracy": round(figures.overall.value, 4),
+        "iou": {name: round(value, 4) for name, value in iou},
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

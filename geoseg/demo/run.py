@@ -1,0 +1,344 @@
+"""The whole way on one page: a scene, its masks, polygons, a picture, a summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.demo.scene import write_scene
+from geoseg.demo.train import MODEL
+from geoseg.errors import GeosegError, ModelError, RasterError
+from geoseg.grid import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from distributed import Client
+
+    from geoseg.masks import Masks
+
+SEED = 2024
+"""The landscape that is shown; training saw others."""
+
+FALLBACK = "kmeans:6"
+"""What segments a real scene that the demo's model cannot read."""
+
+_INVENTED = (
+    "the demo's model has only ever seen generated landscapes: on a real scene its "
+    "class names are guesses"
+)
+_MIN_AREA_PIXELS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the demo made, and how good and how fast."""
+
+    scene: Path
+    """The raster that was segmented."""
+    truth: Path | None
+    """Land cover as it is; None for a real scene."""
+    masks: Path
+    """The Zarr store."""
+    regions: Path
+    """The GeoPackage."""
+    picture: Path
+    """The map as a PNG."""
+    summary: Path
+    """This, as JSON."""
+    model: str
+    """What segmented it."""
+    note: str | None
+    """What to know when reading the map; None: nothing."""
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+    accuracy: float | None
+    """Share of valid pixels that are right, 0 … 1; None without truth."""
+    iou: Mapping[str, float] | None
+    """Intersection over union by class name; None without truth."""
+    area_km2: Mapping[str, float]
+    """True area by class name; empty where the scene has no place on the Earth."""
+    polygons: int
+    """Number of regions."""
+    seconds: Mapping[str, float]
+    """Time by stage, and `total`."""
+    mpx_per_s: float
+    """Million pixels segmented per second, reading and writing included."""
+    peak_memory_bytes: int
+    """Most that this process has had in memory."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON has it."""
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self).items()
+        }
+
+    def lines(self) -> list[str]:
+        """Return everything as people read it."""
+        head = (
+            f"{self.width} x {self.height} pixels segmented by {self.model} at "
+            f"{self.mpx_per_s:.1f} Mpx/s, {self.polygons} polygons, "
+            f"{self.seconds['total']:.0f} s in all, peak memory "
+            f"{self.peak_memory_bytes / 1e9:.2f} GB"
+        )
+        return [
+            head,
+            *([] if self.note is None else [f"note: {self.note}"]),
+            *self._class_lines(),
+            *(
+                f"{name:<9}{path}"
+                for name, path in (
+                    ("scene", self.scene),
+                    ("truth", self.truth),
+                    ("masks", self.masks),
+                    ("regions", self.regions),
+                    ("picture", self.picture),
+                    ("summary", self.summary),
+                )
+                if path is not None
+            ),
+        ]
+
+    def _class_lines(self) -> Iterator[str]:
+        if self.accuracy is not None:
+            yield f"{100 * self.accuracy:.1f} % of pixels are right"
+        for name, area in self.area_km2.items():
+            iou = None if self.iou is None else self.iou.get(name)
+            agreed = "" if iou is None else f"   IoU {iou:.3f}"
+            yield f"  {name:<12}{area:>10.2f} km²{agreed}"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def run_demo(
+    out: str | os.PathLike[str] = "demo",
+    *,
+    size: int | tuple[int, int] = 4096,
+    seed: int = SEED,
+    scene: str | os.PathLike[str] | None = None,
+    model: Any = None,  # noqa: ANN401 - whatever segment takes
+    client: Client | None = None,
+    quiet: bool = False,
+) -> Summary:
+    """Go the whole way: scene, masks, polygons, picture, summary.
+
+    What an earlier demo left in the folder is replaced.
+
+    Args:
+        out: Folder for everything that is made; made if it is not there.
+        size: Rows and columns of the generated scene, in pixels.
+        seed: Which landscape is generated.
+        scene: A real raster instead. Its bands are matched by name to those of the
+            demo's model (blue, green, red, nir as uint16 at about 10 m), which has
+            never seen the Earth: the summary says so. A raster that this model cannot
+            read is clustered by `kmeans:6` instead. There is no accuracy then.
+        model: Another model, as `geoseg.segment` takes it.
+        client: Dask client to run on; None is this process.
+        quiet: No progress on stderr.
+
+    Returns:
+        What was made, also written as `summary.json`.
+
+    Raises:
+        GeosegError: The folder cannot be written, or the scene is no raster.
+    """
+    folder = _folder(out)
+    clock = _Clock(quiet=quiet)
+    truth = None
+    if scene is None:
+        height, width = size if isinstance(size, tuple) else (size, size)
+        path, truth = folder / "scene.tif", folder / "truth.tif"
+        with clock.stage("scene", f"generating a scene of {width} x {height} pixels"):
+            write_scene(path, truth, height, width, seed)
+    chosen, note = (model, None) if model is not None else _model_for(scene)
+    source = path if scene is None else scene
+    masks = _segment(source, chosen, folder / "mask.zarr", client, clock)
+    regions = _vectorize(masks, folder / "regions.gpkg", client, clock)
+    with clock.stage("picture", "drawing the map"):
+        picture = _draw(masks, folder / "map.png", source)
+    with clock.stage(
+        "accuracy", "measuring areas" + (" and accuracy" if truth else "")
+    ):
+        accuracy, iou = (None, None) if truth is None else _compare(masks, truth)
+        areas = class_areas_km2(masks)
+    grid = masks.grid
+    summary = Summary(
+        scene=Path(source),
+        truth=truth,
+        masks=Path(masks.path),
+        regions=regions,
+        picture=picture,
+        summary=folder / "summary.json",
+        model=str(masks.attributes()["geoseg"]["model"]["name"]),
+        note=note,
+        height=grid.height,
+        width=grid.width,
+        accuracy=accuracy,
+        iou=iou,
+        area_km2=areas,
+        polygons=_count(regions),
+        seconds=clock.seconds(),
+        mpx_per_s=grid.pixels / 1e6 / clock.taken["segment"],
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    _write(summary)
+    return summary
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Says what is going on, and keeps how long it took."""
+
+    quiet: bool
+    taken: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, line: str) -> Iterator[None]:
+        if not self.quiet:
+            sys.stderr.write(f"{line} ...\n")
+            sys.stderr.flush()
+        begun = perf_counter()
+        yield
+        self.taken[name] = perf_counter() - begun
+
+    def seconds(self) -> dict[str, float]:
+        rounded = {name: round(value, 2) for name, value in self.taken.items()}
+        return {**rounded, "total": round(sum(self.taken.values()), 2)}
+
+
+def _folder(out: str | os.PathLike[str]) -> Path:
+    folder = Path(out).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GeosegError(
+            f"the folder {out} cannot be made: {error.strerror or error}; choose "
+            "another --out"
+        ) from error
+    return folder
+
+
+def _model_for(scene: str | os.PathLike[str] | None) -> tuple[str, str | None]:
+    """Return the model for a scene, and what to know about the map it makes."""
+    if scene is None:
+        return str(MODEL), None
+    from geoseg.workflow import make_plan
+
+    try:
+        make_plan(scene, model=MODEL)
+    except (ModelError, RasterError) as error:
+        return FALLBACK, f"clustered by {FALLBACK}, for the demo's model: {error}"
+    return str(MODEL), _INVENTED
+
+
+def _segment(
+    source: str | os.PathLike[str],
+    model: Any,  # noqa: ANN401 - whatever segment takes
+    out: Path,
+    client: Client | None,
+    clock: _Clock,
+) -> Masks:
+    from geoseg.masks import open_masks
+    from geoseg.workflow import segment
+
+    with clock.stage("segment", f"segmenting {Path(source).name}"):
+        segment(
+            source,
+            model=model,
+            out=out,
+            client=client,
+            overwrite=True,
+            progress=False if clock.quiet else None,
+        )
+    return open_masks(str(out))
+
+
+def _vectorize(masks: Masks, out: Path, client: Client | None, clock: _Clock) -> Path:
+    """Make polygons, lines simplified by a pixel and specks joined to neighbours."""
+    from geoseg.vectors import vectorize
+
+    size = masks.grid.pixel_size_m or (1.0, 1.0)
+    with clock.stage("vectorize", "drawing polygons"):
+        return vectorize(
+            masks,
+            out,
+            simplify=max(size),
+            min_area=_MIN_AREA_PIXELS * size[0] * size[1],
+            client=client,
+            overwrite=True,
+        )
+
+
+def _draw(masks: Masks, out: Path, source: str | os.PathLike[str]) -> Path:
+    from geoseg.picture import draw_masks
+
+    return draw_masks(masks, out, raster=source, title=f"Map of {Path(source).name}")
+
+
+def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
+    """Return overall accuracy and the IoU of each class that there is."""
+    from geoseg.evaluate import evaluate
+
+    accuracy = evaluate(masks, truth, design="census").accuracy
+    iou = {
+        name: round(figures.iou.value, 4)
+        for name, figures in zip(accuracy.names, accuracy.per_class, strict=True)
+        if np.isfinite(figures.iou.value)
+    }
+    return round(accuracy.overall.value, 4), iou
+
+
+def class_areas_km2(masks: Masks) -> dict[str, float]:
+    """Return the true area of each class in km², 4 decimals; empty without a CRS."""
+    from geoseg.measure import measure
+
+    grid = masks.grid
+    if grid.crs is None:
+        return {}
+    ground = measure(grid)
+    areas = np.zeros(masks.nodata + 1)
+    for y in range(0, grid.height, masks.chunk):
+        height = min(masks.chunk, grid.height - y)
+        weights = ground.row_areas(y, height)
+        for x in range(0, grid.width, 4 * masks.chunk):
+            width = min(4 * masks.chunk, grid.width - x)
+            window = Window(y=y, x=x, height=height, width=width)
+            values = masks.read("classes", window)
+            for row, area in zip(values, weights, strict=True):
+                areas += area * np.bincount(row, minlength=areas.size)
+    return {c.name: round(float(areas[c.value]) / 1e6, 4) for c in masks.classes}
+
+
+def _count(regions: Path) -> int:
+    import pyogrio
+
+    return int(pyogrio.read_info(regions, layer="regions")["features"])
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _write(summary: Summary) -> None:
+    """Write the summary beside and rename it."""
+    part = summary.summary.with_name(f".{summary.summary.name}.part")
+    text = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(summary.summary)
