@@ -8,6 +8,7 @@ inferred, and a block needs nothing from a neighbour but one small object.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -67,28 +68,21 @@ def remove_part(masks: Masks, row: int, col: int) -> None:
     masks.storage.remove(f"{PARTS}/{row}.{col}")
 
 
-def _pack(
-    strips: dict[str, Strip], arrays: dict[str, NDArray[Any]], facts: dict[str, Any]
-) -> bytes:
+def pack(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:
+    """Return arrays and JSON-able facts as bytes, compressed and with a check sum."""
     tensors = {name: _encode(array) for name, array in arrays.items()}
-    tensors |= {name: _encode(strip.sums) for name, strip in strips.items()}
-    windows = {
-        name: [s.window.y, s.window.x, s.window.height, s.window.width]
-        for name, s in strips.items()
-    }
     kinds = {name: [a.dtype.str, *a.shape] for name, a in arrays.items()}
-    header = {"facts": facts, "strips": windows, "arrays": kinds}
+    header = {"facts": dict(facts), "arrays": kinds}
     data = bytes(save(tensors, {"geoseg": json.dumps(header)}))
     return data + crc32(data).to_bytes(4, "little")
 
 
-def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.frombuffer(_CODEC.encode(np.ascontiguousarray(array)), np.uint8)
+def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays, read-only, and facts that `pack` packed.
 
-
-def _unpack(
-    data: bytes,
-) -> tuple[dict[str, Strip], dict[str, NDArray[Any]], dict[str, Any]]:
+    Raises:
+        DamagedPartError: It is not what was written.
+    """
     data, check = data[:-4], data[-4:]
     if crc32(data).to_bytes(4, "little") != check:
         raise DamagedPartError("a part of a block is damaged")
@@ -96,17 +90,38 @@ def _unpack(
     length = int.from_bytes(data[:8], "little")
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["geoseg"])
     tensors = load(data)
-    strips = {}
-    for name, (y, x, height, width) in header["strips"].items():
-        sums = np.frombuffer(_CODEC.decode(tensors[name].tobytes()), np.int32)
-        strips[name] = Strip(
-            window=Window(y=y, x=x, height=height, width=width),
-            sums=sums.reshape(-1, height, width),
-        )
     arrays = {
         name: np.frombuffer(_CODEC.decode(tensors[name].tobytes()), dtype).reshape(
             shape
         )
         for name, (dtype, *shape) in header["arrays"].items()
     }
-    return strips, arrays, header["facts"]
+    return arrays, header["facts"]
+
+
+def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(_CODEC.encode(np.ascontiguousarray(array)), np.uint8)
+
+
+def _pack(
+    strips: dict[str, Strip], arrays: dict[str, NDArray[Any]], facts: dict[str, Any]
+) -> bytes:
+    windows = {
+        name: [s.window.y, s.window.x, s.window.height, s.window.width]
+        for name, s in strips.items()
+    }
+    sums = {name: strip.sums for name, strip in strips.items()}
+    return pack({**arrays, **sums}, {"facts": facts, "strips": windows})
+
+
+def _unpack(
+    data: bytes,
+) -> tuple[dict[str, Strip], dict[str, NDArray[Any]], dict[str, Any]]:
+    arrays, told = unpack(data)
+    strips = {
+        name: Strip(
+            window=Window(y=y, x=x, height=height, width=width), sums=arrays.pop(name)
+        )
+        for name, (y, x, height, width) in told["strips"].items()
+    }
+    return strips, arrays, told["facts"]

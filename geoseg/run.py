@@ -23,6 +23,7 @@ from geoseg.errors import (
     first_line,
     is_full,
 )
+from geoseg.masks import Masks
 from geoseg.semantic import NotFiniteError
 
 if TYPE_CHECKING:
@@ -50,11 +51,38 @@ class Progress:
     """Blocks that failed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is done with blocks: functions of (job, row, column), for workers."""
+
+    infer: Callable[[Job, int, int], BlockReport]
+    """Needs nothing from other blocks."""
+    finish: Callable[[Job, int, int], BlockReport]
+    """Needs that all neighbours are inferred."""
+    provisional: Callable[[Job, int, int], BlockReport]
+    """Does what can be done beside a neighbour that failed."""
+    inferred: Callable[[Masks], set[tuple[int, int]]]
+    """Returns the blocks that are inferred."""
+    done: Callable[[Masks], set[tuple[int, int]]]
+    """Returns the blocks that are done."""
+
+
+LABELS = Work(
+    infer=infer,
+    finish=finish,
+    provisional=write_provisional,
+    inferred=Masks.parts,
+    done=Masks.done,
+)
+"""Semantic segmentation."""
+
+
 @dataclass(slots=True)
 class _State:
     """What is known of every block; bytes, so ten million blocks are ten megabytes."""
 
     job: Job
+    work: Work
     status: NDArray[np.uint8]
     order: Iterator[tuple[int, int]]
     done: int
@@ -94,6 +122,7 @@ class RunFacts:
 def run_blocks(
     job: Job,
     *,
+    work: Work = LABELS,
     client: Client | None = None,
     threads: int | None = None,
     show: Callable[[Progress], None] = lambda _: None,
@@ -102,6 +131,7 @@ def run_blocks(
 
     Args:
         job: What to do.
+        work: And how.
         client: Where; None is this process.
         threads: Blocks in work at once in this process.
         show: Called after every block.
@@ -114,7 +144,7 @@ def run_blocks(
         ClusterError: The scheduler is gone.
         Terminated: The process was asked to end; blocks in hand were finished first.
     """
-    state = _begin(job)
+    state = _begin(job, work)
     with engine(job, client=client, threads=threads) as tasks:
         try:
             _drive(tasks, state, show)
@@ -132,15 +162,16 @@ def run_blocks(
     )
 
 
-def _begin(job: Job) -> _State:
+def _begin(job: Job, work: Work) -> _State:
     shape = (job.tiling.block_rows, job.tiling.block_cols)
     status = np.zeros(shape, np.uint8)
-    for row, col in job.masks.parts():
+    for row, col in work.inferred(job.masks):
         status[row, col] = INFERRED
-    for row, col in job.masks.done():
+    for row, col in work.done(job.masks):
         status[row, col] = DONE
     state = _State(
         job=job,
+        work=work,
         status=status,
         order=_row_by_row(status == TODO),
         done=int(np.count_nonzero(status == DONE)),
@@ -172,18 +203,19 @@ def _fill(tasks: Engine, state: _State) -> None:
     """Submit what there is room for, a few more than run at once."""
     if state.alone is not None:
         return
-    slots = tasks.slots
+    slots, work = tasks.slots, state.work
     room = slots + max(2, slots // 2) - tasks.in_flight
     # Finish before infer: it frees what the store keeps for a block.
     while room > 0 and state.ready:
         block = state.ready.popleft()
-        tasks.submit(("finish", *block), finish, *block)
+        tasks.submit(("finish", *block), work.finish, *block)
         room -= 1
     for block in islice(state.order, max(0, room)):
-        tasks.submit(("infer", *block), infer, *block)
+        tasks.submit(("infer", *block), work.infer, *block)
     if not tasks.in_flight and state.suspects:
         state.alone = kind, row, col = state.suspects.pop()
-        tasks.submit(state.alone, finish if kind == "finish" else infer, row, col)
+        again = work.finish if kind == "finish" else work.infer
+        tasks.submit(state.alone, again, row, col)
 
 
 def _settle(tasks: Engine) -> None:
@@ -254,7 +286,7 @@ def _is_ready(state: _State, row: int, col: int) -> bool:
 def _write_neighbours_of_failed(tasks: Engine, state: _State) -> None:
     """Write blocks that wait for a failed neighbour, so that no data is missing."""
     for row, col in np.argwhere(state.status == INFERRED).tolist():
-        tasks.submit(("provisional", row, col), write_provisional, row, col)
+        tasks.submit(("provisional", row, col), state.work.provisional, row, col)
     while tasks.in_flight:
         for outcome in tasks.wait():
             if outcome.error is not None:
