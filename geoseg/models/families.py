@@ -18,7 +18,11 @@ CLASSICAL = {
 FILES: dict[str, str] = {}
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
-FOLDERS = {"smp": "geoseg.models.smp", "forest": "geoseg.models.forest"}
+FOLDERS = {
+    "smp": "geoseg.models.smp",
+    "torchvision": "geoseg.models.torchvision_nets",
+    "forest": "geoseg.models.forest",
+}
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
 
 
@@ -52,7 +56,7 @@ _ALL = (
     Family(
         name="otsu",
         example="otsu:ndwi",
-        summary="the same, the number found from the whole raster's histogram",
+        summary="the same; the number is found from the whole raster's histogram",
     ),
     Family(
         name="kmeans",
@@ -70,9 +74,16 @@ _ALL = (
         packages=("segmentation_models_pytorch",),
     ),
     Family(
+        name="torchvision",
+        example="models/buildings",
+        summary="likewise: FCN, DeepLabV3, LR-ASPP; Mask R-CNN for instances",
+        extra="models",
+        packages=("torchvision",),
+    ),
+    Family(
         name="forest",
         example="models/landcover-forest",
-        summary="random forest or extra trees on bands, gradients and texture: a folder "
+        summary="random forest or extra trees on bands, gradients, texture: a folder "
         "from geoseg train --arch forest",
     ),
     Family(

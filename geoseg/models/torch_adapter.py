@@ -14,6 +14,7 @@ from torch.nn import functional
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
 from geoseg.models.footprint import forward_bytes, weight_bytes
+from geoseg.models.scaling import Scaling, to_device
 from geoseg.models.single_threads import SingleThreads
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from geoseg.models.card import Band, Card
+    from geoseg.models.card import Card
 
 _CUDA_BATCH_PIXELS = 1 << 24  # 64 windows of 512 x 512 keep any GPU busy
 
@@ -139,7 +140,7 @@ class TorchModel:
         """Pass windows through the network as a batch of fixed size."""
         size = len(pixels)
         with self._kernels():
-            x = self._scaling(self._to_device(pixels))
+            x = self._scaling(to_device(pixels, self._device))
             if size < batch:
                 # One shape only: other shapes get other kernels, which round otherwise,
                 # and where a remainder falls depends on the blocks.
@@ -150,13 +151,6 @@ class TorchModel:
         if self.card.output == "labels":
             return _labels(answer, height, width)
         return _to_pixels(fit_channels(answer, self.card), height, width)
-
-    def _to_device(self, pixels: NDArray[np.generic]) -> torch.Tensor:
-        native = pixels.dtype.newbyteorder("=")
-        x = torch.from_numpy(np.ascontiguousarray(pixels, dtype=native))
-        if self._device.type == "cpu":
-            return x
-        return x.pin_memory().to(self._device, non_blocking=True)
 
     def _kernels(self) -> AbstractContextManager[None]:
         """Kernels whose answer does not change from run to run; true fp32 in fp32."""
@@ -183,36 +177,6 @@ class TorchModel:
             free // 2 // max(peak, 1), _CUDA_BATCH_PIXELS // card.window**2, 1 << 10
         )
         return 1 << max(0, int(most).bit_length() - 1)
-
-
-class Scaling:
-    """`(clip(pixel) - offset) / scale` per band, in fp32, on the device."""
-
-    def __init__(self, bands: tuple[Band, ...], device: torch.device) -> None:
-        def column(values: list[float]) -> torch.Tensor:
-            return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-        clips = [b.clip or (-np.inf, np.inf) for b in bands]
-        self._clips = any(b.clip is not None for b in bands)
-        self._shifts = any(b.offset != 0 for b in bands)
-        self._scales = any(b.scale != 1 for b in bands)
-        self._low = column([low for low, _ in clips])
-        self._high = column([high for _, high in clips])
-        self._offset = column([b.offset for b in bands])
-        self._scale = column([b.scale for b in bands])
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return scaled pixels, (n, band, y, x) fp32; the caller's stay as they are."""
-        x = pixels.to(torch.float32)
-        if x is pixels and (self._clips or self._shifts or self._scales):
-            x = pixels.clone()  # the caller's array stays as it is
-        if self._clips:
-            x = torch.minimum(torch.maximum(x, self._low), self._high)
-        if self._shifts:
-            x = x.sub_(self._offset)
-        if self._scales:
-            x = x.div_(self._scale)
-        return x
 
 
 def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

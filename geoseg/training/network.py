@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from geoseg.accuracy import Accuracy, estimate
 from geoseg.models.device import Precision, choose_device, choose_precision
-from geoseg.models.torch_adapter import Scaling, fit_channels, tensor_of
+from geoseg.models.scaling import Scaling
+from geoseg.models.torch_adapter import fit_channels, tensor_of
 from geoseg.training.curves import write_curves
 from geoseg.training.losses import make_loss
 from geoseg.training.patches import Index, Patches, ValidationWindows
@@ -105,10 +106,10 @@ def train_network(
     """
     task = _Task(module, card, ground, index, settings)
     curves = _Curves(folder)
-    trainer = _trainer(settings, folder, curves, ground, progress=progress)
     last = folder / _LAST
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Lightning, on loaders and sanity checks
+        trainer = _trainer(settings, folder, curves, ground, progress=progress)
         try:
             resumed = str(last) if last.is_file() else None
             trainer.fit(task, ckpt_path=resumed, weights_only=True)

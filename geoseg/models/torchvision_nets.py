@@ -1,0 +1,129 @@
+"""Networks of torchvision, from a card and safetensors.
+
+The card's framework says which: `{"family": "torchvision", "arch":
+"deeplabv3_resnet50"}`, or `maskrcnn_resnet50_fpn_v2` for instances; anything else in it
+is handed to torchvision's constructor.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from geoseg.errors import ModelError, first_line
+from geoseg.models.extras import require
+from geoseg.models.torch_adapter import TorchModel
+from geoseg.models.weights import fill_weights, load_safetensors, save_network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from geoseg.models.card import Card
+    from geoseg.models.contract import InstanceModel, Model
+    from geoseg.models.device import Options
+    from geoseg.models.folder import ModelFolder
+
+SEMANTIC = (
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+INSTANCE = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
+
+
+def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
+    """Load the network of a model folder."""
+    module = build(folder.card)
+    fill_weights(module, load_safetensors(folder.weights_file), folder.card)
+    if folder.card.task == "semantic":
+        return TorchModel(module, folder.card, options)
+    from geoseg.models.detector import DetectorModel
+
+    return DetectorModel(module, folder.card, options)
+
+
+def build(card: Card) -> nn.Module:
+    """Return the network that a card describes, with random weights.
+
+    Its first convolution takes as many bands as the card has. A detector has one class
+    more than the card, its background, which comes first.
+
+    Raises:
+        ModelError: The architecture is not known, or takes other arguments.
+    """
+    require("torchvision", what="this model", extra="models")
+    from torchvision.models import detection, segmentation
+
+    arguments = dict(card.framework)
+    arguments.pop("family", None)
+    arch = str(arguments.pop("arch", ""))
+    known = SEMANTIC if card.task == "semantic" else INSTANCE
+    if arch not in known:
+        raise ModelError(
+            f"arch {arch!r} of {card.name!r}, whose task is {card.task}, is none of "
+            f"{', '.join(known)}"
+        )
+    semantic = card.task == "semantic"
+    constructor = getattr(segmentation if semantic else detection, arch)
+    arguments = {"num_classes": card.channels + (not semantic)} | arguments
+    if not semantic:
+        arguments = _detector_arguments(card) | arguments
+    return _called(constructor, arguments, card, arch)
+
+
+def _called(
+    constructor: Any,  # noqa: ANN401 - a function of torchvision
+    arguments: dict[str, Any],
+    card: Card,
+    arch: str,
+) -> nn.Module:
+    try:
+        inspect.signature(constructor).bind(**arguments)
+        module: nn.Module = constructor(
+            weights=None, weights_backbone=None, **arguments
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"{arch} cannot be built for {card.name!r}: {first_line(error)}"
+        ) from error
+    if len(card.bands) != 3:
+        _widen(module, len(card.bands))
+    return module
+
+
+def _detector_arguments(card: Card) -> dict[str, Any]:
+    """Let the detector take windows as the card scales them, at their own size."""
+    bands = len(card.bands)
+    return {
+        "min_size": card.window,
+        "max_size": card.window,
+        "image_mean": [0.0] * bands,
+        "image_std": [1.0] * bands,
+    }
+
+
+def _widen(module: nn.Module, bands: int) -> None:
+    """Put a first convolution of so many bands in the place of the one of three."""
+    from torch import nn
+
+    name, first = next(
+        (name, part)
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Conv2d)
+    )
+    wide = nn.Conv2d(
+        bands,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        stride=first.stride,  # type: ignore[arg-type]
+        padding=first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, wide)
+
+
+def save_model(module: nn.Module, card: Card, folder: Path) -> Path:
+    """Write a network and its card as a model folder that `--model` takes."""
+    return save_network(module, card, folder, build)
