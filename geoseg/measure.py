@@ -129,6 +129,8 @@ def _geocentric(grid: Grid, crs: CRS) -> Callable[..., NDArray[np.float64]]:
         x, y = grid.transform @ (columns, rows)
         lon, lat = to_lonlat.transform(x, y)
         lon, lat = np.asarray(lon) * unit, np.asarray(lat) * unit
+        lat = np.where(np.isfinite(lat), lat, np.nan)
+        lon = np.where(np.isfinite(lon), lon, np.nan)
         normal = a / np.sqrt(1 - squared * np.sin(lat) ** 2)
         around = normal * np.cos(lat)
         return np.stack(
