@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from geoseg.masks import open_masks
     from geoseg.models.load import load_model
     from geoseg.raster import open_source
+    from geoseg.report import write_report
     from geoseg.vectors import read_regions, vectorize
     from geoseg.workflow import make_plan, segment
 
@@ -33,6 +34,7 @@ _ROOMS = {
     "read_regions": "geoseg.vectors",
     "segment": "geoseg.workflow",
     "vectorize": "geoseg.vectors",
+    "write_report": "geoseg.report",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "read_regions",
     "segment",
     "vectorize",
+    "write_report",
 ]
 
 

@@ -55,3 +55,21 @@ def bar(title: str) -> Iterator[Callable[[Progress], None]]:
             )
 
         yield show
+
+
+@contextmanager
+def steps(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of how many steps are done; nothing where nobody looks.
+
+    Args:
+        title: What is at work.
+        quiet: Nothing anywhere.
+    """
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    shown = not quiet and (console.is_terminal or console.is_jupyter)
+    with Bar(console=console, disable=not shown, transient=True) as lines:
+        task = lines.add_task(title, total=None)
+        yield lambda done, total: lines.update(task, completed=done, total=total)

@@ -21,6 +21,8 @@ COMMANDS = {
     "plan": "geoseg.cli.segment",
     "vectorize": "geoseg.cli.vectorize",
     "export": "geoseg.cli.export",
+    "report": "geoseg.cli.report",
+    "view": "geoseg.cli.view",
     "models": "geoseg.cli.models",
     "model": "geoseg.cli.models",
     "demo": "geoseg.cli.demo",

@@ -1,0 +1,76 @@
+"""`geoseg report`."""
+
+from __future__ import annotations
+
+import click
+
+from geoseg.cli.common import output_options, size
+from geoseg.cli.common import report as say
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  geoseg report masks.zarr
+  geoseg report masks.zarr --reference points.gpkg --out landcover.html
+  geoseg report somebody-elses-landcover.tif --raster scene.tif --out page.html
+"""
+)
+@click.argument("masks")
+@click.option(
+    "--out", metavar="FILE.html", help="The page to write; default MASKS with .html."
+)
+@click.option(
+    "--raster",
+    metavar="RASTER",
+    help="The image that close-ups show; default what the masks were made of.",
+)
+@click.option(
+    "--reference",
+    metavar="FILE",
+    help="Points, polygons or a raster that tell what is true: adds accuracy, areas "
+    "with intervals and the most wrong places.",
+)
+@click.option(
+    "--evaluation",
+    metavar="FILE.json",
+    help="What `geoseg evaluate --json` found, instead of --reference.",
+)
+@click.option("--title", help="Heading; default the masks' name.")
+@click.option("--overwrite", is_flag=True, help="Replace a page that is there.")
+@output_options
+def report(
+    *,
+    masks: str,
+    out: str | None,
+    raster: str | None,
+    reference: str | None,
+    evaluation: str | None,
+    title: str | None,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write one HTML page about MASKS: map, areas, close-ups, seams, run facts.
+
+    MASKS may also be another tool's class raster. The page is complete in itself: it
+    can be mailed, printed, and read without a network.
+    """
+    from geoseg.progress import steps
+    from geoseg.report import write_report
+
+    with steps("looking at the map", quiet=quiet or as_json) as progress:
+        path = write_report(
+            masks,
+            out,
+            raster=raster,
+            reference=reference,
+            evaluation=evaluation,
+            title=title,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    bytes_ = path.stat().st_size
+    summary = {"file": str(path), "bytes": bytes_}
+    say(summary, [f"{path}: {size(bytes_)}"], quiet=quiet, as_json=as_json)

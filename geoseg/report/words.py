@@ -1,0 +1,71 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+
+def number(value: float) -> str:
+    """Return three significant digits, with separators past a thousand.
+
+    >>> number(0.012345), number(3.14159), number(271.8), number(12345.6)
+    ('0.0123', '3.14', '272', '12,346')
+    """
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 6)}f}"
+
+
+def percent(part: float) -> str:
+    """Return a share, never as 0 or 100 when it is not quite.
+
+    >>> percent(0.5), percent(0), percent(0.00001), percent(0.99999)
+    ('50.0 %', '0 %', '< 0.1 %', '> 99.9 %')
+    """
+    if not math.isfinite(part):
+        return "–"
+    if part in (0, 1):
+        return f"{part:.0%}".replace("%", " %")
+    if part < 0.0005:
+        return "< 0.1 %"
+    if part > 0.9995:
+        return "> 99.9 %"
+    return f"{100 * part:.1f} %"
+
+
+def area_unit(m2: float) -> tuple[float, str]:
+    """Return m² per unit and the unit in which an area reads well.
+
+    >>> area_unit(5e9), area_unit(5e5), area_unit(900)
+    ((1000000.0, 'km²'), (10000.0, 'ha'), (1.0, 'm²'))
+    """
+    if m2 >= 1e7:
+        return 1e6, "km²"
+    return (1e4, "ha") if m2 >= 1e5 else (1.0, "m²")
+
+
+def span_of_time(seconds: float) -> str:
+    """Return a duration.
+
+    >>> span_of_time(6.95), span_of_time(200), span_of_time(8000)
+    ('7.0 s', '3 min 20 s', '2 h 13 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def when(text: str | None) -> str:
+    """Return a moment in UTC, to the minute; empty where there is none."""
+    if not text:
+        return ""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
