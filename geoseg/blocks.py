@@ -72,7 +72,7 @@ def infer(job: Job, row: int, col: int) -> BlockReport:
     part = _segment(job, row, col)
     if part.rims:
         job.masks.check_current()
-        _patiently(lambda: write_part(job.masks, row, col, part))
+        patiently(lambda: write_part(job.masks, row, col, part))
     else:
         _write(job, row, col, part, part.arrays)
     return _report(part, done=not part.rims)
@@ -105,7 +105,7 @@ def finish(job: Job, row: int, col: int) -> BlockReport:
     all around it are long done.
     """
     try:
-        part = _patiently(lambda: read_part(job.masks, row, col))
+        part = patiently(lambda: read_part(job.masks, row, col))
         rims = list(_rims(job, row, col))
     except (FileNotFoundError, DamagedPartError):
         if job.masks.is_done(row, col):  # by another copy of this task
@@ -113,13 +113,13 @@ def finish(job: Job, row: int, col: int) -> BlockReport:
         part, rims = _made_again(job, row, col)
     arrays = finish_block(part, rims, job.model.card, job.tiling, row, col)
     _write(job, row, col, part, arrays)
-    _patiently(lambda: remove_part(job.masks, row, col))
+    patiently(lambda: remove_part(job.masks, row, col))
     return BlockReport(done=True)
 
 
 def _rims(job: Job, row: int, col: int) -> Iterator[Strip]:
     for neighbour in job.tiling.neighbours(row, col):
-        yield _patiently(lambda n=neighbour: read_rim(job.masks, row, col, n))  # type: ignore[misc]
+        yield patiently(lambda n=neighbour: read_rim(job.masks, row, col, n))  # type: ignore[misc]
 
 
 def _made_again(job: Job, row: int, col: int) -> tuple[Part, list[Strip]]:
@@ -148,7 +148,7 @@ def write_provisional(job: Job, row: int, col: int) -> BlockReport:
 
 def _segment(job: Job, row: int, col: int) -> Part:
     model = job.model.load()
-    return _patiently(
+    return patiently(
         lambda: segment_block(
             job.source,
             model,
@@ -161,7 +161,7 @@ def _segment(job: Job, row: int, col: int) -> Part:
     )
 
 
-def _patiently(action: Callable[[], T]) -> T:
+def patiently(action: Callable[[], T]) -> T:
     """Try again what may work a moment later; not what is full, gone or replaced."""
     for wait in WAITS:
         try:
@@ -182,11 +182,11 @@ def _write(job: Job, row: int, col: int, part: Part, arrays: Arrays) -> None:
         "crc32": {name: checksum(array) for name, array in arrays.items()},
     }
     _write_arrays(job, row, col, arrays)
-    _patiently(lambda: job.masks.mark_done(row, col, facts))
+    patiently(lambda: job.masks.mark_done(row, col, facts))
 
 
 def _write_arrays(job: Job, row: int, col: int, arrays: Arrays) -> None:
     job.masks.check_current()
     window = job.tiling.block_window(row, col)
     for name, array in arrays.items():
-        _patiently(lambda n=name, a=array: job.masks.write(n, window, a))  # type: ignore[misc]
+        patiently(lambda n=name, a=array: job.masks.write(n, window, a))  # type: ignore[misc]

@@ -11,9 +11,9 @@ block can compare its windows with all that overlap them:
     compose   give each pixel to one group          groups by pixel, and where they lie
     (number   groups are numbered by first pixel)
 
-A group that some window saw whole is shown as that window saw it: no cell leaves a trace
-in its outline. Larger ones are put together, each window telling of its own cell; where
-it saw nothing, neighbours whose objects reach into its cell are believed.
+A group that some window saw whole is shown as that window saw it: no cell leaves a
+trace in its outline. Larger ones are put together, each window telling of its own cell;
+where it saw nothing, neighbours whose objects reach into its cell are believed.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ FACT = np.dtype(
         ("inside", "?"),
     ]
 )
-"""A group in a block: its first pixel in reading order of the raster, its pixels and box
-there; its class, score and pieces; and whether it cannot have pixels elsewhere."""
+"""A group in a block: its first pixel in reading order of the raster, its pixels and
+box there; its class, score and pieces; whether it cannot have pixels elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ class Found:
     """Objects of the block's own windows."""
     rims: Mapping[tuple[int, int], Seen]
     """What each neighbouring block must know of them, by its (row, column)."""
+    valid: NDArray[np.bool_]
+    """(y, x) which of the block's pixels are valid."""
     windows: int
     """How many windows were inferred."""
     forward_seconds: float
@@ -138,19 +140,27 @@ def find_objects(
         )
         for cell, objects in zip(cells, answer, strict=True)
     ]
-    return gathered(parts, tiling, row, col, sum(seconds))
+    return gathered(parts, pixels, tiling, row, col, sum(seconds))
 
 
 def gathered(
-    parts: Sequence[Seen], tiling: Tiling, row: int, col: int, seconds: float
+    parts: Sequence[Seen],
+    pixels: Pixels,
+    tiling: Tiling,
+    row: int,
+    col: int,
+    seconds: float,
 ) -> Found:
     """Return what a block's windows see, and the strips for its neighbours."""
+    valid = pixels.valid_in(tiling.block_window(row, col))
     own = joined(parts)
     rims = {
         to: _strips(own, tiling.block_window(*to).pad(tiling.margin))
         for to in tiling.neighbours(row, col)
     }
-    return Found(own=own, rims=rims, windows=len(parts), forward_seconds=seconds)
+    return Found(
+        own=own, rims=rims, valid=valid, windows=len(parts), forward_seconds=seconds
+    )
 
 
 def _predicted(

@@ -44,6 +44,20 @@ LOCK = ".geoseg/lock"
 DONE = ".geoseg/done"
 PARTS = ".geoseg/parts"
 RIMS = ".geoseg/rims"
+OBJECTS = "objects"
+OBJECT_COLUMNS = {
+    "instance_id": ("uint32", "id in the array instances"),
+    "class_id": ("uint16", "class value"),
+    "score": ("float32", "how sure the model is, 0 to 1"),
+    "pixels": ("int64", "number of pixels"),
+    "top": ("int32", "first row"),
+    "left": ("int32", "first column"),
+    "bottom": ("int32", "row after the last"),
+    "right": ("int32", "column after the last"),
+    "pieces": ("int32", "of how many windows' pieces it is put together"),
+}
+"""Columns of the table of objects, `objects/…` in the store: dtype and meaning."""
+_ROWS = 1 << 16
 _KEPT_RAW = ("classes", "instances")  # values, not measurements
 
 
@@ -144,7 +158,7 @@ class Masks:
 
     def done(self) -> set[tuple[int, int]]:
         """Return the blocks that are done."""
-        return _positions(self.storage.names(DONE))
+        return positions(self.storage.names(DONE))
 
     def done_facts(self, row: int, col: int) -> dict[str, Any]:
         """Return what `mark_done` noted of a block."""
@@ -152,7 +166,7 @@ class Masks:
 
     def parts(self) -> set[tuple[int, int]]:
         """Return the blocks whose parts wait for their neighbours."""
-        return _positions(self.storage.names(PARTS))
+        return positions(self.storage.names(PARTS))
 
     def record(self) -> dict[str, Any]:
         """Return the run record."""
@@ -175,6 +189,20 @@ class Masks:
         data.encoding["source"] = self.path
         return data
 
+    def objects(self) -> dict[str, NDArray[Any]]:
+        """Return the table of objects: columns by name, rows in the order of ids.
+
+        Raises:
+            MasksError: The store has none.
+        """
+        group = _open_group(self.path).get(OBJECTS)
+        if not isinstance(group, zarr.Group):
+            raise MasksError(
+                f"{self.path} has no table of objects: segment with --task instance or "
+                "panoptic"
+            )
+        return {name: np.asarray(column[:]) for name, column in group.arrays()}
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""
         group = _open_group(self.path, mode="r+")
@@ -187,12 +215,44 @@ class Masks:
         self.storage.put(RECORD, json.dumps(record, indent=1).encode())
 
 
+def create_objects(path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Begin the table of objects of a store anew.
+
+    Args:
+        path: Folder or URL of the store.
+
+    Returns:
+        A function that appends rows: columns by name, named in `OBJECT_COLUMNS`.
+    """
+    group = _open_group(path, mode="r+").require_group(OBJECTS)
+    columns = {
+        name: _array(
+            group,
+            name,
+            (0,),
+            (_ROWS,),
+            dtype,
+            ("object",),
+            None,
+            {"long_name": meaning},
+        )
+        for name, (dtype, meaning) in OBJECT_COLUMNS.items()
+    }
+
+    def append(rows: Mapping[str, Any]) -> None:
+        for name, column in columns.items():
+            column.append(np.asarray(rows[name], column.dtype))
+
+    return append
+
+
 def checksum(values: NDArray[Any]) -> int:
     """Return the CRC-32 of an array's bytes in C order."""
     return crc32(np.ascontiguousarray(values).data)
 
 
-def _positions(names: Iterable[str]) -> set[tuple[int, int]]:
+def positions(names: Iterable[str]) -> set[tuple[int, int]]:
+    """Return the blocks that names such as `3.14` stand for."""
     return {(int(r), int(c)) for r, _, c in (name.partition(".") for name in names)}
 
 
@@ -435,7 +495,7 @@ def _array(
     return group.create_array(
         name,
         shape=shape,
-        chunks=tuple(max(1, min(c, s)) for c, s in zip(chunks, shape, strict=True)),
+        chunks=tuple(min(c, s or c) for c, s in zip(chunks, shape, strict=True)),
         dtype=dtype,
         compressors=Zstd(level=1) if v2 else zarr.codecs.ZstdCodec(level=1),
         fill_value=fill,

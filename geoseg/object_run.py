@@ -1,0 +1,147 @@
+"""The run for objects: find and link block by block, join what crosses, number, show.
+
+find, link      per block            solve     once, what crosses blocks only
+compose         per block            number    once, row of blocks by row of blocks
+show            per block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoseg.blocks import BlockReport, Job
+from geoseg.instance import FACT
+from geoseg.masks import Masks, create_objects
+from geoseg.numbering import number
+from geoseg.object_blocks import compose, find, link, show
+from geoseg.object_store import Shelf
+from geoseg.run import Progress, RunFacts, Work, run_blocks
+from geoseg.stitch import LINK, OBJECT, SCORE, concatenated, solve
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from numpy.typing import NDArray
+
+    from geoseg.plan import Tiling
+
+
+def _step(function: Callable[[Job, int, int], BlockReport], done: str) -> Work:
+    """Return work that needs nothing from neighbours in the same step."""
+    return Work(
+        infer=function,
+        finish=function,
+        provisional=function,
+        inferred=_no_blocks,
+        done=partial(_blocks, kind=done),
+    )
+
+
+def _blocks(masks: Masks, kind: str) -> set[tuple[int, int]]:
+    return Shelf(masks).blocks(kind)
+
+
+def _no_blocks(masks: Masks) -> set[tuple[int, int]]:  # noqa: ARG001
+    return set()
+
+
+FIND = replace(
+    _step(find, "linked"),
+    finish=link,
+    provisional=link,
+    inferred=partial(_blocks, kind="parts"),
+)
+COMPOSE = _step(compose, "facts")
+SHOW = _step(show, "shown")
+
+
+def run_objects(
+    job: Job,
+    *,
+    client: Client | None = None,
+    threads: int | None = None,
+    show: Callable[[Progress], None] = lambda _: None,
+) -> RunFacts:
+    """Write `instances` and the table of objects of all blocks.
+
+    Args:
+        job: What to do; its model's answers are `Objects`.
+        client: Where; None is this process.
+        threads: Blocks in work at once in this process.
+        show: Called after every block.
+
+    Raises:
+        BlocksFailedError: Some blocks failed; the rest is written.
+        GeosegError: As `run_blocks`.
+    """
+    shelf = Shelf(job.masks)
+    if len(shelf.blocks("shown")) == job.tiling.blocks:
+        return RunFacts(windows=0, forward_seconds=0.0, pixels=0)
+    facts = run_blocks(job, work=FIND, client=client, threads=threads, show=show)
+    total = job.tiling.blocks
+    found = Progress(
+        blocks=total, total=total, pixels=facts.pixels, windows=facts.windows
+    )
+
+    def check(_: Progress) -> None:
+        show(found)
+
+    if not shelf.noted("is-solved"):
+        _solve(shelf, job.tiling)
+        shelf.note("is-solved")
+    run_blocks(job, work=COMPOSE, client=client, threads=threads, show=check)
+    if not shelf.noted("is-numbered"):
+        _number(shelf, job.tiling)
+        shelf.note("is-numbered")
+    run_blocks(job, work=SHOW, client=client, threads=threads, show=check)
+    shelf.clear()
+    return facts
+
+
+def _solve(shelf: Shelf, tiling: Tiling) -> None:
+    """Join what crosses blocks: all that is held is what touches their borders."""
+    opens, links, clashes = [], [], []
+    for row in range(tiling.block_rows):
+        for col in range(tiling.block_cols):
+            _, linked = shelf.read_linked(row, col)
+            opens.append(linked.open)
+            links.append(linked.links)
+            clashes.append(linked.clashes)
+    table = concatenated(opens, OBJECT)
+    order = np.argsort(table["key"])
+    groups = solve(
+        table[order], concatenated(links, LINK), concatenated(clashes, LINK), tiling
+    )
+    for i, objects in enumerate(opens):
+        if len(objects):
+            mine = groups[np.searchsorted(table["key"][order], objects["key"])]
+            shelf.write_solved(*divmod(i, tiling.block_cols), mine)
+
+
+def _number(shelf: Shelf, tiling: Tiling) -> None:
+    """Give ids, and write the table of objects."""
+    append = create_objects(shelf.masks.path)
+    for numbered in number(shelf.read_facts, tiling.block_rows, tiling.block_cols):
+        append(_columns(numbered.table, numbered.first_id))
+        for (row, col), ids in numbered.ids.items():
+            shelf.write_ids(row, col, ids)
+
+
+def _columns(table: NDArray[np.void], first_id: int) -> dict[str, NDArray[np.generic]]:
+    """Return the columns of the table of objects."""
+    assert table.dtype == FACT
+    return {
+        "instance_id": np.arange(first_id, first_id + len(table), dtype=np.uint32),
+        "class_id": table["cls"].astype(np.uint16),
+        "score": (table["score"] / SCORE).astype(np.float32),
+        "pixels": table["pixels"].astype(np.int64),
+        "top": table["top"],
+        "left": table["left"],
+        "bottom": table["bottom"],
+        "right": table["right"],
+        "pieces": table["pieces"],
+    }
