@@ -32,7 +32,7 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install -q --upgrade pip
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[models,plot]'
+	$(BIN)/python -m pip install -q -e '.[models,plot,sklearn]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
