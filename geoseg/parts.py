@@ -91,12 +91,18 @@ def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["geoseg"])
     tensors = load(data)
     arrays = {
-        name: np.frombuffer(_CODEC.decode(tensors[name].tobytes()), dtype).reshape(
-            shape
-        )
+        name: _decode(tensors[name], np.dtype(dtype), shape)
         for name, (dtype, *shape) in header["arrays"].items()
     }
     return arrays, header["facts"]
+
+
+def _decode(
+    data: NDArray[np.uint8], dtype: np.dtype[Any], shape: list[int]
+) -> NDArray[Any]:
+    if 0 in shape:  # Blosc cannot give back what it made of nothing
+        return np.zeros(shape, dtype)
+    return np.frombuffer(_CODEC.decode(data.tobytes()), dtype).reshape(shape)
 
 
 def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
