@@ -158,9 +158,9 @@ class Cluster:
     """A Dask cluster behind an ordinary client.
 
     A task whose scheduler was lost is sent again once there is one at the same address;
-    the client waits for that as long as its own timeout. A worker that keeps a task ten
-    times as long as any task took before, and half an hour at least (Dask's setting
-    `geoseg.stuck-after`, in seconds), is restarted.
+    the client waits for that as long as its own timeout. A worker that keeps a task
+    four times as long as any task took before, and half an hour at least (Dask's setting
+    `geoseg.stuck-after`, in seconds), is restarted; every time the limit doubles.
     """
 
     def __init__(self, client: Client, shared: object) -> None:
@@ -174,6 +174,7 @@ class Cluster:
         self._asked = self._looked = -1e9  # monotonic seconds, long ago
         self._longest = 0.0
         self._stuck = float(dask.config.get("geoseg.stuck-after", STUCK_AFTER))
+        self._patience = self._stuck
         # Of a cluster that grows with the work: how far it can.
         self._most = int(dask.config.get("geoseg.slots", 0))
         self._share()
@@ -283,7 +284,7 @@ class Cluster:
             for worker, keys in self._client.processing().items()
             for key in keys
         }
-        limit, stuck = max(self._stuck, 10 * self._longest), set()
+        limit, stuck = max(self._patience, 4 * self._longest), set()
         for sent in self._sent.values():
             worker = worker_of.get(sent.future.key)
             if worker is None:
@@ -294,10 +295,11 @@ class Cluster:
                 stuck.add(worker)
                 sent.begun = None
         if stuck:
+            self._patience *= 2
             names = ", ".join(sorted(stuck))
             _LOG.warning("restarting %s: stuck for %.0f s", names, limit)
             self._client.restart_workers(
-                sorted(stuck), timeout=60, raise_for_error=False
+                sorted(stuck), timeout=30, raise_for_error=False
             )
 
 
