@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[Progress], None]]:
+def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
     """Show blocks, Mpx/s and time left; nothing where nobody looks.
 
     Args:
         title: What is at work, such as the device and precision.
+        quiet: Nothing anywhere.
     """
     from rich.console import Console
     from rich.progress import (
@@ -29,7 +30,7 @@ def bar(title: str) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    shown = console.is_terminal or console.is_jupyter
+    shown = not quiet and (console.is_terminal or console.is_jupyter)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

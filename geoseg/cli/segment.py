@@ -72,6 +72,23 @@ _OPTIONS = (
         help="Pixel size to work at.",
     ),
     click.option(
+        "--task",
+        type=click.Choice(["semantic", "instance", "panoptic"]),
+        help="Classes, objects, or both; default what the model does.",
+    ),
+    click.option(
+        "--instances",
+        metavar="METHOD",
+        help="How classes become objects: components, components:8, watershed:5 "
+        "(pixels between seeds), boundary:NAME (the class between objects).",
+    ),
+    click.option(
+        "--things",
+        callback=comma_list,
+        metavar="a,b",
+        help="Names of the classes whose objects are counted.",
+    ),
+    click.option(
         "--memory",
         callback=byte_count,
         metavar="SIZE",

@@ -1,0 +1,104 @@
+"""`geoseg models` and `geoseg model show | check | pack`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from geoseg.cli.common import comma_list
+
+
+@click.command(
+    epilog="""
+\b
+Example:
+  geoseg models
+"""
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def models(*, as_json: bool) -> None:
+    """List what can be used as MODEL, and what is installed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoseg.models.families import families
+
+    found = families()
+    if as_json:
+        rows = [{**asdict(f), "installed": f.installed} for f in found]
+        click.echo(json.dumps(rows))
+        return
+    table = Table("family", "--model", "what", "installed", box=None, pad_edge=False)
+    for family in found:
+        missing = f"pip install 'geoseg[{family.extra}]'"
+        table.add_row(
+            family.name,
+            family.example,
+            family.summary,
+            "yes" if family.installed else missing,
+        )
+    Console(soft_wrap=False).print(table, markup=False)
+
+
+@click.group()
+def model() -> None:
+    """Look at one model: show its card, check it against a raster, pack it."""
+
+
+@model.command(
+    epilog="""
+\b
+Example:
+  geoseg model show models/landcover
+"""
+)
+@click.argument("spec", metavar="MODEL")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+def show(*, spec: str, as_json: bool) -> None:
+    """Show the card of MODEL: bands, scaling, window, classes."""
+    from geoseg.models.describe import describe
+    from geoseg.models.load import model_recipe
+    from geoseg.models.stac import card_to_item
+
+    card = model_recipe(spec).card
+    click.echo(json.dumps(card_to_item(card)) if as_json else describe(card))
+
+
+@model.command(
+    epilog="""
+\b
+Example:
+  geoseg model check models/landcover scene.tif
+"""
+)
+@click.argument("spec", metavar="MODEL")
+@click.argument("raster", nargs=-1, required=True)
+@click.option(
+    "--bands", callback=comma_list, metavar="red,green,…", help="As in segment."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_context
+def check(
+    context: click.Context,
+    *,
+    spec: str,
+    raster: tuple[str, ...],
+    bands: list[str] | None,
+    as_json: bool,
+) -> None:
+    """Say whether RASTER can be what MODEL was trained on; exit status 2 if not."""
+    from geoseg.models.check import examine
+    from geoseg.models.load import model_recipe
+    from geoseg.raster import open_source
+
+    source = open_source(raster[0] if len(raster) == 1 else list(raster), bands=bands)
+    findings = examine(model_recipe(spec).bound(source).card, source)
+    if as_json:
+        click.echo(json.dumps([asdict(f) for f in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:<6}{finding.subject:<12}{finding.text}")
+    if any(f.level == "wrong" for f in findings):
+        context.exit(2)
