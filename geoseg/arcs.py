@@ -70,7 +70,7 @@ def _joined(parent: Any, one: int, other: int) -> int:
 
 @compiled
 def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
-    """Number the 4-connected regions of equal pixels (union-find, one scan).
+    """Number the 4-connected regions of equal pixels (union-find over runs, one scan).
 
     Args:
         pixels: (y, x) integers; the first row and column belong to the neighbours.
@@ -82,30 +82,50 @@ def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
     """
     height, width = pixels.shape
     labels = np.zeros((height + 1, width + 1), np.int32)
-    parent = np.zeros(height * width + 1, np.int32)
-    first = np.zeros(height * width + 1, np.int64)
-    count = np.zeros(height * width + 1, np.int64)
+    runs = height
+    for y in range(height):
+        for x in range(1, width):
+            runs += pixels[y, x] != pixels[y, x - 1]
+    parent = np.empty(runs + 1, np.int32)
+    first = np.empty(runs + 1, np.int64)
+    count = np.zeros(runs + 1, np.int64)
+    row = np.empty((2, width, 3), np.int64)  # runs above and here: value, end, label
+    above = 0
     top = 0
     for y in range(height):
-        for x in range(width):
+        old, new = row[y & 1], row[1 - (y & 1)]
+        k, n, x = 0, 0, 0
+        while x < width:
             value = pixels[y, x]
-            if not written[value]:
-                continue
-            above = y > 0 and pixels[y - 1, x] == value
-            if x > 0 and pixels[y, x - 1] == value:
-                label = labels[y, x - 1]
-                if above and pixels[y - 1, x - 1] != value:
-                    label = _joined(parent, label, labels[y - 1, x])
-            elif above:
-                label = labels[y - 1, x]
-            else:
-                top += 1
-                label = top
-                parent[top] = top
-                first[top] = y * width + x
-            labels[y, x] = label
-            if y > 0 and x > 0:
-                count[label] += 1
+            end = x + 1
+            while end < width and pixels[y, end] == value:
+                end += 1
+            label = 0
+            if written[value]:
+                while k < above and old[k, 1] <= x:
+                    k += 1
+                j, begin = k, x
+                while j < above and begin < end:
+                    if old[j, 0] == value:
+                        if label == 0:
+                            label = old[j, 2]
+                        elif label != old[j, 2]:
+                            label = _joined(parent, label, old[j, 2])
+                    begin = old[j, 1]
+                    j += 1
+                if label == 0:
+                    top += 1
+                    label = top
+                    parent[top] = top
+                    first[top] = y * width + x
+                if y > 0:
+                    count[label] += end - max(x, 1)
+                for i in range(x, end):
+                    labels[y, i] = label
+            new[n, 0], new[n, 1], new[n, 2] = value, end, label
+            n += 1
+            x = end
+        above = n
     scores = np.zeros(top + 1, np.int64)
     scored = np.zeros(top + 1, np.int64)
     for y in range(confidence.shape[0]):
@@ -284,19 +304,15 @@ def trace(own: Any, labels: Any, number: Any, most_arcs: int, most_points: int) 
     arcs, n = 0, 0
     for stage in range(3):  # from nodes, from the block's border, then closed ones
         for y0 in range(own.shape[0]):
-            border_row = y0 in (0, own.shape[0] - 1)
-            for x0 in range(own.shape[1]):
+            inner = stage == 1 and y0 not in (0, own.shape[0] - 1)
+            for x0 in range(0, own.shape[1], own.shape[1] - 1 if inner else 1):
                 byte = own[y0, x0]
                 if not byte & 15:
                     continue
                 if stage == 0 and not byte & NODE:
                     continue
-                if stage == 1:
-                    if not (border_row or x0 in (0, own.shape[1] - 1)):
-                        continue
-                    edges = byte & 15
-                    if edges & (edges - 1):
-                        continue
+                if stage == 1 and (byte & 15) & ((byte & 15) - 1):
+                    continue
                 for heading in range(4):
                     if not own[y0, x0] >> heading & 1:
                         continue
@@ -346,3 +362,28 @@ def mark_tiles(
                     if 0 <= r < rows and 0 <= c < columns:
                         marked[r, c] = True
     return marked
+
+
+@compiled
+def vertex_tiles(corners: Any, y: int, x: int, tiles: Any, side: int) -> Any:
+    """Copy the vertices in some tiles out of a block's corners.
+
+    Args:
+        corners: Bytes of `corner_bytes`.
+        y: Row of its first corner, counted from the first tile's row 0.
+        x: Likewise its column.
+        tiles: (n, 2) row and column of tiles.
+        side: Corners along a tile's side.
+
+    Returns:
+        (n, side, side) uint8, 0 where there is no vertex.
+    """
+    out = np.zeros((len(tiles), side, side), np.uint8)
+    for n in range(len(tiles)):
+        top, left = tiles[n, 0] * side - y, tiles[n, 1] * side - x
+        for i in range(max(0, -top), min(side, corners.shape[0] - top)):
+            for j in range(max(0, -left), min(side, corners.shape[1] - left)):
+                byte = corners[top + i, left + j]
+                if byte & VERTEX:
+                    out[n, i, j] = byte
+    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import get_ident
@@ -31,7 +32,7 @@ class ClassRaster:
     grid: Grid
     """Where its pixels are."""
     classes: tuple[Class, ...]
-    """Its class table: from the file where it has one."""
+    """Classes that it may have; named and coloured as the file says."""
     nodata: int | None
     """Its nodata tag, or None: then every pixel has a class."""
     chunk: int
@@ -88,9 +89,8 @@ def _dataset(path: str, thread: int) -> Any:  # noqa: ANN401, ARG001 - one per t
 def open_class_raster(path: str) -> ClassRaster:
     """Open a class raster.
 
-    Values and colours come from the colour table and category names where the file has
-    them; otherwise the whole raster is looked at once, and classes are named
-    `class_<value>`.
+    Names and colours come from category names, attribute table and colour table where
+    the file has them; else a class is called `class_<value>`.
 
     Raises:
         RasterError: It cannot be opened, has float or negative pixels, or several bands.
@@ -142,19 +142,23 @@ def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - raster
 
 
 def _class_table(dataset: Any, nodata: int | None) -> tuple[Class, ...]:  # noqa: ANN401
-    """Return classes for the values that occur, named and coloured as the file says."""
-    present = _values(dataset) - {nodata}
-    too_high = [v for v in present if v > 65534]  # noqa: PLR2004
-    if too_high:
+    """Return classes for the values that can occur, named and coloured as the file says.
+
+    In 8 bits that is every value; 16 bits are looked through once.
+    """
+    values = set(range(256)) if dataset.dtypes[0] == "uint8" else _values(dataset)
+    values -= {nodata}
+    if max(values, default=0) > 65534:  # noqa: PLR2004
         raise RasterError(
-            f"{dataset.name} has class value {too_high[0]}; the highest is 65534"
+            f"{dataset.name} has class value {max(values)}; the highest is 65534, or "
+            "make it nodata with gdal_edit.py -a_nodata 65535"
         )
-    names = _category_names(dataset)
-    colors = _colors(dataset)
+    names, colors = _category_names(dataset), _colors(dataset)
+    shared = Counter(names.values())
     made = []
-    for index, value in enumerate(sorted(present)):
+    for index, value in enumerate(sorted(values)):
         name = names.get(value) or f"class_{value}"
-        if list(names.values()).count(name) > 1:
+        if shared[name] > 1:
             name = f"{name} ({value})"
         color = colors.get(value) or default_color(index)
         made.append(Class(value=value, name=name, color=color))
@@ -162,17 +166,16 @@ def _class_table(dataset: Any, nodata: int | None) -> tuple[Class, ...]:  # noqa
 
 
 def _values(dataset: Any) -> set[int]:  # noqa: ANN401 - rasterio's
-    """Return the values that occur, looking once at everything, in strips."""
+    """Return the 16-bit values that occur, looking once at everything, in strips."""
     from rasterio.windows import Window as RasterioWindow
 
-    size = 1 << (8 * np.dtype(dataset.dtypes[0]).itemsize)
-    seen = np.zeros(size, np.bool_)
+    seen = np.zeros(1 << 16, np.bool_)
     rows = dataset.block_shapes[0][0]
     rows = max(rows, (1 << 22) // dataset.width // rows * rows)
     for y in range(0, dataset.height, rows):
         bottom = min(y + rows, dataset.height)
         strip = dataset.read(1, window=RasterioWindow(0, y, dataset.width, bottom - y))
-        seen |= np.bincount(strip.reshape(-1), minlength=size)[:size] > 0
+        seen[strip] = True
     return {int(v) for v in np.flatnonzero(seen)}
 
 

@@ -158,6 +158,7 @@ class GeoPackage:
         self._create()
         self._rtree = _RTree(self._db, f"rtree_{layer.name}_geom")
         self._count = 0
+        self._present: set[int] = set()
         self._box = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def _run(self, sql: str, *values: Any) -> None:  # noqa: ANN401 - SQLite takes many
@@ -215,6 +216,7 @@ class GeoPackage:
         )
         self._rtree.add(first, rows.polygons.box)
         self._count += len(rows)
+        self._present.update(np.unique(rows.columns["class_id"]).tolist())
         box = rows.polygons.box
         np.minimum(self._box[:2], box[:, :2].min(axis=0), out=self._box[:2])
         np.maximum(self._box[2:], box[:, 2:].max(axis=0), out=self._box[2:])
@@ -248,12 +250,13 @@ class GeoPackage:
 
     def _write_style(self) -> None:
         layer = self._layer
+        classes = layer.legend(self._present)
         self._run(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, "
             "description, owner, ui) VALUES ('', '', ?, 'geom', ?, ?, ?, 1, ?, '', '')",
-            layer.name, layer.name, qml(layer.classes), sld(layer.name, layer.classes),
-            f"{len(layer.classes)} classes",
+            layer.name, layer.name, qml(classes), sld(layer.name, classes),
+            f"{len(classes)} classes",
         )  # fmt: skip
 
     def _write_metadata(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from geoseg.errors import RegionsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import geopandas
     from numpy.typing import NDArray
@@ -50,11 +50,19 @@ class Layer:
     crs: str
     """WKT of the CRS."""
     classes: tuple[Class, ...]
-    """The class table, for the style."""
+    """The class table."""
+    only_present: bool = False
+    """Whether the legend leaves out classes that no region has."""
     multi: bool = False
     """Whether geometries are MultiPolygons."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the regions were made from, and how; JSON-able."""
+
+    def legend(self, present: Collection[int]) -> tuple[Class, ...]:
+        """Return the classes to show, given those that regions have."""
+        if not self.only_present:
+            return self.classes
+        return tuple(c for c in self.classes if c.value in present)
 
     @property
     def geometry_type(self) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from geoseg import arcs as _arcs
-from geoseg.arcs import NODE, VERTEX, Faces
+from geoseg.arcs import NODE, Faces
 from geoseg.grid import Window
 from geoseg.rings import Arcs, Polygons, assemble
 from geoseg.simplify import Limits, reach, simplify_arcs, whole
@@ -435,11 +435,5 @@ def _near(
     marked = _arcs.mark_tiles(
         cut.xy, cut.start, rows, columns, first_y, first_x, apron, TILE
     )
-    frame = np.zeros((rows * side, columns * side), np.uint8)
-    top, left = y + apron - first_y * side, x + apron - first_x * side
-    frame[top : top + corners.shape[0], left : left + corners.shape[1]] = np.where(
-        corners & VERTEX, corners, 0
-    )
-    ty, tx = np.nonzero(marked)
-    blocks = frame.reshape(rows, side, columns, side).swapaxes(1, 2)[ty, tx]
-    return np.stack([ty + first_y, tx + first_x], axis=1), blocks
+    tiles = np.argwhere(marked) + (first_y, first_x)
+    return tiles, _arcs.vertex_tiles(corners, y + apron, x + apron, tiles, side)

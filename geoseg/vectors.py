@@ -103,7 +103,7 @@ def vectorize(
         GeosegError: The input or arguments are wrong, or `out` cannot be written. There
             is no half-written file then.
     """
-    reader = open_classes(masks)
+    reader = masks_read = open_classes(masks)
     written = _chosen(reader, classes)
     _check(layer=layer, simplify=simplify, min_area=min_area, connectivity=connectivity)
     drawing = _drawing(
@@ -133,6 +133,7 @@ def vectorize(
             ),
             crs=str(reader.grid.crs),
             classes=tuple(c for c in reader.classes if c.value in written),
+            only_present=not hasattr(masks_read, "attributes"),
             multi=drawing.eight,
             provenance=_provenance(masks, reader, {
                 "simplify_m": simplify, "method": method if simplify else None,
