@@ -21,6 +21,45 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_store():
+    """Return a function that writes labels (y, x) into a masks store."""
+    from affine import Affine
+
+    from geoseg.classes import class_table
+    from geoseg.grid import Grid
+    from geoseg.masks import create_masks, open_masks
+
+    def make(path, labels, confidence=None, *, names=None, crs="EPSG:32633",
+             chunk=256, zarr_format=2, done=True, provenance=None):  # fmt: skip
+        height, width = labels.shape
+        grid = Grid(
+            crs=crs,
+            transform=Affine(10.0, 0, 480_000.0, 0, -10.0, 5_460_000.0),
+            height=height,
+            width=width,
+        )
+        masks = create_masks(
+            str(path),
+            grid=grid,
+            classes=class_table(names or [f"class {i}" for i in range(4)]),
+            chunk=chunk,
+            arrays=("classes",) if confidence is None else ("classes", "confidence"),
+            settings={},
+            block=chunk,
+            provenance={"run": str(path), **(provenance or {})},
+            zarr_format=zarr_format,
+        )
+        masks.write("classes", grid.window, labels)
+        if confidence is not None:
+            masks.write("confidence", grid.window, confidence)
+        if done:
+            masks.finish({})
+        return open_masks(str(path))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """Return a headless Chromium that keeps its console, driven by selenium."""
     webdriver = pytest.importorskip("selenium.webdriver")

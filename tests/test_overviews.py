@@ -11,10 +11,8 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoseg.classes import class_table
 from geoseg.errors import MasksError
 from geoseg.grid import Grid, Window
-from geoseg.masks import create_masks, open_masks
 from geoseg.overviews import (
     Pyramid,
     build_overviews,
@@ -25,35 +23,6 @@ from geoseg.overviews import (
 )
 
 NODATA = 255
-
-
-def make_store(path, labels, confidence=None, *, chunk=256, zarr_format=2, done=True):
-    height, width = labels.shape
-    names = [f"class {i}" for i in range(4)]
-    grid = Grid(
-        crs="EPSG:32633",
-        transform=Affine(10.0, 0, 480_000.0, 0, -10.0, 5_460_000.0),
-        height=height,
-        width=width,
-    )
-    arrays = ("classes",) if confidence is None else ("classes", "confidence")
-    masks = create_masks(
-        str(path),
-        grid=grid,
-        classes=class_table(names),
-        chunk=chunk,
-        arrays=arrays,
-        settings={},
-        block=chunk,
-        provenance={"run": str(path)},
-        zarr_format=zarr_format,
-    )
-    masks.write("classes", grid.window, labels)
-    if confidence is not None:
-        masks.write("confidence", grid.window, confidence)
-    if done:
-        masks.finish({})
-    return open_masks(str(path))
 
 
 def slow_vote(values, nodata):
@@ -92,7 +61,7 @@ def test_the_mean_leaves_out_nodata():
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_levels_are_halvings_of_the_whole(tmp_path, monkeypatch, zarr_format):
+def test_levels_are_halvings_of_all(tmp_path, make_store, monkeypatch, zarr_format):
     # Small squares, so that several of them meet in one chunk of the coarse levels.
     monkeypatch.setattr("geoseg.overviews.REGION", 512)
     monkeypatch.setattr("geoseg.overviews.COARSEST", 60)
@@ -116,7 +85,7 @@ def test_levels_are_halvings_of_the_whole(tmp_path, monkeypatch, zarr_format):
     assert build_overviews(masks) == pyramid, "there already: nothing to do"
 
 
-def test_other_readers_see_the_same_as_before(tmp_path):
+def test_other_readers_see_the_same_as_before(tmp_path, make_store):
     labels = np.zeros((700, 600), np.uint8)
     path = tmp_path / "m.zarr"
     masks = make_store(path, labels)
@@ -143,7 +112,7 @@ def test_other_readers_see_the_same_as_before(tmp_path):
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_multiscales_are_announced_as_the_convention_has_it(tmp_path, zarr_format):
+def test_multiscales_are_as_the_convention_has_them(tmp_path, make_store, zarr_format):
     path = tmp_path / "m.zarr"
     masks = make_store(path, np.zeros((700, 600), np.uint8), zarr_format=zarr_format)
     before = masks.attributes()
@@ -165,7 +134,7 @@ def test_multiscales_are_announced_as_the_convention_has_it(tmp_path, zarr_forma
         assert not any("overview" in name for name in document["metadata"])
 
 
-def test_a_look_takes_the_right_level_and_never_reads_much(tmp_path, monkeypatch):
+def test_a_look_takes_its_level_and_reads_little(tmp_path, make_store, monkeypatch):
     monkeypatch.setattr("geoseg.overviews._AT_ONCE", 4096)
     rows, columns = np.mgrid[:1500, :1300]
     labels = ((rows // 100 + columns // 100) % 4).astype("u1")
@@ -197,7 +166,7 @@ def test_a_look_takes_the_right_level_and_never_reads_much(tmp_path, monkeypatch
     assert beyond[0, 2:].tolist() == [labels[1450, 50], labels[1450, 150]]
 
 
-def test_a_store_that_is_being_written_gets_none(tmp_path):
+def test_a_store_that_is_being_written_gets_none(tmp_path, make_store):
     masks = make_store(tmp_path / "m.zarr", np.zeros((700, 600), "u1"), done=False)
     with pytest.raises(MasksError, match="still being written"):
         build_overviews(masks)
@@ -205,7 +174,7 @@ def test_a_store_that_is_being_written_gets_none(tmp_path):
     assert open_pyramid(masks).levels == ()
 
 
-def test_squares_that_were_touched(tmp_path):
+def test_squares_that_were_touched():
     grid = Grid(crs=None, transform=Affine.identity(), height=9000, width=9000)
     assert len(regions(grid)) == 9
     touched = [Window(y=4000, x=0, height=200, width=10)]

@@ -16,8 +16,9 @@ def number(value: float) -> str:
         return "–"
     if value == 0:
         return "0"
-    if abs(value) >= 100:
+    if abs(value) >= 99.95:
         return f"{value:,.0f}"
+    value = float(f"{value:.3g}")
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(digits, 6)}f}"
 
