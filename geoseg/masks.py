@@ -201,7 +201,8 @@ class Masks:
                 f"{self.path} has no table of objects: segment with --task instance or "
                 "panoptic"
             )
-        return {name: np.asarray(column[:]) for name, column in group.arrays()}
+        columns = dict(group.arrays())
+        return {name: np.asarray(columns[name][:]) for name in OBJECT_COLUMNS}
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""

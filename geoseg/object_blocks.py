@@ -20,6 +20,7 @@ from geoseg.instance import (
 )
 from geoseg.object_store import Part, Shelf
 from geoseg.parts import DamagedPartError
+from geoseg.split import MapSource
 from geoseg.stitch import SCORE, Seen
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _arrays(
     out: dict[str, NDArray[Any]] = {
         "instances": np.append(ids, 0).astype(np.uint32)[owner]
     }
-    if job.model.card.task == "semantic":
+    if isinstance(job.source, MapSource):
         return out
     dtype = np.uint8 if masks.nodata == 255 else np.uint16
     background = next(c.value for c in masks.classes if c.name == BACKGROUND)

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.blocks import BlockReport, Job
+from geoseg.classes import Class
 from geoseg.instance import FACT
 from geoseg.masks import Masks, create_objects
+from geoseg.models.load import model_recipe
 from geoseg.numbering import number
-from geoseg.object_blocks import compose, find, link, show
+from geoseg.object_blocks import BACKGROUND, compose, find, link, show
 from geoseg.object_store import Shelf
+from geoseg.plan import Tiling
 from geoseg.run import Progress, RunFacts, Work, run_blocks
+from geoseg.split import MapSource, Splitter, Splitting, splitter_card
 from geoseg.stitch import LINK, OBJECT, SCORE, concatenated, solve
 
 if TYPE_CHECKING:
     from distributed import Client
     from numpy.typing import NDArray
 
-    from geoseg.plan import Tiling
+    from geoseg.models.card import Card
 
 
 def _step(function: Callable[[Job, int, int], BlockReport], done: str) -> Work:
@@ -100,6 +104,50 @@ def run_objects(
     run_blocks(job, work=SHOW, client=client, threads=threads, show=check)
     shelf.clear()
     return facts
+
+
+def table_of(card: Card) -> tuple[Class, ...]:
+    """Return the class table of a model's masks.
+
+    Pixels without an object are of the class `background`; it is added where an
+    instance model's card does not name it.
+    """
+    if card.task != "instance" or any(c.name == BACKGROUND for c in card.classes):
+        return card.classes
+    taken = {c.value for c in card.classes}
+    value = next(v for v in range(65535) if v not in taken)
+    return (*card.classes, Class(value=value, name=BACKGROUND, color="#000000"))
+
+
+def splitting_job(job: Job, splitting: Splitting) -> Job:
+    """Return the job that makes objects of a complete map.
+
+    Its windows are the chunks of the store with what a method needs around them.
+
+    Args:
+        job: The job that made the map.
+        splitting: How it is split.
+    """
+    masks, tiling = job.masks, job.tiling
+    card = splitter_card(
+        masks.classes,
+        confidence="confidence" in masks.arrays,
+        cell=masks.chunk,
+        method=splitting.method,
+    )
+    return Job(
+        source=MapSource(masks),
+        model=model_recipe(Splitter(card, splitting.method, splitting.things)),
+        tiling=Tiling(
+            height=tiling.height,
+            width=tiling.width,
+            window=card.window,
+            overlap=card.overlap,
+            multiple=card.multiple,
+            block=tiling.block,
+        ),
+        masks=masks,
+    )
 
 
 def _solve(shelf: Shelf, tiling: Tiling) -> None:

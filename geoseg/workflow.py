@@ -20,11 +20,14 @@ from geoseg.distribute import cores
 from geoseg.errors import GeosegError, MasksError, PlanError
 from geoseg.masks import Masks, create_masks, writing
 from geoseg.memory import Memory, estimate
+from geoseg.models.card import Card, Task
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
+from geoseg.object_run import run_objects, splitting_job, table_of
 from geoseg.plan import Tiling, auto_block
 from geoseg.raster import Source, match_bands, open_source
 from geoseg.run import Progress, RunFacts, run_blocks
+from geoseg.split import Splitting, method, things_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,12 +55,23 @@ class Plan:
     """What a worker will need at most."""
     tasks: int
     """Blocks in work at once, per process."""
+    task: Task = "semantic"
+    """What is wanted: classes, objects, or both."""
+    splitting: Splitting | None = None
+    """How a semantic model's map becomes objects."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that changes the answer; a store keeps to it."""
         grid = self.source.grid
+        objects: dict[str, Any] = {}
+        if self.task != "semantic":
+            objects["task"] = self.task
+        if self.splitting is not None:
+            objects["instances"] = self.splitting.spec
+            objects["things"] = list(self.splitting.things)
         return {
+            **objects,
             "source": dict(self.source.identity),
             "bands": [band.name for band in self.source.bands],
             "grid": [list(grid.transform)[:6], grid.height, grid.width],
@@ -85,6 +99,9 @@ def make_plan(
     scores: bool = False,
     probabilities: bool = False,
     resolution: Resolution = "model",
+    task: Task | None = None,
+    instances: str | None = None,
+    things: Sequence[str] | None = None,
     memory: float | None = None,
     workers: int = 1,
 ) -> Plan:
@@ -101,7 +118,8 @@ def make_plan(
     opened = _at_resolution(opened, recipe.card.resolution, resolution)
     recipe = recipe.fit(opened)
     card = recipe.card
-    arrays = _arrays(card.output, scores=scores, probabilities=probabilities)
+    task, splitting = _objects(card, task, instances, things)
+    arrays = _arrays(card, task, scores=scores, probabilities=probabilities)
     grid = opened.grid
     tiling = Tiling(
         height=grid.height,
@@ -122,7 +140,32 @@ def make_plan(
         arrays=arrays,
         memory=needed,
         tasks=tasks,
+        task=task,
+        splitting=splitting,
     )
+
+
+def _objects(
+    card: Card, task: Task | None, instances: str | None, things: Sequence[str] | None
+) -> tuple[Task, Splitting | None]:
+    """Return what is wanted, and how a map becomes objects where the model has none."""
+    wanted = task or card.task
+    if wanted == card.task or (card.task == "panoptic" and wanted == "instance"):
+        if instances or things:
+            raise GeosegError(
+                "--instances and --things are for a model of classes whose objects are "
+                f"wanted; here the task is {wanted} and {card.name!r} does it itself: "
+                "leave them out, or add --task instance"
+            )
+        return wanted, None
+    if card.task != "semantic":
+        raise GeosegError(
+            f"{card.name!r} is for the task {card.task}, not {wanted}: use --task "
+            f"{card.task} or another model"
+        )
+    spec = instances or "components"
+    how = method(spec, card.classes)
+    return wanted, Splitting(spec=spec, method=how, things=things_of(card, things))
 
 
 def _with_block(
@@ -148,8 +191,16 @@ def _with_block(
     return replace(tiling, block=side)
 
 
-def _arrays(output: str, *, scores: bool, probabilities: bool) -> tuple[str, ...]:
-    if output == "labels" and (scores or probabilities):
+def _arrays(
+    card: Card, task: Task, *, scores: bool, probabilities: bool
+) -> tuple[str, ...]:
+    if card.task == "instance" and probabilities:
+        raise GeosegError(
+            "an instance model has no probabilities of classes: leave out "
+            "--probabilities; --scores keeps how sure it is of each object"
+        )
+    labels = card.output == "labels" and card.task == "semantic"
+    if labels and (scores or probabilities):
         raise GeosegError(
             "this model answers labels, not scores: leave out --scores and "
             "--probabilities, or use a model with scores"
@@ -157,6 +208,7 @@ def _arrays(output: str, *, scores: bool, probabilities: bool) -> tuple[str, ...
     arrays = ["classes"]
     arrays += ["confidence"] if scores else []
     arrays += ["probabilities"] if probabilities else []
+    arrays += ["instances"] if task != "semantic" else []
     return tuple(arrays)
 
 
@@ -202,6 +254,9 @@ def segment(
     scores: bool = False,
     probabilities: bool = False,
     resolution: Resolution = "model",
+    task: Task | None = None,
+    instances: str | None = None,
+    things: Sequence[str] | None = None,
     memory: float | None = None,
     client: Client | None = None,
     overwrite: bool = False,
@@ -231,6 +286,10 @@ def segment(
         probabilities: Write the `probabilities` array too.
         resolution: Pixel size in metres to work at: `model` (resample where the raster
             differs by more than a quarter), `native`, or a number.
+        task: `semantic`, `instance` or `panoptic`; default what the model does. A
+            semantic model's map becomes objects where they are wanted.
+        instances: How it does: `components`, `watershed:5`, `boundary:NAME`.
+        things: Names of the classes whose objects are counted.
         memory: Bytes that one process may use; what does not fit is refused.
         client: Dask client to run on; None runs in this process.
         overwrite: Start anew where a store is there.
@@ -259,6 +318,9 @@ def segment(
         scores=scores,
         probabilities=probabilities,
         resolution=resolution,
+        task=task,
+        instances=instances,
+        things=things,
         memory=memory,
         workers=1 if client is None else max(1, len(client.nthreads())),
     )
@@ -306,7 +368,7 @@ def _run(
     masks = create_masks(
         path,
         grid=plan.source.grid,
-        classes=plan.model.card.classes,
+        classes=table_of(plan.model.card),
         chunk=plan.tiling.chunk,
         arrays=plan.arrays,
         settings=plan.settings,
@@ -327,7 +389,11 @@ def _run(
             check()
             show(now)
 
-        facts = run_blocks(job, client=client, threads=plan.tasks, show=tell)
+        run = run_blocks if plan.model.card.task == "semantic" else run_objects
+        facts = run(job, client=client, threads=plan.tasks, show=tell)
+        if plan.splitting is not None:
+            second = splitting_job(job, plan.splitting)
+            run_objects(second, client=client, threads=cores(), show=tell)
     seconds = (datetime.now(UTC) - begun).total_seconds()
     masks.finish({"finished": datetime.now(UTC).isoformat(), "seconds": seconds})
     return masks, facts
