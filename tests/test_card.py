@@ -42,6 +42,7 @@ cards = st.builds(
     ),
     classes=tables,
     task=st.sampled_from(["semantic", "instance", "panoptic"]),
+    things=st.none() | st.just(()),
     output=st.sampled_from(["logits", "probabilities", "labels"]),
     activation=st.sampled_from(["softmax", "sigmoid"]),
     window=st.integers(64, 4096),

@@ -1,11 +1,13 @@
-"""Detectors that answer boxes, classes, scores and masks per window (Mask R-CNN)."""
+"""Networks that find objects: masks, classes and scores per window."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device
@@ -16,23 +18,36 @@ from geoseg.models.single_threads import SingleThreads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
 
     from geoseg.models.card import Card
     from geoseg.models.contract import Objects
 
-_SURE = 0.5  # score of the objects that count, where the card does not say
+SURE = 0.5
+"""Score of the objects that count, where `facts["score"]` of the card does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a network finds in one window; masks may overlap each other."""
+
+    masks: torch.Tensor
+    """(k, y, x) bool."""
+    channels: torch.Tensor
+    """(k,) index of each object's class in the card's table."""
+    scores: torch.Tensor
+    """(k,) 0 ... 1."""
+    semantic: torch.Tensor | None = None
+    """(class, y, x) scores, as `card.output` says, for panoptic models."""
 
 
 class DetectorModel:
-    """A card and a detector in torchvision's form.
+    """A card and a network that finds objects, as geoseg's models are.
 
-    Windows pass one by one, each by one thread, in fp32: boxes are found by comparing
+    Windows pass one by one, each by one thread, in fp32: objects are found by comparing
     scores, and lower precision would move them.
 
     Attributes:
-        card: What it expects and answers; a class of the table per class of the
-            detector after its background. `facts["score"]` is the least score.
+        card: What it expects and answers.
         batch: Windows in work at once.
         device: Where it runs.
         precision: `fp32`.
@@ -41,6 +56,13 @@ class DetectorModel:
     precision = "fp32"
 
     def __init__(self, module: nn.Module, card: Card, options: Options) -> None:
+        """Move the network to its device.
+
+        Args:
+            module: Takes (1, band, y, x) floats; answers a `Found`.
+            card: Its card.
+            options: Device and batch.
+        """
         self.card = card
         self._device = choose_device(options.device)
         self.device = str(self._device)
@@ -50,13 +72,16 @@ class DetectorModel:
         threads = torch.get_num_threads() if self.device == "cpu" else 1
         self._threads = SingleThreads(threads)
         self.batch = options.batch or threads
-        self._score = float(card.facts.get("score", _SURE))
+        self._score = float(card.facts.get("score", SURE))
+        self._values = np.array([c.value for c in card.classes])
+        things = [c.name in (card.things or [c.name]) for c in card.classes]
+        self._things = torch.tensor(things, device=self._device)
 
     def predict(self, pixels: NDArray[np.generic]) -> list[Objects]:
         """Return the objects of each window."""
         try:
             return self._threads.map(self._objects, pixels)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ModelError(
                 f"model {self.card.name!r} failed on windows of shape "
                 f"{tuple(pixels.shape)}: {first_line(error)}"
@@ -68,14 +93,15 @@ class DetectorModel:
 
     @torch.inference_mode()
     def _objects(self, window: NDArray[np.generic]) -> Objects:
-        x = self._scaling(to_device(window[None], self._device))
-        found = self._module([x[0]])[0]
-        keep = found["scores"] >= self._score
-        classes = found["labels"][keep].cpu().numpy() - 1  # 0 is the background
-        values = np.array([c.value for c in self.card.classes])
+        found: Found = self._module(
+            self._scaling(to_device(window[None], self._device))
+        )
+        keep = (found.scores >= self._score) & self._things[found.channels]
+        semantic = found.semantic if self.card.task == "panoptic" else None
         return from_masks(
-            found["masks"][keep, 0].cpu().numpy() > 0.5,
-            values[classes],
-            found["scores"][keep].cpu().numpy(),
+            found.masks[keep].cpu().numpy(),
+            self._values[found.channels[keep].cpu().numpy()],
+            found.scores[keep].float().cpu().numpy(),
             min_score=self._score,
+            semantic=semantic,
         )

@@ -21,6 +21,7 @@ FILES: dict[str, str] = {}
 FOLDERS = {
     "smp": "geoseg.models.smp",
     "torchvision": "geoseg.models.torchvision_nets",
+    "transformers": "geoseg.models.hf",
     "forest": "geoseg.models.forest",
 }
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
@@ -79,6 +80,14 @@ _ALL = (
         summary="likewise: FCN, DeepLabV3, LR-ASPP; Mask R-CNN for instances",
         extra="models",
         packages=("torchvision",),
+    ),
+    Family(
+        name="transformers",
+        example="hf:nvidia/segformer-b0-finetuned-ade-512-512",
+        summary="SegFormer, UPerNet, DPT, BEiT, MaskFormer, Mask2Former, OneFormer, "
+        "EoMT: a folder that save_pretrained wrote, or hf:owner/name",
+        extra="transformers",
+        packages=("transformers", "huggingface_hub"),
     ),
     Family(
         name="forest",

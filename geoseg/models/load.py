@@ -23,7 +23,7 @@ from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.device import Options, Precision
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
-from geoseg.models.identity import Opened, content_hash
+from geoseg.models.identity import Opened, content_hash, file_sha256
 
 if TYPE_CHECKING:
     from geoseg.models.contract import Model
@@ -246,9 +246,17 @@ def _open_path(path: Path) -> Opened:
     return Opened(
         spec=str(path),
         card=folder.card,
-        content=content_hash(folder.card, folder.sha256 or ""),
+        content=content_hash(folder.card, *_weights_hashes(folder)),
         load=load,
     )
+
+
+def _weights_hashes(folder: ModelFolder) -> list[str]:
+    """Return the hash of the weights that a card names, else of all there are."""
+    if folder.sha256 is not None:
+        return [folder.sha256]
+    files = [*folder.path.glob("config.json"), *folder.path.glob("*.safetensors")]
+    return [file_sha256(file) for file in sorted(files)]
 
 
 def _folder_module(folder: ModelFolder) -> str:

@@ -5,7 +5,7 @@ What the extension has no field for is kept in fields named `geoseg:…`, next t
 | field of the item's properties | is |
 |---|---|
 | `geoseg:window`, `geoseg:overlap`, `geoseg:multiple` | sides in pixels, see `Card` |
-| `geoseg:output`, `geoseg:activation` | what the scores are, see `Card` |
+| `geoseg:output`, `geoseg:activation`, `geoseg:things` | what is answered, see `Card` |
 | `geoseg:resolution` | metres per pixel it was trained on |
 | `geoseg:dtypes`, `geoseg:value_range`, `geoseg:fill`, `geoseg:nodata` | see `Card` |
 | `geoseg:framework` | how to build the network |
@@ -42,8 +42,8 @@ _TASKS: dict[Task, str] = {
     "panoptic": "panoptic-segmentation",
 }
 _OWN = (
-    "window", "overlap", "multiple", "output", "activation", "resolution", "dtypes",
-    "value_range", "fill", "nodata", "framework", "facts",
+    "things", "window", "overlap", "multiple", "output", "activation", "resolution",
+    "dtypes", "value_range", "fill", "nodata", "framework", "facts",
 )  # fmt: skip
 _ARTIFACTS = {
     ".safetensors": "safetensors.torch.save_file",
@@ -118,7 +118,7 @@ def _card(item: Mapping[str, Any], path: Path) -> Card:
         for key in _OWN
         if f"geoseg:{key}" in properties
     }
-    for key in ("dtypes", "value_range"):
+    for key in ("things", "dtypes", "value_range"):
         if values.get(key) is not None:
             values[key] = tuple(values[key])
     tasks = {v: k for k, v in _TASKS.items()}

@@ -10,7 +10,10 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from geoseg.errors import ModelError, first_line
+from geoseg.models.detector import DetectorModel, Found
 from geoseg.models.extras import require
 from geoseg.models.torch_adapter import TorchModel
 from geoseg.models.weights import fill_weights, load_safetensors, save_network
@@ -18,7 +21,7 @@ from geoseg.models.weights import fill_weights, load_safetensors, save_network
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    import torch
 
     from geoseg.models.card import Card
     from geoseg.models.contract import InstanceModel, Model
@@ -38,9 +41,24 @@ def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
     fill_weights(module, load_safetensors(folder.weights_file), folder.card)
     if folder.card.task == "semantic":
         return TorchModel(module, folder.card, options)
-    from geoseg.models.detector import DetectorModel
+    return DetectorModel(MaskRcnn(module), folder.card, options)
 
-    return DetectorModel(module, folder.card, options)
+
+class MaskRcnn(nn.Module):
+    """A detector of torchvision, one window at a time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> Found:
+        """Return what is found in one window, (1, band, y, x)."""
+        found = self.network([x[0]])[0]
+        return Found(
+            masks=found["masks"][:, 0] > 0.5,
+            channels=found["labels"] - 1,  # 0 is the background
+            scores=found["scores"],
+        )
 
 
 def build(card: Card) -> nn.Module:
@@ -105,8 +123,6 @@ def _detector_arguments(card: Card) -> dict[str, Any]:
 
 def _widen(module: nn.Module, bands: int) -> None:
     """Put a first convolution of so many bands in the place of the one of three."""
-    from torch import nn
-
     name, first = next(
         (name, part)
         for name, part in module.named_modules()

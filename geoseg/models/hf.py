@@ -1,0 +1,242 @@
+"""Networks of transformers: a local folder, or `hf:owner/name` from the Hub.
+
+SegFormer, UPerNet, DPT, BEiT and their like answer scores per class; MaskFormer,
+Mask2Former, OneFormer and EoMT answer masks with classes, which are brought together
+as the library does it. Weights come from safetensors only; no code of the folder runs.
+The card is made from `config.json` and `preprocessor_config.json`; a `card.json` beside
+them, with the framework `{"family": "transformers"}`, takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.classes import Class, default_color
+from geoseg.errors import ModelError, first_line
+from geoseg.models.card import Band, Card
+from geoseg.models.extras import require
+from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.torch_adapter import TorchModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from geoseg.models.contract import InstanceModel, Model
+    from geoseg.models.device import Options
+    from geoseg.models.folder import ModelFolder
+
+QUERIES = frozenset({"maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3"})
+"""Model types that answer masks with classes instead of scores per class."""
+_ANY_SIZE = {"segformer": 32, "mobilevit": 32, "mobilevitv2": 32, "mobilenet_v2": 32}
+_FILES = ("*.json", "*.safetensors", "merges.txt", "LICENSE*")
+
+
+def open_spec(spec: str) -> Opened:
+    """Return the model that `hf:owner/name` or `hf:owner/name@revision` means."""
+    hub = require("huggingface_hub", what="hf:", extra="transformers")
+    name, _, revision = spec.removeprefix("hf:").partition("@")
+    try:
+        path = hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=list(_FILES)
+        )
+    except (OSError, ValueError) as error:  # what the hub raises derives from these
+        raise ModelError(
+            f"{spec} cannot be fetched from the Hugging Face Hub: {first_line(error)}"
+        ) from error
+    opened = open_folder(Path(path), name=name)
+    return Opened(spec=spec, card=opened.card, content=opened.content, load=opened.load)
+
+
+def open_folder(path: Path, *, name: str | None = None) -> Opened:
+    """Return the model in a folder as `save_pretrained` writes it."""
+    card = card_of(path, name=name or path.name)
+
+    def load(options: Options) -> Any:  # noqa: ANN401 - of either kind
+        return _load(path, card, options)
+
+    return Opened(
+        spec=str(path), card=card, content=content_hash(card, *_hashes(path)), load=load
+    )
+
+
+def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
+    """Load the network of a folder that has a card of ours too."""
+    return _load(folder.path, folder.card, options)
+
+
+def _hashes(path: Path) -> list[str]:
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"{path} holds no .safetensors file: geoseg loads no pickled weights; "
+            "save the model again with safe_serialization"
+        )
+    return [file_sha256(file) for file in (path / "config.json", *weights)]
+
+
+def card_of(path: Path, *, name: str) -> Card:
+    """Return the card that a folder's configuration implies.
+
+    Three channels are taken for red, green and blue; others are bands by number.
+    """
+    config = _json(path / "config.json")
+    processor = _processor(path)
+    channels = _channels(config)
+    names = ["red", "green", "blue"]
+    if channels != 3:
+        names = [str(i + 1) for i in range(channels)]
+    side = _side(config, processor)
+    kind = str(config.get("model_type"))
+    factor = _factor(processor)
+    return Card(
+        name=name,
+        bands=tuple(_band(band, processor, factor, i) for i, band in enumerate(names)),
+        classes=_classes(config),
+        output="probabilities" if kind in QUERIES else "logits",
+        window=side,
+        overlap=side // 8 // 2 * 2,
+        multiple=_ANY_SIZE.get(kind),
+        value_range=(0.0, 1 / factor) if factor else None,
+        description=f"{kind} of transformers",
+        framework={"family": "transformers", "arch": kind},
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return found
+
+
+def _processor(path: Path) -> dict[str, Any]:
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (path / name).is_file():
+            found = _json(path / name)
+            return found.get("image_processor", found)  # type: ignore[no-any-return]
+    return {}
+
+
+def _channels(config: Mapping[str, Any]) -> int:
+    for part in (config, config.get("backbone_config") or {}):
+        if "num_channels" in part:
+            return int(part["num_channels"])
+    return 3
+
+
+def _side(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int:
+    """Return the side of the square that the network was trained on."""
+    size = processor.get("size") or {}
+    if isinstance(size, int):
+        return size
+    backbone = config.get("backbone_config") or {}
+    for side in (
+        size.get("height"),
+        size.get("shortest_edge"),
+        config.get("image_size"),
+        backbone.get("image_size"),
+    ):
+        if isinstance(side, int) and side >= 32:
+            return side
+    return 512
+
+
+def _factor(processor: Mapping[str, Any]) -> float:
+    """Return what pixels are multiplied by first; 0 where they are not."""
+    if not processor or not processor.get("do_rescale", True):
+        return 0.0
+    return float(processor.get("rescale_factor", 1 / 255))
+
+
+def _band(name: str, processor: Mapping[str, Any], factor: float, index: int) -> Band:
+    """Return a band scaled by `(x * factor - mean) / std`, as the processor does it."""
+    unit = factor or 1.0
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    if not processor.get("do_normalize", bool(processor)) or not (mean and std):
+        return Band(name=name, scale=1 / unit)
+    return Band(
+        name=name, offset=float(mean[index]) / unit, scale=float(std[index]) / unit
+    )
+
+
+def _classes(config: Mapping[str, Any]) -> tuple[Class, ...]:
+    labels = config.get("id2label") or {
+        str(i): f"class {i}" for i in range(int(config.get("num_labels", 2)))
+    }
+    rows = sorted((int(value), str(name)) for value, name in labels.items())
+    names = [name for _, name in rows]
+    return tuple(
+        Class(
+            value=value,
+            name=name if names.count(name) == 1 else f"{name} ({value})",
+            color=default_color(value),
+        )
+        for value, name in rows
+    )
+
+
+def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
+    transformers = require("transformers", what="this model", extra="transformers")
+    _hashes(path)
+    config = _config(transformers, path)
+    kind = config.model_type
+    if card.task != "semantic" and kind not in QUERIES:
+        raise ModelError(f"{kind} networks answer classes, not {card.task} objects")
+    factory = (
+        transformers.AutoModelForUniversalSegmentation
+        if kind in QUERIES
+        else transformers.AutoModelForSemanticSegmentation
+    )
+    if type(config) not in factory._model_mapping.keys():  # noqa: SIM118, SLF001 - lazy
+        raise ModelError(f"{kind} is no network for segmentation in transformers")
+    module = _pretrained(factory, path, config)
+    if kind not in QUERIES:
+        return TorchModel(module, card, options)
+    from geoseg.models import queries
+
+    return queries.model(module, card, options, path)
+
+
+def _config(transformers: Any, path: Path) -> Any:  # noqa: ANN401 - an untyped library
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path} is not a model of transformers: {first_line(error)}"
+        ) from error
+
+
+def _pretrained(factory: Any, path: Path, config: Any) -> nn.Module:  # noqa: ANN401
+    """Load weights, all of them."""
+    from safetensors import SafetensorError
+
+    try:
+        module, facts = factory.from_pretrained(
+            path,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype="float32",
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from error
+    missing = sorted(facts["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"the weights in {path} lack {len(missing)} tensors of the network "
+            f"({', '.join(missing[:3])}): it was not trained for segmentation"
+        )
+    return module  # type: ignore[no-any-return]
