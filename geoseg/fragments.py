@@ -30,11 +30,11 @@ def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
         count: Number of objects.
 
     Returns:
-        (count + 1, 6) int64: first row, first column, after-last row, after-last column,
-        pixels inside the rectangle, position of the first pixel; and the number of all
-        its pixels is 0 where the last is `NEVER`.
+        (count + 1, 7) int64: first row, first column, after-last row, after-last
+        column, pixels inside the rectangle, position of the first pixel (`NEVER` where
+        there is none), all pixels.
     """
-    facts = np.zeros((count + 1, 6), np.int64)
+    facts = np.zeros((count + 1, 7), np.int64)
     facts[:, :2] = NEVER
     facts[:, 5] = NEVER
     y0, y1, x0, x1 = cell
@@ -51,6 +51,7 @@ def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
             row[1] = min(row[1], x)
             row[2] = y + 1
             row[3] = max(row[3], x + 1)
+            row[6] += 1
             if y0 <= y < y1 and x0 <= x < x1:
                 row[4] += 1
     return facts

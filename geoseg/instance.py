@@ -66,11 +66,13 @@ FACT = np.dtype(
         ("cls", "<i4"),
         ("score", "<i4"),
         ("pieces", "<i4"),
+        ("area", "<i8"),
         ("inside", "?"),
     ]
 )
 """A group in a block: its first pixel in reading order of the raster, its pixels and
-box there; its class, score and pieces; whether it cannot have pixels elsewhere."""
+box there; its class, score, pieces and area (`GROUP`); whether it cannot have pixels
+elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +240,7 @@ def _table(
     table["cls"] = np.asarray(objects.classes)[kept - 1]
     sure = np.clip(np.asarray(objects.scores, np.float64)[kept - 1], 0, 1)
     table["score"] = np.floor(sure * SCORE + 0.5)
-    table["inner"] = facts[kept, 4]
+    table["inner"], table["area"] = facts[kept, 4], facts[kept, 6]
     for i, (name, offset) in enumerate(
         (("top", where.y), ("left", where.x), ("bottom", where.y), ("right", where.x))
     ):
@@ -477,7 +479,7 @@ def _sorted(
     facts["first"], facts["pixels"] = position[there], places[there, 4]
     for i, name in enumerate(("top", "left", "bottom", "right")):
         facts[name] = places[there, i] + (block.y, block.x)[i % 2]
-    for name in ("group", "cls", "score", "pieces"):
+    for name in ("group", "cls", "score", "pieces", "area"):
         facts[name] = groups[name][there]
     facts["inside"] = _lies_in(groups[there], block)
     numbers = np.full(len(groups) + 1, -1, np.int32)

@@ -18,6 +18,9 @@ from geoseg.stitch import concatenated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MIN_VISIBLE = 0.5
+"""Groups seen whole of which a smaller share is left get the id 0: the same rule as for
+masks that overlap inside a window (Kirillov et al. 2019)."""
 Block = tuple[int, int]
 """Row and column of a block."""
 
@@ -38,16 +41,13 @@ def number(
     read: Callable[[int, int], NDArray[np.void]],
     rows: int,
     cols: int,
-    *,
-    min_pixels: int = 1,
 ) -> Iterator[Numbered]:
-    """Number all groups.
+    """Number all groups of which enough is left, where others had pixels before them.
 
     Args:
         read: Returns what a block tells of its groups, (group,) of dtype `FACT`.
         rows: Rows of blocks.
         cols: Columns of blocks.
-        min_pixels: Groups of fewer pixels get no id: 0.
 
     Yields:
         The rows of blocks, from the first on.
@@ -64,7 +64,7 @@ def number(
         table = np.concatenate([inside, crossing[begins]])
         ids = np.zeros(len(table), np.uint32)
         order = np.argsort(table["first"])
-        order = order[table["pixels"][order] >= min_pixels]
+        order = order[table["pixels"][order] >= MIN_VISIBLE * table["area"][order]]
         ids[order] = np.arange(last + 1, last + 1 + len(order))
         crossing_ids[begins] = ids[len(inside) :]
         yield Numbered(

@@ -48,13 +48,15 @@ OBJECT = np.dtype(
         ("cls", "<i4"),
         ("score", "<i4"),
         ("inner", "<i8"),
+        ("area", "<i8"),
         ("top", "<i4"),
         ("left", "<i4"),
         ("bottom", "<i4"),
         ("right", "<i4"),
     ]
 )
-"""An object of a window: class value, score, pixels in the window's own cell, box."""
+"""An object of a window: class value, score, its pixels in the window's own cell and in
+all of it, box."""
 
 GROUP = np.dtype(
     [
@@ -63,6 +65,7 @@ GROUP = np.dtype(
         ("cls", "<i4"),
         ("score", "<i4"),
         ("pieces", "<i4"),
+        ("area", "<i8"),
         ("top", "<i4"),
         ("left", "<i4"),
         ("bottom", "<i4"),
@@ -70,8 +73,8 @@ GROUP = np.dtype(
     ]
 )
 """What an object is a part of: its group's lowest key; the key of the one object that
-saw the group whole and alone shows it, or -1; the group's class, score, box, and of how
-many pieces it is put together."""
+saw the group whole and alone shows it, or -1; the group's class, score, box, of how
+many pieces it is put together, and the pixels of the object that shows it, else 0."""
 
 LINK = np.dtype([("one", "<i8"), ("other", "<i8"), ("weight", "<i4")])
 """Two objects by their keys, the lower first; a match has a weight, a clash has 0."""
@@ -434,6 +437,7 @@ def _describe(
         out[name] = edge[at]
     shown = _shown(table, out, at, n, tiling)
     out["shown"] = np.where(shown >= 0, table["key"][shown], -1)[at]
+    out["area"] = np.where(shown >= 0, table["area"][shown], 0)[at]
     alone = np.arange(len(table)) == shown[at]
     speaks = alone | (shown[at] < 0)
     out["pieces"] = np.bincount(at[speaks], minlength=n)[at]

@@ -1,6 +1,7 @@
 """Scenes of known objects, and models that see their truth through a window."""
 
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from affine import Affine
@@ -50,7 +51,7 @@ class Scene:
             valid = self.valid[window.slices].copy()
         return values, valid
 
-    def select(self, indices):
+    def select(self, _):
         return self
 
 
@@ -187,3 +188,44 @@ def diagonals(height, width, step=5):
     y, x = np.ogrid[:height, :width]
     truth = np.where((y + x) % step == 0, (y + x) // step + 1, 0)
     return truth.astype(np.uint32)
+
+
+class NoisyOracle(Oracle):
+    """Sees each object shifted by up to `shift` pixels, some eroded by one, some not at
+    all, and some twice; anew in every window, by what the window holds."""
+
+    def __init__(self, card, *, shift=2, eroded=0.3, missing=0.1, doubled=0.1):
+        super().__init__(card)
+        self.noise = (shift, eroded, missing, doubled)
+
+    def see(self, truth):
+        shift, eroded, missing, doubled = self.noise
+        rng = np.random.default_rng(crc32(np.ascontiguousarray(truth)))
+        ids, labels = np.unique(truth, return_inverse=True)
+        labels = labels.reshape(truth.shape) + int(ids[0] != 0)
+        out = np.zeros(truth.shape, np.int32)
+        seen = []
+        for label, box in enumerate(ndimage.find_objects(labels), 1):
+            for _ in range(1 + (rng.random() < doubled)):
+                dy, dx = rng.integers(-shift, shift + 1, 2)
+                thin = rng.random() < eroded
+                if rng.random() < missing:
+                    continue
+                seen.append((rng.random(), label, box, dy, dx, thin))
+        kept = []
+        for score, label, box, dy, dx, thin in sorted(seen, key=lambda s: -s[0]):
+            mask = np.pad(labels[box] == label, 1)
+            if thin:
+                mask = ndimage.binary_erosion(mask)
+            y, x = np.nonzero(mask)
+            y, x = y + box[0].start - 1 + dy, x + box[1].start - 1 + dx
+            inside = (y >= 0) & (x >= 0) & (y < out.shape[0]) & (x < out.shape[1])
+            y, x = y[inside], x[inside]
+            free = out[y, x] == 0
+            if not free.any() or free.sum() < len(y) / 2:
+                continue
+            kept.append(score)
+            out[y[free], x[free]] = len(kept)
+        return Objects(
+            labels=out, classes=np.zeros(len(kept), int), scores=np.array(kept)
+        )
