@@ -2,7 +2,7 @@
 
 Scores become 16-bit probabilities, weights are integers whose sum over all windows of a
 pixel is exactly 2^14, and the products are added up in int32. Integer addition does not
-care about order, so the sums, and the labels from them, are the same for any block size,
+care about order, so the sums and the labels from them are the same for any block size,
 order of blocks, number of workers, or resume point. No division, no weight raster.
 """
 

@@ -7,17 +7,20 @@ of blocks that wait for their neighbours. It is harmless when the run is complet
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 import zarr
 from numcodecs import Zstd
+from zarr.codecs import ZstdCodec
 
 from geoseg.classes import Class, nodata_value
 from geoseg.errors import MasksError
@@ -164,6 +167,36 @@ class Masks:
         """Return what `mark_done` noted of a block."""
         return dict(json.loads(self.storage.get(f"{DONE}/{row}.{col}")))
 
+    def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
+        """Forget that blocks are done; the next run makes them anew."""
+        record = {**self.record(), "complete": False}
+        self.storage.put(RECORD, json.dumps(record, indent=1).encode())
+        for row, col in blocks:
+            self.storage.remove(f"{DONE}/{row}.{col}")
+
+    def coordinate(self, name: str) -> NDArray[np.float64]:
+        """Return the pixel centres `x` or `y` as they are stored."""
+        return np.asarray(_open_array(self.path, name, self.run)[...])
+
+    def chunk_names(self, name: str, window: Window) -> list[str]:
+        """Return the objects that hold the chunks of an array in a window."""
+        array = self._array(name)
+        chunks = array.chunks
+        ranges = [range(n) for n in array.cdata_shape[:-2]] + [
+            range(window.y // chunks[-2], -(-window.bottom // chunks[-2])),
+            range(window.x // chunks[-1], -(-window.right // chunks[-1])),
+        ]
+        key = array.metadata.encode_chunk_key
+        return [f"{name}/{key(index)}" for index in product(*ranges)]
+
+    def chunk_patterns(self) -> dict[str, Callable[[str], bool]]:
+        """Return for each array whether an object below it is one of its chunks."""
+        group = _open_group(self.path)
+        return {
+            name: partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
+            for name, array in group.arrays()
+        }
+
     def parts(self) -> set[tuple[int, int]]:
         """Return the blocks whose parts wait for their neighbours."""
         return positions(self.storage.names(PARTS))
@@ -207,7 +240,8 @@ class Masks:
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""
         group = _open_group(self.path, mode="r+")
-        group.attrs["geoseg"] = {**dict(group.attrs["geoseg"]), **facts}
+        provenance: Any = group.attrs["geoseg"]
+        group.attrs["geoseg"] = {**provenance, **facts}
         _consolidate(self.path)
         self.storage.remove(PARTS)
         self.storage.remove(RIMS)
@@ -245,6 +279,18 @@ def create_objects(path: str) -> Callable[[Mapping[str, Any]], None]:
             column.append(np.asarray(rows[name], column.dtype))
 
     return append
+
+
+def _is_chunk(
+    encode: Callable[[tuple[int, ...]], str], shape: tuple[int, ...], key: str
+) -> bool:
+    index = tuple(int(n) for n in re.findall(r"\d+", key))
+    if not shape:
+        return key == encode(())
+    inside = len(index) == len(shape) and all(
+        i < n for i, n in zip(index, shape, strict=True)
+    )
+    return inside and key == encode(index)
 
 
 def checksum(values: NDArray[Any]) -> int:
@@ -498,7 +544,7 @@ def _array(
         shape=shape,
         chunks=tuple(min(c, s or c) for c, s in zip(chunks, shape, strict=True)),
         dtype=dtype,
-        compressors=Zstd(level=1) if v2 else zarr.codecs.ZstdCodec(level=1),
+        compressors=Zstd(level=1) if v2 else ZstdCodec(level=1),
         fill_value=fill,
         attributes=attributes,
         dimension_names=None if v2 else dims,

@@ -37,7 +37,7 @@ class Memory:
     def refusal(self, allowed: float, tiling: Tiling) -> str:
         """Return the line that says what would fit."""
         return (
-            f"this needs {self.total / 1e9:.2f} GB per process and {allowed / 1e9:.2f} GB "
+            f"this needs {self.total / 1e9:.2f} GB per process, {allowed / 1e9:.2f} GB "
             f"are allowed: libraries {self.process / 1e9:.2f}, model "
             f"{self.model / 1e9:.2f}, {self.tasks} blocks of {tiling.block} px "
             f"{self.tasks * self.per_task / 1e9:.2f}; use --block {tiling.chunk}, a "

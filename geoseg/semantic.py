@@ -3,13 +3,13 @@
 A block's windows reach `margin` pixels into its neighbours. What they add there is the
 block's *rim* for that neighbour; where neighbours add to the block is its *frame*:
 
-    +-----+-------------+-----+       Rows of windows are finished one by one: once the
-    | rim |     rim     | rim |       next row of windows cannot reach a row of pixels any
-    +-----+=============+-----+       more, it is labelled and its sums are forgotten.
-    |     |   frame     |     |
-    | rim |  +-------+  | rim |       Only the sums of frame and rims are kept, in a
-    |     |  |labels |  |     |       *part*. When all eight neighbours have theirs, rims
-    +-----+=============+-----+       are added to frames and the frames are labelled.
+    +-----+-------------+-----+     Rows of windows are finished one by one: once the
+    | rim |     rim     | rim |     next row of windows cannot reach a row of pixels
+    +-----+=============+-----+     any more, it is labelled and its sums forgotten.
+    |     |    frame    |     |
+    | rim |  +-------+  | rim |     Only the sums of frame and rims are kept, in a
+    |     |  |labels |  |     |     *part*. When all eight neighbours have theirs,
+    +-----+=============+-----+     rims are added to frames and those are labelled.
     | rim |     rim     | rim |
     +-----+-------------+-----+
 """
@@ -192,7 +192,7 @@ def _blank(block: Window, card: Card, names: Sequence[str]) -> Arrays:
     }
 
 
-# --- models that answer labels ---------------------------------------------------------
+# --- models that answer labels -------------------------------------------------------
 
 
 def _pixelwise(source: Source, model: Model, block: Window, windows: int) -> Part:
@@ -249,13 +249,13 @@ def _checked_labels(model: Model, stack: NDArray[Any]) -> NDArray[Any]:
     expected = (stack.shape[0], *stack.shape[2:])
     if labels.shape != expected or labels.dtype.kind not in "iub":
         raise ModelError(
-            f"model {model.card.name!r} answered {labels.dtype} {labels.shape}, its card "
+            f"model {model.card.name!r} gave {labels.dtype} {labels.shape}, its card "
             f"promises integer labels {expected}"
         )
     return labels
 
 
-# --- models that answer scores ---------------------------------------------------------
+# --- models that answer scores -------------------------------------------------------
 
 
 def _blended(
@@ -339,7 +339,7 @@ def _checked_scores(
     expected = (stack.shape[0], model.card.channels, *stack.shape[2:])
     if tuple(answer.shape) != expected:
         raise ModelError(
-            f"model {model.card.name!r} answered scores {tuple(answer.shape)}, its card "
+            f"model {model.card.name!r} gave scores {tuple(answer.shape)}, its card "
             f"promises {expected} (windows, classes, rows, columns)"
         )
     if not isinstance(answer, np.ndarray):

@@ -201,7 +201,7 @@ def test_a_model_that_contradicts_its_card():
             return super().predict(pixels)[:, :2]
 
     source = ArraySource(values=np.zeros((3, 20, 20), np.float32))
-    with pytest.raises(ModelError, match=r"answered scores \(1, 2, .* promises"):
+    with pytest.raises(ModelError, match=r"gave scores \(1, 2, .* promises"):
         segment(source, Wrong(card=identity_card(3, window=16, overlap=4)))
 
 

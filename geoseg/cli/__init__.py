@@ -56,7 +56,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="geoseg")
 def program() -> None:
-    """Turn huge satellite and aerial rasters into seamless maps.
+    r"""Turn huge satellite and aerial rasters into seamless maps.
 
     \b
     The usual way:
@@ -91,7 +91,7 @@ def _on_terminate(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
-    warnings.showwarning = _one_line
+    warnings.showwarning = _one_line  # type: ignore[assignment]
     try:
         program.main(arguments, prog_name="geoseg", standalone_mode=False)
     except click.exceptions.Exit as done:

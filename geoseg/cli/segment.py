@@ -249,8 +249,8 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
         "windows": f"{s['windows']:,} of {s['window']} px, overlap {s['overlap']} px",
         "blocks": f"{s['blocks']:,} of {s['block']} px, chunks of {s['chunk']} px",
         "read": f"about {size(s['bytes_read'])}, uncompressed",
-        "write": f"at most {size(s['bytes_written_at_most'])}, uncompressed, in at most "
-        f"{s['files']:,} files",
+        "write": f"at most {size(s['bytes_written_at_most'])}, uncompressed, "
+        f"in at most {s['files']:,} files",
         "memory": f"at most {size(s['memory_per_process'])} per process "
         f"({s['tasks_per_process']} blocks of {size(s['memory_per_task'])} at once)",
     }

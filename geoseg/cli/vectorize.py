@@ -96,17 +96,19 @@ def vectorize(
     from geoseg.vectors import vectorize as run
 
     begun = perf_counter()
-    with open_client(workers=workers, scheduler=scheduler) as client:
-        with bar("vectorize", quiet=quiet or as_json) as show:
-            path = run(
-                masks,
-                out,
-                smooth=False if smooth is None else smooth or True,
-                connectivity=8 if connectivity == "8" else 4,
-                client=client,
-                progress=show,
-                **options,
-            )
+    with (
+        open_client(workers=workers, scheduler=scheduler) as client,
+        bar("vectorize", quiet=quiet or as_json) as show,
+    ):
+        path = run(
+            masks,
+            out,
+            smooth=False if smooth is None else smooth or True,
+            connectivity=8 if connectivity == "8" else 4,
+            client=client,
+            progress=show,
+            **options,
+        )
     seconds = perf_counter() - begun
     bytes_ = path.stat().st_size
     summary = {"regions": str(path), "bytes": bytes_, "seconds": round(seconds, 3)}
