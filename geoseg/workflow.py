@@ -25,7 +25,7 @@ from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.object_run import run_objects, splitting_job, table_of
 from geoseg.plan import Tiling, auto_block
-from geoseg.raster import Source, match_bands, open_source
+from geoseg.raster import Source, match_bands, open_source, with_nodata
 from geoseg.run import Progress, RunFacts, run_blocks
 from geoseg.split import Splitting, method, things_of
 
@@ -113,6 +113,8 @@ def make_plan(
     opened = open_source(source, bands=bands, aoi=aoi, nodata=nodata)
     recipe = model_recipe(model, device=device, precision=precision, batch=batch)
     recipe = recipe.bound(opened)
+    if recipe.card.nodata is not None:
+        opened = with_nodata(opened, recipe.card.nodata)
     opened = opened.select(match_bands(opened, recipe.card.bands))
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, resolution)
