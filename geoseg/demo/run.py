@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,8 +43,8 @@ _MIN_AREA_PIXELS = 4
 class Summary:
     """What the demo made, and how good and how fast."""
 
-    scene: Path
-    """The raster that was segmented."""
+    scene: str
+    """Path or URL of the raster that was segmented."""
     truth: Path | None
     """Land cover as it is; None for a real scene."""
     masks: Path
@@ -129,6 +129,7 @@ def run_demo(
     size: int | tuple[int, int] = 4096,
     seed: int = SEED,
     scene: str | os.PathLike[str] | None = None,
+    bands: Sequence[str] | None = None,
     model: Any = None,  # noqa: ANN401 - whatever segment takes
     client: Client | None = None,
     quiet: bool = False,
@@ -145,6 +146,7 @@ def run_demo(
             demo's model (blue, green, red, nir as uint16 at about 10 m), which has
             never seen the Earth: the summary says so. A raster that this model cannot
             read is clustered by `kmeans:6` instead. There is no accuracy then.
+        bands: What the real scene's bands are, where it does not say.
         model: Another model, as `geoseg.segment` takes it.
         client: Dask client to run on; None is this process.
         quiet: No progress on stderr.
@@ -163,9 +165,9 @@ def run_demo(
         path, truth = folder / "scene.tif", folder / "truth.tif"
         with clock.stage("scene", f"generating a scene of {width} x {height} pixels"):
             write_scene(path, truth, height, width, seed)
-    chosen, note = (model, None) if model is not None else _model_for(scene)
+    chosen, note = (model, None) if model is not None else _model_for(scene, bands)
     source = path if scene is None else scene
-    masks = _segment(source, chosen, folder / "mask.zarr", client, clock)
+    masks = _segment(source, bands, chosen, folder / "mask.zarr", client, clock)
     regions = _vectorize(masks, folder / "regions.gpkg", client, clock)
     with clock.stage("picture", "drawing the map"):
         picture = _draw(masks, folder / "map.png", source)
@@ -176,7 +178,7 @@ def run_demo(
         areas = class_areas_km2(masks)
     grid = masks.grid
     summary = Summary(
-        scene=Path(source),
+        scene=os.fspath(source),
         truth=truth,
         masks=Path(masks.path),
         regions=regions,
@@ -231,14 +233,16 @@ def _folder(out: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _model_for(scene: str | os.PathLike[str] | None) -> tuple[str, str | None]:
+def _model_for(
+    scene: str | os.PathLike[str] | None, bands: Sequence[str] | None
+) -> tuple[str, str | None]:
     """Return the model for a scene, and what to know about the map it makes."""
     if scene is None:
         return str(MODEL), None
     from geoseg.workflow import make_plan
 
     try:
-        make_plan(scene, model=MODEL)
+        make_plan(scene, model=MODEL, bands=bands)
     except (ModelError, RasterError) as error:
         return FALLBACK, f"clustered by {FALLBACK}, for the demo's model: {error}"
     return str(MODEL), _INVENTED
@@ -246,6 +250,7 @@ def _model_for(scene: str | os.PathLike[str] | None) -> tuple[str, str | None]:
 
 def _segment(
     source: str | os.PathLike[str],
+    bands: Sequence[str] | None,
     model: Any,  # noqa: ANN401 - whatever segment takes
     out: Path,
     client: Client | None,
@@ -258,6 +263,7 @@ def _segment(
         segment(
             source,
             model=model,
+            bands=bands,
             out=out,
             client=client,
             overwrite=True,
