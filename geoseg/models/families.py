@@ -15,13 +15,22 @@ CLASSICAL = {
 }
 """`name:rest`: modules with `open_spec(spec) -> Opened`."""
 
-FILES: dict[str, str] = {}
+FILES = {
+    ".pt2": "geoseg.models.exported",
+    ".pt": "geoseg.models.exported",
+    ".pth": "geoseg.models.exported",
+    ".ts": "geoseg.models.exported",
+    ".onnx": "geoseg.models.onnx_file",
+}
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
 FOLDERS = {
     "smp": "geoseg.models.smp",
     "torchvision": "geoseg.models.torchvision_nets",
     "transformers": "geoseg.models.hf",
+    "torch.export": "geoseg.models.exported",
+    "torchscript": "geoseg.models.exported",
+    "onnx": "geoseg.models.onnx_file",
     "forest": "geoseg.models.forest",
 }
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
@@ -88,6 +97,18 @@ _ALL = (
         "EoMT: a folder that save_pretrained wrote, or hf:owner/name",
         extra="transformers",
         packages=("transformers", "huggingface_hub"),
+    ),
+    Family(
+        name="onnx",
+        example="roads.onnx",
+        summary="an ONNX file with a card beside it, or Deepness's metadata inside",
+        extra="onnx",
+        packages=("onnxruntime", "onnx"),
+    ),
+    Family(
+        name="exported",
+        example="roads.pt2",
+        summary="a program of torch.export (.pt2) or TorchScript (.pt), card beside it",
     ),
     Family(
         name="forest",
