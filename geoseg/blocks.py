@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from geoseg.errors import RasterError, SourceChangedError, is_full
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from geoseg.raster import Source
 
 T = TypeVar("T")
+
+LOST = (FileNotFoundError, DamagedPartError)
+"""How reading a part fails that is not there, or not what was written."""
 
 WAITS = (0.2, 1.0)
 """Seconds before what failed is tried again; disks and object stores hiccup."""
@@ -88,7 +92,7 @@ def _known(job: Job, row: int, col: int) -> BlockReport | None:
         )
     try:
         return _report(read_part(job.masks, row, col), done=False)
-    except (FileNotFoundError, DamagedPartError):
+    except LOST:
         return None
 
 
@@ -107,10 +111,10 @@ def finish(job: Job, row: int, col: int) -> BlockReport:
     try:
         part = patiently(lambda: read_part(job.masks, row, col))
         rims = list(_rims(job, row, col))
-    except (FileNotFoundError, DamagedPartError):
+    except LOST:
         if job.masks.is_done(row, col):  # by another copy of this task
             return BlockReport(done=True)
-        part, rims = _made_again(job, row, col)
+        part, rims = read_or_infer(job, row, col, partial(_segment, job))
     arrays = finish_block(part, rims, job.model.card, job.tiling, row, col)
     _write(job, row, col, part, arrays)
     patiently(lambda: remove_part(job.masks, row, col))
@@ -122,18 +126,20 @@ def _rims(job: Job, row: int, col: int) -> Iterator[Strip]:
         yield patiently(lambda n=neighbour: read_rim(job.masks, row, col, n))  # type: ignore[misc]
 
 
-def _made_again(job: Job, row: int, col: int) -> tuple[Part, list[Strip]]:
+def read_or_infer(
+    job: Job, row: int, col: int, again: Callable[[int, int], Part]
+) -> tuple[Part, list[Strip]]:
     """Return a block's part and its neighbours' rims; infer what cannot be read."""
     try:
         part = read_part(job.masks, row, col)
-    except (FileNotFoundError, DamagedPartError):
-        part = _segment(job, row, col)
+    except LOST:
+        part = again(row, col)
     rims = []
     for neighbour in job.tiling.neighbours(row, col):
         try:
             rims.append(read_rim(job.masks, row, col, neighbour))
-        except (FileNotFoundError, DamagedPartError):
-            rims.append(_segment(job, *neighbour).rims[row, col])
+        except LOST:
+            rims.append(again(*neighbour).rims[row, col])
     return part, rims
 
 
@@ -142,7 +148,7 @@ def write_provisional(job: Job, row: int, col: int) -> BlockReport:
 
     It is not marked done, so the next run finishes it when its neighbour is there.
     """
-    _write_arrays(job, row, col, read_part(job.masks, row, col).arrays)
+    write_arrays(job, row, col, read_part(job.masks, row, col).arrays)
     return BlockReport(done=False)
 
 
@@ -181,11 +187,12 @@ def _write(job: Job, row: int, col: int, part: Part, arrays: Arrays) -> None:
         "forward_seconds": round(part.forward_seconds, 4),
         "crc32": {name: checksum(array) for name, array in arrays.items()},
     }
-    _write_arrays(job, row, col, arrays)
+    write_arrays(job, row, col, arrays)
     patiently(lambda: job.masks.mark_done(row, col, facts))
 
 
-def _write_arrays(job: Job, row: int, col: int, arrays: Arrays) -> None:
+def write_arrays(job: Job, row: int, col: int, arrays: Arrays) -> None:
+    """Write a block's chunks, unless the store was begun anew meanwhile."""
     job.masks.check_current()
     window = job.tiling.block_window(row, col)
     for name, array in arrays.items():

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.blocks import BlockReport, Job, patiently
-from geoseg.instance import (
-    Composed,
-    Found,
-    compose_block,
-    find_objects,
-    link_block,
+from geoseg.blocks import (
+    LOST,
+    BlockReport,
+    Job,
+    patiently,
+    read_or_infer,
+    write_arrays,
 )
+from geoseg.classes import nodata_value
+from geoseg.instance import Composed, compose_block, find_objects, link_block
 from geoseg.object_store import Part, Shelf
-from geoseg.parts import DamagedPartError
+from geoseg.panoptic import find_panoptic, stuff_card
+from geoseg.parts import remove_part, write_part
+from geoseg.semantic import finish_block
 from geoseg.split import MapSource
 from geoseg.stitch import SCORE, Seen
 
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
 
 BACKGROUND = "background"
 """Name of the class of valid pixels where there is no object."""
-
-_LOST = (FileNotFoundError, DamagedPartError)
 
 
 def find(job: Job, row: int, col: int) -> BlockReport:
@@ -42,8 +44,8 @@ def find(job: Job, row: int, col: int) -> BlockReport:
     shelf = Shelf(job.masks)
     try:
         windows, seconds = shelf.part_facts(row, col)
-    except _LOST:
-        part = _find(job, row, col)
+    except LOST:
+        part, _ = _find(job, row, col)
         windows, seconds = part.windows, part.forward_seconds
     return BlockReport(done=False, windows=windows, forward_seconds=seconds)
 
@@ -54,8 +56,26 @@ def link(job: Job, row: int, col: int) -> BlockReport:
     own = _part(job, row, col).own
     rims = [_rim(job, row, col, n) for n in job.tiling.neighbours(row, col)]
     linked = link_block(own, rims, job.tiling)
+    if job.model.card.task == "panoptic":
+        finish_stuff(job, row, col)
     patiently(lambda: shelf.write_linked(row, col, own.table["key"], linked))
+    if job.model.card.task == "panoptic":
+        patiently(lambda: remove_part(job.masks, row, col))
     return BlockReport(done=True)
+
+
+def finish_stuff(job: Job, row: int, col: int) -> None:
+    """Write a block's stuff classes, as if there were no objects."""
+    part, rims = read_or_infer(job, row, col, lambda *block: _find(job, *block)[1])
+    card = stuff_card(job.model.card)
+    arrays = finish_block(part, rims, card, job.tiling, row, col)
+    nodata, masks = nodata_value(card.classes), job.masks
+    if nodata != masks.nodata:  # the highest class value is a thing's
+        blank = arrays["classes"] == nodata
+        arrays["classes"] = arrays["classes"].astype(np.uint16)
+        arrays["classes"][blank] = masks.nodata
+    wanted = {n: a for n, a in arrays.items() if n in masks.arrays}
+    write_arrays(job, row, col, wanted)
 
 
 def compose(job: Job, row: int, col: int) -> BlockReport:
@@ -70,34 +90,41 @@ def show(job: Job, row: int, col: int) -> BlockReport:
     shelf = Shelf(job.masks)
     composed = _composed(job, row, col)
     ids = patiently(lambda: shelf.read_ids(row, col))
-    job.masks.check_current()
-    window = job.tiling.block_window(row, col)
-    for name, values in _arrays(job, composed, ids, _part(job, row, col)).items():
-        patiently(lambda n=name, v=values: job.masks.write(n, window, v))  # type: ignore[misc]
+    write_arrays(job, row, col, _arrays(job, composed, ids, row, col))
     patiently(lambda: shelf.mark_shown(row, col))
     return BlockReport(done=True)
 
 
 def _arrays(
-    job: Job, composed: Composed, ids: NDArray[np.uint32], part: Part
+    job: Job, composed: Composed, ids: NDArray[np.uint32], row: int, col: int
 ) -> dict[str, NDArray[Any]]:
-    """Return what is written of a block."""
-    owner, masks = composed.owner, job.masks
-    none = owner < 0
-    out: dict[str, NDArray[Any]] = {
-        "instances": np.append(ids, 0).astype(np.uint32)[owner]
-    }
+    """Return what is written of a block: objects over what lies under them."""
+    instances = np.append(ids, 0).astype(np.uint32)[composed.owner]
     if isinstance(job.source, MapSource):
-        return out
-    dtype = np.uint8 if masks.nodata == 255 else np.uint16
+        return {"instances": instances}
+    facts, none = composed.facts, instances == 0
+    under = _under(job, row, col)
+    classes = np.append(facts["cls"], 0).astype(under["classes"].dtype)
+    out = {"instances": instances, "classes": classes[composed.owner]}
+    if "confidence" in job.masks.arrays:
+        score = (facts["score"].astype(np.int64) * 254 + SCORE // 2) // SCORE
+        out["confidence"] = np.append(score, 0).astype(np.uint8)[composed.owner]
+    return {n: np.where(none, under[n], a) if n in under else a for n, a in out.items()}
+
+
+def _under(job: Job, row: int, col: int) -> dict[str, NDArray[Any]]:
+    """Return classes and confidence where there is no object."""
+    masks, window = job.masks, job.tiling.block_window(row, col)
+    if job.model.card.task == "panoptic":
+        names = [n for n in ("classes", "confidence") if n in masks.arrays]
+        return {name: masks.read(name, window) for name in names}
+    dtype = np.dtype(np.uint8 if masks.nodata == 255 else np.uint16)
     background = next(c.value for c in masks.classes if c.name == BACKGROUND)
-    classes = np.append(composed.facts["cls"], background).astype(dtype)[owner]
-    out["classes"] = np.where(part.valid, classes, dtype(masks.nodata))
-    if "confidence" in masks.arrays:
-        score = (composed.facts["score"].astype(np.int64) * 254 + SCORE // 2) // SCORE
-        sure = np.append(score, 255).astype(np.uint8)[owner]
-        out["confidence"] = np.where(none, np.uint8(255), sure)
-    return out
+    valid = _part(job, row, col).valid
+    return {
+        "classes": np.where(valid, background, masks.nodata).astype(dtype),
+        "confidence": np.full(valid.shape, 255, np.uint8),
+    }
 
 
 def _composed(job: Job, row: int, col: int) -> Composed:
@@ -119,33 +146,36 @@ def _groups(shelf: Shelf, row: int, col: int, seen: Seen) -> NDArray[np.void]:
 def _part(job: Job, row: int, col: int) -> Part:
     try:
         return patiently(lambda: Shelf(job.masks).read_part(row, col))
-    except _LOST:
-        return _find(job, row, col)
+    except LOST:
+        return _find(job, row, col)[0]
 
 
 def _rim(job: Job, row: int, col: int, neighbour: tuple[int, int]) -> Seen:
     try:
         return patiently(lambda: Shelf(job.masks).read_rim(row, col, neighbour))
-    except _LOST:
+    except LOST:
         _find(job, *neighbour)
         return Shelf(job.masks).read_rim(row, col, neighbour)
 
 
-def _find(job: Job, row: int, col: int) -> Part:
-    """Infer a block and keep what was found: rims first, the part itself last."""
-    model = job.model.load()
-    found: Found = patiently(
-        lambda: find_objects(
-            job.source,
-            model,  # type: ignore[arg-type]
-            job.tiling,
-            row,
-            col,
-            batch=getattr(model, "batch", 1),
-        )
+def _find(job: Job, row: int, col: int) -> tuple[Part, Any]:
+    """Infer a block and keep what was found: rims first, the part itself last.
+
+    Returns:
+        The part, and the sums of a panoptic model's scores (`semantic.Part`).
+    """
+    model: Any = job.model.load()
+    panoptic = job.model.card.task == "panoptic"
+    look: Any = find_panoptic if panoptic else find_objects
+    batch = getattr(model, "batch", 1)
+    answer = patiently(
+        lambda: look(job.source, model, job.tiling, row, col, batch=batch)
     )
+    found, stuff = answer if panoptic else (answer, None)
     job.masks.check_current()
     shelf = Shelf(job.masks)
+    if stuff is not None:
+        patiently(lambda: write_part(job.masks, row, col, stuff))
     for to, rim in found.rims.items():
         patiently(lambda t=to, r=rim: shelf.write_rim(row, col, t, r))  # type: ignore[misc]
     part = Part(
@@ -155,4 +185,4 @@ def _find(job: Job, row: int, col: int) -> Part:
         forward_seconds=found.forward_seconds,
     )
     patiently(lambda: shelf.write_part(row, col, part))
-    return part
+    return part, stuff

@@ -113,7 +113,7 @@ def segment_block(
     pixels = read_windows(source, card, tiling.block_reach(row, col))
     if card.output == "labels":
         return _cropped(model, tiling, row, col, pixels, batch)
-    return _blended(model, tiling, row, col, pixels, arrays, batch)
+    return blend_block(model, tiling, row, col, pixels, arrays, batch)
 
 
 def finish_block(
@@ -258,7 +258,7 @@ def _checked_labels(model: Model, stack: NDArray[Any]) -> NDArray[Any]:
 # --- models that answer scores -------------------------------------------------------
 
 
-def _blended(
+def blend_block(
     model: Model,
     tiling: Tiling,
     row: int,
@@ -267,6 +267,7 @@ def _blended(
     names: Sequence[str],
     batch: int,
 ) -> Part:
+    """Infer a block's windows and add up their scores; see `segment_block`."""
     card = model.card
     block = tiling.block_window(row, col)
     valid = pixels.valid_in(block)

@@ -111,7 +111,7 @@ def batches(
     """
     cells: list[tuple[int, int]] = []
     shape: tuple[int, int] | None = None
-    for cell in _cells_with_data(tiling, row, col, pixels):
+    for cell in cells_with_data(tiling, row, col, pixels):
         window = tiling.model_window(*cell)
         if cells and (shape != (window.height, window.width) or len(cells) == size):
             yield cells, _stack(tiling, cells, pixels)
@@ -122,9 +122,10 @@ def batches(
         yield cells, _stack(tiling, cells, pixels)
 
 
-def _cells_with_data(
+def cells_with_data(
     tiling: Tiling, row: int, col: int, pixels: Pixels
 ) -> Iterator[tuple[int, int]]:
+    """Yield the cells of a block whose windows hold a valid pixel, row by row."""
     cell_rows, cell_cols = tiling.block_cells(row, col)
     everywhere = bool(pixels.valid.all())
     for i in cell_rows:

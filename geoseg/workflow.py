@@ -196,10 +196,10 @@ def _with_block(
 def _arrays(
     card: Card, task: Task, *, scores: bool, probabilities: bool
 ) -> tuple[str, ...]:
-    if card.task == "instance" and probabilities:
+    if card.task != "semantic" and probabilities:
         raise GeosegError(
-            "an instance model has no probabilities of classes: leave out "
-            "--probabilities; --scores keeps how sure it is of each object"
+            f"a model for the task {card.task} has no probabilities of all classes: "
+            "leave out --probabilities; --scores keeps how sure it is of each object"
         )
     labels = card.output == "labels" and card.task == "semantic"
     if labels and (scores or probabilities):

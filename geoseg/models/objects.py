@@ -78,7 +78,8 @@ def check_objects(answer: object, card: Card, shape: tuple[int, ...]) -> list[Ob
             f"model {card.name!r} answered {found}, its card's task {card.task!r} "
             f"promises a list of {shape[0]} Objects"
         )
-    things = {c.value for c in card.classes}
+    countable = card.things or [c.name for c in card.classes]
+    things = {c.value for c in card.classes if c.name in countable}
     for objects in answer:
         _check(objects, card, shape[2:], things)
     return list(answer)
@@ -108,7 +109,7 @@ def _check(
     if strange:
         raise ModelError(
             f"model {card.name!r} found objects of classes {sorted(strange)[:5]}, "
-            "which its card does not name"
+            "which its card does not name among its things"
         )
     if not np.isfinite(objects.scores).all():
         raise ModelError(f"model {card.name!r} gave scores that are NaN or infinite")
