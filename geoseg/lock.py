@@ -122,7 +122,7 @@ def _is_gone(record: Mapping[str, Any]) -> bool | None:
     """Whether an owner has ended; None where it cannot be known, on another host."""
     if record["host"] != socket.gethostname() or record["started"] is None:
         return None
-    return _started(record["pid"]) != record["started"]
+    return bool(_started(record["pid"]) != record["started"])
 
 
 def _who(record: Mapping[str, Any]) -> str:

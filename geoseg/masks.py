@@ -192,9 +192,12 @@ class Masks:
     def chunk_patterns(self) -> dict[str, Callable[[str], bool]]:
         """Return for each array whether an object below it is one of its chunks."""
         group = _open_group(self.path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of our own folder, and of foreign ones
+            arrays = dict(group.arrays())
         return {
             name: partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
-            for name, array in group.arrays()
+            for name, array in arrays.items()
         }
 
     def parts(self) -> set[tuple[int, int]]:
@@ -204,6 +207,11 @@ class Masks:
     def record(self) -> dict[str, Any]:
         """Return the run record."""
         return _record(self.storage)
+
+    @property
+    def zarr_format(self) -> int:
+        """2, or 3."""
+        return 3 if self.storage.exists("zarr.json") else 2
 
     @property
     def is_complete(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,18 @@ class Storage:
                 found = []
         names = (name.rsplit("/", 1)[-1] for name in found)
         return sorted(name for name in names if name and not name.startswith(".tmp-"))
+
+    def walk(self) -> Iterator[str]:
+        """Yield the name of every object."""
+        if self.is_local:
+            for folder, _, files in os.walk(self._root):
+                for name in files:
+                    yield (Path(folder) / name).relative_to(self._root).as_posix()
+            return
+        fs, path = self._remote()
+        fs.invalidate_cache()
+        for name in fs.find(path):
+            yield name.removeprefix(path).lstrip("/")
 
     def remove(self, name: str) -> None:
         """Delete an object, or everything below a prefix; nothing there is fine."""

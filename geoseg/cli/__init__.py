@@ -24,6 +24,8 @@ COMMANDS = {
     "sample": "geoseg.cli.quality",
     "train": "geoseg.cli.quality",
     "export": "geoseg.cli.export",
+    "run": "geoseg.cli.run",
+    "verify": "geoseg.cli.verify",
     "report": "geoseg.cli.report",
     "view": "geoseg.cli.view",
     "models": "geoseg.cli.models",
@@ -93,7 +95,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
     warnings.showwarning = _one_line  # type: ignore[assignment]
     try:
-        program.main(arguments, prog_name="geoseg", standalone_mode=False)
+        status = program.main(arguments, prog_name="geoseg", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -110,7 +112,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Terminated:
         _say("asked to end; what is done stays done, the same command goes on")
         return TERMINATED
-    return 0
+    return status if isinstance(status, int) else 0  # of `context.exit`
 
 
 def _say(message: str) -> None:

@@ -13,8 +13,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cluster_options(function: F) -> F:
-    """Add `--workers` and `--scheduler`."""
+    """Add `--workers`, `--scheduler` and `--cluster`."""
     for option in (
+        click.option(
+            "--cluster",
+            type=click.Path(dir_okay=False),
+            metavar="FILE.toml",
+            help="Workers as a file says: GPUs, SLURM, Kubernetes, SSH, an address.",
+        ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",

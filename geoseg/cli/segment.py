@@ -136,6 +136,7 @@ def segment(
     zarr_format: str,
     workers: int | None,
     scheduler: str | None,
+    cluster: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - those of make_plan, as declared above
@@ -148,7 +149,7 @@ def segment(
     from geoseg.clusters import open_client
     from geoseg.workflow import make_plan, run_plan
 
-    with open_client(workers=workers, scheduler=scheduler) as client:
+    with open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client:
         plan = make_plan(_source(raster), workers=workers or 1, **options)
         if client is not None and not quiet and not as_json and client.dashboard_link:
             click.echo(f"dashboard: {client.dashboard_link}", err=True)

@@ -82,6 +82,7 @@ def vectorize(
     connectivity: str,
     workers: int | None,
     scheduler: str | None,
+    cluster: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - those of geoseg.vectorize, as declared above
@@ -97,7 +98,7 @@ def vectorize(
 
     begun = perf_counter()
     with (
-        open_client(workers=workers, scheduler=scheduler) as client,
+        open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client,
         bar("vectorize", quiet=quiet or as_json) as show,
     ):
         path = run(

@@ -1,0 +1,149 @@
+"""Settings files: TOML, checked as a whole before anything runs.
+
+A key that is not known is an error that suggests the right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from geoseg.errors import GeosegError
+
+T = TypeVar("T")
+
+
+class Settings(BaseModel):
+    """A table of a settings file; knows its keys and refuses others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_toml(
+    path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+        overrides: `key=value` or `table.key=value`, which win over the file. A value is
+            TOML; what is not is taken as text.
+
+    Raises:
+        GeosegError: It cannot be read.
+    """
+    name = os.fspath(path)
+    try:
+        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GeosegError(f"{name} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GeosegError(f"{name} is not TOML: {error}") from error
+    for override in overrides:
+        _set(values, override)
+    return values
+
+
+def checked_as(
+    adapter: TypeAdapter[T],
+    values: Mapping[str, Any],
+    name: str,
+    annotation: Any,  # noqa: ANN401 - the type that the adapter is of
+) -> T:
+    """Return values as what they must be; one line tells what they are not.
+
+    Args:
+        adapter: Pydantic's, of `annotation`.
+        values: What a file holds.
+        name: Of the file, for the message.
+        annotation: A table, or a union of tables told apart by `kind`.
+
+    Raises:
+        GeosegError: They are not.
+    """
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        tables = list(_models(annotation))
+        problems = "; ".join(_explained(e, tables) for e in error.errors())
+        raise GeosegError(f"{name}: {problems}") from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise GeosegError(f"--set {override!r} is not key=value")
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise GeosegError(f"--set {override!r}: {table} is not a table")
+    values[last] = _value(text)
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - any TOML value
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explained(error: Any, tables: list[type[BaseModel]]) -> str:  # noqa: ANN401
+    where = [str(part) for part in error["loc"]]
+    known = list(_keys(tables, where[:-1]))
+    tags = {str(tag) for table in _all(tables) for tag in _tags(table)}
+    shown = ".".join(
+        p for i, p in enumerate(where) if i == len(where) - 1 or p not in tags
+    )
+    if error["type"] != "extra_forbidden":
+        return f"{shown or 'the file'}: {_lower(error['msg'])}"
+    near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"{shown} is not known: {meant}"
+
+
+def _lower(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
+    """Yield the tables that a type may be, through unions, options and lists."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _all(tables: Sequence[type[BaseModel]]) -> Iterator[type[BaseModel]]:
+    """Yield tables and those inside them."""
+    for table in tables:
+        yield table
+        for field in table.model_fields.values():
+            yield from _all(list(_models(field.annotation)))
+
+
+def _keys(tables: list[type[BaseModel]], where: Sequence[str]) -> Iterator[str]:
+    """Yield the keys of the table at a place."""
+    for part in where:
+        inner = [
+            model
+            for table in tables
+            if part in table.model_fields
+            for model in _models(table.model_fields[part].annotation)
+        ]
+        tables = inner or [t for t in tables if part in _tags(t)] or tables
+    for table in tables:
+        yield from table.model_fields
+
+
+def _tags(table: type[BaseModel]) -> tuple[Any, ...]:
+    """Return the values of the `kind` by which a table is told from others."""
+    field = table.model_fields.get("kind")
+    return get_args(field.annotation) if field is not None else ()
