@@ -83,7 +83,7 @@ def _script(path: Path) -> nn.Module:
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(
             f"{path} is not TorchScript ({first_line(error)}): geoseg does not "
-            "unpickle checkpoints; export the network, or save its weights as safetensors"
+            "unpickle checkpoints; export the network, or save safetensors"
         ) from error
     return Frozen(module)
 

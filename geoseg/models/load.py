@@ -43,7 +43,7 @@ class _Object:
     that each process keeps one of them.
     """
 
-    target: Any
+    target: Any = field(repr=False)  # a recipe's text is what it is known by
     key: str
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -65,14 +65,16 @@ class ModelRecipe:
     Make one with `model_recipe`. Two recipes with the same `hash` give the same labels.
     """
 
-    spec: str | _Object
-    """What the user said, or the object that the user gave."""
+    spec: str | _Object | tuple[ModelRecipe, ...]
+    """What the user said, or the object that the user gave; several are averaged."""
     card: Card
     """What the model expects and answers."""
     content: str
     """SHA-256 of card and weights, or of card and code; checked again on loading."""
     options: Options = field(default_factory=Options)
     """Device, precision, batch."""
+    tta: str | None = None
+    """`d4` or `flips`: every window is looked at turned and mirrored, and averaged."""
     fitted: str | None = None
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
@@ -88,7 +90,7 @@ class ModelRecipe:
         Card, weights or code, precision, and what was fitted. Not the device and not
         the batch, which change an answer by rounding at most.
         """
-        facts = [self.content, self.options.precision, self.fitted]
+        facts = [self.content, self.options.precision, self.fitted, self.tta]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -129,17 +131,20 @@ class ModelRecipe:
             return _LOADED[key]
 
     def _key(self) -> str:
-        what = self.spec if isinstance(self.spec, str) else self.spec.key
-        return repr((what, self.content, self.options, self.fitted))
+        what = self.spec.key if isinstance(self.spec, _Object) else str(self.spec)
+        return repr((what, self.content, self.options, self.fitted, self.tta))
 
     def _build(self) -> Model:
+        model: Model
         if isinstance(self.spec, _Object):
             model = custom.wrap(self.spec.target, self.options, name=self.name)
+        elif isinstance(self.spec, tuple):
+            model = _ensemble([recipe._build() for recipe in self.spec])  # noqa: SLF001
         else:
             model = self._reopened(self.spec).load(self.options)
         if self.fitted is not None:
             model = model.with_parameters(json.loads(self.fitted))  # type: ignore[attr-defined]
-        return model
+        return model if self.tta is None else _augmented(model, self.tta)
 
     def _reopened(self, spec: str) -> Opened:
         opened = _OPENED.pop(spec, None)
@@ -159,6 +164,7 @@ def model_recipe(
     device: str = "auto",
     precision: Precision = "auto",
     batch: int | None = None,
+    tta: str | None = None,
 ) -> ModelRecipe:
     """Return the recipe of the model that a user names or gives.
 
@@ -167,17 +173,32 @@ def model_recipe(
             `hf:owner/name`; `module:factory`; a classical method such as
             `threshold:ndwi`; or a Python object: a network or callable with `.card`,
             an object with `.card` and `.predict`, or a tuple (card, either of them).
+            A list of any of them is an ensemble: their probabilities are averaged.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch: Windows per forward pass; None: what suits the device.
+        tta: `d4` looks at every window in all eight turns and mirrors, `flips` in four.
 
     Raises:
         ModelError: There is no such model, or it is not whole.
         MissingExtraError: It needs a package that is not installed.
     """
-    options = Options(device=device, precision=precision, batch=batch)
+    recipe = _plain_recipe(
+        spec, Options(device=device, precision=precision, batch=batch)
+    )
+    if tta is None:
+        return recipe
+    from geoseg.models.combine import augmented_card
+
+    return replace(recipe, card=augmented_card(recipe.card, tta), tta=tta)
+
+
+def _plain_recipe(spec: object, options: Options) -> ModelRecipe:
+    """Return the recipe without augmentation."""
     if isinstance(spec, ModelRecipe):
         return spec
+    if isinstance(spec, list):
+        return _ensemble_recipe([_plain_recipe(s, options) for s in spec], options)
     if isinstance(spec, (str, os.PathLike)):
         text = os.fspath(spec)
         opened = _open(text)
@@ -196,15 +217,46 @@ def model_recipe(
     )
 
 
+def _ensemble_recipe(recipes: list[ModelRecipe], options: Options) -> ModelRecipe:
+    if len(recipes) == 1:
+        return recipes[0]
+    if not recipes:
+        raise ModelError("no model was given")
+    from geoseg.models.combine import ensemble_card
+
+    card = ensemble_card([recipe.card for recipe in recipes])
+    return ModelRecipe(
+        spec=tuple(recipes),
+        card=card,
+        content=content_hash(card, *(recipe.content for recipe in recipes)),
+        options=options,
+    )
+
+
+def _ensemble(models: list[Model]) -> Model:
+    from geoseg.models.combine import Ensemble
+
+    return Ensemble(models)
+
+
+def _augmented(model: Model, tta: str) -> Model:
+    from geoseg.models.combine import Augmented
+
+    return Augmented(model, tta)
+
+
 def load_model(
     spec: object,
     *,
     device: str = "auto",
     precision: Precision = "auto",
     batch: int | None = None,
+    tta: str | None = None,
 ) -> Model:
     """Load the model that a user names or gives; see `model_recipe`."""
-    recipe = model_recipe(spec, device=device, precision=precision, batch=batch)
+    recipe = model_recipe(
+        spec, device=device, precision=precision, batch=batch, tta=tta
+    )
     return recipe.load()
 
 

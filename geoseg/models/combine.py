@@ -1,0 +1,187 @@
+"""Several looks at a window averaged: turned and mirrored, or by several models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from geoseg.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Band, Card
+    from geoseg.models.contract import Model
+
+TTA = ("d4", "flips")
+"""Ways of looking: all eight turns and mirrors of a square, or the four mirrors."""
+
+
+def probabilities(scores: torch.Tensor | NDArray[Any], card: Card) -> torch.Tensor:
+    """Return scores (n, class, y, x) as probabilities in fp32, on their device."""
+    x = torch.as_tensor(scores).float()
+    if card.output == "probabilities":
+        return x.clamp(0, 1)
+    return x.softmax(1) if card.activation == "softmax" else x.sigmoid()
+
+
+def augmented_card(card: Card, tta: str) -> Card:
+    """Return the card of a model that looks several times.
+
+    Raises:
+        ModelError: The way is not known, or the model answers no scores.
+    """
+    if tta not in TTA:
+        raise ModelError(f"tta {tta!r} is none of {', '.join(TTA)}")
+    _check_scores(card, "test-time augmentation")
+    return replace(card, output="probabilities", facts={**card.facts, "tta": tta})
+
+
+def _check_scores(card: Card, what: str) -> None:
+    if card.task != "semantic" or card.output == "labels":
+        answer = card.task if card.task != "semantic" else card.output
+        raise ModelError(
+            f"{what} averages scores of classes, but {card.name!r} answers {answer}"
+        )
+
+
+class Combined:
+    """What augmented and averaged models share.
+
+    Attributes:
+        card: Answers probabilities.
+    """
+
+    def __init__(self, card: Card, models: Sequence[Model]) -> None:
+        self.card = card
+        self._models = models
+
+    @property
+    def batch(self) -> int:
+        """Windows in work at once."""
+        return min(model.batch for model in self._models)
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._models[0].device
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16`, `fp16`, or several."""
+        return "+".join(dict.fromkeys(model.precision for model in self._models))
+
+    def working_bytes(self) -> int:
+        """Return how much memory the models take, and two averages."""
+        card = self.card
+        own = 2 * 4 * self.batch * card.channels * card.window**2
+        return own + sum(int(getattr(m, "working_bytes", int)()) for m in self._models)
+
+
+class Augmented(Combined):
+    """A model that looks at every window turned and mirrored, and averages."""
+
+    def __init__(self, model: Model, tta: str) -> None:
+        super().__init__(augmented_card(model.card, tta), [model])
+        turns = range(4) if tta == "d4" else (0, 2)
+        self._ways = [(k, mirrored) for k in turns for mirrored in (False, True)]
+
+    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        """Return (n, class, y, x) mean probabilities."""
+        return _mean(self._look(pixels, *way) for way in self._ways)
+
+    def _look(
+        self, pixels: NDArray[np.generic], turn: int, mirrored: bool
+    ) -> torch.Tensor:
+        """Return probabilities of the window seen one way, put back upright."""
+        model = self._models[0]
+        seen = np.rot90(pixels, turn, axes=(2, 3))
+        seen = seen[..., ::-1] if mirrored else seen
+        found = probabilities(model.predict(np.ascontiguousarray(seen)), model.card)
+        return (found.flip(-1) if mirrored else found).rot90(-turn, (2, 3))
+
+
+class Ensemble(Combined):
+    """Several models that look at the same window; their probabilities are averaged."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        card = ensemble_card([model.card for model in models])
+        super().__init__(card, models)
+        names = [band.name for band in card.bands]
+        self._bands = [[names.index(b.name) for b in m.card.bands] for m in models]
+        self._order = [
+            [[c.name for c in m.card.classes].index(c.name) for c in card.classes]
+            for m in models
+        ]
+
+    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        """Return (n, class, y, x) mean probabilities."""
+        return _mean(
+            probabilities(
+                model.predict(np.ascontiguousarray(pixels[:, bands])), model.card
+            )[:, order]
+            for model, bands, order in zip(
+                self._models, self._bands, self._order, strict=True
+            )
+        )
+
+
+def _mean(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the mean, holding two parts at most."""
+    rest = iter(parts)
+    total, count = next(rest).clone(), 1
+    for part in rest:
+        total.add_(part.to(total.device))
+        count += 1
+    return total.div_(count)
+
+
+def ensemble_card(cards: Sequence[Card]) -> Card:
+    """Return the card of several models: all their bands, their common classes.
+
+    Windows are the first model's; the others must take them.
+
+    Raises:
+        ModelError: The models tell different classes apart, answer no scores, or take
+            other windows.
+    """
+    first = cards[0]
+    names = sorted(c.name for c in first.classes)
+    for card in cards:
+        _check_scores(card, "an ensemble")
+        if sorted(c.name for c in card.classes) != names:
+            raise ModelError(
+                f"{first.name!r} and {card.name!r} tell other classes apart: "
+                f"{', '.join(names)}; {', '.join(c.name for c in card.classes)}"
+            )
+        if not _takes(card, first.window):
+            raise ModelError(
+                f"{card.name!r} takes windows of {card.window} px only, {first.name!r} "
+                f"has {first.window} px: name it first, or change a card"
+            )
+    bands: dict[str, Band] = {b.name: b for card in cards for b in card.bands}
+    fills = {card.fill for card in cards}
+    return replace(
+        first,
+        name=" + ".join(card.name for card in cards),
+        bands=tuple(bands.values()),
+        output="probabilities",
+        overlap=max(min(card.overlap, first.window // 2) for card in cards),
+        multiple=_common_multiple([card.multiple for card in cards]),
+        fill=first.fill if len(fills) == 1 else None,
+    )
+
+
+def _takes(card: Card, window: int) -> bool:
+    if card.window == window:
+        return True
+    return card.multiple is not None and window % card.multiple == 0
+
+
+def _common_multiple(multiples: Sequence[int | None]) -> int | None:
+    whole = [m for m in multiples if m is not None]
+    return int(np.lcm.reduce(whole)) if len(whole) == len(multiples) else None
