@@ -56,6 +56,7 @@ class Scene:
 
 
 def card(window=64, overlap=16, task="instance", classes=("thing", "other"), **kw):
+    kw = {"multiple": 1, **kw}
     return Card(
         name="oracle",
         bands=(Band(name="1"),),
@@ -63,7 +64,6 @@ def card(window=64, overlap=16, task="instance", classes=("thing", "other"), **k
         task=task,
         window=window,
         overlap=overlap,
-        multiple=1,
         **kw,
     )
 
