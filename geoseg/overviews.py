@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
@@ -229,11 +229,10 @@ def build_overviews(
             f"{masks.path} is still being written: make overviews when it is complete"
         )
     try:
-        zarr_format = 3 if masks.storage.exists("zarr.json") else 2
-        levels = create_levels(masks, masks.path, zarr_format)
+        levels = create_levels(masks, masks.path, masks.zarr_format)
         for _ in fill(masks, levels, regions(masks.grid), threads, progress):
             pass
-        _announce(masks, _layout(masks, levels))
+        announce(masks, levels)
     except OSError as error:
         raise MasksError(
             f"overviews cannot be written into {masks.path}: {error.strerror or error}"
@@ -328,16 +327,20 @@ def _fill(
                 level.patch(name, where, values)
 
 
-def _announce(masks: Masks, layout: Mapping[str, Any]) -> None:
-    """Add the layout to the group, and to its consolidated metadata, each at once.
+def announce(masks: Masks, levels: Sequence[Masks]) -> None:
+    """Tell readers of overviews that are whole: `multiscales` of the store's group.
 
-    The latter is not made anew, or it would hold the overviews.
+    Its consolidated metadata tells too, but is not made anew, or it would hold them.
     """
     old = masks.attributes()
     conventions = [*old.get("zarr_conventions", []), _CONVENTION]
-    new = {**old, "multiscales": layout, "zarr_conventions": conventions}
+    new = {
+        **old,
+        "multiscales": _layout(masks, levels),
+        "zarr_conventions": conventions,
+    }
     storage = masks.storage
-    if storage.exists("zarr.json"):
+    if masks.zarr_format == 3:
         document = json.loads(storage.get("zarr.json"))
         storage.put("zarr.json", json.dumps({**document, "attributes": new}).encode())
         return

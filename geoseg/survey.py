@@ -81,7 +81,8 @@ class _Found:
     """What one block holds."""
 
     window: Window
-    counts: NDArray[np.int64]  # by value, and pixels not in the table last
+    counts: NDArray[np.int64]
+    nodata: int
     areas: NDArray[np.float64]
     rows: LineCounts
     columns: LineCounts
@@ -101,6 +102,11 @@ class _Job:
     @property
     def nodata(self) -> int:
         return nodata_value(self.reader.classes)
+
+    @property
+    def size(self) -> int:
+        """Class values from 0 to the highest, and one for all others."""
+        return max((c.value for c in self.reader.classes), default=0) + 2
 
 
 def survey(
@@ -183,7 +189,7 @@ def _look(job: _Job, window: Window) -> _Found:
     histogram = np.zeros(255, np.int64)
     scores = {"changes": _changes(labels, job.nodata)}
     if "confidence" in job.reader.arrays:
-        bytes_ = job.reader.read("confidence", window)
+        bytes_ = read_plain(job.reader, "confidence", window)
         histogram = np.bincount(bytes_.ravel(), minlength=256)[:255]
         doubt = np.asarray(1 - bytes_ / 254, np.float32)
         doubt[(bytes_ == 255) | (labels == job.nodata)] = np.nan
@@ -193,6 +199,7 @@ def _look(job: _Job, window: Window) -> _Found:
     return _Found(
         window=window,
         counts=counts,
+        nodata=int(np.count_nonzero(labels == job.nodata)),
         areas=areas,
         rows=rows,
         columns=columns,
@@ -219,12 +226,12 @@ def _positions(length: int, count: int) -> NDArray[np.int64]:
 def _count(
     job: _Job, window: Window, labels: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return pixels and m² by class value, a few rows at a time."""
-    top = job.nodata + 1
-    counts, areas = np.zeros(top, np.int64), np.zeros(top)
+    """Return pixels and m² by class value, a few rows at a time; last all others."""
+    others = job.size - 1
+    counts, areas = np.zeros(job.size, np.int64), np.zeros(job.size)
     for y in range(0, window.height, _ROWS):
-        strip = labels[y : y + _ROWS]
-        here = np.bincount(strip.ravel(), minlength=top)
+        strip = np.minimum(labels[y : y + _ROWS], others)
+        here = np.bincount(strip.ravel(), minlength=job.size)
         counts += here
         if job.measure is not None:
             pixel = job.measure.row_areas(window.y + y, len(strip)).mean()
@@ -290,6 +297,7 @@ class _Total:
 
     job: _Job
     counts: NDArray[np.int64]
+    nodata: int
     areas: NDArray[np.float64]
     rows: LineCounts
     columns: LineCounts
@@ -305,8 +313,9 @@ class _Total:
         dtype = np.uint8 if nodata == 255 else np.uint16
         return _Total(
             job=job,
-            counts=np.zeros(nodata + 1, np.int64),
-            areas=np.zeros(nodata + 1),
+            counts=np.zeros(job.size, np.int64),
+            nodata=0,
+            areas=np.zeros(job.size),
             rows=LineCounts.empty(grid.height - 1),
             columns=LineCounts.empty(grid.width - 1),
             confidence=np.zeros(255, np.int64),
@@ -319,6 +328,7 @@ class _Total:
         """Add a block; blocks come row by row."""
         window, nodata = found.window, self.job.nodata
         self.counts += found.counts
+        self.nodata += found.nodata
         self.areas += found.areas
         self.confidence += found.confidence
         self.rows.add(window.y, found.rows)
@@ -354,17 +364,16 @@ class _Total:
 
     def survey(self, places: int) -> Survey:
         """Return the result."""
-        reader, nodata = self.job.reader, self.job.nodata
+        reader = self.job.reader
         values = [c.value for c in reader.classes]
         pixels = self.counts[values]
-        blank = int(self.counts[nodata])
         stored = "confidence" in reader.arrays
         return Survey(
             grid=reader.grid,
             classes=reader.classes,
             pixels=pixels,
-            nodata=blank,
-            unknown=int(self.counts.sum() - pixels.sum()) - blank,
+            nodata=self.nodata,
+            unknown=int(self.counts.sum() - pixels.sum()) - self.nodata,
             areas_m2=None if self.job.measure is None else self.areas[values],
             picture=self.picture,
             rows=self.rows,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from geoseg.labels import Labels
     from geoseg.topology import ClassReader
 
+_LONG = 40
+"""Of longer class tables only the classes that occur are listed."""
 _MANY = 24
 """More classes than this and the legend names the largest only."""
 
@@ -76,8 +78,9 @@ def _lead(reader: ClassReader, found: Survey) -> str:
         metres = number(size[0]) if same else f"{number(size[0])} × {number(size[1])}"
         parts[0] += f" of {metres} m"
     parts.append(crs_name(grid))
-    present = int((found.pixels > 0).sum())
-    parts.insert(0, f"{present} of {len(found.classes)} classes present")
+    present, known = int((found.pixels > 0).sum()), len(found.classes)
+    of = f" of {known}" if known <= _LONG else ""  # some tables list all 256 values
+    parts.insert(0, f"{present}{of} classes present")
     return " · ".join(parts)
 
 
@@ -173,6 +176,8 @@ def _classes(inputs: Inputs) -> list[dict[str, Any]]:
     rows = []
     for i in np.argsort(-found.pixels, kind="stable").tolist():
         c, pixels = found.classes[i], int(found.pixels[i])
+        if not pixels and len(found.classes) > _LONG:
+            continue
         area = None if found.areas_m2 is None else number(found.areas_m2[i] / scale)
         rows.append(
             {

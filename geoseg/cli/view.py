@@ -1,0 +1,52 @@
+"""`geoseg view`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  geoseg view masks.zarr
+  geoseg view masks.zarr --raster scene.tif --regions regions.gpkg
+  geoseg view somebody-elses-landcover.tif --port 8900 --no-browser
+"""
+)
+@click.argument("masks")
+@click.option(
+    "--raster",
+    metavar="RASTER",
+    help="The image under the map; default what the masks were made of.",
+)
+@click.option(
+    "--regions", metavar="FILE", help="Polygons to draw: .gpkg, .fgb, .parquet."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Default: any free one."
+)
+@click.option(
+    "--no-browser", is_flag=True, help="Only say where the map is; open nothing."
+)
+def view(
+    *,
+    masks: str,
+    raster: str | None,
+    regions: str | None,
+    port: int,
+    no_browser: bool,
+) -> None:
+    """Show MASKS as a map in the browser; Ctrl-C ends it.
+
+    Only this machine can see the map. It opens at once at any size: overviews that the
+    masks lack are made while you look, and kept for the next time. MASKS may also be
+    another tool's class raster, or masks that are still being written.
+    """
+    from geoseg.view import start
+
+    with start(masks, raster=raster, regions=regions, port=port) as server:
+        click.echo(f"{server.url} shows {masks}; Ctrl-C ends it")
+        if not no_browser:
+            click.launch(server.url)
+        server.wait()

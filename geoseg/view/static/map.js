@@ -1,0 +1,352 @@
+"use strict";
+// The map is drawn in the raster's own pixels: latitude is minus the row, longitude the
+// column, so that nothing is resampled and a map without a CRS can be looked at too.
+
+const TILE = 256;
+const byId = (id) => document.getElementById(id);
+const state = { opacity: 80, swipe: null, hidden: new Set(), layers: new Set() };
+const LONG = 40; // of longer class tables only the classes seen so far are listed
+const seen = new Set();
+const versions = { classes: 0, image: 0 };
+let map, info, layers = {}, selected, applying = false;
+
+async function getJSON(url) {
+  const answer = await fetch(url);
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error || answer.statusText);
+  return found;
+}
+
+const say = (text, bad = false) => {
+  const notice = byId("notice");
+  notice.textContent = text;
+  notice.hidden = !text;
+  notice.classList.toggle("bad", bad);
+};
+
+// Pixels that are not square on the ground are drawn as tall as they are; a tile stays
+// whole pixels high.
+const heightOfTile = (metres) =>
+  metres ? Math.min(4 * TILE, Math.max(TILE / 4, Math.round((TILE * metres[0]) / metres[1]))) : TILE;
+
+function crs(metres) {
+  const aspect = heightOfTile(metres) / TILE;
+  return L.extend({}, L.CRS.Simple, {
+    transformation: new L.Transformation(1, 0, -aspect, 0),
+    distance: (a, b) => {
+      const [tall, wide] = metres || [1, 1];
+      return Math.hypot((a.lat - b.lat) * tall, (a.lng - b.lng) * wide);
+    },
+  });
+}
+
+const Tiles = L.TileLayer.extend({
+  // redraw() of Leaflet 1.9 would ask for tiles of half zooms.
+  _clampZoom(zoom) { return L.TileLayer.prototype._clampZoom.call(this, Math.round(zoom)); },
+  getTileUrl(at) {
+    const z = -this._getZoomForUrl();
+    const own = this.options.query ? this.options.query() : "";
+    return `tiles/${this.options.name}/${z}/${at.x}/${at.y}.png?v=${versions[this.options.version]}${own}`;
+  },
+});
+
+function tiles(name, version, pane, extra) {
+  return new Tiles("", {
+    name, version, pane,
+    tileSize: L.point(TILE, heightOfTile(info.metres)),
+    minZoom: map.getMinZoom(), maxZoom: map.getMaxZoom(),
+    maxNativeZoom: 0, minNativeZoom: -24,
+    bounds: everything(), noWrap: true, keepBuffer: 1, ...extra,
+  });
+}
+
+const everything = () => L.latLngBounds([-info.height, 0], [0, info.width]);
+
+function makeMap() {
+  const deepest = Math.ceil(Math.log2(Math.max(info.height, info.width) / TILE));
+  map = L.map("map", {
+    crs: crs(info.metres), minZoom: Math.min(0, -deepest - 1), maxZoom: 6,
+    zoomSnap: 0.5, zoomDelta: 1, wheelPxPerZoomLevel: 90, zoomControl: false,
+    attributionControl: false, maxBounds: everything().pad(0.6), fadeAnimation: false,
+  });
+  L.control.zoom({ position: "topleft" }).addTo(map);
+  if (info.metres) L.control.scale({ imperial: false, position: "bottomleft", maxWidth: 160 }).addTo(map);
+  for (const [name, order] of [["image", 210], ["mask", 220], ["lines", 410], ["edge", 690]]) {
+    map.createPane(name).style.zIndex = order;
+  }
+}
+
+function makeLayers() {
+  const hide = () => (state.hidden.size ? `&hide=${[...state.hidden].join(",")}` : "");
+  layers.classes = tiles("classes", "classes", "mask", { query: hide });
+  if (info.confidence) layers.confidence = tiles("confidence", "classes", "mask");
+  if (info.image) layers.image = tiles("image", "image", "image");
+  if (info.regions) {
+    layers.regions = L.geoJSON(null, {
+      pane: "lines", renderer: L.canvas({ pane: "lines" }), interactive: false,
+      coordsToLatLng: ([x, y]) => L.latLng(-y, x),
+      filter: (f) => !hiddenNames().has(f.properties.class_name),
+      style: { color: "#111", weight: 1.2, fill: false },
+    });
+  }
+  for (const label of document.querySelectorAll("[data-layer]")) {
+    label.hidden = !layers[label.dataset.layer];
+  }
+}
+
+const hiddenNames = () =>
+  new Set(info.classes.filter((c) => state.hidden.has(c.value)).map((c) => c.name));
+
+function makeLegend() {
+  const list = byId("classes");
+  for (const c of info.classes) {
+    const item = document.createElement("li");
+    const label = document.createElement("label");
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
+    box.dataset.value = c.value;
+    const swatch = document.createElement("i");
+    swatch.className = "swatch";
+    swatch.style.background = c.color;
+    const name = document.createElement("span");
+    name.textContent = c.name;
+    label.append(box, swatch, name);
+    item.append(label);
+    list.append(item);
+    box.addEventListener("change", () => {
+      state.hidden[box.checked ? "delete" : "add"](c.value);
+      classesChanged();
+    });
+  }
+  byId("find").addEventListener("input", listClasses);
+  listClasses();
+  byId("all").addEventListener("click", () => { state.hidden.clear(); classesChanged(); });
+  byId("none").addEventListener("click", () => {
+    state.hidden = new Set(info.classes.map((c) => c.value));
+    classesChanged();
+  });
+}
+
+function listClasses() {
+  const wanted = byId("find").value.trim().toLowerCase();
+  const all = info.classes.length <= LONG;
+  const listed = info.classes.filter((c) => all || seen.has(c.value));
+  byId("find").hidden = listed.length <= 12;
+  const values = new Set(listed.map((c) => String(c.value)));
+  for (const item of byId("classes").children) {
+    const known = values.has(item.querySelector("input").dataset.value);
+    item.hidden = !known || !item.textContent.toLowerCase().includes(wanted);
+  }
+}
+
+function classesChanged() {
+  for (const box of byId("classes").querySelectorAll("input")) {
+    box.checked = !state.hidden.has(Number(box.dataset.value));
+  }
+  layers.classes.redraw();
+  drawRegions();
+  remember();
+}
+
+function show() {
+  for (const [name, layer] of Object.entries(layers)) {
+    const on = state.layers.has(name);
+    const box = byId(`layer-${name}`);
+    box.checked = on;
+    if (on && !map.hasLayer(layer)) layer.addTo(map);
+    if (!on && map.hasLayer(layer)) layer.remove();
+  }
+  byId("ramp").hidden = !state.layers.has("confidence");
+  byId("opacity").value = state.opacity;
+  byId("opacity-value").textContent = `${state.opacity} %`;
+  map.getPane("mask").style.opacity = state.opacity / 100;
+  swipe();
+  drawRegions();
+}
+
+function swipe() {
+  const on = state.swipe !== null;
+  const pane = map.getPane("mask");
+  byId("swipe-on").checked = on;
+  byId("swipe").hidden = !on;
+  if (!byId("line")) {
+    const line = Object.assign(document.createElement("div"), { id: "line", className: "swipe-line" });
+    map.getPane("edge").append(line);
+  }
+  byId("line").hidden = !on;
+  if (!on) { pane.style.clip = ""; return; }
+  byId("swipe").value = Math.round(state.swipe * 1000);
+  const size = map.getSize();
+  // The thumb's middle runs from half a thumb to half a thumb before the end.
+  const at = 22 + state.swipe * (size.x - 44);
+  const a = map.containerPointToLayerPoint([at, 0]), b = map.containerPointToLayerPoint(size);
+  Object.assign(byId("line").style, { left: `${a.x}px`, top: `${a.y}px`, height: `${size.y}px` });
+  pane.style.clip = `rect(${a.y}px, ${b.x}px, ${b.y}px, ${a.x}px)`;
+}
+
+let asked = 0;
+async function drawRegions() {
+  const layer = layers.regions;
+  if (!layer || !state.layers.has("regions")) { byId("regions-note").hidden = true; return; }
+  const view = map.getBounds(), number = ++asked;
+  const box = {
+    left: view.getWest(), right: view.getEast(), top: -view.getNorth(), bottom: -view.getSouth(),
+    pixel: 2 ** -map.getZoom(),
+  };
+  try {
+    const found = await getJSON(`regions.json?${new URLSearchParams(box)}`);
+    if (number !== asked) return;
+    layer.clearLayers();
+    layer.addData(found);
+    byId("regions-note").hidden = !found.more;
+  } catch (error) { say(`Polygons cannot be read: ${error.message}`, true); }
+}
+
+const row = (name, value) => {
+  const dt = document.createElement("dt"), dd = document.createElement("dd");
+  dt.textContent = name; dd.textContent = value;
+  return [dt, dd];
+};
+
+async function ask(latlng) {
+  const at = new URLSearchParams({ row: -latlng.lat, column: latlng.lng });
+  let found;
+  try { found = await getJSON(`at.json?${at}`); } catch (error) { say(error.message, true); return; }
+  if (selected) selected.remove();
+  if (!found.inside) { map.closePopup(); return; }
+  const box = document.createElement("div");
+  const head = document.createElement("h2");
+  if (found.color) {
+    const swatch = document.createElement("i");
+    swatch.className = "swatch"; swatch.style.background = found.color;
+    head.append(swatch);
+  }
+  head.append(found.class ?? (found.value === null ? "nodata" : `value ${found.value}`));
+  const list = document.createElement("dl");
+  if (found.confidence !== undefined && found.confidence !== null)
+    list.append(...row("confidence", `${(100 * found.confidence).toFixed(1)} %`));
+  const p = found.place;
+  if (p.lat !== null) list.append(...row("lat, lon", `${p.lat.toFixed(6)}, ${p.lon.toFixed(6)}`));
+  list.append(...row("x, y", `${+p.x.toPrecision(10)}, ${+p.y.toPrecision(10)}`));
+  list.append(...row("row, column", `${found.row}, ${found.column}`));
+  box.append(head, list);
+  if (found.region && state.layers.has("regions")) {
+    const title = document.createElement("h3");
+    title.textContent = "Polygon";
+    const attributes = document.createElement("dl");
+    for (const [name, value] of Object.entries(found.region.properties)) {
+      const digits = { maximumFractionDigits: Math.abs(value) < 1000 ? 3 : 0 };
+      const text = typeof value === "number" ? value.toLocaleString("en", digits) : value;
+      attributes.append(...row(name, text ?? "–"));
+    }
+    box.append(title, attributes);
+    selected = L.geoJSON(found.region, {
+      pane: "lines", interactive: false, coordsToLatLng: ([x, y]) => L.latLng(-y, x),
+      style: { color: "#ffea00", weight: 3, fill: false },
+    }).addTo(map);
+  }
+  L.popup({ maxWidth: 300, autoPanPadding: [20, 20] }).setLatLng(latlng).setContent(box).openOn(map);
+}
+
+// Deep links: #z=-2&row=1200&column=800&opacity=70&swipe=0.5&hide=1,3&layers=image,classes
+function remember() {
+  if (applying) return;
+  const centre = map.getCenter();
+  const parts = { z: map.getZoom(), row: Math.round(-centre.lat), column: Math.round(centre.lng), opacity: state.opacity, layers: [...state.layers].join(",") };
+  if (state.swipe !== null) parts.swipe = state.swipe.toFixed(3);
+  if (state.hidden.size) parts.hide = [...state.hidden].join(",");
+  const text = Object.entries(parts).map(([k, v]) => `${k}=${v}`).join("&");
+  history.replaceState(null, "", `#${text}`);
+}
+
+function apply() {
+  applying = true;
+  const link = new URLSearchParams(location.hash.slice(1));
+  const number = (name) => (link.has(name) && Number.isFinite(Number(link.get(name))) ? Number(link.get(name)) : null);
+  const list = (name) => (link.get(name) || "").split(",").filter(Boolean);
+  const opacity = number("opacity");
+  state.opacity = opacity === null ? (info.image ? 80 : 100) : Math.min(100, Math.max(0, opacity));
+  const swiped = number("swipe");
+  state.swipe = swiped === null || !info.image ? null : Math.min(1, Math.max(0, swiped));
+  state.hidden = new Set(list("hide").map(Number));
+  const usual = Object.keys(layers).filter((name) => name !== "confidence");
+  state.layers = new Set(link.has("layers") ? list("layers").filter((n) => layers[n]) : usual);
+  const [z, r, c] = [number("z"), number("row"), number("column")];
+  if (z !== null && r !== null && c !== null) map.setView([-r, c], z, { animate: false });
+  else map.fitBounds(everything(), { animate: false, ...padding() });
+  for (const box of byId("classes").querySelectorAll("input")) {
+    box.checked = !state.hidden.has(Number(box.dataset.value));
+  }
+  applying = false;
+  show();
+  layers.classes.redraw();
+}
+
+const padding = () => {
+  const size = map.getSize();
+  return size.x > 640
+    ? { paddingTopLeft: [12, 12], paddingBottomRight: [288, 12] }
+    : { paddingTopLeft: [8, 8], paddingBottomRight: [8, 60] };
+};
+
+async function watch() {
+  let wait = 2000;
+  try {
+    const now = await getJSON("state.json");
+    for (const [name, kept] of [["classes", ["classes", "confidence"]], ["image", ["image"]]]) {
+      if (now[name] && now[name].version !== versions[name]) {
+        versions[name] = now[name].version;
+        for (const each of kept) if (layers[each]) layers[each].redraw();
+      }
+    }
+    if (now.seen.some((value) => !seen.has(value))) {
+      now.seen.forEach((value) => seen.add(value));
+      listClasses();
+    }
+    const words = [];
+    if (now.blocks) words.push(`Being written: ${now.blocks[0]} of ${now.blocks[1]} blocks done.`);
+    else if (now.classes.share < 1) words.push(`Making overviews: ${Math.floor(100 * now.classes.share)} %`);
+    if (now.image && now.image.share < 1) words.push(`Preparing the image: ${Math.floor(100 * now.image.share)} %`);
+    if (now.problem) words.push(now.problem);
+    say(words.join(" · "), Boolean(now.problem));
+    if (!words.length && info.classes.length <= LONG) wait = 10000;
+  } catch {
+    say("The map is no longer served: start geoseg view again.", true);
+    wait = 5000;
+  }
+  setTimeout(watch, wait);
+}
+
+async function begin() {
+  info = await getJSON("map.json");
+  document.title = `${info.title} · geoseg`;
+  byId("title").textContent = info.title;
+  byId("facts").textContent = `${info.height.toLocaleString("en")} × ${info.width.toLocaleString("en")} px · ${info.crs}`;
+  if (matchMedia("(max-width: 640px)").matches) byId("panel").open = false;
+  makeMap();
+  makeLayers();
+  makeLegend();
+  apply();
+  for (const name of Object.keys(layers)) {
+    byId(`layer-${name}`).addEventListener("change", (event) => {
+      state.layers[event.target.checked ? "add" : "delete"](name);
+      show();
+      remember();
+    });
+  }
+  byId("opacity").addEventListener("input", (event) => { state.opacity = Number(event.target.value); show(); remember(); });
+  byId("swipe-on").addEventListener("change", (event) => { state.swipe = event.target.checked ? 0.4 : null; show(); remember(); });
+  byId("swipe").addEventListener("input", (event) => { state.swipe = event.target.value / 1000; swipe(); remember(); });
+  map.on("move zoom resize", swipe);
+  const pixels = () => map.getContainer().classList.toggle("close", map.getZoom() > 0);
+  map.on("zoomend", pixels);
+  pixels();
+  map.on("moveend", () => { remember(); drawRegions(); });
+  map.on("click", (event) => ask(event.latlng));
+  map.on("popupclose", () => selected && selected.remove());
+  window.addEventListener("hashchange", apply);
+  remember();
+  document.body.dataset.ready = "yes";
+  watch();
+}
+
+begin().catch((error) => say(`The map cannot be shown: ${error.message}`, true));
