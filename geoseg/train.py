@@ -29,7 +29,7 @@ from geoseg.training.ground import (
     open_pairs,
     open_sources,
 )
-from geoseg.training.record import WORK, begin, plain
+from geoseg.training.record import WORK, begin, end, is_complete, plain
 from geoseg.training.scenes import check_classes, scaled_bands
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ def train(
     settings = {k: plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
     _check(arch, validation, patch, balance, zoom, loss)
     folder = Path(out)
-    if begin(folder, settings, overwrite=overwrite):
+    if is_complete(folder, settings, overwrite=overwrite):
         return folder
-    sources = open_sources(rasters, bands, aoi, nodata, resolution, init)
+    sources = open_sources(rasters, bands, aoi, nodata, resolution)
     how: dict[str, Any] = {
         "column": column,
         "layer": layer,
@@ -174,6 +174,7 @@ def train(
         pairs, table, validation, block, wide if gap is None else gap, seed
     )
     card = _card(ground, name or folder.resolve().name, license, settings)
+    begin(folder, settings, overwrite=overwrite)
     if arch in KINDS:
         kind = {"kind": arch, "trees": trees, "leaf": leaf, "samples": samples}
         _train_forest(ground, card, folder, {**kind, "seed": seed}, features)
@@ -237,10 +238,11 @@ def _framework(
     """Return the card of a network that is trained on patches of this side."""
     from geoseg.models.smp import smp_card
 
-    card = replace(card, window=2 * patch, overlap=patch // 4)
+    card = replace(card, window=patch, overlap=patch // 4)
     card = smp_card(card, arch=_smp_name(arch), encoder=encoder, **arguments)
-    # A network for one size of windows only gets the size it was trained on.
-    return card if card.multiple else replace(card, window=patch)
+    # Windows of the very size it was trained on, also at the edges: networks that look
+    # at the mean of their whole window see another world in a larger one.
+    return replace(card, multiple=None)
 
 
 def _card(
@@ -344,6 +346,7 @@ def _train_network(
     facts = {"best_epoch": trained.best, "epochs_run": len(trained.rows)}
     write_curves(trained.rows, folder, best=trained.best)
     save_model(module, _with_figures(card, ground, trained.accuracy, facts), folder)
+    end(folder)
 
 
 def _train_forest(

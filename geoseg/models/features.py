@@ -60,7 +60,8 @@ class Features:
         Returns:
             (feature, y, x) float32.
         """
-        bands = pixels.astype(np.float32)
+        # In float64: the spread is a small difference of large squares.
+        bands = pixels.astype(np.float64)
         out = np.empty((self.count(len(bands)), *bands.shape[1:]), np.float32)
         rows = iter(out)
         for band in bands:
@@ -71,9 +72,8 @@ class Features:
                 if self.edges:
                     next(rows)[:] = np.hypot(sobel(mean, 0), sobel(mean, 1))
                 if self.texture:
-                    # Around the window's own mean, or large values lose their digits.
-                    off = band - mean
-                    next(rows)[:] = np.sqrt(_blurred(off * off, scale))
+                    spread = _blurred(band * band, scale) - mean * mean
+                    next(rows)[:] = np.sqrt(np.maximum(spread, 0))
         if self.differences:
             for a, b in combinations(bands, 2):
                 total = a + b
@@ -108,6 +108,6 @@ class Features:
         )
 
 
-def _blurred(band: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+def _blurred(band: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     blurred = gaussian_filter(band, scale, mode="mirror", truncate=_TRUNCATE)
-    return np.asarray(blurred, np.float32)
+    return np.asarray(blurred)

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.classes import Class
-from geoseg.errors import GeosegError, LabelsError, ModelError, RasterError
+from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
-from geoseg.models.card import Band
-from geoseg.models.folder import open_folder
-from geoseg.raster import Source, at_resolution, match_bands, open_source
+from geoseg.raster import Source, at_resolution, open_source
 from geoseg.training.scenes import Scene, check_classes, count_cells, make_scenes
 from geoseg.training.split import Split, split_blocks
 
@@ -46,7 +44,6 @@ def open_sources(
     aoi: str | Path | None,
     nodata: float | None,
     resolution: float | None,
-    init: str | Path | None,
 ) -> list[Source]:
     """Return the rasters with the same bands, at about the same pixel size."""
     found = [
@@ -54,10 +51,6 @@ def open_sources(
     ]
     if not found:
         raise GeosegError("no raster to train on")
-    if init is not None and bands is None:
-        wanted = open_folder(Path(init)).card.bands
-        if all(_has(s, wanted) for s in found):
-            found = [s.select(match_bands(s, wanted)) for s in found]
     first = found[0]
     for other in found[1:]:
         if len(other.bands) != len(first.bands):
@@ -69,14 +62,6 @@ def open_sources(
     if size is None:
         return found
     return [_sized(s, size, always=resolution is not None) for s in found]
-
-
-def _has(source: Source, bands: Sequence[Band]) -> bool:
-    try:
-        match_bands(source, bands)
-    except (ModelError, RasterError):
-        return False
-    return True
 
 
 def metres_of(source: Source) -> float | None:

@@ -23,7 +23,7 @@ from geoseg.models.scaling import Scaling
 from geoseg.models.torch_adapter import fit_channels, tensor_of
 from geoseg.training.curves import write_curves
 from geoseg.training.losses import make_loss
-from geoseg.training.patches import Index, Patches, ValidationWindows
+from geoseg.training.patches import Index, Patches, Turn, ValidationWindows
 from geoseg.training.scenes import IGNORED
 
 if TYPE_CHECKING:
@@ -152,15 +152,17 @@ def _trainer(
                 folder, "best", monitor="mean_iou", mode="max", save_top_k=1,
                 enable_version_counter=False,
             ),
-            EarlyStopping("mean_iou", mode="max", patience=settings.patience),
+            EarlyStopping(
+                "mean_iou", mode="max", patience=settings.patience,
+                check_on_train_epoch_end=False,
+            ),
         ]  # fmt: skip
-    # Last of all, so that what it keeps of the others is of this epoch.
+    # At the very end of an epoch: what goes on from it begins the next one.
     callbacks.append(
         ModelCheckpoint(
-            folder, "last", save_on_train_epoch_end=ground.split is None,
-            enable_version_counter=False,
+            folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
         )
-    )  # fmt: skip
+    )
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=devices if device.type == "cuda" else 1,
@@ -173,7 +175,7 @@ def _trainer(
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,  # ours share among processes themselves
         deterministic=True if device.type == "cpu" else None,
         default_root_dir=folder,
     )
@@ -219,13 +221,11 @@ class _Task(L.LightningModule):  # type: ignore[misc]
             self._index,
             self._card,
             side=settings.patch,
-            count=settings.windows,
             balance=settings.balance,
             zoom=settings.zoom,
             seed=settings.seed,
-            epoch=self.current_epoch,
         )
-        return self._loader(patches, drop_last=settings.windows >= settings.batch)
+        return self._loader(patches, Turn(settings.windows, endless=True))
 
     def val_dataloader(self) -> Any:  # noqa: ANN401
         ground = self._ground
@@ -238,9 +238,9 @@ class _Task(L.LightningModule):  # type: ignore[misc]
             side=self._settings.patch,
             most=_MOST_VALIDATION,
         )
-        return self._loader(windows, drop_last=False)
+        return self._loader(windows, Turn(len(windows), endless=False))
 
-    def _loader(self, data: Any, *, drop_last: bool) -> Any:  # noqa: ANN401
+    def _loader(self, data: Any, turn: Turn) -> Any:  # noqa: ANN401
         on_gpu = choose_device(self._settings.device).type == "cuda"
         loaders = self._settings.loaders
         if loaders is None:
@@ -249,17 +249,17 @@ class _Task(L.LightningModule):  # type: ignore[misc]
         return DataLoader(
             data,
             batch_size=self._settings.batch,
+            sampler=turn,
             num_workers=loaders,
-            drop_last=drop_last,
+            drop_last=len(turn) >= self._settings.batch and isinstance(data, Patches),
             pin_memory=on_gpu,
-            persistent_workers=False,
+            persistent_workers=loaders > 0,
         )
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout and brightness of an epoch are the same after an interruption.
-        L.seed_everything(
-            self._settings.seed + 1000 * self.current_epoch, verbose=False
-        )
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
+        # Dropout and brightness of a step do not depend on where the run was begun.
+        step = self.global_step + 1_000_003 * self.global_rank
+        torch.manual_seed(self._settings.seed * 2**32 + step)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         x = Scaling(self._card.bands, pixels.device)(pixels)

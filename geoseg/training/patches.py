@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import distributed
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from geoseg.grid import Window
 from geoseg.training.scenes import IGNORED, Scene
@@ -92,8 +93,36 @@ def class_weights(index: Index, balance: str) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
+class Turn(Sampler[int]):
+    """Which items come in an epoch: the next so many, shared among processes."""
+
+    def __init__(self, count: int, *, endless: bool) -> None:
+        """Take note of how many; `endless`: an epoch goes on where the last ended."""
+        self._count, self._endless, self._epoch = count, endless, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes; Lightning does."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._epoch * self._count if self._endless else 0
+        rank, world = _process()
+        yield from range(first + rank, first + self._count, world)
+
+    def __len__(self) -> int:
+        rank, world = _process()
+        return len(range(rank, self._count, world))
+
+
+def _process() -> tuple[int, int]:
+    """Return the number of this process, and how many train together."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
 class Patches(Dataset[Item]):
-    """Patches of one epoch: the same for any number of loading workers.
+    """Any number of patches: one is the same in any epoch, process or loader.
 
     Each is a square around a labelled pixel, zoomed by a random factor and turned or
     mirrored into one of its eight positions (D4).
@@ -107,11 +136,9 @@ class Patches(Dataset[Item]):
         card: Card,
         *,
         side: int,
-        count: int,
         balance: str,
         zoom: float,
         seed: int,
-        epoch: int,
     ) -> None:
         """Take note of what to cut.
 
@@ -121,23 +148,18 @@ class Patches(Dataset[Item]):
             index: where to cut.
             card: tells what lies under nodata.
             side: of the patches, in pixels.
-            count: patches in the epoch.
             balance: see `class_weights`.
             zoom: patches show ground 1/zoom to zoom times as large.
             seed: of everything random.
-            epoch: another epoch, other patches.
         """
         self._scenes, self._split, self._index = scenes, split, index
-        self._card, self._side, self._count = card, side, count
+        self._card, self._side = card, side
         self._weights = class_weights(index, balance)
-        self._zoom, self._seed, self._epoch = zoom, seed, epoch
-
-    def __len__(self) -> int:
-        return self._count
+        self._zoom, self._seed = zoom, seed
 
     def __getitem__(self, i: int) -> Item:
         """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
-        rng = np.random.default_rng([self._seed, self._epoch, i])
+        rng = np.random.default_rng([self._seed, i])
         raster, row, column = self._index.draw(rng, self._weights)
         zoom = float(np.exp(rng.uniform(-1, 1) * np.log(self._zoom)))
         window = self._around(raster, row, column, max(8, round(self._side * zoom)))

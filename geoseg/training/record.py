@@ -33,15 +33,15 @@ def plain(value: object) -> object:
     return str(value)
 
 
-def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Make room for the model; return whether it is complete already.
+def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Return whether the very training that is asked for is complete already.
 
     Raises:
         GeosegError: the folder holds something else.
     """
     record = folder / WORK / _SETTINGS
     if overwrite and (record.is_file() or (folder / CARD).is_file()):
-        shutil.rmtree(folder)
+        return False
     if record.is_file():
         there = json.loads(record.read_text(encoding="utf-8"))
         different = sorted(
@@ -58,6 +58,19 @@ def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool
             f"{folder} exists and is no training to go on with: choose another --out"
             + (", or --overwrite" if (folder / CARD).is_file() else "")
         )
+    return False
+
+
+def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Note the settings; with `overwrite`, delete what is there first."""
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
+    record = folder / WORK / _SETTINGS
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    return False
+
+
+def end(folder: Path) -> None:
+    """Delete the checkpoints of a training that is complete; the settings stay."""
+    for checkpoint in (folder / WORK).glob("*.ckpt"):
+        checkpoint.unlink()
