@@ -22,6 +22,8 @@ from geoseg.grid import Window
 
 CHUNK = 1024
 """Zarr chunks are whole cells, as near to this side as that allows."""
+LARGEST_BLOCK = 2048
+"""Larger blocks are no faster, and memory should not depend on the raster's size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,5 +183,5 @@ def auto_block(
     """
     chunk = tiling.chunk
     fits = int((budget / bytes_per_pixel) ** 0.5) // chunk
-    shared = int((tiling.height * tiling.width / (6 * workers)) ** 0.5) // chunk
-    return max(1, min(fits, shared)) * chunk
+    shared = int((tiling.height * tiling.width / (3 * workers)) ** 0.5) // chunk
+    return max(1, min(fits, shared, LARGEST_BLOCK // chunk)) * chunk

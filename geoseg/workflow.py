@@ -187,7 +187,7 @@ def _with_block(
     side = auto_block(
         tiling,
         bytes_per_pixel=smallest.per_task / tiling.block**2,
-        budget=min(0.4e9, max(room / tasks, 0)),
+        budget=max(room / tasks, 0),
         workers=workers * tasks,
     )
     return replace(tiling, block=side)

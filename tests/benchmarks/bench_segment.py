@@ -1,0 +1,207 @@
+"""How much of a run is the network: bare forward passes, geoseg, and MONAI, in one run.
+
+    python -m pip install monai
+    python tests/benchmarks/bench_segment.py
+
+The case: U-Net resnet18, 6 classes, 2752 x 2752 x 4 uint8 GeoTIFF, window 512, overlap
+64. The network is trained for half a minute on the generated landscape, so that labels
+mean something when precisions are compared. Whole runs read the file and write the
+result. Rounds alternate, medians of ratios are printed; absolute times are this
+machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import segmentation_models_pytorch as smp
+import torch
+
+from geoseg.classes import class_table
+from geoseg.demo.scene import write_scene
+from geoseg.models.card import Band, Card
+from geoseg.windows import batches, read_windows
+from geoseg.workflow import make_plan, run_plan
+
+WINDOW, OVERLAP, CLASSES = 512, 64, 6
+
+
+def make_scene(folder: Path, side: int) -> tuple[Path, Path]:
+    """Write the landscape as 4 x uint8, as the case says."""
+    wide, truth, narrow = folder / "u16.tif", folder / "truth.tif", folder / "u8.tif"
+    write_scene(wide, truth, height=side, width=side, seed=5)
+    with rasterio.open(wide) as source:
+        profile = {
+            **source.profile,
+            "dtype": "uint8",
+            "nodata": 0,
+            "compress": "deflate",
+            "predictor": 2,
+            "photometric": "minisblack",
+        }
+        values = source.read()
+        valid = source.dataset_mask() > 0
+        narrowed = np.clip(values / 20, 1, 255).astype(np.uint8) * valid
+        with rasterio.open(narrow, "w", **profile) as file:
+            file.descriptions = ("blue", "green", "red", "nir")
+            file.write(narrowed)
+    return narrow, truth
+
+
+def train(scene: Path, truth: Path, steps: int) -> torch.nn.Module:
+    """Train just enough for confident labels."""
+    torch.manual_seed(0)
+    network = smp.Unet("resnet18", encoder_weights=None, in_channels=4, classes=CLASSES)
+    with rasterio.open(scene) as file, rasterio.open(truth) as answers:
+        pixels = torch.from_numpy((file.read().astype(np.float32) - 90) / 50)
+        labels = torch.from_numpy(answers.read(1).astype(np.int64))
+    labels[labels >= CLASSES] = -1
+    network.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    draw = np.random.default_rng(0)
+    for _ in range(steps):
+        corners = draw.integers(0, pixels.shape[1] - 192, (4, 2))
+        x = torch.stack([pixels[:, y : y + 192, x : x + 192] for y, x in corners])
+        y = torch.stack([labels[y : y + 192, x : x + 192] for y, x in corners])
+        loss = torch.nn.functional.cross_entropy(network(x), y, ignore_index=-1)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return network.eval()
+
+
+def card() -> Card:
+    """Return the network's card."""
+    bands = ("blue", "green", "red", "nir")
+    return Card(
+        name="unet-resnet18",
+        bands=tuple(Band(name=b, offset=90, scale=50) for b in bands),
+        classes=class_table(["a", "b", "c", "d", "e", "f"]),
+        window=WINDOW,
+        overlap=OVERLAP,
+        multiple=32,
+    )
+
+
+def forward_only(network: torch.nn.Module, scene: Path, precision: str) -> float:
+    """Time the passes over geoseg's windows, everything else done before."""
+    plan = make_plan(str(scene), model=_with_card(network), precision=precision)
+    tiling, source = plan.tiling, plan.source
+    dtype = torch.bfloat16 if plan.model.load().precision == "bf16" else torch.float32
+    module = _copy(network).to(dtype)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.float()
+    module = module.to(memory_format=torch.channels_last)
+    seconds = 0.0
+    with torch.inference_mode():
+        for row in range(tiling.block_rows):
+            for col in range(tiling.block_cols):
+                reach = tiling.block_reach(row, col)
+                pixels = read_windows(source, plan.model.card, reach)
+                for _, stack in batches(tiling, row, col, pixels, 1):
+                    x = (torch.from_numpy(stack).float() - 90) / 50
+                    x = x.to(dtype, memory_format=torch.channels_last)
+                    begin = time.perf_counter()
+                    module(x)
+                    seconds += time.perf_counter() - begin
+    return seconds
+
+
+def _copy(network: torch.nn.Module) -> torch.nn.Module:
+    import copy
+
+    return copy.deepcopy(network).eval()
+
+
+def _with_card(network: torch.nn.Module) -> torch.nn.Module:
+    network = _copy(network)
+    network.card = card()
+    return network
+
+
+def geoseg_whole(
+    network: torch.nn.Module, scene: Path, precision: str, folder: Path
+) -> tuple[float, np.ndarray]:
+    """Time geoseg from file to store; the model is loaded before, as for the others."""
+    plan = make_plan(str(scene), model=_with_card(network), precision=precision)
+    plan.model.load()
+    out = folder / "masks.zarr"
+    shutil.rmtree(out, ignore_errors=True)
+    begin = time.perf_counter()
+    masks, _ = run_plan(plan, out=out, progress=False)
+    seconds = time.perf_counter() - begin
+    return seconds, masks.read("classes", masks.grid.window)
+
+
+def monai_whole(
+    network: torch.nn.Module, scene: Path, folder: Path
+) -> tuple[float, np.ndarray]:
+    """Time MONAI's sliding windows from file to file, fp32, batch 4."""
+    from monai.inferers import SlidingWindowInferer
+
+    inferer = SlidingWindowInferer(
+        WINDOW, sw_batch_size=4, overlap=OVERLAP / WINDOW, mode="gaussian"
+    )
+    network = _copy(network)
+    begin = time.perf_counter()
+    with rasterio.open(scene) as source, torch.inference_mode():
+        x = (torch.from_numpy(source.read().astype(np.float32)) - 90) / 50
+        labels = inferer(x[None], network)[0].argmax(0).numpy().astype(np.uint8)
+        labels[source.dataset_mask() == 0] = 255
+        profile = {**source.profile, "count": 1, "nodata": 255}
+        with rasterio.open(folder / "monai.tif", "w", **profile) as file:
+            file.write(labels, 1)
+    return time.perf_counter() - begin, labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=2752)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=80)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        scene, truth = make_scene(folder, options.side)
+        network = train(scene, truth, options.steps)
+        rows = []
+        for index in range(options.rounds + 1):
+            row: dict[str, float] = {}
+            labels = {}
+            for precision in ("fp32", "auto"):
+                row[f"forward {precision}"] = forward_only(network, scene, precision)
+                row[f"geoseg {precision}"], labels[precision] = geoseg_whole(
+                    network, scene, precision, folder
+                )
+            row["monai"], _ = monai_whole(network, scene, folder)
+            same = (labels["fp32"] == labels["auto"])[labels["fp32"] != 255]
+            row["equal labels"] = float(same.mean())
+            if index:  # the first round compiles and warms up
+                rows.append(row)
+    ratios = {
+        "forward / whole, fp32": [r["forward fp32"] / r["geoseg fp32"] for r in rows],
+        "forward / whole, auto": [r["forward auto"] / r["geoseg auto"] for r in rows],
+        "MONAI / geoseg (defaults)": [r["monai"] / r["geoseg auto"] for r in rows],
+        "MONAI / geoseg, both fp32": [r["monai"] / r["geoseg fp32"] for r in rows],
+        "labels equal to fp32": [r["equal labels"] for r in rows],
+    }
+    medians = {key: statistics.median(values) for key, values in ratios.items()}
+    seconds = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
+    for key, value in medians.items():
+        print(f"{key:<28}{value:.4f}   {[round(v, 3) for v in ratios[key]]}")
+    print(json.dumps({"ratios": medians, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

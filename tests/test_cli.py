@@ -1,0 +1,184 @@
+"""The program as a user calls it: exit statuses, one line for bad input, summaries."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from geoseg.cli import COMMANDS, run
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scene") / "a scene.tif"
+    rng = np.random.default_rng(0)
+    values = rng.integers(1, 255, (2, 150, 130), dtype=np.uint8)
+    values[:, :20] = 0
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=2,
+        height=150,
+        width=130,
+        dtype="uint8",
+        nodata=0,
+        crs="EPSG:32633",
+        transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
+    ) as file:
+        file.descriptions = ("green", "nir")
+        file.write(values)
+    return str(path)
+
+
+def call(*arguments):
+    return run([str(a) for a in arguments])
+
+
+def refused(capsys, *arguments, says):
+    """Check for exit status 2 and one line on stderr that says something."""
+    status = call(*arguments)
+    error = capsys.readouterr().err
+    assert status == 2, error
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    for text in says if isinstance(says, (list, tuple)) else [says]:
+        assert text in error
+    return error
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command, capsys):
+    assert call(command, "--help") == 0
+    text = capsys.readouterr().out
+    assert "Usage: geoseg" in text
+    if command != "model":
+        assert "Example" in text
+
+
+def test_the_usual_way(scene, tmp_path, capsys):
+    masks, regions = tmp_path / "m.zarr", tmp_path / "r.gpkg"
+    cog = tmp_path / "m.tif"
+    model = ["--model", "threshold:ndwi"]
+    assert call("segment", scene, *model, "--out", masks, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["masks"] == str(masks)
+    assert summary["pixels"] == 150 * 130
+    assert call("segment", scene, *model, "--out", masks) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert call("vectorize", masks, "--out", regions) == 0
+    assert call("export", masks, "--out", cog) == 0
+    with rasterio.open(cog) as file, rasterio.open(scene) as source:
+        assert file.crs == source.crs
+        assert file.transform == source.transform
+        assert file.nodata == 255
+        green, nir = source.read().astype(np.float32)
+        expected = np.where(green == 0, 255, (green - nir) / (green + nir) > 0)
+        assert (file.read(1) == expected).all()
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert len(file.colormap(1)) == 256
+    assert "water" in Path(f"{cog}.aux.xml").read_text()
+
+
+def test_plan_runs_nothing(scene, tmp_path, capsys):
+    assert call("plan", scene, "--model", "threshold:ndwi", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["height"], summary["width"]) == (150, 130)
+    assert summary["windows"] == 1
+    assert summary["memory_per_process"] > 1e8
+    assert call("plan", scene, "--model", "threshold:ndwi") == 0
+    assert "150 x 130 px" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_of_a_raster_of_ten_to_the_thirteen_pixels(tmp_path, capsys):
+    vrt = tmp_path / "huge.vrt"
+    vrt.write_text(
+        """<VRTDataset rasterXSize="2000000000" rasterYSize="5000">
+        <GeoTransform>0, 1, 0, 0, 0, -1</GeoTransform>
+        <VRTRasterBand dataType="Byte" band="1"><Description>red</Description>
+        </VRTRasterBand></VRTDataset>"""
+    )
+    assert call("plan", vrt, "--model", "threshold:red>5", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["height"] * summary["width"] == 10**13
+    assert summary["windows"] == -(-5000 // 512) * -(-2_000_000_000 // 512)
+
+
+MODEL = ["--model", "threshold:ndwi"]
+
+
+def test_bad_input(scene, tmp_path, capsys):
+    out = ["--out", tmp_path / "m.zarr"]
+    refused(capsys, "segment", tmp_path / "no.tif", *MODEL, *out, says="no.tif")
+    refused(capsys, "segment", tmp_path, *MODEL, *out, says="without rasters")
+    refused(
+        capsys, "segment", scene, "--model", "nothing", *out, says="no model 'nothing'"
+    )
+    refused(capsys, "segment", scene, "--model", "threshold:swir>1", *out, says="swir")
+    refused(capsys, "segment", scene, *out, says="--model")
+    refused(capsys, "segment", scene, *MODEL, "--out", scene, says="inside the input")
+    refused(capsys, "segment", scene, *MODEL, *out, "--block", 7, says="use 1024")
+    refused(
+        capsys, "segment", scene, *MODEL, *out, "--overlap", 7, says="must be even"
+    )
+    refused(
+        capsys, "segment", scene, *MODEL, *out, "--memory", "1MB", says="allowed"
+    )
+    refused(capsys, "segment", scene, *MODEL, *out, "--memory", "x", says="8GB")
+    refused(capsys, "segment", scene, *MODEL, *out, "--nonsense", says="--nonsense")
+    assert not (tmp_path / "m.zarr").exists()
+    refused(capsys, "vectorize", tmp_path / "no.zarr", "--out", "r.gpkg", says="no.zarr")
+    refused(capsys, "export", tmp_path / "no.zarr", "--out", "r.tif", says="no.zarr")
+    refused(capsys, "nonsense", says="nonsense")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and sys.platform == "linux", reason="is root")
+def test_no_permission(scene, tmp_path, capsys):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    refused(capsys, "segment", scene, *MODEL, "--out", locked / "m.zarr", says="locked")
+
+
+def test_output_in_a_folder_that_cannot_be_written(scene, capsys):
+    refused(
+        capsys, "segment", scene, *MODEL, "--out", "/proc/m.zarr", says="/proc/m.zarr"
+    )
+
+
+def test_no_crs_is_allowed_warned_and_carried_through(tmp_path, capsys):
+    path = tmp_path / "plain.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        height=30,
+        width=20,
+        dtype="uint8",
+        transform=Affine(2, 0, 10, 0, -2, 50),
+    ) as file:
+        file.descriptions = ("red",)
+        file.write(np.arange(600, dtype=np.uint8).reshape(1, 30, 20))
+    out = tmp_path / "m.zarr"
+    assert call("segment", path, "--model", "threshold:red>99", "--out", out) == 0
+    assert "no coordinate reference system" in capsys.readouterr().err
+    with rasterio.open(f'ZARR:"{out}":/classes') as file:
+        assert file.crs is None
+        assert file.transform == Affine(2, 0, 10, 0, -2, 50)
+
+
+def test_as_a_module():
+    answer = subprocess.run(
+        [sys.executable, "-m", "geoseg", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.startswith("geoseg, version ")
