@@ -409,6 +409,8 @@ def compose_block(
     tiling: Tiling,
     row: int,
     col: int,
+    *,
+    gapless: bool = False,
 ) -> Composed:
     """Give each pixel of a block to one group.
 
@@ -422,6 +424,8 @@ def compose_block(
         tiling: How the raster is cut.
         row: Row of the block.
         col: Column of the block.
+        gapless: Whether every pixel of an object must have one: what nobody has falls
+            to the group of the object that the pixel's own window sees there.
     """
     block = tiling.block_window(row, col)
     everything, of_object = joined(seen), np.concatenate(groups)
@@ -434,9 +438,18 @@ def compose_block(
     is_shown = shown == everything.table["key"]
     allowed = np.where(shown < 0, reach, np.where(is_shown, _EVERYWHERE, 0))
     owner = np.full((block.height, block.width), -1, np.int32)
+    group = at.astype(np.int32)
     for view in everything.views:
-        _paint_view(owner, view, block, allowed, at.astype(np.int32), rank, tiling)
-    return _sorted(owner, of_object[first], block, tiling)
+        _paint_view(owner, view, block, allowed, group, rank, tiling)
+    named = of_object[first]
+    if gapless:
+        rest = np.full(owner.shape, -1, np.int32)
+        own_cell = np.full(len(group), _bit(0, 0))
+        for view in everything.views:
+            _paint_view(rest, view, block, own_cell, group, rank, tiling)
+        owner = np.where(owner < 0, rest, owner)
+        named["area"] = 0
+    return _sorted(owner, named, block, tiling)
 
 
 def _paint_view(

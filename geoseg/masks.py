@@ -230,8 +230,13 @@ class Masks:
         data.encoding["source"] = self.path
         return data
 
-    def objects(self) -> dict[str, NDArray[Any]]:
+    def objects(
+        self, columns: Iterable[str] = tuple(OBJECT_COLUMNS)
+    ) -> dict[str, NDArray[Any]]:
         """Return the table of objects: columns by name, rows in the order of ids.
+
+        Args:
+            columns: Which of `OBJECT_COLUMNS`.
 
         Raises:
             MasksError: The store has none.
@@ -242,8 +247,8 @@ class Masks:
                 f"{self.path} has no table of objects: segment with --task instance or "
                 "panoptic"
             )
-        columns = dict(group.arrays())
-        return {name: np.asarray(columns[name][:]) for name in OBJECT_COLUMNS}
+        arrays = dict(group.arrays())
+        return {name: np.asarray(arrays[name][:]) for name in columns}
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""

@@ -50,11 +50,20 @@ def find(job: Job, row: int, col: int) -> BlockReport:
     return BlockReport(done=False, windows=windows, forward_seconds=seconds)
 
 
-def link(job: Job, row: int, col: int) -> BlockReport:
-    """Compare a block's windows with all that overlap them."""
+def link(job: Job, row: int, col: int, *, beside_failed: bool = False) -> BlockReport:
+    """Compare a block's windows with all that overlap them.
+
+    Args:
+        job: What to do.
+        row: Row of the block.
+        col: Column of the block.
+        beside_failed: Whether neighbours that are not inferred are left out.
+    """
     shelf = Shelf(job.masks)
     own = _part(job, row, col).own
-    rims = [_rim(job, row, col, n) for n in job.tiling.neighbours(row, col)]
+    if beside_failed:
+        shelf.note("draft")
+    rims = [_rim(job, row, col, n) for n in _neighbours(job, row, col)]
     linked = link_block(own, rims, job.tiling)
     if job.model.card.task == "panoptic":
         finish_stuff(job, row, col)
@@ -127,14 +136,30 @@ def _under(job: Job, row: int, col: int) -> dict[str, NDArray[Any]]:
     }
 
 
+def _neighbours(job: Job, row: int, col: int) -> list[tuple[int, int]]:
+    """Return a block's neighbours; in a draft those that are inferred."""
+    shelf, around = Shelf(job.masks), list(job.tiling.neighbours(row, col))
+    if not shelf.noted("draft"):
+        return around
+    return [n for n in around if shelf.has("parts", *n)]
+
+
 def _composed(job: Job, row: int, col: int) -> Composed:
-    shelf, neighbours = Shelf(job.masks), list(job.tiling.neighbours(row, col))
+    shelf, neighbours = Shelf(job.masks), _neighbours(job, row, col)
     own = _part(job, row, col).own
     rims = [_rim(job, row, col, n) for n in neighbours]
     _, linked = patiently(lambda: shelf.read_linked(row, col))
     groups = [_groups(shelf, row, col, own)]
     groups += [_groups(shelf, *n, rim) for n, rim in zip(neighbours, rims, strict=True)]
-    return compose_block([own, *rims], groups, linked.reach, job.tiling, row, col)
+    return compose_block(
+        [own, *rims],
+        groups,
+        linked.reach,
+        job.tiling,
+        row,
+        col,
+        gapless=isinstance(job.source, MapSource),
+    )
 
 
 def _groups(shelf: Shelf, row: int, col: int, seen: Seen) -> NDArray[np.void]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from geoseg.blocks import BlockReport, Job
 from geoseg.classes import Class
+from geoseg.errors import BlocksFailedError
 from geoseg.instance import FACT
 from geoseg.masks import Masks, create_objects
 from geoseg.models.load import model_recipe
@@ -56,7 +57,7 @@ def _no_blocks(masks: Masks) -> set[tuple[int, int]]:  # noqa: ARG001
 FIND = replace(
     _step(find, "linked"),
     finish=link,
-    provisional=link,
+    provisional=partial(link, beside_failed=True),
     inferred=partial(_blocks, kind="parts"),
 )
 COMPOSE = _step(compose, "facts")
@@ -82,28 +83,81 @@ def run_objects(
         BlocksFailedError: Some blocks failed; the rest is written.
         GeosegError: As `run_blocks`.
     """
-    shelf = Shelf(job.masks)
-    if len(shelf.blocks("shown")) == job.tiling.blocks:
+    shelf, total = Shelf(job.masks), job.tiling.blocks
+    if len(shelf.blocks("shown")) == total:
         return RunFacts(windows=0, forward_seconds=0.0, pixels=0)
-    facts = run_blocks(job, work=FIND, client=client, threads=threads, show=show)
-    total = job.tiling.blocks
+    if shelf.noted("draft"):
+        _forget_draft(shelf, job.tiling)
+    try:
+        facts = run_blocks(job, work=FIND, client=client, threads=threads, show=show)
+    except BlocksFailedError:
+        shelf.note("draft")
+        _join_and_show(job, client, threads, lambda: None)
+        _forget_draft(shelf, job.tiling)
+        raise
     found = Progress(
         blocks=total, total=total, pixels=facts.pixels, windows=facts.windows
     )
-
-    def check(_: Progress) -> None:
-        show(found)
-
-    if not shelf.noted("is-solved"):
-        _solve(shelf, job.tiling)
-        shelf.note("is-solved")
-    run_blocks(job, work=COMPOSE, client=client, threads=threads, show=check)
-    if not shelf.noted("is-numbered"):
-        _number(shelf, job.tiling)
-        shelf.note("is-numbered")
-    run_blocks(job, work=SHOW, client=client, threads=threads, show=check)
+    _join_and_show(job, client, threads, lambda: show(found))
     shelf.clear()
     return facts
+
+
+def _join_and_show(
+    job: Job, client: Client | None, threads: int | None, check: Callable[[], None]
+) -> None:
+    """Do what comes after linking, for all blocks that are linked."""
+    shelf, tiling = Shelf(job.masks), job.tiling
+
+    def tell(_: Progress) -> None:
+        check()
+
+    failed = _every(tiling) - shelf.blocks("linked")
+    if not shelf.noted("is-solved"):
+        _solve(shelf, tiling)
+        shelf.note("is-solved")
+    _run_step(job, COMPOSE, failed, client, threads, tell)
+    if not shelf.noted("is-numbered"):
+        _number(shelf, tiling, failed)
+        shelf.note("is-numbered")
+    _run_step(job, SHOW, failed, client, threads, tell)
+
+
+def _run_step(
+    job: Job,
+    step: Work,
+    failed: set[tuple[int, int]],
+    client: Client | None,
+    threads: int | None,
+    tell: Callable[[Progress], None],
+) -> None:
+    """Run a step for all blocks but those that failed before."""
+    done = partial(_blocks_and, more=frozenset(failed), done=step.done)
+    work = replace(step, done=done)
+    run_blocks(job, work=work, client=client, threads=threads, show=tell)
+
+
+def _blocks_and(
+    masks: Masks,
+    more: frozenset[tuple[int, int]],
+    done: Callable[[Masks], set[tuple[int, int]]],
+) -> set[tuple[int, int]]:
+    return done(masks) | more
+
+
+def _every(tiling: Tiling) -> set[tuple[int, int]]:
+    return set(np.ndindex(tiling.block_rows, tiling.block_cols))
+
+
+def _forget_draft(shelf: Shelf, tiling: Tiling) -> None:
+    """Forget what was made beside failed blocks: it was written, but is not final."""
+    failed = _every(tiling) - shelf.blocks("parts")
+    for block in failed:
+        for neighbour in tiling.neighbours(*block):
+            shelf.forget_block("linked", *neighbour)
+    for kind in ("is-solved", "is-numbered", "solved", "facts", "ids", "shown"):
+        shelf.forget(kind)
+    shelf.forget("draft")
 
 
 def table_of(card: Card) -> tuple[Class, ...]:
@@ -132,7 +186,7 @@ def splitting_job(job: Job, splitting: Splitting) -> Job:
     card = splitter_card(
         masks.classes,
         confidence="confidence" in masks.arrays,
-        cell=masks.chunk,
+        cell=tiling.chunk,
         method=splitting.method,
     )
     return Job(
@@ -152,28 +206,33 @@ def splitting_job(job: Job, splitting: Splitting) -> Job:
 
 def _solve(shelf: Shelf, tiling: Tiling) -> None:
     """Join what crosses blocks: all that is held is what touches their borders."""
-    opens, links, clashes = [], [], []
-    for row in range(tiling.block_rows):
-        for col in range(tiling.block_cols):
-            _, linked = shelf.read_linked(row, col)
-            opens.append(linked.open)
-            links.append(linked.links)
-            clashes.append(linked.clashes)
-    table = concatenated(opens, OBJECT)
+    opens, links, clashes = {}, [], []
+    for block in sorted(shelf.blocks("linked")):
+        _, linked = shelf.read_linked(*block)
+        opens[block] = linked.open
+        links.append(linked.links)
+        clashes.append(linked.clashes)
+    table = concatenated(list(opens.values()), OBJECT)
     order = np.argsort(table["key"])
     groups = solve(
         table[order], concatenated(links, LINK), concatenated(clashes, LINK), tiling
     )
-    for i, objects in enumerate(opens):
+    for block, objects in opens.items():
         if len(objects):
             mine = groups[np.searchsorted(table["key"][order], objects["key"])]
-            shelf.write_solved(*divmod(i, tiling.block_cols), mine)
+            shelf.write_solved(*block, mine)
 
 
-def _number(shelf: Shelf, tiling: Tiling) -> None:
+def _number(shelf: Shelf, tiling: Tiling, failed: set[tuple[int, int]]) -> None:
     """Give ids, and write the table of objects."""
+
+    def read(row: int, col: int) -> NDArray[np.void]:
+        if (row, col) in failed:
+            return np.zeros(0, FACT)
+        return shelf.read_facts(row, col)
+
     append = create_objects(shelf.masks.path)
-    for numbered in number(shelf.read_facts, tiling.block_rows, tiling.block_cols):
+    for numbered in number(read, tiling.block_rows, tiling.block_cols):
         append(_columns(numbered.table, numbered.first_id))
         for (row, col), ids in numbered.ids.items():
             shelf.write_ids(row, col, ids)

@@ -72,6 +72,10 @@ class Shelf:
         """Remove a kind, or a note."""
         self._storage.remove(f"{ROOT}/{kind}")
 
+    def forget_block(self, kind: str, row: int, col: int) -> None:
+        """Remove what is known of a block."""
+        self._storage.remove(_name(kind, row, col))
+
     def clear(self) -> None:
         """Remove everything but what says that it is no longer needed."""
         for kind in ("parts", "rims", "linked", "solved", "facts", "ids"):

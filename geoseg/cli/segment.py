@@ -163,7 +163,7 @@ def segment(
             progress=False if quiet or as_json else None,
         )
         seconds = perf_counter() - begun
-    summary = {
+    summary: dict[str, Any] = {
         "masks": masks.path,
         "blocks": plan.tiling.blocks,
         "windows": facts.windows,
@@ -179,6 +179,9 @@ def segment(
         )
     else:
         did = "it was complete already"
+    if "instances" in masks.arrays:
+        summary["objects"] = len(masks.objects(["pixels"])["pixels"])
+        did = f"{summary['objects']:,} objects, {did}"
     report(summary, [f"{masks.path}: {did}"], quiet=quiet, as_json=as_json)
 
 
