@@ -25,29 +25,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def read_toml(
-    path: str | os.PathLike[str], overrides: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Args:
-        path: The file.
-        overrides: `key=value` or `table.key=value`, which win over the file. A value is
-            TOML; what is not is taken as text.
-
-    Raises:
-        GeosegError: It cannot be read.
-    """
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file; GeosegError says on one line why it cannot be read."""
     name = os.fspath(path)
     try:
-        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise GeosegError(f"{name} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise GeosegError(f"{name} is not TOML: {error}") from error
-    for override in overrides:
-        _set(values, override)
-    return values
 
 
 def checked_as(
@@ -75,16 +61,26 @@ def checked_as(
         raise GeosegError(f"{name}: {problems}") from error
 
 
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(values: dict[str, Any], text: str) -> None:
+    """Set one value in place.
+
+    Args:
+        values: What a file holds.
+        text: `key=value` or `table.key=value`. The value is TOML; what is not TOML is
+            taken as text.
+
+    Raises:
+        GeosegError: It is not that.
+    """
+    key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise GeosegError(f"--set {override!r} is not key=value")
+        raise GeosegError(f"--set {text!r} is not key=value")
     *tables, last = key.strip().split(".")
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise GeosegError(f"--set {override!r}: {table} is not a table")
-    values[last] = _value(text)
+            raise GeosegError(f"--set {text!r}: {table} is not a table")
+    values[last] = _value(value)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - any TOML value

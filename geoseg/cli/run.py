@@ -1,0 +1,85 @@
+"""`geoseg run`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from geoseg.cli.common import output_options, report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from geoseg.run import Progress
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  geoseg run pipelines/water.toml
+  geoseg run water.toml --set segment.raster=june.tif --set out=out/june
+  geoseg run landcover.toml --set cluster=cluster/slurm.toml
+"""
+)
+@click.argument("pipeline", type=click.Path(dir_okay=False), metavar="PIPELINE.toml")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Instead of what the file says, such as vectorize.simplify=5; repeatable.",
+)
+@click.option("--check", is_flag=True, help="Check the file, and run nothing.")
+@click.option("--overwrite", is_flag=True, help="Begin anew.")
+@output_options
+def run(
+    *,
+    pipeline: str,
+    overrides: tuple[str, ...],
+    check: bool,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run PIPELINE.toml: segment, vectorize, export, report as one job.
+
+    The same command again does what is left; one run at a time. OUT/log.jsonl tells
+    what happened. Exit status: 0 done; 2 the file or the input is wrong, or it is being
+    run already; 3 some blocks failed or workers were lost, run it again; 130 and 143
+    interrupted, run it again.
+    """
+    from geoseg.pipeline import run_pipeline
+    from geoseg.pipeline_settings import read_pipeline
+
+    settings = read_pipeline(pipeline, overrides)
+    if check:
+        report({"ok": True}, [f"{pipeline}: fine"], quiet=quiet, as_json=as_json)
+        return
+    with ExitStack() as stack:
+        made = run_pipeline(
+            settings, overwrite=overwrite, show=_bars(stack, quiet=quiet or as_json)
+        )
+    lines = [
+        f"{stage}: {facts['product']}"
+        + (f" in {facts['seconds']:.1f} s" if facts["made"] else " was there already")
+        for stage, facts in made.items()
+    ]
+    report({"name": settings.name, "stages": made}, lines, quiet=quiet, as_json=as_json)
+
+
+def _bars(stack: ExitStack, *, quiet: bool) -> Callable[[str, Progress], None]:
+    """Return what shows a bar per stage, the last one's gone when the next begins."""
+    from geoseg.progress import bar
+
+    bars: dict[str, Callable[[Progress], None]] = {}
+
+    def show(stage: str, now: Progress) -> None:
+        if stage not in bars:
+            stack.close()
+            bars[stage] = stack.enter_context(bar(stage, quiet=quiet))
+        bars[stage](now)
+
+    return show
