@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -175,19 +176,28 @@ def target(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-        for beside in path.parent.glob(f"{temporary.name}-*"):
-            beside.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove a temporary file, and the files and folders named after it."""
+    temporary.unlink(missing_ok=True)
+    for beside in temporary.parent.iterdir():
+        if beside.name.startswith(f"{temporary.name}-"):
+            if beside.is_dir():
+                shutil.rmtree(beside, ignore_errors=True)
+            else:
+                beside.unlink(missing_ok=True)
 
 
 def _remove_stale(path: Path) -> None:
     """Remove temporary files of processes of this machine that are gone."""
-    host = socket.gethostname() or "host"
-    prefix = f".{path.stem}.{host}-"
-    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        number = left.name.removeprefix(prefix).removesuffix(path.suffix)
-        if left.name.startswith(prefix) and number.isdigit() and not _runs(int(number)):
-            left.unlink(missing_ok=True)
+    prefix = f".{path.stem}.{socket.gethostname() or 'host'}-"
+    for left in list(path.parent.iterdir()):
+        if left.name.startswith(prefix):
+            number, suffix, _ = left.name.removeprefix(prefix).partition(path.suffix)
+            if suffix and number.isdigit() and not _runs(int(number)):
+                _remove(left.with_name(f"{prefix}{number}{suffix}"))
 
 
 def _runs(process: int) -> bool:

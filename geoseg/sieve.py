@@ -463,26 +463,30 @@ def settle_block(
     pixels, faces, area, first = _labelled(masks, window, scale)
     is_open = _open(faces, window, masks.grid)
     area[is_open], first[is_open] = known.area, known.first
+    first[0] = -1
+    # Faces that are one region elsewhere are one region here.
+    _, place, inverse = np.unique(first, return_index=True, return_inverse=True)
+    node = place[inverse]
     small = area < scale.least
     small[0] = False
-    edges = _summed(
-        _borders(
-            faces.labels, faces.number, small, scale.east, scale.south, window.y
-        )
+    edges = _borders(
+        faces.labels, faces.number, small, scale.east, scale.south, window.y
     )
+    edges[:, :2] = np.sort(node[edges[:, :2]], axis=1)
+    edges = _summed(edges)
     value = np.zeros(len(area), np.int64)
     value[1:] = pixels.reshape(-1)[faces.first[1:]]
     both = small[edges[:, 0]] & small[edges[:, 1]]
     cluster = join_pairs(len(area), edges[both, :2])
     unsettled = np.zeros(len(area), np.bool_)
-    unsettled[cluster[is_open & small]] = True
-    unsettled = unsettled[cluster] & small
+    unsettled[cluster[node[is_open & small]]] = True
+    unsettled = (unsettled[cluster] & small)[node]
     beside = unsettled[edges[:, 0]] | unsettled[edges[:, 1]]
     final = _settle(area, first, value, small & ~unsettled, edges[~beside], scale.least)
     at = faces.number[faces.labels[1:-1, 1:-1]]
     old = pixels[1:, 1:]
     dtype = np.uint8 if pixels.dtype == np.uint16 else np.uint16
-    _save(folder, window, np.where(at > 0, final[at], old).astype(dtype))
+    _save(folder, window, np.where(at > 0, final[node][at], old).astype(dtype))
     runs = _runs(faces.labels, faces.number, unsettled)
     runs[:, 3] = first[runs[:, 3]]
     with _file(folder, window, "runs").open("wb") as file:

@@ -111,7 +111,7 @@ def vectorize(
     )
     side = _block_side(reader, drawing, block)
     with target(out, overwrite=overwrite) as path, TemporaryDirectory(
-        prefix=f".{path.stem}.", dir=path.parent
+        prefix=f"{path.name}-", dir=path.parent
     ) as scratch:
         if min_area:
             from geoseg.sieve import sieve
@@ -160,8 +160,11 @@ def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> Class
         return _from_xarray(masks)
     path = str(masks)
     if Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
+        from geoseg.class_dataset import is_foreign_zarr, open_class_zarr
         from geoseg.masks import open_masks
 
+        if is_foreign_zarr(path):
+            return open_class_zarr(path)
         return open_masks(path)
     from geoseg.class_raster import open_class_raster
 

@@ -11,6 +11,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rioxarray  # noqa: F401 - the accessor
 import shapely
 import xarray as xr
 from affine import Affine
