@@ -201,10 +201,13 @@ def own_edges(corners: Any, labels: Any, last_row: bool, last_column: bool) -> A
         last_column: Whether it ends at the last column.
 
     Returns:
-        (h + 1, w + 1) bytes without `TURN`, and the most arcs and vertices there can be.
+        (h + 1, w + 1) bytes without `TURN`; where arcs may begin, in reading order:
+        nodes (n, 2), and corners that a closed line may start at (m, 2); the most arcs
+        and vertices there can be.
     """
     height, width = corners.shape[0] - 1, corners.shape[1] - 1
     own = np.zeros((height + 1, width + 1), np.uint8)
+    nodes, loops = [(0, 0)], [(0, 0)]
     vertices, ends = 0, 2 * (height + width + 2)
     for y in range(height + 1):
         for x in range(width + 1):
@@ -228,7 +231,16 @@ def own_edges(corners: Any, labels: Any, last_row: bool, last_column: bool) -> A
                 vertices += 1
                 if byte & NODE:
                     ends += 4
-    return own, ends + vertices // 4, vertices + 2 * ends + vertices // 4
+                    nodes.append((y, x))
+                elif edges == 3:  # noqa: PLR2004 - east and south
+                    loops.append((y, x))
+    return (
+        own,
+        np.array(nodes)[1:],
+        np.array(loops)[1:],
+        ends + vertices // 4,
+        vertices + 2 * ends + vertices // 4,
+    )
 
 
 @compiled
@@ -276,7 +288,29 @@ def _sides(labels: Any, y: int, x: int, heading: int) -> Any:
 
 
 @compiled
-def trace(own: Any, labels: Any, number: Any, most_arcs: int, most_points: int) -> Any:
+def _cut_ends(own: Any) -> Any:
+    """Return the corners on a block's border where lines are cut, (n, 2)."""
+    found = [(0, 0)]
+    height, width = own.shape
+    for y in range(height):
+        step = 1 if y in (0, height - 1) else max(1, width - 1)
+        for x in range(0, width, step):
+            edges = own[y, x] & 15
+            if edges and not edges & (edges - 1) and not own[y, x] & NODE:
+                found.append((y, x))
+    return np.array(found)[1:]
+
+
+@compiled
+def trace(
+    own: Any,
+    nodes: Any,
+    loops: Any,
+    labels: Any,
+    number: Any,
+    most_arcs: int,
+    most_points: int,
+) -> Any:
     """Trace every arc of a block: from node to node, cut at its border, or closed.
 
     Arcs between nodes run from the node that comes first in reading order; closed ones
@@ -284,7 +318,9 @@ def trace(own: Any, labels: Any, number: Any, most_arcs: int, most_points: int) 
     block.
 
     Args:
-        own: From `own_edges`; used up.
+        own: From `own_edges`, as the next two; used up.
+        nodes: Where nodes are.
+        loops: Where closed lines may start.
         labels: `Faces.labels`.
         number: `Faces.number`.
         most_arcs: From `own_edges`.
@@ -303,29 +339,22 @@ def trace(own: Any, labels: Any, number: Any, most_arcs: int, most_points: int) 
     cut = np.zeros(most_arcs, np.uint8)
     arcs, n = 0, 0
     for stage in range(3):  # from nodes, from the block's border, then closed ones
-        for y0 in range(own.shape[0]):
-            inner = stage == 1 and y0 not in (0, own.shape[0] - 1)
-            for x0 in range(0, own.shape[1], own.shape[1] - 1 if inner else 1):
-                byte = own[y0, x0]
-                if not byte & 15:
+        begin = nodes if stage == 0 else _cut_ends(own) if stage == 1 else loops
+        for k in range(len(begin)):
+            y0, x0 = begin[k, 0], begin[k, 1]
+            for heading in range(4):
+                if not own[y0, x0] >> heading & 1:
                     continue
-                if stage == 0 and not byte & NODE:
-                    continue
-                if stage == 1 and (byte & 15) & ((byte & 15) - 1):
-                    continue
-                for heading in range(4):
-                    if not own[y0, x0] >> heading & 1:
-                        continue
-                    one, other = _sides(labels, y0, x0, heading)
-                    y, x, last, n = _walk(own, y0, x0, heading, xy, n)
-                    left[arcs], right[arcs] = number[one], number[other]
-                    headings[arcs, 0], headings[arcs, 1] = heading, last
-                    if stage == 1:
-                        cut[arcs] |= CUT_START
-                    if stage < 2 and not own[y, x] & NODE:  # noqa: PLR2004
-                        cut[arcs] |= CUT_END
-                    arcs += 1
-                    start[arcs] = n
+                one, other = _sides(labels, y0, x0, heading)
+                y, x, last, n = _walk(own, y0, x0, heading, xy, n)
+                left[arcs], right[arcs] = number[one], number[other]
+                headings[arcs, 0], headings[arcs, 1] = heading, last
+                if stage == 1:
+                    cut[arcs] |= CUT_START
+                if stage < 2 and not own[y, x] & NODE:  # noqa: PLR2004
+                    cut[arcs] |= CUT_END
+                arcs += 1
+                start[arcs] = n
     return (
         xy[:n].copy(),
         start[: arcs + 1].copy(),

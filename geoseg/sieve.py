@@ -475,7 +475,7 @@ def settle_block(
     edges[:, :2] = np.sort(node[edges[:, :2]], axis=1)
     edges = _summed(edges)
     value = np.zeros(len(area), np.int64)
-    value[1:] = pixels.reshape(-1)[faces.first[1:]]
+    value[1:] = pixels[np.divmod(faces.first[1:], pixels.shape[1])]
     both = small[edges[:, 0]] & small[edges[:, 1]]
     cluster = join_pairs(len(area), edges[both, :2])
     unsettled = np.zeros(len(area), np.bool_)

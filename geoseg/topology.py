@@ -232,16 +232,16 @@ def trace_block(
     _mark_raster_corners(corners, window, grid, apron)
     last_row, last_column = window.bottom == grid.height, window.right == grid.width
     core = corners[apron - 1 :, apron - 1 :][: window.height + 1, : window.width + 1]
-    own, most_arcs, most_points = _arcs.own_edges(
+    own, nodes, loops, *most = _arcs.own_edges(
         core, faces.labels, last_row, last_column
     )
     xy, start, left, right, headings, cut = _arcs.trace(
-        own, faces.labels, faces.number, most_arcs, most_points
+        own, nodes, loops, faces.labels, faces.number, *most
     )
     xy += np.array([window.x, window.y], np.int32)
     raw = Arcs(xy, start, left - 1, right - 1, headings)
     facts = Facts(
-        value=near.reshape(-1)[faces.first[1:]].astype(np.int64),
+        value=near[np.divmod(faces.first[1:], near.shape[1])].astype(np.int64),
         pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
     )  # fmt: skip
     pairs = _corner_pairs(core, faces, facts.value) if drawing.eight else np.empty((0, 2), np.int64)
