@@ -10,6 +10,7 @@ Importing geoseg imports neither torch nor dask nor numba; the names below are f
 when they are first used.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from geoseg._version import __version__
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
+    from geoseg.explorer import explore
     from geoseg.export import export_cog
     from geoseg.masks import open_masks
     from geoseg.models.load import load_model
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from geoseg.workflow import make_plan, segment
 
 _ROOMS = {
+    "explore": "geoseg.explorer",
     "export_cog": "geoseg.export",
     "load_model": "geoseg.models.load",
     "make_plan": "geoseg.workflow",
@@ -40,6 +43,7 @@ _ROOMS = {
 __all__ = [
     "GeosegError",
     "__version__",
+    "explore",
     "export_cog",
     "load_model",
     "make_plan",
@@ -56,3 +60,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the room holds
     if name in _ROOMS:
         return getattr(import_module(_ROOMS[name]), name)
     raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+
+
+if "xarray" in sys.modules:  # else it is registered when geoseg opens a dataset
+    import_module("geoseg.accessor")

@@ -208,6 +208,11 @@ class Masks:
         """Return the run record."""
         return _record(self.storage)
 
+    def _repr_html_(self) -> str:
+        from geoseg.represent import map_html
+
+        return map_html(self)
+
     @property
     def zarr_format(self) -> int:
         """2, or 3."""
@@ -221,6 +226,8 @@ class Masks:
     def dataset(self) -> xr.Dataset:
         """Open the store with xarray, lazily; class values stay integers."""
         import xarray as xr
+
+        import geoseg.accessor  # noqa: F401 - registers `.geoseg`
 
         data: xr.Dataset = xr.open_zarr(
             self.path,

@@ -118,6 +118,11 @@ class RunFacts:
     pixels: int
     """Pixels of the blocks inferred by this run."""
 
+    def _repr_html_(self) -> str:
+        from geoseg.represent import run_html
+
+        return run_html(self)
+
 
 def run_blocks(
     job: Job,

@@ -60,6 +60,11 @@ class Plan:
     splitting: Splitting | None = None
     """How a semantic model's map becomes objects."""
 
+    def _repr_html_(self) -> str:
+        from geoseg.represent import plan_html
+
+        return plan_html(self)
+
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that changes the answer; a store keeps to it."""

@@ -102,6 +102,11 @@ class Card:
                 f"most half the window ({self.window // 2} px)"
             )
 
+    def _repr_html_(self) -> str:
+        from geoseg.represent import card_html
+
+        return card_html(self)
+
     @property
     def channels(self) -> int:
         """Number of score channels that reach the blend: one per class."""

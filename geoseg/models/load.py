@@ -78,6 +78,11 @@ class ModelRecipe:
     fitted: str | None = None
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
+    def _repr_html_(self) -> str:
+        from geoseg.represent import card_html
+
+        return card_html(self.card)
+
     @property
     def name(self) -> str:
         """Short name for messages and provenance."""
