@@ -162,7 +162,8 @@ def _scaled(card: Card, sample: NDArray[np.float64]) -> list[Finding]:
     seen = (
         f"scaled by the card, values are {middle:.3g} in the middle, {spread:.3g} apart"
     )
-    if middle > _FAR or spread < _FLAT or _is_reflectance(card, sample):
+    far = middle > _FAR and any(b.scale != 1 or b.offset != 0 for b in card.bands)
+    if far or spread < _FLAT or _is_reflectance(card, sample):
         values = f"{np.percentile(sample, 1):g} ... {np.percentile(sample, 99):g}"
         text = f"most values are {values}; {seen}: the raster is in other units"
         return [Finding(subject="scaling", level="wrong", text=text)]

@@ -31,6 +31,7 @@ FOLDERS = {
     "torch.export": "geoseg.models.exported",
     "torchscript": "geoseg.models.exported",
     "onnx": "geoseg.models.onnx_file",
+    "dynamicworld": "geoseg.models.dynamic_world",
     "forest": "geoseg.models.forest",
 }
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
@@ -109,6 +110,12 @@ _ALL = (
         name="exported",
         example="roads.pt2",
         summary="a program of torch.export (.pt2) or TorchScript (.pt), card beside it",
+    ),
+    Family(
+        name="dynamicworld",
+        example="models/dynamicworld",
+        summary="Google's land cover from Sentinel-2, once imported: geoseg "
+        "model import dynamicworld FOLDER",
     ),
     Family(
         name="forest",

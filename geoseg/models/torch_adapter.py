@@ -61,6 +61,8 @@ class TorchModel:
         self.device = str(self._device)
         self.precision = choose_precision(self._device, options.precision)
         self._dtype = torch_dtype(self.precision)
+        # A network that scales its input itself may want all of its digits.
+        self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
         self._module = _prepare(module, self._device, self._dtype)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
@@ -99,7 +101,7 @@ class TorchModel:
         scalars = side**2 * (4 * len(card.bands) + 8 * card.channels)
         shape = (1, len(card.bands), side, side)
         try:
-            passing = forward_bytes(self._module, shape, self._dtype)
+            passing = forward_bytes(self._module, shape, self._input)
         except (RuntimeError, TypeError, ValueError, AssertionError):
             # It looks at values, which the estimate has none of: a generous guess.
             passing = 4 * 512 * side**2
@@ -145,7 +147,7 @@ class TorchModel:
                 # One shape only: other shapes get other kernels, which round otherwise,
                 # and where a remainder falls depends on the blocks.
                 x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch - size))
-            x = x.to(self._dtype, memory_format=torch.channels_last)
+            x = x.to(self._input, memory_format=torch.channels_last)
             answer = tensor_of(self._module(x))[:size]
         height, width = pixels.shape[-2:]
         if self.card.output == "labels":
