@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import output_options, report
+from geoseg.cli.common import comma_list, output_options, report
 
 
 @click.command(
@@ -29,6 +29,12 @@ Examples:
 )
 @click.option("--seed", type=int, default=None, help="Another seed, another landscape.")
 @click.option("--scene", metavar="RASTER", help="A real scene instead.")
+@click.option(
+    "--bands",
+    callback=comma_list,
+    metavar="red,green,…",
+    help="Names of that scene's bands in order, as in segment.",
+)
 @output_options
 def demo(
     *,
@@ -36,6 +42,7 @@ def demo(
     size: int,
     seed: int | None,
     scene: str | None,
+    bands: list[str] | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -47,6 +54,7 @@ def demo(
         size=size,
         seed=SEED if seed is None else seed,
         scene=scene,
+        bands=bands,
         quiet=quiet or as_json,
     )
     report(summary.to_dict(), summary.lines(), quiet=quiet, as_json=as_json)
