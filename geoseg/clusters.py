@@ -349,7 +349,7 @@ def _growing(cluster: Any, settings: Slurm | Kubernetes) -> Iterator[Client]:  #
 def slurm_options(settings: Slurm) -> dict[str, Any]:
     """Return what dask-jobqueue is asked for, by SLURM settings."""
     extra = [f"--gres=gpu:{settings.gpus}"] if settings.gpus else []
-    lifetime = max(settings.walltime_seconds - settings.margin, 60)
+    lifetime = max(settings.walltime_seconds - settings.margin, 5)
     per_process = max(1, settings.cores // settings.processes)
     return {
         "queue": settings.partition,
