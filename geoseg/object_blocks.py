@@ -89,7 +89,7 @@ def finish_stuff(job: Job, row: int, col: int) -> None:
 
 def compose(job: Job, row: int, col: int) -> BlockReport:
     """Find which groups have pixels in a block."""
-    composed = _composed(job, row, col)
+    composed, _ = _composed(job, row, col)
     patiently(lambda: Shelf(job.masks).write_facts(row, col, composed.facts))
     return BlockReport(done=True)
 
@@ -97,43 +97,46 @@ def compose(job: Job, row: int, col: int) -> BlockReport:
 def show(job: Job, row: int, col: int) -> BlockReport:
     """Write a block's instances, and its classes where they follow from them."""
     shelf = Shelf(job.masks)
-    composed = _composed(job, row, col)
+    composed, valid = _composed(job, row, col)
     ids = patiently(lambda: shelf.read_ids(row, col))
-    write_arrays(job, row, col, _arrays(job, composed, ids, row, col))
+    instances = np.append(ids, 0).astype(np.uint32)[composed.owner]
+    arrays = {"instances": instances}
+    if not isinstance(job.source, MapSource):
+        arrays |= _over(composed, instances > 0, _under(job, row, col, valid))
+    write_arrays(job, row, col, arrays)
     patiently(lambda: shelf.mark_shown(row, col))
     return BlockReport(done=True)
 
 
-def _arrays(
-    job: Job, composed: Composed, ids: NDArray[np.uint32], row: int, col: int
+def _over(
+    composed: Composed, there: NDArray[np.bool_], under: dict[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return what is written of a block: objects over what lies under them."""
-    instances = np.append(ids, 0).astype(np.uint32)[composed.owner]
-    if isinstance(job.source, MapSource):
-        return {"instances": instances}
-    facts, none = composed.facts, instances == 0
-    under = _under(job, row, col)
-    classes = np.append(facts["cls"], 0).astype(under["classes"].dtype)
-    out = {"instances": instances, "classes": classes[composed.owner]}
-    if "confidence" in job.masks.arrays:
-        score = (facts["score"].astype(np.int64) * 254 + SCORE // 2) // SCORE
-        out["confidence"] = np.append(score, 0).astype(np.uint8)[composed.owner]
-    return {n: np.where(none, under[n], a) if n in under else a for n, a in out.items()}
+    """Return classes and confidence: those of objects over what lies under them."""
+    score = (composed.facts["score"].astype(np.int64) * 254 + SCORE // 2) // SCORE
+    of_object = {"classes": composed.facts["cls"], "confidence": score}
+    return {
+        name: np.where(
+            there, np.append(of_object[name], 0).astype(a.dtype)[composed.owner], a
+        )
+        for name, a in under.items()
+    }
 
 
-def _under(job: Job, row: int, col: int) -> dict[str, NDArray[Any]]:
-    """Return classes and confidence where there is no object."""
+def _under(
+    job: Job, row: int, col: int, valid: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    """Return classes, and confidence where it is wanted, where no object lies."""
     masks, window = job.masks, job.tiling.block_window(row, col)
+    names = [n for n in ("classes", "confidence") if n in masks.arrays]
     if job.model.card.task == "panoptic":
-        names = [n for n in ("classes", "confidence") if n in masks.arrays]
         return {name: masks.read(name, window) for name in names}
     dtype = np.dtype(np.uint8 if masks.nodata == 255 else np.uint16)
     background = next(c.value for c in masks.classes if c.name == BACKGROUND)
-    valid = _part(job, row, col).valid
-    return {
+    blank = {
         "classes": np.where(valid, background, masks.nodata).astype(dtype),
         "confidence": np.full(valid.shape, 255, np.uint8),
     }
+    return {name: blank[name] for name in names}
 
 
 def _neighbours(job: Job, row: int, col: int) -> list[tuple[int, int]]:
@@ -144,14 +147,15 @@ def _neighbours(job: Job, row: int, col: int) -> list[tuple[int, int]]:
     return [n for n in around if shelf.has("parts", *n)]
 
 
-def _composed(job: Job, row: int, col: int) -> Composed:
+def _composed(job: Job, row: int, col: int) -> tuple[Composed, NDArray[np.bool_]]:
+    """Return which group each pixel belongs to, and which pixels are valid."""
     shelf, neighbours = Shelf(job.masks), _neighbours(job, row, col)
-    own = _part(job, row, col).own
-    rims = [_rim(job, row, col, n) for n in neighbours]
+    part = _part(job, row, col)
+    own, rims = part.own, [_rim(job, row, col, n) for n in neighbours]
     _, linked = patiently(lambda: shelf.read_linked(row, col))
     groups = [_groups(shelf, row, col, own)]
     groups += [_groups(shelf, *n, rim) for n, rim in zip(neighbours, rims, strict=True)]
-    return compose_block(
+    composed = compose_block(
         [own, *rims],
         groups,
         linked.reach,
@@ -160,6 +164,7 @@ def _composed(job: Job, row: int, col: int) -> Composed:
         col,
         gapless=isinstance(job.source, MapSource),
     )
+    return composed, part.valid
 
 
 def _groups(shelf: Shelf, row: int, col: int, seen: Seen) -> NDArray[np.void]:

@@ -191,16 +191,22 @@ def _arrays(seen: Seen) -> dict[str, NDArray[Any]]:
         (v.row, v.col, v.where.y, v.where.x, v.where.height, v.where.width, v.first)
         for v in seen.views
     ]
-    none = [np.zeros(0, np.int32)]
+    few = all(len(v.labels) == 0 or v.labels.max() < 65536 for v in seen.views)
+    dtype = np.uint16 if few else np.int32
+    labels = np.empty(sum(v.labels.size for v in seen.views), dtype)
+    begin = 0
+    for v in seen.views:
+        labels[begin : begin + v.labels.size] = v.labels.ravel()
+        begin += v.labels.size
     return {
         "views": np.array(views, np.int64).reshape(-1, 7),
-        "labels": np.concatenate(none + [v.labels.ravel() for v in seen.views]),
+        "labels": labels,
         "table": seen.table,
     }
 
 
 def _seen(arrays: dict[str, NDArray[Any]]) -> Seen:
-    labels, begin, views = arrays["labels"].copy(), 0, []
+    labels, begin, views = arrays["labels"].astype(np.int32), 0, []
     for row, col, y, x, height, width, first in arrays["views"].tolist():
         end = begin + height * width
         views.append(
