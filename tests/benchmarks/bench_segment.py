@@ -69,9 +69,9 @@ def train(scene: Path, truth: Path, steps: int) -> torch.nn.Module:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     draw = np.random.default_rng(0)
     for _ in range(steps):
-        corners = draw.integers(0, pixels.shape[1] - 192, (4, 2))
-        x = torch.stack([pixels[:, y : y + 192, x : x + 192] for y, x in corners])
-        y = torch.stack([labels[y : y + 192, x : x + 192] for y, x in corners])
+        corners = draw.integers(0, pixels.shape[1] - 128, (4, 2))
+        x = torch.stack([pixels[:, y : y + 128, x : x + 128] for y, x in corners])
+        y = torch.stack([labels[y : y + 128, x : x + 128] for y, x in corners])
         loss = torch.nn.functional.cross_entropy(network(x), y, ignore_index=-1)
         optimiser.zero_grad()
         loss.backward()
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=2752)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=240)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
