@@ -79,7 +79,7 @@ def train(
     patience: int = 12,
     trees: int = 100,
     leaf: int = 3,
-    samples: int = 200_000,
+    samples: int = 100_000,
     features: Features | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -290,6 +290,7 @@ def _with_figures(
         out["validation"] = {
             "how": f"blocks of {ground.split.side} px held out, with a gap of "
             f"{ground.split.gap} px",
+            "notes": list(accuracy.notes[1:]),
             "pixels": accuracy.n,
             "overall_accuracy": accuracy.overall.value,
             "mean_iou": accuracy.mean_iou,

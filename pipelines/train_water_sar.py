@@ -2,8 +2,8 @@
 
     python pipelines/train_water_sar.py --data sen1floods11 --out water
 
-The data are chips of Sen1Floods11 (Bonafilia et al. 2020, CVPR workshops): `S1/*_S1Hand
-.tif` with VV and VH in dB, and `Labels/*_LabelHand.tif` with -1 unknown, 0 land, 1 water.
+The data are chips of Sen1Floods11 (Bonafilia et al. 2020, CVPR workshops): VV and VH in
+dB in `S1/*_S1Hand.tif`, and -1 unknown, 0 land, 1 water in `Labels/*_LabelHand.tif`.
 Two minutes on two cores.
 """
 
@@ -48,7 +48,8 @@ def main() -> None:
             arch=arguments.arch,
             classes=CLASSES,
             mapping=NAMES,
-            balance="equal",
+            trees=60,
+            samples=40_000,
         )
         masks = arguments.out / f"{name}.zarr"
         segment(chip, model=str(model), out=str(masks), scores=True, overwrite=True)
@@ -61,7 +62,8 @@ def main() -> None:
 
 def report(name: str, iou: float, overall: float) -> None:
     """Print one line."""
-    print(f"{name}: IoU of water {iou:.3f}, overall accuracy {overall:.3f}")
+    line = f"{name}: IoU of water {iou:.3f}, overall accuracy {overall:.3f}"
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.classes import Class
-from geoseg.errors import LabelsError
+from geoseg.errors import LabelsError, first_line
 from geoseg.grid import Grid, Window
-from geoseg.labels.names import UNLABELLED, Kind, Names, Order, one_line, text_of
+from geoseg.labels.names import UNLABELLED, Kind, Names, Order, text_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -134,7 +134,7 @@ def read_features(path: str | Path, layer: str | None, grid: Grid) -> GeoDataFra
         layer = layer or _only_layer(path)
         frame = pyogrio.read_dataframe(path, layer=layer)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as e:
-        raise LabelsError(f"the labels {path} cannot be read: {one_line(e)}") from e
+        raise LabelsError(f"the labels {path} cannot be read: {first_line(e)}") from e
     if not hasattr(frame, "geometry") or not len(frame):
         raise LabelsError(f"the labels {path} hold no features with geometries")
     empty = np.flatnonzero(frame.geometry.isna() | frame.geometry.is_empty)

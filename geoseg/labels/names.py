@@ -76,8 +76,3 @@ def _is_value(text: str) -> bool:
 
 def _number(text: str) -> int:
     return int(text) if _is_value(text) else 0
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.classes import Class
-from geoseg.errors import LabelsError, RasterError
+from geoseg.errors import LabelsError, RasterError, first_line
 from geoseg.grid import Grid, Window
-from geoseg.labels.names import UNLABELLED, Kind, Names, one_line
+from geoseg.labels.names import UNLABELLED, Kind, Names
 from geoseg.lookup import nearest_pixels
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def raster_labels(
     except RasterError as e:
         raise LabelsError(
             f"the labels {path} are neither points, polygons nor a raster: "
-            f"{one_line(e)}"
+            f"{first_line(e)}"
         ) from e
     if len(source.bands) != 1:
         raise LabelsError(

@@ -150,7 +150,7 @@ def _rounded_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _vote(
     pixels: NDArray[np.float32],
     roots: NDArray[np.int32],

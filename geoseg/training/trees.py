@@ -148,16 +148,29 @@ def cross_validate(
     """
     k = len(names)
     counts = np.zeros((k, k), np.int64)
+    unknown = np.zeros(k, np.int64)
     for f in range(samples.near.shape[1]):
-        test, learn = samples.fold == f, ~samples.near[:, f]
-        if not test.any() or not learn.any():
+        learn = ~samples.near[:, f]
+        known = np.isin(samples.targets, samples.targets[learn])
+        test = samples.fold == f
+        unknown += np.bincount(samples.targets[test & ~known], minlength=k)
+        test &= known
+        if not test.any():
             continue
         trees = _fit(samples.features[learn], samples.targets[learn], settings, k)
         votes = trees.predict(
             np.ascontiguousarray(samples.features[test].T)[:, :, None]
         )
         np.add.at(counts, (votes[:, :, 0].argmax(0), samples.targets[test]), 1)
-    return estimate(counts, names=names, estimator="census") if counts.any() else None
+    notes = [
+        f"{n} pixels of {name!r} cannot be tested: no others of it lie outside their "
+        "block and the gap around it"
+        for name, n in zip(names, unknown, strict=True)
+        if n
+    ]
+    if not counts.any():
+        return None
+    return estimate(counts, names=names, estimator="census", notes=notes)
 
 
 def _fit(
