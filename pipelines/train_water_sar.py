@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from geoseg.accuracy import estimate
+from geoseg.accuracy import Accuracy, estimate
 from geoseg.classes import Class
+from geoseg.errors import GeosegError
 from geoseg.evaluate import evaluate
 from geoseg.train import train
 from geoseg.workflow import segment
@@ -53,17 +54,25 @@ def main() -> None:
         )
         masks = arguments.out / f"{name}.zarr"
         segment(chip, model=str(model), out=str(masks), scores=True, overwrite=True)
-        got = evaluate(masks, labels[left_out], mapping=NAMES)
-        counts = counts + got.accuracy.counts
-        report(name, got.accuracy.per_class[1].iou.value, got.accuracy.overall.value)
-    total = estimate(counts, names=["land", "water"], estimator="census")
-    report("together", total.per_class[1].iou.value, total.overall.value)
+        try:
+            got = evaluate(masks, labels[left_out], mapping=NAMES).accuracy
+        except GeosegError as error:
+            print(f"{name}: {error}", flush=True)
+            continue
+        counts = counts + got.counts
+        report(name, got)
+    report("together", estimate(counts, names=["land", "water"], estimator="census"))
 
 
-def report(name: str, iou: float, overall: float) -> None:
+def report(name: str, accuracy: Accuracy) -> None:
     """Print one line."""
-    line = f"{name}: IoU of water {iou:.3f}, overall accuracy {overall:.3f}"
-    print(line, flush=True)
+    land, water = accuracy.counts.sum(axis=0).tolist()
+    line = f"{name}: {water:,} of {land + water:,} px are water, "
+    if water:
+        line += f"IoU of water {accuracy.per_class[1].iou.value:.3f}, "
+    else:
+        line += f"{accuracy.counts[1, 0]:,} px of land are mapped so, "
+    print(line + f"overall accuracy {accuracy.overall.value:.3f}", flush=True)
 
 
 if __name__ == "__main__":
