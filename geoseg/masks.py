@@ -47,6 +47,7 @@ LOCK = ".geoseg/lock"
 DONE = ".geoseg/done"
 PARTS = ".geoseg/parts"
 RIMS = ".geoseg/rims"
+FOUND = ".geoseg/objects"
 OBJECTS = "objects"
 OBJECT_COLUMNS = {
     "instance_id": ("uint32", "id in the array instances"),
@@ -465,7 +466,7 @@ def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None
 
 def _clear(storage: Storage) -> None:
     """Delete what an earlier run left, done marks first: those must never outlive."""
-    for name in (DONE, PARTS, RIMS):
+    for name in (f"{FOUND}/shown", DONE, PARTS, RIMS, FOUND):
         storage.remove(name)
     for name in storage.names(""):
         if name != META:

@@ -77,12 +77,27 @@ def estimate(
         strips = 2 * 8 * tiling.margin * block * classes * 4
     elif card.multiple == 1 and tiling.overlap == 0:
         read += block**2 * 8  # the value that is compared, and its labels
+    objects = splitting = 0.0
+    if "instances" in arrays:
+        objects, splitting = _objects(tiling), 0.0
+        if card.task == "semantic":  # its map is read again, and split by chunks
+            splitting = _SPLITTING * (tiling.chunk + 256) ** 2
     return Memory(
         process=PROCESS,
-        model=_model_bytes(recipe, tiling),
-        per_task=read + 2 * outputs + sums + strips,
+        model=max(_model_bytes(recipe, tiling), splitting),
+        per_task=read + 2 * outputs + sums + strips + objects,
         tasks=tasks,
     )
+
+
+_SPLITTING = 100
+"""Bytes per pixel of a window that a watershed holds."""
+
+
+def _objects(tiling: Tiling) -> float:
+    """Return what joining objects holds: windows' labels, and groups by pixel."""
+    cells = -(-tiling.block // tiling.stride)
+    return (cells * tiling.window) ** 2 * 12 + tiling.block**2 * 24
 
 
 def _model_bytes(recipe: ModelRecipe, tiling: Tiling) -> float:

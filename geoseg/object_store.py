@@ -16,7 +16,7 @@ import numpy as np
 
 from geoseg.grid import Window
 from geoseg.instance import FACT, Linked
-from geoseg.masks import META, Masks, positions
+from geoseg.masks import FOUND, Masks, positions
 from geoseg.parts import pack, unpack
 from geoseg.stitch import GROUP, LINK, OBJECT, Seen, View
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.storage import Storage
-
-ROOT = f"{META}/objects"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +56,19 @@ class Shelf:
 
     def blocks(self, kind: str) -> set[tuple[int, int]]:
         """Return the blocks that have such a thing."""
-        return positions(self._storage.names(f"{ROOT}/{kind}"))
+        return positions(self._storage.names(f"{FOUND}/{kind}"))
 
     def note(self, what: str) -> None:
         """Note that a step is complete."""
-        self._storage.put(f"{ROOT}/{what}", b"")
+        self._storage.put(f"{FOUND}/{what}", b"")
 
     def noted(self, what: str) -> bool:
         """Return whether a step is complete."""
-        return self._storage.exists(f"{ROOT}/{what}")
+        return self._storage.exists(f"{FOUND}/{what}")
 
     def forget(self, kind: str) -> None:
         """Remove a kind, or a note."""
-        self._storage.remove(f"{ROOT}/{kind}")
+        self._storage.remove(f"{FOUND}/{kind}")
 
     def forget_block(self, kind: str, row: int, col: int) -> None:
         """Remove what is known of a block."""
@@ -183,7 +181,7 @@ class Shelf:
 
 
 def _name(kind: str, row: int, col: int) -> str:
-    return f"{ROOT}/{kind}/{row}.{col}"
+    return f"{FOUND}/{kind}/{row}.{col}"
 
 
 def _arrays(seen: Seen) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Laws 1, 3, 5, 9, 10 and 12 for objects: on blocks in memory, no scheduler, no files."""
+"""Laws 1, 3, 5, 9 and 12 for objects: on blocks in memory, without any files."""
 
 import itertools
 
@@ -220,7 +220,7 @@ def test_a_noisy_oracle_is_no_worse_than_over_the_whole_scene(
 
 
 class Said:
-    """Says what a list of windows' labels says, in the order of the windows' corners."""
+    """Says of each window what it was told to; a cell's pixels hold its name."""
 
     def __init__(self, card, windows, scores=None):
         self.card, self._windows, self._scores = card, windows, scores or {}
@@ -239,7 +239,7 @@ class Said:
 
 
 def two_windows(left, right, **kw):
-    """Stitch what two windows of 16 px say that share 8 columns; returns ids (16, 24)."""
+    """Stitch what two windows of 16 px say that share 8 columns; ids (8, 16)."""
     cells = np.zeros((1, 16), np.int64)
     cells[0, 8:] = 1
     model = Said(card(16, 8), {0: left, 1: right}, **kw)
@@ -282,7 +282,7 @@ def test_what_one_window_misses_the_other_tells():
 
 
 def test_a_bridge_does_not_join_what_a_window_saw_apart():
-    """Window 1 sees two objects whole; window 0 and window 2 see one that joins them."""
+    """Window 1 sees two objects whole; its neighbours see one each."""
     t = np.repeat(np.arange(3)[None].repeat(8, 1), 16, 0)  # three cells of 8 px
     left, middle, right = (np.zeros((16, 16)) for _ in range(3))
     middle[5:8, 5:8], middle[5:8, 9:12] = 1, 2

@@ -1,4 +1,4 @@
-"""Objects from the raster to the store: workers, kills, failures, bad input, splitting."""
+"""Objects from raster to store: workers, kills, failures, bad input, splitting."""
 
 import json
 from dataclasses import replace
@@ -107,15 +107,14 @@ def test_killed_at_any_write_it_ends_the_same(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(Storage, "put", put)
     segment(tmp_path / "counted.zarr")
     total, tried = puts, 0
-    for limit in [*range(3, total, 17), total - 1]:
-        puts = 0
-        out = tmp_path / f"{limit}.zarr"
+    for stop in [*range(3, total, 17), total - 1]:
+        puts, limit = 0, stop
+        out = tmp_path / f"{stop}.zarr"
         with pytest.raises(_Killed):
             segment(out)
-        again, limit = limit, 10**9
-        model = Oracle(card(64, 16), classes=2)
-        segment(out, model)
-        assert contents(out) == whole, again
+        limit = 10**9
+        segment(out)
+        assert contents(out) == whole, stop
         tried += 1
         assert {p.name for p in (out / ".geoseg" / "objects").iterdir()} <= {
             "shown",
@@ -130,6 +129,13 @@ def test_a_complete_store_is_left_alone(tmp_path):
     model = Oracle(card(64, 16), classes=2)
     segment(tmp_path / "m.zarr", model)
     assert model.windows == 0
+
+
+def test_overwriting_begins_anew(tmp_path, whole):
+    other = Scene(np.rot90(TRUTH).copy())
+    segment(tmp_path / "m.zarr", source=other)
+    segment(tmp_path / "m.zarr", overwrite=True)
+    assert contents(tmp_path / "m.zarr") == whole
 
 
 class _Sick(Scene):
