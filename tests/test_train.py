@@ -329,8 +329,11 @@ def test_a_killed_training_goes_on_and_ends_the_same(ground, tmp_path):
         train(raster, labels=label, out=killed, **settings, seed=9)
     train(raster, labels=label, out=killed, **settings)
     assert same(tmp_path / "whole", killed)
-    one, other = (tmp_path / n / "curves.csv" for n in ("whole", "killed"))
-    assert one.read_text() == other.read_text()
+    one, other = (
+        [line.rsplit(",", 1)[0] for line in (tmp_path / n / "curves.csv").open()]
+        for n in ("whole", "killed")
+    )
+    assert one == other  # but for the seconds, in the last column
 
 
 def test_fine_tuning_with_other_bands_and_classes(ground, tmp_path):

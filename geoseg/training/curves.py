@@ -11,7 +11,7 @@ from geoseg.errors import MissingExtraError
 from geoseg.figures import draw_curves
 
 CSV, PNG = "curves.csv", "curves.png"
-_COLUMNS = ("epoch", "train_loss", "val_loss", "mean_iou", "overall")
+_COLUMNS = ("epoch", "train_loss", "val_loss", "mean_iou", "overall", "seconds")
 
 
 def write_curves(

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import lightning as L  # noqa: N812 - as its documentation calls it
@@ -323,6 +324,7 @@ class _Curves(Callback):  # type: ignore[misc]
     def __init__(self, folder: Path) -> None:
         self.rows: list[dict[str, Any]] = []
         self._folder = folder
+        self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -337,6 +339,13 @@ class _Curves(Callback):  # type: ignore[misc]
     ) -> None:
         del self.rows[pl_module.current_epoch :]
 
+    def on_train_epoch_start(
+        self,
+        trainer: L.Trainer,  # noqa: ARG002 - Lightning's signature
+        pl_module: L.LightningModule,  # noqa: ARG002
+    ) -> None:
+        self._started = perf_counter()
+
     def on_validation_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> None:
@@ -348,7 +357,9 @@ class _Curves(Callback):  # type: ignore[misc]
         trainer: L.Trainer,
         pl_module: L.LightningModule,  # noqa: ARG002 - Lightning's signature
     ) -> None:
-        self._row(trainer).update(_measured(trainer.callback_metrics))
+        seconds = round(perf_counter() - self._started, 3)
+        measured = _measured(trainer.callback_metrics)
+        self._row(trainer).update(measured, seconds=seconds)
         if trainer.is_global_zero:
             write_curves(self.rows, self._folder.parent)
 

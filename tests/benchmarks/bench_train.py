@@ -1,0 +1,84 @@
+"""How much of the time of a bare loop of training steps a training takes.
+
+    python tests/benchmarks/bench_train.py [DEVICE]
+
+The bare loop does forward, loss, backward and step on batches that lie ready on the
+device; `train` also cuts, augments, validates, logs and writes checkpoints. On a GPU it
+should keep 80 % of the bare speed.
+"""
+
+import csv
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+
+from geoseg.models.device import choose_device, choose_precision, torch_dtype
+from geoseg.models.folder import open_folder
+from geoseg.models.smp import build
+from geoseg.train import train
+from geoseg.training.losses import make_loss
+
+SIDE, PATCH = 2048, 256
+
+
+def bare(card, device, batch, steps):
+    """Return patches a second of nothing but steps."""
+    network = build(card).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    loss = make_loss("ce+dice")
+    x = torch.randn(batch, len(card.bands), PATCH, PATCH, device=device)
+    x = x.to(memory_format=torch.channels_last)
+    y = torch.randint(0, 2, (batch, PATCH, PATCH), device=device).byte()
+    dtype = torch_dtype(choose_precision(device, "auto"))
+    for step in range(steps + 2):
+        if step == 2:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            value = loss(network(x), y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return batch * steps / (time.perf_counter() - start)
+
+
+def main(name):
+    device = choose_device(name)
+    batch, windows = (64, 6400) if device.type == "cuda" else (8, 64)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, bands in (("r.tif", 3), ("l.tif", 1)):
+            coarse = rng.integers(0, 250 if bands == 3 else 2, (bands, 32, 32))
+            pixels = np.kron(coarse, np.ones((SIDE // 32, SIDE // 32))).astype("uint8")
+            with rasterio.open(
+                f"{folder}/{file}", "w", driver="GTiff", width=SIDE, height=SIDE,
+                count=bands, dtype="uint8", crs="EPSG:32633",
+                transform=rasterio.Affine(1, 0, 4e5, 0, -1, 5e6),
+            ) as out:  # fmt: skip
+                out.write(pixels)
+        epochs = 3
+        start = time.perf_counter()
+        out = train(
+            f"{folder}/r.tif", labels=f"{folder}/l.tif", out=f"{folder}/m",
+            epochs=epochs, windows=windows, patch=PATCH, batch=batch, device=name,
+        )  # fmt: skip
+        whole = epochs * windows / (time.perf_counter() - start)
+        rows = list(csv.DictReader(Path(out, "curves.csv").read_text().splitlines()))
+        steady = windows / min(float(r["seconds"]) for r in rows)
+        speed = bare(open_folder(out).card, device, batch, windows // batch)
+    print(
+        f"{device}: bare {speed:.1f} patches/s; train {steady:.1f} in an epoch "
+        f"({steady / speed:.0%}), {whole:.1f} with start and end ({whole / speed:.0%})"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "auto")
