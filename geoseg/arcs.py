@@ -10,6 +10,9 @@ Directions are 0 east, 1 south, 2 west, 3 north: clockwise as seen on a map with
 A corner is one byte: bits 0 to 3 say which edges leave it, then `NODE` and `TURN`.
 """
 
+# ruff: noqa: ANN401, C901, PLR0912, PLR0915
+# numba infers the types of compiled loops, and is fast at a loop in one piece.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,7 +133,7 @@ def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
     scored = np.zeros(top + 1, np.int64)
     for y in range(confidence.shape[0]):
         for x in range(confidence.shape[1]):
-            if confidence[y, x] != 255:  # noqa: PLR2004
+            if confidence[y, x] != 255:
                 scores[labels[y + 1, x + 1]] += confidence[y, x]
                 scored[labels[y + 1, x + 1]] += 1
     number = np.zeros(top + 1, np.int32)
@@ -182,8 +185,8 @@ def corner_bytes(pixels: Any) -> Any:
             east, south = np.uint8(ne != se), np.uint8(sw != se)
             west, north = np.uint8(nw != sw), np.uint8(nw != ne)
             degree = east + south + west + north
-            node = np.uint8(degree > 2)  # noqa: PLR2004
-            turn = np.uint8(degree == 2) & np.uint8(north != south)  # noqa: PLR2004
+            node = np.uint8(degree > 2)
+            turn = np.uint8(degree == 2) & np.uint8(north != south)
             corners[y, x] = (
                 east | south << 1 | west << 2 | north << 3 | node << 4 | turn << 5
             )
@@ -232,7 +235,7 @@ def own_edges(corners: Any, labels: Any, last_row: bool, last_column: bool) -> A
                 if byte & NODE:
                     ends += 4
                     nodes.append((y, x))
-                elif edges == 3:  # noqa: PLR2004 - east and south
+                elif edges == 3:
                     loops.append((y, x))
     return (
         own,
@@ -255,7 +258,7 @@ def _walk(own: Any, y: int, x: int, heading: int, xy: Any, n: int) -> Any:
             x += 1
         elif heading == 1:
             y += 1
-        elif heading == 2:  # noqa: PLR2004
+        elif heading == 2:
             x -= 1
         else:
             y -= 1
@@ -282,7 +285,7 @@ def _sides(labels: Any, y: int, x: int, heading: int) -> Any:
         return ne, se
     if heading == 1:
         return se, sw
-    if heading == 2:  # noqa: PLR2004
+    if heading == 2:
         return sw, nw
     return nw, ne
 
@@ -351,7 +354,7 @@ def trace(
                 headings[arcs, 0], headings[arcs, 1] = heading, last
                 if stage == 1:
                     cut[arcs] |= CUT_START
-                if stage < 2 and not own[y, x] & NODE:  # noqa: PLR2004
+                if stage < 2 and not own[y, x] & NODE:
                     cut[arcs] |= CUT_END
                 arcs += 1
                 start[arcs] = n

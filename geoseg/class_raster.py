@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-_CACHE_MB = 256  # of decoded tiles, so that what two blocks share is decoded once
+_CACHE_MB = 512  # of decoded tiles, so that what two blocks share is decoded once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def open_class_raster(path: str) -> ClassRaster:
     the file has them; else a class is called `class_<value>`.
 
     Raises:
-        RasterError: It cannot be opened, has float or negative pixels, or several bands.
+        RasterError: It cannot be opened, has float or signed pixels, or more bands.
     """
     import rasterio
     from rasterio.errors import RasterioError
@@ -109,8 +109,8 @@ def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - raster
     dtype = dataset.dtypes[0]
     if dataset.count != 1:
         raise RasterError(
-            f"{path} has {dataset.count} bands; a class raster has one: extract it with "
-            "gdal_translate -b"
+            f"{path} has {dataset.count} bands; a class raster has one: extract it "
+            "with gdal_translate -b"
         )
     if dtype not in ("uint8", "uint16"):
         raise RasterError(
@@ -142,13 +142,13 @@ def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - raster
 
 
 def _class_table(dataset: Any, nodata: int | None) -> tuple[Class, ...]:  # noqa: ANN401
-    """Return classes for the values that can occur, named and coloured as the file says.
+    """Return classes for values that can occur, named and coloured by the file.
 
     In 8 bits that is every value; 16 bits are looked through once.
     """
     values = set(range(256)) if dataset.dtypes[0] == "uint8" else _values(dataset)
     values -= {nodata}
-    if max(values, default=0) > 65534:  # noqa: PLR2004
+    if max(values, default=0) > 65534:
         raise RasterError(
             f"{dataset.name} has class value {max(values)}; the highest is 65534, or "
             "make it nodata with gdal_edit.py -a_nodata 65535"
@@ -259,7 +259,7 @@ def from_array(
     import rioxarray  # noqa: F401 - the accessor
 
     values = np.asarray(array.squeeze(drop=True).values)
-    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):  # noqa: PLR2004
+    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
         raise RasterError(
             f"class values must be a (y, x) array of uint8 or uint16, got "
             f"{array.dtype} with dims {array.dims}"

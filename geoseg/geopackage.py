@@ -279,7 +279,7 @@ class GeoPackage:
 
 def _values(column: NDArray[Any]) -> list[Any]:
     """Return a column as Python values, NaN as NULL."""
-    values = column.tolist()
+    values: list[Any] = column.tolist()
     if column.dtype.kind == "f" and np.isnan(column).any():
         return [None if v != v else v for v in values]  # noqa: PLR0124
     return values
@@ -287,7 +287,7 @@ def _values(column: NDArray[Any]) -> list[Any]:
 
 def _reference_systems(crs: CRS) -> Iterator[tuple[Any, ...]]:
     """Return the rows that every GeoPackage has, and the layer's own."""
-    from pyproj import CRS as AnyCRS
+    import pyproj
     from pyproj.enums import WktVersion
     from pyproj.exceptions import CRSError
 
@@ -299,7 +299,7 @@ def _reference_systems(crs: CRS) -> Iterator[tuple[Any, ...]]:
         "Undefined geographic SRS", 0, "NONE", 0, "undefined",
         "undefined geographic coordinate reference system", "undefined",
     )  # fmt: skip
-    for each in (crs, AnyCRS.from_epsg(4326)):
+    for each in (crs, pyproj.CRS.from_epsg(4326)):
         try:
             first = each.to_wkt(WktVersion.WKT1_GDAL) or "undefined"
         except CRSError:  # not every CRS can be said in WKT 1
@@ -404,7 +404,10 @@ class _RTree:
         )
         starts = np.arange(count) * self._CELLS
         above = boxes[order]
-        low, high = np.minimum.reduceat(above, starts), np.maximum.reduceat(above, starts)
+        low, high = (
+            np.minimum.reduceat(above, starts),
+            np.maximum.reduceat(above, starts),
+        )
         return nodes, order, np.where([True, False, True, False], low, high)
 
 

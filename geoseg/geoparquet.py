@@ -119,9 +119,7 @@ def arrow_batch(rows: Rows, layer: Layer, schema: Any) -> Any:  # noqa: ANN401
     import pyarrow as pa
 
     arrays = [
-        pa.array(
-            rows.columns[f.name], schema.field(f.name).type, from_pandas=True
-        )
+        pa.array(rows.columns[f.name], schema.field(f.name).type, from_pandas=True)
         for f in layer.fields
     ]
     if "bbox" in schema.names:
@@ -150,4 +148,4 @@ def _hilbert(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64
 
 def _spread(v: NDArray[np.float64]) -> NDArray[np.int64]:
     low, high = v.min(), v.max()
-    return ((v - low) / (high - low or 1.0) * 65535).astype(np.int64)
+    return np.asarray((v - low) / (high - low or 1.0) * 65535, np.int64)

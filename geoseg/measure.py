@@ -151,9 +151,9 @@ def _fit(grid: Grid, crs: CRS, degree: int) -> Measure | None:
     u, v = np.meshgrid(nodes, nodes)
     columns, rows = half_x * (1 + u), half_y * (1 + v)
     place = _geocentric(grid, crs)
-    side = np.linalg.norm(place(np.array([half_x + 0.5]), np.array([half_y])) -
-                          place(np.array([half_x - 0.5]), np.array([half_y])))  # fmt: skip
-    step = _STEP_M / side if side > 0 else 1.0
+    middle = place(half_x + np.array([-0.5, 0.5]), np.array([half_y, half_y]))
+    side = np.linalg.norm(middle[:, 1] - middle[:, 0])
+    step = float(_STEP_M / side) if side > 0 else 1.0
     along = _derivative(lambda s: place(columns + s, rows), step)
     across = _derivative(lambda s: place(columns, rows + s), step)
     east, south = np.linalg.norm(along, axis=0), np.linalg.norm(across, axis=0)
@@ -168,7 +168,7 @@ def _fit(grid: Grid, crs: CRS, degree: int) -> Measure | None:
         _polynomial(south, south.max()),
         np.zeros((1, 1)) if right_angle else _polynomial(skew, density.max()),
     ]
-    last = degree == 47  # noqa: PLR2004
+    last = degree == 47
     if not last and any(max(fit.shape) > 2 * degree // 3 for fit in fits):
         return None
     return Measure(

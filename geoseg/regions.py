@@ -7,6 +7,7 @@ import shutil
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,9 +87,7 @@ class Rows:
     def blobs(self, skip: int = 0) -> Iterator[memoryview]:
         """Return each geometry's bytes, the first `skip` left out."""
         view, start = memoryview(self.polygons.blobs), self.polygons.start.tolist()  # type: ignore[arg-type]
-        return (
-            view[a + skip : b] for a, b in zip(start, start[1:], strict=False)
-        )
+        return (view[a + skip : b] for a, b in pairwise(start))
 
 
 class Writer(Protocol):
@@ -258,9 +257,7 @@ def open_writer(path: Path, layer: Layer) -> Writer:
     return FlatGeobuf(path, layer)
 
 
-def read_regions(
-    path: str | Path, layer: str | None = None
-) -> geopandas.GeoDataFrame:
+def read_regions(path: str | Path, layer: str | None = None) -> geopandas.GeoDataFrame:
     """Read a file of regions.
 
     Args:

@@ -1,5 +1,8 @@
 """From arcs to polygons: rings, holes, true areas and bytes, in compiled loops."""
 
+# ruff: noqa: ANN401
+# numba infers the types of compiled loops, and is fast at a loop in one piece.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,14 +15,14 @@ if TYPE_CHECKING:
     from affine import Affine
     from numpy.typing import NDArray
 
-    from geoseg.ground import Measure
+    from geoseg.measure import Measure
 
 
 class Arcs(NamedTuple):
     """Lines with a face on each side; faces are numbers, -1 for none of interest."""
 
     xy: NDArray[Any]
-    """Vertices (n, 2) as column, row on the raster's lattice; int32, float64 if round."""
+    """Vertices (n, 2) as column, row of the raster; int32, float64 where rounded."""
     start: NDArray[np.int64]
     """Where each arc's vertices start, (m + 1,)."""
     left: NDArray[np.int64]
@@ -98,7 +101,9 @@ def _link(start_key: Any, end_key: Any, headings: Any) -> Any:
 
 
 @compiled
-def _next(half: int, face: int, headings: Any, faces: Any, origin: Any, leaving: Any) -> int:
+def _next(
+    half: int, face: int, headings: Any, faces: Any, origin: Any, leaving: Any
+) -> int:
     """Return the half-arc that follows around a face, which is on the left.
 
     Where the face meets itself at a corner, the right turn comes first: that makes two
@@ -180,9 +185,7 @@ _SHORT = 0.02  # of half the raster's side
 
 
 @compiled
-def _measure_edge(
-    x: float, y: float, dx: float, dy: float, measure: Any
-) -> Any:
+def _measure_edge(x: float, y: float, dx: float, dy: float, measure: Any) -> Any:
     """Return the area between an edge and the raster's middle row, and its length.
 
     Gauss–Legendre quadrature along the edge, with 2 points where it is short against
@@ -193,7 +196,7 @@ def _measure_edge(
     du, dv = dx / half_x, dy / half_y
     area = 0.0
     if dx != 0.0:
-        if strip.shape[0] == 2 and strip.shape[1] == 1:  # noqa: PLR2004
+        if strip.shape[0] == 2 and strip.shape[1] == 1:
             area = dx * (strip[0, 0] + strip[1, 0] * v)
         elif abs(du) + abs(dv) < _SHORT:
             low = _polynomial(strip, u - _POINT_2 * du, v - _POINT_2 * dv)
@@ -221,8 +224,9 @@ def _measure_edge(
 
 @compiled
 def _fill_rings(
-    xy: Any, start: Any, ring: Any, faces: Any, headings: Any, origin: Any, leaving: Any,
-    measure: Any, affine: Any, reverse: bool, coordinates: Any, totals: Any,
+    xy: Any, start: Any, ring: Any, faces: Any, headings: Any, origin: Any,
+    leaving: Any, measure: Any,
+    affine: Any, reverse: bool, coordinates: Any, totals: Any,
 ) -> None:  # fmt: skip
     """Write each ring's coordinates, closed; its area (holes negative) and length."""
     c0, a, b, f0, d, e = affine
@@ -382,6 +386,12 @@ def assemble(
         blob,
         start,
         box,
-        np.bincount(owner, totals[:, 0], features),
-        np.bincount(owner, totals[:, 1], features),
+        _float_sums(owner, totals[:, 0], features),
+        _float_sums(owner, totals[:, 1], features),
     )
+
+
+def _float_sums(
+    group: NDArray[np.int64], values: NDArray[np.float64], count: int
+) -> NDArray[np.float64]:
+    return np.bincount(group, values, count).astype(np.float64)

@@ -5,6 +5,9 @@ faces that do not reach its last line of pixels are finished; the rest waits. Wh
 kept is what crosses, not what was seen.
 """
 
+# ruff: noqa: ANN401, C901, PLR0912, PLR0915
+# numba infers the types of compiled loops, and is fast at a loop in one piece.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -45,7 +48,7 @@ def join_pairs(count: int, pairs: Any) -> Any:
 
 @compiled
 def _mates(xy: Any, start: Any, cut: Any) -> Any:
-    """Return for each end (2 × arc, + 1 for its last) the cut end at the same corner."""
+    """Return for each end (2 × arc, + 1 the last) the cut end at the same corner."""
     arcs = len(cut)
     size = 16
     while size < 4 * arcs:
@@ -360,9 +363,7 @@ class Seams:
         table[tuple((self._tiles - (y, x)).T)] = np.arange(1, len(self._tiles) + 1)
         empty = np.zeros((1, side, side), np.uint8)
         tiles = np.concatenate([empty, self._corners])
-        return Ground(
-            table, tiles, TILE, int(y) * side - apron, int(x) * side - apron
-        )
+        return Ground(table, tiles, TILE, int(y) * side - apron, int(x) * side - apron)
 
     def _finish(
         self, live: NDArray[np.bool_], group: NDArray[np.int64]
@@ -374,7 +375,7 @@ class Seams:
         roots, feature = np.unique(group[done], return_inverse=True)
         of_face = np.full(len(live), -1, np.int64)
         of_face[done] = feature
-        padded = np.append(of_face >= 0, False)  # noqa: FBT003 - face -1
+        padded = np.append(of_face >= 0, False)
         needed = padded[self._arcs.left] | padded[self._arcs.right]
         polygons = assemble(
             self._arcs.take(np.flatnonzero(needed)), of_face,
@@ -413,7 +414,7 @@ def _distinct(
 ) -> NDArray[np.int64]:
     """Return the pairs, each once where it repeats along a border."""
     pairs = np.stack([one[chosen], other[chosen]], axis=1).astype(np.int64)
-    if len(pairs) < 2:  # noqa: PLR2004
+    if len(pairs) < 2:
         return pairs
-    changes = np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))  # noqa: FBT003
-    return pairs[changes]
+    changes = np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))
+    return np.asarray(pairs[changes])

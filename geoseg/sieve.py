@@ -15,7 +15,6 @@ those that reach a border are settled together at the end.
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,9 +24,10 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.polynomial import polynomial
 
-from geoseg.arcs import Faces, compiled, label_faces
+from geoseg.arcs import Faces, label_faces
 from geoseg.grid import Window
 from geoseg.seams import join_pairs
+from geoseg.settle import borders, face_areas, face_runs, settle
 from geoseg.topology import read_pixels
 
 if TYPE_CHECKING:
@@ -194,155 +194,6 @@ class Outline:
     """Likewise the last column."""
 
 
-@compiled
-def _areas(labels: Any, number: Any, faces: int, pixel: Any, y: int, x: int, half: float) -> Any:
-    """Return the area of each face in the block, (faces + 1,) in units."""
-    total = np.zeros(faces + 1, np.int64)
-    height, width = labels.shape[0] - 2, labels.shape[1] - 2
-    for i in range(height):
-        for j in range(width):
-            face = number[labels[i + 1, j + 1]]
-            u = (x + j + 0.5 - half) / half
-            value = 0.0
-            for k in range(pixel.shape[1] - 1, -1, -1):
-                value = value * u + pixel[y + i, k]
-            total[face] += np.int64(np.rint(value))
-    return total
-
-
-@compiled
-def _borders(labels: Any, number: Any, small: Any, east: Any, south: Any, y: int) -> Any:
-    """Return (face, face, length) for each run of owned edges beside a small face."""
-    height, width = labels.shape[0] - 2, labels.shape[1] - 2
-    found = [(np.int64(0), np.int64(0), np.int64(0))]
-    for i in range(height):
-        for j in range(width):
-            here = number[labels[i + 1, j + 1]]
-            if here == 0:
-                continue
-            for k in range(2):
-                other = number[labels[i + k, j + 1 - k]]
-                if other == 0 or other == here or not (small[here] or small[other]):
-                    continue
-                length = east[y + i] if k == 0 else south[y + i]
-                a, b = min(here, other), max(here, other)
-                found.append((np.int64(a), np.int64(b), length))
-    out = np.empty((len(found) - 1, 3), np.int64)
-    for n in range(1, len(found)):
-        out[n - 1, 0], out[n - 1, 1], out[n - 1, 2] = found[n]
-    return out
-
-
-@compiled
-def _settle(area: Any, first: Any, value: Any, small: Any, edges: Any, least: int) -> Any:
-    """Let small regions join neighbours by the rule; return each one's final value.
-
-    Args:
-        area: (n,) int64.
-        first: (n,) position of the first pixel, all different.
-        value: (n,) class.
-        small: (n,) bool.
-        edges: (m, 3) region, region, length of the border; at least one is small.
-        least: Areas from here on are not small.
-    """
-    n, m = len(area), len(edges)
-    parent = np.arange(n)
-    head, tail = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
-    follow = np.full(2 * m, -1, np.int64)
-    for e in range(2 * m):  # each border hangs on both its regions
-        node = edges[e >> 1, e & 1]
-        if head[node] < 0:
-            head[node] = e
-        else:
-            follow[tail[node]] = e
-        tail[node] = e
-    size, is_small = area.copy(), small.copy()
-    shared = np.zeros(n, np.int64)
-    heap = [(np.int64(0), np.int64(-1), np.int64(-1))]
-    heap.pop()
-    for node in range(n):
-        if small[node]:
-            heapq.heappush(heap, (area[node], first[node], np.int64(node)))
-    while heap:
-        now, _, node = heapq.heappop(heap)
-        if parent[node] != node or size[node] != now or not is_small[node]:
-            continue
-        near = [np.int64(0)]
-        near.pop()
-        e = head[node]
-        while e >= 0:
-            other = edges[e >> 1, 1 - (e & 1)]
-            while parent[other] != other:
-                parent[other] = parent[parent[other]]
-                other = parent[other]
-            if other != node:
-                if shared[other] == 0:
-                    near.append(other)
-                shared[other] += edges[e >> 1, 2]
-            e = follow[e]
-        best = np.int64(-1)
-        for other in near:
-            if best < 0:
-                best = other
-                continue
-            own, held = value[other] == value[node], value[best] == value[node]
-            if own != held:
-                better = own
-            elif shared[other] != shared[best]:
-                better = shared[other] > shared[best]
-            elif size[other] != size[best]:
-                better = size[other] > size[best]
-            else:
-                better = first[other] < first[best]
-            if better:
-                best = other
-        for other in near:
-            shared[other] = 0
-        if best < 0:
-            continue
-        parent[node] = best
-        if head[best] < 0:
-            head[best] = head[node]
-        elif head[node] >= 0:
-            follow[tail[best]] = head[node]
-        if head[node] >= 0:
-            tail[best] = tail[node]
-        if is_small[best]:
-            size[best] += size[node]
-            if size[best] >= least:
-                is_small[best] = False
-            else:
-                heapq.heappush(heap, (size[best], first[best], best))
-    out = np.empty(n, np.int64)
-    for node in range(n):
-        root = node
-        while parent[root] != root:
-            root = parent[root]
-        out[node] = value[root]
-    return out
-
-
-@compiled
-def _runs(labels: Any, number: Any, chosen: Any) -> Any:
-    """Return (row, first column, column after, face) of the chosen faces' runs."""
-    height, width = labels.shape[0] - 2, labels.shape[1] - 2
-    found = [(0, 0, 0, 0)]
-    for i in range(height):
-        j = 0
-        while j < width:
-            face = number[labels[i + 1, j + 1]]
-            k = j + 1
-            while k < width and number[labels[i + 1, k + 1]] == face:
-                k += 1
-            if chosen[face]:
-                found.append((i, j, k, face))
-            j = k
-    out = np.empty((len(found) - 1, 4), np.int64)
-    for n in range(1, len(found)):
-        out[n - 1, 0], out[n - 1, 1], out[n - 1, 2], out[n - 1, 3] = found[n]
-    return out
-
-
 def _labelled(
     masks: ClassReader, window: Window, scale: Scale
 ) -> tuple[NDArray[Any], Faces, NDArray[np.int64], NDArray[np.int64]]:
@@ -354,7 +205,7 @@ def _labelled(
     if masks.nodata is not None:
         written[masks.nodata] = False
     faces = Faces(*label_faces(pixels, written, np.empty((0, 0), np.uint8)))
-    area = _areas(
+    area = face_areas(
         faces.labels, faces.number, len(faces.first) - 1, scale.pixel,
         window.y, window.x, scale.half_x,
     )  # fmt: skip
@@ -469,7 +320,7 @@ def settle_block(
     node = place[inverse]
     small = area < scale.least
     small[0] = False
-    edges = _borders(
+    edges = borders(
         faces.labels, faces.number, small, scale.east, scale.south, window.y
     )
     edges[:, :2] = np.sort(node[edges[:, :2]], axis=1)
@@ -482,12 +333,12 @@ def settle_block(
     unsettled[cluster[node[is_open & small]]] = True
     unsettled = (unsettled[cluster] & small)[node]
     beside = unsettled[edges[:, 0]] | unsettled[edges[:, 1]]
-    final = _settle(area, first, value, small & ~unsettled, edges[~beside], scale.least)
+    final = settle(area, first, value, small & ~unsettled, edges[~beside], scale.least)
     at = faces.number[faces.labels[1:-1, 1:-1]]
     old = pixels[1:, 1:]
     dtype = np.uint8 if pixels.dtype == np.uint16 else np.uint16
     _save(folder, window, np.where(at > 0, final[node][at], old).astype(dtype))
-    runs = _runs(faces.labels, faces.number, unsettled)
+    runs = face_runs(faces.labels, faces.number, unsettled)
     runs[:, 3] = first[runs[:, 3]]
     with _file(folder, window, "runs").open("wb") as file:
         np.save(file, runs)
@@ -504,7 +355,7 @@ def _summed(edges: NDArray[np.int64]) -> NDArray[np.int64]:
         return edges
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
     starts = np.flatnonzero(
-        np.append(True, (edges[1:, :2] != edges[:-1, :2]).any(axis=1))  # noqa: FBT003
+        np.append(True, (edges[1:, :2] != edges[:-1, :2]).any(axis=1))
     )
     out = edges[starts]
     out[:, 2] = np.add.reduceat(edges[:, 2], starts)
@@ -520,7 +371,7 @@ def settle_rest(
     first = regions[:, 0]
     edges = np.concatenate([p.edges for p in parts])
     edges[:, :2] = np.sort(np.searchsorted(first, edges[:, :2]), axis=1)
-    final = _settle(
+    final = settle(
         regions[:, 1].copy(), first.copy(), regions[:, 2].copy(), regions[:, 3] > 0,
         _summed(edges), least,
     )  # fmt: skip
@@ -573,8 +424,8 @@ def sieve(
         unordered(partial(outline, masks, scale=scale), windows, client=client)
     )
     knowledge = know([outlines[w] for w in windows], grid)
-    settle = partial(settle_block, masks=masks, scale=scale, folder=str(folder))
-    parts = [part for _, part in unordered(settle, knowledge, client=client)]
+    settling = partial(settle_block, masks=masks, scale=scale, folder=str(folder))
+    parts = [part for _, part in unordered(settling, knowledge, client=client)]
     first, final = settle_rest(parts, scale.least)
     patch = partial(patch_block, folder=str(folder), first=first, final=final)
     for _ in unordered(patch, windows, client=client):

@@ -12,6 +12,9 @@ never so that a line moves by more than the tolerance. See TOPOLOGY.md.
 All tests are exact: corners are integers.
 """
 
+# ruff: noqa: ANN401, C901, PLR0912, PLR0915
+# numba infers the types of compiled loops, and is fast at a loop in one piece.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +31,7 @@ _CURVE = 4  # straight pieces per rounded corner
 
 
 class Ground(NamedTuple):
-    """Which corners are vertices: bytes of `corner_bytes`, in tiles where there are any.
+    """Which corners are vertices: bytes of `corner_bytes`, in tiles with any.
 
     Corner (y, x) is at `tiles[table[row, column], …]`, counted from `y`, `x`.
     """
@@ -110,7 +113,7 @@ def _is_empty(ground: Any, a: Any, b: Any, c: Any) -> bool:
         low, high = _span(c, a, v, axis, low, high)
         for u in range(low, high + 1):
             p = (u, v) if axis == 0 else (v, u)
-            if _byte(ground, p[1], p[0]) & VERTEX and p != a and p != b and p != c:
+            if _byte(ground, p[1], p[0]) & VERTEX and p != a and p != b and p != c:  # noqa: PLR1714
                 return False
     return True
 
@@ -149,7 +152,7 @@ def _significance(xy: Any, limits: Any, closed: bool, keys: Any, stack: Any) -> 
     while depth:
         depth -= 1
         i, k = stack[depth, 0], stack[depth, 1]
-        if k - i < 2:  # noqa: PLR2004
+        if k - i < 2:
             continue
         j, far = _furthest(xy, i, k, limits[3], limits[2])
         parent = np.inf if i == 0 and k == n - 1 else min(keys[i], keys[k])
@@ -163,7 +166,7 @@ def _significance(xy: Any, limits: Any, closed: bool, keys: Any, stack: Any) -> 
 
 @compiled
 def _less(keys: Any, i: int, j: int) -> bool:
-    return keys[i] < keys[j] or (keys[i] == keys[j] and i < j)  # type: ignore[no-any-return]
+    return bool(keys[i] < keys[j] or (keys[i] == keys[j] and i < j))
 
 
 @compiled
@@ -357,7 +360,7 @@ def _round(
         return n + 1
     for step in range(_CURVE + 1):
         u = step / _CURVE
-        if step == 0 and s == 0.5 and n and i > 0:  # noqa: PLR2004
+        if step == 0 and s == 0.5 and n and i > 0:
             px, py = bx + s * ax, by + s * ay
             if out[n - 1, 0] == px and out[n - 1, 1] == py:
                 continue  # the last corner ended at the middle of this edge
@@ -385,7 +388,7 @@ def _is_empty_part(ground: Any, corners: Any, s: float, t: float) -> bool:
                 continue
             u = (px * cy - py * cx) / whole
             v = (ax * py - ay * px) / whole
-            if u >= 0 and v >= 0 and u + v <= 1 + 1e-9:  # noqa: PLR2004
+            if u >= 0 and v >= 0 and u + v <= 1 + 1e-9:
                 return False
     return True
 
@@ -421,7 +424,7 @@ def simplify_arcs(
     for arc in range(arcs):
         line = xy[start[arc] : start[arc + 1]]
         count = len(line)
-        if not chosen[arc] or count == 2:  # noqa: PLR2004
+        if not chosen[arc] or count == 2:
             for i in range(count):
                 out[n, 0] = line[i, 0]
                 out[n, 1] = line[i, 1]
@@ -447,7 +450,7 @@ def simplify_arcs(
             i = after[i]
         if limits[1] > 0:
             for i in range(1, count - 1):
-                if before[i] == -2:  # noqa: PLR2004
+                if before[i] == -2:
                     _toggle(ground, line[i, 1], line[i, 0])
         places[arc + 1] = n
     return places

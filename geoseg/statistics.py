@@ -96,7 +96,7 @@ class Statistics:
 
 
 def _band_names(descriptions: Sequence[str | None]) -> list[str]:
-    """Return field names for bands: what they are called, else b1, b2, …"""
+    """Return field names for bands: what they are called, else b1, b2."""
     names: list[str] = []
     for index, text in enumerate(descriptions, start=1):
         name = re.sub(r"\W+", "_", (text or "").lower()).strip("_")

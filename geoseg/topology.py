@@ -167,7 +167,7 @@ class Open:
     touching: NDArray[np.int64]
     """Pairs of open faces that are one region by a corner, (n, 2)."""
     arcs: Arcs
-    """Arcs that bound open faces, simplified where they are whole; x, y on the raster."""
+    """Arcs that bound open faces, simplified where whole; x, y on the raster."""
     cut: NDArray[np.uint8]
     """Which ends of each arc are cut: `CUT_START`, `CUT_END`."""
     tiles: NDArray[np.int64]
@@ -244,7 +244,11 @@ def trace_block(
         value=near[np.divmod(faces.first[1:], near.shape[1])].astype(np.int64),
         pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
     )  # fmt: skip
-    pairs = _corner_pairs(core, faces, facts.value) if drawing.eight else np.empty((0, 2), np.int64)
+    pairs = (
+        _corner_pairs(core, faces, facts.value)
+        if drawing.eight
+        else np.empty((0, 2), np.int64)
+    )
     group, open_faces = _open_faces(faces, window, grid, pairs)
     lines = _drawn(raw, cut == 0, corners, window, drawing)
     return (
@@ -276,12 +280,13 @@ def _corner_pairs(
     core: NDArray[np.uint8], faces: Faces, value: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return pairs of faces (0 …) of one class that touch at a corner of the block."""
-    y, x = np.nonzero((core[:-1, :-1] & 15) == 15)  # noqa: PLR2004
+    y, x = np.nonzero((core[:-1, :-1] & 15) == 15)
     at = faces.number[faces.labels] - 1
     nw, ne, sw, se = at[y, x], at[y, x + 1], at[y + 1, x], at[y + 1, x + 1]
     pairs = np.concatenate([np.stack([nw, se], 1), np.stack([ne, sw], 1)])
     pairs = pairs[(pairs >= 0).all(axis=1)].astype(np.int64)
-    return pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
+    same = value[pairs[:, 0]] == value[pairs[:, 1]]
+    return np.asarray(pairs[same])
 
 
 def _open_faces(
@@ -295,13 +300,14 @@ def _open_faces(
     """
     count = len(faces.first) - 1
     touched = np.zeros(count + 1, np.bool_)
-    borders = [(0, slice(None)), (slice(None), 0)]
+    at = faces.labels[:-1, :-1]
+    borders = [at[0], at[:, 0]]
     if window.bottom < grid.height:
-        borders.append((-2, slice(None)))
+        borders.append(at[-1])
     if window.right < grid.width:
-        borders.append((slice(None), -2))
+        borders.append(at[:, -1])
     for border in borders:
-        touched[faces.number[faces.labels[border]]] = True
+        touched[faces.number[border]] = True
     is_open = touched[1:]
     if not len(pairs):
         return np.arange(count), is_open
@@ -333,9 +339,7 @@ def _drawn(
     return draw(raw, chosen, ground, drawing.limits)
 
 
-def draw(
-    raw: Arcs, chosen: NDArray[np.bool_], ground: object, limits: Limits
-) -> Arcs:
+def draw(raw: Arcs, chosen: NDArray[np.bool_], ground: object, limits: Limits) -> Arcs:
     """Return the arcs with the chosen ones simplified and rounded."""
     smooth = limits.radius > 0
     out = np.empty((6 * len(raw.xy), 2)) if smooth else np.empty_like(raw.xy)
@@ -371,7 +375,7 @@ def _finished(
 
 def _bounding(lines: Arcs, faces: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which arcs bound one of some faces."""
-    padded = np.append(faces, False)  # noqa: FBT003 - face -1
+    padded = np.append(faces, False)
     return np.asarray(padded[lines.left] | padded[lines.right])
 
 
@@ -397,11 +401,11 @@ def _rest(
     tiles, bytes_ = _near(raw.take(is_cut), corners, window, drawing)
     numbers = faces.number - 1
     at = faces.labels[:-1, :-1]
-    pairs = place[pairs]
+    touching = place[pairs]
     return Open(
         window=window,
         facts=facts.take(chosen),
-        touching=pairs[(pairs >= 0).all(axis=1)].astype(np.int64),
+        touching=touching[(touching >= 0).all(axis=1)].astype(np.int64),
         arcs=arcs._replace(
             left=place[arcs.left].astype(np.int64),
             right=place[arcs.right].astype(np.int64),
@@ -435,5 +439,5 @@ def _near(
     marked = _arcs.mark_tiles(
         cut.xy, cut.start, rows, columns, first_y, first_x, apron, TILE
     )
-    tiles = np.argwhere(marked) + (first_y, first_x)
+    tiles = np.argwhere(marked) + np.array([first_y, first_x])
     return tiles, _arcs.vertex_tiles(corners, y + apron, x + apron, tiles, side)

@@ -107,12 +107,18 @@ def vectorize(
     written = _chosen(reader, classes)
     _check(layer=layer, simplify=simplify, min_area=min_area, connectivity=connectivity)
     drawing = _drawing(
-        reader, written, simplify, method, smooth=smooth, eight=connectivity == 8  # noqa: PLR2004
+        reader,
+        written,
+        simplify,
+        method,
+        smooth=smooth,
+        eight=connectivity == 8,
     )
     side = _block_side(reader, drawing, block)
-    with target(out, overwrite=overwrite) as path, TemporaryDirectory(
-        prefix=f"{path.name}-", dir=path.parent
-    ) as scratch:
+    with (
+        target(out, overwrite=overwrite) as path,
+        TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
+    ):
         if min_area:
             from geoseg.sieve import sieve
 
@@ -174,14 +180,13 @@ def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> Class
 def _from_xarray(data: Any) -> ClassReader:  # noqa: ANN401 - Dataset or DataArray
     """Read a store that a dataset came from, or an array that is in memory."""
     if hasattr(data, "data_vars"):
-        source = data.encoding.get("source")
-        if source and "classes" in data:
-            return open_classes(source)
         if "classes" not in data:
             raise RegionsError(
-                f"the dataset has no variable 'classes', only {', '.join(data) or 'none'}"
+                f"the dataset has no variable 'classes', only: {', '.join(data)}"
             )
-        data = data["classes"]
+        from geoseg.class_dataset import class_reader
+
+        return class_reader(data)
     from geoseg.class_raster import from_array
 
     return from_array(data)
@@ -214,9 +219,8 @@ def _check(
         raise RegionsError(
             f"layer name {layer!r}: use 1 to {_NAME} letters, digits and underscores"
         )
-    if layer.lower().startswith(("gpkg_", "rtree_", "sqlite_")) or layer in (
-        "layer_styles",
-    ):
+    reserved = ("gpkg_", "rtree_", "sqlite_", "layer_styles")
+    if layer.lower().startswith(reserved):
         raise RegionsError(f"layer name {layer!r} is reserved in a GeoPackage")
     for name, value in (("simplify", simplify), ("min_area", min_area)):
         if value is not None and not 0 <= value < np.inf:

@@ -127,7 +127,9 @@ WAYS = {
 def components(values: Any, *, eight: bool = False) -> int:
     structure = np.ones((3, 3)) if eight else None
     return sum(
-        ndimage.label(values == v, structure)[1] for v in np.unique(values) if v != NODATA
+        ndimage.label(values == v, structure)[1]
+        for v in np.unique(values)
+        if v != NODATA
     )
 
 
@@ -171,7 +173,9 @@ def test_each_component_is_one_valid_polygon_of_a_coverage(
     assert shapely.union_all(shapes).area == pytest.approx(whole)
     if NODATA not in values:
         assert whole == pytest.approx(values.size * SIDE**2)
-        assert shapely.union_all(shapes).equals(shapely.box(*a_mask(values).grid.bounds))
+        assert shapely.union_all(shapes).equals(
+            shapely.box(*a_mask(values).grid.bounds)
+        )
     for shape in shapely.get_parts(shapes):
         assert shape.exterior.is_ccw
         assert not any(hole.is_ccw for hole in shape.interiors)
@@ -196,7 +200,9 @@ def test_moving_the_origin_moves_the_polygons(
     here = regions(a_mask(values), 9, distance=60.0)
     moved = a_mask(values, transform=Affine.translation(dx, dy) @ UP)
     there = regions(moved, 9, distance=60.0)
-    expected = [shapely.transform(r.shape, lambda p: p + (dx, dy)).wkb for r in here]
+    expected = [
+        shapely.transform(r.shape, lambda p: p + np.array([dx, dy])).wkb for r in here
+    ]
     assert sorted(expected) == sorted(r.shape.wkb for r in there)
 
 
@@ -242,10 +248,16 @@ def test_douglas_peucker_is_shapelys_where_nothing_is_near() -> None:
     values = ndimage.median_filter(values, 5)
     mask = a_mask(values)
     (whole,) = [r.shape for r in regions(mask) if r.value == 1]
-    (ours,) = [r.shape for r in regions(mask, distance=90.0, area=np.inf) if r.value == 1]
-    edge = shapely.line_merge(whole.boundary.difference(shapely.box(*mask.grid.bounds).boundary))
+    (ours,) = [
+        r.shape for r in regions(mask, distance=90.0, area=np.inf) if r.value == 1
+    ]
+    edge = shapely.line_merge(
+        whole.boundary.difference(shapely.box(*mask.grid.bounds).boundary)
+    )
     expected = shapely.simplify(edge, 90.0, preserve_topology=False)
-    mine = shapely.line_merge(ours.boundary.difference(shapely.box(*mask.grid.bounds).boundary))
+    mine = shapely.line_merge(
+        ours.boundary.difference(shapely.box(*mask.grid.bounds).boundary)
+    )
     assert shapely.normalize(mine).equals_exact(shapely.normalize(expected), 1e-6)
 
 
@@ -277,7 +289,9 @@ def test_areas_and_perimeters_are_those_on_the_ellipsoid(
         # Edges are straight in the CRS: cut them short before going to geodesics.
         short = shapely.segmentize(region.shape, abs(transform.a) + abs(transform.b))
         short = shapely.segmentize(short, (abs(transform.a) + abs(transform.b)) / 20)
-        globe = shapely.transform(short, lambda p: np.stack(to_lonlat.transform(*p.T), 1))
+        globe = shapely.transform(
+            short, lambda p: np.stack(to_lonlat.transform(*p.T), 1)
+        )
         area, perimeter = geod.geometry_area_perimeter(globe)
         # geographiclib itself is good to some 0.1 mm² per vertex
         assert region.area == pytest.approx(abs(area), rel=1e-6, abs=1e-3)
@@ -311,7 +325,7 @@ def sieved(values: Any, least: int, side: int, folder: Any) -> Any:
     return made.read("classes", mask.grid.window)
 
 
-def sieved_slowly(values: Any, least: int) -> Any:
+def sieved_slowly(values: Any, least: int) -> Any:  # noqa: C901 - word by word
     """The rule of the module `sieve`, word by word, on the whole mask."""
     labels, count = np.zeros(values.shape, int), 0
     for v in np.unique(values[values != NODATA]):

@@ -22,15 +22,15 @@ from time import perf_counter, process_time
 for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "GDAL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-import geopandas
-import numpy as np
-import pyogrio
-import rasterio
-import shapely
-from rasterio.features import shapes
-from scipy import ndimage
+import geopandas  # noqa: E402 - after the variables
+import numpy as np  # noqa: E402 - after the variables
+import pyogrio  # noqa: E402 - after the variables
+import rasterio  # noqa: E402 - after the variables
+import shapely  # noqa: E402 - after the variables
+from rasterio.features import shapes  # noqa: E402 - after the variables
+from scipy import ndimage  # noqa: E402 - after the variables
 
-from geoseg.vectors import open_classes, vectorize
+from geoseg.vectors import open_classes, vectorize  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "landcover_rasters"
 CASES = {
@@ -150,7 +150,11 @@ def table(folder: Path, repeat: int) -> None:
 def row(title: str, today: float, ours: float, *files: Path) -> None:
     """Print one line of the table."""
     counts = [
-        int(shapely.get_num_coordinates(pyogrio.read_dataframe(f, layer=0).geometry.values).sum())
+        int(
+            shapely.get_num_coordinates(
+                pyogrio.read_dataframe(f, layer=0).geometry.values
+            ).sum()
+        )
         for f in files
     ]
     said = " / ".join(f"{c:,}" for c in counts)
