@@ -14,6 +14,7 @@ from torch.nn import functional
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
 from geoseg.models.footprint import forward_bytes, weight_bytes
+from geoseg.models.fuse import fused
 from geoseg.models.scaling import Scaling, to_device
 from geoseg.models.single_threads import SingleThreads
 
@@ -63,7 +64,8 @@ class TorchModel:
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
-        self._module = _prepare(module, self._device, self._dtype)
+        plain = fused(module.eval(), len(card.bands), card.window)
+        self._module = _prepare(plain, self._device, self._dtype)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
             SingleThreads(torch.get_num_threads()) if self.device == "cpu" else None

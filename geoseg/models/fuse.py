@@ -1,0 +1,62 @@
+"""Batch norms folded into the convolutions before them: the same answer, sooner.
+
+In evaluation a batch norm is a scale and a shift per channel, which the weights of the
+convolution can hold (Markuš 2018; `torch.nn.utils.fusion`). A pass over every activation
+is saved: a third of the time of a U-Net on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import nn
+
+_TOLERANCE = 1e-3  # of the largest score; rounding is a hundred times smaller
+_LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision")
+
+
+def fused(module: nn.Module, bands: int, side: int) -> nn.Module:
+    """Return the network with its batch norms folded, or itself where that fails.
+
+    Only networks of the libraries are touched: what somebody wrote, or hooked into, may
+    do more than compute. What comes out is compared with the network on one window of
+    noise: one whose way depends on its input stays as it is.
+
+    Args:
+        module: The network in evaluation mode, in fp32, on any device.
+        bands: Channels that it reads.
+        side: Side of a window that it takes, in pixels.
+    """
+    if not _is_plain(module):
+        return module
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what tracing finds odd
+            folded = fuse(copy.deepcopy(module))
+        return folded if _same(module, folded, bands, side) else module
+    except Exception:  # noqa: BLE001 - tracing fails in as many ways as there are networks
+        return module
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether this is a library's network with batch norms, and nothing hooked in."""
+    library = type(module).__module__.partition(".")[0] in _LIBRARIES
+    parts = list(module.modules())
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in parts)  # noqa: SLF001
+    return library and not hooked and any(isinstance(m, nn.BatchNorm2d) for m in parts)
+
+
+@torch.inference_mode()
+def _same(module: nn.Module, folded: nn.Module, bands: int, side: int) -> bool:
+    device = next(module.parameters()).device
+    noise = torch.Generator().manual_seed(0)
+    window = torch.randn(1, bands, side, side, generator=noise).to(device)
+    one, two = module(window), folded(window)
+    if not (isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor)):
+        return False
+    span = one.abs().max()
+    return bool((one - two).abs().max() <= _TOLERANCE * span)
