@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import distributed
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
@@ -116,9 +115,9 @@ class Turn(Sampler[int]):
 
 def _process() -> tuple[int, int]:
     """Return the number of this process, and how many train together."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 class Patches(Dataset[Item]):
