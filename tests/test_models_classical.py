@@ -347,6 +347,86 @@ class TestKMeans:
         assert set(np.unique(labels)) == {0, 1}
 
 
+class TestMixture:
+    def test_parity_with_scikit_learn(self, shared):
+        mixture = pytest.importorskip("sklearn.mixture")
+        recipe, source = fitted("gmm:4", scene(shared))
+        model = recipe.load()
+        pixels, _ = source.read(Window(y=20, x=30, height=200, width=301))
+        rows = pixels.reshape(len(pixels), -1).T.astype(float)
+        library = mixture.GaussianMixture(4)
+        library.means_, library.precisions_cholesky_ = model.means, model.factors
+        determinants = np.log(np.linalg.det(model.factors))
+        library.weights_ = np.exp(model.offsets - determinants)
+        library.weights_ /= library.weights_.sum()
+        expected = library.predict(rows).reshape(200, 301)
+        assert (model.predict(pixels[None])[0] == expected).mean() > 0.9999
+        assert (np.diff(model.means.mean(axis=1)) > 0).all()
+
+    def test_fitted_twice_it_is_the_same_and_it_travels(self, shared):
+        first, source = fitted("gmm:3:2,5", scene(shared))
+        second, _ = fitted("gmm:3:2,5", scene(shared))
+        assert first.hash == second.hash
+        pixels = source.read(Window(y=0, x=0, height=50, width=60))[0][None]
+        again = pickle.loads(pickle.dumps(first)).load()
+        np.testing.assert_array_equal(
+            again.predict(pixels), first.load().predict(pixels)
+        )
+
+    def test_clusters_of_unlike_size_are_told_apart(self):
+        """A narrow one beside a wide one, into which k-means would cut."""
+        narrow = rng.normal(2000, 5, (2, 10000))
+        wide = rng.normal(2150, 60, (2, 10000))
+        pixels = np.concatenate([narrow, wide], axis=1).astype("f4")
+        source = replace_select(source_of(pixels.reshape(2, 100, 200)))
+        truth = np.repeat([0, 1], 10000)
+        agreement = {}
+        for method in ("gmm", "kmeans"):
+            recipe, _ = fitted(f"{method}:2", source)
+            labels = recipe.load().predict(source.pixels[None])[0].ravel()
+            agreement[method] = (labels == truth).mean()
+        assert agreement["gmm"] > 0.995 > agreement["kmeans"]
+
+
+class TestMultiOtsu:
+    @pytest.mark.parametrize("classes", [3, 4])
+    def test_parity_with_scikit_image(self, shared, classes):
+        filters = pytest.importorskip("skimage.filters")
+        source = scene(shared).select([3])
+        recipe, source = fitted(f"otsu:1:{classes}", source)
+        pixels, valid = source.read(source.grid.window)
+        levels = filters.threshold_multiotsu(pixels[0][valid].astype(float), classes)
+        found = recipe.load().predict(pixels[None])[0]
+        assert (found == np.digitize(pixels[0], levels)).mean() > 0.99
+        assert found.max() == classes - 1
+
+    @given(st.lists(st.integers(0, 12), min_size=4, max_size=40))
+    def test_no_other_values_part_better(self, values):
+        pixels = np.array(values, np.uint8)
+        if len(set(values)) < 3:
+            return
+        found = histograms.multi_otsu(
+            raster_histogram(source_of(pixels.reshape(1, 1, -1))), 3
+        )
+
+        def within(cuts):
+            labels = np.digitize(pixels, cuts, right=True)
+            parts = [pixels[labels == i] for i in range(3)]
+            return sum(part.size * part.var() for part in parts if part.size)
+
+        best = min(within((a, b)) for b in range(13) for a in range(b))
+        assert within(found) <= best + 1e-6
+
+    def test_of_an_index_and_its_errors(self, shared):
+        recipe, _ = fitted("otsu:('1' - '2') / ('1' + '2'):3", renamed(scene(shared)))
+        assert len(recipe.card.classes) == 3
+        for spec in ("otsu:nir:1", "otsu:nir:x", "otsu:nir:99"):
+            with pytest.raises(ModelError, match="2 … 16"):
+                model_recipe(spec)
+        with pytest.raises(ModelError, match="too few for 5"):
+            fitted("otsu:1:5", replace_select(source_of(np.ones((1, 9, 9), "u1"))))
+
+
 class TestSample:
     def test_only_valid_pixels_and_enough_of_them(self):
         pixels = np.arange(600 * 700, dtype=np.uint32).reshape(1, 600, 700)

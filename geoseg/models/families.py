@@ -12,6 +12,7 @@ CLASSICAL = {
     "threshold": "geoseg.models.threshold",
     "otsu": "geoseg.models.threshold",
     "kmeans": "geoseg.models.cluster",
+    "gmm": "geoseg.models.cluster",
 }
 """`name:rest`: modules with `open_spec(spec) -> Opened`."""
 
@@ -67,12 +68,20 @@ _ALL = (
     Family(
         name="otsu",
         example="otsu:ndwi",
-        summary="the same; the number is found from the whole raster's histogram",
+        summary="the same; the number is found from the whole raster's histogram; "
+        "otsu:nir:4 finds three, for four classes",
     ),
     Family(
         name="kmeans",
         example="kmeans:6",
         summary="clusters of pixels by colour, fitted to a sample of the whole raster",
+        extra="sklearn",
+        packages=("sklearn",),
+    ),
+    Family(
+        name="gmm",
+        example="gmm:6",
+        summary="likewise, a mixture of Gaussians: clusters of unlike size and shape",
         extra="sklearn",
         packages=("sklearn",),
     ),

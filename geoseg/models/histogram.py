@@ -129,3 +129,51 @@ def otsu(histogram: Histogram) -> float:
     if histogram.exact:
         return float(values[best])
     return float(values[best] + values[best + 1]) / 2
+
+
+def multi_otsu(histogram: Histogram, classes: int, bins: int = 256) -> list[float]:
+    """Return the values that part a histogram best in several classes.
+
+    Liao, Chen, Chung (2001), "A fast algorithm for multilevel thresholding", over bins
+    of equal width, by dynamic programming.
+
+    Raises:
+        ModelError: There are fewer different values than classes.
+    """
+    middles, counts = _rebinned(histogram, bins)
+    if len(middles) < classes:
+        raise ModelError(
+            f"the raster has {len(middles)} different values: too few for {classes} "
+            "classes"
+        )
+    weight = np.concatenate([[0.0], np.cumsum(counts)])
+    moment = np.concatenate([[0.0], np.cumsum(counts * (middles - middles.mean()))])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # gain[i, j]: what one class of bins i ... j - 1 adds to the variance between
+        inside = weight[None] - weight[:, None]
+        gain = (moment[None] - moment[:, None]) ** 2 / inside
+    gain[inside <= 0] = -np.inf
+    best, ways = gain[0], []
+    for _ in range(classes - 1):
+        total = best[:, None] + gain
+        ways.append(np.argmax(total, axis=0))
+        best = np.max(total, axis=0)
+    cuts, end = [], len(middles)
+    for way in reversed(ways):
+        end = int(way[end])
+        cuts.append(float(middles[end - 1]))
+    return cuts[::-1]
+
+
+def _rebinned(
+    histogram: Histogram, bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return middles and counts of at most so many bins of equal width, none empty."""
+    values, counts = histogram.values, histogram.counts.astype(np.float64)
+    if len(values) <= bins:
+        return values, counts
+    edges = np.linspace(values[0], values[-1], bins + 1)
+    which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
+    sums: NDArray[np.float64] = np.bincount(which, counts, bins).astype(np.float64)
+    full = sums > 0
+    return ((edges[:-1] + edges[1:]) / 2)[full], sums[full]

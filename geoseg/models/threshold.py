@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from geoseg.classes import Class
+from geoseg.classes import Class, class_table
 from geoseg.errors import ModelError
 from geoseg.models.card import Band, Card
 from geoseg.models.expression import Expression, compiled_mask, parse
-from geoseg.models.histogram import otsu, raster_histogram
+from geoseg.models.histogram import multi_otsu, otsu, raster_histogram
 from geoseg.models.identity import Opened, content_hash
 
 if TYPE_CHECKING:
@@ -98,6 +98,54 @@ class Otsu(Threshold):
         return replace(self, value=otsu(raster_histogram(source, value)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiOtsu:
+    """Several classes, parted by the numbers that Otsu's method finds.
+
+    A pixel whose expression is NaN belongs to class 0.
+    """
+
+    card: Card
+    """Classes from low to high."""
+    expression: Expression
+    """What is compared."""
+    values: tuple[float, ...] | None = None
+    """With what, ascending; None until fitted."""
+
+    batch = 1
+    device = "cpu"
+    precision = "fp32"
+
+    def fit(self, source: Source) -> Self:
+        """Return the model with the thresholds of the whole raster."""
+        value = None if self.expression.is_band else self.expression
+        histogram = raster_histogram(source, value)
+        found = multi_otsu(histogram, len(self.card.classes))
+        return replace(self, values=tuple(found))
+
+    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Return (n, y, x) labels: how many of the thresholds a pixel is above."""
+        if self.values is None:
+            raise ModelError(f"{self.card.name} has not been fitted to the raster yet")
+        expression = self.expression
+        planes = (p[0] if expression.is_band else expression(*p) for p in pixels)
+        out = np.zeros((len(pixels), *pixels.shape[2:]), np.uint8)
+        above = np.empty(pixels.shape[2:], np.uint8)
+        for plane, labels in zip(planes, out, strict=True):
+            for value in self.values:
+                _compare(plane, ">", value, above)
+                np.add(labels, above, out=labels)
+        return out
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the thresholds."""
+        return {"values": list(self.values or ())}
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """Return the model with those thresholds."""
+        return replace(self, values=tuple(float(v) for v in parameters["values"]))
+
+
 def _compare(
     plane: NDArray[np.generic], comparison: str, value: float, out: NDArray[np.uint8]
 ) -> None:
@@ -124,11 +172,11 @@ def open_spec(spec: str) -> Opened:
     """Return the model that `threshold:…` or `otsu:…` means."""
     method, _, text = spec.partition(":")
     if method == "otsu":
-        model: Threshold = _otsu(text, spec)
+        model: Threshold | MultiOtsu = _otsu(text, spec)
     else:
         model = _threshold(text, spec)
 
-    def load(_options: Options) -> Threshold:
+    def load(_options: Options) -> Threshold | MultiOtsu:
         return model
 
     return Opened(
@@ -136,12 +184,16 @@ def open_spec(spec: str) -> Opened:
     )
 
 
-def _otsu(text: str, spec: str) -> Otsu:
-    expression = parse(text)
+def _otsu(text: str, spec: str) -> Otsu | MultiOtsu:
+    left, colon, count = text.rpartition(":")
+    expression = parse(left if colon else text)
     card = _card(expression, f"otsu:{text.strip()}", ">")
-    if not text.strip():
-        raise ModelError(f"{spec!r} names nothing: try otsu:nir or otsu:ndwi")
-    return Otsu(card=card, expression=expression, value=None)
+    if not colon or count.strip() == "2":
+        return Otsu(card=card, expression=expression, value=None)
+    if not count.strip().isdecimal() or not 3 <= int(count) <= 16:
+        raise ModelError(f"{spec!r}: the number of classes is 2 … 16")
+    levels = class_table(f"level {i + 1}" for i in range(int(count)))
+    return MultiOtsu(card=replace(card, classes=levels), expression=expression)
 
 
 def _threshold(text: str, spec: str) -> Threshold:
