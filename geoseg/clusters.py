@@ -104,7 +104,7 @@ def cluster_client(settings: Cluster) -> Iterator[Client]:
         yield client
 
 
-# --- an address ------------------------------------------------------------------------
+# --- an address -----------------------------------------------------------------------
 
 
 @contextmanager
@@ -115,16 +115,19 @@ def connected(
     """Connect to a running scheduler, and check that both sides are alike."""
     from distributed import Client
 
+    from geoseg.sources.gdal import redact
+
     options = {} if security is None else {"security": security}
     try:
         # Once with little patience; then with much, for when the connection is lost.
         Client(address, timeout="20s", **options).close()
         client = Client(address, timeout=RECONNECT, **options)
     except (OSError, ValueError, TypeError, TimeoutError, RuntimeError) as error:
+        reason = redact(first_line(error))
         raise ClusterError(
-            f"no Dask scheduler answers at {address}: is it running, is the address "
-            f"tcp://host:port, and with tls:// are the certificates right? "
-            f"({first_line(error)})"
+            f"no Dask scheduler answers at {redact(address)}: is it running, is the "
+            "address tcp://host:port, and with tls:// are the certificates right? "
+            f"({reason})"
         ) from error
     with client:
         check_versions(client)
@@ -193,7 +196,7 @@ def _address(settings: Address) -> Iterator[Client]:
         yield client
 
 
-# --- this machine ----------------------------------------------------------------------
+# --- this machine ---------------------------------------------------------------------
 
 
 @contextmanager
@@ -230,7 +233,7 @@ def _environment(processes: int) -> dict[str, str]:
     return dict.fromkeys(_THREADS, str(max(1, cores() // processes)))
 
 
-def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - Dask's hook of a preload
+def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - called by Dask
     """Leave Ctrl-C and SIGTERM to the client, whose workers end when it has finished.
 
     A terminal and a batch system tell all processes of a group at once.
@@ -316,11 +319,14 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
         yield client
 
 
-# --- others' machines ------------------------------------------------------------------
+# --- others' machines -----------------------------------------------------------------
 
 
 @contextmanager
-def _growing(cluster: Any, settings: Slurm | Kubernetes) -> Iterator[Client]:  # noqa: ANN401
+def _growing(
+    cluster: Any,  # noqa: ANN401 - one of Dask's
+    settings: Slurm | Kubernetes,
+) -> Iterator[Client]:
     """Let a cluster grow with the work, up to `workers`, and shrink to `minimum`."""
     import dask
     from distributed import Client

@@ -1,0 +1,467 @@
+"""Where workers come from: settings, versions, GPUs, TLS, manifests, the container."""
+
+import datetime
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import geoseg.clusters
+from geoseg.cluster_settings import read_cluster
+from geoseg.clusters import (
+    check_versions,
+    cluster_client,
+    gpu_names,
+    kubernetes_spec,
+    open_client,
+    slurm_options,
+    versions,
+)
+from geoseg.errors import ClusterError, GeosegError
+
+CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
+FILES = sorted(CLUSTER.rglob("*.toml"))
+MANIFESTS = sorted((CLUSTER / "kubernetes").glob("*.yaml"))
+
+
+def settings(tmp_path, text):
+    (tmp_path / "c.toml").write_text(text)
+    return read_cluster(tmp_path / "c.toml")
+
+
+# --- settings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_the_files_to_copy_are_right(path):
+    assert read_cluster(path).kind
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "kind"),
+        ("kind = 'slurm'\nworkers = 0", "workers: input should be greater than or"),
+        ("kind = 'slurm'\nworkers = 2\nwalltme = '1:00'", "did you mean walltime?"),
+        ("kind = 'slurm'\nworkers = 2\nwalltime = 'long'", "'long' is not a walltime"),
+        ("kind = 'kubernetes'\nworkers = 2", "image: field required"),
+        ("kind = 'address'\nadress = 'x'", "did you mean address?"),
+        ("kind = 'ssh'\nhosts = []", "hosts: list should have at least 1 item"),
+        ("kind = 'local'\nworker = 2", "did you mean workers?"),
+    ],
+)
+def test_what_is_wrong_is_said_on_one_line(tmp_path, text, said):
+    with pytest.raises(GeosegError) as error:
+        settings(tmp_path, text)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_only_one_place_can_be_given():
+    with (
+        pytest.raises(GeosegError, match="give one"),
+        open_client(workers=2, scheduler="tcp://127.0.0.1:1"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("walltime", "seconds"),
+    [("30:00", 1800), ("02:00:00", 7200), ("1-12:00:00", 129600)],
+)
+def test_workers_end_before_their_walltime(tmp_path, walltime, seconds):
+    text = f"kind='slurm'\nworkers=4\nwalltime='{walltime}'\nmargin=600\ngpus=1"
+    options = slurm_options(settings(tmp_path, text))
+    arguments = dict(
+        zip(
+            options["worker_extra_args"][::2],
+            options["worker_extra_args"][1::2],
+            strict=True,
+        )
+    )
+    lifetime = int(arguments["--lifetime"].removesuffix("s"))
+    stagger = int(arguments["--lifetime-stagger"].removesuffix("s"))
+    assert lifetime + stagger <= seconds
+    assert "--gres=gpu:1" in options["job_extra_directives"]
+    assert options["security"] is True  # encrypted unless told otherwise
+
+
+def test_a_slurm_job_asks_for_what_the_file_says():
+    """The job script that dask-jobqueue makes of `cluster/slurm.toml`."""
+    dask_jobqueue = pytest.importorskip("dask_jobqueue")
+    options = slurm_options(read_cluster(CLUSTER / "slurm.toml"))
+    options |= {"security": None, "scheduler_options": {"dashboard_address": None}}
+    with dask_jobqueue.SLURMCluster(**options) as cluster:
+        script = cluster.job_script()
+    for line in (
+        "#SBATCH -p gpu",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH -t 04:00:00",
+        "#SBATCH --gres=gpu:1",
+        "export OMP_NUM_THREADS=8",
+        "--nthreads 2",
+        "--lifetime 13800s",
+    ):
+        assert line in script
+
+
+# --- this machine ----------------------------------------------------------------------
+
+
+def _facts(dask_worker):
+    import signal
+    import threading
+
+    return {
+        "environment": dict(os.environ),
+        "host": dask_worker.address,
+        "threads": dask_worker.state.nthreads,
+        "term": signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread()
+        else None,
+    }
+
+
+def test_a_process_per_gpu_and_each_sees_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-17")
+    assert gpu_names() == ["0", "GPU-17"]
+    made = settings(tmp_path, "kind = 'gpus'\ndashboard = '127.0.0.1:0'")
+    with cluster_client(made) as client:
+        client.wait_for_workers(2, timeout=60)
+        facts = list(client.run(_facts).values())
+    seen = sorted(f["environment"]["CUDA_VISIBLE_DEVICES"] for f in facts)
+    assert seen == ["0", "GPU-17"]
+    cores = len(os.sched_getaffinity(0))
+    for fact in facts:
+        assert fact["host"].startswith("tcp://127.0.0.1:")
+        assert 2 * int(fact["environment"]["OMP_NUM_THREADS"]) <= max(cores, 2)
+
+
+def test_no_gpu_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    made = settings(tmp_path, "kind = 'gpus'")
+    with pytest.raises(ClusterError, match="there is none here"), cluster_client(made):
+        pass
+
+
+def test_a_local_cluster_listens_on_localhost_only(tmp_path):
+    import psutil
+
+    made = settings(tmp_path, "kind = 'local'\nworkers = 1\ndashboard = '127.0.0.1:0'")
+    with cluster_client(made) as client:
+        client.wait_for_workers(1, timeout=60)
+        me = psutil.Process()
+        listening = {
+            c.laddr.ip
+            for p in (me, *me.children(recursive=True))
+            for c in p.net_connections(kind="inet")
+            if c.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+
+
+# --- others' schedulers ----------------------------------------------------------------
+
+
+def test_no_scheduler_is_said_quickly():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (
+        pytest.raises(ClusterError, match="no Dask scheduler answers at") as error,
+        open_client(scheduler=f"nonsense://127.0.0.1:{port}"),
+    ):
+        pass
+    assert error.value.exit_status == 3
+
+
+class Cluster:
+    """What `check_versions` asks a client."""
+
+    def __init__(self, scheduler, worker):
+        self.scheduler, self.worker = scheduler, worker
+
+    def run_on_scheduler(self, function):
+        return {**function(), **self.scheduler}
+
+    def run(self, function):
+        return {"tcp://w:1": {**function(), **self.worker}}
+
+
+def test_versions_are_compared_on_both_sides():
+    check_versions(Cluster({}, {}))
+    check_versions(Cluster({"python": versions()["python"] + "9"}, {}))  # micro
+    with pytest.raises(ClusterError, match=r"worker tcp://w:1 is .*geoseg 9\.9 there"):
+        check_versions(Cluster({}, {"geoseg": "9.9"}))
+    with pytest.raises(ClusterError, match=r"the scheduler is .*python 3\.1\.4 there"):
+        check_versions(Cluster({"python": "3.1.4"}, {}))
+    with pytest.warns(UserWarning, match=r"may round differently: torch 1\.0 there"):
+        check_versions(Cluster({}, {"torch": "1.0"}))
+
+
+def test_a_cluster_without_geoseg_is_refused():
+    class Bare(Cluster):
+        def run_on_scheduler(self, function):
+            raise ModuleNotFoundError("No module named 'geoseg'")
+
+    with pytest.raises(ClusterError, match="install geoseg"):
+        check_versions(Bare({}, {}))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Make an authority and a certificate for this host, as the README says."""
+    pytest.importorskip("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "geoseg")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            ),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return folder
+
+
+def test_tls(certificates, tmp_path):
+    """An encrypted scheduler lets in who has the certificate, and nobody else."""
+    cert, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
+    tls = ["--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tls://127.0.0.1:{probe.getsockname()[1]}"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen(
+        [*dask, "--host", address, "--no-dashboard", "--no-show", *tls], **quiet
+    )
+    try:
+        made = settings(
+            tmp_path,
+            f"kind = 'address'\naddress = '{address}'\ntls_ca = '{cert}'\n"
+            f"tls_cert = '{cert}'\ntls_key = '{key}'",
+        )
+        with cluster_client(made) as client:
+            assert client.scheduler.address == address
+            assert client.run_on_scheduler(versions) == versions()
+        with pytest.raises(ClusterError), open_client(scheduler=address):
+            pass
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+
+
+# --- Kubernetes ------------------------------------------------------------------------
+
+
+def _operator(name):
+    import dask_kubernetes
+
+    folder = Path(dask_kubernetes.__file__).parent / "operator" / "customresources"
+    return (folder / name).read_text()
+
+
+def _schema(kind):
+    """Return the operator's own schema of a custom resource, as a validator."""
+    import jsonschema
+    import referencing.jsonschema
+
+    def retrieve(uri):
+        if "dask_kubernetes" in uri:
+            contents = yaml.safe_load(_operator(uri.rpartition("/")[2]))
+        else:  # Kubernetes' own, by which pods and services are checked on their own
+            names = re.findall(
+                r"#/definitions/(io\.k8s[\w.]+)", _operator("templates.yaml")
+            )
+            contents = {"definitions": dict.fromkeys(names, {"type": "object"})}
+        return referencing.jsonschema.DRAFT4.create_resource(contents)
+
+    definition = yaml.safe_load(_operator(f"{kind.lower()}.yaml"))
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    registry = referencing.Registry(retrieve=retrieve)
+    return jsonschema.Draft4Validator(schema, registry=registry)
+
+
+def _pods(node):
+    """Yield every pod spec in a manifest."""
+    if isinstance(node, dict):
+        if "containers" in node:
+            yield node
+        for inner in node.values():
+            yield from _pods(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _pods(inner)
+
+
+def _validate(manifest):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    pytest.importorskip("jsonschema")
+    pytest.importorskip("dask_kubernetes")
+    if manifest["kind"].startswith("Dask"):
+        _schema(manifest["kind"]).validate(manifest)
+        # The operator's schema says little of pods, Kubernetes' own says all.
+        for pod in _pods(manifest):
+            whole = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "x"},
+                "spec": pod,
+            }
+            kubernetes_validate.validate(whole, "1.31", strict=True)
+    else:
+        kubernetes_validate.validate(manifest, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.stem)
+def test_manifests_agree_with_the_published_schemas(path):
+    for manifest in yaml.safe_load_all(path.read_text()):
+        _validate(manifest)
+
+
+def test_a_wrong_manifest_would_be_found():
+    manifest = yaml.safe_load((CLUSTER / "kubernetes" / "cronjob.yaml").read_text())
+    manifest["spec"]["concurrencyPolicy"] = 7
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    jsonschema = pytest.importorskip("jsonschema")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        _validate(manifest)
+    manifest = yaml.safe_load((CLUSTER / "kubernetes" / "daskcluster.yaml").read_text())
+    manifest["spec"]["worker"]["spec"]["containers"][0]["imagee"] = "x"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        _validate(manifest)
+    del manifest["spec"]["worker"]["spec"]["containers"][0]["imagee"]
+    manifest["spec"]["worker"]["replicas"] = "four"
+    with pytest.raises(jsonschema.ValidationError):
+        _validate(manifest)
+
+
+def test_what_the_command_asks_kubernetes_for():
+    path = CLUSTER / "kubernetes" / "cluster.toml"
+    spec = kubernetes_spec(read_cluster(path))
+    _validate(spec)
+    worker = spec["spec"]["worker"]["spec"]
+    assert worker["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.stem)
+def test_containers_run_as_a_user(path):
+    for manifest in yaml.safe_load_all(path.read_text()):
+        for pod in _pods(manifest):
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            for container in pod["containers"]:
+                assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                assert ":latest" not in container["image"]
+
+
+def test_the_commands_in_the_manifests_are_commands_of_geoseg():
+    """The arguments of `geoseg run` are read as they stand there."""
+    from geoseg.pipeline_settings import read_pipeline
+
+    for path in MANIFESTS:
+        for manifest in yaml.safe_load_all(path.read_text()):
+            for pod in _pods(manifest):
+                arguments = pod["containers"][0].get("args", [])
+                if arguments[:1] != ["run"]:
+                    continue
+                file = CLUSTER.parent / arguments[1].lstrip("/")
+                overrides = arguments[3::2]
+                assert arguments[2::2] == ["--set"] * len(overrides)
+                assert read_pipeline(file, overrides).segment.model
+
+
+# --- the container ---------------------------------------------------------------------
+
+
+def test_the_containers_entry_without_the_container():
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    entry = ["sh", str(CLUSTER / "entrypoint.sh")]
+
+    def said(*arguments):
+        line = [*entry, *arguments]
+        return subprocess.run(
+            line, env=env, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "geoseg" in said("--version")
+    assert "Usage: geoseg" in said("--help")
+    assert re.search(r"\d+\.\d+", said("dask", "scheduler", "--version"))
+    assert said("python", "-c", "print(6 * 7)") == "42\n"
+
+
+def test_the_containers_versions_are_pinned_and_ours():
+    lines = (CLUSTER / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and line[0] != "#")
+    with (CLUSTER.parent / "pyproject.toml").open("rb") as file:
+        needed = tomllib.load(file)["project"]["dependencies"]
+    from packaging.requirements import Requirement
+
+    for text in needed:
+        requirement = Requirement(text)
+        assert requirement.name in pins, f"{requirement.name} is not pinned"
+        assert requirement.specifier.contains(pins[requirement.name], prereleases=True)
+
+
+def test_the_dockerfile_ends_as_a_user():
+    text = (CLUSTER / "Dockerfile").read_text()
+    stages = re.findall(r"^FROM (\S+) AS (\S+)", text, re.MULTILINE)
+    assert {"cpu", "cuda"} <= {name for _, name in stages}
+    assert dict((name, base) for base, name in stages)["cuda"] == "run"
+    run = text[text.index("AS run") :]
+    assert "USER 1000" in run[: run.index("ENTRYPOINT")]
+    assert re.search(r"FROM python:\d+\.\d+\.\d+-", text)
+    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for name in copied.split():
+            assert (CLUSTER.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("path", sorted((CLUSTER / "slurm").glob("*.sbatch")))
+def test_batch_scripts_are_shell(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "-S", "warning", str(path)], check=True)
+    assert "#SBATCH --requeue" in path.read_text()
+
+
+def test_no_secret_is_in_the_errors_of_addresses():
+    with (
+        pytest.raises(ClusterError) as error,
+        geoseg.clusters.connected("x://u:pw@h:1"),
+    ):
+        pass
+    assert "pw" not in str(error.value)
