@@ -303,6 +303,13 @@ def replace_select(source):
     return Selectable(source.pixels, source.valid)
 
 
+def test_an_index_finds_landsats_near_infrared(shared):
+    folder = shared / "landsat8_scenes" / "new_york_toa_float32"
+    source = open_source(str(next(folder.glob("*B5_toa.tif"))))
+    assert source.bands[0].common_name == "nir08"
+    assert match_bands(source, model_recipe("threshold:nir>0.2").card.bands) == (0,)
+
+
 class TestKMeans:
     def test_parity_with_scikit_learn(self, shared):
         """Labels are those that the library's own model predicts."""

@@ -196,7 +196,7 @@ def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
             if isinstance(part, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
                 part.float()
         return module.to(memory_format=torch.channels_last)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise ModelError(
             f"the model's weights do not fit in the memory of {device}: use another "
             "--device, or --precision bf16"
@@ -265,7 +265,7 @@ def _labels(labels: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError)
         and ("out of memory" in text or "can't allocate memory" in text)
     )

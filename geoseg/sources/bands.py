@@ -245,6 +245,8 @@ def _find(bands: Sequence[SourceBand], wanted: SourceBand, where: str) -> int | 
         (wanted.name, common),
         (wanted.common_name, names),
     ]
+    if "nir" in {wanted.name, wanted.common_name}:
+        tries.append(("nir08", common))  # Landsat's only near infrared
     for word, called in tries:
         hits = [
             i for i, c in enumerate(called) if word is not None and c == band_key(word)
