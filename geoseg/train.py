@@ -15,12 +15,13 @@ import numpy as np
 
 from geoseg._version import __version__
 from geoseg.classes import Class
-from geoseg.errors import GeosegError, ModelError
+from geoseg.errors import GeosegError
 from geoseg.labels import Order
 from geoseg.models.card import Card
 from geoseg.models.extras import require
 from geoseg.models.features import Features
 from geoseg.models.forest import KINDS
+from geoseg.training.architectures import check_arch, family_of, network_card
 from geoseg.training.ground import (
     Ground,
     Paths,
@@ -99,9 +100,10 @@ def train(
         out: the model folder to write. Where it holds an interrupted training with the
             same settings, that goes on from its last epoch.
         arch: `unet` or any other network of segmentation_models_pytorch by its name,
-            whatever the case; `forest` or `extra-trees` for trees on pixel features.
-        encoder: of a network: any of segmentation_models_pytorch, or `tu-` and any of
-            timm.
+            whatever the case; `deeplabv3_resnet50` or any other of torchvision; or
+            `forest` or `extra-trees` for trees on pixel features.
+        encoder: of a network of segmentation_models_pytorch: any of its own, or `tu-`
+            and any of timm.
         arguments: of a network's constructor, such as `{"encoder_depth": 4}`.
         init: a model folder to start from; its bands and classes may be others.
         column: column with class names or values; found by its usual names where None.
@@ -196,7 +198,7 @@ def train(
         "precision": precision,
         "loaders": loaders,
     }
-    card = _framework(card, arch, encoder, patch, arguments or {})
+    card = network_card(card, arch, encoder, patch, arguments or {})
     _train_network(ground, card, folder, network, init, progress=progress)
     return folder
 
@@ -218,31 +220,7 @@ def _check(
         from geoseg.training.losses import make_loss
 
         make_loss(loss)
-        _smp_name(arch)
-
-
-def _smp_name(arch: str) -> str:
-    """Return an architecture as segmentation_models_pytorch writes it."""
-    from geoseg.models.smp import ARCHITECTURES
-
-    named = {a.casefold(): a for a in ARCHITECTURES}
-    if arch.casefold() not in named:
-        known = ", ".join([*KINDS, *(a.lower() for a in ARCHITECTURES)])
-        raise ModelError(f"arch {arch!r} cannot be trained; known are {known}")
-    return named[arch.casefold()]
-
-
-def _framework(
-    card: Card, arch: str, encoder: str, patch: int, arguments: Mapping[str, Any]
-) -> Card:
-    """Return the card of a network that is trained on patches of this side."""
-    from geoseg.models.smp import smp_card
-
-    card = replace(card, window=patch, overlap=patch // 4)
-    card = smp_card(card, arch=_smp_name(arch), encoder=encoder, **arguments)
-    # Windows of the very size it was trained on, also at the edges: networks that look
-    # at the mean of their whole window see another world in a larger one.
-    return replace(card, multiple=None)
+        check_arch(arch)
 
 
 def _card(
@@ -320,7 +298,6 @@ def _train_network(
 ) -> None:
     import torch
 
-    from geoseg.models.smp import build, save_model
     from geoseg.training.curves import write_curves
     from geoseg.training.network import NetworkSettings, train_network
     from geoseg.training.patches import training_index
@@ -332,7 +309,8 @@ def _train_network(
         patches = 2 * int(index.counts.sum()) / settings["patch"] ** 2
         settings["windows"] = max(8 * settings["batch"], round(patches))
     torch.manual_seed(settings["seed"])
-    module = build(card)
+    family = family_of(card)
+    module = family.build(card)
     if init is not None:
         start_from(module, card, init)
     trained = train_network(
@@ -346,7 +324,8 @@ def _train_network(
     )
     facts = {"best_epoch": trained.best, "epochs_run": len(trained.rows)}
     write_curves(trained.rows, folder, best=trained.best)
-    save_model(module, _with_figures(card, ground, trained.accuracy, facts), folder)
+    card = _with_figures(card, ground, trained.accuracy, facts)
+    family.save_model(module, card, folder)
     end(folder)
 
 

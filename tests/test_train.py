@@ -361,6 +361,19 @@ def test_fine_tuning_with_other_bands_and_classes(ground, tmp_path):
         )  # fmt: skip
 
 
+def test_networks_of_torchvision_train_too(ground, tmp_path):
+    raster, label, _ = ground
+    out = train(
+        raster, labels=label, out=tmp_path / "m", arch="lraspp_mobilenet_v3_large",
+        **{k: v for k, v in SMALL.items() if k not in {"encoder", "arguments"}}
+        | {"epochs": 1, "windows": 8, "loss": "focal+dice", "balance": "equal"},
+    )  # fmt: skip
+    assert open_folder(out).card.framework["family"] == "torchvision"
+    model = load_model(str(out), device="cpu", precision="fp32")
+    pixels = rasterio.open(raster).read()[None, :, :64, :64]
+    assert model.predict(pixels).shape == (1, 3, 64, 64)
+
+
 def test_nodata_is_neither_seen_nor_learned_from(ground, tmp_path):
     _, label, truth = ground
     _, pixels = landscape()
