@@ -120,7 +120,7 @@ def evaluate(
         coverage=total.compared / max(1, int(total.mapped.sum())),
         calibration=_calibration(total),
         boundary=_boundary_score(job, total),
-        objects=score(total.objects, labels) if objects else None,
+        objects=score(store, total.objects, labels) if objects else None,
     )
 
 

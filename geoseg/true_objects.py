@@ -67,12 +67,30 @@ def tally_objects(masks: Masks, labels: Labels, window: Window) -> ObjectTally:
     )
 
 
-def score(tallies: Sequence[ObjectTally], labels: Labels) -> ObjectScores:
-    """Score all objects, whatever blocks they were counted in."""
-    mapped, classes = _mapped(tallies), object_classes(labels)
+def score(masks: Masks, tallies: Sequence[ObjectTally], labels: Labels) -> ObjectScores:
+    """Score all objects, whatever blocks they were counted in.
+
+    Classes and scores of mapped objects are those of the store's table of objects;
+    without one, the class of most of an object's pixels and their mean confidence.
+    """
+    mapped = _listed(masks) or _mapped(tallies)
+    classes = object_classes(labels)
     true = ObjectTable(ids=np.arange(1, len(classes) + 1), classes=classes)
     names = [(c.value, c.name) for c in labels.classes]
     return score_objects(add_overlaps(t.overlaps for t in tallies), mapped, true, names)
+
+
+def _listed(masks: Masks) -> ObjectTable | None:
+    """Return what the store says of its objects, None where it says nothing."""
+    try:
+        table = masks.objects(("instance_id", "class_id", "score"))
+    except MasksError:
+        return None
+    return ObjectTable(
+        ids=table["instance_id"].astype(np.int64),
+        classes=table["class_id"].astype(np.int64),
+        scores=table["score"].astype(np.float64),
+    )
 
 
 def _mapped(tallies: Sequence[ObjectTally]) -> ObjectTable:

@@ -24,7 +24,7 @@ from geoseg.figures import draw_evaluation
 from geoseg.grid import Grid, Window
 from geoseg.labels import UNLABELLED, open_labels
 from geoseg.lookup import nearest_pixels
-from geoseg.masks import create_masks
+from geoseg.masks import OBJECT_COLUMNS, create_masks, create_objects
 
 UTM = CRS.from_epsg(32633).to_wkt()
 CLASSES = class_table(["water", "forest", "town"])
@@ -363,6 +363,15 @@ def test_objects_are_scored_against_polygons(tmp_path):
     (town,) = got.per_class
     assert (town.true, town.mapped, town.matched) == (3, 3, 2)
     assert town.sq == pytest.approx((1 + 16 / 24) / 2)
+    # With a table of objects, their classes and scores are the model's own.
+    append = create_objects(masks.path)
+    rows = {name: np.zeros(3) for name in OBJECT_COLUMNS}
+    append(rows | {"instance_id": [1, 2, 3], "class_id": [2] * 3, "score": [1, 0, 0.5]})
+    (ranked,) = evaluate(
+        masks, tmp_path / "p.gpkg", background="forest", objects=True
+    ).objects.per_class
+    # Found, missed, found: precision 1, 1/2, 2/3 at recalls 1/3, 1/3, 2/3.
+    assert ranked.ap50 == pytest.approx((34 * 1 + 33 * 2 / 3) / 101)
     with pytest.raises(LabelsError, match="against polygons"):
         evaluate(masks, geotiff(tmp_path / "r.tif", classes), objects=True)
 
