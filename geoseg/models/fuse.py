@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them: the same answer, sooner.
 
-In evaluation a batch norm is a scale and a shift per channel, which the weights of the
-convolution can hold (Markuš 2018; `torch.nn.utils.fusion`). A pass over every activation
+In evaluation a batch norm is a scale and a shift per channel, which the convolution's
+weights can hold (as in `torch.nn.utils.fusion`). A pass over every activation
 is saved: a third of the time of a U-Net on a CPU.
 """
 
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _TOLERANCE = 1e-3  # of the largest score; rounding is a hundred times smaller
 _LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision")
@@ -31,15 +34,56 @@ def fused(module: nn.Module, bands: int, side: int) -> nn.Module:
     """
     if not _is_plain(module):
         return module
-    from torch.fx.experimental.optimization import fuse
+    folded = copy.deepcopy(module)
+    _fold(folded)
+    try:
+        return folded if _same(module, folded, bands, side) else module
+    except (
+        RuntimeError
+    ):  # the network says itself, when it is used, what it does not take
+        return module
 
+
+def _fold(module: nn.Module) -> None:
+    """Fold a network in place; where it cannot be traced as one, its parts."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what tracing finds odd
-            folded = fuse(copy.deepcopy(module))
-        return folded if _same(module, folded, bands, side) else module
+            pairs = list(_pairs(module))
     except Exception:  # noqa: BLE001 - tracing fails in as many ways as there are networks
-        return module
+        for child in module.children():
+            _fold(child)
+        return
+    for conv, norm in pairs:
+        folded = fuse_conv_bn_eval(
+            module.get_submodule(conv),  # type: ignore[type-var]
+            module.get_submodule(norm),  # type: ignore[arg-type]
+        )
+        _replace(module, conv, folded)
+        _replace(module, norm, nn.Identity())
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield names of convolutions and the batch norms that alone read them."""
+    nodes = list(fx.symbolic_trace(module).graph.nodes)
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        before = node.args[0] if node.args else None
+        if (
+            node.op == "call_module"
+            and isinstance(before, fx.Node)
+            and before.op == "call_module"
+            and len(before.users) == 1
+            and calls[node.target] == calls[before.target] == 1
+            and type(module.get_submodule(str(node.target))) is nn.BatchNorm2d
+            and type(module.get_submodule(str(before.target))) is nn.Conv2d
+        ):
+            yield str(before.target), str(node.target)
+
+
+def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, new)
 
 
 def _is_plain(module: nn.Module) -> bool:
