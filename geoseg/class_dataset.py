@@ -81,7 +81,7 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
     source = data.encoding.get("source")
     if source and "chunks" in array.encoding:
         masks = _store(str(source))
-        if masks is not None and masks.grid == grid:
+        if masks is not None and _is_same(masks.grid, grid):
             return masks
     confidence = data.get("confidence") if hasattr(data, "data_vars") else None
     nodata = _nodata(array)
@@ -106,6 +106,13 @@ def is_foreign_zarr(path: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             continue
     return storage.exists(".zgroup")
+
+
+def _is_same(one: Grid, other: Grid) -> bool:
+    """Whether grids are the same but for rounding; a store's CRS is its dataset's."""
+    near = 1e-6 * abs(one.transform.a or one.transform.b)
+    same = (one.height, one.width) == (other.height, other.width)
+    return same and bool(one.transform.almost_equals(other.transform, near))
 
 
 def open_class_zarr(path: str | os.PathLike[str]) -> ClassReader:

@@ -32,6 +32,7 @@ Examples:
     help="Points, polygons or a raster that tell what is true: adds accuracy, areas "
     "with intervals and the most wrong places.",
 )
+@click.option("--column", help="Column of the reference with the class names.")
 @click.option(
     "--evaluation",
     metavar="FILE.json",
@@ -46,6 +47,7 @@ def report(
     out: str | None,
     raster: str | None,
     reference: str | None,
+    column: str | None,
     evaluation: str | None,
     title: str | None,
     overwrite: bool,
@@ -66,6 +68,7 @@ def report(
             out,
             raster=raster,
             reference=reference,
+            column=column,
             evaluation=evaluation,
             title=title,
             overwrite=overwrite,

@@ -35,6 +35,7 @@ def write_report(
     *,
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
     reference: str | os.PathLike[str] | None = None,
+    column: str | None = None,
     evaluation: Evaluation | str | os.PathLike[str] | None = None,
     title: str | None = None,
     overwrite: bool = False,
@@ -55,6 +56,8 @@ def write_report(
             it is still there.
         reference: Points, polygons or a class raster that tell what is true: the map is
             evaluated by them, and shown where it is most wrong.
+        column: Column of the reference with class names or values; found by its usual
+            names where None.
         evaluation: What `geoseg evaluate` found, as object or JSON file.
         title: Heading; default the masks' name.
         overwrite: Replace a file that is there.
@@ -70,8 +73,8 @@ def write_report(
     reader = open_classes(masks)
     target = _target(reader, out, overwrite=overwrite)
     if evaluation is None and reference is not None:
-        evaluation = _evaluate(reader, reference)
-    labels = None if reference is None else _labels(reader, reference)
+        evaluation = _evaluate(reader, reference, column)
+    labels = None if reference is None else _labels(reader, reference, column)
     scores: dict[str, Score] = {} if labels is None else {"errors": _errors(labels)}
     inputs = Inputs(
         reader=reader,
@@ -109,7 +112,9 @@ def _target(
     return target
 
 
-def _evaluate(reader: ClassReader, reference: str | os.PathLike[str]) -> Evaluation:
+def _evaluate(
+    reader: ClassReader, reference: str | os.PathLike[str], column: str | None
+) -> Evaluation:
     from geoseg.evaluate import evaluate
 
     if not isinstance(reader, Masks):
@@ -117,13 +122,17 @@ def _evaluate(reader: ClassReader, reference: str | os.PathLike[str]) -> Evaluat
             "only masks of geoseg can be compared with a reference here: use "
             "--evaluation with the JSON of another evaluation, or leave it out"
         )
-    return evaluate(reader, os.fspath(reference))
+    return evaluate(reader, os.fspath(reference), column=column)
 
 
-def _labels(reader: ClassReader, reference: str | os.PathLike[str]) -> Labels:
+def _labels(
+    reader: ClassReader, reference: str | os.PathLike[str], column: str | None
+) -> Labels:
     from geoseg.labels import open_labels
 
-    return open_labels(os.fspath(reference), reader.grid, classes=reader.classes)
+    return open_labels(
+        os.fspath(reference), reader.grid, classes=reader.classes, column=column
+    )
 
 
 def _errors(labels: Labels) -> Score:

@@ -1,0 +1,110 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Accuracy and areas
+#
+# Counting the pixels of a map gives areas with the map's errors in them. A sample of
+# points, looked at by someone who knows, corrects that and says how sure one can be
+# (Olofsson et al. 2014, *Good practices for estimating area and assessing accuracy of
+# land change*).
+
+# %%
+import tempfile
+from pathlib import Path
+
+import geopandas
+import matplotlib.pyplot as plt
+import numpy as np
+import rasterio
+
+import geoseg
+from geoseg.demo.scene import CLASSES, write_scene
+from geoseg.demo.train import MODEL
+from geoseg.evaluate import evaluate
+from geoseg.sample import sample_points
+
+folder = Path(tempfile.mkdtemp(prefix="accuracy-"))
+scene, truth = folder / "scene.tif", folder / "truth.tif"
+write_scene(scene, truth, 1024, 1280, seed=7)
+masks = geoseg.segment(scene, model=MODEL, out=folder / "masks.zarr", scores=True)
+
+# %% [markdown]
+# ## Draw points
+#
+# At random in each class of the map, so that small classes get their share. In real life
+# the points go to someone with better images; here the truth of the generated scene
+# fills in the column.
+
+# %%
+points = sample_points(folder / "masks.zarr", folder / "points.gpkg", n=300, seed=1)
+frame = geopandas.read_file(points, layer="samples", engine="pyogrio")
+names = {c.value: c.name for c in CLASSES}
+with rasterio.open(truth) as file:
+    here = zip(frame.geometry.x, frame.geometry.y, strict=True)
+    values = [int(v[0]) for v in file.sample(here)]
+frame["class"] = [names.get(v) for v in values]
+frame = frame[frame["class"].notna()]
+frame.to_file(folder / "labelled.gpkg", engine="pyogrio")
+frame["class"].value_counts()
+
+# %% [markdown]
+# ## Evaluate
+
+# %%
+found = evaluate(folder / "masks.zarr", folder / "labelled.gpkg")
+overall = found.accuracy.overall
+print(f"overall accuracy {overall.value:.1%} ± {overall.margin:.1%}")
+
+# %% [markdown]
+# ## Areas, with intervals
+#
+# Bars are what the map counts; dots what the points say, with 95 % intervals; crosses
+# what is true, which only a generated scene tells.
+
+# %%
+with rasterio.open(truth) as file:
+    cover = file.read(1)
+pixel = (
+    masks.geoseg.areas()["area_m2"].sum() / (masks["classes"].to_numpy() != 255).sum()
+)
+true = [(cover == c.value).sum() * pixel / 1e6 for c in CLASSES]
+by_name = dict(zip([c.name for c in found.classes], found.areas_m2(), strict=True))
+mapped = masks.geoseg.areas()["area_m2"] / 1e6
+
+figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+at = np.arange(len(CLASSES))
+axes.bar(at, [mapped[c.name] for c in CLASSES], color=[c.color for c in CLASSES])
+estimates = [by_name[c.name].scaled(1e-6) for c in CLASSES]
+axes.errorbar(
+    at,
+    [e.value for e in estimates],
+    yerr=[np.nan_to_num(e.margin) for e in estimates],
+    fmt="o",
+    color="black",
+    capsize=4,
+    label="estimated from points",
+)
+axes.plot(at, true, "x", color="black", markersize=9, label="true")
+axes.set_xticks(at, [c.name for c in CLASSES])
+axes.set_ylabel("km²")
+axes.legend(frameon=False)
+
+# %% [markdown]
+# The report has the same figures, with the places where the map is most wrong beside the
+# image: `geoseg report masks.zarr --reference labelled.gpkg`.
+
+# %%
+geoseg.write_report(
+    masks, folder / "report.html", reference=folder / "labelled.gpkg", raster=scene
+)
+figure

@@ -1,0 +1,141 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Choosing window, overlap and resolution
+#
+# A network sees a raster through windows. Near a window's edge it sees less around a
+# pixel and is less right, so two windows disagree where they meet: a seam. geoseg lets
+# windows overlap and blends them, each weighing less towards its edge. How much overlap
+# is enough? This notebook measures it; [the page](choosing.md) says what follows.
+
+# %%
+import os
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import geoseg
+from geoseg.demo.scene import write_scene
+from geoseg.demo.train import MODEL
+from geoseg.image import colour_table, open_image
+from geoseg.seamcheck import REACH, check_seams, count_changes
+
+folder = Path(tempfile.mkdtemp(prefix="seams-"))
+pictures = Path(os.environ.get("GEOSEG_PICTURES", folder))
+side = int(os.environ.get("GEOSEG_SIDE", "1100"))
+scene = folder / "scene.tif"
+write_scene(scene, folder / "truth.tif", side, side, seed=3)
+
+# %% [markdown]
+# ## The same scene at several overlaps
+#
+# `check_seams` counts how often the class changes between neighbouring pixels on the
+# borders of windows, and on lines a few pixels beside them. On land both happen equally
+# often.
+
+# %%
+checks, maps, seconds = {}, {}, {}
+for overlap in (0, 16, 64, 128):
+    begun = perf_counter()
+    masks = geoseg.segment(
+        scene,
+        model=MODEL,
+        out=folder / f"{overlap}.zarr",
+        overlap=overlap,
+        progress=False,
+    )
+    seconds[overlap] = perf_counter() - begun
+    maps[overlap] = masks["classes"].to_numpy()
+    stride = 512 - overlap
+    checks[overlap] = check_seams("windows", count_changes(maps[overlap], 255), stride)
+    check = checks[overlap]
+    print(
+        f"overlap {overlap:>3} px: {check.rate:.2%} on borders, {check.elsewhere:.2%} "
+        f"beside them; seams {'SHOW' if check.stands_out else 'do not show'}"
+    )
+
+# %% [markdown]
+# ## Seen
+#
+# At overlap 0 the border stands out. At the model's own overlap it is a line like any.
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True, layout="constrained")
+for ax, (overlap, check) in zip(axes, checks.items(), strict=True):
+    colours = ["#AAB8B3"] * (2 * REACH + 1)
+    colours[REACH] = "#B5420A" if check.stands_out else "#0B6B58"
+    ax.bar(np.arange(-REACH, REACH + 1), 100 * np.array(check.profile), color=colours)
+    ax.set_title(f"overlap {overlap} px")
+    ax.set_xlabel("px from a border")
+axes[0].set_ylabel("class changes, % of pixel pairs")
+figure.savefig(pictures / "seams-profile.png", dpi=110)
+
+# %%
+table = colour_table(masks.geoseg.classes)
+image = open_image(scene)
+high = 80  # rows and columns shown, around a border where two windows met
+
+
+def worst(border):
+    """Return on how many rows a border changes class that should not, and where."""
+    changes = (maps[0][:, border - 1] != maps[0][:, border]).astype(int)
+    changes -= maps[64][:, border - 1] != maps[64][:, border]
+    counts = np.convolve(changes, np.ones(high, int), mode="valid")
+    return int(counts.max()), int(counts.argmax()), border
+
+
+_, row, border = max(worst(border) for border in range(512, side - high, 512))
+window = np.s_[row : row + high, border - high // 2 : border + high // 2]
+
+figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+pixels = image.source.read(image.source.grid.window)[0][(slice(None), *window)]
+low, top = np.percentile(pixels, [1, 99], axis=(1, 2), keepdims=True)
+views = [np.moveaxis(np.clip((pixels - low) / (top - low), 0, 1), 0, -1)]
+views += [table[maps[overlap][window]] for overlap in (0, 64)]
+titles = ["image", "overlap 0", "overlap 64, the model's own"]
+for ax, view, title in zip(axes, views, titles, strict=True):
+    ax.imshow(view, interpolation="nearest")
+    ax.set_title(title)
+    ax.set_xticks([high / 2 - 0.5], ["border"])
+    ax.set_yticks([])
+figure.savefig(pictures / "seams-map.png", dpi=110)
+
+# %% [markdown]
+# ## What it costs
+#
+# Windows of side *w* that overlap by *o* cover `(w - o)²` new pixels each. A larger
+# window makes the same overlap cheaper.
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+overlaps = np.arange(0, 257, 2)
+for window_side, style in ((256, "-"), (512, "--"), (1024, ":")):
+    usable = overlaps[overlaps <= window_side // 2]
+    ax.plot(
+        usable,
+        (window_side / (window_side - usable)) ** 2,
+        style,
+        color="#0B6B58",
+        label=f"window {window_side} px",
+    )
+ax.set_xlabel("overlap, px")
+ax.set_ylabel("work of the model, times")
+ax.set_ylim(1, 4)
+ax.legend(frameon=False)
+figure.savefig(pictures / "overlap-cost.png", dpi=110)
+
+# %%
+figure
