@@ -239,12 +239,15 @@ class Masks:
         return data
 
     def objects(
-        self, columns: Iterable[str] = tuple(OBJECT_COLUMNS)
+        self,
+        columns: Iterable[str] = tuple(OBJECT_COLUMNS),
+        rows: slice = slice(None),
     ) -> dict[str, NDArray[Any]]:
         """Return the table of objects: columns by name, rows in the order of ids.
 
         Args:
             columns: Which of `OBJECT_COLUMNS`.
+            rows: Which objects; the one with the id 1 comes first.
 
         Raises:
             MasksError: The store has none.
@@ -256,7 +259,7 @@ class Masks:
                 "panoptic"
             )
         arrays = dict(group.arrays())
-        return {name: np.asarray(arrays[name][:]) for name in columns}
+        return {name: np.asarray(arrays[name][rows]) for name in columns}
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, parts are gone."""

@@ -62,7 +62,7 @@ class Vectorize(Settings):
     classes: list[str] | None = None
     connectivity: Literal[4, 8] = 4
     stats: str | None = None
-    layer: str = "regions"
+    layer: str | None = None
 
 
 class Export(Settings):

@@ -71,8 +71,8 @@ class Drawing:
     """Where the raster is."""
     measure: Measure
     """From pixels to true metres."""
-    values: tuple[int, ...]
-    """Class values that become polygons."""
+    values: tuple[int, ...] | None
+    """Values that become polygons; None: all but 0, as of instances."""
     limits: Limits
     """How far to simplify and round."""
     eight: bool = False
@@ -207,6 +207,43 @@ def read_pixels(
     return pixels
 
 
+def read_ids(
+    masks: ClassReader, window: Window, apron: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], int]:
+    """Read ids in and around a block, counted from the lowest that is there.
+
+    Ids grow from row to row, so that few lie between the lowest and the highest.
+
+    Returns:
+        (height + 2 apron, width + 2 apron) int32, 0 for none; which numbers are ids;
+        and what to add to one of them to have the id.
+    """
+    around = window.pad(apron)
+    inside = around.intersection(masks.grid.window)
+    assert inside is not None, "blocks lie in the raster"
+    read = masks.read("classes", inside).astype(np.uint32, copy=False)
+    there = read > 0
+    offset = int(read.min(where=there, initial=2**32 - 1)) - 1 if there.any() else 0
+    ids = np.where(there, read - np.uint32(offset), 0).astype(np.int32)
+    outside = int(ids.max(initial=0)) + 1
+    pixels = np.full((around.height, around.width), outside, np.int32)
+    pixels[inside.relative_to(around).slices] = ids
+    written = np.ones(outside + 1, np.bool_)
+    written[[0, outside]] = False
+    return pixels, written, offset
+
+
+def _pixels(
+    masks: ClassReader, window: Window, drawing: Drawing
+) -> tuple[NDArray[np.uint16 | np.int32], NDArray[np.bool_], int]:
+    """Return a block's pixels, which of them are drawn, and their offset."""
+    if drawing.values is None:
+        return read_ids(masks, window, drawing.apron)
+    written = np.zeros(65537, np.bool_)
+    written[list(drawing.values)] = True
+    return read_pixels(masks, window, drawing.apron), written, 0
+
+
 def trace_block(
     masks: ClassReader, window: Window, drawing: Drawing
 ) -> tuple[Features | None, Open]:
@@ -222,9 +259,7 @@ def trace_block(
         none), and the open rest.
     """
     apron = drawing.apron
-    pixels = read_pixels(masks, window, apron)
-    written = np.zeros(65537, np.bool_)
-    written[list(drawing.values)] = True
+    pixels, written, offset = _pixels(masks, window, drawing)
     near = pixels[apron - 1 : -apron, apron - 1 : -apron]
     faces = Faces(*_arcs.label_faces(near, written, _confidence(masks, window)))
     grid = drawing.grid
@@ -241,7 +276,7 @@ def trace_block(
     xy += np.array([window.x, window.y], np.int32)
     raw = Arcs(xy, start, left - 1, right - 1, headings)
     facts = Facts(
-        value=near[np.divmod(faces.first[1:], near.shape[1])].astype(np.int64),
+        value=near[np.divmod(faces.first[1:], near.shape[1])].astype(np.int64) + offset,
         pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
     )  # fmt: skip
     pairs = (

@@ -16,6 +16,13 @@ import numpy as np
 from geoseg._version import __version__
 from geoseg.errors import RegionsError
 from geoseg.grid import Window
+from geoseg.instance_layer import NAME as INSTANCES
+from geoseg.instance_layer import (
+    InstanceRows,
+    holds_objects_only,
+    instance_fields,
+    instance_reader,
+)
 from geoseg.measure import measure
 from geoseg.regions import (
     Layer,
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 
     from geoseg.grid import Grid
     from geoseg.masks import Masks
-    from geoseg.regions import Rows
+    from geoseg.regions import Field, Rows
     from geoseg.run import Progress
     from geoseg.topology import ClassReader, Features, Open
 
@@ -60,7 +67,7 @@ def vectorize(
     classes: Sequence[str | int] | None = None,
     connectivity: Literal[4, 8] = 4,
     stats: str | Path | None = None,
-    layer: str = "regions",
+    layer: str | None = None,
     client: Client | None = None,
     block: int | None = None,
     overwrite: bool = False,
@@ -90,7 +97,10 @@ def vectorize(
         connectivity: 8 makes pixels that touch at a corner one region, a MultiPolygon.
         stats: A raster; its bands' mean, min and max inside each region become fields
             (needs `geoseg[stats]`).
-        layer: Name of the layer.
+        layer: Name of the layer. `instances` draws the objects of a store that has
+            them, one row each; the default is that where the store was made with the
+            task `instance`, else `regions`. Of objects, those below `min_area` are left
+            out, and `connectivity` says nothing.
         client: Where to run; None is threads of this process.
         block: Side of a block in pixels; changes speed and memory, not the result.
         overwrite: Replace `out` where it exists.
@@ -105,21 +115,25 @@ def vectorize(
     """
     reader = masks_read = open_classes(masks)
     written = _chosen(reader, classes)
+    if layer is None:
+        layer = INSTANCES if holds_objects_only(reader) else "regions"
+    objects = instance_reader(reader) if layer == INSTANCES else None
+    reader = objects or reader
     _check(layer=layer, simplify=simplify, min_area=min_area, connectivity=connectivity)
     drawing = _drawing(
         reader,
-        written,
+        None if objects else written,
         simplify,
         method,
         smooth=smooth,
-        eight=connectivity == 8,
+        eight=connectivity == 8 or objects is not None,
     )
     side = _block_side(reader, drawing, block)
     with (
         target(out, overwrite=overwrite) as path,
         TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
     ):
-        if min_area:
+        if min_area and objects is None:
             from geoseg.sieve import sieve
 
             reader = sieve(
@@ -133,9 +147,8 @@ def vectorize(
             statistics = Statistics.of(stats, reader.grid)
         described = Layer(
             name=layer,
-            fields=fields(
-                confidence="confidence" in reader.arrays,
-                statistics=statistics.names if statistics else (),
+            fields=(instance_fields if objects else fields_of(reader))(
+                statistics=statistics.names if statistics else ()
             ),
             crs=str(reader.grid.crs),
             classes=tuple(c for c in reader.classes if c.value in written),
@@ -148,14 +161,23 @@ def vectorize(
                 "stats": Path(stats).name if stats is not None else None,
             }),
         )  # fmt: skip
-        rows = (
-            as_rows(features, described)
-            for features in _features(reader, drawing, side, client, progress)
-        )
+        features = _features(reader, drawing, side, client, progress)
+        if objects is not None:
+            whole = InstanceRows(
+                masks=objects.masks, values=written, min_area=min_area or 0.0
+            )
+            rows = whole.rows(features)
+        else:
+            rows = (as_rows(some, described) for some in features)
         if statistics:
             rows = (statistics.added(some) for some in rows)
         _write(path, described, rows)
     return Path(out)
+
+
+def fields_of(reader: ClassReader) -> Callable[..., tuple[Field, ...]]:
+    """Return what gives the attributes of regions."""
+    return partial(fields, confidence="confidence" in reader.arrays)
 
 
 def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> ClassReader:
@@ -231,7 +253,7 @@ def _check(
 
 def _drawing(
     reader: ClassReader,
-    written: set[int],
+    written: set[int] | None,
     simplify: float | None,
     method: str,
     *,
@@ -252,7 +274,7 @@ def _drawing(
     return Drawing(
         grid=grid,
         measure=on_ground,
-        values=tuple(sorted(written)),
+        values=None if written is None else tuple(sorted(written)),
         limits=Limits(
             distance**2 if method == "visvalingam" else np.inf,
             distance, height, width, float(radius),

@@ -69,7 +69,12 @@ Examples:
     metavar="RASTER",
     help="Add mean, min and max of its bands inside each region.",
 )
-@click.option("--layer", default="regions", show_default=True, help="Layer name.")
+@click.option(
+    "--layer",
+    metavar="NAME",
+    help="Layer name; `instances` draws objects, one row each. Default: that for the "
+    "task instance, else regions.",
+)
 @click.option("--block", type=int, metavar="PX", help="Side of a block.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @cluster_options
