@@ -9,6 +9,7 @@ What listens, listens on localhost unless the cluster spans machines.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import signal
@@ -117,6 +118,9 @@ def connected(
 
     from geoseg.sources.gdal import redact
 
+    # Of a connection that is lost we tell ourselves, on one line.
+    for name in ("client", "core", "comm", "utils", "batched"):
+        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     options = {} if security is None else {"security": security}
     try:
         # Once with little patience; then with much, for when the connection is lost.

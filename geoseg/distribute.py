@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -23,6 +23,8 @@ from geoseg.errors import ClusterError, WorkersDiedError
 if TYPE_CHECKING:
     from distributed import Client
 
+_LOST = (OSError, TimeoutError, CancelledError)
+"""What Dask raises when the scheduler goes away during a question."""
 STUCK_AFTER = 1800.0
 """Seconds in one task after which a worker may be taken to hang, see `Cluster`."""
 _LOG = logging.getLogger("geoseg")
@@ -159,7 +161,7 @@ class Cluster:
 
     A task whose scheduler was lost is sent again once there is one at the same address;
     the client waits for that as long as its own timeout. A worker that keeps a task
-    four times as long as any task took before, and half an hour at least (Dask's setting
+    four times as long as any task before, and half an hour at least (Dask's setting
     `geoseg.stuck-after`, in seconds), is restarted; every time the limit doubles.
     """
 
@@ -194,9 +196,10 @@ class Cluster:
     def slots(self) -> int:
         """How many threads the cluster's workers have now, or may have soon."""
         if time.monotonic() - self._asked > 1 and self._client.status == "running":
-            threads: dict[str, int] = self._client.nthreads()
-            self._slots = max(1, self._most, sum(threads.values()))
             self._asked = time.monotonic()
+            with suppress(*_LOST):
+                threads: dict[str, int] = self._client.nthreads()
+                self._slots = max(1, self._most, sum(threads.values()))
         return self._slots
 
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
@@ -240,7 +243,9 @@ class Cluster:
 
     def _collect(self, found: list[tuple[Hashable, Any]]) -> list[Outcome[Any]]:
         whole = {f.key: f for _, f in found if f.status == "finished"}
-        results = self._client.gather(whole, errors="skip") if whole else {}
+        results: dict[str, Any] = {}
+        with suppress(*_LOST):  # what is missing then is sent again
+            results = self._client.gather(whole, errors="skip") if whole else {}
         outcomes = []
         for tag, future in found:
             sent = self._sent.pop(future.key)
@@ -279,6 +284,10 @@ class Cluster:
         if now - self._looked < self._stuck / 10 or self._client.status != "running":
             return
         self._looked = now
+        with suppress(*_LOST):
+            self._restart_stuck(now)
+
+    def _restart_stuck(self, now: float) -> None:
         worker_of = {
             key: worker
             for worker, keys in self._client.processing().items()

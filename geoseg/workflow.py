@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,13 @@ from uuid import uuid4
 from geoseg._version import __version__
 from geoseg.blocks import Job
 from geoseg.distribute import cores
-from geoseg.errors import GeosegError, MasksError, PlanError
+from geoseg.errors import (
+    GeosegError,
+    MasksError,
+    PlanError,
+    StorageFullError,
+    is_full,
+)
 from geoseg.masks import Masks, create_masks, writing
 from geoseg.memory import Memory, estimate
 from geoseg.models.card import Card, Task
@@ -353,37 +360,43 @@ def run_plan(
 ) -> tuple[Masks, RunFacts]:
     """Create the store, or go on with it, and run the plan; see `segment`."""
     path = _checked_out(os.fspath(out), plan.source.identity)
+    begun = datetime.now(UTC)
+    with ExitStack() as stack:
+        with _writable(path):
+            check = stack.enter_context(writing(path, overwrite=overwrite))
+            masks = create_masks(
+                path,
+                grid=plan.source.grid,
+                classes=table_of(plan.model.card),
+                chunk=plan.tiling.chunk,
+                arrays=plan.arrays,
+                settings=plan.settings,
+                block=plan.tiling.block,
+                provenance=_provenance(plan, begun),
+                overwrite=overwrite,
+                zarr_format=zarr_format,
+            )
+        return _run(plan, masks, client, progress, check)
+
+
+@contextmanager
+def _writable(path: str) -> Iterator[None]:
+    """Say on one line why a store cannot be written."""
     try:
-        with writing(path, overwrite=overwrite) as check:
-            return _run(plan, path, client, overwrite, zarr_format, progress, check)
+        yield
     except OSError as error:
-        raise MasksError(
-            f"{path} cannot be written: {error.strerror or error}"
-        ) from error
+        kind = StorageFullError if is_full(error) else MasksError
+        raise kind(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _run(
     plan: Plan,
-    path: str,
+    masks: Masks,
     client: Client | None,
-    overwrite: bool,
-    zarr_format: Literal[2, 3],
     progress: Callable[[Progress], None] | bool | None,
     check: Callable[[], None],
 ) -> tuple[Masks, RunFacts]:
     begun = datetime.now(UTC)
-    masks = create_masks(
-        path,
-        grid=plan.source.grid,
-        classes=table_of(plan.model.card),
-        chunk=plan.tiling.chunk,
-        arrays=plan.arrays,
-        settings=plan.settings,
-        block=plan.tiling.block,
-        provenance=_provenance(plan, begun),
-        overwrite=overwrite,
-        zarr_format=zarr_format,
-    )
     record = masks.record()
     # A store that was begun with other blocks is finished with those: same answer.
     tiling = replace(plan.tiling, block=record["block"])
@@ -402,7 +415,8 @@ def _run(
             second = splitting_job(job, plan.splitting)
             run_objects(second, client=client, threads=cores(), show=tell)
     seconds = (datetime.now(UTC) - begun).total_seconds()
-    masks.finish({"finished": datetime.now(UTC).isoformat(), "seconds": seconds})
+    with _writable(masks.path):
+        masks.finish({"finished": datetime.now(UTC).isoformat(), "seconds": seconds})
     return masks, facts
 
 
