@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 
 from geoseg.errors import MasksError, first_line
 from geoseg.grid import Window
+from geoseg.styles import raster_qml
 
 if TYPE_CHECKING:
     from geoseg.masks import Masks
@@ -21,9 +22,9 @@ def export_cog(
 ) -> Path:
     """Write the `classes` of a store as a COG.
 
-    Class names lie in `<out>.aux.xml`, where GDAL and QGIS look for them; colours,
-    nodata and overviews (nearest, so classes stay classes) in the file itself. It is
-    written beside and renamed when whole.
+    Class names lie in `<out>.aux.xml`, where GDAL looks for them, and in a style beside
+    it, `.qml`, where QGIS does; colours, nodata and overviews (nearest, so classes stay
+    classes) in the file itself. It is written beside and renamed when whole.
 
     Args:
         masks: The store.
@@ -58,6 +59,9 @@ def export_cog(
                     overview_resampling="nearest",
                     bigtiff="if_safer",
                 )
+            style = Path(folder) / "style.qml"
+            style.write_text(raster_qml(masks.classes), encoding="utf-8")
+            style.replace(target.with_suffix(".qml"))
             _rename(whole, target)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise MasksError(f"{target} cannot be written: {first_line(error)}") from error

@@ -59,6 +59,32 @@ def qml(classes: Sequence[Class]) -> str:
     return head + _text(root)
 
 
+def raster_qml(classes: Sequence[Class]) -> str:
+    """Return a QGIS style for a class raster: values in their colours, by their names.
+
+    QGIS finds it beside a raster of the same name; from the raster itself it takes
+    colours, but not names.
+    """
+    root = Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = SubElement(
+        SubElement(root, "pipe"),
+        "rasterrenderer",
+        {
+            "type": "paletted",
+            "band": "1",
+            "opacity": "1",
+            "alphaBand": "-1",
+            "nodataColor": "",
+        },
+    )
+    palette = SubElement(renderer, "colorPalette")
+    for each in classes:
+        entry = {"value": str(each.value), "label": each.name, "color": each.color}
+        SubElement(palette, "paletteEntry", {**entry, "alpha": "255"})
+    head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return head + _text(root)
+
+
 def sld(layer: str, classes: Sequence[Class]) -> str:
     """Return a Styled Layer Descriptor: one rule per class."""
     root = Element(

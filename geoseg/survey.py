@@ -32,7 +32,7 @@ PLACE = 256
 """Side of a remarkable place in pixels."""
 _BLOCK = 2048
 _ROWS = 16  # the area of a pixel is taken to be the same in so many rows
-_KEPT = 200
+_KEPT = 500
 Score = Callable[[Window, "NDArray[Any]"], "NDArray[np.float32]"]
 
 
@@ -262,7 +262,7 @@ def _places(scores: NDArray[np.float32], window: Window) -> list[Place]:
         valid.sum(axis=(1, 3)), 1
     )
     mean[share < 0.5] = -1
-    best = np.argsort(mean, axis=None)[::-1][:4]
+    best = np.argsort(mean, axis=None)[::-1][:12]
     found = []
     for row, column in zip(*np.unravel_index(best, mean.shape), strict=True):
         if mean[row, column] > 0:
