@@ -108,6 +108,7 @@ def make_plan(
     batch: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    tta: Literal["d4", "flips"] | None = None,
     scores: bool = False,
     probabilities: bool = False,
     resolution: Resolution = "model",
@@ -123,7 +124,9 @@ def make_plan(
         GeosegError: The raster, the model and the numbers do not go together.
     """
     opened = open_source(source, bands=bands, aoi=aoi, nodata=nodata)
-    recipe = model_recipe(model, device=device, precision=precision, batch=batch)
+    recipe = model_recipe(
+        model, device=device, precision=precision, batch=batch, tta=tta
+    )
     recipe = recipe.bound(opened)
     if recipe.card.nodata is not None:
         opened = with_nodata(opened, recipe.card.nodata)
@@ -265,6 +268,7 @@ def segment(
     batch: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    tta: Literal["d4", "flips"] | None = None,
     scores: bool = False,
     probabilities: bool = False,
     resolution: Resolution = "model",
@@ -286,7 +290,7 @@ def segment(
         source: Path or URL that GDAL can open, several of them or a glob (mosaic), a
             folder of single-band files, an `xarray.DataArray` (band, y, x) or (y, x).
         model: Model folder, card, `module:factory`, `threshold:ndwi`, …, or an object
-            with a card; see `geoseg models`.
+            with a card; see `geoseg models`. A list of them is averaged.
         out: The masks' Zarr store, a folder or URL.
         aoi: Vector file; pixels whose centre is outside are nodata.
         bands: Names of the raster's bands in order, or which ones (1-based) to use.
@@ -296,6 +300,7 @@ def segment(
         batch: Windows per forward pass; default by device.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         precision: `auto`, `fp32`, `bf16`, `fp16`.
+        tta: Look at every window turned and mirrored: `d4` eight times, `flips` four.
         scores: Write the `confidence` array too.
         probabilities: Write the `probabilities` array too.
         resolution: Pixel size in metres to work at: `model` (resample where the raster
@@ -329,6 +334,7 @@ def segment(
         batch=batch,
         device=device,
         precision=precision,
+        tta=tta,
         scores=scores,
         probabilities=probabilities,
         resolution=resolution,

@@ -67,6 +67,13 @@ def comma_list(
     return None if value is None else [v.strip() for v in value.split(",") if v.strip()]
 
 
+def one_or_more(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> str | list[str]:
+    """Turn an option that may be repeated into a text, or a list of them."""
+    return values[0] if len(values) == 1 else list(values)
+
+
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 

@@ -1,9 +1,10 @@
-"""`geoseg models` and `geoseg model show | check | pack`."""
+"""`geoseg models` and `geoseg model show | check | pack | import`."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -44,7 +45,7 @@ def models(*, as_json: bool) -> None:
 
 @click.group()
 def model() -> None:
-    """Look at one model: show its card, check it against a raster, pack it."""
+    """Look at one model: show its card, check it against a raster, pack, import."""
 
 
 @model.command(
@@ -102,3 +103,42 @@ def check(
             click.echo(f"{finding.level:<6}{finding.subject:<12}{finding.text}")
     if any(f.level == "wrong" for f in findings):
         context.exit(2)
+
+
+@model.command(
+    epilog="""
+\b
+Examples:
+  geoseg model pack segformer-folder --out models/segformer
+  geoseg model pack net.onnx --out models/net
+"""
+)
+@click.argument("spec", metavar="MODEL")
+@click.option("--out", required=True, metavar="FOLDER", help="The folder to write.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+def pack(*, spec: str, out: str, overwrite: bool) -> None:
+    """Pack MODEL, its card and its weights, into one folder to share."""
+    from geoseg.models.pack import pack as run
+
+    click.echo(str(run(spec, Path(out), overwrite=overwrite)))
+
+
+@model.command(
+    "import",
+    epilog="""
+\b
+Example:
+  geoseg model import dynamicworld dynamicworld/forward --out models/dynamicworld
+""",
+)
+@click.argument("kind", type=click.Choice(["dynamicworld"]))
+@click.argument("folder", type=click.Path())
+@click.option(
+    "--out", metavar="FOLDER", help="The model to write; default models/KIND."
+)
+def import_(*, kind: str, folder: str, out: str | None) -> None:
+    """Turn a model as others publish it, in FOLDER, into one of geoseg's folders."""
+    from geoseg.models.dynamic_world import import_folder
+
+    path = import_folder(Path(folder), Path(out or f"models/{kind}"))
+    click.echo(f"{path}: use it with --model {path}")

@@ -12,6 +12,7 @@ from geoseg.cli.common import (
     byte_count,
     cluster_options,
     comma_list,
+    one_or_more,
     output_options,
     report,
     resolution,
@@ -26,7 +27,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
     click.argument("raster", nargs=-1, required=True),
     click.option(
-        "--model", required=True, metavar="MODEL", help="See `geoseg models`."
+        "--model",
+        required=True,
+        multiple=True,
+        callback=one_or_more,
+        metavar="MODEL",
+        help="See `geoseg models`; given several times, scores are averaged.",
+    ),
+    click.option(
+        "--tta",
+        type=click.Choice(["d4", "flips"]),
+        help="Look at every window turned and mirrored: 8 or 4 times.",
     ),
     click.option("--aoi", type=click.Path(), help="Polygons; outside is nodata."),
     click.option(
