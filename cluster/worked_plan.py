@@ -9,17 +9,21 @@ memory are what `geoseg plan` says; the rest follows from the assumptions printe
 import argparse
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from geoseg.testing import LocalModel, identity_card
-from geoseg.workflow import make_plan
+from geoseg.workflow import Plan, make_plan
 
 VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
   <SRS>{crs}</SRS>
   <GeoTransform>{left}, {size}, 0, {top}, 0, -{size}</GeoTransform>
 {bands}
 </VRTDataset>"""
-BAND = '  <VRTRasterBand dataType="{dtype}" band="{i}"><NoDataValue>0</NoDataValue></VRTRasterBand>'
+BAND = """  <VRTRasterBand dataType="{dtype}" band="{i}">
+    <NoDataValue>0</NoDataValue>
+  </VRTRasterBand>"""
 
 JOBS = {
     # name: width, height, pixel, crs, left, top, bands, dtype, share with data, classes
@@ -27,12 +31,13 @@ JOBS = {
         700_000, 440_000, 0.5, "EPSG:2056", 2_480_000, 1_300_000, 4, "Byte", 0.55, 8,
     ),
     "world's land, 10 m": (
-        4_007_502, 1_600_000, 10, "EPSG:6933", -17_367_530, 7_300_000, 4, "UInt16", 0.24, 11,
+        4_007_502, 1_600_000, 10, "EPSG:6933", -17_367_530, 7_300_000, 4, "UInt16",
+        0.24, 11,
     ),
 }  # fmt: skip
 
 
-def plan(job):
+def plan(job: tuple[Any, ...]) -> Plan:
     """Return the plan of a job, for a network with windows of 512 and overlap 64."""
     width, height, size, crs, left, top, count, dtype, _, classes = job
     bands = "\n".join(BAND.format(dtype=dtype, i=i + 1) for i in range(count))
@@ -45,13 +50,12 @@ def plan(job):
         path.write_text(text)
         card = identity_card(classes, window=512, overlap=64)
         names = [b.name for b in card.bands][:count]
-        from dataclasses import replace
-
         card = replace(card, bands=card.bands[:count])
         return make_plan(str(path), model=LocalModel(card=card), bands=names)
 
 
-def main():
+def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--mpx", type=float, default=50, help="Mpx/s of one GPU; measure yours"
@@ -67,7 +71,8 @@ def main():
         rows[name] = {
             "raster": f"{grid.height:,} x {grid.width:,} px, {share:.0%} with data",
             "windows": f"{tiling.windows * share:,.0f}",
-            "blocks (Dask tasks: twice)": f"{tiling.blocks * share:,.0f} of {tiling.block} px",
+            "blocks (Dask tasks: twice)": f"{tiling.blocks * share:,.0f} of "
+            f"{tiling.block} px",
             "GPU hours": f"{pixels / speed / 1e6 / 3600:,.1f}",
             "on 16 GPUs": f"{pixels / speed / 1e6 / 3600 / 16:,.1f} h",
             "read, uncompressed": f"{pixels * pixel / 1e12:,.1f} TB",

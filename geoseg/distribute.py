@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from uuid import uuid4
 
 from geoseg.errors import ClusterError, WorkersDiedError
@@ -377,13 +377,13 @@ def unordered(
                 except StopIteration:
                     exhausted = True
                     break
-                tasks.submit(item, _apply, item)  # type: ignore[arg-type]
+                tasks.submit(item, _apply, item)
             if not tasks.in_flight:
                 return
             for outcome in tasks.wait():
                 if outcome.error is not None:
                     raise outcome.error
-                yield outcome.tag, outcome.result
+                yield outcome.tag, cast("R", outcome.result)
 
 
 def _apply(function: Callable[[T], R], item: T) -> R:

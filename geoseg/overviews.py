@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from geoseg.topology import ClassReader
 
 PREFIX = "overview_"
-REGION = 4096
+REGION = 2048
 """Side of the squares that are halved at once; memory does not grow with the raster."""
 CHUNK = 512
 COARSEST = 512
 """There are levels until the longer side is no longer than this."""
-_MOST_LEVELS = 12  # 4096 = 2^12: a region is at least one pixel of every level
+_MOST_LEVELS = 11  # 2048 = 2^11: a region is at least one pixel of every level
 _AT_ONCE = 1 << 24
 _CONVENTION = {
     "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v1/schema.json",
@@ -194,8 +194,14 @@ def _gather(
 
 def open_pyramid(reader: ClassReader) -> Pyramid:
     """Return masks, or any raster of classes, with the overviews that it has."""
+    from geoseg.class_raster import ClassRaster
+
+    if isinstance(reader, ClassRaster):
+        from geoseg.gdal_overviews import file_overviews
+
+        return Pyramid(base=reader, levels=file_overviews(reader))
     if not isinstance(reader, Masks):
-        return Pyramid(base=reader, levels=tuple(getattr(reader, "levels", ())))
+        return Pyramid(base=reader)
     layout = reader.attributes().get("multiscales", {}).get("layout", [])
     paths = [entry["asset"].rpartition("/")[0] for entry in layout[1:]]
     return Pyramid(

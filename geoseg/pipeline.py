@@ -222,7 +222,7 @@ def _record(masks: str) -> Mapping[str, Any]:
         return {}
 
 
-# --- stages ----------------------------------------------------------------------------
+# --- stages ---------------------------------------------------------------------------
 
 
 def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""Fakes for tests, ours and yours: sources in memory, models that do next to nothing."""
+"""Fakes for tests, ours and yours: sources in memory, models that do almost nothing."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ class ArraySource:
     def grid(self) -> Grid:
         """Where its pixels are."""
         _, height, width = self.values.shape
-        return Grid(
-            crs=self.crs, transform=self.transform, height=height, width=width
-        )
+        return Grid(crs=self.crs, transform=self.transform, height=height, width=width)
 
     @property
     def bands(self) -> tuple[SourceBand, ...]:

@@ -82,6 +82,8 @@ def main(raster, regions, out):
     panel(painter, layers[1], near, width)
     painter.end()
     image.save(out)
+    del painter, layer
+    layers.clear()  # before what they hang on
     application.exitQgis()
 
 

@@ -1,4 +1,4 @@
-"""Laws of the blend: weights add up, sums do not care about order, probabilities hold."""
+"""Laws of the blend: weights add up, order does not matter, probabilities hold."""
 
 import numpy as np
 import pytest

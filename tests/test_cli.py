@@ -125,16 +125,14 @@ def test_bad_input(scene, tmp_path, capsys):
     refused(capsys, "segment", scene, *out, says="--model")
     refused(capsys, "segment", scene, *MODEL, "--out", scene, says="inside the input")
     refused(capsys, "segment", scene, *MODEL, *out, "--block", 7, says="use 1024")
-    refused(
-        capsys, "segment", scene, *MODEL, *out, "--overlap", 7, says="must be even"
-    )
-    refused(
-        capsys, "segment", scene, *MODEL, *out, "--memory", "1MB", says="allowed"
-    )
+    refused(capsys, "segment", scene, *MODEL, *out, "--overlap", 7, says="must be even")
+    refused(capsys, "segment", scene, *MODEL, *out, "--memory", "1MB", says="allowed")
     refused(capsys, "segment", scene, *MODEL, *out, "--memory", "x", says="8GB")
     refused(capsys, "segment", scene, *MODEL, *out, "--nonsense", says="--nonsense")
     assert not (tmp_path / "m.zarr").exists()
-    refused(capsys, "vectorize", tmp_path / "no.zarr", "--out", "r.gpkg", says="no.zarr")
+    refused(
+        capsys, "vectorize", tmp_path / "no.zarr", "--out", "r.gpkg", says="no.zarr"
+    )
     refused(capsys, "export", tmp_path / "no.zarr", "--out", "r.tif", says="no.zarr")
     refused(capsys, "nonsense", says="nonsense")
 

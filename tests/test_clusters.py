@@ -1,6 +1,6 @@
 """Where workers come from: settings, versions, GPUs, TLS, manifests, the container."""
 
-import datetime
+import datetime as dt
 import ipaddress
 import os
 import re
@@ -37,7 +37,7 @@ def settings(tmp_path, text):
     return read_cluster(tmp_path / "c.toml")
 
 
-# --- settings --------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
@@ -113,7 +113,7 @@ def test_a_slurm_job_asks_for_what_the_file_says():
         assert line in script
 
 
-# --- this machine ----------------------------------------------------------------------
+# --- this machine ---------------------------------------------------------------------
 
 
 def _facts(dask_worker):
@@ -169,7 +169,7 @@ def test_a_local_cluster_listens_on_localhost_only(tmp_path):
         assert client.dashboard_link.startswith("http://127.0.0.1:")
 
 
-# --- others' schedulers ----------------------------------------------------------------
+# --- others' schedulers ---------------------------------------------------------------
 
 
 def test_no_scheduler_is_said_quickly():
@@ -210,7 +210,7 @@ def test_versions_are_compared_on_both_sides():
 
 def test_a_cluster_without_geoseg_is_refused():
     class Bare(Cluster):
-        def run_on_scheduler(self, function):
+        def run_on_scheduler(self, _):
             raise ModuleNotFoundError("No module named 'geoseg'")
 
     with pytest.raises(ClusterError, match="install geoseg"):
@@ -228,15 +228,15 @@ def certificates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "geoseg")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=2))
         .add_extension(
             x509.SubjectAlternativeName(
                 [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -285,7 +285,7 @@ def test_tls(certificates, tmp_path):
         scheduler.wait()
 
 
-# --- Kubernetes ------------------------------------------------------------------------
+# --- Kubernetes -----------------------------------------------------------------------
 
 
 def _operator(name):
@@ -307,7 +307,7 @@ def _schema(kind):
             names = re.findall(
                 r"#/definitions/(io\.k8s[\w.]+)", _operator("templates.yaml")
             )
-            contents = {"definitions": dict.fromkeys(names, {"type": "object"})}
+            contents = {"definitions": {name: {"type": "object"} for name in names}}
         return referencing.jsonschema.DRAFT4.create_resource(contents)
 
     definition = yaml.safe_load(_operator(f"{kind.lower()}.yaml"))
@@ -405,7 +405,7 @@ def test_the_commands_in_the_manifests_are_commands_of_geoseg():
                 assert read_pipeline(file, overrides).segment.model
 
 
-# --- the container ---------------------------------------------------------------------
+# --- the container --------------------------------------------------------------------
 
 
 def test_the_containers_entry_without_the_container():
@@ -441,7 +441,7 @@ def test_the_dockerfile_ends_as_a_user():
     text = (CLUSTER / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+) AS (\S+)", text, re.MULTILINE)
     assert {"cpu", "cuda"} <= {name for _, name in stages}
-    assert dict((name, base) for base, name in stages)["cuda"] == "run"
+    assert {name: base for base, name in stages}["cuda"] == "run"
     run = text[text.index("AS run") :]
     assert "USER 1000" in run[: run.index("ENTRYPOINT")]
     assert re.search(r"FROM python:\d+\.\d+\.\d+-", text)

@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import dask
 import numpy as np
@@ -109,7 +110,7 @@ def chunks(store):
     }
 
 
-def counting(folder, trick=lambda pixels, seen: None):
+def counting(folder, trick=lambda *_: None):
     """Return a model that counts windows in a file and does a trick with each batch.
 
     The class is made here, so that it travels to workers by value.
@@ -120,9 +121,9 @@ def counting(folder, trick=lambda pixels, seen: None):
         card = identity_card(3, window=48, overlap=12)
 
         def predict(self, pixels):
-            with open(log, "ab") as file:
+            with Path(log).open("ab") as file:
                 file.write(b"w" * len(pixels))
-            trick(pixels, os.path.getsize(log))
+            trick(pixels, Path(log).stat().st_size)
             height, width = pixels.shape[-2:]
             y = np.abs(np.linspace(-1, 1, height, dtype=np.float32))[:, None]
             x = np.abs(np.linspace(-1, 1, width, dtype=np.float32))[None]
@@ -146,7 +147,7 @@ def once(path):
     return True
 
 
-# --- workers ---------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_a_block_that_kills_workers_fails_alone(scene, whole, pixels, tmp_path, 
     marker = pixels[0, 90, 90]  # in the block of row 1, column 1
 
     def trick(pixels, seen, broken=str(broken)):
-        if os.path.exists(broken) and (pixels[:, 0, 16:-16, 16:-16] == marker).any():
+        if Path(broken).exists() and (pixels[:, 0, 16:-16, 16:-16] == marker).any():
             os.kill(os.getpid(), signal.SIGKILL)
 
     model = counting(tmp_path, trick)
@@ -257,7 +258,7 @@ def _stop_after(blocks):
     return show
 
 
-# --- the client ------------------------------------------------------------------------
+# --- the client -----------------------------------------------------------------------
 
 MODEL = """
     import time
@@ -348,7 +349,7 @@ def test_grace_ends(scene, tmp_path, monkeypatch):
     assert time.monotonic() - begun < 3
 
 
-# --- two at once -----------------------------------------------------------------------
+# --- two at once ----------------------------------------------------------------------
 
 
 def test_the_second_client_on_a_store_is_refused(scene, tmp_path):
@@ -396,7 +397,7 @@ def _foreign(storage, **fields):
     }
     data = json.dumps(record | fields).encode().ljust(512)
     if storage.is_local and storage.exists("lock"):  # in place, as owners do
-        with open(f"{storage.url}/lock", "r+b") as file:
+        with (Path(storage.url) / "lock").open("r+b") as file:
             file.write(data)
     else:
         storage.put("lock", data)
@@ -456,13 +457,13 @@ def test_a_worker_of_an_older_run_cannot_write_into_a_new_one(scene, tmp_path):
     assert chunks(tmp_path / "m.zarr") == after
 
 
-# --- reading ---------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------
 
 
 class Shaky(ArraySource):
     """A source whose first reads of a window fail."""
 
-    fails = {}
+    fails: ClassVar = {}
 
     def read(self, window):
         left = Shaky.fails.get((window.y, window.x), 0)
@@ -526,7 +527,7 @@ def test_a_raster_that_changes_during_the_run_is_refused(pixels, tmp_path, how):
             run(scene, tmp_path / "m.zarr", counting(tmp_path))
 
 
-# --- writing ---------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -550,7 +551,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
 ):
     where, resize = small_disk
     model = counting(tmp_path)
-    with pytest.raises(StorageFullError, match="make room.*goes on") as error:
+    with pytest.raises(StorageFullError, match=r"make room.*goes on") as error:
         run(scene, where / "m.zarr", model)
     assert error.value.exit_status == 3
     assert "No space left" in str(error.value)
@@ -637,7 +638,7 @@ def test_begun_anew_but_killed_while_deleting(scene, whole, tmp_path, monkeypatc
     assert chunks(tmp_path / "m.zarr") == whole
 
 
-# --- the accelerator -------------------------------------------------------------------
+# --- the accelerator ------------------------------------------------------------------
 
 
 def test_out_of_memory_on_the_gpu_halves_the_batch(scene, tmp_path):
@@ -666,7 +667,7 @@ def test_out_of_memory_on_the_gpu_halves_the_batch(scene, tmp_path):
         run(scene, tmp_path / "none.zarr", net(0), batch=8)
 
 
-# --- the scheduler ---------------------------------------------------------------------
+# --- the scheduler --------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -716,7 +717,7 @@ def test_a_scheduler_that_comes_back_at_its_address(scene, whole, tmp_path):
                 first.append(start(*dask_scheduler))
                 first.append(start(*dask_worker, "--no-dashboard"))
 
-        model = counting(tmp_path, lambda pixels, seen: time.sleep(0.05))
+        model = counting(tmp_path, lambda *_: time.sleep(0.05))
         with open_client(scheduler=address) as client:
             run(scene, tmp_path / "m.zarr", model, client=client, progress=show)
         assert len(first) == 4

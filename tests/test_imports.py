@@ -72,7 +72,9 @@ def test_only_shells_know_the_scheduler():
         for node in tree.body:  # imports at the top; types and doors may look later
             if isinstance(node, ast.ImportFrom | ast.Import):
                 name = ast.unparse(node)
-                if "distributed" in name or name.startswith(("import dask", "from dask")):
+                if "distributed" in name or name.startswith(
+                    ("import dask", "from dask")
+                ):
                     wrong.append(f"{path.relative_to(ROOT)}: {name}")
     assert not wrong
 

@@ -1,4 +1,4 @@
-"""Law 6: masks open in the right place without geoseg; stores keep to their settings."""
+"""Law 6: masks open in the right place without geoseg; stores keep their settings."""
 
 import json
 import pickle
@@ -152,7 +152,7 @@ def test_other_settings_are_refused_and_the_same_go_on(tmp_path):
     assert again.done_facts(0, 1) == {"windows": 3}
     assert again.record()["block"] == 32
     assert (again.read("classes", again.grid.window) == values).all()
-    with pytest.raises(MasksError, match='model: a there, b now.*--overwrite'):
+    with pytest.raises(MasksError, match=r"model: a there, b now.*--overwrite"):
         make(tmp_path / "m.zarr", settings={"model": "b"})
     new = make(tmp_path / "m.zarr", settings={"model": "b"}, overwrite=True)
     assert new.done() == set()

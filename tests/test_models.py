@@ -23,6 +23,7 @@ from geoseg.models.families import CLASSICAL, families
 from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.load import load_model, model_recipe
 from geoseg.models.plain import card_from_dict
+from geoseg.models.smp import multiple_of
 from geoseg.models.torch_adapter import TorchModel
 from geoseg.raster import open_source
 
@@ -279,8 +280,9 @@ class TestSmp:
          "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer"],
     )  # fmt: skip
     def test_parity(self, tmp_path, window, arch):
-        net, folder = self.make(tmp_path, arch)
-        pixels = window[None, :, :96, :128]
+        net, folder = self.make(tmp_path, arch, encoder="mobilenet_v2")
+        side = multiple_of(arch)  # the smallest there can be at a raster's far edge
+        pixels = window[None, :, :side, : 2 * side]
         model = load_model(folder, device="cpu", precision="fp32")
         scores = model.predict(pixels).softmax(1)
         with torch.inference_mode():
@@ -300,16 +302,16 @@ class TestSmp:
         scores = model.predict(pixels).softmax(1)
         torch.testing.assert_close(scores, expected.softmax(1), rtol=0, atol=1e-4)
 
-    @pytest.mark.parametrize("bands", [1, 4, 13])
+    @pytest.mark.parametrize("bands", [1, 13])
     def test_any_number_of_bands(self, tmp_path, bands):
-        _, folder = self.make(tmp_path, bands=bands)
+        _, folder = self.make(tmp_path, bands=bands, encoder="mobilenet_v2")
         pixels = np.zeros((1, bands, 64, 96), np.uint16)
         assert load_model(folder).predict(pixels).shape == (1, 4, 64, 96)
 
     def test_bf16_agrees_with_fp32(self, tmp_path, window):
         """Not exactly, but where fp32 itself is sure."""
         _, folder = self.make(tmp_path)
-        pixels = window[None, :, :256, :256]
+        pixels = window[None, :, :128, :256]
         exact = load_model(folder, device="cpu", precision="fp32").predict(pixels)
         rough = load_model(folder, device="cpu", precision="bf16").predict(pixels)
         best = exact.topk(2, dim=1).values

@@ -123,7 +123,7 @@ class Pass(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_masks_in_a_bucket(scene, expected, bucket):
     assert verify(out).whole
     names = masks.storage.names(".geoseg")
     assert names == ["done", "run.json"]  # no lock, no parts, no rims
-    again, facts = segment(scene, out)
+    _, facts = segment(scene, out)
     assert facts.windows == 0
     assert masks.dataset()["classes"].shape == (110, 100)
 
@@ -268,9 +268,11 @@ def test_other_settings_and_begun_anew_in_a_bucket(scene, expected, bucket):
 
 def test_a_lock_in_a_bucket(bucket):
     storage = Storage(f"{bucket}/m.zarr")
-    with held(storage, ".geoseg/lock", beat=0.1):
-        with pytest.raises(LockedError, match="is being written by process"):
-            held(storage, ".geoseg/lock", beat=0.1).__enter__()
+    with (
+        held(storage, ".geoseg/lock", beat=0.1),
+        pytest.raises(LockedError, match="is being written by process"),
+    ):
+        held(storage, ".geoseg/lock", beat=0.1).__enter__()
     with held(storage, ".geoseg/lock", beat=0.1):
         pass
 

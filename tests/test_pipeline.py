@@ -58,7 +58,7 @@ def refusal(path, *overrides):
     return str(error.value)
 
 
-# --- the file --------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.toml")), ids=lambda p: p.stem)
@@ -129,7 +129,7 @@ def test_the_cluster_may_be_a_file_or_a_table(water, tmp_path):
     assert "cannot be read" in refusal(water, "cluster=none.toml")
 
 
-# --- running ---------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------
 
 
 def test_the_whole_way_and_again(water, tmp_path):
@@ -255,7 +255,7 @@ def test_asked_to_end_and_run_again(scene, tmp_path):
     assert (tmp_path / "out" / "regions.gpkg").exists()
 
 
-# --- the files to copy, each on a scene of its kind ------------------------------------
+# --- the files to copy, each on a scene of its kind -----------------------------------
 
 
 def test_landcover_on_a_generated_scene(scene, tmp_path):
@@ -270,8 +270,8 @@ def test_landcover_on_a_generated_scene(scene, tmp_path):
         rasterio.open(tmp_path / "out" / "landcover.tif") as found,
         rasterio.open(scene.replace("scene.tif", "truth.tif")) as truth,
     ):
-        found, truth = found.read(1), truth.read(1)
-    assert (found == truth)[truth != 255].mean() > 0.8
+        labels, cover = found.read(1), truth.read(1)
+    assert (labels == cover)[cover != 255].mean() > 0.8
 
 
 def test_water_on_a_real_scene_with_a_local_cluster(shared, tmp_path):
@@ -289,7 +289,7 @@ def test_water_on_a_real_scene_with_a_local_cluster(shared, tmp_path):
 
 
 def test_tree_crowns_on_a_real_chip(shared, tmp_path):
-    chip = sorted((shared / "naip_urban_trees" / "images").glob("*.tif"))[0]
+    chip = min((shared / "naip_urban_trees" / "images").glob("*.tif"))
     line = ["run", str(PIPELINES / "tree_crowns.toml"), "--quiet"]
     for text in (
         f"segment.raster={chip}",

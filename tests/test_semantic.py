@@ -28,15 +28,11 @@ def segment(source, model, *, blocks=1, order=None, batch=1, names=("classes",))
     }
     tiling = Tiling(**sides)
     tiling = Tiling(**sides, block=blocks * tiling.chunk)
-    todo = list(
-        itertools.product(range(tiling.block_rows), range(tiling.block_cols))
-    )
+    todo = list(itertools.product(range(tiling.block_rows), range(tiling.block_cols)))
     if order is not None:
         np.random.default_rng(order).shuffle(todo)
     parts = {
-        tuple(rc): segment_block(
-            source, model, tiling, *rc, arrays=names, batch=batch
-        )
+        tuple(rc): segment_block(source, model, tiling, *rc, arrays=names, batch=batch)
         for rc in todo
     }
     shape = (tiling.height, tiling.width)

@@ -1,4 +1,4 @@
-"""Verify: a flipped byte, a missing chunk, a foreign file; and mending what is damaged."""
+"""Verify: a flipped byte, a missing chunk, a foreign file; and mending."""
 
 import json
 from pathlib import Path

@@ -222,9 +222,9 @@ def test_other_settings_on_a_store_are_refused(scene, tmp_path):
 def test_the_output_must_not_lie_in_the_input(scene, tmp_path):
     with pytest.raises(MasksError, match="lies on or inside the input"):
         run(scene, scene)
+    other = tmp_path / "file.txt"
+    other.write_text("mine")
     with pytest.raises(MasksError, match="is a file"):
-        other = tmp_path / "file.txt"
-        other.write_text("mine")
         run(scene, other)
     assert other.read_text() == "mine"
 
@@ -243,7 +243,7 @@ def test_failed_blocks_are_listed_and_retried(scene, tmp_path):
     with rasterio.open(scene) as file:
         marker = file.read(1)[20 - 6, 20 - 6 + 36 * 3]
     whole = run(scene, tmp_path / "whole.zarr", model=LocalModel(card=card))
-    with pytest.raises(BlocksFailedError, match="1 of .* block 0,1.*NaN") as caught:
+    with pytest.raises(BlocksFailedError, match=r"1 of .* block 0,1.*NaN") as caught:
         run(scene, tmp_path / "m.zarr", model=Moody(card=card), block=72)
     assert caught.value.exit_status == 3
     masks = open_masks(str(tmp_path / "m.zarr"))

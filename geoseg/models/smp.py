@@ -33,6 +33,7 @@ ARCHITECTURES = (
 _FULL_WINDOWS_ONLY = frozenset({"DPT"})  # its position embedding fits one size
 MULTIPLE = 32
 """The encoders halve five times: windows must be whole multiples of this."""
+_PYRAMIDS = {"PAN": 128}  # pools three times more, on what is left of 16
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model:
@@ -59,10 +60,11 @@ def build(card: Card) -> nn.Module:
         raise ModelError(
             f"arch {arch!r} of {card.name!r} is none of {', '.join(ARCHITECTURES)}"
         )
-    if card.window % MULTIPLE and arch not in _FULL_WINDOWS_ONLY:
+    step = multiple_of(arch) or 1
+    if card.window % step:
         raise ModelError(
-            f"window {card.window} px of {card.name!r} is not a multiple of {MULTIPLE} "
-            f"px, which {arch} needs: use {-(-card.window // MULTIPLE) * MULTIPLE}"
+            f"window {card.window} px of {card.name!r} is not a multiple of {step} "
+            f"px, which {arch} needs: use {-(-card.window // step) * step}"
         )
     known = inspect.signature(getattr(smp, arch).__init__).parameters
     unknown = sorted(arguments.keys() - known.keys())
@@ -98,8 +100,14 @@ def smp_card(card: Card, *, arch: str, encoder: str, **arguments: object) -> Car
         "encoder": encoder,
         **arguments,
     }
-    multiple = None if arch in _FULL_WINDOWS_ONLY else MULTIPLE
-    return replace(card, framework=framework, multiple=multiple)
+    return replace(card, framework=framework, multiple=multiple_of(arch))
+
+
+def multiple_of(arch: str) -> int | None:
+    """Return what the sides of windows must be a multiple of; None: full windows."""
+    if arch in _FULL_WINDOWS_ONLY:
+        return None
+    return _PYRAMIDS.get(arch, MULTIPLE)
 
 
 def save_model(module: nn.Module, card: Card, folder: Path) -> Path:

@@ -114,8 +114,8 @@ def environment(path: str) -> Iterator[None]:
             "GDAL_HTTP_LOW_SPEED_TIME": 30,
             "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,  # bytes a second; less is a dead server
             "GDAL_HTTP_MULTIRANGE": "YES",
-            # With more, GDAL (3.10) asks for all tiles of a window ahead, and where that
-            # request fails it returns zeros and no error, retries or not.
+            # With more, GDAL (3.10) asks for all tiles of a window ahead, and where
+            # that request fails it returns zeros and no error, retries or not.
             "GDAL_NUM_THREADS": 1,
         }
     with rasterio.Env(**options):

@@ -15,9 +15,11 @@ from geoseg.grid import Window
 from geoseg.image import class_png, encode
 from geoseg.masks import Masks
 from geoseg.overviews import (
+    COARSEST,
     Pyramid,
     announce,
     create_levels,
+    dtype_of,
     fill,
     open_pyramid,
     regions,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 TILE = 256
 _POLL = 2.0
+_WITHOUT = 3
+"""So many halvings are read from full resolution, or the coarsest overview."""
 # Colours of confidence: cividis (Nuñez et al. 2018), light is sure; readable with any
 # colour vision.
 _CIVIDIS = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
@@ -52,6 +56,8 @@ class ClassesLayer:
     pyramid: Pyramid
     share: float = 1.0
     """How much of the overviews is made."""
+    ready: bool = True
+    """Whether there are overviews, perhaps still being filled."""
     version: int = 0
     """Grows whenever tiles may have changed."""
     seen: set[int] = field(default_factory=set)
@@ -68,8 +74,8 @@ class ClassesLayer:
 
     def tile(self, z: int, x: int, y: int, hidden: Iterable[int]) -> bytes:
         """Return a tile of classes as PNG, some of them left out."""
-        values = self.pyramid.look("classes", tile_window(z, x, y), TILE, TILE)
-        self.seen |= set(np.unique(values).tolist())
+        values = self._look("classes", z, x, y)
+        self.seen |= set(np.unique(values).tolist()) - {self.pyramid.nodata}
         off = list(hidden)
         if off:
             values = values.copy()
@@ -78,8 +84,15 @@ class ClassesLayer:
 
     def confidence_tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile of confidence as PNG, dark where the model was not sure."""
-        values = self.pyramid.look("confidence", tile_window(z, x, y), TILE, TILE)
+        values = self._look("confidence", z, x, y)
         return encode(_ramp()[values], "PNG")
+
+    def _look(self, name: str, z: int, x: int, y: int) -> NDArray[Any]:
+        """Return a tile's values; nothing yet where overviews are to come."""
+        if z > len(self.pyramid.levels) + _WITHOUT and not self.ready:
+            dtype = np.uint8 if name == "confidence" else dtype_of(self.reader.classes)
+            return np.full((TILE, TILE), np.iinfo(dtype).max, dtype)
+        return self.pyramid.look(name, tile_window(z, x, y), TILE, TILE)
 
     def at(self, row: int, column: int) -> dict[str, Any]:
         """Return what one pixel holds."""
@@ -106,11 +119,18 @@ class ClassesLayer:
     def start(self) -> None:
         """Begin to make overviews, if there are none, in the background."""
         self.pyramid = open_pyramid(self.reader)
-        if self.pyramid.levels and self.blocks() is None:
+        if self.blocks() is None and self._is_deep_enough():
             return
-        self.share = 0.0
+        self.share, self.ready = 0.0, False
         self._worker = Thread(target=self._make, daemon=True, name="overviews")
         self._worker.start()
+
+    def _is_deep_enough(self) -> bool:
+        levels = self.pyramid.levels
+        if not levels:
+            return max(self.grid.height, self.grid.width) <= COARSEST
+        coarsest = levels[-1].grid
+        return max(coarsest.height, coarsest.width) <= COARSEST << _WITHOUT
 
     def close(self) -> None:
         """Stop making overviews."""
@@ -143,6 +163,7 @@ class ClassesLayer:
     def _make_in(self, levels: tuple[Masks, ...]) -> bool:
         """Fill overviews, and keep up with a store being written; False: cut off."""
         self.pyramid = Pyramid(base=self.reader, levels=levels)
+        self.ready = True
         known: set[tuple[int, int]] = set()
         while not self._ended.is_set():
             live = self.blocks() is not None

@@ -51,7 +51,9 @@ def main() -> None:
             program = [sys.executable, "-m", "geoseg"]
             promise = json.loads(peak([*program, "plan", *how, "--json"])[2])
             out = Path(name) / f"{side}.zarr"
-            used, seconds, _ = peak([*program, "segment", *how, "--out", str(out), "-q"])
+            used, seconds, _ = peak(
+                [*program, "segment", *how, "--out", str(out), "-q"]
+            )
             peaks.append(used)
             print(
                 f"{side}²: peak {used / 1e9:.2f} GB, promised "

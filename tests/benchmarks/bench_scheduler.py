@@ -41,9 +41,7 @@ class Nothing:
     @property
     def grid(self) -> Grid:
         transform = Affine(10, 0, 500_000, 0, -10, 5_000_000)
-        return Grid(
-            crs=None, transform=transform, height=self.height, width=self.width
-        )
+        return Grid(crs=None, transform=transform, height=self.height, width=self.width)
 
     @property
     def bands(self) -> tuple[SourceBand, ...]:
@@ -57,7 +55,7 @@ class Nothing:
     def identity(self) -> Mapping[str, Any]:
         return {"name": self.name}
 
-    def select(self, bands: Any) -> "Nothing":
+    def select(self, _: Any) -> "Nothing":
         return self
 
     def read(self, window: Window) -> Any:
@@ -87,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--overlap", type=int, default=0, help="> 0: rims are exchanged")
+    parser.add_argument("--overlap", type=int, default=0, help="> 0: rims, too")
     options = parser.parse_args()
     geoseg.plan.CHUNK = SIDE
     rows = max(1, round(options.blocks**0.5))
@@ -118,7 +116,8 @@ def main() -> None:
                 seconds = time.perf_counter() - begun
                 megabytes = me.memory_info().rss / 1e6
                 seen.append((now.blocks, seconds, megabytes, busy()))
-                print(f"{now.blocks:>8} {seconds:8.1f} s {megabytes:7.0f} MB", flush=True)
+                line = f"{now.blocks:>8} {seconds:8.1f} s {megabytes:7.0f} MB"
+                print(line, flush=True)
 
         run_plan(plan, out=f"{folder}/m.zarr", client=client, progress=show)
     (_, first, before, cpu), (_, last, after, cpu_after) = seen[1], seen[-1]

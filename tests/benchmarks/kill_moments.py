@@ -1,6 +1,6 @@
 """kill -9 of client, worker and scheduler at random moments; the map must be the same.
 
-    python tests/benchmarks/kill_moments.py [--moments 20] [--seed 0] [client worker scheduler]
+    python tests/benchmarks/kill_moments.py [--moments 20] [client worker scheduler]
 
 A moment is a random share of what an undisturbed run takes. After a killed client the
 same command is given again; a killed worker or scheduler is survived by the same run.
@@ -70,7 +70,8 @@ class Place:
             file.write(np.random.default_rng(0).random((3, SIDE, SIDE), np.float32))
 
     def start(self, *more: str) -> subprocess.Popen:
-        line = [sys.executable, "-m", "geoseg", "segment", str(self.folder / "scene.tif")]
+        scene = str(self.folder / "scene.tif")
+        line = [sys.executable, "-m", "geoseg", "segment", scene]
         line += ["--model", f"{self.folder / 'slow.py'}:make", "--out", str(self.out)]
         return subprocess.Popen(
             [*line, "--block", str(BLOCK), "--quiet", *more],

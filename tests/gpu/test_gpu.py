@@ -50,9 +50,7 @@ def run(model, *, block, batch):
     blocks = [
         (r, c) for r in range(tiling.block_rows) for c in range(tiling.block_cols)
     ]
-    parts = {
-        b: segment_block(source(), model, tiling, *b, batch=batch) for b in blocks
-    }
+    parts = {b: segment_block(source(), model, tiling, *b, batch=batch) for b in blocks}
     out = np.zeros((700, 650), np.uint8)
     for b, part in parts.items():
         rims = [parts[n].rims[b] for n in tiling.neighbours(*b)]
