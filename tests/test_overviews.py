@@ -178,8 +178,4 @@ def test_squares_that_were_touched():
     grid = Grid(crs=None, transform=Affine.identity(), height=9000, width=9000)
     assert len(regions(grid)) == 25
     touched = [Window(y=4000, x=0, height=200, width=10)]
-    assert [(s.y, s.x) for s in regions(grid, touched)] == [
-        (0, 0),
-        (2048, 0),
-        (4096, 0),
-    ]
+    assert [(s.y, s.x) for s in regions(grid, touched)] == [(2048, 0), (4096, 0)]

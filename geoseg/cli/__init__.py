@@ -24,7 +24,7 @@ COMMANDS = {
     "sample": "geoseg.cli.quality",
     "train": "geoseg.cli.quality",
     "export": "geoseg.cli.export",
-    "run": "geoseg.cli.run",
+    "run": "geoseg.cli.pipeline",
     "verify": "geoseg.cli.verify",
     "report": "geoseg.cli.report",
     "view": "geoseg.cli.view",
