@@ -100,7 +100,7 @@ def holds_objects_only(masks: Any) -> bool:  # noqa: ANN401 - what reads classes
     return dict(made.get("settings", {})).get("task") == "instance"
 
 
-def instance_fields(statistics: Collection[str] = ()) -> tuple[Field, ...]:
+def instance_fields() -> tuple[Field, ...]:
     """Return the attributes of the layer."""
     kinds = {
         "instance_id": "integer",
@@ -111,10 +111,7 @@ def instance_fields(statistics: Collection[str] = ()) -> tuple[Field, ...]:
         "perimeter_m": "real",
         "pixels": "integer",
     }
-    return (
-        *(Field(name=name, kind=kind) for name, kind in kinds.items()),
-        *(Field(name=name, kind="real") for name in statistics),
-    )
+    return tuple(Field(name=name, kind=kind) for name, kind in kinds.items())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,10 +146,10 @@ class InstanceRows:
         )
         complete = pixels == table["pixels"][ids - low]
         parts = _rows(features.polygons, ids, pixels)
-        ready = [_some(parts, np.flatnonzero(complete))]
+        ready = [parts.take(np.flatnonzero(complete))]
         for i in np.flatnonzero(~complete).tolist():
             own = self._waiting.setdefault(int(ids[i]), [])
-            own.append(_some(parts, np.array([i])))
+            own.append(parts.take(np.array([i])))
             if (
                 sum(int(p.columns["pixels"][0]) for p in own)
                 == table["pixels"][ids[i] - low]
@@ -166,7 +163,7 @@ class InstanceRows:
         wanted = np.isin(table["class_id"][at], list(self.values))
         wanted &= rows.polygons.area >= self.min_area
         order = np.flatnonzero(wanted)
-        rows = _some(rows, order[np.argsort(at[order])])
+        rows = rows.take(order[np.argsort(at[order])])
         at = rows.columns["instance_id"] - low
         classes = table["class_id"][at].astype(np.int64)
         names = {c.value: c.name for c in self.masks.classes}
@@ -185,24 +182,6 @@ def _rows(
     polygons: Polygons, ids: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> Rows:
     return Rows(polygons=polygons, columns={"instance_id": ids, "pixels": pixels})
-
-
-def _some(rows: Rows, chosen: NDArray[np.intp]) -> Rows:
-    """Return some rows, in the order asked for."""
-    p = rows.polygons
-    sizes = np.diff(p.start)[chosen]
-    start = np.append(0, np.cumsum(sizes))
-    blobs = [p.blobs[p.start[i] : p.start[i + 1]] for i in chosen.tolist()]
-    return Rows(
-        polygons=Polygons(
-            np.concatenate([np.zeros(0, np.uint8), *blobs]),
-            start,
-            p.box[chosen],
-            p.area[chosen],
-            p.perimeter[chosen],
-        ),
-        columns={name: column[chosen] for name, column in rows.columns.items()},
-    )
 
 
 def _joined(parts: list[Rows]) -> Rows:

@@ -58,6 +58,7 @@ class Vectorize(Settings):
     simplify: float | None = None
     method: Literal["visvalingam", "douglas-peucker"] = "visvalingam"
     smooth: bool | float = False
+    regularize: bool | float = False
     min_area: float | None = None
     classes: list[str] | None = None
     connectivity: Literal[4, 8] = 4

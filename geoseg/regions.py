@@ -16,7 +16,7 @@ import numpy as np
 from geoseg.errors import RegionsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
 
     import geopandas
     from numpy.typing import NDArray
@@ -84,6 +84,22 @@ class Rows:
     def __len__(self) -> int:
         return len(self.polygons.box)
 
+    def take(self, chosen: NDArray[np.intp]) -> Rows:
+        """Return some rows, in the order asked for."""
+        p = self.polygons
+        sizes = np.diff(p.start)[chosen]
+        blobs = [p.blobs[p.start[i] : p.start[i + 1]] for i in chosen.tolist()]
+        return Rows(
+            polygons=p._replace(
+                blobs=np.concatenate([np.zeros(0, np.uint8), *blobs]),
+                start=np.append(0, np.cumsum(sizes)),
+                box=p.box[chosen],
+                area=p.area[chosen],
+                perimeter=p.perimeter[chosen],
+            ),
+            columns={name: column[chosen] for name, column in self.columns.items()},
+        )
+
     def blobs(self, skip: int = 0) -> Iterator[memoryview]:
         """Return each geometry's bytes, the first `skip` left out."""
         view, start = memoryview(self.polygons.blobs), self.polygons.start.tolist()  # type: ignore[arg-type]
@@ -106,7 +122,7 @@ class Writer(Protocol):
         ...
 
 
-def fields(*, confidence: bool, statistics: Sequence[str] = ()) -> tuple[Field, ...]:
+def fields(*, confidence: bool) -> tuple[Field, ...]:
     """Return the attributes of the layer `regions`."""
     return (
         Field(name="class_id", kind="integer"),
@@ -115,7 +131,6 @@ def fields(*, confidence: bool, statistics: Sequence[str] = ()) -> tuple[Field, 
         Field(name="perimeter_m", kind="real"),
         Field(name="pixels", kind="integer"),
         *([Field(name="confidence", kind="real")] if confidence else []),
-        *(Field(name=name, kind="real") for name in statistics),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import MissingExtraError, RasterError
-from geoseg.regions import Rows
+from geoseg.regions import Field, Rows
 from geoseg.rings import HEADER
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class Statistics:
     """CRS of the regions."""
     raster_crs: str | None
     """CRS of the raster."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What rows have besides."""
+        return tuple(Field(name=name, kind="real") for name in self.names)
 
     @staticmethod
     def of(path: str | Path, grid: Grid) -> Statistics:

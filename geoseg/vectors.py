@@ -15,6 +15,7 @@ import numpy as np
 
 from geoseg._version import __version__
 from geoseg.errors import RegionsError
+from geoseg.footprints import FIELDS, Squaring
 from geoseg.grid import Window
 from geoseg.instance_layer import NAME as INSTANCES
 from geoseg.instance_layer import (
@@ -32,6 +33,7 @@ from geoseg.regions import (
     read_regions,
     target,
 )
+from geoseg.regularize import MIN_IOU
 from geoseg.seams import Seams
 from geoseg.simplify import Limits
 from geoseg.topology import Drawing, trace_block
@@ -63,6 +65,7 @@ def vectorize(
     simplify: float | None = None,
     method: Method = "visvalingam",
     smooth: bool | float = False,
+    regularize: bool | float = False,
     min_area: float | None = None,
     classes: Sequence[str | int] | None = None,
     connectivity: Literal[4, 8] = 4,
@@ -90,6 +93,12 @@ def vectorize(
         method: `visvalingam` (Visvalingam & Whyatt 1993) or `douglas-peucker` (1973).
         smooth: Round corners; a number is how far before and after a corner the curve
             begins, in metres; True is `simplify`, or two pixels without it.
+        regularize: Square footprints, as of buildings: straight walls and right angles
+            where these fit the pixels, straight lines elsewhere. A number is what a
+            footprint must share with its pixels, as intersection over union; True is
+            0.85. Footprints never overlap. The fields `pixel_iou` (what it does share)
+            and `squared` (1 or 0) tell how it went. For instances, and for regions of
+            one class; instead of `simplify` and `smooth`.
         min_area: True m². Smaller regions join the neighbour with which they share the
             longest border, smallest first; see `geoseg.sieve`. Nodata is no neighbour:
             what lies alone in it stays.
@@ -120,6 +129,11 @@ def vectorize(
     objects = instance_reader(reader) if layer == INSTANCES else None
     reader = objects or reader
     _check(layer=layer, simplify=simplify, min_area=min_area, connectivity=connectivity)
+    least_iou = _least_iou(
+        regularize,
+        is_drawn_otherwise=bool(simplify or smooth),
+        several=objects is None and len(written) > 1,
+    )
     drawing = _drawing(
         reader,
         None if objects else written,
@@ -147,8 +161,10 @@ def vectorize(
             statistics = Statistics.of(stats, reader.grid)
         described = Layer(
             name=layer,
-            fields=(instance_fields if objects else fields_of(reader))(
-                statistics=statistics.names if statistics else ()
+            fields=(
+                *(instance_fields() if objects else fields_of(reader)()),
+                *(FIELDS if least_iou is not None else ()),
+                *(statistics.fields if statistics else ()),
             ),
             crs=str(reader.grid.crs),
             classes=tuple(c for c in reader.classes if c.value in written),
@@ -156,7 +172,8 @@ def vectorize(
             multi=drawing.eight,
             provenance=_provenance(masks, reader, {
                 "simplify_m": simplify, "method": method if simplify else None,
-                "smooth": smooth, "min_area_m2": min_area, "connectivity": connectivity,
+                "smooth": smooth, "regularize": least_iou,
+                "min_area_m2": min_area, "connectivity": connectivity,
                 "classes": list(classes) if classes is not None else None,
                 "stats": Path(stats).name if stats is not None else None,
             }),
@@ -169,6 +186,14 @@ def vectorize(
             rows = whole.rows(features)
         else:
             rows = (as_rows(some, described) for some in features)
+        if least_iou is not None:
+            squaring = Squaring(
+                reader=reader,
+                drawing=drawing,
+                written=None if objects else tuple(written),
+                min_iou=least_iou,
+            )
+            rows = squaring.rows(rows, client)
         if statistics:
             rows = (statistics.added(some) for some in rows)
         _write(path, described, rows)
@@ -249,6 +274,31 @@ def _check(
             raise RegionsError(f"{name} {value} must be a number from 0 up")
     if connectivity not in (4, 8):
         raise RegionsError(f"connectivity {connectivity} must be 4 or 8")
+
+
+def _least_iou(
+    regularize: bool | float,
+    *,
+    is_drawn_otherwise: bool,
+    several: bool,
+) -> float | None:
+    """Return what squared footprints must share with their pixels; None for as is."""
+    if regularize is False:
+        return None
+    least = MIN_IOU if regularize is True else float(regularize)
+    if not 0 < least <= 1:
+        raise RegionsError(f"regularize {least:g}: an IoU lies above 0, and up to 1")
+    if is_drawn_otherwise:
+        raise RegionsError(
+            "footprints are squared instead of simplified or smoothed: leave out "
+            "either regularize, or simplify and smooth"
+        )
+    if several:
+        raise RegionsError(
+            "footprints are squared of instances, or of regions of one class: name "
+            "that class, as in --classes building"
+        )
+    return least
 
 
 def _drawing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from geoseg.cli.common import (
 Examples:
   geoseg vectorize masks.zarr --out regions.gpkg
   geoseg vectorize masks.zarr --out regions.gpkg --simplify 10 --min-area 500
+  geoseg vectorize houses.zarr --out houses.gpkg --classes building --regularize
   geoseg vectorize landcover.tif --out towns.parquet --classes town,road
 """
 )
@@ -47,6 +49,16 @@ Examples:
     type=float,
     metavar="[METRES]",
     help="Round corners; alone, as far as --simplify or two pixels.",
+)
+@click.option(
+    "--regularize",
+    is_flag=False,
+    flag_value=0.0,
+    default=None,
+    type=float,
+    metavar="[IOU]",
+    help="Square footprints of objects, or of one class, that then share so much with "
+    "their pixels; alone 0.85.",
 )
 @click.option(
     "--min-area",
@@ -84,6 +96,7 @@ def vectorize(
     masks: str,
     out: str,
     smooth: float | None,
+    regularize: float | None,
     connectivity: str,
     workers: int | None,
     scheduler: str | None,
@@ -110,6 +123,7 @@ def vectorize(
             masks,
             out,
             smooth=False if smooth is None else smooth or True,
+            regularize=False if regularize is None else regularize or True,
             connectivity=8 if connectivity == "8" else 4,
             client=client,
             progress=show,
@@ -117,6 +131,16 @@ def vectorize(
         )
     seconds = perf_counter() - begun
     bytes_ = path.stat().st_size
-    summary = {"regions": str(path), "bytes": bytes_, "seconds": round(seconds, 3)}
+    summary: dict[str, Any] = {
+        "regions": str(path),
+        "bytes": bytes_,
+        "seconds": round(seconds, 3),
+    }
     lines = [f"{path}: {size(bytes_)} in {seconds:.1f} s"]
+    if regularize is not None:
+        from geoseg.footprints import summarize
+
+        squared = summarize(path)
+        summary |= {"footprints": asdict(squared)}
+        lines.append(str(squared))
     report(summary, lines, quiet=quiet, as_json=as_json)
