@@ -62,6 +62,24 @@ def test_every_command_explains_itself(command, capsys):
         assert "Example" in text
 
 
+def test_help_is_whole_and_in_sections(capsys):
+    """A stranger sees every sentence to its end, and what belongs together together."""
+    assert call("--help") == 0
+    text = capsys.readouterr().out
+    assert "\\b" not in text
+    assert "..." not in text.partition("Commands:")[2]
+    assert "\n    geoseg segment scene.tif --model" in text, "an example is a line"
+    commands = [*COMMANDS]
+    assert [c for c in commands if f"\n  {c} " not in text] == []
+    assert call("segment", "--help") == 0
+    text = capsys.readouterr().out
+    titles = ["Model and raster:", "What is written:", "Speed and memory:", "Options:"]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+    assert places[0] < text.index("--overlap") < places[1] < text.index("--out MASKS")
+    assert places[2] < text.index("--workers") < places[3] < text.index("--json")
+
+
 def test_the_usual_way(scene, tmp_path, capsys):
     masks, regions = tmp_path / "m.zarr", tmp_path / "r.gpkg"
     cog = tmp_path / "m.tif"

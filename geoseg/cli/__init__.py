@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from geoseg._version import __version__
+from geoseg.cli.sections import sectioned
 from geoseg.errors import GeosegError, Terminated
 
 # Command → the room that holds it; imported when it is called, so `--help` is fast.
@@ -48,23 +49,53 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(COMMANDS[name]), name)
-        return command
+        return sectioned(command)
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """List the commands, each with the whole of its first sentence."""
+        rows = [
+            (name, command.get_short_help_str(limit=200))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+_HELP = """Turn huge satellite and aerial rasters into seamless maps.
+
+A raster and a model make masks: a Zarr store with the class of every pixel. From
+masks come polygons, a GeoTIFF, a report, and a map to click in.
+
+\b
+The usual way:
+  geoseg plan scene.tif --model models/landcover      what would run
+  geoseg segment scene.tif --model models/landcover --out masks.zarr
+  geoseg vectorize masks.zarr --out regions.gpkg --simplify 10
+  geoseg view masks.zarr --regions regions.gpkg
+  geoseg report masks.zarr
+
+\b
+New here?
+  geoseg demo      all of it on a generated scene
+  geoseg models    what MODEL can be
+
+Exit status: 0 done; 2 the input or the arguments are wrong; 3 done but for some
+blocks or objects, run it again; 130 interrupted, the same command goes on.
+"""
 
 
 @click.group(
     cls=_Commands,
+    help=_HELP,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Each command explains itself with examples: geoseg segment --help",
 )
 @click.version_option(__version__, prog_name="geoseg")
 def program() -> None:
-    r"""Turn huge satellite and aerial rasters into seamless maps.
-
-    \b
-    The usual way:
-      geoseg segment scene.tif --model models/landcover --out masks.zarr
-      geoseg vectorize masks.zarr --out regions.gpkg --simplify 10
-    """
+    """Turn huge satellite and aerial rasters into seamless maps."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,7 +21,11 @@ Example:
 def export(
     *, masks: str, out: str, overwrite: bool, quiet: bool, as_json: bool
 ) -> None:
-    """Write MASKS as a cloud-optimised GeoTIFF: overviews, colours, class names."""
+    """Write MASKS as a cloud-optimised GeoTIFF: overviews, colours, class names.
+
+    Any GIS opens it. The names lie beside it, in FILE.tif.aux.xml for GDAL and in
+    FILE.qml, a style that QGIS finds by itself: keep them together.
+    """
     from geoseg.export import export_cog
     from geoseg.masks import open_masks
 

@@ -56,8 +56,9 @@ def report(
 ) -> None:
     """Write one HTML page about MASKS: map, areas, close-ups, seams, run facts.
 
-    MASKS may also be another tool's class raster. The page is complete in itself: it
-    can be mailed, printed, and read without a network.
+    MASKS may also be another tool's class raster or Zarr. The page is complete in
+    itself: it can be mailed, printed, and read without a network. With --reference it
+    says how right the map is, and shows where it is most wrong.
     """
     from geoseg.progress import steps
     from geoseg.report import write_report

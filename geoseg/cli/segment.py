@@ -154,8 +154,14 @@ def segment(
 ) -> None:
     """Segment RASTER (files, a glob, a folder, a URL) into a masks store.
 
-    The answer does not depend on blocks, workers or interruptions. The same command
+    The model sees the raster through windows that overlap, and what it says is blended,
+    so that no seams show. Blocks, whole numbers of windows, are what workers take at a
+    time. Neither blocks, workers nor interruptions change the answer: the same command
     again goes on where it stopped; a store made by other settings is refused.
+
+    To begin with only RASTER, --model and --out matter. `geoseg plan` says beforehand
+    what would run and whether it fits; `geoseg model check MODEL RASTER` whether the
+    model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
     from geoseg.clusters import open_client
     from geoseg.workflow import make_plan, run_plan
@@ -213,7 +219,11 @@ def plan(
     as_json: bool,
     **options: Any,  # noqa: ANN401 - those of make_plan, as declared above
 ) -> None:
-    """Say what `segment` would do with RASTER, and run nothing."""
+    """Say what `segment` would do with RASTER, and run nothing.
+
+    Headers are read, pixels are not: windows and blocks, what will be read and written,
+    and the most memory a process takes. Options are those of `segment`.
+    """
     from geoseg.workflow import make_plan
 
     made = make_plan(_source(raster), workers=workers, **options)

@@ -1,0 +1,77 @@
+"""Help in sections: what belongs together stands together, as one reads it."""
+
+from __future__ import annotations
+
+import click
+
+_MANY = 12
+"""Commands with more options than this have them in sections."""
+
+# Option → where it stands. What is not named here stands under "Options".
+_SECTIONS = {
+    "Model and raster": (
+        "model", "tta", "bands", "aoi", "nodata", "resolution", "overlap", "labels",
+        "init",
+    ),
+    "Labels": (
+        "reference", "column", "layer", "mapping", "constant", "background", "order",
+        "strict", "within", "design",
+    ),
+    "Objects": ("task", "instances", "things"),
+    "Lines and polygons": (
+        "simplify", "method", "smooth", "min_area", "classes", "connectivity", "stats",
+    ),
+    "Network": ("arch", "encoder", "patch", "loss"),
+    "Learning": (
+        "epochs", "windows", "lr", "balance", "patience", "trees", "samples",
+        "seed", "validation", "gap",
+    ),
+    "What is written": (
+        "out", "scores", "probabilities", "overwrite", "zarr_format", "csv", "figures",
+        "name", "license",
+    ),
+    "Speed and memory": (
+        "batch", "block", "device", "precision", "memory", "workers", "scheduler",
+        "cluster",
+    ),
+}  # fmt: skip
+_OTHERS = "Options"
+
+
+class Sectioned(click.Command):
+    """A command whose help has its options in sections."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the options, those of a section under its name."""
+        sections: dict[str, list[tuple[str, str]]] = {s: [] for s in _SECTIONS}
+        sections[_OTHERS] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections[_section_of(parameter.name)].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+def _section_of(option: str | None) -> str:
+    return next((s for s, names in _SECTIONS.items() if option in names), _OTHERS)
+
+
+def sectioned(command: click.Command) -> click.Command:
+    """Return a command with its options in sections where it has many."""
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    if len(options) <= _MANY or isinstance(command, click.Group):
+        return command
+    return Sectioned(
+        name=command.name,
+        callback=command.callback,
+        params=command.params,
+        help=command.help,
+        epilog=command.epilog,
+        short_help=command.short_help,
+        context_settings=command.context_settings,
+    )
