@@ -231,17 +231,18 @@ def _may_straighten(ground: Any, xy: Any, limits: Any, b: int, heading: int) -> 
     if dx * (xy[b, 1] - a[1]) - dy * (xy[b, 0] - a[0]) < 0:
         return True
     distance, height, width = limits[1], limits[2], limits[3]
-    reach_x, reach_y = int(distance / width), int(distance / height)
+    near_x, near_y = distance / width, distance / height
+    reach_x, reach_y = int(near_x), int(near_y)
     for y in range(min(a[1], c[1]) - reach_y, max(a[1], c[1]) + reach_y + 1):
         low, high = min(a[0], c[0]) - reach_x, max(a[0], c[0]) + reach_x
-        if dy != 0:  # only what is near the chord in this row
-            t0 = (y - reach_y - a[1]) / dy
-            t1 = (y + reach_y - a[1]) / dy
+        if dy != 0:  # only what is near a point of the chord, wherever between corners
+            t0 = (y - near_y - a[1]) / dy
+            t1 = (y + near_y - a[1]) / dy
             t0, t1 = min(t0, t1), max(t0, t1)
             t0, t1 = min(1.0, max(0.0, t0)), min(1.0, max(0.0, t1))
             u0, u1 = a[0] + t0 * dx, a[0] + t1 * dx
-            low = max(low, int(np.floor(min(u0, u1))) - reach_x)
-            high = min(high, int(np.ceil(max(u0, u1))) + reach_x)
+            low = max(low, int(np.floor(min(u0, u1) - near_x)))
+            high = min(high, int(np.ceil(max(u0, u1) + near_x)))
         for x in range(low, high + 1):
             if (
                 dx * (y - a[1]) - dy * (x - a[0]) < 0

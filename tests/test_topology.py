@@ -234,6 +234,16 @@ def test_two_regions_between_the_same_nodes_do_not_vanish() -> None:
             assert shapely.coverage_is_valid([r.shape for r in found])
 
 
+@pytest.mark.parametrize("pixels", [0.6, 0.75, 0.95, 1.2, 1.45, 2.1])
+def test_no_region_vanishes_at_any_distance(pixels: float) -> None:
+    """Where a line is near is no matter of whole pixels."""
+    values = np.random.default_rng(4).integers(0, 4, (60, 60)).astype(np.uint8)
+    for way in ({}, {"area": np.inf}):
+        found = regions(a_mask(values), distance=pixels * SIDE, **way)
+        assert len(found) == components(values)
+        assert all(r.shape.is_valid and r.shape.area > 0 for r in found)
+
+
 def test_stairs_become_straight() -> None:
     y, x = np.mgrid[:40, :40]
     before = regions(a_mask((x > y).astype(np.uint8)))
