@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.classes import Class, nodata_value
+from geoseg.closeup import draw_polygons, lively_place
 from geoseg.errors import GeosegError, MissingExtraError
 from geoseg.grid import Grid, Window
 
@@ -46,6 +47,7 @@ def draw_masks(
     out: str | os.PathLike[str],
     *,
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
+    regions: str | os.PathLike[str] | None = None,
     classes: Sequence[Class] | None = None,
     grid: Grid | None = None,
     title: str | None = None,
@@ -62,6 +64,8 @@ def draw_masks(
         out: The PNG to write.
         raster: The raster the masks were made from: drawn on the left, in true colour
             where its bands' names tell which those are.
+        regions: The polygons made of them: a close-up of the liveliest part is drawn on
+            the right, and its place on the map.
         classes: The class table; needed with an array.
         grid: Where the pixels of an array are; without it there is no scale bar.
         title: Above the map.
@@ -79,13 +83,23 @@ def draw_masks(
     values, factor = class_overview(
         labels.read, labels.grid.window, labels.classes, size=size
     )
-    panels = [] if raster is None else [(raster_overview(raster, size), "raster")]
+    panels = [] if raster is None else [(raster_overview(raster, size), "image")]
     panels.append((_coloured(values, labels.classes), "classes"))
-    figure = _page(figure_class, panels, labels.grid, title)
+    figure = _page(figure_class, panels, labels.grid, title, regions is not None)
     _legend(figure, labels, values)
     for axes in figure.axes:
         _north(axes, labels.grid)
-    _scale_bar(figure.axes[-1], labels.grid, factor)
+    _scale_bar(figure.axes[len(panels) - 1], labels.grid, factor)
+    if regions is not None:
+        part = lively_place(values)
+        _mark(figure.axes[len(panels) - 1], part)
+        whole = Window(
+            y=part.y * factor,
+            x=part.x * factor,
+            height=part.height * factor,
+            width=part.width * factor,
+        )
+        draw_polygons(figure.axes[-1], regions, labels.grid, whole, labels.classes)
     return _save(figure, Path(out))
 
 
@@ -271,26 +285,47 @@ def _page(
     panels: Sequence[tuple[NDArray[np.uint8], str]],
     grid: Grid,
     title: str | None,
+    more: bool,
 ) -> Figure:
+    """Return a page with the panels, and with an empty one after them for more."""
     size = grid.pixel_size_m or (1.0, 1.0)
     aspect = size[0] / size[1]
     height, width = panels[-1][0].shape[:2]
     tall = min(max(height * aspect / width, 0.3), 3.0)
     side = 6.4 if tall <= 1 else 6.4 / tall
+    names = [
+        *(name for _, name in panels),
+        *(["polygons of the part in the box"] * more),
+    ]
     figure = figure_class(
-        figsize=(max(side * len(panels), 4.0) + 0.3, side * tall + 1.2),
+        figsize=(max(side * len(names), 4.0) + 0.3, side * tall + 1.4),
         layout="constrained",
         facecolor="white",
     )
-    for axes, (picture, _) in zip(
-        np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True
-    ):
-        axes.imshow(picture, interpolation="none", aspect=aspect)
+    every = np.atleast_1d(figure.subplots(1, len(names)))
+    for axes, name in zip(every, names, strict=True):
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.set_aspect(aspect)
+        if len(names) > 1:
+            axes.set_title(name, fontsize=11)
+    for axes, (picture, _) in zip(every, panels, strict=False):
+        axes.imshow(picture, interpolation="none", aspect=aspect)
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _mark(axes: Axes, part: Window) -> None:
+    """Draw a box around the part of the map that the close-up shows."""
+    from matplotlib.patches import Rectangle
+
+    for color, width in (("white", 3.5), ("black", 1.5)):
+        box = Rectangle(
+            (part.x - 0.5, part.y - 0.5), part.width, part.height,
+            fill=False, edgecolor=color, linewidth=width,
+        )  # fmt: skip
+        axes.add_patch(box)
 
 
 def _legend(figure: Figure, labels: _Labels, values: NDArray[np.int64]) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ jupytext = pytest.importorskip("jupytext")
 mpl.use("Agg")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+PAGES = [FOLDER.parent / "README.md", *sorted(FOLDER.parent.glob("*/*.md"))]
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.py"))
 
 
@@ -59,6 +61,14 @@ def test_it_reads_well(path):
     assert words[0].startswith("# ")
     assert len(" ".join(words).split()) < 700, "ten minutes"
     assert all(len(c.source.splitlines()) <= 40 for c in notebook.cells)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_of_pages_are_there(page):
+    for text, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", page.read_text()):
+        assert text, "a picture says what it shows"
+        if "://" not in target and not target.startswith("#"):
+            assert (page.parent / target.partition("#")[0]).exists(), target
 
 
 def test_the_first_map_in_a_real_kernel(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.classes import class_table
+from geoseg.closeup import draw_polygons, lively_place
 from geoseg.errors import GeosegError, MissingExtraError
 from geoseg.grid import Grid, Window
 from geoseg.picture import class_overview, draw_masks, raster_overview, round_length
@@ -163,6 +164,57 @@ def test_raster_and_map_stand_side_by_side(raster, tmp_path):
     )  # fmt: skip
     assert colours(both)[0].shape[2] > 1.7 * colours(alone)[0].shape[2]
     assert CLASSES[0].rgb in colours(both)[1]
+
+
+@pytest.fixture(scope="module")
+def blobs(make_store, tmp_path_factory):
+    """A map of some borders on the left and many on the right, and its polygons."""
+    from geoseg.vectors import vectorize
+
+    labels = np.zeros((320, 480), np.uint8)
+    labels[40:120, 40:200] = 1
+    labels[60:80, 60:100] = 2  # a hole
+    labels[160:, 240:] = np.kron(np.arange(120).reshape(10, 12) % 3, np.ones((16, 20)))
+    folder = tmp_path_factory.mktemp("blobs")
+    masks = make_store(folder / "m.zarr", labels, names=[c.name for c in CLASSES])
+    return labels, masks, vectorize(masks, folder / "r.gpkg")
+
+
+def test_a_close_up_shows_what_the_map_has_there(blobs):
+    """Drawn polygons, holes and all, look like the classes under them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels, masks, regions = blobs
+    part = Window(y=30, x=20, height=100, width=200)
+    figure = Figure(figsize=(8, 4), dpi=50)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_polygons(axes, regions, masks.grid, part, masks.classes)
+    axes.axis("off")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[1::2, 1::2, :3]
+    table = np.array([c.rgb for c in masks.classes])
+    same = (drawn == table[labels[part.slices]]).all(-1)
+    assert same.mean() > 0.93, "all but outlines"
+
+
+def test_the_close_up_is_where_most_happens(blobs):
+    labels, *_ = blobs
+    part = lively_place(labels.astype(int), share=4)
+    assert (part.height, part.width) == (80, 120)
+    assert part.y >= 160
+    assert part.x >= 240
+    nothing = np.full((9, 9), -1)
+    assert lively_place(nothing).area == 1
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_polygons_stand_beside_the_map(blobs, tmp_path):
+    _, masks, regions = blobs
+    alone = draw_masks(masks, tmp_path / "1.png", size=200)
+    both = draw_masks(masks, tmp_path / "2.png", size=200, regions=regions)
+    assert colours(both)[0].shape[2] > 1.7 * colours(alone)[0].shape[2]
 
 
 @given(length=st.floats(0.001, 1e7))

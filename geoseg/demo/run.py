@@ -170,7 +170,7 @@ def run_demo(
     masks = _segment(source, bands, chosen, folder / "mask.zarr", client, clock)
     regions = _vectorize(masks, folder / "regions.gpkg", client, clock)
     with clock.stage("picture", "drawing the map"):
-        picture = _draw(masks, folder / "map.png", source)
+        picture = _draw(masks, folder / "map.png", source, regions)
     with clock.stage(
         "accuracy", "measuring areas" + (" and accuracy" if truth else "")
     ):
@@ -288,10 +288,13 @@ def _vectorize(masks: Masks, out: Path, client: Client | None, clock: _Clock) ->
         )
 
 
-def _draw(masks: Masks, out: Path, source: str | os.PathLike[str]) -> Path:
+def _draw(
+    masks: Masks, out: Path, source: str | os.PathLike[str], regions: Path
+) -> Path:
     from geoseg.picture import draw_masks
 
-    return draw_masks(masks, out, raster=source, title=f"Map of {Path(source).name}")
+    title = f"Map of {Path(source).name}"
+    return draw_masks(masks, out, raster=source, regions=regions, title=title)
 
 
 def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
