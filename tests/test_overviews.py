@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from geoseg.errors import MasksError
 from geoseg.grid import Grid, Window
+from geoseg.halving import halve_classes, halve_mean
 from geoseg.overviews import (
     Pyramid,
     build_overviews,
-    halve_classes,
-    halve_mean,
+    create_levels,
+    fill,
     open_pyramid,
+    preview,
     regions,
 )
 
@@ -172,6 +174,35 @@ def test_a_store_that_is_being_written_gets_none(tmp_path, make_store):
         build_overviews(masks)
     assert not list(Path(masks.path).glob("overview*"))
     assert open_pyramid(masks).levels == ()
+
+
+def test_a_first_look_has_single_pixels_of_everything(
+    tmp_path, make_store, monkeypatch
+):
+    """In coarse levels only, and what fills them afterwards is not changed by it."""
+    monkeypatch.setattr("geoseg.overviews.REGION", 512)
+    monkeypatch.setattr("geoseg.overviews.COARSEST", 100)
+    monkeypatch.setattr("geoseg.overviews._SEEN", 300)
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 4, (1100, 900)).astype(np.uint8)
+    masks = make_store(tmp_path / "m.zarr", labels)
+    levels = create_levels(masks, str(tmp_path / "levels"))
+    assert [level.grid.height for level in levels] == [550, 275, 138, 69]
+    assert len(list(preview(masks, levels, regions(masks.grid)))) == 6
+    fine = levels[0].read("classes", levels[0].grid.window)
+    assert (fine == NODATA).all(), "left for later"
+    for level, step in ((levels[1], 4), (levels[3], 16)):
+        seen = level.read("classes", level.grid.window)
+        rows, columns = (
+            np.minimum(np.arange(n) * step + step // 2, last - 1)
+            for n, last in zip(seen.shape, labels.shape, strict=True)
+        )
+        np.testing.assert_array_equal(seen, labels[np.ix_(rows, columns)])
+    list(fill(masks, levels, regions(masks.grid)))
+    whole = levels[3].read("classes", levels[3].grid.window)
+    for _ in range(4):
+        labels = halve_classes(labels, NODATA)
+    np.testing.assert_array_equal(whole, labels)
 
 
 def test_squares_that_were_touched():

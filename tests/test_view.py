@@ -22,7 +22,8 @@ pytest.importorskip("uvicorn")
 from geoseg.cli import run
 from geoseg.errors import GeosegError
 from geoseg.grid import Window
-from geoseg.overviews import announce, create_levels, halve_classes
+from geoseg.halving import halve_classes
+from geoseg.overviews import announce, create_levels
 from geoseg.vectors import vectorize
 from geoseg.view import start
 

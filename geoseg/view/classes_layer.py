@@ -22,6 +22,7 @@ from geoseg.overviews import (
     dtype_of,
     fill,
     open_pyramid,
+    preview,
     regions,
 )
 
@@ -164,6 +165,7 @@ class ClassesLayer:
         """Fill overviews, and keep up with a store being written; False: cut off."""
         self.pyramid = Pyramid(base=self.reader, levels=levels)
         self.ready = True
+        self._preview()
         known: set[tuple[int, int]] = set()
         while not self._ended.is_set():
             live = self.blocks() is not None
@@ -176,6 +178,18 @@ class ClassesLayer:
                 return not self._ended.is_set()
             self._ended.wait(_POLL)
         return False
+
+    def _preview(self) -> None:
+        """Show something of everything at once; of what is being written, nothing."""
+        if self.blocks() is not None:
+            return
+        step = time.monotonic()
+        for _ in preview(self.reader, self.pyramid.levels, regions(self.grid)):  # type: ignore[arg-type]
+            if time.monotonic() - step > 0.3:
+                self.version, step = self.version + 1, time.monotonic()
+            if self._ended.is_set():
+                return
+        self.version += 1
 
     def _fill(self, squares: list[Window]) -> None:
         if not squares:
