@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from geoseg.errors import GeosegError
 
-# Okabe & Ito (2008), "Color Universal Design": eight colours that people with any
-# common colour vision deficiency can tell apart; then Paul Tol's "muted" scheme.
+# Seven colours of Okabe & Ito (2008), "Color Universal Design"; then, one after the
+# other, those that are farthest from all before them and from white, in CIEDE2000, by
+# the eyes that see them worst: usual ones and, after Machado et al. (2009), those
+# without red, green or blue cones. No two are nearer than 10; a test holds that.
 _PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677",
-    "#882255", "#AA4499",
+    "#3C2828", "#142864", "#8C2800", "#785064", "#B4F0B4", "#0000DC", "#646450",
+    "#C8C8DC", "#DCB4B4",
 )  # fmt: skip
 
 _COLOR = re.compile(r"#[0-9A-Fa-f]{6}")

@@ -32,7 +32,7 @@ CLASSES = tuple(
             ("field", "#F0C84B"),
             ("meadow", "#9BD38A"),
             ("town", "#C8467A"),
-            ("bare", "#9A8F86"),
+            ("bare", "#B8AEA6"),
         ]
     )
 )
