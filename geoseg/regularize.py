@@ -7,8 +7,8 @@ several such outlines, from a rectangle to ever finer ones, that with the larges
 intersection over union with the pixels is taken, where each corner has its price.
 
 A wall that reaches into ground that is not free steps back until it does not. What
-cannot be squared gets straight lines, and where these do not fit either, the outline
-stays. Everything here is in metres on a small plane.
+cannot be squared gets straight lines, if need be inside of its pixels; where these do
+not fit either, the outline stays. Everything here is in metres on a small plane.
 """
 
 from __future__ import annotations
@@ -83,14 +83,26 @@ def square(
                 best = kept - price, _turned(fitted, angle)
     if best is not None:
         return Squared(polygon=best[1], is_square=True)
-    straight = outline.simplify(_STRAIGHT * pixel)
-    if (
-        straight.is_valid
-        and not len(_hit(straight, taken))
-        and iou(straight, outline) >= min_iou
-    ):
-        return Squared(polygon=straight, is_square=False)
+    for straight in _straightened(outline, _STRAIGHT * pixel):
+        if not len(_hit(straight, taken)) and iou(straight, outline) >= min_iou:
+            return Squared(polygon=straight, is_square=False)
     return Squared(polygon=outline, is_square=False)
+
+
+def _straightened(outline: Polygon, tolerance: float) -> Iterator[Polygon]:
+    """Yield an outline with straight lines, and again so far in that it stays inside.
+
+    Args:
+        outline: Any outline.
+        tolerance: How far lines may move.
+    """
+    import shapely
+
+    inside = outline.buffer(-tolerance, join_style="mitre")
+    for shape in (outline, inside):
+        simple = shape.simplify(tolerance)
+        if isinstance(simple, shapely.Polygon) and simple.area and simple.is_valid:
+            yield simple
 
 
 def directions(outline: Polygon, pixel: float) -> tuple[float, float]:
@@ -189,8 +201,33 @@ def _ring_walls(ring: LinearRing, tolerance: float) -> NDArray[np.float64] | Non
     if len(begins) < 3:
         return None
     order = np.roll(np.arange(len(steps)), -begins[0])
-    runs = np.split(order, begins[1:] - begins[0])
-    return np.array([_wall(points, steps, run, int(kind[run[0]])) for run in runs])
+    return _walls(points[:-1][order], steps[order], kind[order], begins - begins[0])
+
+
+def _walls(
+    first: NDArray[np.float64],
+    steps: NDArray[np.float64],
+    kind: NDArray[np.float64],
+    begins: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return the wall that each run of edges is: along x, along y, or of its own.
+
+    Args:
+        first: (edge, 2) where edges begin.
+        steps: (edge, 2) from there to where they end.
+        kind: (edge,) 0 along x, 1 along y, negative for a slanted one.
+        begins: (run,) first edge of each run.
+    """
+    length = np.hypot(*steps.T)
+    weighted = (first + steps / 2) * length[:, None]
+    middle = (
+        np.add.reduceat(weighted, begins) / np.add.reduceat(length, begins)[:, None]
+    )
+    own = steps[begins][:, ::-1] * (1, -1) / length[begins, None]
+    normal = np.where(
+        kind[begins, None] < 0, own, np.eye(2)[::-1][kind[begins].astype(int) % 2]
+    )
+    return np.column_stack([normal, (normal * middle).sum(axis=1)])
 
 
 def _from_a_corner(ring: LinearRing) -> LinearRing:
@@ -202,23 +239,9 @@ def _from_a_corner(ring: LinearRing) -> LinearRing:
     return shapely.LinearRing(np.roll(points, -far, axis=0))
 
 
-def _wall(
-    points: NDArray[np.float64],
-    steps: NDArray[np.float64],
-    run: NDArray[np.intp],
-    kind: int,
-) -> tuple[float, float, float]:
-    """Return the wall that a run of edges is: along x (0), along y (1), or its own."""
-    length = np.hypot(*steps[run].T)
-    middle = np.average(points[run] + steps[run] / 2, axis=0, weights=length)
-    a, b = (0.0, 1.0), (1.0, 0.0)
-    normal = (a, b)[kind] if kind >= 0 else (steps[run[0]] / length[0])[::-1] * (1, -1)
-    return float(normal[0]), float(normal[1]), float(np.dot(normal, middle))
-
-
 def _corners(ring: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return where each wall begins, (wall, 2); None where two hardly cross."""
-    before = np.roll(ring, 1, axis=0)
+    before = ring[np.arange(-1, len(ring) - 1)]
     (a, b, c), (d, e, f) = before.T, ring.T
     across = a * e - b * d
     if (np.abs(across) < _SHARPEST).any():
