@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from geoseg.notebook_progress import Tell, clock, in_notebook, line
+
 if TYPE_CHECKING:
     from geoseg.run import Progress
 
@@ -19,6 +21,10 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
         title: What is at work, such as the device and precision.
         quiet: Nothing anywhere.
     """
+    if not quiet and in_notebook():
+        with line(title) as tell:
+            yield _blocks_teller(tell)
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -30,7 +36,7 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    shown = not quiet and (console.is_terminal or console.is_jupyter)
+    shown = not quiet and console.is_terminal
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,18 +50,38 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
     with Bar(*columns, console=console, disable=not shown) as lines:
         task = lines.add_task(title, total=None, speed="starting")
         begun = perf_counter()
+        yield lambda now: lines.update(
+            task,
+            total=now.total,
+            completed=now.blocks,
+            speed=_speed(now, perf_counter() - begun),
+        )
 
-        def show(now: Progress) -> None:
-            speed = now.pixels / 1e6 / max(perf_counter() - begun, 1e-9)
-            failed = f" · {now.failed} failed" if now.failed else ""
-            lines.update(
-                task,
-                total=now.total,
-                completed=now.blocks,
-                speed=f"{speed:.1f} Mpx/s{failed}" if now.pixels else "starting",
-            )
 
-        yield show
+def _speed(now: Progress, seconds: float) -> str:
+    if not now.pixels:
+        return "starting"
+    failed = f" · {now.failed} failed" if now.failed else ""
+    return f"{now.pixels / 1e6 / max(seconds, 1e-9):.1f} Mpx/s{failed}"
+
+
+def _blocks_teller(tell: Tell) -> Callable[[Progress], None]:
+    """Return what tells a line how many blocks are done, how fast, how long yet."""
+    begun, before = perf_counter(), None
+
+    def show(now: Progress) -> None:
+        nonlocal before
+        before = now.blocks if before is None else before
+        seconds = perf_counter() - begun
+        words = [f"{now.blocks:,} of {now.total:,} blocks", _speed(now, seconds)]
+        words.append(clock(seconds))
+        done = now.blocks - before
+        if done and now.blocks < now.total:
+            left = seconds / done * (now.total - now.blocks)
+            words.append(f"about {clock(left)} left")
+        tell(now.blocks, now.total, " · ".join(words))
+
+    return show
 
 
 @contextmanager
@@ -66,11 +92,15 @@ def steps(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], N
         title: What is at work.
         quiet: Nothing anywhere.
     """
+    if not quiet and in_notebook():
+        with line(title) as tell:
+            yield lambda done, total: tell(done, total, f"{done:,} of {total:,}")
+        return
     from rich.console import Console
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    shown = not quiet and (console.is_terminal or console.is_jupyter)
+    shown = not quiet and console.is_terminal
     with Bar(console=console, disable=not shown, transient=True) as lines:
         task = lines.add_task(title, total=None)
         yield lambda done, total: lines.update(task, completed=done, total=total)

@@ -123,6 +123,20 @@ def card_html(card: Card) -> str:
     )
 
 
+def show_models_as_cards(kind: type) -> None:
+    """Tell notebooks that models of this type are shown by their cards.
+
+    Models are of many families, and of users' own: what they share is the card.
+    """
+    from geoseg.notebook_progress import in_notebook
+
+    if in_notebook():
+        from IPython import get_ipython
+
+        html = get_ipython().display_formatter.formatters["text/html"]
+        html.for_type(kind, lambda model: card_html(model.card))
+
+
 def run_html(facts: RunFacts) -> str:
     """Return what a run did."""
     rows = [

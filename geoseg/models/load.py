@@ -259,10 +259,14 @@ def load_model(
     tta: str | None = None,
 ) -> Model:
     """Load the model that a user names or gives; see `model_recipe`."""
+    from geoseg.represent import show_models_as_cards
+
     recipe = model_recipe(
         spec, device=device, precision=precision, batch=batch, tta=tta
     )
-    return recipe.load()
+    model = recipe.load()
+    show_models_as_cards(type(model))
+    return model
 
 
 def _open(spec: str) -> Opened:

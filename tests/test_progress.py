@@ -1,0 +1,72 @@
+"""Progress: on a terminal and in a notebook; nothing where nobody looks."""
+
+import re
+
+import pytest
+
+from geoseg.notebook_progress import bar_html, in_notebook
+from geoseg.progress import bar, steps
+from geoseg.run import Progress
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Return what a notebook shows under a cell, as it changes."""
+    display = pytest.importorskip("IPython.display")
+    seen = []
+
+    class Handle:
+        def update(self, html):
+            seen.append(html.data)
+
+    def show(html, **options):
+        assert options == {"display_id": True}
+        seen.append(html.data)
+        return Handle()
+
+    monkeypatch.setattr(display, "display", show)
+    monkeypatch.setattr("geoseg.progress.in_notebook", lambda: True)
+    return seen
+
+
+def now(blocks, total=40, failed=0):
+    return Progress(
+        blocks=blocks, total=total, pixels=blocks * 10**6, windows=blocks, failed=failed
+    )
+
+
+def test_a_notebook_shows_blocks_speed_and_time_left(notebook, monkeypatch):
+    monkeypatch.setattr("geoseg.notebook_progress._OFTEN", -1)
+    times = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr("geoseg.progress.perf_counter", lambda: next(times))
+    with bar("a <model>") as show:
+        show(now(4))  # of an earlier run
+        show(now(12, failed=1))
+        show(now(40))
+    assert "a &lt;model&gt;" in notebook[0]
+    assert 'max="40" value="12"' in notebook[2]
+    said = re.sub(r"<[^>]*>", "", notebook[2])
+    assert "12 of 40 blocks · 1.2 Mpx/s · 1 failed · 0:10" in said
+    assert "about 0:35 left" in said, "8 blocks in 10 s, 28 to go"
+    assert "left" not in notebook[-1]
+
+
+def test_the_last_state_stays_though_pictures_are_rare(notebook):
+    with steps("looking") as show:
+        for done in range(1000):
+            show(done + 1, 1000)
+    assert len(notebook) < 100
+    assert "1,000 of 1,000" in notebook[-1]
+
+
+def test_nothing_where_nobody_looks(notebook, capsys):
+    with bar("model", quiet=True) as show, steps("more", quiet=True) as step:
+        show(now(1))
+        step(1, 2)
+    assert notebook == []
+    assert capsys.readouterr() == ("", "")
+    assert not in_notebook()
+
+
+def test_a_bar_without_a_total_moves():
+    assert "value=" not in bar_html("t", 3, None, "w")
