@@ -46,7 +46,7 @@ from geoseg.stitch import (
     solve,
     tolerance,
 )
-from geoseg.windows import Pixels, batches, read_windows
+from geoseg.windows import Pixels, batches, predictor, read_windows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,7 @@ def find_objects(
     parts = [
         keep(objects, cell, pixels, tiling)
         for cells, answer in _predicted(
-            model, batches(tiling, row, col, pixels, batch), seconds
+            model, tiling, pixels, batches(tiling, row, col, pixels, batch), seconds
         )
         for cell, objects in zip(cells, answer, strict=True)
     ]
@@ -167,21 +167,24 @@ def gathered(
 
 def _predicted(
     model: InstanceModel,
+    tiling: Tiling,
+    pixels: Pixels,
     stacks: Iterator[tuple[list[tuple[int, int]], NDArray[Any]]],
     seconds: list[float],
 ) -> Iterator[tuple[list[tuple[int, int]], list[Objects]]]:
     """Yield cells and answers; the device works one batch ahead."""
 
-    def forward(stack: NDArray[Any]) -> list[Objects]:
+    def forward(cells: list[tuple[int, int]], stack: NDArray[Any]) -> list[Objects]:
+        predict = predictor(model, tiling, cells, pixels)
         begin = perf_counter()
         try:
-            return check_objects(model.predict(stack), model.card, stack.shape)
+            return check_objects(predict(stack), model.card, stack.shape)
         finally:
             seconds.append(perf_counter() - begin)
 
     ahead: deque[tuple[list[tuple[int, int]], Any]] = deque()
     for cells, stack in stacks:
-        ahead.append((cells, on_device(forward, stack)))
+        ahead.append((cells, on_device(forward, cells, stack)))
         if len(ahead) > 1:
             done, answer = ahead.popleft()
             yield done, answer.result()

@@ -17,7 +17,7 @@ block's *rim* for that neighbour; where neighbours add to the block is its *fram
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from geoseg.device import on_device
 from geoseg.errors import ModelError
 from geoseg.grid import Window
 from geoseg.plan import Tiling
-from geoseg.windows import Pixels, batches, read_windows
+from geoseg.windows import Pixels, batches, predictor, read_windows
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,8 @@ def segment_block(
     block = tiling.block_window(row, col)
     if card.output == "labels" and tiling.overlap == 0 and card.multiple == 1:
         cell_rows, cell_cols = tiling.block_cells(row, col)
-        return _pixelwise(source, model, block, len(cell_rows) * len(cell_cols))
+        if not hasattr(model, "predict_at"):
+            return _pixelwise(source, model, block, len(cell_rows) * len(cell_cols))
     pixels = read_windows(source, card, tiling.block_reach(row, col))
     if card.output == "labels":
         return _cropped(model, tiling, row, col, pixels, batch)
@@ -224,7 +225,8 @@ def _cropped(
     arrays = _blank(block, model.card, ["classes"])
     windows, begin = 0, perf_counter()
     for cells, stack in batches(tiling, row, col, pixels, batch):
-        answers = on_device(_checked_labels, model, stack).result()
+        predict = predictor(model, tiling, cells, pixels)
+        answers = on_device(_checked_labels, model, stack, predict).result()
         for cell, labels in zip(cells, answers, strict=True):
             window = tiling.model_window(*cell)
             inside = window.pad(-tiling.margin).intersection(block)
@@ -243,8 +245,12 @@ def _cropped(
     )
 
 
-def _checked_labels(model: Model, stack: NDArray[Any]) -> NDArray[Any]:
-    answer = model.predict(stack)
+def _checked_labels(
+    model: Model,
+    stack: NDArray[Any],
+    predict: Callable[[NDArray[Any]], Any] | None = None,
+) -> NDArray[Any]:
+    answer = (predict or model.predict)(stack)
     labels = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
     expected = (stack.shape[0], *stack.shape[2:])
     if labels.shape != expected or labels.dtype.kind not in "iub":

@@ -20,8 +20,12 @@ from geoseg.labels import Order
 from geoseg.models.card import Card
 from geoseg.models.extras import require
 from geoseg.models.features import Features
-from geoseg.models.forest import KINDS
-from geoseg.training.architectures import check_arch, family_of, network_card
+from geoseg.training.architectures import (
+    CLASSICAL,
+    check_arch,
+    family_of,
+    network_card,
+)
 from geoseg.training.ground import (
     Ground,
     Paths,
@@ -101,7 +105,7 @@ def train(
             same settings, that goes on from its last epoch.
         arch: `unet` or any other network of segmentation_models_pytorch by its name,
             whatever the case; `deeplabv3_resnet50` or any other of torchvision; or
-            `forest` or `extra-trees` for trees on pixel features.
+            `forest`, `extra-trees`, `boosting` or `svm` on pixel features.
         encoder: of a network of segmentation_models_pytorch: any of its own, or `tu-`
             and any of timm.
         arguments: of a network's constructor, such as `{"encoder_depth": 4}`.
@@ -171,13 +175,13 @@ def train(
         "strict": strict,
     }
     pairs, table = open_pairs(sources, labels, how, classes)
-    wide = (features or Features()).reach if arch in KINDS else None
+    wide = (features or Features()).reach if arch in CLASSICAL else None
     ground = hold_out(
         pairs, table, validation, block, wide if gap is None else gap, seed
     )
     card = _card(ground, name or folder.resolve().name, license, settings)
     begin(folder, settings, overwrite=overwrite)
-    if arch in KINDS:
+    if arch in CLASSICAL:
         kind = {"kind": arch, "trees": trees, "leaf": leaf, "samples": samples}
         _train_forest(ground, card, folder, {**kind, "seed": seed}, features)
         return folder
@@ -215,7 +219,7 @@ def _check(
         raise GeosegError(f"balance {balance!r} is none of none, sqrt, equal")
     if zoom < 1:
         raise GeosegError(f"zoom {zoom} must be a factor of at least 1")
-    if arch not in KINDS:
+    if arch not in CLASSICAL:
         require("lightning", what="training a network", extra="train")
         from geoseg.training.losses import make_loss
 
@@ -336,7 +340,7 @@ def _train_forest(
     settings: dict[str, Any],
     features: Features | None,
 ) -> None:
-    from geoseg.models.forest import save_forest
+    from geoseg.models.pixelwise import save
     from geoseg.training.trees import ForestSettings, collect, cross_validate, fit
 
     features = features or Features()
@@ -356,4 +360,11 @@ def _train_forest(
     accuracy = cross_validate(found, how, names) if ground.split else None
     facts = {"samples": len(found.targets), "folds": ground.folds}
     card = _with_figures(card, ground, accuracy, facts)
-    save_forest(fit(found, how, len(names)), features, card, folder)
+    save(
+        fit(found, how, len(names)),
+        features,
+        card,
+        folder,
+        family="svm" if how.kind == "svm" else "forest",
+        output="logits" if how.kind in {"svm", "boosting"} else "probabilities",
+    )

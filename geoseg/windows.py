@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -139,3 +139,20 @@ def _stack(
     tiling: Tiling, cells: list[tuple[int, int]], pixels: Pixels
 ) -> NDArray[Any]:
     return np.stack([pixels.cut(tiling.model_window(*cell)) for cell in cells])
+
+
+def predictor(
+    model: Any,  # noqa: ANN401 - a `Model` or an `InstanceModel`
+    tiling: Tiling,
+    cells: Sequence[tuple[int, int]],
+    pixels: Pixels,
+) -> Callable[[NDArray[Any]], Any]:
+    """Return the model's `predict` for the windows of some cells.
+
+    A model that asks where its windows lie (`Placed`) is told.
+    """
+    if not hasattr(model, "predict_at"):
+        return model.predict  # type: ignore[no-any-return]
+    windows = [tiling.model_window(*cell) for cell in cells]
+    valid = np.stack([pixels.valid_in(window) for window in windows])
+    return lambda stack: model.predict_at(stack, windows, valid)

@@ -109,6 +109,8 @@ def make_plan(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     tta: Literal["d4", "flips"] | None = None,
+    scales: Sequence[float] | None = None,
+    prompts: str | os.PathLike[str] | None = None,
     scores: bool = False,
     probabilities: bool = False,
     resolution: Resolution = "model",
@@ -125,7 +127,13 @@ def make_plan(
     """
     opened = open_source(source, bands=bands, aoi=aoi, nodata=nodata)
     recipe = model_recipe(
-        model, device=device, precision=precision, batch=batch, tta=tta
+        model,
+        device=device,
+        precision=precision,
+        batch=batch,
+        tta=tta,
+        scales=scales,
+        prompts=prompts,
     )
     recipe = recipe.bound(opened)
     if recipe.card.nodata is not None:
@@ -269,6 +277,8 @@ def segment(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     tta: Literal["d4", "flips"] | None = None,
+    scales: Sequence[float] | None = None,
+    prompts: str | os.PathLike[str] | None = None,
     scores: bool = False,
     probabilities: bool = False,
     resolution: Resolution = "model",
@@ -301,6 +311,9 @@ def segment(
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         precision: `auto`, `fp32`, `bf16`, `fp16`.
         tta: Look at every window turned and mirrored: `d4` eight times, `flips` four.
+        scales: Look at every window resized by these factors too: 0.5, 1, 2.
+        prompts: Vector file of points, boxes or polygons, in map coordinates: what a
+            model such as SAM is asked for.
         scores: Write the `confidence` array too.
         probabilities: Write the `probabilities` array too.
         resolution: Pixel size in metres to work at: `model` (resample where the raster
@@ -335,6 +348,8 @@ def segment(
         device=device,
         precision=precision,
         tta=tta,
+        scales=scales,
+        prompts=prompts,
         scores=scores,
         probabilities=probabilities,
         resolution=resolution,

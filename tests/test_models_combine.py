@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -84,6 +85,80 @@ class TestTta:
     def test_what_cannot_be(self, card, tta, message):
         with pytest.raises(ModelError, match=message):
             model_recipe((card, a_network()), tta=tta)
+
+
+class TestScales:
+    pixels = rng.random((2, 2, 32, 48)).astype("f4")
+
+    def at(self, net, scale):
+        """Return what the network says of pixels resized, brought back to pixels."""
+        resize = partial(
+            torch.nn.functional.interpolate, mode="bilinear", align_corners=False
+        )
+        size = tuple(int(side * scale) for side in self.pixels.shape[2:])
+        with torch.inference_mode():
+            seen = resize(torch.from_numpy(self.pixels), size=size)
+            return resize(net(seen).softmax(1), size=self.pixels.shape[2:])
+
+    def test_it_is_the_mean_of_what_is_seen_at_each(self):
+        net = a_network()
+        found = loaded(a_card(), net, scales=[0.5, 1, 2]).predict(self.pixels)
+        expected = sum(self.at(net, scale) for scale in (0.5, 1, 2)) / 3
+        torch.testing.assert_close(found, expected)
+
+    def test_one_is_the_model_itself(self):
+        net = a_network()
+        found = loaded(a_card(), net, scales=[1]).predict(self.pixels)
+        plain = loaded(a_card(), net).predict(self.pixels).softmax(1)
+        torch.testing.assert_close(found, plain)
+
+    def test_with_turns(self):
+        net = nn.Conv2d(2, 3, 1)  # sees pixels only, so turns change nothing
+        found = loaded(a_card(), net, scales=[0.5, 2], tta="d4").predict(self.pixels)
+        expected = (self.at(net, 0.5) + self.at(net, 2)) / 2
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize("scale", [0.5, 1.5, 2])
+    def test_full_windows_slide(self, scale):
+        """A network that takes one size only; what sees pixels only is not changed."""
+
+        class OneSize(nn.Conv2d):
+            def forward(self, x):
+                assert x.shape[2:] == (32, 32)
+                return super().forward(x)
+
+        torch.manual_seed(0)
+        net = OneSize(2, 3, 1)
+        pixels = self.pixels[..., :32]
+        card = a_card(multiple=None, window=32, overlap=8)
+        found = loaded(card, net, scales=[scale]).predict(pixels)
+        plain = nn.Conv2d(2, 3, 1)
+        plain.load_state_dict(net.state_dict())
+        size = tuple(int(side * scale) for side in (32, 32))
+        resize = partial(
+            torch.nn.functional.interpolate, mode="bilinear", align_corners=False
+        )
+        with torch.inference_mode():
+            seen = resize(torch.from_numpy(pixels), size=size)
+            expected = resize(plain(seen).softmax(1), size=(32, 32))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_recipes_know(self):
+        spec = (a_card(), a_network())
+        plain, several = model_recipe(spec), model_recipe(spec, scales=[1, 2])
+        assert plain.hash != several.hash != model_recipe(spec, scales=[1, 0.5]).hash
+        assert several.card.facts["scales"] == [1.0, 2.0]
+        again = pickle.loads(pickle.dumps(several)).load()
+        assert again.working_bytes() > 2 * plain.load().working_bytes()
+
+    @pytest.mark.parametrize("scales", [[0.1], [1, 1], [9], [float("nan")]])
+    def test_what_cannot_be(self, scales):
+        with pytest.raises(ModelError, match="different numbers"):
+            model_recipe((a_card(), a_network()), scales=scales)
+
+    def test_labels_have_no_scores(self):
+        with pytest.raises(ModelError, match=r"several scales.* answers labels"):
+            model_recipe("threshold:ndwi", scales=[0.5, 1])
 
 
 class TestEnsemble:

@@ -464,6 +464,20 @@ def test_a_forest_from_few_polygons(ground, tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.parametrize("arch", ["boosting", "svm"])
+def test_other_classifiers_from_few_polygons(ground, tmp_path, arch):
+    raster, _, truth = ground
+    labels = squares(tmp_path / "p.gpkg", truth)
+    out = train(
+        raster, labels=labels, out=tmp_path / "m", arch=arch, trees=5, samples=1000
+    )
+    card = open_folder(out).card
+    assert card.output == "logits"
+    assert card.facts["validation"]["overall_accuracy"] > 0.9
+    scores = load_model(str(out)).predict(rasterio.open(raster).read()[None])
+    assert (scores[0].argmax(0) == truth).mean() > 0.9
+
+
 # --- bad labels ---------------------------------------------------------------------
 
 

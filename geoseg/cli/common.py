@@ -67,6 +67,16 @@ def comma_list(
     return None if value is None else [v.strip() for v in value.split(",") if v.strip()]
 
 
+def number_list(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> list[float] | None:
+    """Turn `0.5,1,2` into numbers."""
+    try:
+        return None if value is None else [float(v) for v in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not numbers such as 0.5,1,2") from error
+
+
 def one_or_more(
     _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> str | list[str]:

@@ -179,7 +179,8 @@ Examples:
     "--arch",
     default="unet",
     show_default=True,
-    help="A network of segmentation_models_pytorch, forest or extra-trees.",
+    help="A network of segmentation_models_pytorch or torchvision; or forest, "
+    "extra-trees, boosting, svm.",
 )
 @click.option("--encoder", default="resnet18", show_default=True)
 @click.option("--init", metavar="FOLDER", help="A model to start from.")

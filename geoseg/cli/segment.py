@@ -12,6 +12,7 @@ from geoseg.cli.common import (
     byte_count,
     cluster_options,
     comma_list,
+    number_list,
     one_or_more,
     output_options,
     report,
@@ -38,6 +39,18 @@ _OPTIONS = (
         "--tta",
         type=click.Choice(["d4", "flips"]),
         help="Look at every window turned and mirrored: 8 or 4 times.",
+    ),
+    click.option(
+        "--scales",
+        callback=number_list,
+        metavar="0.5,1,2",
+        help="Look at every window resized by these factors, and average.",
+    ),
+    click.option(
+        "--prompts",
+        type=click.Path(),
+        metavar="FILE",
+        help="Points, boxes or polygons that SAM and its like are asked for.",
     ),
     click.option("--aoi", type=click.Path(), help="Polygons; outside is nodata."),
     click.option(

@@ -1,4 +1,4 @@
-"""Several looks at a window averaged: turned and mirrored, or by several models."""
+"""Several looks at a window averaged: turned, mirrored, resized, by several models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from geoseg.errors import ModelError
+from geoseg.models.scales import seen_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 TTA = ("d4", "flips")
 """Ways of looking: all eight turns and mirrors of a square, or the four mirrors."""
+_SMALLEST, _LARGEST = 0.25, 4.0  # scales
 
 
 def probabilities(scores: torch.Tensor | NDArray[Any], card: Card) -> torch.Tensor:
@@ -29,16 +31,25 @@ def probabilities(scores: torch.Tensor | NDArray[Any], card: Card) -> torch.Tens
     return x.softmax(1) if card.activation == "softmax" else x.sigmoid()
 
 
-def augmented_card(card: Card, tta: str) -> Card:
+def augmented_card(card: Card, tta: str | None, scales: Sequence[float] = ()) -> Card:
     """Return the card of a model that looks several times.
 
     Raises:
         ModelError: The way is not known, or the model answers no scores.
     """
-    if tta not in TTA:
+    if tta is not None and tta not in TTA:
         raise ModelError(f"tta {tta!r} is none of {', '.join(TTA)}")
-    _check_scores(card, "test-time augmentation")
-    return replace(card, output="probabilities", facts={**card.facts, "tta": tta})
+    wrong = [s for s in scales if not _SMALLEST <= s <= _LARGEST]
+    if wrong or len(set(scales)) < len(scales):
+        raise ModelError(
+            f"scales {', '.join(f'{s:g}' for s in scales)} must be different numbers "
+            f"from {_SMALLEST} to {_LARGEST}, such as 0.5,1,2"
+        )
+    what = "looking at several scales" if tta is None else "test-time augmentation"
+    _check_scores(card, what)
+    ways: dict[str, Any] = {} if tta is None else {"tta": tta}
+    ways |= {"scales": list(scales)} if scales else {}
+    return replace(card, output="probabilities", facts={**card.facts, **ways})
 
 
 def _check_scores(card: Card, what: str) -> None:
@@ -83,25 +94,44 @@ class Combined:
 
 
 class Augmented(Combined):
-    """A model that looks at every window turned and mirrored, and averages."""
+    """A model that looks at every window turned, mirrored and resized, and averages."""
 
-    def __init__(self, model: Model, tta: str) -> None:
-        super().__init__(augmented_card(model.card, tta), [model])
-        turns = range(4) if tta == "d4" else (0, 2)
-        self._ways = [(k, mirrored) for k in turns for mirrored in (False, True)]
+    def __init__(
+        self, model: Model, tta: str | None, scales: Sequence[float] = ()
+    ) -> None:
+        super().__init__(augmented_card(model.card, tta, scales), [model])
+        turns = {None: (0,), "d4": range(4), "flips": (0, 2)}[tta]
+        mirrors = (False,) if tta is None else (False, True)
+        self._ways = [
+            (scale, turn, mirrored)
+            for scale in scales or (1.0,)
+            for turn in turns
+            for mirrored in mirrors
+        ]
+        self._most = max(scales, default=1.0)
+
+    def working_bytes(self) -> int:
+        """Return how much memory the model takes at the largest scale."""
+        factor = max(1.0, self._most if self.card.multiple else 1.0) ** 2
+        return int(factor * super().working_bytes())
 
     def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
         """Return (n, class, y, x) mean probabilities."""
         return _mean(self._look(pixels, *way) for way in self._ways)
 
     def _look(
-        self, pixels: NDArray[np.generic], turn: int, mirrored: bool
+        self, pixels: NDArray[np.generic], scale: float, turn: int, mirrored: bool
     ) -> torch.Tensor:
         """Return probabilities of the window seen one way, put back upright."""
         model = self._models[0]
+
+        def predict(seen: NDArray[Any]) -> torch.Tensor:
+            seen = np.ascontiguousarray(seen)
+            return probabilities(model.predict(seen), model.card)
+
         seen = np.rot90(pixels, turn, axes=(2, 3))
         seen = seen[..., ::-1] if mirrored else seen
-        found = probabilities(model.predict(np.ascontiguousarray(seen)), model.card)
+        found = seen_at(predict, seen, scale, model.card)
         return (found.flip(-1) if mirrored else found).rot90(-turn, (2, 3))
 
 

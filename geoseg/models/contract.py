@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from geoseg.grid import Window
     from geoseg.models.card import Card
     from geoseg.raster import Source
 
@@ -120,4 +121,29 @@ class Fittable(Protocol):
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
         """Return the model that `parameters()` of a fitted one describes."""
+        ...
+
+
+class Placed(Protocol):
+    """A model whose answer depends on where a window lies (seeds, prompts).
+
+    `predict_at` is asked instead of `predict`.
+    """
+
+    def predict_at(
+        self,
+        pixels: NDArray[np.generic],
+        windows: Sequence[Window],
+        valid: NDArray[np.bool_],
+    ) -> Any:  # noqa: ANN401 - as `predict` answers
+        """Segment a batch of windows, told where they are.
+
+        Args:
+            pixels: (n, band, y, x), as for `predict`.
+            windows: Where each of them lies in the raster, and perhaps beyond it.
+            valid: (n, y, x) which pixels are valid.
+
+        Returns:
+            What `predict` of a `Model` or an `InstanceModel` returns.
+        """
         ...

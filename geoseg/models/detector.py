@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from geoseg.models.scaling import Scaling, to_device
 from geoseg.models.single_threads import SingleThreads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from geoseg.models.card import Card
@@ -55,13 +57,21 @@ class DetectorModel:
 
     precision = "fp32"
 
-    def __init__(self, module: nn.Module, card: Card, options: Options) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        card: Card,
+        options: Options,
+        *,
+        score: float | None = None,
+    ) -> None:
         """Move the network to its device.
 
         Args:
             module: Takes (1, band, y, x) floats; answers a `Found`.
             card: Its card.
             options: Device and batch.
+            score: Of the objects that count; None: what the card says.
         """
         self.card = card
         self._device = choose_device(options.device)
@@ -72,19 +82,23 @@ class DetectorModel:
         threads = torch.get_num_threads() if self.device == "cpu" else 1
         self._threads = SingleThreads(threads)
         self.batch = options.batch or threads
-        self._score = float(card.facts.get("score", SURE))
+        self._score = float(card.facts.get("score", SURE)) if score is None else score
         self._values = np.array([c.value for c in card.classes])
         things = [c.name in (card.things or [c.name]) for c in card.classes]
         self._things = torch.tensor(things, device=self._device)
 
     def predict(self, pixels: NDArray[np.generic]) -> list[Objects]:
         """Return the objects of each window."""
+        return self._each([(window,) for window in pixels])
+
+    def _each(self, work: Sequence[tuple[Any, ...]]) -> list[Objects]:
+        """Return the objects of windows, each with what else the network is told."""
         try:
-            return self._threads.map(self._objects, pixels)
+            return self._threads.map(lambda item: self._objects(*item), work)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ModelError(
                 f"model {self.card.name!r} failed on windows of shape "
-                f"{tuple(pixels.shape)}: {first_line(error)}"
+                f"{tuple(work[0][0].shape)}: {first_line(error)}"
             ) from error
 
     def working_bytes(self) -> int:
@@ -92,10 +106,9 @@ class DetectorModel:
         return weight_bytes(self._module) + self.batch * 4 * 640 * self.card.window**2
 
     @torch.inference_mode()
-    def _objects(self, window: NDArray[np.generic]) -> Objects:
-        found: Found = self._module(
-            self._scaling(to_device(window[None], self._device))
-        )
+    def _objects(self, window: NDArray[np.generic], *told: object) -> Objects:
+        x = self._scaling(to_device(window[None], self._device))
+        found: Found = self._module(x, *told)
         keep = (found.scores >= self._score) & self._things[found.channels]
         semantic = found.semantic if self.card.task == "panoptic" else None
         return from_masks(

@@ -25,6 +25,8 @@ class Options:
     """`auto`, `fp32`, `bf16` or `fp16`."""
     batch: int | None = None
     """Windows per forward pass; None: what suits the device."""
+    prompts: str | None = None
+    """Vector file of what is asked for, of models that answer prompts."""
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):

@@ -13,6 +13,8 @@ CLASSICAL = {
     "otsu": "geoseg.models.threshold",
     "kmeans": "geoseg.models.cluster",
     "gmm": "geoseg.models.cluster",
+    "slic": "geoseg.models.superpixels",
+    "grow": "geoseg.models.grow",
 }
 """`name:rest`: modules with `open_spec(spec) -> Opened`."""
 
@@ -34,6 +36,7 @@ FOLDERS = {
     "onnx": "geoseg.models.onnx_file",
     "dynamicworld": "geoseg.models.dynamic_world",
     "forest": "geoseg.models.forest",
+    "svm": "geoseg.models.svm",
 }
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
 
@@ -86,6 +89,19 @@ _ALL = (
         packages=("sklearn",),
     ),
     Family(
+        name="slic",
+        example="slic:16:6",
+        summary="superpixels about 16 px wide, of 6 clusters by their mean colour",
+        extra="superpixels",
+        packages=("skimage", "sklearn"),
+    ),
+    Family(
+        name="grow",
+        example="grow:seeds.gpkg",
+        summary="regions grown from points, lines or polygons of a vector file; "
+        "grow:seeds.gpkg:12:COLUMN, within 12 of a marker's value in every band",
+    ),
+    Family(
         name="smp",
         example="models/landcover",
         summary="a folder with card and weights: U-Net, U-Net++, FPN, DeepLabV3+, PAN, "
@@ -129,8 +145,14 @@ _ALL = (
     Family(
         name="forest",
         example="models/landcover-forest",
-        summary="random forest or extra trees on bands, gradients, texture: a folder "
-        "from geoseg train --arch forest",
+        summary="random forest, extra trees or boosted trees on bands, gradients, "
+        "texture: a folder from geoseg train --arch forest, extra-trees, boosting",
+    ),
+    Family(
+        name="svm",
+        example="models/landcover-svm",
+        summary="support vectors, or any linear classifier, on the same features: a "
+        "folder from geoseg train --arch svm",
     ),
     Family(
         name="own code",

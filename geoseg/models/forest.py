@@ -1,26 +1,23 @@
-"""Forests of decision trees on pixel features: by scikit-learn, kept as arrays.
+"""Decision trees on pixel features, in forests or boosted: by scikit-learn, as arrays.
 
-A fitted forest is a handful of arrays in a safetensors file: nothing is unpickled, and
-scikit-learn is not needed to use it. Breiman (2001), "Random forests", Machine Learning
-45, 5-32; Geurts, Ernst, Wehenkel (2006), "Extremely randomized trees", Machine Learning
-63, 3-42.
+Breiman (2001), "Random forests", Machine Learning 45, 5-32; Geurts, Ernst, Wehenkel
+(2006), "Extremely randomized trees", Machine Learning 63, 3-42; Friedman (2001),
+"Greedy function approximation: a gradient boosting machine", Annals of Statistics 29,
+1189-1232.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numba
 import numpy as np
 
-from geoseg.errors import ModelError, first_line
-from geoseg.models.features import Features
-from geoseg.models.folder import WEIGHTS, write_folder
+from geoseg.errors import ModelError
+from geoseg.models.pixelwise import PixelModel, read_arrays, save
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,10 +25,16 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
     from geoseg.models.device import Options
+    from geoseg.models.features import Features
     from geoseg.models.folder import ModelFolder
 
-KINDS = {"forest": "RandomForestClassifier", "extra-trees": "ExtraTreesClassifier"}
+KINDS = {
+    "forest": "RandomForestClassifier",
+    "extra-trees": "ExtraTreesClassifier",
+    "boosting": "HistGradientBoostingClassifier",
+}
 """What `--arch` calls them, and scikit-learn's classes."""
+_NEVER = -50.0  # logit of a class that no pixel was shown of
 
 _DTYPES = {
     "roots": np.int32,
@@ -58,7 +61,8 @@ class Trees:
     threshold: NDArray[np.float32]
     """(node,) what it is compared with."""
     votes: NDArray[np.float32]
-    """(node, class) share of each class in a leaf, divided by the number of trees."""
+    """(node, class) what a leaf adds: in a forest the share of each class, divided by
+    the number of trees; in boosted trees to each class's logit."""
 
     @classmethod
     def of(cls, forest: Any, classes: int) -> Self:  # noqa: ANN401 - it has no types
@@ -84,8 +88,48 @@ class Trees:
             votes=votes,
         )
 
+    @classmethod
+    def of_boosting(cls, boosted: Any, classes: int) -> Self:  # noqa: ANN401 - untyped
+        """Return the trees of a scikit-learn boosting fitted to places 0 … classes-1.
+
+        Args:
+            boosted: A `HistGradientBoostingClassifier` without categorical features.
+            classes: Length of the class table.
+        """
+        known = boosted.classes_
+        # With two classes there is one score: of the second.
+        columns = known[1:] if len(known) == 2 else known
+        start = np.full(classes, _NEVER, np.float32)
+        start[known] = 0
+        start[columns] = boosted._baseline_prediction.ravel()  # noqa: SLF001
+        parts = [_stump(start)]
+        for trees in boosted._predictors:  # noqa: SLF001 - there is no other way
+            for tree, column in zip(trees, columns, strict=True):
+                parts.append(_boosted_tree(tree.nodes, int(column), classes))
+        sizes = [len(p["left"]) for p in parts]
+        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+        for part, root in zip(parts, roots, strict=True):
+            for side in ("left", "right"):
+                part[side] = np.where(part[side] < 0, -1, part[side] + root)
+        joined: dict[str, Any] = {
+            name: np.concatenate([p[name] for p in parts]).astype(dtype)
+            for name, dtype in _DTYPES.items()
+            if name != "roots"
+        }
+        return cls(roots=roots, **joined)
+
+    @property
+    def classes(self) -> int:
+        """How many classes they tell apart."""
+        return int(self.votes.shape[1])
+
+    @property
+    def features(self) -> int:
+        """How many features they need at least."""
+        return int(self.feature.max(initial=0)) + 1
+
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return class probabilities, (class, y, x), of features (feature, y, x)."""
+        """Return class scores, (class, y, x), of features (feature, y, x)."""
         count, height, width = features.shape
         pixels = np.ascontiguousarray(features.reshape(count, -1).T)
         out = np.zeros((len(pixels), self.votes.shape[1]), np.float32)
@@ -144,6 +188,36 @@ class Trees:
             raise ModelError("the forest's file is damaged: its nodes lead astray")
 
 
+def _stump(scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return a tree of one leaf."""
+    no = np.array([-1])
+    return {
+        "left": no,
+        "right": no,
+        "feature": np.array([0]),
+        "threshold": np.array([0.0]),
+        "votes": scores[None],
+    }
+
+
+def _boosted_tree(
+    nodes: NDArray[np.void], column: int, classes: int
+) -> dict[str, NDArray[Any]]:
+    """Return a tree that adds to one class's score."""
+    if nodes["is_categorical"].any():
+        raise ModelError("boosted trees with categorical features are not supported")
+    leaf = nodes["is_leaf"].astype(bool)
+    votes = np.zeros((len(nodes), classes), np.float32)
+    votes[leaf, column] = nodes["value"][leaf]
+    return {
+        "left": np.where(leaf, -1, nodes["left"].astype(np.int64)),
+        "right": np.where(leaf, -1, nodes["right"].astype(np.int64)),
+        "feature": np.where(leaf, 0, nodes["feature_idx"].astype(np.int64)),
+        "threshold": _rounded_down(np.where(leaf, 0, nodes["num_threshold"])),
+        "votes": votes,
+    }
+
+
 def _rounded_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return float32 numbers that float32 features compare with in the same way."""
     near = values.astype(np.float32)
@@ -176,70 +250,26 @@ def _vote(
                     out[i, k] += votes[node, k]
 
 
-class ForestModel:
-    """A card, features and trees, as geoseg's models are."""
-
-    device = "cpu"
-    precision = "fp32"
-
-    def __init__(
-        self, card: Card, trees: Trees, options: Options | None = None
-    ) -> None:
-        """Check that trees and card go together.
-
-        Raises:
-            ModelError: Another number of classes or of features.
-        """
-        self.card = card
-        self._features = Features.from_dict(card.framework.get("features", {}))
-        self._trees = trees
-        self._workers = os.cpu_count() or 1
-        self.batch = (options.batch if options else None) or self._workers
-        expected, found = len(card.classes), trees.votes.shape[1]
-        if expected != found:
-            raise ModelError(
-                f"the card of {card.name!r} has {expected} classes, the forest {found}"
-            )
-        count = self._features.count(len(card.bands))
-        if trees.feature.max(initial=0) >= count:
-            raise ModelError(
-                f"the forest of {card.name!r} looks at feature "
-                f"{trees.feature.max()}, but its card makes {count}"
-            )
-
-    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Return (n, class, y, x) probabilities."""
-
-        def one(window: NDArray[np.generic]) -> NDArray[np.float32]:
-            return self._trees.predict(self._features.of(window))
-
-        if len(pixels) == 1:
-            return one(pixels[0])[None]
-        with ThreadPoolExecutor(self._workers) as pool:
-            return np.stack(list(pool.map(one, pixels)))
-
-
 def load_folder(folder: ModelFolder, options: Options) -> Model:
-    """Load the forest of a model folder."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays = load_file(folder.weights_file)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{folder.weights_file} cannot be read as safetensors: {first_line(error)}"
-        ) from error
-    return ForestModel(folder.card, Trees.from_arrays(arrays), options)
+    """Load the trees of a model folder."""
+    return PixelModel(folder.card, Trees.from_arrays(read_arrays(folder)), options)
 
 
-def save_forest(trees: Trees, features: Features, card: Card, folder: Path) -> Path:
-    """Write a forest and its card as a model folder that `--model` takes."""
-    from safetensors.numpy import save_file
+def save_forest(
+    trees: Trees,
+    features: Features,
+    card: Card,
+    folder: Path,
+    *,
+    output: Literal["probabilities", "logits"] = "probabilities",
+) -> Path:
+    """Write trees and their card as a model folder that `--model` takes.
 
-    framework = {**card.framework, "family": "forest", "features": features.to_dict()}
-    card = replace(card, framework=framework, output="probabilities")
-    ForestModel(card, trees)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(trees.arrays(), folder / WEIGHTS)
-    return write_folder(card, folder, folder / WEIGHTS)
+    Args:
+        trees: The trees.
+        features: What they look at.
+        card: Their card.
+        folder: Where.
+        output: `logits` where they were boosted.
+    """
+    return save(trees, features, card, folder, family="forest", output=output)

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.classes import Class, default_color
+from geoseg.classes import Class, class_table, default_color
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import Band, Card
 from geoseg.models.extras import require
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from geoseg.models.device import Options
     from geoseg.models.folder import ModelFolder
 
+SAMS = frozenset(
+    {
+        "sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_video", "edgetam",
+        "edgetam_video",
+    }
+)  # fmt: skip
+"""Model types that answer prompts with masks."""
 QUERIES = frozenset({"maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3"})
 """Model types that answer masks with classes instead of scores per class."""
 _ANY_SIZE = {"segformer": 32, "mobilevit": 32, "mobilevitv2": 32, "mobilenet_v2": 32}
@@ -86,19 +93,21 @@ def card_of(path: Path, *, name: str) -> Card:
     config = _json(path / "config.json")
     processor = _processor(path)
     channels = _channels(config)
+    kind = str(config.get("model_type"))
+    answers_prompts = kind in SAMS
     names = ["red", "green", "blue"]
     if channels != 3:
         names = [str(i + 1) for i in range(channels)]
     side = _side(config, processor)
-    kind = str(config.get("model_type"))
     factor = _factor(processor)
     return Card(
         name=name,
         bands=tuple(_band(band, processor, factor, i) for i, band in enumerate(names)),
-        classes=_classes(config),
-        output="probabilities" if kind in QUERIES else "logits",
+        classes=class_table(["object"]) if answers_prompts else _classes(config),
+        task="instance" if answers_prompts else "semantic",
+        output="probabilities" if kind in QUERIES | SAMS else "logits",
         window=side,
-        overlap=side // 8 // 2 * 2,
+        overlap=side // (4 if answers_prompts else 8) // 2 * 2,
         multiple=_ANY_SIZE.get(kind),
         value_range=(0.0, 1 / factor) if factor else None,
         description=f"{kind} of transformers",
@@ -127,7 +136,8 @@ def _processor(path: Path) -> dict[str, Any]:
 
 
 def _channels(config: Mapping[str, Any]) -> int:
-    for part in (config, config.get("backbone_config") or {}):
+    vision = config.get("vision_config") or {}
+    for part in (config, config.get("backbone_config") or {}, vision):
         if "num_channels" in part:
             return int(part["num_channels"])
     return 3
@@ -139,15 +149,18 @@ def _side(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int:
     if isinstance(size, int):
         return size
     backbone = config.get("backbone_config") or {}
+    prompts = config.get("prompt_encoder_config") or {}
     for side in (
+        prompts.get("image_size"),
         size.get("height"),
         size.get("shortest_edge"),
+        size.get("longest_edge"),
         config.get("image_size"),
         backbone.get("image_size"),
     ):
         if isinstance(side, int) and side >= 32:
             return side
-    return 512
+    return 1024 if config.get("model_type") in SAMS else 512
 
 
 def _factor(processor: Mapping[str, Any]) -> float:
@@ -189,20 +202,25 @@ def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
     _hashes(path)
     config = _config(transformers, path)
     kind = config.model_type
-    if card.task != "semantic" and kind not in QUERIES:
+    if card.task != "semantic" and kind not in QUERIES | SAMS:
         raise ModelError(f"{kind} networks answer classes, not {card.task} objects")
-    factory = (
-        transformers.AutoModelForUniversalSegmentation
-        if kind in QUERIES
-        else transformers.AutoModelForSemanticSegmentation
-    )
+    if kind in SAMS and card.task != "instance":
+        raise ModelError(f"{kind} networks find objects: the task is instance")
+    if kind in SAMS:
+        factory = transformers.AutoModelForMaskGeneration
+    elif kind in QUERIES:
+        factory = transformers.AutoModelForUniversalSegmentation
+    else:
+        factory = transformers.AutoModelForSemanticSegmentation
     if type(config) not in factory._model_mapping.keys():  # noqa: SIM118, SLF001 - lazy
         raise ModelError(f"{kind} is no network for segmentation in transformers")
     module = _pretrained(factory, path, config)
-    if kind not in QUERIES:
+    if kind not in QUERIES | SAMS:
         return TorchModel(module, card, options)
-    from geoseg.models import queries
+    from geoseg.models import queries, sam
 
+    if kind in SAMS:
+        return sam.model(module, card, options)
     return queries.model(module, card, options, path)
 
 

@@ -26,6 +26,8 @@ from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from geoseg.models.contract import Model
     from geoseg.raster import Source
 
@@ -75,6 +77,8 @@ class ModelRecipe:
     """Device, precision, batch."""
     tta: str | None = None
     """`d4` or `flips`: every window is looked at turned and mirrored, and averaged."""
+    scales: tuple[float, ...] = ()
+    """Every window is looked at resized by these factors, and averaged."""
     fitted: str | None = None
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
@@ -95,7 +99,13 @@ class ModelRecipe:
         Card, weights or code, precision, and what was fitted. Not the device and not
         the batch, which change an answer by rounding at most.
         """
-        facts = [self.content, self.options.precision, self.fitted, self.tta]
+        facts: list[Any] = [
+            self.content,
+            self.options.precision,
+            self.fitted,
+            self.tta,
+        ]
+        facts += [list(self.scales)] if self.scales else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -137,7 +147,8 @@ class ModelRecipe:
 
     def _key(self) -> str:
         what = self.spec.key if isinstance(self.spec, _Object) else str(self.spec)
-        return repr((what, self.content, self.options, self.fitted, self.tta))
+        how = (self.options, self.fitted, self.tta, self.scales)
+        return repr((what, self.content, *how))
 
     def _build(self) -> Model:
         model: Model
@@ -149,7 +160,9 @@ class ModelRecipe:
             model = self._reopened(self.spec).load(self.options)
         if self.fitted is not None:
             model = model.with_parameters(json.loads(self.fitted))  # type: ignore[attr-defined]
-        return model if self.tta is None else _augmented(model, self.tta)
+        if self.tta is None and not self.scales:
+            return model
+        return _augmented(model, self.tta, self.scales)
 
     def _reopened(self, spec: str) -> Opened:
         opened = _OPENED.pop(spec, None)
@@ -170,6 +183,8 @@ def model_recipe(
     precision: Precision = "auto",
     batch: int | None = None,
     tta: str | None = None,
+    scales: Sequence[float] | None = None,
+    prompts: str | os.PathLike[str] | None = None,
 ) -> ModelRecipe:
     """Return the recipe of the model that a user names or gives.
 
@@ -183,19 +198,31 @@ def model_recipe(
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch: Windows per forward pass; None: what suits the device.
         tta: `d4` looks at every window in all eight turns and mirrors, `flips` in four.
+        scales: Looks at every window resized by these factors, such as 0.5, 1, 2.
+        prompts: Vector file of points, boxes or polygons that a model such as SAM is
+            asked for.
 
     Raises:
         ModelError: There is no such model, or it is not whole.
         MissingExtraError: It needs a package that is not installed.
     """
-    recipe = _plain_recipe(
-        spec, Options(device=device, precision=precision, batch=batch)
-    )
-    if tta is None:
+    asked = None if prompts is None else os.fspath(prompts)
+    if asked is not None and "://" not in asked:
+        asked = str(Path(asked).absolute())
+    options = Options(device=device, precision=precision, batch=batch, prompts=asked)
+    recipe = _plain_recipe(spec, options)
+    if asked is not None and not hasattr(recipe.load(), "takes_prompts"):
+        raise ModelError(
+            f"{recipe.name} answers no prompts: --prompts is for SAM and its like; "
+            "markers of region growing belong to its name, as in grow:seeds.gpkg"
+        )
+    if tta is None and not scales:
         return recipe
     from geoseg.models.combine import augmented_card
 
-    return replace(recipe, card=augmented_card(recipe.card, tta), tta=tta)
+    sizes = tuple(float(scale) for scale in scales or ())
+    card = augmented_card(recipe.card, tta, sizes)
+    return replace(recipe, card=card, tta=tta, scales=sizes)
 
 
 def _plain_recipe(spec: object, options: Options) -> ModelRecipe:
@@ -244,10 +271,10 @@ def _ensemble(models: list[Model]) -> Model:
     return Ensemble(models)
 
 
-def _augmented(model: Model, tta: str) -> Model:
+def _augmented(model: Model, tta: str | None, scales: tuple[float, ...]) -> Model:
     from geoseg.models.combine import Augmented
 
-    return Augmented(model, tta)
+    return Augmented(model, tta, scales)
 
 
 def load_model(
@@ -257,12 +284,20 @@ def load_model(
     precision: Precision = "auto",
     batch: int | None = None,
     tta: str | None = None,
+    scales: Sequence[float] | None = None,
+    prompts: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load the model that a user names or gives; see `model_recipe`."""
     from geoseg.represent import show_models_as_cards
 
     recipe = model_recipe(
-        spec, device=device, precision=precision, batch=batch, tta=tta
+        spec,
+        device=device,
+        precision=precision,
+        batch=batch,
+        tta=tta,
+        scales=scales,
+        prompts=prompts,
     )
     model = recipe.load()
     show_models_as_cards(type(model))

@@ -1,4 +1,4 @@
-"""A source cropped to an area of interest; the only room here that reads vectors."""
+"""A source cropped to an area of interest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from affine import Affine
 
 from geoseg.errors import RasterError
 from geoseg.grid import Grid, Window
-from geoseg.sources.gdal import redact, squeezed
+from geoseg.sources.gdal import redact
+from geoseg.sources.shapes import Shapes, in_pixels, read_shapes
 from geoseg.sources.source import Source, SourceBand, check_inside
 from geoseg.sources.validity import all_valid, both
 
@@ -125,74 +126,24 @@ def _area(aoi: str, grid: Grid) -> Geometry:
     """Return the union of a file's polygons, in pixels of the grid."""
     import shapely
 
-    shapes, crs = _polygons(aoi)
-    to_pixels = _into_pixels(grid, crs, aoi)
-    moved = shapely.transform(shapely.make_valid(shapes), to_pixels, interleaved=False)
-    if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise RasterError(f"{redact(aoi)} cannot be brought into the raster's CRS")
+    moved = in_pixels(_polygons(aoi), grid, aoi)
     area = shapely.union_all(shapely.make_valid(moved))
     if area.area == 0:
         raise RasterError(f"the area of interest {redact(aoi)} has no area")
     return area
 
 
-def _polygons(aoi: str) -> tuple[NDArray[np.object_], str | None]:
-    import pyogrio.raw
+def _polygons(aoi: str) -> Shapes:
     import shapely
-    from pyogrio.errors import DataLayerError, DataSourceError, GeometryError
 
-    path, _, layer = aoi.partition("|layername=")
-    try:
-        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
-        if not layer and len(layers) > 1:
-            raise RasterError(
-                f"{redact(path)} has layers {', '.join(layers[:10])}: say which, as in "
-                f"'{redact(path)}|layername={layers[0]}'"
-            )
-        meta, _, wkb, _ = pyogrio.raw.read(path, layer=layer or None, columns=[])
-    except (DataSourceError, DataLayerError, GeometryError) as error:
-        reason = squeezed(error, path)
-        raise RasterError(
-            f"cannot read the area of interest {redact(aoi)}: {reason}"
-        ) from error
-    shapes = shapely.from_wkb(wkb[[g is not None for g in wkb]])
-    kept = shapes[np.isin(shapely.get_type_id(shapes), (3, 6))]
+    found = read_shapes(aoi, "the area of interest")
+    kept = found.geometries[np.isin(shapely.get_type_id(found.geometries), (3, 6))]
     if not len(kept):
         raise RasterError(
             f"the area of interest {redact(aoi)} has no polygons among its "
-            f"{len(wkb)} features"
+            f"{len(found.geometries)} features"
         )
-    return kept, meta["crs"]
-
-
-def _into_pixels(grid: Grid, crs: str | None, aoi: str) -> Any:  # noqa: ANN401 - a function of two arrays
-    """Return what brings (x, y) in the file's CRS to (column, row) of the grid."""
-    from pyproj import Transformer
-    from pyproj.exceptions import ProjError
-
-    inverse = ~grid.transform
-    try:
-        transformer = (
-            Transformer.from_crs(crs, grid.crs, always_xy=True)
-            if crs is not None and grid.crs is not None
-            else None  # one of them does not say: taken for the other's
-        )
-    except ProjError as error:
-        raise RasterError(
-            f"{redact(aoi)} cannot be brought into the raster's CRS: {squeezed(error)}"
-        ) from error
-
-    def to_pixels(
-        x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if transformer is not None:
-            x, y = transformer.transform(x, y)
-        return (
-            inverse.a * x + inverse.b * y + inverse.c,
-            inverse.d * x + inverse.e * y + inverse.f,
-        )
-
-    return to_pixels
+    return replace(found, geometries=shapely.make_valid(kept))
 
 
 def _inside(area: bytes, window: Window) -> NDArray[np.bool_]:

@@ -13,6 +13,9 @@ from geoseg.models.card import Card
 from geoseg.models.families import FOLDERS
 from geoseg.models.forest import KINDS
 
+CLASSICAL = (*KINDS, "svm")
+"""Classifiers of pixels by their features."""
+
 
 def family_of(card: Card) -> ModuleType:
     """Return the module with `build` and `save_model` for a card's network."""
@@ -52,5 +55,5 @@ def _framework(arch: str, encoder: str) -> dict[str, Any]:
         return {"family": "smp", "arch": named[asked], "encoder": encoder}
     if asked in SEMANTIC:
         return {"family": "torchvision", "arch": asked}
-    known = ", ".join([*KINDS, *(a.lower() for a in ARCHITECTURES), *SEMANTIC])
+    known = ", ".join([*CLASSICAL, *(a.lower() for a in ARCHITECTURES), *SEMANTIC])
     raise ModelError(f"arch {arch!r} cannot be trained; known are {known}")

@@ -1,4 +1,4 @@
-"""Training of forests on pixel features, by scikit-learn."""
+"""Training of trees and support vector machines on pixel features, by scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from geoseg.grid import Window
 from geoseg.models.extras import require
 from geoseg.models.features import Features
 from geoseg.models.forest import KINDS, Trees
+from geoseg.models.pixelwise import Classifier
+from geoseg.models.svm import Machine
 from geoseg.training.patches import cut
 from geoseg.training.scenes import IGNORED, Scene
 from geoseg.training.split import Split
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
 
 _READ = 256
+_SVM_SAMPLES = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class ForestSettings:
     """How a forest is trained."""
 
     kind: str
-    """`forest` or `extra-trees`."""
+    """`forest`, `extra-trees`, `boosting` or `svm`."""
     trees: int
     """How many."""
     leaf: int
@@ -134,8 +137,8 @@ def _window(
     return np.ascontiguousarray(values), here[y, x], fold, near
 
 
-def fit(samples: Samples, settings: ForestSettings, classes: int) -> Trees:
-    """Return a forest of all samples."""
+def fit(samples: Samples, settings: ForestSettings, classes: int) -> Classifier:
+    """Return a classifier of all samples."""
     return _fit(samples.features, samples.targets, settings, classes)
 
 
@@ -178,17 +181,41 @@ def _fit(
     targets: NDArray[np.uint8],
     settings: ForestSettings,
     classes: int,
-) -> Trees:
+) -> Classifier:
     require("sklearn", what=f"arch {settings.kind}", extra="train")
     from sklearn import ensemble
 
+    if settings.kind == "svm":
+        return _fit_svm(features, targets, settings, classes)
     make = getattr(ensemble, KINDS[settings.kind])
-    forest = make(
-        settings.trees,
-        min_samples_leaf=settings.leaf,
-        random_state=settings.seed,
-        class_weight="balanced",
-        n_jobs=-1,
-    )
-    forest.fit(features, targets)
-    return Trees.of(forest, classes)
+    common = {
+        "min_samples_leaf": settings.leaf,
+        "random_state": settings.seed,
+        "class_weight": "balanced",
+    }
+    if settings.kind == "boosting":
+        boosted = make(max_iter=settings.trees, early_stopping=False, **common)
+        return Trees.of_boosting(boosted.fit(features, targets), classes)
+    forest = make(settings.trees, n_jobs=-1, **common)
+    return Trees.of(forest.fit(features, targets), classes)
+
+
+def _fit_svm(
+    features: NDArray[np.float32],
+    targets: NDArray[np.uint8],
+    settings: ForestSettings,
+    classes: int,
+) -> Machine:
+    """Fit to at most some thousand pixels: the time grows with their square."""
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    if len(features) > _SVM_SAMPLES:
+        drawn = np.random.default_rng(settings.seed).permutation(len(features))
+        features, targets = (
+            features[drawn[:_SVM_SAMPLES]],
+            targets[drawn[:_SVM_SAMPLES]],
+        )
+    scaler = StandardScaler().fit(features)
+    machine = SVC(C=10.0, class_weight="balanced", random_state=settings.seed)
+    return Machine.of(machine.fit(scaler.transform(features), targets), classes, scaler)
