@@ -10,8 +10,8 @@ _MANY = 12
 # Option → where it stands. What is not named here stands under "Options".
 _SECTIONS = {
     "Model and raster": (
-        "model", "tta", "bands", "aoi", "nodata", "resolution", "overlap", "labels",
-        "init",
+        "model", "tta", "scales", "prompts", "bands", "aoi", "nodata", "resolution",
+        "overlap", "labels", "init",
     ),
     "Labels": (
         "reference", "column", "layer", "mapping", "constant", "background", "order",

@@ -24,6 +24,7 @@ FILES = {
     ".pth": "geoseg.models.exported",
     ".ts": "geoseg.models.exported",
     ".onnx": "geoseg.models.onnx_file",
+    ".ckpt": "geoseg.models.checkpoint",
 }
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
@@ -34,6 +35,7 @@ FOLDERS = {
     "torch.export": "geoseg.models.exported",
     "torchscript": "geoseg.models.exported",
     "onnx": "geoseg.models.onnx_file",
+    "checkpoint": "geoseg.models.checkpoint",
     "dynamicworld": "geoseg.models.dynamic_world",
     "forest": "geoseg.models.forest",
     "svm": "geoseg.models.svm",
@@ -125,6 +127,14 @@ _ALL = (
         packages=("transformers", "huggingface_hub"),
     ),
     Family(
+        name="sam",
+        example="hf:facebook/sam2.1-hiera-tiny",
+        summary="SAM, SAM-HQ, SAM 2, SAM 3's tracker, EdgeTAM: all objects, or those "
+        "that points, boxes or polygons ask for: --prompts FILE",
+        extra="transformers",
+        packages=("transformers", "huggingface_hub"),
+    ),
+    Family(
         name="onnx",
         example="roads.onnx",
         summary="an ONNX file with a card beside it, or Deepness's metadata inside",
@@ -135,6 +145,13 @@ _ALL = (
         name="exported",
         example="roads.pt2",
         summary="a program of torch.export (.pt2) or TorchScript (.pt), card beside it",
+    ),
+    Family(
+        name="checkpoint",
+        example="unet.ckpt",
+        summary="a checkpoint of torchgeo's or terratorch's trainers, card beside it",
+        extra="models",
+        packages=("segmentation_models_pytorch",),
     ),
     Family(
         name="dynamicworld",

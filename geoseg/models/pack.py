@@ -15,7 +15,7 @@ from geoseg.models.load import model_recipe
 if TYPE_CHECKING:
     from geoseg.models.card import Card
 
-_FAMILIES = {".pt2": "torch.export", ".onnx": "onnx"}
+_FAMILIES = {".pt2": "torch.export", ".onnx": "onnx", ".ckpt": "checkpoint"}
 _TRANSFORMERS = ("*.json", "*.safetensors", "merges.txt", "LICENSE*", "README.md")
 
 

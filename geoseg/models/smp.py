@@ -56,6 +56,7 @@ def build(card: Card) -> nn.Module:
     arguments.pop("family", None)
     arch = str(arguments.pop("arch", ""))
     encoder = arguments.pop("encoder", "resnet34")
+    arguments.pop("classes", None)  # 1: one sigmoid, see _channels
     if arch not in ARCHITECTURES or not hasattr(smp, arch):
         raise ModelError(
             f"arch {arch!r} of {card.name!r} is none of {', '.join(ARCHITECTURES)}"

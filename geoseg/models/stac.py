@@ -50,6 +50,7 @@ _ARTIFACTS = {
     ".pt2": "torch.export.save",
     ".pt": "torch.jit.save",
     ".onnx": "onnx",
+    ".ckpt": "torch.save",
 }
 _NO_WEIGHTS = "geoseg.card"
 _SHA256 = "1220"  # multihash: SHA-256, 32 bytes
