@@ -29,6 +29,9 @@ TURN = 32
 """A line passes here and changes its direction."""
 VERTEX = NODE | TURN
 
+NORTH = 8
+"""The edge that leaves a corner north."""
+
 CUT_START = 1
 CUT_END = 2
 
@@ -72,11 +75,21 @@ def _joined(parent: Any, one: int, other: int) -> int:
 
 
 @compiled
-def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
+def _grown(values: Any) -> Any:
+    """Return the same with room for as many again."""
+    more = np.zeros(2 * len(values), values.dtype)
+    more[: len(values)] = values
+    return more
+
+
+@compiled
+def label_faces(pixels: Any, edges: Any, written: Any, confidence: Any) -> Any:
     """Number the 4-connected regions of equal pixels (union-find over runs, one scan).
 
     Args:
         pixels: (y, x) integers; the first row and column belong to the neighbours.
+        edges: From `list_edges`, of as many corners; the edge that leaves corner (y, x)
+            north has pixel (y, x) on its left.
         written: (highest pixel + 1,) bool; pixels that are not become label 0.
         confidence: (y - 1, x - 1) uint8 with 255 for none, or (0, 0) where not stored.
 
@@ -84,25 +97,25 @@ def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
         The fields of `Faces`.
     """
     height, width = pixels.shape
-    labels = np.zeros((height + 1, width + 1), np.int32)
-    runs = height
-    for y in range(height):
-        for x in range(1, width):
-            runs += pixels[y, x] != pixels[y, x - 1]
-    parent = np.empty(runs + 1, np.int32)
-    first = np.empty(runs + 1, np.int64)
-    count = np.zeros(runs + 1, np.int64)
+    line, column, leaving = edges
+    labels = np.empty((height + 1, width + 1), np.int32)
+    labels[height] = 0
+    labels[:, width] = 0
+    parent = np.empty(1024, np.int32)
+    first = np.empty(1024, np.int64)
+    count = np.zeros(1024, np.int64)
     row = np.empty((2, width, 3), np.int64)  # runs above and here: value, end, label
     above = 0
     top = 0
     for y in range(height):
         old, new = row[y & 1], row[1 - (y & 1)]
-        k, n, x = 0, 0, 0
+        k, n, x, e = 0, 0, 0, line[y]
         while x < width:
             value = pixels[y, x]
-            end = x + 1
-            while end < width and pixels[y, end] == value:
-                end += 1
+            while e < line[y + 1] and not leaving[e] & NORTH:
+                e += 1
+            end = min(column[e] + 1, width) if e < line[y + 1] else width
+            e += 1
             label = 0
             if written[value]:
                 while k < above and old[k, 1] <= x:
@@ -119,12 +132,14 @@ def label_faces(pixels: Any, written: Any, confidence: Any) -> Any:
                 if label == 0:
                     top += 1
                     label = top
+                    if top == len(parent):
+                        parent, first = _grown(parent), _grown(first)
+                        count = _grown(count)
                     parent[top] = top
                     first[top] = y * width + x
                 if y > 0:
                     count[label] += end - max(x, 1)
-                for i in range(x, end):
-                    labels[y, i] = label
+            labels[y, x:end] = label
             new[n, 0], new[n, 1], new[n, 2] = value, end, label
             n += 1
             x = end
@@ -174,10 +189,12 @@ def corner_bytes(pixels: Any) -> Any:
         pixels: (y, x) integers.
 
     Returns:
-        (y - 1, x - 1) uint8; corner (0, 0) is between the first four pixels.
+        (y - 1, x - 1) uint8, and zeros to a width that is a multiple of 8; corner
+        (0, 0) is between the first four pixels.
     """
     height, width = pixels.shape
-    corners = np.empty((height - 1, width - 1), np.uint8)
+    corners = np.empty((height - 1, -(-(width - 1) // 8) * 8), np.uint8)
+    corners[:, width - 1 :] = 0
     for y in range(height - 1):
         for x in range(width - 1):
             nw, ne = pixels[y, x], pixels[y, x + 1]
@@ -193,12 +210,50 @@ def corner_bytes(pixels: Any) -> Any:
     return corners
 
 
+def list_edges(
+    corners: NDArray[np.uint8], y: int, x: int, shape: tuple[int, int]
+) -> Any:
+    """List the corners that edges leave, in reading order.
+
+    Args:
+        corners: From `corner_bytes`.
+        y: First row to look at; what is listed is counted from here.
+        x: First column.
+        shape: How many rows and columns.
+
+    Returns:
+        Where the corners of each row start (rows + 1,); columns; edges that leave.
+    """
+    return _listed(corners, corners.view(np.uint64), y, x, *shape)
+
+
 @compiled
-def own_edges(corners: Any, labels: Any, last_row: bool, last_column: bool) -> Any:
+def _listed(corners: Any, eights: Any, y: int, x: int, rows: int, columns: int) -> Any:
+    line = np.zeros(rows + 1, np.int64)
+    column, leaving = np.empty(1024, np.int32), np.empty(1024, np.uint8)
+    n = 0
+    for i in range(rows):
+        line8 = eights[y + i]
+        for group in range(x >> 3, (x + columns + 7) >> 3):
+            if not line8[group]:
+                continue
+            if n + 8 > len(column):
+                column, leaving = _grown(column), _grown(leaving)
+            j = 8 * group - x
+            for k in range(8):
+                byte = corners[y + i, 8 * group + k]
+                column[n], leaving[n] = j + k, byte
+                n += byte & 15 > 0 and 0 <= j + k < columns
+        line[i + 1] = n
+    return line, column[:n].copy(), leaving[:n].copy()
+
+
+@compiled
+def own_edges(edges: Any, labels: Any, last_row: bool, last_column: bool) -> Any:
     """Keep the edges that a block owns and that bound a face.
 
     Args:
-        corners: (h + 1, w + 1) bytes of the block's corners.
+        edges: From `list_edges`, of the block's (h + 1, w + 1) corners.
         labels: `Faces.labels` of the block with the row above and the column before.
         last_row: Whether the block ends at the raster's last row.
         last_column: Whether it ends at the last column.
@@ -208,34 +263,33 @@ def own_edges(corners: Any, labels: Any, last_row: bool, last_column: bool) -> A
         nodes (n, 2), and corners that a closed line may start at (m, 2); the most arcs
         and vertices there can be.
     """
-    height, width = corners.shape[0] - 1, corners.shape[1] - 1
+    line, column, leaving = edges
+    height, width = labels.shape[0] - 2, labels.shape[1] - 2
     own = np.zeros((height + 1, width + 1), np.uint8)
     nodes, loops = [(0, 0)], [(0, 0)]
     vertices, ends = 0, 2 * (height + width + 2)
     for y in range(height + 1):
-        for x in range(width + 1):
-            byte = corners[y, x]
-            if not byte & 15:
-                continue
-            here = labels[y + 1, x + 1] if y <= height and x <= width else 0
+        for e in range(line[y], line[y + 1]):
+            x, byte = column[e], leaving[e]
+            here = labels[y + 1, x + 1]
             row = y < height or last_row
-            column = x < width or last_column
-            edges = 0
+            after = x < width or last_column
+            mine = 0
             if byte & 1 and x < width and row and (here or labels[y, x + 1]):
-                edges |= 1
-            if byte & 2 and y < height and column and (here or labels[y + 1, x]):
-                edges |= 2
+                mine |= 1
+            if byte & 2 and y < height and after and (here or labels[y + 1, x]):
+                mine |= 2
             if byte & 4 and x > 0 and row and (labels[y + 1, x] or labels[y, x]):
-                edges |= 4
-            if byte & 8 and y > 0 and column and (labels[y, x] or labels[y, x + 1]):
-                edges |= 8
-            if edges:
-                own[y, x] = edges | byte & NODE
+                mine |= 4
+            if byte & 8 and y > 0 and after and (labels[y, x] or labels[y, x + 1]):
+                mine |= 8
+            if mine:
+                own[y, x] = mine | byte & NODE
                 vertices += 1
                 if byte & NODE:
                     ends += 4
                     nodes.append((y, x))
-                elif edges == 3:
+                elif mine == 3:
                     loops.append((y, x))
     return (
         own,

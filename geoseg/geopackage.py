@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from geoseg.errors import RegionsError
 from geoseg.styles import qml, sld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +31,8 @@ _APPLICATION = 0x47504B47  # "GPKG"
 _VERSION = 10300
 _TYPES = {"integer": "INTEGER", "real": "REAL", "text": "TEXT"}
 _OWN_SRS = 100_000  # for a CRS that no authority numbers
+_AT_ONCE = 20  # rows inserted by one statement, where SQLite takes so many values
+_BATCH = 200  # such statements prepared at a time
 
 _TABLES = """
 CREATE TABLE gpkg_spatial_ref_sys (
@@ -203,17 +206,13 @@ class GeoPackage:
                 "INSERT INTO gpkg_extensions VALUES (?,?,?,?,?)",
                 *what, definition, scope,
             )  # fmt: skip
-        marks = ",".join("?" * (len(layer.fields) + 2))
-        self._insert = f'INSERT INTO "{layer.name}" VALUES ({marks})'  # noqa: S608
 
     def write(self, rows: Rows) -> None:
         """Append rows."""
         first = self._count + 1
         fids = range(first, first + len(rows))
         columns = [_values(rows.columns[f.name]) for f in self._layer.fields]
-        self._db.executemany(
-            self._insert, zip(fids, rows.blobs(), *columns, strict=True)
-        )
+        _insert(self._db, self._layer.name, fids, rows.blobs(), *columns)
         self._rtree.add(first, rows.polygons.box)
         self._count += len(rows)
         self._present.update(np.unique(rows.columns["class_id"]).tolist())
@@ -275,6 +274,22 @@ class GeoPackage:
     def abandon(self) -> None:
         """Close the file as it is."""
         self._db.close()
+
+
+def _insert(db: sqlite3.Connection, table: str, *columns: Iterable[Any]) -> None:
+    """Insert rows, several with each statement: that saves a third of the time."""
+    row = f"({','.join('?' * len(columns))})"
+    most = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    several = max(1, min(_AT_ONCE, most // len(columns)))
+    rows, step = zip(*columns, strict=True), several * len(columns)
+    for some in iter(lambda: list(islice(rows, several * _BATCH)), []):
+        whole = len(some) // several * several
+        flat = list(chain.from_iterable(some[:whole]))
+        db.executemany(
+            f'INSERT INTO "{table}" VALUES {",".join([row] * several)}',  # noqa: S608
+            (flat[i : i + step] for i in range(0, len(flat), step)),
+        )
+        db.executemany(f'INSERT INTO "{table}" VALUES {row}', some[whole:])  # noqa: S608
 
 
 def _values(column: NDArray[Any]) -> list[Any]:
@@ -342,10 +357,7 @@ class _RTree:
         self._boxes.append(boxes)
         leaf = np.empty(len(box), np.int64)
         leaf[order] = np.repeat(nodes, self._CELLS)[: len(box)]
-        self._db.executemany(
-            f'INSERT INTO "{self._name}_rowid" VALUES (?, ?)',  # noqa: S608
-            zip(ids.tolist(), leaf.tolist(), strict=True),
-        )
+        _insert(self._db, f"{self._name}_rowid", ids.tolist(), leaf.tolist())
 
     def finish(self) -> None:
         """Build the levels above the leaves; the last one is the root."""
@@ -359,10 +371,9 @@ class _RTree:
             depth += 1
             if len(parents) == 1:
                 parent[:] = 1
-            self._db.executemany(
-                f'INSERT INTO "{self._name}_parent" VALUES (?, ?)',  # noqa: S608
-                zip(nodes[order].tolist(), parent.tolist(), strict=True),
-            )
+            _insert(
+                self._db, f"{self._name}_parent", nodes[order].tolist(), parent.tolist()
+            )  # fmt: skip
             nodes, boxes = parents, above
         self._become_root(int(nodes[0]), depth)
 
@@ -398,10 +409,7 @@ class _RTree:
         data[:, 4 : 4 + 24 * self._CELLS] = cell.view(np.uint8).reshape(count, -1)
         nodes = np.arange(self._next, self._next + count)
         self._next += count
-        self._db.executemany(
-            f'INSERT INTO "{self._name}_node" VALUES (?, ?)',  # noqa: S608
-            zip(nodes.tolist(), map(bytes, data), strict=True),
-        )
+        _insert(self._db, f"{self._name}_node", nodes.tolist(), map(bytes, data))
         starts = np.arange(count) * self._CELLS
         above = boxes[order]
         low, high = (

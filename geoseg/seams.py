@@ -351,9 +351,13 @@ class Seams:
         """Lay the row's tiles of corners over those that were kept."""
         tiles = np.concatenate([self._tiles, *(block.tiles for block in row)])
         corners = np.concatenate([self._corners, *(block.corners for block in row)])
-        self._tiles, where = np.unique(tiles, axis=0, return_inverse=True)
-        self._corners = np.zeros((len(self._tiles), *corners.shape[1:]), np.uint8)
-        np.bitwise_or.at(self._corners, where.reshape(-1), corners)
+        if not len(tiles):
+            return
+        order = np.lexsort((tiles[:, 1], tiles[:, 0]))
+        tiles = tiles[order]
+        starts = np.flatnonzero(np.append(True, (tiles[1:] != tiles[:-1]).any(axis=1)))
+        self._tiles = tiles[starts]
+        self._corners = np.bitwise_or.reduceat(corners[order], starts, axis=0)
 
     def _ground(self) -> Ground:
         apron, side = self._drawing.apron, 1 << TILE

@@ -24,7 +24,7 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.polynomial import polynomial
 
-from geoseg.arcs import Faces, label_faces
+from geoseg.arcs import Faces, corner_bytes, label_faces, list_edges
 from geoseg.grid import Window
 from geoseg.seams import join_pairs
 from geoseg.settle import borders, face_areas, face_runs, settle
@@ -198,13 +198,15 @@ def _labelled(
     masks: ClassReader, window: Window, scale: Scale
 ) -> tuple[NDArray[Any], Faces, NDArray[np.int64], NDArray[np.int64]]:
     """Return a block's pixels with a row and column before, faces, areas, positions."""
-    pixels = read_pixels(masks, window, 1)[:-1, :-1]
+    around = read_pixels(masks, window, 1)
+    pixels = around[:-1, :-1]
     outside = 256 if pixels.dtype == np.uint16 else 65536
     written = np.ones(65537, np.bool_)
     written[outside] = False
     if masks.nodata is not None:
         written[masks.nodata] = False
-    faces = Faces(*label_faces(pixels, written, np.empty((0, 0), np.uint8)))
+    edges = list_edges(corner_bytes(around), 0, 0, pixels.shape)
+    faces = Faces(*label_faces(pixels, edges, written, np.empty((0, 0), np.uint8)))
     area = face_areas(
         faces.labels, faces.number, len(faces.first) - 1, scale.pixel,
         window.y, window.x, scale.half_x,

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _CLOSED_KEEPS = 3  # and the first: one pixel stays a square
 _CURVE = 4  # straight pieces per rounded corner
+_BITS = 32  # a heap's item is how much a vertex matters, then which one it is
+_INDEX = (1 << _BITS) - 1
+_MOST = (1 << 30) - 1
 
 
 class Ground(NamedTuple):
@@ -127,7 +130,8 @@ def _distance(px: Any, py: Any, a: Any, c: Any, width: float, height: float) -> 
     along = px * dx + py * dy
     length = dx * dx + dy * dy
     t = 0.0 if length == 0.0 else min(1.0, max(0.0, along / length))
-    return float(np.hypot(px - t * dx, py - t * dy))
+    px, py = px - t * dx, py - t * dy
+    return float(np.sqrt(px * px + py * py))
 
 
 @compiled
@@ -165,51 +169,47 @@ def _significance(xy: Any, limits: Any, closed: bool, keys: Any, stack: Any) -> 
 
 
 @compiled
-def _less(keys: Any, i: int, j: int) -> bool:
-    return bool(keys[i] < keys[j] or (keys[i] == keys[j] and i < j))
-
-
-@compiled
-def _up(heap: Any, slot: Any, keys: Any, at: int) -> None:
+def _up(heap: Any, slot: Any, at: int) -> None:
     item = heap[at]
     while at > 0:
         parent = (at - 1) >> 1
-        if not _less(keys, item, heap[parent]):
+        other = heap[parent]
+        if item >= other:
             break
-        heap[at] = heap[parent]
-        slot[heap[at]] = at
+        heap[at] = other
+        slot[other & _INDEX] = at
         at = parent
     heap[at] = item
-    slot[item] = at
+    slot[item & _INDEX] = at
 
 
 @compiled
-def _down(heap: Any, size: int, slot: Any, keys: Any, at: int) -> None:
+def _down(heap: Any, size: int, slot: Any, at: int) -> None:
     item = heap[at]
     while True:
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and _less(keys, heap[child + 1], heap[child]):
+        if child + 1 < size and heap[child + 1] < heap[child]:
             child += 1
-        if not _less(keys, heap[child], item):
+        other = heap[child]
+        if other >= item:
             break
-        heap[at] = heap[child]
-        slot[heap[at]] = at
+        heap[at] = other
+        slot[other & _INDEX] = at
         at = child
     heap[at] = item
-    slot[item] = at
+    slot[item & _INDEX] = at
 
 
 @compiled
-def _remove(heap: Any, size: int, slot: Any, keys: Any, at: int) -> int:
-    slot[heap[at]] = -1
+def _remove(heap: Any, size: int, slot: Any, at: int) -> int:
+    slot[heap[at] & _INDEX] = -1
     size -= 1
     if at < size:
         heap[at] = heap[size]
-        slot[heap[at]] = at
-        _down(heap, size, slot, keys, at)
-        _up(heap, slot, keys, at)
+        _down(heap, size, slot, at)
+        _up(heap, slot, at)
     return size
 
 
@@ -254,12 +254,12 @@ def _may_straighten(ground: Any, xy: Any, limits: Any, b: int, heading: int) -> 
 
 
 @compiled
-def _key(xy: Any, a: int, b: int, c: int, pixel: float) -> float:
-    """Return the area in m² of the triangle of three vertices."""
+def _twice(xy: Any, a: int, b: int, c: int) -> int:
+    """Return twice the area of the triangle of three vertices, in pixels."""
     twice = (xy[b, 0] - xy[a, 0]) * (xy[c, 1] - xy[a, 1]) - (xy[b, 1] - xy[a, 1]) * (
         xy[c, 0] - xy[a, 0]
     )
-    return abs(twice) * 0.5 * pixel  # type: ignore[no-any-return]
+    return abs(twice)  # type: ignore[no-any-return]
 
 
 @compiled
@@ -271,6 +271,7 @@ def _thin(
     before: Any,
     after: Any,
     keys: Any,
+    rank: Any,
     bound: Any,
     heap: Any,
     slot: Any,
@@ -279,27 +280,28 @@ def _thin(
     """Take vertices away from one arc; what stays is linked by `before` and `after`."""
     area, distance, height, width = limits[0], limits[1], limits[2], limits[3]
     n = len(xy)
-    pixel = height * width
     closed = xy[0, 0] == xy[n - 1, 0] and xy[0, 1] == xy[n - 1, 1]
     by_area = area < np.inf
-    largest = area if by_area else distance
+    largest = int(min(_MOST, 2 * area / (height * width))) if by_area else _MOST
     for i in range(n):
         before[i], after[i], bound[i], slot[i] = i - 1, i + 1, 0.0, -1
     if by_area:
         for i in range(1, n - 1):
-            keys[i] = _key(xy, i - 1, i, i + 1, pixel)
+            rank[i] = min(_twice(xy, i - 1, i, i + 1), largest + 1)
     else:
         _significance(xy, limits, closed, keys, stack)
+        for i in range(1, n - 1):
+            rank[i] = int(min(2.0, keys[i] / distance) * _MOST)
     size = 0
     for i in range(1, n - 1):
-        if keys[i] <= largest:
-            heap[size] = i
-            _up(heap, slot, keys, size)
+        if rank[i] <= largest:
+            heap[size] = rank[i] << _BITS | i
+            _up(heap, slot, size)
             size += 1
     inner = n - 2
     while size:
-        b = heap[0]
-        size = _remove(heap, size, slot, keys, 0)
+        b = heap[0] & _INDEX
+        size = _remove(heap, size, slot, 0)
         if closed and inner <= _CLOSED_KEEPS:
             break
         i, k = before[b], after[b]
@@ -326,17 +328,18 @@ def _thin(
             if j in (0, n - 1):
                 continue
             if by_area:
-                keys[j] = _key(xy, before[j], j, after[j], pixel)
-            if slot[j] >= 0:
-                if keys[j] > largest:
-                    size = _remove(heap, size, slot, keys, slot[j])
-                else:
-                    _down(heap, size, slot, keys, slot[j])
-                    _up(heap, slot, keys, slot[j])
-            elif keys[j] <= largest:
-                heap[size] = j
+                rank[j] = min(_twice(xy, before[j], j, after[j]), largest + 1)
+            if rank[j] > largest:
+                if slot[j] >= 0:
+                    size = _remove(heap, size, slot, slot[j])
+                continue
+            if slot[j] < 0:
+                slot[j] = size
                 size += 1
-                _up(heap, slot, keys, size - 1)
+            at = slot[j]
+            heap[at] = rank[j] << _BITS | j
+            _down(heap, size, slot, at)
+            _up(heap, slot, at)
 
 
 @compiled
@@ -418,7 +421,8 @@ def simplify_arcs(
         longest = max(longest, start[arc + 1] - start[arc])
     before, after = np.empty(longest, np.int32), np.empty(longest, np.int32)
     keys, bound = np.empty(longest, np.float64), np.empty(longest, np.float64)
-    heap, slot = np.empty(longest, np.int32), np.empty(longest, np.int32)
+    rank, heap = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    slot = np.empty(longest, np.int32)
     stack = np.empty((longest + 2, 2), np.int64)
     places = np.zeros(arcs + 1, np.int64)
     n = 0
@@ -435,7 +439,7 @@ def simplify_arcs(
         if limits[1] > 0:
             _thin(
                 line, headings[arc, 0], ground, limits,
-                before, after, keys, bound, heap, slot, stack,
+                before, after, keys, rank, bound, heap, slot, stack,
             )  # fmt: skip
         else:
             for i in range(count):

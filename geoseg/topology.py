@@ -9,7 +9,7 @@ these. TOPOLOGY.md is the one page to read first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -261,14 +261,14 @@ def trace_block(
     apron = drawing.apron
     pixels, written, offset = _pixels(masks, window, drawing)
     near = pixels[apron - 1 : -apron, apron - 1 : -apron]
-    faces = Faces(*_arcs.label_faces(near, written, _confidence(masks, window)))
     grid = drawing.grid
     corners = _arcs.corner_bytes(pixels)
     _mark_raster_corners(corners, window, grid, apron)
     last_row, last_column = window.bottom == grid.height, window.right == grid.width
-    core = corners[apron - 1 :, apron - 1 :][: window.height + 1, : window.width + 1]
+    edges = _arcs.list_edges(corners, apron - 1, apron - 1, near.shape)
+    faces = Faces(*_arcs.label_faces(near, edges, written, _confidence(masks, window)))
     own, nodes, loops, *most = _arcs.own_edges(
-        core, faces.labels, last_row, last_column
+        edges, faces.labels, last_row, last_column
     )
     xy, start, left, right, headings, cut = _arcs.trace(
         own, nodes, loops, faces.labels, faces.number, *most
@@ -280,7 +280,7 @@ def trace_block(
         pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
     )  # fmt: skip
     pairs = (
-        _corner_pairs(core, faces, facts.value)
+        _corner_pairs(edges, faces, facts.value)
         if drawing.eight
         else np.empty((0, 2), np.int64)
     )
@@ -312,10 +312,14 @@ def _mark_raster_corners(
 
 
 def _corner_pairs(
-    core: NDArray[np.uint8], faces: Faces, value: NDArray[np.int64]
+    edges: tuple[NDArray[Any], ...], faces: Faces, value: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return pairs of faces (0 …) of one class that touch at a corner of the block."""
-    y, x = np.nonzero((core[:-1, :-1] & 15) == 15)
+    line, x, leaving = edges
+    y = np.repeat(np.arange(len(line) - 1), np.diff(line))
+    inside = (y < len(line) - 2) & (x < faces.labels.shape[1] - 2)
+    crossing = inside & (leaving & 15 == 15)
+    y, x = y[crossing], x[crossing]
     at = faces.number[faces.labels] - 1
     nw, ne, sw, se = at[y, x], at[y, x + 1], at[y + 1, x], at[y + 1, x + 1]
     pairs = np.concatenate([np.stack([nw, se], 1), np.stack([ne, sw], 1)])
