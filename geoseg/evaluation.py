@@ -56,6 +56,25 @@ class Evaluation:
         """Return the estimated area of each class in true square metres."""
         return tuple(c.area.scaled(self.area_m2) for c in self.accuracy.per_class)
 
+    def panoptic_quality(self) -> dict[str, float] | None:
+        """Return panoptic quality of things, stuff and all; None without objects.
+
+        The pixels of a class without objects are one segment, which is found where its
+        IoU is above one half (Kirillov et al. 2019). NaN where there are none.
+        """
+        if self.objects is None:
+            return None
+        things = [c.pq for c in self.objects.per_class]
+        stuff = [
+            c.iou.value if c.iou.value > 0.5 else 0.0
+            for name, c in zip(
+                self.accuracy.names, self.accuracy.per_class, strict=True
+            )
+            if name not in self.objects.names and np.isfinite(c.iou.value)
+        ]
+        groups = {"things": things, "stuff": stuff, "all": [*things, *stuff]}
+        return {name: _mean(values) for name, values in groups.items()}
+
     def to_dict(self, *, kappa: bool = False) -> dict[str, Any]:
         """Return everything as JSON has it; kappa only on request."""
         known = bool(np.isfinite(self.area_m2))
@@ -75,6 +94,8 @@ class Evaluation:
             part = getattr(self, name)
             if part is not None:
                 out[name] = part.to_dict()
+        for name, value in (self.panoptic_quality() or {}).items():
+            out["objects"][f"pq_{name}"] = value if np.isfinite(value) else None
         return out
 
     def to_json(self, path: str | Path, *, kappa: bool = False) -> Path:
@@ -177,6 +198,10 @@ class Evaluation:
                 for n, v in zip(self.boundary.names, self.boundary.f1, strict=True)
             )
             lines.append(f"boundary F1 within {self.boundary.distance:g} px: {f1}")
+        quality = self.panoptic_quality()
+        if quality is not None:
+            shown = ", ".join(f"{n} {_number(v)}" for n, v in quality.items())
+            lines.append(f"panoptic quality: {shown}")
         return [*lines, *(f"- {note}" for note in a.notes)]
 
 
@@ -216,6 +241,11 @@ def _objects_table(objects: ObjectScores) -> Table:
         shown = (_number(v) for v in figures)
         table.add_row(name, f"{c.true:,}", f"{c.mapped:,}", *shown)
     return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _shown(estimate: Estimate) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import torch
 from affine import Affine
 from pyproj import CRS
 from rasterio.warp import Resampling, reproject
@@ -342,6 +343,19 @@ def test_boundary_counts_know_a_shift():
 
 
 @pytest.mark.filterwarnings("ignore:organizePolygons")
+def panoptic_quality(classes, ids, true_classes, true_ids):
+    """Things (class 2), stuff (the others), and all, by torchmetrics."""
+    from torchmetrics.detection import PanopticQuality
+
+    judge = PanopticQuality(things={2}, stuffs={0, 1}, return_per_class=True)
+    ours, theirs = (
+        torch.from_numpy(np.stack(pair, axis=-1).astype(np.int64))[None]
+        for pair in ((classes, ids), (true_classes, true_ids))
+    )
+    town, *stuff = judge(ours, theirs).numpy().ravel().tolist()
+    return town, np.mean(stuff), np.mean([town, *stuff])
+
+
 def test_objects_are_scored_against_polygons(tmp_path):
     grid = GRID
     frame = frame_of_squares(
@@ -349,6 +363,7 @@ def test_objects_are_scored_against_polygons(tmp_path):
     )
     frame.to_file(tmp_path / "p.gpkg")
     classes = np.zeros((300, 420), np.uint8)
+    classes[:250] = 1
     ids = np.zeros((300, 420), np.uint32)
     for k, (row, col, side) in enumerate(
         [(10, 10, 20), (14, 90, 20), (200, 200, 9)], 1
@@ -356,9 +371,17 @@ def test_objects_are_scored_against_polygons(tmp_path):
         ids[row : row + side, col : col + side] = k
         classes[row : row + side, col : col + side] = 2
     masks = store(tmp_path / "m.zarr", classes, grid=grid, instances=ids)
-    got = evaluate(
+    found = evaluate(
         masks, tmp_path / "p.gpkg", background="forest", objects=True, order="first"
-    ).objects
+    )
+    truth = np.zeros_like(ids)
+    for k, (row, col, side) in enumerate([(10, 10, 20), (10, 90, 20), (90, 9, 8)], 1):
+        truth[row : row + side, col : col + side] = k
+    expected = panoptic_quality(classes, ids, np.where(truth, 2, 1), truth)
+    quality = found.panoptic_quality()
+    assert list(quality.values()) == pytest.approx(expected, abs=1e-6)
+    assert found.to_dict()["objects"]["pq_all"] == quality["all"]
+    got = found.objects
     assert got.names == ("town",)
     (town,) = got.per_class
     assert (town.true, town.mapped, town.matched) == (3, 3, 2)
