@@ -23,9 +23,10 @@ NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.py"))
 FIRST = NOTEBOOKS[0]
 
 
-def run_cells(notebook):
+def run_cells(notebook, space=None):
     """Run the code cells in one namespace, as a kernel does; return the last value."""
-    space, value = {"__name__": "__main__"}, None
+    space, value = {} if space is None else space, None
+    space["__name__"] = "__main__"
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -43,7 +44,8 @@ def run_cells(notebook):
 def test_it_runs_and_ends_with_a_picture(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.delenv("GEOSEG_SCENE", raising=False)
+    for name in ("SCENE", "POLYGONS", "COLUMN", "NODATA"):
+        monkeypatch.delenv(f"GEOSEG_{name}", raising=False)
     # Workers in threads: processes would each spend seconds on imports.
     threads = partial(distributed.LocalCluster, processes=False)
     monkeypatch.setattr("distributed.LocalCluster", threads)
@@ -109,3 +111,25 @@ def test_the_first_map_of_a_real_scene(shared, tmp_path, monkeypatch):
         cell.source = cell.source.replace(", scores=True", "")
     assert isinstance(run_cells(notebook), Axes)
     plt.close("all")
+
+
+def test_training_from_polygons_of_a_real_scene(shared, tmp_path, monkeypatch):
+    """Sentinel-2 and 23 polygons in another CRS, with blocked cross-validation."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    data = shared / "s2_rachel_carson"
+    for name, value in (
+        ("SCENE", data / "s2_stack_8band.vrt"),
+        ("POLYGONS", data / "rcr_landcover.shp"),
+        ("COLUMN", "Classname"),
+        ("NODATA", 255),
+    ):
+        monkeypatch.setenv(f"GEOSEG_{name}", str(value))
+    space = {}
+    notebook = jupytext.read(FOLDER / "03_training_from_polygons.py")
+    end = next(i for i, c in enumerate(notebook.cells) if "## Use it" in c.source)
+    notebook.cells = notebook.cells[:end]  # the map of 6 Mpx has tests of its own
+    table = run_cells(notebook, space)
+    figures = space["figures"]
+    assert figures["overall_accuracy"] > 0.8
+    assert table.to_numpy().sum() == figures["pixels"]
+    assert space["card"].facts["training"]["folds"] == 5
