@@ -79,6 +79,11 @@ def sample_points(
 
     store = masks if isinstance(masks, Masks) else open_masks(str(masks))
     path = Path(out)
+    if path.suffix.lower() != ".gpkg" or not path.parent.is_dir():
+        raise GeosegError(
+            f"{path} must end in .gpkg and lie in a folder that is there: the form "
+            "to label it travels inside a GeoPackage"
+        )
     if path.exists() and not overwrite:
         raise GeosegError(f"{path} exists: choose another name, or overwrite it")
     if n is not None and n < 1:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from geoseg.masks import Masks
 
-_LAYER = "samples"
+LAYER = "samples"
+"""What the layer of points is called."""
+
 _HIDDEN = ("design", "stratum", "stratum_pixels", "row", "col")
 
 
@@ -67,7 +69,7 @@ def write_points(
     frame["comment"] = frame["comment"].astype("string")
     part = path.with_name(f".{path.stem}.part.gpkg")
     try:
-        frame.to_file(part, layer=_LAYER, driver="GPKG", engine="pyogrio")
+        frame.to_file(part, layer=LAYER, driver="GPKG", engine="pyogrio")
         _add_style(part, form_style(masks.classes))
         os.replace(part, path)  # noqa: PTH105 - atomic, and says so
     finally:
@@ -133,7 +135,7 @@ def _add_renderer(root: ET.Element, classes: Sequence[Class]) -> None:
 def _add_style(path: Path, qml: str) -> None:
     """Add the table `layer_styles`, as QGIS itself does."""
     row: dict[str, Any] = {
-        "f_table_name": _LAYER,
+        "f_table_name": LAYER,
         "f_geometry_column": "geom",
         "styleName": "labelling form",
         "styleQML": qml,
@@ -147,7 +149,7 @@ def _add_style(path: Path, qml: str) -> None:
             "f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
             "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, "
             "owner TEXT(30), ui TEXT(30), "
-            "update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')))"
         )
         db.execute(
             "INSERT INTO layer_styles (f_table_name, f_geometry_column, styleName, "

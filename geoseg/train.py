@@ -22,8 +22,8 @@ from geoseg.models.extras import require
 from geoseg.models.features import Features
 from geoseg.training.architectures import (
     CLASSICAL,
-    check_arch,
     family_of,
+    framework_for,
     network_card,
 )
 from geoseg.training.ground import (
@@ -52,7 +52,7 @@ def train(
     *,
     labels: Paths,
     out: str | Path,
-    arch: str = "unet",
+    arch: str | None = None,
     encoder: str = "resnet18",
     arguments: Mapping[str, Any] | None = None,
     init: str | Path | None = None,
@@ -104,12 +104,15 @@ def train(
         out: the model folder to write. Where it holds an interrupted training with the
             same settings, that goes on from its last epoch.
         arch: `unet` or any other network of segmentation_models_pytorch by its name,
-            whatever the case; `deeplabv3_resnet50` or any other of torchvision; or
-            `forest`, `extra-trees`, `boosting` or `svm` on pixel features.
+            whatever the case; `deeplabv3_resnet50` or any other of torchvision;
+            `transformers:segformer` or any other of transformers that answers scores;
+            `forest`, `extra-trees`, `boosting` or `svm` on pixel features. None: that
+            of `init`, or `unet`.
         encoder: of a network of segmentation_models_pytorch: any of its own, or `tu-`
             and any of timm.
         arguments: of a network's constructor, such as `{"encoder_depth": 4}`.
-        init: a model folder to start from; its bands and classes may be others.
+        init: a model folder to start from, or a folder of transformers; its bands and
+            classes may be others.
         column: column with class names or values; found by its usual names where None.
         layer: of a labels file with several layers.
         classes: a class table, with colours; without one it is made from the labels.
@@ -160,7 +163,13 @@ def train(
         GeosegError: another training is there, or the numbers do not go together.
     """
     settings = {k: plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
-    _check(arch, validation, patch, balance, zoom, loss)
+    classical = arch if arch in CLASSICAL else None
+    framework = _framework(arch, encoder, init)
+    _check(validation, patch, balance, zoom, loss)
+    _check_positive(
+        epochs=epochs, windows=windows, batch=batch, lr=lr, patience=patience,
+        trees=trees, leaf=leaf, samples=samples, resolution=resolution,
+    )  # fmt: skip
     folder = Path(out)
     if is_complete(folder, settings, overwrite=overwrite):
         return folder
@@ -175,14 +184,14 @@ def train(
         "strict": strict,
     }
     pairs, table = open_pairs(sources, labels, how, classes)
-    wide = (features or Features()).reach if arch in CLASSICAL else None
+    wide = (features or Features()).reach if classical else None
     ground = hold_out(
         pairs, table, validation, block, wide if gap is None else gap, seed
     )
     card = _card(ground, name or folder.resolve().name, license, settings)
     begin(folder, settings, overwrite=overwrite)
-    if arch in CLASSICAL:
-        kind = {"kind": arch, "trees": trees, "leaf": leaf, "samples": samples}
+    if classical is not None:
+        kind = {"kind": classical, "trees": trees, "leaf": leaf, "samples": samples}
         _train_forest(ground, card, folder, {**kind, "seed": seed}, features)
         return folder
     network = {
@@ -202,14 +211,28 @@ def train(
         "precision": precision,
         "loaders": loaders,
     }
-    card = network_card(card, arch, encoder, patch, arguments or {})
+    card = network_card(card, framework, patch, arguments or {})
     _train_network(ground, card, folder, network, init, progress=progress)
     return folder
 
 
-def _check(
-    arch: str, validation: float, patch: int, balance: str, zoom: float, loss: str
-) -> None:
+def _framework(
+    arch: str | None, encoder: str, init: str | Path | None
+) -> dict[str, Any]:
+    """Return how to build the network; nothing for trees."""
+    if arch in CLASSICAL:
+        if init is not None:
+            raise GeosegError(f"{arch} starts from nothing: leave out --init")
+        return {}
+    require("lightning", what="training a network", extra="train")
+    if arch is None and init is not None:
+        from geoseg.training.transfer import framework_of
+
+        return framework_of(init)
+    return framework_for(arch or "unet", encoder)
+
+
+def _check(validation: float, patch: int, balance: str, zoom: float, loss: str) -> None:
     """Raise where numbers or names make no sense, before anything is read."""
     if not 0 <= validation < 1:
         raise GeosegError(f"validation {validation} must be at least 0 and below 1")
@@ -219,12 +242,15 @@ def _check(
         raise GeosegError(f"balance {balance!r} is none of none, sqrt, equal")
     if zoom < 1:
         raise GeosegError(f"zoom {zoom} must be a factor of at least 1")
-    if arch not in CLASSICAL:
-        require("lightning", what="training a network", extra="train")
-        from geoseg.training.losses import make_loss
+    from geoseg.training.losses import make_loss
 
-        make_loss(loss)
-        check_arch(arch)
+    make_loss(loss)
+
+
+def _check_positive(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise GeosegError(f"{name} {value} must be above 0")
 
 
 def _card(

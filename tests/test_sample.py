@@ -1,6 +1,11 @@
 """Samples: drawn right, the same for any blocks, and ready to be labelled."""
 
+import ast
+import json
+import os
+import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from xml.etree import ElementTree as ET
 
@@ -16,6 +21,7 @@ from scipy.stats import chisquare, kstest
 
 import geoseg.sample as room
 from geoseg.classes import class_table
+from geoseg.cli import run
 from geoseg.errors import GeosegError
 from geoseg.evaluate import evaluate
 from geoseg.grid import Grid
@@ -162,6 +168,38 @@ def test_the_form_lists_the_classes_and_hides_the_design(scene):
     assert geopandas.read_file(path, layer="samples")["class"].isna().all()
 
 
+_IN_QGIS = """
+import sys
+from qgis.core import QgsApplication, QgsVectorLayer
+app = QgsApplication([], False)
+app.initQgis()
+layer = QgsVectorLayer(sys.argv[1] + "|layername=samples", "samples", "ogr")
+setups = {f.name(): layer.editorWidgetSetup(i) for i, f in enumerate(layer.fields())}
+form = {name: setup.type() for name, setup in setups.items() if setup.type()}
+listed = [name for row in setups["class"].config()["map"] for name in row.values()]
+print([form, listed, [c.label() for c in layer.renderer().categories()]])
+"""
+
+
+def test_qgis_opens_the_form(scene):
+    python = shutil.which("python3", path="/usr/bin")
+    has = python and subprocess.run([python, "-c", "import qgis.core"], check=False)
+    if not has or has.returncode:
+        pytest.skip("QGIS for Python is not installed (Debian: python3-qgis)")
+    masks, _, tmp = scene
+    path = sample_points(masks, tmp / "a.gpkg", n=20)
+    done = subprocess.run(
+        [python, "-c", _IN_QGIS, path], capture_output=True, text=True, check=True,
+        timeout=90, env=os.environ | {"QT_QPA_PLATFORM": "offscreen"},
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
+    form, listed, legend = ast.literal_eval(lines[0])
+    assert form["class"] == "ValueMap"
+    assert form["stratum"] == form["stratum_pixels"] == "Hidden"
+    assert listed == ["water", "forest", "town"]
+    assert legend == [*listed, "to do"]
+
+
 @pytest.mark.parametrize(
     ("design", "estimator"),
     [("stratified", "stratified"), ("simple", "poststratified")],
@@ -190,13 +228,16 @@ def test_a_labelled_sample_brings_its_estimator(scene, design, estimator):
         ({"design": "clever"}, "none of stratified"),
         ({"expected": {"glacier": 0.5}}, "no class glacier"),
         ({"expected": {"town": 5}}, "not between 0 and 1"),
+        ({"out": "a.shp"}, "must end in .gpkg"),
+        ({"out": "nowhere/a.gpkg"}, "a folder that is there"),
     ],
 )
 def test_bad_numbers_are_one_line(scene, settings, words):
     masks, _, tmp = scene
+    out = tmp / settings.get("out", "a.gpkg")
     with pytest.raises(GeosegError, match=words):
-        sample_points(masks, tmp / "a.gpkg", **settings)
-    assert not (tmp / "a.gpkg").exists()
+        sample_points(masks, **settings | {"out": out})
+    assert not out.exists()
 
 
 def test_labelled_work_is_not_overwritten(scene):
@@ -206,3 +247,30 @@ def test_labelled_work_is_not_overwritten(scene):
         sample_points(masks, tmp / "a.gpkg", n=5)
     sample_points(masks, tmp / "a.gpkg", n=6, overwrite=True)
     assert len(geopandas.read_file(tmp / "a.gpkg", layer="samples")) == 6
+
+
+def test_the_command_line_computes_how_many(scene, capsys):
+    """Equation 13 of Olofsson et al. (2014), with the map's own shares."""
+    masks, values, tmp = scene
+    command = [
+        "sample", masks.path, "--out", str(tmp / "a.gpkg"), "--expect", "town=0.6",
+        "--expect", "water=0.95", "--standard-error", "0.02", "--allocation", "neyman",
+        "--json",
+    ]  # fmt: skip
+    assert run(command) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert said.err == ""
+    sizes, users = np.bincount(values[values < 255]), [0.95, 0.8, 0.6]
+    assert found["n"] == sample_size(sizes, users, standard_error=0.02)
+    shares = allocate(sizes, found["n"], "neyman", users)
+    assert list(found["strata"].values()) == sorted(shares.tolist(), reverse=True)
+    for wrong, words in (
+        (["--n", "5"], "--n or --standard-error"),
+        (["--expect", "town"], "CLASS=ACCURACY"),
+        (["--expect", "town=high"], "CLASS=ACCURACY"),
+    ):
+        assert run([*command, "--overwrite", *wrong]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1

@@ -22,11 +22,14 @@ from pyproj import CRS
 from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter
 from sklearn.ensemble import RandomForestClassifier
+from threadpoolctl import threadpool_limits
 
 from geoseg.classes import Class
+from geoseg.cli import run
 from geoseg.errors import GeosegError, LabelsError, ModelError
 from geoseg.evaluate import evaluate
 from geoseg.grid import Window
+from geoseg.models import hf
 from geoseg.models.features import Features
 from geoseg.models.folder import open_folder
 from geoseg.models.forest import Trees
@@ -52,12 +55,13 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Networks this small only wait for each other's threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with threadpool_limits(1):
+        yield
     torch.set_num_threads(before)
 
 
@@ -82,10 +86,18 @@ def write(path, bands, nodata=None, transform=TRANSFORM):
     return path
 
 
-@pytest.fixture
-def ground(tmp_path):
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ground")
     truth, pixels = landscape()
-    return write(tmp_path / "r.tif", pixels), write(tmp_path / "l.tif", truth), truth
+    return write(folder / "r.tif", pixels), write(folder / "l.tif", truth), truth
+
+
+@pytest.fixture(scope="module")
+def trained(ground, tmp_path_factory):
+    """A small network that others are compared with, or start from."""
+    raster, label, _ = ground
+    return train(raster, labels=label, out=tmp_path_factory.mktemp("t") / "m", **SMALL)
 
 
 def squares(path, truth, count=60, side=6, seed=1, names=("a", "b", "c")):
@@ -277,7 +289,7 @@ def test_a_network_learns_and_its_folder_says_how(ground, tmp_path):
     assert [r["epoch"] for r in rows] == [str(i) for i in range(len(rows))]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert (out / "curves.png").stat().st_size > 5000
-    assert not list((out / "training").glob("*.ckpt"))
+    assert [p.name for p in (out / "training").iterdir()] == ["settings.json"]
     # It is a model: `segment` takes it, and the map is right where it never looked too.
     segment(raster, model=str(out), out=tmp_path / "masks.zarr", device="cpu")
     got = evaluate(tmp_path / "masks.zarr", label, strict=True).accuracy
@@ -292,12 +304,12 @@ def test_a_network_learns_and_its_folder_says_how(ground, tmp_path):
     assert (out / "card.json").stat().st_mtime_ns == before
 
 
-def test_same_seed_same_weights_and_another_seed_others(ground, tmp_path):
+def test_same_seed_same_weights_and_another_seed_others(ground, trained, tmp_path):
     raster, label, _ = ground
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+    for name, seed in (("b", 0), ("c", 2)):
         train(raster, labels=label, out=tmp_path / name, seed=seed, **SMALL)
-    assert same(tmp_path / "a", tmp_path / "b")
-    assert not same(tmp_path / "a", tmp_path / "c")
+    assert same(trained, tmp_path / "b")
+    assert not same(trained, tmp_path / "c")
 
 
 _SCRIPT = """
@@ -307,44 +319,44 @@ train(sys.argv[1], labels=sys.argv[2], out=sys.argv[3], **json.loads(sys.argv[4]
 """
 
 
-def test_a_killed_training_goes_on_and_ends_the_same(ground, tmp_path):
+def test_a_killed_training_goes_on_and_ends_the_same(ground, trained, tmp_path):
     raster, label, _ = ground
-    settings = SMALL | {"epochs": 4}
-    train(raster, labels=label, out=tmp_path / "whole", **settings)
+    settings = SMALL
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", _SCRIPT, str(raster), str(label), str(killed)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, json.dumps(settings)], env=environment)
-    curves = killed / "curves.csv"
+    last = killed / "training" / "last.ckpt"
     give_up = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < give_up:
-        if curves.is_file() and curves.read_text().count("\n") >= 3:
+        if last.is_file():
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "card.json").exists()
-    assert (killed / "training" / "last.ckpt").is_file()
+    assert last.is_file()
     with pytest.raises(GeosegError, match="other settings \\(seed\\)"):
         train(raster, labels=label, out=killed, **settings, seed=9)
     train(raster, labels=label, out=killed, **settings)
-    assert same(tmp_path / "whole", killed)
+    assert same(trained, killed)
     one, other = (
-        [line.rsplit(",", 1)[0] for line in (tmp_path / n / "curves.csv").open()]
-        for n in ("whole", "killed")
+        [line.rsplit(",", 1)[0] for line in (folder / "curves.csv").open()]
+        for folder in (trained, killed)
     )
     assert one == other  # but for the seconds, in the last column
 
 
-def test_fine_tuning_with_other_bands_and_classes(ground, tmp_path):
+def test_fine_tuning_with_other_bands_and_classes(ground, trained, tmp_path):
     raster, label, truth = ground
-    first = train(raster, labels=label, out=tmp_path / "a", **SMALL)
+    first = trained
     pixels = rasterio.open(raster).read()
     four = write(tmp_path / "r4.tif", np.concatenate([pixels, pixels[:1] // 2]))
     named = squares(tmp_path / "p.gpkg", truth, 150, 12, names=("0", "1", "new"))
+    more = {k: v for k, v in SMALL.items() if k not in {"encoder", "arguments"}}
     out = train(
         four, labels=named, out=tmp_path / "b", init=first,
-        **SMALL | {"epochs": 1, "lr": 1e-9, "validation": 0.0},
+        **more | {"epochs": 1, "lr": 1e-9, "validation": 0.0},
     )  # fmt: skip
     card = open_folder(out).card
     assert [c.name for c in card.classes] == ["0", "1", "new"]
@@ -356,22 +368,84 @@ def test_fine_tuning_with_other_bands_and_classes(ground, tmp_path):
     assert not torch.allclose(b[head][2], a[head][2], atol=1e-3)
     with pytest.raises(ModelError, match="another network"):
         train(
-            raster, labels=label, out=tmp_path / "c", init=first,
-            **SMALL | {"arch": "fpn", "arguments": {}},
+            raster, labels=label, out=tmp_path / "c", init=first, arch="fpn", **more
         )  # fmt: skip
 
 
-def test_networks_of_torchvision_train_too(ground, tmp_path):
-    raster, label, _ = ground
+OTHERS = {
+    "lraspp_mobilenet_v3_large": {},
+    "transformers:segformer": {
+        "hidden_sizes": [8, 16, 20, 24], "depths": [1] * 4, "decoder_hidden_size": 16,
+        "num_attention_heads": [1, 1, 2, 2],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", OTHERS)
+def test_other_families_train_and_go_on_from_their_folders(ground, arch, tmp_path):
+    raster, label, truth = ground
+    rest = {k: v for k, v in SMALL.items() if k not in {"encoder", "arguments"}}
+    rest |= {"epochs": 1, "windows": 4, "loss": "focal+dice", "balance": "equal"}
     out = train(
-        raster, labels=label, out=tmp_path / "m", arch="lraspp_mobilenet_v3_large",
-        **{k: v for k, v in SMALL.items() if k not in {"encoder", "arguments"}}
-        | {"epochs": 1, "windows": 8, "loss": "focal+dice", "balance": "equal"},
+        raster, labels=label, out=tmp_path / "m", arch=arch, arguments=OTHERS[arch],
+        **rest,
     )  # fmt: skip
-    assert open_folder(out).card.framework["family"] == "torchvision"
+    framework = open_folder(out).card.framework
+    assert framework["family"] in ("torchvision", "transformers")
     model = load_model(str(out), device="cpu", precision="fp32")
     pixels = rasterio.open(raster).read()[None, :, :64, :64]
-    assert model.predict(pixels).shape == (1, 3, 64, 64)
+    assert model.predict(pixels).shape[:2] == (1, 3)
+    # Other classes in another order: every head's rows follow their names.
+    named = squares(tmp_path / "p.gpkg", truth, 150, 12, names=("2", "new", "0"))
+    still = rest | {"lr": 1e-9, "validation": 0.0}
+    other = train(raster, labels=named, out=tmp_path / "n", init=out, **still)
+    assert [c.name for c in open_folder(other).card.classes] == ["0", "2", "new"]
+    theirs, ours = (load_file(next(m.glob("*.safetensors"))) for m in (out, other))
+    heads = [k for k, v in ours.items() if v.ndim and len(v) == 3 and "weight" in k]
+    heads = [k for k in heads if "classifier" in k]
+    assert len(heads) == (2 if arch.startswith("lraspp") else 1)
+    for key in heads:
+        assert torch.allclose(ours[key][0], theirs[key][0], atol=1e-5)
+        assert torch.allclose(ours[key][1], theirs[key][2], atol=1e-5)
+        assert not torch.allclose(ours[key][2], theirs[key][1], atol=1e-3)
+
+
+def test_a_folder_of_transformers_is_gone_on_from(ground, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    raster, label, _ = ground
+    labels = {"id2label": {0: "1", 1: "grass"}, "num_labels": 2}
+    config = transformers.SegformerConfig(
+        **OTHERS["transformers:segformer"], **labels, num_channels=3
+    )
+    torch.manual_seed(5)
+    network = transformers.SegformerForSemanticSegmentation(config)
+    network.save_pretrained(tmp_path / "hub")
+    rest = {k: v for k, v in SMALL.items() if k not in {"encoder", "arguments"}}
+    rest |= {"epochs": 1, "windows": 4, "lr": 1e-9, "validation": 0.0}
+    out = train(raster, labels=label, out=tmp_path / "m", init=tmp_path / "hub", **rest)
+    card = open_folder(out).card
+    assert card.framework == {"family": "transformers", "arch": "segformer"}
+    ours, theirs = hf.weights_of(out), network.state_dict()
+    stem = next(k for k, v in theirs.items() if v.ndim == 4)
+    assert torch.allclose(ours[stem], theirs[stem].mean(1, keepdim=True), atol=1e-5)
+    head = "decode_head.classifier.weight"
+    assert torch.allclose(ours[head][1], theirs[head][0], atol=1e-5)
+    # A backbone alone will do: the head starts at random.
+    network.segformer.save_pretrained(tmp_path / "backbone")
+    other = train(
+        raster, labels=label, out=tmp_path / "n", init=tmp_path / "backbone", **rest
+    )
+    ours = hf.weights_of(other)
+    assert torch.allclose(ours[stem], theirs[stem].mean(1, keepdim=True), atol=1e-5)
+    assert not torch.allclose(ours[head][1], theirs[head][0], atol=1e-3)
+    assert load_model(str(out), device="cpu").predict(
+        rasterio.open(raster).read()[None, :, :64, :64]
+    ).shape[1] == 3  # fmt: skip
+    with pytest.raises(ModelError, match="patches of that size"):
+        train(
+            raster, labels=label, out=tmp_path / "d", arch="transformers:beit",
+            arguments={"image_size": 96}, **rest,
+        )  # fmt: skip
 
 
 def test_nodata_is_neither_seen_nor_learned_from(ground, tmp_path):
@@ -443,39 +517,31 @@ def test_features_do_not_depend_on_the_window():
     assert again == features
 
 
-def test_a_forest_from_few_polygons(ground, tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "trees"), [("forest", 20), ("boosting", 5), ("svm", 1)]
+)
+def test_classifiers_of_pixels_from_few_polygons(ground, arch, trees, tmp_path):
     raster, _, truth = ground
     labels = squares(tmp_path / "p.gpkg", truth)
-    out = train(raster, labels=labels, out=tmp_path / "m", arch="forest", trees=20)
+    how = {"labels": labels, "arch": arch, "trees": trees, "samples": 1500}
+    out = train(raster, out=tmp_path / "m", validation=0.34, **how)
     card = open_folder(out).card
     assert [c.name for c in card.classes] == ["a", "b", "c"]
-    assert card.output == "probabilities"
+    assert card.output == ("probabilities" if arch == "forest" else "logits")
     figures = card.facts["validation"]
     assert figures["overall_accuracy"] > 0.9
     assert figures["pixels"] == card.facts["training"]["samples"]
     model = load_model(str(out))
     pixels = rasterio.open(raster).read()
     scores = model.predict(pixels[None])
-    assert np.allclose(scores.sum(axis=1), 1, atol=1e-4)
+    if arch == "forest":
+        assert np.allclose(scores.sum(axis=1), 1, atol=1e-4)
     assert (scores[0].argmax(0) == truth).mean() > 0.9
-    again = train(raster, labels=labels, out=tmp_path / "n", arch="forest", trees=20)
+    # The same again; what is held out to test it does not change the model.
+    again = train(raster, out=tmp_path / "n", validation=0, **how)
     assert (again / "weights.safetensors").read_bytes() == (
         out / "weights.safetensors"
     ).read_bytes()
-
-
-@pytest.mark.parametrize("arch", ["boosting", "svm"])
-def test_other_classifiers_from_few_polygons(ground, tmp_path, arch):
-    raster, _, truth = ground
-    labels = squares(tmp_path / "p.gpkg", truth)
-    out = train(
-        raster, labels=labels, out=tmp_path / "m", arch=arch, trees=5, samples=1000
-    )
-    card = open_folder(out).card
-    assert card.output == "logits"
-    assert card.facts["validation"]["overall_accuracy"] > 0.9
-    scores = load_model(str(out)).predict(rasterio.open(raster).read()[None])
-    assert (scores[0].argmax(0) == truth).mean() > 0.9
 
 
 # --- bad labels ---------------------------------------------------------------------
@@ -504,6 +570,9 @@ def test_bad_labels_get_one_clear_line(ground, tmp_path):
         ("p.gpkg", {"validation": 1.0}, "below 1"),
         ("p.gpkg", {"patch": 50}, "multiple of 32"),
         ("p.gpkg", {"loss": "hinge"}, "ce, dice, focal"),
+        ("p.gpkg", {"epochs": 0}, "epochs 0 must be above 0"),
+        ("p.gpkg", {"arch": "forest", "init": "m"}, "leave out --init"),
+        ("p.gpkg", {"arch": None, "encoder": "", "init": "gone"}, "gone"),
     ):
         out = tmp_path / "out"
         with pytest.raises(GeosegError, match=words) as caught:
@@ -516,3 +585,40 @@ def test_bad_labels_get_one_clear_line(ground, tmp_path):
     with pytest.raises(GeosegError, match="choose another --out"):
         train(raster, labels=label, out=full, overwrite=True, **SMALL)
     assert (full / "precious.txt").read_text() == "mine"
+
+
+# --- the command line ---------------------------------------------------------------
+
+
+def test_the_command_line_says_what_it_made(ground, tmp_path, capsys):
+    raster, _, truth = ground
+    labels = squares(tmp_path / "p.gpkg", truth)
+    command = [
+        "train", str(raster), "--labels", str(labels), "--out", str(tmp_path / "m"),
+        "--class", "7=a:#123456", "--class", "3=b", "--map", "c=ignore",
+        "--arch", "extra-trees", "--trees", "5", "--leaf", "2", "--scales", "1,3",
+        "--differences", "--block", "64", "--gap", "16",
+    ]  # fmt: skip
+    assert run(command) == 0
+    said = capsys.readouterr()
+    assert "blocks of 64 px held out, with a gap of 16 px" in said.out
+    assert "mean IoU" in said.out
+    assert said.err == ""  # no bar where nobody looks
+    card = open_folder(tmp_path / "m").card
+    assert [(c.value, c.name) for c in card.classes] == [(3, "b"), (7, "a")]
+    assert card.classes[1].color == "#123456"
+    features = Features(scales=(1.0, 3.0), differences=True)
+    assert Features.from_dict(card.framework["features"]) == features
+    assert run([*command, "--json"]) == 0  # done already
+    found = json.loads(capsys.readouterr().out)
+    assert found["validation"]["overall_accuracy"] > 0.9
+    for wrong, words in (
+        (["--class", "a=7"], "VALUE=NAME"),
+        (["--argument", "depth"], "NAME=VALUE"),
+        (["--scales", "wide"], "numbers"),
+        (["--trees", "0"], "trees 0 must be above 0"),
+    ):
+        assert run([*command, *wrong]) == 2
+        said = capsys.readouterr()
+        assert words in said.err
+        assert said.err.count("\n") == 1

@@ -23,7 +23,7 @@ COMMANDS = {
     "vectorize": "geoseg.cli.vectorize",
     "evaluate": "geoseg.cli.quality",
     "sample": "geoseg.cli.quality",
-    "train": "geoseg.cli.quality",
+    "train": "geoseg.cli.train",
     "export": "geoseg.cli.export",
     "run": "geoseg.cli.pipeline",
     "verify": "geoseg.cli.verify",

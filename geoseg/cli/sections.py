@@ -7,7 +7,8 @@ import click
 _MANY = 12
 """Commands with more options than this have them in sections."""
 
-# Option → where it stands. What is not named here stands under "Options".
+# Option → where it stands; `command.option` where it means another thing there. What is
+# not named here stands under "Options".
 _SECTIONS = {
     "Model and raster": (
         "model", "tta", "scales", "prompts", "bands", "aoi", "nodata", "resolution",
@@ -15,24 +16,27 @@ _SECTIONS = {
     ),
     "Labels": (
         "reference", "column", "layer", "mapping", "constant", "background", "order",
-        "strict", "within", "design",
+        "strict", "within", "train.labels", "train.classes",
     ),
+    "Estimates": ("evaluate.design", "confidence", "finite_population"),
+    "Held out": ("validation", "train.block", "gap"),
     "Objects": ("task", "instances", "things"),
     "Lines and polygons": (
         "simplify", "method", "smooth", "min_area", "classes", "connectivity", "stats",
     ),
-    "Network": ("arch", "encoder", "patch", "loss"),
+    "Network": ("arch", "encoder", "arguments", "train.init"),
     "Learning": (
-        "epochs", "windows", "lr", "balance", "patience", "trees", "samples",
-        "seed", "validation", "gap",
+        "epochs", "windows", "patch", "train.batch", "lr", "weight_decay", "loss",
+        "balance", "brightness", "zoom", "patience", "seed",
     ),
+    "Trees": ("trees", "leaf", "samples", "scales", "differences"),
     "What is written": (
-        "out", "scores", "probabilities", "overwrite", "zarr_format", "csv", "figures",
-        "name", "license",
+        "out", "scores", "probabilities", "overwrite", "zarr_format", "csv", "matrix",
+        "figures", "name", "license",
     ),
     "Speed and memory": (
-        "batch", "block", "device", "precision", "memory", "workers", "scheduler",
-        "cluster",
+        "batch", "block", "device", "precision", "loaders", "memory", "workers",
+        "scheduler", "cluster",
     ),
 }  # fmt: skip
 _OTHERS = "Options"
@@ -50,15 +54,16 @@ class Sectioned(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                sections[_section_of(parameter.name)].append(record)
+                sections[_section_of(self.name, parameter.name)].append(record)
         for name, records in sections.items():
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
 
 
-def _section_of(option: str | None) -> str:
-    return next((s for s, names in _SECTIONS.items() if option in names), _OTHERS)
+def _section_of(command: str | None, option: str | None) -> str:
+    places = {name: s for s, names in _SECTIONS.items() for name in names}
+    return places.get(f"{command}.{option}", places.get(str(option), _OTHERS))
 
 
 def sectioned(command: click.Command) -> click.Command:

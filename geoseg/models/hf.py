@@ -10,6 +10,9 @@ them, with the framework `{"family": "transformers"}`, takes its place.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +20,12 @@ from geoseg.classes import Class, class_table, default_color
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import Band, Card
 from geoseg.models.extras import require
+from geoseg.models.folder import write_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256
 from geoseg.models.torch_adapter import TorchModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    import torch
     from torch import nn
 
     from geoseg.models.contract import InstanceModel, Model
@@ -39,6 +42,15 @@ SAMS = frozenset(
 QUERIES = frozenset({"maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3"})
 """Model types that answer masks with classes instead of scores per class."""
 _ANY_SIZE = {"segformer": 32, "mobilevit": 32, "mobilevitv2": 32, "mobilenet_v2": 32}
+TRAINABLE = (
+    "segformer", "upernet", "dpt", "beit", "data2vec-vision", "mobilenet_v2",
+    "mobilevit", "mobilevitv2",
+)  # fmt: skip
+"""Model types that answer scores per class, so that they learn as other networks do."""
+_DEFAULTS: Mapping[str, Any] = {
+    "beit": {"out_indices": [3, 5, 7, 11]},
+    "data2vec-vision": {"out_indices": [3, 5, 7, 11]},
+}  # without them its default configuration cannot segment
 _FILES = ("*.json", "*.safetensors", "merges.txt", "LICENSE*")
 
 
@@ -90,7 +102,7 @@ def card_of(path: Path, *, name: str) -> Card:
 
     Three channels are taken for red, green and blue; others are bands by number.
     """
-    config = _json(path / "config.json")
+    config = read_config(path)
     processor = _processor(path)
     channels = _channels(config)
     kind = str(config.get("model_type"))
@@ -113,6 +125,11 @@ def card_of(path: Path, *, name: str) -> Card:
         description=f"{kind} of transformers",
         framework={"family": "transformers", "arch": kind},
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a folder's `config.json` holds."""
+    return _json(path / "config.json")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -237,24 +254,119 @@ def _config(transformers: Any, path: Path) -> Any:  # noqa: ANN401 - an untyped 
 
 def _pretrained(factory: Any, path: Path, config: Any) -> nn.Module:  # noqa: ANN401
     """Load weights, all of them."""
-    from safetensors import SafetensorError
-
-    try:
-        module, facts = factory.from_pretrained(
-            path,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype="float32",
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from error
-    missing = sorted(facts["missing_keys"])
+    module, missing = _filled(factory, path, config)
     if missing:
         raise ModelError(
             f"the weights in {path} lack {len(missing)} tensors of the network "
             f"({', '.join(missing[:3])}): it was not trained for segmentation"
         )
+    return module
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Keep bars and tables of the library off the terminal."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _filled(
+    factory: Any,  # noqa: ANN401 - of an untyped library
+    path: Path,
+    config: Any,  # noqa: ANN401
+) -> tuple[nn.Module, list[str]]:
+    """Return the network, and the names of the tensors that the folder lacks."""
+    from safetensors import SafetensorError
+
+    try:
+        with _silently():
+            module, facts = factory.from_pretrained(
+                path,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                dtype="float32",
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from error
+    return module, sorted(facts["missing_keys"])
+
+
+# --- to be trained --------------------------------------------------------------------
+
+
+def build(card: Card) -> nn.Module:
+    """Return the network that a card describes, with random weights.
+
+    The card's framework says which: `{"family": "transformers", "arch": "segformer"}`;
+    anything else in it is handed to the configuration, and so is what lies under
+    `config`.
+
+    Raises:
+        ModelError: It cannot be built so, or takes windows of another size.
+    """
+    transformers = require("transformers", what="this model", extra="transformers")
+    given = {k: v for k, v in card.framework.items() if k not in {"family", "arch"}}
+    given = {**given.pop("config", {}), **given}
+    kind = str(given.pop("model_type", None) or card.framework.get("arch"))
+    names = dict(enumerate(c.name for c in card.classes))
+    given = {**_DEFAULTS.get(kind, {}), **given}
+    try:
+        config = transformers.AutoConfig.for_model(
+            kind, **given, id2label=names, label2id={n: i for i, n in names.items()}
+        )
+        backbone = getattr(config, "backbone_config", None)
+        for part in (config, backbone or config):
+            if hasattr(part, "num_channels"):
+                part.num_channels = len(card.bands)
+        if hasattr(config, "image_size") and "image_size" not in given:
+            config.image_size = card.window
+        _check_window(config, card)
+        module = transformers.AutoModelForSemanticSegmentation.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{kind} of transformers cannot be built for {card.name!r}: "
+            f"{first_line(error)}"
+        ) from error
     return module  # type: ignore[no-any-return]
+
+
+def _check_window(config: Any, card: Card) -> None:  # noqa: ANN401
+    side = getattr(config, "image_size", card.window)
+    if config.model_type not in _ANY_SIZE and side != card.window:
+        raise ModelError(
+            f"{config.model_type} of {card.name!r} takes windows of {side} px, not "
+            f"{card.window}: train on patches of that size (--patch {side})"
+        )
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights in a folder, named as in the network that is built.
+
+    A folder of a backbone alone has none for the head.
+    """
+    transformers = require("transformers", what="this model", extra="transformers")
+    _hashes(path)
+    factory = transformers.AutoModelForSemanticSegmentation
+    module, missing = _filled(factory, path, _config(transformers, path))
+    return {k: v for k, v in module.state_dict().items() if k not in missing}
+
+
+def save_model(module: nn.Module, card: Card, folder: Path) -> Path:
+    """Write a network and its card as a model folder that `--model` takes."""
+    kind = card.framework["arch"]
+    with _silently():
+        module.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    card = replace(card, framework={"family": "transformers", "arch": kind})
+    return write_folder(card, folder, folder / "model.safetensors")

@@ -16,36 +16,38 @@ from geoseg.models.forest import KINDS
 CLASSICAL = (*KINDS, "svm")
 """Classifiers of pixels by their features."""
 
+_PREFIX = "transformers:"
+
 
 def family_of(card: Card) -> ModuleType:
     """Return the module with `build` and `save_model` for a card's network."""
     return import_module(FOLDERS[str(card.framework["family"])])
 
 
-def check_arch(arch: str) -> None:
-    """Raise where no network is called so.
-
-    Raises:
-        ModelError: With the names of all that are known.
-    """
-    _framework(arch, "")
-
-
 def network_card(
-    card: Card, arch: str, encoder: str, patch: int, arguments: Mapping[str, Any]
+    card: Card, framework: Mapping[str, Any], patch: int, arguments: Mapping[str, Any]
 ) -> Card:
     """Return the card of a network that is trained on patches of this side.
 
     It takes windows of the very size it was trained on, also at the edges: networks
     that look at the mean of their whole window see another world in a larger one.
     """
-    framework = {**_framework(arch, encoder), **arguments}
     return replace(
-        card, window=patch, overlap=patch // 4, multiple=None, framework=framework
+        card,
+        window=patch,
+        overlap=patch // 4,
+        multiple=None,
+        framework={**framework, **arguments},
     )
 
 
-def _framework(arch: str, encoder: str) -> dict[str, Any]:
+def framework_for(arch: str, encoder: str) -> dict[str, Any]:
+    """Return how to build the network that `--arch` and `--encoder` mean.
+
+    Raises:
+        ModelError: No network is called so; with the names of all that are known.
+    """
+    from geoseg.models.hf import TRAINABLE
     from geoseg.models.smp import ARCHITECTURES
     from geoseg.models.torchvision_nets import SEMANTIC
 
@@ -55,5 +57,10 @@ def _framework(arch: str, encoder: str) -> dict[str, Any]:
         return {"family": "smp", "arch": named[asked], "encoder": encoder}
     if asked in SEMANTIC:
         return {"family": "torchvision", "arch": asked}
-    known = ", ".join([*CLASSICAL, *(a.lower() for a in ARCHITECTURES), *SEMANTIC])
+    prefixed = [f"{_PREFIX}{name}" for name in TRAINABLE]
+    if asked in prefixed:
+        return {"family": "transformers", "arch": asked.removeprefix(_PREFIX)}
+    known = ", ".join(
+        [*CLASSICAL, *(a.lower() for a in ARCHITECTURES), *SEMANTIC, *prefixed]
+    )
     raise ModelError(f"arch {arch!r} cannot be trained; known are {known}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L  # noqa: N812 - as its documentation calls it
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
@@ -23,6 +24,7 @@ from geoseg.models.device import Precision, choose_device, choose_precision
 from geoseg.models.scaling import Scaling
 from geoseg.models.torch_adapter import fit_channels, tensor_of
 from geoseg.training.curves import write_curves
+from geoseg.training.epochs import EpochBar
 from geoseg.training.losses import make_loss
 from geoseg.training.patches import Index, Patches, Turn, ValidationWindows
 from geoseg.training.scenes import IGNORED
@@ -146,7 +148,7 @@ def _trainer(
     devices: Any = (
         "auto" if settings.device in ("auto", "cuda") else [device.index or 0]
     )
-    callbacks: list[Callback] = [curves]
+    callbacks: list[Callback] = [curves, *([EpochBar()] if progress else [])]
     if ground.split is not None:
         callbacks += [
             ModelCheckpoint(
@@ -173,13 +175,30 @@ def _trainer(
         max_epochs=settings.epochs,
         callbacks=callbacks,
         logger=False,
-        enable_progress_bar=progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ours share among processes themselves
         deterministic=True if device.type == "cpu" else None,
         default_root_dir=folder,
+        plugins=[_WholeFiles()],
     )
+
+
+class _WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
+    """Checkpoints that are whole or not there, whenever the process is killed."""
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,  # noqa: ANN401, ARG002 - Lightning's signature
+    ) -> None:
+        """Write beside the place, then put it there at once."""
+        part = Path(path).with_suffix(".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, part)
+        os.replace(part, path)  # noqa: PTH105 - atomic, and says so
 
 
 class _Task(L.LightningModule):  # type: ignore[misc]

@@ -25,7 +25,7 @@ def plain(value: object) -> object:
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (Features, Class)):
-        return asdict(value)
+        return plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence):
@@ -72,5 +72,6 @@ def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
 
 def end(folder: Path) -> None:
     """Delete the checkpoints of a training that is complete; the settings stay."""
-    for checkpoint in (folder / WORK).glob("*.ckpt"):
-        checkpoint.unlink()
+    for pattern in ("*.ckpt", "*.part"):
+        for checkpoint in (folder / WORK).glob(pattern):
+            checkpoint.unlink()

@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from geoseg.classes import Class, default_color
 from geoseg.errors import ModelError
-from geoseg.models.folder import open_folder
+from geoseg.models.card import Band
+from geoseg.models.folder import CARD, open_folder
 from geoseg.models.weights import fill_weights, load_safetensors
+from geoseg.training.architectures import family_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import nn
 
     from geoseg.models.card import Card
+
+_OWN = frozenset({"id2label", "label2id", "num_labels", "num_channels"})
+
+
+def framework_of(folder: str | Path) -> dict[str, Any]:
+    """Return the framework of the model in a folder: how to build one like it.
+
+    Args:
+        folder: a model folder, or one that `save_pretrained` of transformers wrote.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be trained.
+    """
+    path = Path(folder)
+    framework = dict(_card_of(path).framework)
+    if framework.get("family") == "transformers":
+        return _of_transformers(path, framework)
+    if framework.get("family") not in ("smp", "torchvision"):
+        raise ModelError(
+            f"{folder} is of family {framework.get('family')!r}, which cannot be "
+            "trained further: start from a network of segmentation_models_pytorch, "
+            "torchvision or transformers"
+        )
+    return framework
+
+
+def _of_transformers(path: Path, framework: dict[str, Any]) -> dict[str, Any]:
+    """Add what the folder's configuration says beyond bands and classes."""
+    from geoseg.models.hf import read_config
+
+    config = {k: v for k, v in read_config(path).items() if k not in _OWN}
+    return {"family": "transformers", "arch": framework["arch"], "config": config}
+
+
+def _card_of(path: Path) -> Card:
+    if (path / CARD).is_file() or not (path / "config.json").is_file():
+        return open_folder(path).card
+    from geoseg.models.hf import card_of
+
+    return card_of(path, name=path.name)
+
+
+def _weights_of(path: Path, card: Card) -> dict[str, torch.Tensor]:
+    if card.framework.get("family") == "transformers":
+        from geoseg.models.hf import weights_of
+
+        return weights_of(path)
+    return load_safetensors(open_folder(path).weights_file)
 
 
 def start_from(module: nn.Module, card: Card, folder: str | Path) -> None:
@@ -22,33 +76,63 @@ def start_from(module: nn.Module, card: Card, folder: str | Path) -> None:
 
     Weights of bands and classes go to the bands and classes of the same name; a band
     that the other did not have starts as the mean of those it had, a new class at
-    random.
+    random, and so does the head of a backbone of transformers.
 
     Raises:
         ModelError: The other model is not of the same architecture.
     """
-    other = open_folder(Path(folder))
-    weights = load_safetensors(other.weights_file)
+    path = Path(folder)
+    other = _card_of(path)
+    weights = _weights_of(path, other)
     own = module.state_dict()
-    if own.keys() != weights.keys():
+    missing = own.keys() - weights.keys()
+    if weights.keys() - own.keys() or (missing and not _is_backbone(other)):
         raise ModelError(
-            f"{folder} is another network ({_called(other.card)}) than the one to "
-            f"train ({_called(card)}): give the same --arch and --encoder"
+            f"{folder} is another network ({_called(other)}) than the one to "
+            f"train ({_called(card)}): leave out --arch and --encoder, or give its own"
         )
-    bands = [_same_band(band.name, band.common_name, other.card) for band in card.bands]
-    names = [c.name.casefold() for c in other.card.classes]
+    bands = [_same_band(band.name, band.common_name, other) for band in card.bands]
+    names = [c.name.casefold() for c in other.classes]
     classes = [
         names.index(c.name.casefold()) if c.name.casefold() in names else None
         for c in card.classes
     ]
-    first = next(key for key, value in own.items() if value.ndim == 4)
-    merged = dict(weights)
-    if own[first].shape[1] == len(bands):
-        merged[first] = _planes(weights[first], bands)
-    for key in list(own)[-2:]:  # weight and bias of the head
-        if len(own[key]) == len(classes):
-            merged[key] = _rows(own[key], weights[key], classes)
+    merged = {**own, **weights}
+    of_bands, of_classes = _what_depends(card, own)
+    for key in of_bands:
+        merged[key] = _planes(merged[key], bands)
+    for key in of_classes:
+        merged[key] = _rows(own[key], merged[key], classes)
     fill_weights(module, merged, card)
+
+
+def _is_backbone(card: Card) -> bool:
+    """Whether a folder may lack the head: transformers shares such."""
+    return card.framework.get("family") == "transformers"
+
+
+def _what_depends(
+    card: Card, own: Mapping[str, torch.Tensor]
+) -> tuple[list[str], list[str]]:
+    """Return which tensors have a plane for each band, and which a row per class.
+
+    Those that another band, or another class, would make larger.
+    """
+    value = max(c.value for c in card.classes) + 1
+    extra = Class(value=value, name="\0", color=default_color(0))
+    wider = replace(card, bands=(*card.bands, Band(name="\0")))
+    longer = replace(card, classes=(*card.classes, extra))
+    return _larger(wider, own, 1), _larger(longer, own, 0)
+
+
+def _larger(card: Card, own: Mapping[str, torch.Tensor], axis: int) -> list[str]:
+    with torch.random.fork_rng(devices=[]):
+        other = family_of(card).build(card).state_dict()
+    return [
+        key
+        for key, value in own.items()
+        if value.ndim > axis and other[key].shape[axis] == value.shape[axis] + 1
+    ]
 
 
 def _same_band(name: str, common: str | None, card: Card) -> int | None:
@@ -58,18 +142,16 @@ def _same_band(name: str, common: str | None, card: Card) -> int | None:
     return None
 
 
-def _planes(theirs: torch.Tensor, bands: list[int | None]) -> torch.Tensor:
-    """Return the first convolution for other bands."""
+def _planes(theirs: torch.Tensor, bands: Sequence[int | None]) -> torch.Tensor:
+    """Return a first convolution for other bands."""
     mean = theirs.mean(dim=1)
     return torch.stack([mean if b is None else theirs[:, b] for b in bands], dim=1)
 
 
 def _rows(
-    own: torch.Tensor, theirs: torch.Tensor, classes: list[int | None]
+    own: torch.Tensor, theirs: torch.Tensor, classes: Sequence[int | None]
 ) -> torch.Tensor:
-    """Return the head for other classes."""
-    if own.shape[1:] != theirs.shape[1:]:
-        return theirs
+    """Return a head for other classes."""
     rows = [own[i] if c is None else theirs[c] for i, c in enumerate(classes)]
     return torch.stack(rows)
 
