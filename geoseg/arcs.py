@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from geoseg.scratch import borrowed
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -82,8 +84,7 @@ def _grown(values: Any) -> Any:
     return more
 
 
-@compiled
-def label_faces(pixels: Any, edges: Any, written: Any, confidence: Any) -> Any:
+def label_faces(pixels: Any, edges: Any, written: Any, confidence: Any) -> Faces:
     """Number the 4-connected regions of equal pixels (union-find over runs, one scan).
 
     Args:
@@ -94,11 +95,18 @@ def label_faces(pixels: Any, edges: Any, written: Any, confidence: Any) -> Any:
         confidence: (y - 1, x - 1) uint8 with 255 for none, or (0, 0) where not stored.
 
     Returns:
-        The fields of `Faces`.
+        The faces; their labels are borrowed (see `geoseg.scratch`).
     """
     height, width = pixels.shape
+    labels = borrowed("labels", (height + 1, width + 1), np.int32)
+    return Faces(labels, *_label(pixels, edges, written, confidence, labels))
+
+
+@compiled
+def _label(pixels: Any, edges: Any, written: Any, confidence: Any, labels: Any) -> Any:
+    """Fill the labels; return the other fields of `Faces`."""
+    height, width = pixels.shape
     line, column, leaving = edges
-    labels = np.empty((height + 1, width + 1), np.int32)
     labels[height] = 0
     labels[:, width] = 0
     parent = np.empty(1024, np.int32)
@@ -172,7 +180,6 @@ def label_faces(pixels: Any, edges: Any, written: Any, confidence: Any) -> Any:
             scored[face] += scored[label]
     faces += 1
     return (
-        labels,
         number,
         first[:faces].copy(),
         count[:faces].copy(),
@@ -181,8 +188,7 @@ def label_faces(pixels: Any, edges: Any, written: Any, confidence: Any) -> Any:
     )
 
 
-@compiled
-def corner_bytes(pixels: Any) -> Any:
+def corner_bytes(pixels: Any) -> NDArray[np.uint8]:
     """Say for every inner corner which edges leave it, and whether it is a vertex.
 
     Args:
@@ -190,10 +196,17 @@ def corner_bytes(pixels: Any) -> Any:
 
     Returns:
         (y - 1, x - 1) uint8, and zeros to a width that is a multiple of 8; corner
-        (0, 0) is between the first four pixels.
+        (0, 0) is between the first four pixels. Borrowed (see `geoseg.scratch`).
     """
     height, width = pixels.shape
-    corners = np.empty((height - 1, -(-(width - 1) // 8) * 8), np.uint8)
+    corners = borrowed("corners", (height - 1, -(-(width - 1) // 8) * 8), np.uint8)
+    _fill_corners(pixels, corners)
+    return corners
+
+
+@compiled
+def _fill_corners(pixels: Any, corners: Any) -> None:
+    height, width = pixels.shape
     corners[:, width - 1 :] = 0
     for y in range(height - 1):
         for x in range(width - 1):
@@ -207,7 +220,6 @@ def corner_bytes(pixels: Any) -> Any:
             corners[y, x] = (
                 east | south << 1 | west << 2 | north << 3 | node << 4 | turn << 5
             )
-    return corners
 
 
 def list_edges(
@@ -248,7 +260,6 @@ def _listed(corners: Any, eights: Any, y: int, x: int, rows: int, columns: int) 
     return line, column[:n].copy(), leaving[:n].copy()
 
 
-@compiled
 def own_edges(edges: Any, labels: Any, last_row: bool, last_column: bool) -> Any:
     """Keep the edges that a block owns and that bound a face.
 
@@ -261,11 +272,17 @@ def own_edges(edges: Any, labels: Any, last_row: bool, last_column: bool) -> Any
     Returns:
         (h + 1, w + 1) bytes without `TURN`; where arcs may begin, in reading order:
         nodes (n, 2), and corners that a closed line may start at (m, 2); the most arcs
-        and vertices there can be.
+        and vertices there can be. The bytes are borrowed (see `geoseg.scratch`).
     """
+    own = borrowed("own", (labels.shape[0] - 1, labels.shape[1] - 1), np.uint8)
+    return own, *_own(edges, labels, last_row, last_column, own)
+
+
+@compiled
+def _own(edges: Any, labels: Any, last_row: bool, last_column: bool, own: Any) -> Any:
     line, column, leaving = edges
     height, width = labels.shape[0] - 2, labels.shape[1] - 2
-    own = np.zeros((height + 1, width + 1), np.uint8)
+    own[:] = 0
     nodes, loops = [(0, 0)], [(0, 0)]
     vertices, ends = 0, 2 * (height + width + 2)
     for y in range(height + 1):
@@ -292,7 +309,6 @@ def own_edges(edges: Any, labels: Any, last_row: bool, last_column: bool) -> Any
                 elif mine == 3:
                     loops.append((y, x))
     return (
-        own,
         np.array(nodes)[1:],
         np.array(loops)[1:],
         ends + vertices // 4,

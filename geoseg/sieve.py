@@ -206,7 +206,7 @@ def _labelled(
     if masks.nodata is not None:
         written[masks.nodata] = False
     edges = list_edges(corner_bytes(around), 0, 0, pixels.shape)
-    faces = Faces(*label_faces(pixels, edges, written, np.empty((0, 0), np.uint8)))
+    faces = label_faces(pixels, edges, written, np.empty((0, 0), np.uint8))
     area = face_areas(
         faces.labels, faces.number, len(faces.first) - 1, scale.pixel,
         window.y, window.x, scale.half_x,

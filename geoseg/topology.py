@@ -17,6 +17,7 @@ from geoseg import arcs as _arcs
 from geoseg.arcs import NODE, Faces
 from geoseg.grid import Window
 from geoseg.rings import Arcs, Polygons, assemble
+from geoseg.scratch import borrowed
 from geoseg.simplify import Limits, reach, simplify_arcs, whole
 
 if TYPE_CHECKING:
@@ -191,18 +192,17 @@ def read_pixels(
 
     Returns:
         (height + 2 apron, width + 2 apron): uint16 with 256 outside for uint8 masks,
-        int32 with 65536 outside for uint16 masks.
+        int32 with 65536 outside for uint16 masks. Borrowed (see `geoseg.scratch`).
     """
     around = window.pad(apron)
     inside = around.intersection(masks.grid.window)
     assert inside is not None, "blocks lie in the raster"
     read = masks.read("classes", inside)
     small = read.dtype == np.uint8
-    pixels = np.full(
-        (around.height, around.width),
-        256 if small else 65536,
-        np.uint16 if small else np.int32,
-    )
+    shape = around.height, around.width
+    pixels = borrowed("pixels", shape, np.uint16 if small else np.int32)
+    if inside != around:
+        pixels[:] = 256 if small else 65536
     pixels[inside.relative_to(around).slices] = read
     return pixels
 
@@ -266,7 +266,7 @@ def trace_block(
     _mark_raster_corners(corners, window, grid, apron)
     last_row, last_column = window.bottom == grid.height, window.right == grid.width
     edges = _arcs.list_edges(corners, apron - 1, apron - 1, near.shape)
-    faces = Faces(*_arcs.label_faces(near, edges, written, _confidence(masks, window)))
+    faces = _arcs.label_faces(near, edges, written, _confidence(masks, window))
     own, nodes, loops, *most = _arcs.own_edges(
         edges, faces.labels, last_row, last_column
     )

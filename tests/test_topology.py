@@ -385,3 +385,22 @@ def test_small_regions_join_by_the_rule_whatever_the_blocks(
     expected = sieved_slowly(values, least)
     np.testing.assert_array_equal(sieved(values, least, side, folder), expected)
     np.testing.assert_array_equal(expected == NODATA, values == NODATA)
+
+
+def test_borrowed_memory_is_each_threads_own_and_used_again() -> None:
+    """Blocks of other sizes and dtypes in between, and threads, change nothing."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from geoseg.scratch import borrowed
+
+    one = borrowed("test", (3, 5), np.int32)
+    assert borrowed("test", (2, 2), np.uint8).ctypes.data == one.ctypes.data
+    assert borrowed("other", (3, 5), np.int32).ctypes.data != one.ctypes.data
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(borrowed, "test", (3, 5), np.int32).result()
+    assert there.ctypes.data != one.ctypes.data
+    rng = np.random.default_rng(8)
+    masks_ = [a_mask(rng.integers(0, 3, (n, 90 - n))) for n in (60, 9, 41, 80)]
+    alone = [regions(m, 17, distance=40.0) for m in masks_]
+    with ThreadPoolExecutor(3) as pool:
+        assert alone == list(pool.map(lambda m: regions(m, 17, distance=40.0), masks_))
