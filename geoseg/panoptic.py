@@ -43,8 +43,9 @@ def stuff_card(card: Card) -> Card:
     stuff = tuple(c for c in card.classes if c.name not in things)
     if not things or all(c.name == VOID for c in stuff):
         raise ModelError(
-            f"the card of {card.name!r} must name its things, and have classes that "
-            "are none: a panoptic model tells apart things and stuff"
+            f"the card of {card.name!r} must name its things (for one of transformers, "
+            "--things does), and have classes that are none: a panoptic model tells "
+            "apart things and stuff"
         )
     return replace(
         card, task="semantic", classes=stuff, things=None, output="probabilities"

@@ -134,6 +134,8 @@ def make_plan(
         tta=tta,
         scales=scales,
         prompts=prompts,
+        task=None if instances else task,
+        things=things,
     )
     recipe = recipe.bound(opened)
     if recipe.card.nodata is not None:
@@ -176,7 +178,7 @@ def _objects(
     """Return what is wanted, and how a map becomes objects where the model has none."""
     wanted = task or card.task
     if wanted == card.task or (card.task == "panoptic" and wanted == "instance"):
-        if instances or things:
+        if instances or (things and tuple(things) != card.things):
             raise GeosegError(
                 "--instances and --things are for a model of classes whose objects are "
                 f"wanted; here the task is {wanted} and {card.name!r} does it itself: "
@@ -319,7 +321,8 @@ def segment(
         resolution: Pixel size in metres to work at: `model` (resample where the raster
             differs by more than a quarter), `native`, or a number.
         task: `semantic`, `instance` or `panoptic`; default what the model does. A
-            semantic model's map becomes objects where they are wanted.
+            semantic model's map becomes objects where they are wanted; networks of
+            transformers that answer masks (Mask2Former) do each task themselves.
         instances: How it does: `components`, `watershed:5`, `boundary:NAME`.
         things: Names of the classes whose objects are counted.
         memory: Bytes that one process may use; what does not fit is refused.

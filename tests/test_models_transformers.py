@@ -1,7 +1,9 @@
 """Networks of transformers, small and random, against the library itself."""
 
 import json
+import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,6 +217,30 @@ def test_objects_of_queries(tmp_path, pixels, task):
     assert set(objects.classes) <= set(classes.tolist()) - {0}
     assert objects.labels.max() == len(objects.classes) == len(objects.scores) > 0
     assert (objects.semantic is not None) == (task == "panoptic")
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic"])
+def test_the_user_says_the_task_where_no_card_does(tmp_path, pixels, task):
+    _, folder = saved(tmp_path, mask2former)
+    asked = {"device": "cpu", "task": task, "things": ["house", "road"]}
+    recipe = model_recipe(folder, **asked)
+    plain = model_recipe(folder, device="cpu")
+    assert (plain.card.task, recipe.card.task) == ("semantic", task)
+    others = [model_recipe(folder, **{**asked, "things": ["house"]}), plain]
+    assert recipe.hash not in {other.hash for other in others}
+    assert recipe.hash == model_recipe(folder, **asked).hash
+    # nothing is sure with random weights
+    recipe = replace(recipe, card=replace(recipe.card, facts={"score": 0.0}))
+    objects = pickle.loads(pickle.dumps(recipe)).load().predict(pixels)[0]
+    assert objects.labels.max() == len(objects.classes) > 0
+    assert set(objects.classes) <= {1, 2}
+    assert (objects.semantic is not None) == (task == "panoptic")
+    assert plain.load().predict(pixels).shape[1] == 3
+
+
+def test_other_networks_do_what_their_card_says(tmp_path):
+    _, folder = saved(tmp_path, segformer)
+    assert model_recipe(folder, device="cpu", task="instance").card.task == "semantic"
 
 
 def test_the_card_is_made_from_the_configuration(tmp_path):

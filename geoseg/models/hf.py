@@ -4,7 +4,8 @@ SegFormer, UPerNet, DPT, BEiT and their like answer scores per class; MaskFormer
 Mask2Former, OneFormer and EoMT answer masks with classes, which are brought together
 as the library does it. Weights come from safetensors only; no code of the folder runs.
 The card is made from `config.json` and `preprocessor_config.json`; a `card.json` beside
-them, with the framework `{"family": "transformers"}`, takes its place.
+them, with the framework `{"family": "transformers"}`, takes its place. Without one, a
+network that answers masks does the task that it is asked for: classes, objects or both.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,18 +69,22 @@ def open_spec(spec: str) -> Opened:
             f"{spec} cannot be fetched from the Hugging Face Hub: {first_line(error)}"
         ) from error
     opened = open_folder(Path(path), name=name)
-    return Opened(spec=spec, card=opened.card, content=opened.content, load=opened.load)
+    return replace(opened, spec=spec)
 
 
 def open_folder(path: Path, *, name: str | None = None) -> Opened:
     """Return the model in a folder as `save_pretrained` writes it."""
     card = card_of(path, name=name or path.name)
 
-    def load(options: Options) -> Any:  # noqa: ANN401 - of either kind
+    def load_as(card: Card, options: Options) -> Any:  # noqa: ANN401 - of either kind
         return _load(path, card, options)
 
     return Opened(
-        spec=str(path), card=card, content=content_hash(card, *_hashes(path)), load=load
+        spec=str(path),
+        card=card,
+        content=content_hash(card, *_hashes(path)),
+        load=partial(load_as, card),
+        load_as=load_as if card.framework["arch"] in QUERIES else None,
     )
 
 

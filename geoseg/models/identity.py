@@ -30,6 +30,8 @@ class Opened:
     """SHA-256 of card and weights, or of card and code."""
     load: Callable[[Options], Model]
     """Reads the weights and returns the model."""
+    load_as: Callable[[Card, Options], Model] | None = None
+    """The same for a card with another task, where the network can do several."""
 
 
 def content_hash(card: Card, *parts: str) -> str:

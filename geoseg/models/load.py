@@ -28,6 +28,7 @@ from geoseg.models.identity import Opened, content_hash, file_sha256
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from geoseg.models.card import Task
     from geoseg.models.contract import Model
     from geoseg.raster import Source
 
@@ -79,6 +80,9 @@ class ModelRecipe:
     """`d4` or `flips`: every window is looked at turned and mirrored, and averaged."""
     scales: tuple[float, ...] = ()
     """Every window is looked at resized by these factors, and averaged."""
+    asked: str | None = None
+    """The task, of a network that can do others than its card says; the card here is
+    that of the task."""
     fitted: str | None = None
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
@@ -106,6 +110,7 @@ class ModelRecipe:
             self.tta,
         ]
         facts += [list(self.scales)] if self.scales else []
+        facts += [self.asked, *(self.card.things or ())] if self.asked else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -148,7 +153,8 @@ class ModelRecipe:
     def _key(self) -> str:
         what = self.spec.key if isinstance(self.spec, _Object) else str(self.spec)
         how = (self.options, self.fitted, self.tta, self.scales)
-        return repr((what, self.content, *how))
+        task = (self.asked, self.card.things) if self.asked else ()
+        return repr((what, self.content, *how, *task))
 
     def _build(self) -> Model:
         model: Model
@@ -157,7 +163,11 @@ class ModelRecipe:
         elif isinstance(self.spec, tuple):
             model = _ensemble([recipe._build() for recipe in self.spec])  # noqa: SLF001
         else:
-            model = self._reopened(self.spec).load(self.options)
+            opened = self._reopened(self.spec)
+            if self.asked is not None and opened.load_as is not None:
+                model = opened.load_as(self.card, self.options)
+            else:
+                model = opened.load(self.options)
         if self.fitted is not None:
             model = model.with_parameters(json.loads(self.fitted))  # type: ignore[attr-defined]
         if self.tta is None and not self.scales:
@@ -185,6 +195,8 @@ def model_recipe(
     tta: str | None = None,
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
+    task: Task | None = None,
+    things: Sequence[str] | None = None,
 ) -> ModelRecipe:
     """Return the recipe of the model that a user names or gives.
 
@@ -201,21 +213,27 @@ def model_recipe(
         scales: Looks at every window resized by these factors, such as 0.5, 1, 2.
         prompts: Vector file of points, boxes or polygons that a model such as SAM is
             asked for.
+        task: What a network is asked for that can do several tasks; of all other models
+            it is the card that says so.
+        things: Then the names of the classes whose objects are counted; None: all.
 
     Raises:
         ModelError: There is no such model, or it is not whole.
         MissingExtraError: It needs a package that is not installed.
     """
-    asked = None if prompts is None else os.fspath(prompts)
-    if asked is not None and "://" not in asked:
-        asked = str(Path(asked).absolute())
-    options = Options(device=device, precision=precision, batch=batch, prompts=asked)
+    where = None if prompts is None else os.fspath(prompts)
+    if where is not None and "://" not in where:
+        where = str(Path(where).absolute())
+    options = Options(device=device, precision=precision, batch=batch, prompts=where)
     recipe = _plain_recipe(spec, options)
-    if asked is not None and not hasattr(recipe.load(), "takes_prompts"):
+    if where is not None and not hasattr(recipe.load(), "takes_prompts"):
         raise ModelError(
             f"{recipe.name} answers no prompts: --prompts is for SAM and its like; "
             "markers of region growing belong to its name, as in grow:seeds.gpkg"
         )
+    if task not in (None, recipe.card.task) and _can_be_asked(recipe):
+        card = replace(recipe.card, task=task, things=tuple(things or ()) or None)
+        recipe = replace(recipe, card=card, asked=task)
     if tta is None and not scales:
         return recipe
     from geoseg.models.combine import augmented_card
@@ -223,6 +241,12 @@ def model_recipe(
     sizes = tuple(float(scale) for scale in scales or ())
     card = augmented_card(recipe.card, tta, sizes)
     return replace(recipe, card=card, tta=tta, scales=sizes)
+
+
+def _can_be_asked(recipe: ModelRecipe) -> bool:
+    """Whether it is the user who says what the network does."""
+    opened = _OPENED.get(str(recipe.spec))
+    return opened is not None and opened.load_as is not None
 
 
 def _plain_recipe(spec: object, options: Options) -> ModelRecipe:
