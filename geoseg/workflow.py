@@ -383,7 +383,7 @@ def run_plan(
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> tuple[Masks, RunFacts]:
     """Create the store, or go on with it, and run the plan; see `segment`."""
-    path = _checked_out(os.fspath(out), plan.source.identity)
+    path = _checked_out(os.fspath(out), plan.source)
     begun = datetime.now(UTC)
     with ExitStack() as stack:
         with _writable(path):
@@ -470,18 +470,18 @@ def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
     }
 
 
-def _checked_out(out: str, identity: Mapping[str, Any]) -> str:
+def _checked_out(out: str, source: Source) -> str:
     """Return the store's path, or raise where it would lie in or on the input."""
     if "://" in out:
         return out.rstrip("/")
     target = Path(out).resolve()
-    for value in _paths(identity):
-        source = Path(value)
-        if source.exists() and (
-            source.resolve() == target or source.resolve() in target.parents
+    for place in _places(source.identity, source.name):
+        path = Path(place)
+        if path.exists() and (
+            path.resolve() == target or path.resolve() in target.parents
         ):
             raise MasksError(
-                f"the output {out} lies on or inside the input {value}: choose "
+                f"the output {out} lies on or inside the input {place}: choose "
                 "another --out"
             )
     if target.is_file():
@@ -491,12 +491,10 @@ def _checked_out(out: str, identity: Mapping[str, Any]) -> str:
     return str(target)
 
 
-def _paths(value: object) -> list[str]:
-    """Return all texts in nested JSON that may be local paths."""
-    if isinstance(value, str):
-        return [value] if "://" not in value and not value.startswith("/vsi") else []
-    if isinstance(value, Mapping):
-        return [p for v in value.values() for p in _paths(v)]
-    if isinstance(value, (list, tuple)):
-        return [p for v in value for p in _paths(v)]
-    return []
+def _places(identity: Mapping[str, Any], name: str) -> list[str]:
+    """Return the local files or the folder that a source's identity tells of."""
+    places = [str(identity["path"])] if "path" in identity else []
+    places += [name] if "files" in identity else []
+    for inner in identity.values():  # of what is clipped, resampled, warped
+        places += _places(inner, name) if isinstance(inner, Mapping) else []
+    return [p for p in places if "://" not in p and not p.startswith("/vsi")]

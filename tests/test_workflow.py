@@ -227,6 +227,13 @@ def test_the_output_must_not_lie_in_the_input(scene, tmp_path):
     with pytest.raises(MasksError, match="is a file"):
         run(scene, other)
     assert other.read_text() == "mine"
+    bands = tmp_path / "bands"
+    bands.mkdir()
+    for name in ("x_B03.tif", "x_B08.tif"):
+        write(bands / name, np.ones((1, 40, 50), np.uint8))
+    with pytest.raises(MasksError, match=r"inside the input .*bands"):
+        geoseg.segment(bands, model="threshold:ndwi", out=bands / "deep" / "m.zarr")
+    assert len(list(bands.iterdir())) == 2
 
 
 def test_failed_blocks_are_listed_and_retried(scene, tmp_path):
