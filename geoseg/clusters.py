@@ -214,22 +214,31 @@ def local_cluster(
     """Start worker processes on this machine that share its cores; localhost only."""
     if workers < 1:
         raise GeosegError(f"--workers {workers} must be at least 1")
+    import dask
     from distributed import Client, LocalCluster
 
-    with warnings.catch_warnings():
-        # The dashboard's port may be taken: another is used, which is fine.
-        warnings.filterwarnings("ignore", message="Port .* is already in use")
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            memory_limit=memory,
-            host="127.0.0.1",
-            dashboard_address=dashboard,
-            env=_environment(workers),
-            preload=["geoseg.clusters"],
+    with ExitStack() as stack:
+        # Dask gives up a worker that does not come back within 15 s after its death,
+        # and starts no other; on a busy machine, starting again takes longer.
+        stack.enter_context(
+            dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})
         )
-    with cluster, Client(cluster) as client:
-        yield client
+        with warnings.catch_warnings():
+            # The dashboard's port may be taken: another is used, which is fine.
+            warnings.filterwarnings("ignore", message="Port .* is already in use")
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=memory,
+                host="127.0.0.1",
+                dashboard_address=dashboard,
+                env=_environment(workers),
+                preload=["geoseg.clusters"],
+                # What becomes of blocks is told on one line, without Dask's tracebacks.
+                silence_logs=logging.CRITICAL,
+            )
+        stack.enter_context(cluster)
+        yield stack.enter_context(Client(cluster))
 
 
 def _environment(processes: int) -> dict[str, str]:

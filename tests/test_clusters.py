@@ -5,14 +5,19 @@ import ipaddress
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import dask
+import numpy as np
 import pytest
+import rasterio
 import yaml
+from affine import Affine
 
 import geoseg.clusters
 from geoseg.cluster_settings import read_cluster
@@ -21,6 +26,7 @@ from geoseg.clusters import (
     cluster_client,
     gpu_names,
     kubernetes_spec,
+    local_cluster,
     open_client,
     slurm_options,
     versions,
@@ -170,6 +176,41 @@ def test_a_local_cluster_listens_on_localhost_only(tmp_path):
 
 
 # --- others' schedulers ---------------------------------------------------------------
+
+
+def test_a_worker_that_is_slow_to_start_again_is_waited_for():
+    """Dask alone would close it for good after its timeout, and the run would hang."""
+    impatient = {"distributed.deploy.lost-worker-timeout": "10ms"}
+    with (
+        dask.config.set(impatient),
+        local_cluster(1, threads=1, dashboard=None) as client,
+    ):
+        (pid,) = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        assert client.submit(os.getpid).result(timeout=60) != pid
+
+
+def test_what_fails_on_workers_is_said_on_one_line(tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "def make():\n"
+        "    def predict(pixels):\n"
+        "        raise ValueError('it does not work')\n"
+        "    card = dict(bands=['1'], classes=['a', 'b'], window=64, overlap=8)\n"
+        "    return card, predict\n"
+    )
+    with rasterio.open(
+        tmp_path / "scene.tif", "w", driver="GTiff", count=1, height=70, width=70,
+        dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 0, 0, -10, 0),
+    ) as file:  # fmt: skip
+        file.write(np.ones((1, 70, 70), np.uint8))
+    program = [sys.executable, "-m", "geoseg", "segment", "scene.tif", "--quiet"]
+    how = ["--model", "broken.py:make", "--out", "m.zarr", "--workers", "1"]
+    done = subprocess.run(
+        [*program, *how], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "it does not work" in done.stderr
 
 
 def test_no_scheduler_is_said_quickly():

@@ -102,6 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the program; never a traceback for what a user can mend."""
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)
+    # Python counts what killed workers left behind; that is no news to a user.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     sys.exit(run(arguments))
 
 
