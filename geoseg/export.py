@@ -43,28 +43,32 @@ def export_cog(
     if not target.parent.is_dir():
         raise MasksError(f"the folder {target.parent} does not exist: create it first")
     try:
-        with TemporaryDirectory(dir=target.parent, prefix=".geoseg-") as folder:
+        with (
+            # GDAL's messages go to logging while there is an environment, closing too.
+            rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=256),
+            TemporaryDirectory(dir=target.parent, prefix=".geoseg-") as folder,
+        ):
             tiles = Path(folder) / "tiles.tif"
             _write_tiles(masks, tiles)
             described = Path(folder) / "described.vrt"
             described.write_text(_vrt(masks, tiles), encoding="utf-8")
             whole = Path(folder) / target.name
-            with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=256):
-                rasterio.shutil.copy(
-                    described,
-                    whole,
-                    driver="COG",
-                    compress="deflate",
-                    predictor="no",
-                    overview_resampling="nearest",
-                    bigtiff="if_safer",
-                )
+            rasterio.shutil.copy(
+                described,
+                whole,
+                driver="COG",
+                compress="deflate",
+                predictor="no",
+                overview_resampling="nearest",
+                bigtiff="if_safer",
+            )
             style = Path(folder) / "style.qml"
             style.write_text(raster_qml(masks.classes), encoding="utf-8")
             style.replace(target.with_suffix(".qml"))
             _rename(whole, target)
     except (OSError, rasterio.errors.RasterioError) as error:
-        raise MasksError(f"{target} cannot be written: {first_line(error)}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise MasksError(f"{target} cannot be written: {reason}") from error
     return target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from geoseg.errors import RegionsError
+from geoseg.errors import RegionsError, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -189,6 +190,10 @@ def target(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError) and not is_full(error):
+            raise  # it may be about what is read
+        raise RegionsError(f"{path} cannot be written: {error}") from error
     finally:
         _remove(temporary)
 
@@ -233,8 +238,6 @@ def _refuse_in_use(path: Path) -> None:
         raise RegionsError(f"{path} is read-only: change its permissions or the name")
     if path.suffix.lower() != ".gpkg":
         return
-    import sqlite3
-
     busy = RegionsError(
         f"{path} is in use by another program, such as QGIS: close it there first"
     )

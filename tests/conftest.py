@@ -1,6 +1,8 @@
 """What tests share."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,22 @@ def make_store():
         return open_masks(str(path))
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a function that sets the size of a disk, and where it is mounted."""
+    where = tmp_path / "disk"
+    where.mkdir()
+
+    def mount(options):
+        line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
+        return subprocess.run(line, capture_output=True, check=False).returncode
+
+    if os.geteuid() != 0 or mount("size=200k") != 0:
+        pytest.skip("a small disk cannot be mounted here: needs root")
+    yield where, lambda size: mount(f"remount,size={size}")
+    subprocess.run(["umount", "-l", str(where)], check=False)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,11 +156,46 @@ def test_bad_input(scene, tmp_path, capsys):
     refused(capsys, "nonsense", says="nonsense")
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and sys.platform == "linux", reason="is root")
-def test_no_permission(scene, tmp_path, capsys):
+def as_user(*arguments):
+    """Call the program without root's right to write anywhere."""
+    line = [sys.executable, "-m", "geoseg", *map(str, arguments)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("is root, and there is no setpriv to be less")
+        rights = "-dac_override,-dac_read_search"
+        line = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", *line]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_no_permission(scene, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    refused(capsys, "segment", scene, *MODEL, "--out", locked / "m.zarr", says="locked")
+    done = as_user("segment", scene, *MODEL, "--out", locked / "m.zarr")
+    assert done.returncode == 2
+    expected = f"geoseg: {locked}/m.zarr cannot be written: Permission denied\n"
+    assert done.stderr == expected
+    secret = tmp_path / "secret.tif"
+    secret.write_bytes(Path(scene).read_bytes())
+    secret.chmod(0)
+    done = as_user("segment", secret, *MODEL, "--out", tmp_path / "m.zarr")
+    assert done.returncode == 2
+    assert done.stderr == f"geoseg: cannot open {secret}: Permission denied\n"
+
+
+def test_a_full_disk_is_said_on_one_line(scene, tmp_path, small_disk, capfd):
+    where, _ = small_disk
+    masks = tmp_path / "m.zarr"
+    assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
+    (where / "filler").write_bytes(bytes(196_000))
+    for command, name in [
+        ("export", "m.tif"),
+        ("vectorize", "r.gpkg"),
+        ("vectorize", "r.parquet"),
+        ("report", "m.html"),
+    ]:
+        out = where / name
+        refused(capfd, command, masks, "--out", out, says=[str(out), "written"])
+    assert [path.name for path in where.iterdir()] == ["filler"]
 
 
 def test_output_in_a_folder_that_cannot_be_written(scene, capsys):

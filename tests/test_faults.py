@@ -530,22 +530,6 @@ def test_a_raster_that_changes_during_the_run_is_refused(pixels, tmp_path, how):
 # --- writing --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a function that sets the size of a disk, and where it is mounted."""
-    where = tmp_path / "disk"
-    where.mkdir()
-
-    def mount(options):
-        line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
-        return subprocess.run(line, capture_output=True, check=False).returncode
-
-    if os.geteuid() != 0 or mount("size=200k") != 0:
-        pytest.skip("a small disk cannot be mounted here: needs root")
-    yield where, lambda size: mount(f"remount,size={size}")
-    subprocess.run(["umount", "-l", str(where)], check=False)
-
-
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
     scene, whole, tmp_path, small_disk
 ):
