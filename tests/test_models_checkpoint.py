@@ -83,15 +83,17 @@ def test_torchgeo(tmp_path, pixels, name, arch):
 
 
 def test_terratorchs_wrapped_networks(tmp_path, pixels):
-    """`SMPModelFactory` wraps the network once more: `model.model.…`."""
-    net = a_network("Unet")
-    state = {f"model.model.{k}": v for k, v in net.state_dict().items()}
+    """As terratorch 1.2 writes what its `SMPModelFactory` has made."""
+    net = a_network("Unet", decoder_channels=[64, 32, 32, 16, 16])
+    state = {f"model.smp_model.{k}": v for k, v in net.state_dict().items()}
     path = tmp_path / "a.ckpt"
     settings = {
-        "model_factory": "SMPModelFactory",
-        "model_args": {"model": "Unet", "backbone": "resnet18",
-                       "in_channels": 8, "num_classes": 3, "pretrained": False},
-        "loss": "ce",
+        "task": "segmentation", "model_factory": "SMPModelFactory", "model": None,
+        "model_args": {
+            "model": "Unet", "backbone": "resnet18", "bands": BANDS, "num_classes": 3,
+            "pretrained": True, "smp_decoder_channels": [64, 32, 32, 16, 16],
+        },
+        "loss": "ce", "class_names": None,
     }  # fmt: skip
     write(path, state, settings)
     model = load_model(path, device="cpu", precision="fp32")

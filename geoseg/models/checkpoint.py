@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models import smp
@@ -28,8 +29,6 @@ from geoseg.models.torch_adapter import TorchModel
 from geoseg.models.weights import fill_weights
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
     from geoseg.models.device import Options
@@ -42,7 +41,7 @@ _NETWORKS = {
     "manet": "MAnet", "linknet": "Linknet", "upernet": "UPerNet",
     "segformer": "Segformer", "dpt": "DPT",
 }  # fmt: skip
-_OURS = {"backbone", "in_channels", "num_classes", "classes", "weights", "pretrained"}
+_WRAPPERS = ("model.", "smp_model.")  # what tasks and factories put before names
 
 
 def open_file(path: Path) -> Opened:
@@ -112,9 +111,9 @@ def _card(card: Card, path: Path, settings: Mapping[str, Any]) -> Card:
         raise ModelError(
             f"{path} is of the network {name!r}; known are {', '.join(_NETWORKS)}"
         )
-    arguments = dict(told.get("model_kwargs") or {}) | dict(card.framework)
-    if "model_args" in settings:
-        arguments = {k: v for k, v in told.items() if k not in _OURS} | arguments
+    # What terratorch hands to the network's constructor is prefixed.
+    smps = {k[4:]: v for k, v in told.items() if k.startswith("smp_")}
+    arguments = smps | dict(card.framework)
     framework = {
         **{k: v for k, v in arguments.items() if k != "family"},
         "family": "checkpoint",
@@ -133,30 +132,18 @@ def _is_terratorch(settings: Mapping[str, Any]) -> bool:
 
 def _load(path: Path, card: Card, options: Options) -> Model:
     checkpoint = _read(path)
-    weights = _of_the_network(checkpoint["state_dict"])
+    state = checkpoint["state_dict"]
+    # The loss and metrics have tensors too.
+    weights = {k: v for k, v in state.items() if k.startswith("model.")}
     if card.framework.get("arch") == "terratorch":
         module = _terratorch(_settings(checkpoint, path))
-        inner = {k: v for k, v in checkpoint["state_dict"].items() if _is_network(k)}
-        fill_weights(
-            module, {k.removeprefix("model."): v for k, v in inner.items()}, card
-        )
-    else:
-        module = smp.build(replace(card, framework={**card.framework, "family": "smp"}))
         fill_weights(module, weights, card)
+        return TorchModel(module, card, options)
+    while weights and any(all(k.startswith(w) for k in weights) for w in _WRAPPERS):
+        weights = {k.partition(".")[2]: v for k, v in weights.items()}
+    module = smp.build(replace(card, framework={**card.framework, "family": "smp"}))
+    fill_weights(module, weights, card)
     return TorchModel(module, card, options)
-
-
-def _is_network(key: str) -> bool:
-    """Whether a tensor is the network's, not the loss's or a metric's."""
-    return key.startswith("model.")
-
-
-def _of_the_network(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the network's tensors under its own names, whatever wraps it."""
-    found = {k: v for k, v in state.items() if _is_network(k)}
-    while found and all(_is_network(k) for k in found):
-        found = {k.removeprefix("model."): v for k, v in found.items()}
-    return found
 
 
 def _terratorch(settings: Mapping[str, Any]) -> nn.Module:
@@ -178,5 +165,18 @@ def _terratorch(settings: Mapping[str, Any]) -> nn.Module:
         raise ModelError(
             f"terratorch cannot build this network: {first_line(error)}"
         ) from error
-    module: nn.Module = task.model
-    return module
+    return Scores(task.model)
+
+
+class Scores(nn.Module):
+    """A network of terratorch, without what it wraps its answer in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores (n, class, y, x)."""
+        answer: Any = self.model(x)
+        scores: torch.Tensor = getattr(answer, "output", answer)
+        return scores
