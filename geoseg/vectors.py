@@ -55,6 +55,7 @@ __all__ = ["read_regions", "vectorize"]
 Method = Literal["visvalingam", "douglas-peucker"]
 
 _BLOCK = 2048  # pixels: about 50 MB of work per thread
+_FURTHEST = 4096  # pixels around a block that may be read with it
 _NAME = 63  # characters a layer name may have
 
 
@@ -128,7 +129,7 @@ def vectorize(
         layer = INSTANCES if holds_objects_only(reader) else "regions"
     objects = instance_reader(reader) if layer == INSTANCES else None
     reader = objects or reader
-    _check(layer=layer, simplify=simplify, min_area=min_area, connectivity=connectivity)
+    _check(layer, connectivity, simplify=simplify, min_area=min_area, smooth=smooth)
     least_iou = _least_iou(
         regularize,
         is_drawn_otherwise=bool(simplify or smooth),
@@ -259,9 +260,7 @@ def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int
     return wanted
 
 
-def _check(
-    *, layer: str, simplify: float | None, min_area: float | None, connectivity: int
-) -> None:
+def _check(layer: str, connectivity: int, **metres: float | None) -> None:
     if not layer or len(layer) > _NAME or not layer.replace("_", "a").isalnum():
         raise RegionsError(
             f"layer name {layer!r}: use 1 to {_NAME} letters, digits and underscores"
@@ -269,7 +268,7 @@ def _check(
     reserved = ("gpkg_", "rtree_", "sqlite_", "layer_styles")
     if layer.lower().startswith(reserved):
         raise RegionsError(f"layer name {layer!r} is reserved in a GeoPackage")
-    for name, value in (("simplify", simplify), ("min_area", min_area)):
+    for name, value in metres.items():
         if value is not None and not 0 <= value < np.inf:
             raise RegionsError(f"{name} {value} must be a number from 0 up")
     if connectivity not in (4, 8):
@@ -344,11 +343,16 @@ def _srs(grid: Grid) -> int:
 
 def _block_side(reader: ClassReader, drawing: Drawing, block: int | None) -> int:
     """Return the side of blocks: whole chunks, and large against their apron."""
+    if drawing.apron > _FURTHEST:
+        raise RegionsError(
+            f"simplify and smooth look {drawing.apron} pixels far here, at most "
+            f"{_FURTHEST} are possible: ask for less, or vectorize a coarser raster"
+        )
     if block is not None:
         if block < 1:
             raise RegionsError(f"block {block} px must be at least 1")
         return block
-    side = max(_BLOCK, 8 * drawing.apron)
+    side = min(max(_BLOCK, 8 * drawing.apron), 2 * _BLOCK)
     chunk = max(1, reader.chunk)
     return -(-side // chunk) * chunk if chunk <= 2 * _BLOCK else side
 

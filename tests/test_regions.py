@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from affine import Affine
 
 from geoseg import read_regions, vectorize
 from geoseg.errors import GeosegError, RegionsError
-from geoseg.geopackage import _RTree
+from geoseg.geopackage import GeoPackage, _RTree
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +240,26 @@ def test_a_read_only_folder_is_refused(
     monkeypatch.setattr(Path, "touch", denied)  # root may write anywhere
     with pytest.raises(RegionsError, match="cannot be written"):
         vectorize(raster, tmp_path / "a.gpkg")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlite3.OperationalError("database or disk is full"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
+)
+def test_a_full_disk_is_said_in_a_line(
+    raster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(GeoPackage, "write", full)
+    with pytest.raises(RegionsError, match="cannot be written") as refusal:
+        vectorize(raster, tmp_path / "a.gpkg")
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
 
 
 _SLOW = """

@@ -415,6 +415,8 @@ def test_what_cannot_be_vectorized_is_refused_in_a_line(tmp_path: Path) -> None:
     good = write(tmp_path / "g.tif", values)
     assert "no class 'sea'" in refused(tmp_path, good, classes=["sea"])
     assert "simplify -3" in refused(tmp_path, good, simplify=-3)
+    assert "4096 are possible" in refused(tmp_path, good, simplify=1e6, block=9)
+    assert "smooth -1" in refused(tmp_path, good, smooth=-1.0)
     assert "connectivity 6" in refused(tmp_path, good, connectivity=6)
     assert "layer name" in refused(tmp_path, good, layer='a"; drop')
     assert "method" in refused(tmp_path, good, method="magic")

@@ -162,15 +162,27 @@ def row(title: str, today: float, ours: float, *files: Path) -> None:
 
 
 def workers(folder: Path) -> None:
-    """Print how much faster two workers are than one."""
+    """Print how much faster two workers are than one: threads here, and of Dask."""
     from distributed import Client, LocalCluster
 
     make_case(folder / "smooth_4096.tif")
-    for path, metres in (
-        (folder / "smooth_4096.tif", 30.0),
-        (DATA / "drcog_2018_lulc_1m.tif", 3.0),
+    cores = sorted(os.sched_getaffinity(0))
+    for path, metres, block in (
+        (folder / "smooth_4096.tif", 30.0, 1024),
+        (DATA / "drcog_2018_lulc_1m.tif", 3.0, None),
     ):
-        times = {}
+
+        def run(client: Client | None = None) -> None:
+            vectorize(
+                path, folder / "w.gpkg", simplify=metres, block=block,  # noqa: B023
+                overwrite=True, client=client,
+            )  # fmt: skip
+
+        threads, tasks = {}, {}
+        for count in (1, 2):
+            os.sched_setaffinity(0, cores[:count])
+            threads[count] = best({"run": run}, 3, perf_counter)["run"]
+        os.sched_setaffinity(0, cores)
         for count in (1, 2):
             with (
                 LocalCluster(
@@ -178,18 +190,12 @@ def workers(folder: Path) -> None:
                 ) as cluster,
                 Client(cluster) as client,
             ):
-                times[count] = best(
-                    {
-                        "run": lambda c=client, p=path, m=metres: vectorize(
-                            p, folder / "w.gpkg", simplify=m, block=1024,
-                            overwrite=True, client=c,
-                        )
-                    },
-                    3,
-                    perf_counter,
-                )["run"]  # fmt: skip
-        print(f"{path.name}: 1 worker {times[1]:.2f} s, 2 workers {times[2]:.2f} s, "
-              f"ratio {times[1] / times[2]:.2f}", flush=True)  # fmt: skip
+                tasks[count] = best({"run": lambda c=client: run(c)}, 3, perf_counter)[
+                    "run"
+                ]
+        for name, times in (("threads", threads), ("workers of Dask", tasks)):
+            print(f"{path.name:24} {name:16} 1: {times[1]:.2f} s, 2: {times[2]:.2f} s, "
+                  f"ratio {times[1] / times[2]:.2f}", flush=True)  # fmt: skip
 
 
 _LARGE = """
