@@ -31,7 +31,6 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
         MofNCompleteColumn,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
     from rich.progress import Progress as Bar
 
@@ -43,19 +42,43 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
         MofNCompleteColumn(),
         TextColumn("blocks · {task.fields[speed]} ·"),
         TimeElapsedColumn(),
-        TextColumn("·"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("{task.fields[left]}"),
     )
-    with Bar(*columns, console=console, disable=not shown) as lines:
-        task = lines.add_task(title, total=None, speed="starting")
-        begun = perf_counter()
-        yield lambda now: lines.update(
+    timer = _timer()
+
+    def show(now: Progress) -> None:
+        seconds, left = timer(now)
+        lines.update(
             task,
             total=now.total,
             completed=now.blocks,
-            speed=_speed(now, perf_counter() - begun),
+            speed=_speed(now, seconds),
+            left="" if left is None else f"· about {clock(left)} left",
         )
+
+    with Bar(*columns, console=console, disable=not shown) as lines:
+        task = lines.add_task(title, total=None, speed="starting", left="")
+        yield show
+
+
+def _timer() -> Callable[[Progress], tuple[float, float | None]]:
+    """Return what tells the seconds so far, and how many are left where that is known.
+
+    Blocks are done in lumps, once their neighbours are inferred; so it is by those that
+    are inferred that the time is reckoned, while there are any to infer.
+    """
+    begun, first = perf_counter(), None
+
+    def told(now: Progress) -> tuple[float, float | None]:
+        nonlocal first
+        first = now if first is None else first
+        seconds = perf_counter() - begun
+        for then, here in ((first.inferred, now.inferred), (first.blocks, now.blocks)):
+            if then < here < now.total:
+                return seconds, seconds / (here - then) * (now.total - here)
+        return seconds, None
+
+    return told
 
 
 def _speed(now: Progress, seconds: float) -> str:
@@ -67,17 +90,13 @@ def _speed(now: Progress, seconds: float) -> str:
 
 def _blocks_teller(tell: Tell) -> Callable[[Progress], None]:
     """Return what tells a line how many blocks are done, how fast, how long yet."""
-    begun, before = perf_counter(), None
+    timer = _timer()
 
     def show(now: Progress) -> None:
-        nonlocal before
-        before = now.blocks if before is None else before
-        seconds = perf_counter() - begun
+        seconds, left = timer(now)
         words = [f"{now.blocks:,} of {now.total:,} blocks", _speed(now, seconds)]
         words.append(clock(seconds))
-        done = now.blocks - before
-        if done and now.blocks < now.total:
-            left = seconds / done * (now.total - now.blocks)
+        if left is not None:
             words.append(f"about {clock(left)} left")
         tell(now.blocks, now.total, " · ".join(words))
 

@@ -47,6 +47,8 @@ class Progress:
     """Pixels of the blocks inferred by this run."""
     windows: int
     """Windows inferred by this run."""
+    inferred: int = 0
+    """Blocks that are inferred, done or not, those of earlier runs too."""
     failed: int = 0
     """Blocks that failed."""
 
@@ -86,6 +88,7 @@ class _State:
     status: NDArray[np.uint8]
     order: Iterator[tuple[int, int]]
     done: int
+    inferred: int
     ready: deque[tuple[int, int]] = field(default_factory=deque)
     failed: dict[tuple[int, int], str] = field(default_factory=dict)
     suspects: list[Task] = field(default_factory=list)
@@ -103,6 +106,7 @@ class _State:
             total=self.status.size,
             pixels=self.pixels,
             windows=self.windows,
+            inferred=self.inferred,
             failed=len(self.failed),
         )
 
@@ -117,6 +121,8 @@ class RunFacts:
     """Time in the model, of all workers together."""
     pixels: int
     """Pixels of the blocks inferred by this run."""
+    finished: int = 0
+    """Blocks that this run brought to their end."""
 
     def _repr_html_(self) -> str:
         from geoseg.represent import run_html
@@ -150,6 +156,7 @@ def run_blocks(
         Terminated: The process was asked to end; blocks in hand were finished first.
     """
     state = _begin(job, work)
+    before = state.done
     with engine(job, client=client, threads=threads) as tasks:
         try:
             _drive(tasks, state, show)
@@ -164,6 +171,7 @@ def run_blocks(
         windows=state.windows,
         forward_seconds=state.forward_seconds,
         pixels=state.pixels,
+        finished=state.done - before,
     )
 
 
@@ -180,6 +188,7 @@ def _begin(job: Job, work: Work) -> _State:
         status=status,
         order=_row_by_row(status == TODO),
         done=int(np.count_nonzero(status == DONE)),
+        inferred=int(np.count_nonzero(status != TODO)),
     )
     for row, col in np.argwhere(status == INFERRED).tolist():
         if _is_ready(state, row, col):
@@ -245,6 +254,7 @@ def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
         window = state.job.tiling.block_window(row, col)
         state.pixels += window.area
         state.windows += report.windows
+        state.inferred += 1
         state.forward_seconds += report.forward_seconds
     state.status[row, col] = DONE if report.done else INFERRED
     state.done += report.done

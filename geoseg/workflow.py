@@ -455,7 +455,8 @@ def _shown(progress: Callable[[Progress], None] | bool | None, plan: Plan) -> An
 
     model = plan.model.load()
     where = (getattr(model, "device", None), getattr(model, "precision", None))
-    return bar(" ".join([plan.model.card.name, *(w for w in where if w)]))
+    known = [w for w in where if w and w != "own"]  # somebody's code sees to it itself
+    return bar(" ".join([plan.model.card.name, *known]))
 
 
 def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:

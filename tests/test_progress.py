@@ -51,6 +51,20 @@ def test_a_notebook_shows_blocks_speed_and_time_left(notebook, monkeypatch):
     assert "left" not in notebook[-1]
 
 
+def test_a_terminal_shows_time_left_before_the_first_block_is_done(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    times = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("geoseg.progress.perf_counter", lambda: next(times))
+    with bar("unet cuda:0 bf16") as show:
+        for inferred in (2, 10):
+            show(Progress(blocks=0, total=40, pixels=0, windows=0, inferred=inferred))
+    said = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert "unet cuda:0 bf16" in said
+    assert "0/40 blocks" in said
+    assert "about 0:38 left" in said, "8 blocks in 10 s, 30 to go"
+
+
 def test_the_last_state_stays_though_pictures_are_rare(notebook):
     with steps("looking") as show:
         for done in range(1000):

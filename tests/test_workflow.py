@@ -166,6 +166,20 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(scene, tmp_path):
     assert chunks(out) == chunks(tmp_path / "whole.zarr")
 
 
+def test_a_run_that_only_has_to_finish_infers_nothing(scene, tmp_path):
+    def stop(now):
+        if now.inferred == now.total:
+            raise Interrupted
+
+    plan = make_plan(scene, model=model(), block=72)
+    with pytest.raises(Interrupted):
+        run_plan(plan, out=tmp_path / "m.zarr", progress=stop)
+    done = len(open_masks(str(tmp_path / "m.zarr")).done())
+    assert done < plan.tiling.blocks
+    _, facts = run_plan(plan, out=tmp_path / "m.zarr", progress=False)
+    assert (facts.windows, facts.finished) == (0, plan.tiling.blocks - done)
+
+
 KILLED = """
     import time
     import geoseg.plan

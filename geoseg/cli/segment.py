@@ -207,6 +207,8 @@ def segment(
             f"{facts.windows} windows in {seconds:.1f} s, "
             f"{facts.pixels / 1e6 / seconds:.1f} Mpx/s"
         )
+    elif facts.finished:
+        did = f"{facts.finished} blocks, inferred before, finished in {seconds:.1f} s"
     else:
         did = "it was complete already"
     if "instances" in masks.arrays:
