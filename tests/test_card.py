@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.classes import Class, class_table
@@ -102,6 +102,15 @@ def test_a_card_is_a_valid_mlm_item(tmp_path_factory, validator, card):
     path = tmp_path_factory.mktemp("card") / "card.json"
     write_card(card, path)
     validator.validate(json.loads(path.read_text()))
+
+
+@given(cards)
+@settings(max_examples=20)
+def test_stac_model_takes_it(card):
+    schema = pytest.importorskip("stac_model.schema")
+    properties = card_to_item(card)["properties"]
+    told = {k: v for k, v in properties.items() if k.startswith("mlm:")}
+    assert schema.MLModelProperties.model_validate(told).name == told["mlm:name"]
 
 
 def test_the_schema_test_can_fail(validator):

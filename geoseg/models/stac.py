@@ -9,6 +9,7 @@ What the extension has no field for is kept in fields named `geoseg:…`, next t
 | `geoseg:resolution` | metres per pixel it was trained on |
 | `geoseg:dtypes`, `geoseg:value_range`, `geoseg:fill`, `geoseg:nodata` | see `Card` |
 | `geoseg:framework` | how to build the network |
+| `geoseg:classes` | names of classes that are more than the extension allows |
 | `geoseg:facts` | anything else |
 | `geoseg:offset`, `geoseg:scale`, `geoseg:clip` of `bands` | a band's scaling |
 
@@ -134,7 +135,9 @@ def _card(item: Mapping[str, Any], path: Path) -> Card:
     return Card(
         name=properties.get("geoseg:name", properties["mlm:name"]),
         bands=_bands(single_input, properties.get("bands", [])),
-        classes=_classes(output["classification:classes"]),
+        classes=_classes(
+            output["classification:classes"], properties.get("geoseg:classes")
+        ),
         task=found[0],
         description=properties.get("description", ""),
         license=properties.get("license"),
@@ -201,11 +204,17 @@ def _foreign_scaling(step: Mapping[str, Json]) -> dict[str, Json]:
     )
 
 
-def _classes(rows: list[Mapping[str, Any]]) -> tuple[Class, ...]:
+def _classes(
+    rows: list[Mapping[str, Any]], names: list[str] | None
+) -> tuple[Class, ...]:
+    if names is not None and len(names) != len(rows):
+        raise ModelError(f"geoseg:classes has {len(names)} names for {len(rows)}")
     return tuple(
         Class(
             value=row["value"],
-            name=row.get("title") or row.get("name") or row["description"],
+            name=names[index]
+            if names is not None
+            else row.get("title") or row.get("name") or row["description"],
             color=f"#{row['color_hint']}"
             if isinstance(row.get("color_hint"), str)
             else default_color(index),
@@ -279,6 +288,8 @@ def _properties(card: Card) -> dict[str, Any]:
         properties["license"] = card.license
     if properties["mlm:name"] != card.name:
         properties["geoseg:name"] = card.name
+    if any(_word(c.name) != c.name for c in card.classes):
+        properties["geoseg:classes"] = [c.name for c in card.classes]
     for key in _OWN:
         value = getattr(card, key)
         if value is not None and value != {}:
@@ -337,14 +348,18 @@ def _output(card: Card) -> dict[str, Any]:
         "classification:classes": [
             {
                 "value": c.value,
-                "name": re.sub(r"[^0-9A-Za-z_-]", "_", c.name) or "_",
-                "title": c.name,
+                "name": _word(c.name),
                 "description": c.name or "_",
                 "color_hint": c.color[1:],
             }
             for c in card.classes
         ],
     }
+
+
+def _word(name: str) -> str:
+    """Return a class's name as the classification extension allows it."""
+    return re.sub(r"[^0-9A-Za-z_-]", "_", name) or "_"
 
 
 def _model_asset(weights: Path | None) -> dict[str, Any]:
