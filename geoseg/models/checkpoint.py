@@ -2,9 +2,9 @@
 
 The networks of torchgeo's `SemanticSegmentationTask`, and of terratorch's where its
 `SMPModelFactory` made them, are those of segmentation_models_pytorch and are built here
-from the settings in the checkpoint; neither package is needed. What else terratorch
-makes is built by terratorch itself (an optional package). Nothing is unpickled but
-tensors and plain values.
+from the settings in the checkpoint; neither package is needed. torchgeo's FCN, and what
+else terratorch makes, is built by those (optional) packages themselves. Nothing is
+unpickled but tensors and plain values.
 
 The card lies beside the checkpoint, as for exported networks. What it does not say of
 architecture, encoder and arguments is the checkpoint's.
@@ -106,6 +106,10 @@ def _card(card: Card, path: Path, settings: Mapping[str, Any]) -> Card:
         return replace(card, framework={"family": "checkpoint", "arch": "terratorch"})
     told = dict(settings.get("model_args") or settings)
     name = str(told.pop("model", ""))
+    if name == "fcn":  # torchgeo's own: five convolutions
+        filters = int(told.get("num_filters") or 64)
+        plain = {"family": "checkpoint", "arch": "torchgeo-fcn", "filters": filters}
+        return replace(card, framework=plain, multiple=card.multiple or 1)
     arch = _NETWORKS.get(name.lower().replace("_", ""))
     if arch is None:
         raise ModelError(
@@ -138,6 +142,14 @@ def _load(path: Path, card: Card, options: Options) -> Model:
     if card.framework.get("arch") == "terratorch":
         module = _terratorch(_settings(checkpoint, path))
         fill_weights(module, weights, card)
+        return TorchModel(module, card, options)
+    if card.framework.get("arch") == "torchgeo-fcn":
+        models = require("torchgeo.models", what="this checkpoint", extra="torchgeo")
+        module = models.FCN(
+            len(card.bands), card.channels, num_filters=card.framework["filters"]
+        )
+        inner = {k.removeprefix("model."): v for k, v in weights.items()}
+        fill_weights(module, inner, card)
         return TorchModel(module, card, options)
     while weights and any(all(k.startswith(w) for k in weights) for w in _WRAPPERS):
         weights = {k.partition(".")[2]: v for k, v in weights.items()}
