@@ -357,7 +357,11 @@ class Seams:
         tiles = tiles[order]
         starts = np.flatnonzero(np.append(True, (tiles[1:] != tiles[:-1]).any(axis=1)))
         self._tiles = tiles[starts]
-        self._corners = np.bitwise_or.reduceat(corners[order], starts, axis=0)
+        self._corners = corners[order[starts]]
+        copies = np.diff(np.append(starts, len(order)))
+        for k in range(1, int(copies.max())):
+            more = np.flatnonzero(copies > k)
+            self._corners[more] |= corners[order[starts[more] + k]]
 
     def _ground(self) -> Ground:
         apron, side = self._drawing.apron, 1 << TILE

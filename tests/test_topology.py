@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from pyproj import CRS, Geod, Transformer
 from rasterio.features import rasterize
 from scipy import ndimage
 
+import geoseg
+from geoseg.arcs import NODE, corner_bytes
 from geoseg.class_raster import ClassArray
 from geoseg.classes import Class
 from geoseg.errors import RegionsError
@@ -404,3 +407,23 @@ def test_borrowed_memory_is_each_threads_own_and_used_again() -> None:
     alone = [regions(m, 17, distance=40.0) for m in masks_]
     with ThreadPoolExecutor(3) as pool:
         assert alone == list(pool.map(lambda m: regions(m, 17, distance=40.0), masks_))
+
+
+def test_the_drawing_of_the_topology_is_what_is_traced() -> None:
+    page = (Path(geoseg.__file__).parent / "TOPOLOGY.md").read_text(encoding="utf-8")
+    lines = page[page.index("0   1   2") :].splitlines()[1:8]
+    at = page.index("0   1   2") - page.rindex("\n", 0, page.index("0   1   2")) - 1
+    letters = [[line[at + 4 * x + 2] for x in range(5)] for line in lines[1::2]]
+    nodes = {
+        (y, x) for y, line in enumerate(lines[::2]) for x in range(6)
+        if line[at + 4 * x] == "●"
+    }  # fmt: skip
+    pixels = np.pad(np.vectorize(ord)(letters).astype(np.uint16), 1)
+    corners = corner_bytes(pixels)[:, :6]
+    traced = {(int(y), int(x)) for y, x in np.argwhere(corners & NODE)}
+    assert traced | {(0, 0), (0, 5), (3, 0), (3, 5)} == nodes
+    drawn = {
+        (y, x) for y, line in enumerate(lines[1::2]) for x in range(6)
+        if line[at + 4 * x] == "│"
+    }  # fmt: skip
+    assert drawn == {(int(y), int(x)) for y, x in np.argwhere(corners[:3] & 2)}

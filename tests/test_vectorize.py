@@ -112,6 +112,21 @@ def test_rasterizing_gives_real_masks_back(
     assert shapely.is_valid(frame.geometry.values).all()
 
 
+def test_regions_that_touch_at_corners_come_back_too(
+    shared: Path, tmp_path: Path
+) -> None:
+    path = shared / "landcover_rasters" / "nlcd_zion_EPSG26912.tif"
+    frame = read_regions(vectorize(path, tmp_path / "r.gpkg", connectivity=8))
+    with rasterio.open(path) as file:
+        values, transform = file.read(1), file.transform
+    assert len(frame) == sum(1 for _ in shapes(values, connectivity=8))
+    assert shapely.is_valid(frame.geometry.values).all()
+    parts = frame.explode(index_parts=False)
+    assert len(parts) == sum(1 for _ in shapes(values))
+    again = painted(parts, transform, *values.shape)
+    np.testing.assert_array_equal(again, values.astype(np.int32) + 1)
+
+
 @pytest.mark.slow
 def test_worldcover_comes_back_window_by_window(shared: Path, tmp_path: Path) -> None:
     path = shared / "landcover_rasters" / WORLDCOVER
