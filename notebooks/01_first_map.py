@@ -33,7 +33,7 @@ if SCENE is None:
     from geoseg.demo.train import MODEL
 
     SCENE = str(folder / "scene.tif")
-    write_scene(SCENE, folder / "truth.tif", 1024, 1280, seed=7)
+    write_scene(SCENE, folder / "truth.tif", 860, 1200, seed=7)
 
 # %% [markdown]
 # First ask what would happen. A plan reads headers only; it says how many windows the
@@ -48,7 +48,7 @@ geoseg.make_plan(SCENE, model=MODEL)
 # stopped.
 
 # %%
-masks = geoseg.segment(SCENE, model=MODEL, out=folder / "masks.zarr", scores=True)
+masks = geoseg.segment(SCENE, model=MODEL, out=folder / "masks.zarr")
 masks
 
 # %% [markdown]

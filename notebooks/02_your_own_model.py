@@ -16,8 +16,10 @@
 # A model is an object with a **card** and a method **predict**. The card says what the
 # model reads and what it tells apart; `predict` gets a batch of windows and returns
 # scores. geoseg does the rest: reading, scaling, nodata, overlaps, blending, workers.
+# The scene is generated; name your own, and what its bands are.
 
 # %%
+import os
 import tempfile
 from pathlib import Path
 
@@ -29,8 +31,12 @@ from geoseg.demo.scene import write_scene
 from geoseg.models.card import Band, Card
 
 folder = Path(tempfile.mkdtemp(prefix="own-model-"))
-scene = folder / "scene.tif"
-write_scene(scene, folder / "truth.tif", 1200, 1300, seed=5)
+SCENE = os.environ.get("GEOSEG_SCENE")
+BANDS = os.environ.get("GEOSEG_BANDS")
+
+if SCENE is None:
+    SCENE = str(folder / "scene.tif")
+    write_scene(SCENE, folder / "truth.tif", 900, 1100, seed=5)
 
 # %% [markdown]
 # ## The card
@@ -95,7 +101,10 @@ def smoothed(windows, side=5):
 # say `model="mine.py:Indices"`: then each worker makes its own.
 
 # %%
-masks = geoseg.segment(scene, model=Indices(), out=folder / "masks.zarr", scores=True)
+bands = BANDS and BANDS.split(",")
+masks = geoseg.segment(
+    SCENE, model=Indices(), bands=bands, out=folder / "masks.zarr", scores=True
+)
 masks.geoseg.areas()
 
 # %% [markdown]
@@ -103,7 +112,7 @@ masks.geoseg.areas()
 
 # %%
 again = geoseg.segment(
-    scene, model=Indices(), out=folder / "again.zarr", scores=True, block=2240
+    SCENE, model=Indices(), bands=bands, out=folder / "again.zarr", block=2240
 )
 assert (again["classes"].to_numpy() == masks["classes"].to_numpy()).all()
 

@@ -14,10 +14,12 @@
 # # Objects across seams
 #
 # Objects are counted, so none may be cut, doubled or lost where windows and blocks meet.
-# Here a model of classes is asked for the objects of one class: every lake gets a number
-# of its own, however many blocks it spans.
+# Here a model of classes is asked for the objects of one class: every town gets a number
+# of its own, however many blocks it spans. Name your own scene, model and class in the
+# first three lines.
 
 # %%
+import os
 import tempfile
 from pathlib import Path
 
@@ -27,11 +29,18 @@ from matplotlib.colors import ListedColormap
 
 import geoseg
 from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL
+from geoseg.demo.train import MODEL as DEMO
+from geoseg.workflow import run_plan
+
+SCENE = os.environ.get("GEOSEG_SCENE")
+MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))
+THING = os.environ.get("GEOSEG_THING", "town")
+BANDS = os.environ.get("GEOSEG_BANDS")
 
 folder = Path(tempfile.mkdtemp(prefix="objects-"))
-scene = folder / "scene.tif"
-write_scene(scene, folder / "truth.tif", 1024, 1280, seed=7)
+if SCENE is None:
+    SCENE = str(folder / "scene.tif")
+    write_scene(SCENE, folder / "truth.tif", 860, 1200, seed=7)
 
 # %% [markdown]
 # `task="panoptic"` keeps all classes and adds `instances`: one number per object of the
@@ -39,15 +48,15 @@ write_scene(scene, folder / "truth.tif", 1024, 1280, seed=7)
 # parts what only just touches.
 
 # %%
-masks = geoseg.segment(
-    scene,
+plan = geoseg.make_plan(
+    SCENE,
     model=MODEL,
-    out=folder / "masks.zarr",
+    bands=BANDS and BANDS.split(","),
     task="panoptic",
-    things=["town"],
+    things=[THING],
     instances="components",
-    scores=True,
 )
+masks = run_plan(plan, out=folder / "masks.zarr")[0].dataset()
 masks["instances"]
 
 # %% [markdown]
@@ -62,7 +71,7 @@ table = geoseg.open_masks(str(folder / "masks.zarr")).objects()
 count = int(ids.max())
 assert set(np.unique(ids)) == set(range(count + 1))
 assert (table["pixels"] == np.bincount(ids.ravel())[1:]).all()
-print(f"{count} towns; the largest has {table['pixels'].max():,} pixels")
+print(f"{count} objects; the largest has {table['pixels'].max():,} pixels")
 
 # %% [markdown]
 # The proof: label all of it at once in memory, with no seams anywhere, and compare.
@@ -70,11 +79,12 @@ print(f"{count} towns; the largest has {table['pixels'].max():,} pixels")
 # %%
 from scipy.ndimage import label
 
-town = next(c.value for c in masks.geoseg.classes if c.name == "town")
-at_once, number = label(masks["classes"].to_numpy() == town)
+thing = next(c.value for c in masks.geoseg.classes if c.name == THING)
+at_once, number = label(masks["classes"].to_numpy() == thing)
 pairs = np.unique(np.stack([ids.ravel(), at_once.ravel()]), axis=1).T
 pairs = pairs[(pairs > 0).any(axis=1)]
 print(f"{number} objects at once, {count} across seams, {len(pairs)} pairs")
+assert number == count == len(pairs)
 
 # %% [markdown]
 # ## The picture
@@ -88,10 +98,11 @@ colours = np.vstack(
 )
 figure, axes = plt.subplots(figsize=(8, 6.4), layout="constrained")
 axes.imshow(ids, cmap=ListedColormap(colours), interpolation="nearest")
-for border in range(448, 1280, 448):
+stride = plan.tiling.window - plan.tiling.overlap
+for border in range(stride, max(ids.shape), stride):
     axes.axvline(border - 0.5, color="0.5", linewidth=0.6)
     axes.axhline(border - 0.5, color="0.5", linewidth=0.6)
-axes.set_xlim(0, 1280)
-axes.set_ylim(1024, 0)
-axes.set_title(f"{count} towns")
+axes.set_xlim(0, ids.shape[1])
+axes.set_ylim(ids.shape[0], 0)
+axes.set_title(f"{THING}: {count} objects")
 figure

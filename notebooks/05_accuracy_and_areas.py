@@ -16,9 +16,10 @@
 # Counting the pixels of a map gives areas with the map's errors in them. A sample of
 # points, looked at by someone who knows, corrects that and says how sure one can be
 # (Olofsson et al. 2014, *Good practices for estimating area and assessing accuracy of
-# land change*).
+# land change*). Name your own scene and model, and a raster of what is true.
 
 # %%
+import os
 import tempfile
 from pathlib import Path
 
@@ -28,28 +29,34 @@ import numpy as np
 import rasterio
 
 import geoseg
-from geoseg.demo.scene import CLASSES, write_scene
-from geoseg.demo.train import MODEL
+from geoseg.demo.scene import write_scene
+from geoseg.demo.train import MODEL as DEMO
 from geoseg.evaluate import evaluate
 from geoseg.sample import sample_points
 
+SCENE = os.environ.get("GEOSEG_SCENE")
+MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))
+TRUTH = os.environ.get("GEOSEG_TRUTH")
+
 folder = Path(tempfile.mkdtemp(prefix="accuracy-"))
-scene, truth = folder / "scene.tif", folder / "truth.tif"
-write_scene(scene, truth, 1024, 1280, seed=7)
-masks = geoseg.segment(scene, model=MODEL, out=folder / "masks.zarr", scores=True)
+if SCENE is None:
+    SCENE, TRUTH = str(folder / "scene.tif"), str(folder / "truth.tif")
+    write_scene(SCENE, TRUTH, 860, 1200, seed=7)
+masks = geoseg.segment(SCENE, model=MODEL, out=folder / "masks.zarr")
+CLASSES = masks.geoseg.classes
 
 # %% [markdown]
 # ## Draw points
 #
 # At random in each class of the map, so that small classes get their share. In real life
-# the points go to someone with better images; here the truth of the generated scene
-# fills in the column.
+# the points go to someone with better images; here the raster of what is true fills in
+# the column.
 
 # %%
 points = sample_points(folder / "masks.zarr", folder / "points.gpkg", n=300, seed=1)
 frame = geopandas.read_file(points, layer="samples", engine="pyogrio")
 names = {c.value: c.name for c in CLASSES}
-with rasterio.open(truth) as file:
+with rasterio.open(TRUTH) as file:
     here = zip(frame.geometry.x, frame.geometry.y, strict=True)
     values = [int(v[0]) for v in file.sample(here)]
 frame["class"] = [names.get(v) for v in values]
@@ -69,10 +76,10 @@ print(f"overall accuracy {overall.value:.1%} ± {overall.margin:.1%}")
 # ## Areas, with intervals
 #
 # Bars are what the map counts; dots what the points say, with 95 % intervals; crosses
-# what is true, which only a generated scene tells.
+# what is true, which one knows only where every pixel was looked at.
 
 # %%
-with rasterio.open(truth) as file:
+with rasterio.open(TRUTH) as file:
     cover = file.read(1)
 pixel = (
     masks.geoseg.areas()["area_m2"].sum() / (masks["classes"].to_numpy() != 255).sum()
@@ -105,6 +112,6 @@ axes.legend(frameon=False)
 
 # %%
 geoseg.write_report(
-    masks, folder / "report.html", reference=folder / "labelled.gpkg", raster=scene
+    masks, folder / "report.html", reference=folder / "labelled.gpkg", raster=SCENE
 )
 figure

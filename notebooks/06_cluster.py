@@ -23,6 +23,7 @@
 # ```
 
 # %%
+import os
 import tempfile
 from pathlib import Path
 
@@ -30,12 +31,17 @@ import matplotlib.pyplot as plt
 from distributed import Client, LocalCluster
 
 from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL
+from geoseg.demo.train import MODEL as DEMO
 from geoseg.workflow import make_plan, run_plan
 
+SCENE = os.environ.get("GEOSEG_SCENE")
+MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))
+
 folder = Path(tempfile.mkdtemp(prefix="cluster-"))
-scene = folder / "scene.tif"
-write_scene(scene, folder / "truth.tif", 1400, 1400, seed=7)
+block = None if SCENE else 896  # so small a scene would be one block
+if SCENE is None:
+    SCENE = str(folder / "scene.tif")
+    write_scene(SCENE, folder / "truth.tif", 1000, 1300, seed=7)
 
 # %%
 cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
@@ -48,7 +54,7 @@ print("the dashboard, with every block as a task:", client.dashboard_link)
 
 # %%
 seen = []
-plan = make_plan(scene, model=MODEL, block=448 * 2, workers=2)
+plan = make_plan(SCENE, model=MODEL, block=block, workers=2)
 masks, facts = run_plan(
     plan, out=folder / "masks.zarr", client=client, progress=seen.append
 )

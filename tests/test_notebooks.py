@@ -40,22 +40,32 @@ def run_cells(notebook, space=None):
     return value
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda p: p.stem)
-def test_it_runs_and_ends_with_a_picture(path, tmp_path, monkeypatch):
+def in_threads(tmp_path, monkeypatch):
+    """Let files go to a test's folder, and workers be threads of this process.
+
+    Processes would each spend seconds on imports.
+    """
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("SCENE", "POLYGONS", "COLUMN", "NODATA"):
-        monkeypatch.delenv(f"GEOSEG_{name}", raising=False)
-    # Workers in threads: processes would each spend seconds on imports.
+    for name in [n for n in os.environ if n.startswith("GEOSEG_")]:
+        monkeypatch.delenv(name)
     threads = partial(distributed.LocalCluster, processes=False)
     monkeypatch.setattr("distributed.LocalCluster", threads)
-    before = {p.name for p in FOLDER.iterdir()}
-    value = run_cells(jupytext.read(path))
+
+
+def check_picture(value):
     assert isinstance(value, Axes | Figure)
     figure = value.figure if isinstance(value, Axes) else value
     assert any(ax.has_data() for ax in figure.axes)
-    assert {p.name for p in FOLDER.iterdir()} == before, "nothing is left beside it"
     plt.close("all")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda p: p.stem)
+def test_it_runs_and_ends_with_a_picture(path, tmp_path, monkeypatch):
+    in_threads(tmp_path, monkeypatch)
+    before = {p.name for p in FOLDER.iterdir()}
+    check_picture(run_cells(jupytext.read(path)))
+    assert {p.name for p in FOLDER.iterdir()} == before, "nothing is left beside it"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -99,20 +109,6 @@ def test_the_first_map_in_a_real_kernel(tmp_path, monkeypatch):
     assert [t for t in said if "TqdmWarning" not in t] == [], "nothing is warned of"
 
 
-def test_the_first_map_of_a_real_scene(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scenes = sorted((shared / "ftw_austria").rglob("*.tif"))
-    if not scenes:
-        pytest.skip("no such scene beside this checkout")
-    monkeypatch.setenv("GEOSEG_SCENE", os.fspath(scenes[0]))
-    monkeypatch.setenv("GEOSEG_MODEL", "kmeans:5")
-    notebook = jupytext.read(FIRST)
-    for cell in notebook.cells:  # k-means answers labels, not scores
-        cell.source = cell.source.replace(", scores=True", "")
-    assert isinstance(run_cells(notebook), Axes)
-    plt.close("all")
-
-
 def test_training_from_polygons_of_a_real_scene(shared, tmp_path, monkeypatch):
     """Sentinel-2 and 23 polygons in another CRS, with blocked cross-validation."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -133,3 +129,44 @@ def test_training_from_polygons_of_a_real_scene(shared, tmp_path, monkeypatch):
     assert figures["overall_accuracy"] > 0.8
     assert table.to_numpy().sum() == figures["pixels"]
     assert space["card"].facts["training"]["folds"] == 5
+
+
+# Of each notebook: what it is given of real data, as variables of the environment.
+REAL = {
+    "01_first_map": {
+        "SCENE": "ftw_austria/inference-img.tif",
+        "MODEL": "kmeans:5",
+    },
+    "02_your_own_model": {
+        "SCENE": "drone_aerial_rgb/naip_nd_wetlands_5m_rgbn.tif",
+        "BANDS": "red,green,blue,nir",
+    },
+    "04_objects_across_seams": {
+        "SCENE": "drone_aerial_rgb/naip_nd_wetlands_5m_rgbn.tif",
+        "BANDS": "red,green,blue,nir",
+        "MODEL": "threshold:ndwi",
+        "THING": "water",
+    },
+    "05_accuracy_and_areas": {
+        "SCENE": "sen1floods11/S1/Spain_7370579_S1Hand.tif",
+        "TRUTH": "sen1floods11/Labels/Spain_7370579_LabelHand.tif",
+        "MODEL": "threshold:VV<-15",
+    },
+    "06_cluster": {
+        "SCENE": "s2_rachel_carson/s2_stack_8band.vrt",
+        "MODEL": "threshold:B04>60",
+    },
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_on_real_data(name, shared, tmp_path, monkeypatch):
+    in_threads(tmp_path, monkeypatch)
+    for key, value in REAL[name].items():
+        path = shared / value
+        if key in {"SCENE", "TRUTH"} and not path.exists():
+            pytest.skip(f"{value} is not beside this checkout")
+        given = os.fspath(path) if path.exists() else value
+        monkeypatch.setenv(f"GEOSEG_{key}", given)
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    check_picture(run_cells(notebook))
