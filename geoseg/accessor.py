@@ -196,7 +196,7 @@ class GeosegAccessor:
         """Write the map as a cloud-optimised GeoTIFF with colours and names."""
         from geoseg.export import export_cog
 
-        return export_cog(self._reader, out, overwrite=overwrite)  # type: ignore[arg-type]
+        return export_cog(self._reader, out, overwrite=overwrite)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Path:  # noqa: ANN401
         """Write one HTML page about the map; options as `geoseg.write_report`."""

@@ -37,7 +37,9 @@ class ClassDataset:
     classes: tuple[Class, ...]
     """Its class table."""
     nodata: int | None
-    """The value that is no class, if any."""
+    """What `read` has for no class, if any."""
+    blank: int | None = None
+    """What the data have for it, where that is below 0 or too large for classes."""
     path: str = "in memory"
     """Where it came from."""
     chunk: int = 1024
@@ -60,6 +62,8 @@ class ClassDataset:
         if values.dtype.kind == "f":  # decoded by xarray: NaN where nodata was
             blank = nodata_value(self.classes) if self.nodata is None else self.nodata
             values = np.where(np.isnan(values), blank, values)
+        if self.blank is not None and self.nodata is not None:
+            values = np.where(values == self.blank, self.nodata, values)
         return values.astype(np.uint8 if self._fits_byte else np.uint16)
 
     @property
@@ -85,12 +89,15 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
             return masks
     confidence = data.get("confidence") if hasattr(data, "data_vars") else None
     nodata = _nodata(array)
+    classes = _table(data, array, nodata)
+    plain = nodata is None or 0 <= nodata <= 65535
     return ClassDataset(
         data=array,
         confidence=None if confidence is None else confidence,
         grid=grid,
-        classes=_table(data, array, nodata),
-        nodata=nodata,
+        classes=classes,
+        nodata=nodata if plain else nodata_value(classes),
+        blank=None if plain else nodata,
         path=str(source or "in memory"),
     )
 
@@ -143,10 +150,10 @@ def class_array(data: xr.Dataset | xr.DataArray) -> xr.DataArray:
         every = [data[str(name)].squeeze(drop=True) for name in data.data_vars]
         found = [v for v in every if v.ndim == 2 and v.dtype.kind in "iu"]
     if len(found) != 1 or found[0].ndim != 2:
-        names = ", ".join(str(n) for n in getattr(data, "data_vars", [])) or "none"
+        names = [f"{n} ({v.dtype})" for n, v in getattr(data, "data_vars", {}).items()]
         raise MasksError(
-            f"a map has one array of classes (y, x), called `classes` where there are "
-            f"several; there is: {names}"
+            f"a map has one array (y, x) of integers, called `classes` where there are "
+            f"several; there is: {', '.join(names) or 'none'}"
         )
     return found[0]
 
@@ -226,18 +233,19 @@ def _table(
         )
     return tuple(
         Class(value=v, name=f"class_{v}", color=default_color(i))
-        for i, v in enumerate(sorted(_values(array) - {nodata}))
+        for i, v in enumerate(sorted(_values(array, nodata)))
     )
 
 
-def _values(array: xr.DataArray) -> set[int]:
-    """Return the values that occur, looking once at everything, in pieces."""
+def _values(array: xr.DataArray, nodata: int | None) -> set[int]:
+    """Return the values that occur but nodata, looking once at all, in pieces."""
     found: set[int] = set()
     height, width = array.shape
     for y in range(0, height, _PIECE):
         for x in range(0, width, _PIECE):
             values = np.unique(array[y : y + _PIECE, x : x + _PIECE].to_numpy())
             found |= {int(v) for v in values if v == v}  # noqa: PLR0124 - not NaN
+    found -= {nodata}
     wrong = [v for v in found if not 0 <= v <= 65534]
     if wrong:
         raise MasksError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.classes import Class, default_color
+from geoseg.classes import Class, default_color, nodata_value
 from geoseg.errors import RasterError
 from geoseg.grid import Grid, Window
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+_NARROW = ("uint8", "uint16")
+_MOST = 65_535
 _CACHE_MB = 512  # of decoded tiles, so that what two blocks share is decoded once
 
 
@@ -34,11 +36,15 @@ class ClassRaster:
     classes: tuple[Class, ...]
     """Classes that it may have; named and coloured as the file says."""
     nodata: int | None
-    """Its nodata tag, or None: then every pixel has a class."""
+    """What `read` has for nodata, or None: then every pixel has a class."""
     chunk: int
     """Side of its tiles."""
     arrays: tuple[str, ...] = ("classes",)
     """It has nothing else."""
+    blank: int | None = None
+    """The file's nodata, where it has wider or signed integers; None elsewhere."""
+    dtype: str | None = None
+    """What pixels of such files are read as."""
 
     def read(self, name: str, window: Window) -> NDArray[Any]:  # noqa: ARG002 - one
         """Return the class values in a window inside the grid."""
@@ -53,7 +59,16 @@ class ClassRaster:
                 f"{self.path}: rows {window.y} … {window.bottom} cannot be read, the "
                 f"file may be damaged: {error}"
             ) from error
-        return np.asarray(read)
+        return self.narrowed(np.asarray(read))
+
+    def narrowed(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values in the dtype of classes, the file's nodata as ours."""
+        if self.dtype is None:
+            return values
+        if self.blank is None:
+            return values.astype(self.dtype)
+        assert self.nodata is not None, "they are set together"
+        return np.where(values == self.blank, self.nodata, values).astype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +108,8 @@ def open_class_raster(path: str) -> ClassRaster:
     the file has them; else a class is called `class_<value>`.
 
     Raises:
-        RasterError: It cannot be opened, has float or signed pixels, or more bands.
+        RasterError: It cannot be opened, has other pixels than integers, classes below
+            0 or above 65534, or more bands.
     """
     import rasterio
     from rasterio.errors import RasterioError
@@ -112,10 +128,10 @@ def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - raster
             f"{path} has {dataset.count} bands; a class raster has one: extract it "
             "with gdal_translate -b"
         )
-    if dtype not in ("uint8", "uint16"):
+    if np.dtype(dtype).kind not in "iu":
         raise RasterError(
-            f"{path} has {dtype} pixels; class values are uint8 or uint16: convert it "
-            "with gdal_translate -ot, or classify it first"
+            f"{path} has {dtype} pixels; class values are integers: convert it with "
+            "gdal_translate -ot, or classify it first"
         )
     transform = dataset.transform
     if dataset.gcps[0] and transform.is_identity:
@@ -127,6 +143,9 @@ def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - raster
         nodata = None  # no pixel can have it
     height, width = dataset.block_shapes[0]
     nodata = None if nodata is None else int(nodata)
+    classes = _class_table(dataset, nodata)
+    narrow = dtype in _NARROW
+    inner = nodata if narrow or nodata is None else nodata_value(classes)
     return ClassRaster(
         path=path,
         grid=Grid(
@@ -135,24 +154,31 @@ def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - raster
             height=dataset.height,
             width=dataset.width,
         ),
-        classes=_class_table(dataset, nodata),
-        nodata=nodata,
+        classes=classes,
+        nodata=inner,
         chunk=height if height == width else 256,
+        blank=None if narrow else nodata,
+        dtype=None if narrow else _narrow_dtype(classes),
     )
+
+
+def _narrow_dtype(classes: Sequence[Class]) -> str:
+    return "uint8" if nodata_value(classes) == 255 else "uint16"
 
 
 def _class_table(dataset: Any, nodata: int | None) -> tuple[Class, ...]:  # noqa: ANN401
     """Return classes for values that can occur, named and coloured by the file.
 
-    In 8 bits that is every value; 16 bits are looked through once.
+    In 8 bits that is every value; wider integers are looked through once.
     """
     values = set(range(256)) if dataset.dtypes[0] == "uint8" else _values(dataset)
     values -= {nodata}
-    if max(values, default=0) > 65534:
-        raise RasterError(
-            f"{dataset.name} has class value {max(values)}; the highest is 65534, or "
-            "make it nodata with gdal_edit.py -a_nodata 65535"
-        )
+    for wrong in (min(values, default=0), max(values, default=0)):
+        if not 0 <= wrong <= 65534:
+            raise RasterError(
+                f"{dataset.name} has class value {wrong}; class values are 0 … 65534: "
+                f"make it nodata with gdal_edit.py -a_nodata {wrong}"
+            )
     names, colors = _category_names(dataset), _colors(dataset)
     shared = Counter(names.values())
     made = []
@@ -166,17 +192,31 @@ def _class_table(dataset: Any, nodata: int | None) -> tuple[Class, ...]:  # noqa
 
 
 def _values(dataset: Any) -> set[int]:  # noqa: ANN401 - rasterio's
-    """Return the 16-bit values that occur, looking once at everything, in strips."""
+    """Return the values that occur, looking once at everything, in strips."""
     from rasterio.windows import Window as RasterioWindow
 
-    seen = np.zeros(1 << 16, np.bool_)
+    seen: set[int] = set()
     rows = dataset.block_shapes[0][0]
     rows = max(rows, (1 << 22) // dataset.width // rows * rows)
     for y in range(0, dataset.height, rows):
         bottom = min(y + rows, dataset.height)
         strip = dataset.read(1, window=RasterioWindow(0, y, dataset.width, bottom - y))
-        seen[strip] = True
-    return {int(v) for v in np.flatnonzero(seen)}
+        seen |= set(_distinct(strip).tolist())
+        if len(seen) > _MOST:
+            raise RasterError(
+                f"{dataset.name} has more than {_MOST:,} values: is it a class raster?"
+            )
+    return seen
+
+
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values that occur; fast where they lie close together."""
+    low, high = int(values.min()), int(values.max())
+    if high - low >= 1 << 16:
+        return np.unique(values)
+    seen = np.zeros(high - low + 1, np.bool_)
+    seen[values.astype(np.int64) - low] = True
+    return np.flatnonzero(seen) + low
 
 
 def _colors(dataset: Any) -> dict[int, str]:  # noqa: ANN401 - rasterio's

@@ -9,16 +9,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from geoseg.classes import nodata_value
 from geoseg.errors import MasksError, first_line
 from geoseg.grid import Window
+from geoseg.overviews import read_plain
 from geoseg.styles import raster_qml
 
 if TYPE_CHECKING:
-    from geoseg.masks import Masks
+    from geoseg.topology import ClassReader
 
 
 def export_cog(
-    masks: Masks, out: str | os.PathLike[str], *, overwrite: bool = False
+    masks: ClassReader, out: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
     """Write the `classes` of a store as a COG.
 
@@ -27,7 +29,7 @@ def export_cog(
     classes) in the file itself. It is written beside and renamed when whole.
 
     Args:
-        masks: The store.
+        masks: A store, or any raster of classes.
         out: The file to write.
         overwrite: Replace a file that is there.
 
@@ -79,7 +81,7 @@ def _rename(whole: Path, target: Path) -> None:
     whole.replace(target)
 
 
-def _write_tiles(masks: Masks, path: Path) -> None:
+def _write_tiles(masks: ClassReader, path: Path) -> None:
     """Copy the classes into an ordinary tiled GeoTIFF, chunk row by chunk row."""
     import rasterio
     from rasterio.windows import Window as RasterioWindow
@@ -92,7 +94,7 @@ def _write_tiles(masks: Masks, path: Path) -> None:
         height=grid.height,
         width=grid.width,
         count=1,
-        dtype="uint8" if masks.nodata == 255 else "uint16",
+        dtype="uint8" if nodata_value(masks.classes) == 255 else "uint16",
         transform=grid.transform,
         tiled=True,
         blockxsize=512,
@@ -112,13 +114,13 @@ def _write_tiles(masks: Masks, path: Path) -> None:
                     min(x + 8 * masks.chunk, grid.width),
                 )
                 file.write(
-                    masks.read("classes", window),
+                    read_plain(masks, "classes", window),
                     1,
                     window=RasterioWindow(x, y, window.width, window.height),
                 )
 
 
-def _vrt(masks: Masks, tiles: Path) -> str:
+def _vrt(masks: ClassReader, tiles: Path) -> str:
     """Describe the tiles: georeference, nodata, colours, names. GDAL copies it all."""
     grid = masks.grid
     t = grid.transform
@@ -139,12 +141,12 @@ def _vrt(masks: Masks, tiles: Path) -> str:
         if grid.crs
         else ""
     )
-    dtype = "Byte" if masks.nodata == 255 else "UInt16"
+    dtype = "Byte" if nodata_value(masks.classes) == 255 else "UInt16"
     size = f'xSize="{grid.width}" ySize="{grid.height}"'
     return f"""<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">
 {srs}<GeoTransform>{geotransform}</GeoTransform>
 <VRTRasterBand dataType="{dtype}" band="1"><Description>class</Description>
-<NoDataValue>{masks.nodata}</NoDataValue><ColorInterp>Palette</ColorInterp>
+<NoDataValue>{nodata_value(masks.classes)}</NoDataValue><ColorInterp>Palette</ColorInterp>
 <CategoryNames>{names}</CategoryNames><ColorTable>{"".join(entries)}</ColorTable>
 <SimpleSource><SourceFilename relativeToVRT="1">{tiles.name}</SourceFilename>
 <SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" {size}/>

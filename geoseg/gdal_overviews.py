@@ -48,7 +48,7 @@ class FileOverview:
         at = RasterioWindow(window.x, window.y, window.width, window.height)
         try:
             dataset = _dataset(self.raster.path, self.level, get_ident())
-            return np.asarray(dataset.read(1, window=at))
+            return self.raster.narrowed(np.asarray(dataset.read(1, window=at)))
         except RasterioError as error:
             raise RasterError(
                 f"{self.raster.path}: an overview cannot be read: {error}"

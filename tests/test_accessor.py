@@ -193,7 +193,7 @@ def test_stores_of_other_tools(labels, tmp_path):
     table = flags.geoseg.classes
     assert [(c.name, c.color) for c in table][1] == ("b", "#00FF00")
     two = xr.Dataset({"a": array, "b": array})
-    with pytest.raises(MasksError, match="there is: a, b"):
+    with pytest.raises(MasksError, match=r"there is: a \(int16\), b \(int16\)"):
         two.geoseg.areas()
     uneven = array.assign_coords(lat=np.geomspace(1, 2, 500))
     with pytest.raises(MasksError, match="evenly spaced"):

@@ -23,13 +23,14 @@ def export(
 ) -> None:
     """Write MASKS as a cloud-optimised GeoTIFF: overviews, colours, class names.
 
-    Any GIS opens it. The names lie beside it, in FILE.tif.aux.xml for GDAL and in
-    FILE.qml, a style that QGIS finds by itself: keep them together.
+    MASKS may also be another tool's class raster or Zarr. Any GIS opens the file. The
+    names lie beside it, in FILE.tif.aux.xml for GDAL and in FILE.qml, a style that QGIS
+    finds by itself: keep them together.
     """
     from geoseg.export import export_cog
-    from geoseg.masks import open_masks
+    from geoseg.vectors import open_classes
 
-    path = export_cog(open_masks(masks), out, overwrite=overwrite)
+    path = export_cog(open_classes(masks), out, overwrite=overwrite)
     bytes_ = path.stat().st_size
     summary = {"file": str(path), "bytes": bytes_}
     report(summary, [f"{path}: {size(bytes_)}"], quiet=quiet, as_json=as_json)
