@@ -57,6 +57,10 @@ class BlockReport:
     """How many windows were inferred."""
     forward_seconds: float = 0.0
     """Time in the model."""
+    seconds: float = 0.0
+    """Time of the whole task."""
+    device: str = ""
+    """What the model ran on."""
 
 
 def infer(job: Job, row: int, col: int) -> BlockReport:

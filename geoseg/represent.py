@@ -143,6 +143,9 @@ def run_html(facts: RunFacts) -> str:
         ("windows", f"{facts.windows:,}"),
         ("pixels", f"{facts.pixels:,}"),
         ("in the model", f"{facts.forward_seconds:.1f} s, summed over all workers"),
+        ("beside it", f"{facts.other_seconds:.1f} s: reading, blending"),
+        ("joining, writing", f"{facts.finish_seconds:.1f} s"),
+        ("on", "; ".join(facts.devices)),
     ]
     return facts_html("Run", rows)
 

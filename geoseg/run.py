@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from geoseg.errors import (
 )
 from geoseg.masks import Masks
 from geoseg.semantic import NotFiniteError
+from geoseg.stopwatch import Timed
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -98,6 +99,9 @@ class _State:
     windows: int = 0
     forward_seconds: float = 0.0
     pixels: int = 0
+    infer_seconds: float = 0.0
+    finish_seconds: float = 0.0
+    devices: set[str] = field(default_factory=set)
 
     @property
     def progress(self) -> Progress:
@@ -123,6 +127,12 @@ class RunFacts:
     """Pixels of the blocks inferred by this run."""
     finished: int = 0
     """Blocks that this run brought to their end."""
+    other_seconds: float = 0.0
+    """Time beside the model in the same tasks: reading, blending, all workers'."""
+    finish_seconds: float = 0.0
+    """Time in joining blocks and writing them, all workers'."""
+    devices: tuple[str, ...] = ()
+    """What the model ran on."""
 
     def _repr_html_(self) -> str:
         from geoseg.represent import run_html
@@ -155,7 +165,7 @@ def run_blocks(
         ClusterError: The scheduler is gone.
         Terminated: The process was asked to end; blocks in hand were finished first.
     """
-    state = _begin(job, work)
+    state = _begin(job, _timed(work))
     before = state.done
     with engine(job, client=client, threads=threads) as tasks:
         try:
@@ -172,6 +182,18 @@ def run_blocks(
         forward_seconds=state.forward_seconds,
         pixels=state.pixels,
         finished=state.done - before,
+        other_seconds=max(0.0, state.infer_seconds - state.forward_seconds),
+        finish_seconds=state.finish_seconds,
+        devices=tuple(sorted(state.devices)),
+    )
+
+
+def _timed(work: Work) -> Work:
+    return replace(
+        work,
+        infer=Timed(work.infer),
+        finish=Timed(work.finish),
+        provisional=Timed(work.provisional),
     )
 
 
@@ -256,6 +278,10 @@ def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
         state.windows += report.windows
         state.inferred += 1
         state.forward_seconds += report.forward_seconds
+        state.infer_seconds += report.seconds
+        state.devices |= {report.device} - {""}
+    else:
+        state.finish_seconds += report.seconds
     state.status[row, col] = DONE if report.done else INFERRED
     state.done += report.done
     if not report.done:

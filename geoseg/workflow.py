@@ -440,7 +440,18 @@ def _run(
             run_objects(second, client=client, threads=cores(), show=tell)
     seconds = (datetime.now(UTC) - begun).total_seconds()
     with _writable(masks.path):
-        masks.finish({"finished": datetime.now(UTC).isoformat(), "seconds": seconds})
+        masks.finish(
+            {
+                "finished": datetime.now(UTC).isoformat(),
+                "seconds": seconds,
+                "devices": list(facts.devices),
+                "stages": {
+                    "reading and blending": round(facts.other_seconds, 3),
+                    "model": round(facts.forward_seconds, 3),
+                    "joining and writing": round(facts.finish_seconds, 3),
+                },
+            }
+        )
     return masks, facts
 
 

@@ -84,3 +84,21 @@ def test_nothing_where_nobody_looks(notebook, capsys):
 
 def test_a_bar_without_a_total_moves():
     assert "value=" not in bar_html("t", 3, None, "w")
+
+
+def test_a_timed_task_tells_how_long_and_on_what(monkeypatch):
+    import pickle
+    from types import SimpleNamespace
+
+    from geoseg.blocks import BlockReport, infer
+    from geoseg.stopwatch import Timed, device_of
+
+    times = iter([5.0, 7.5])
+    monkeypatch.setattr("geoseg.stopwatch.perf_counter", lambda: next(times))
+    model = SimpleNamespace(device="cpu", precision="bf16")
+    job = SimpleNamespace(model=SimpleNamespace(load=lambda: model))
+    task = Timed(lambda _, row, col: BlockReport(done=True, windows=row + col))
+    told = task(job, 1, 2)
+    assert (told.windows, told.seconds, told.device) == (3, 2.5, "cpu, bf16")
+    assert device_of(SimpleNamespace(device="own", precision="own")) == ""
+    assert pickle.loads(pickle.dumps(Timed(infer))).__name__ == "infer"

@@ -44,6 +44,8 @@ def masks(labels, make_store, tmp_path_factory):
             "settings": {"window": 128, "overlap": 32, "bands": ["red"]},
             "begun": "2026-01-01T10:00:00+00:00",
             "seconds": 75.0,
+            "devices": ["cuda:0 of <NVIDIA>, bf16"],
+            "stages": {"reading and blending": 61.0, "model": 200.0},
         },
     )
 
@@ -104,6 +106,7 @@ def test_the_page_says_what_matters(masks, image, tmp_path):
         "a model", "1 min 15 s", "128 px, overlapping by 32 px", "mean confidence",
         "field &amp; meadow &lt;wet&gt;", "Where the model is least certain",
         "borders of windows", "borders of blocks", "49.",
+        "cuda:0 of &lt;NVIDIA&gt;, bf16", "blending 1 min 1 s, model 3 min 20 s",
     ):  # fmt: skip
         assert words in text, words
     source = page.read_text()

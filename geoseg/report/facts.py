@@ -83,11 +83,20 @@ def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
             "Windows",
             f"{settings.get('window')} px, overlapping by {settings.get('overlap')} px",
         ),
+        ("Arrays", ", ".join(settings.get("arrays", []))),
+        ("Device", "; ".join(made.get("devices", []))),
         ("geoseg", str(made.get("version", "unknown"))),
         ("Begun", when(made.get("begun"))),
         ("Finished", when(made.get("finished"))),
+        ("Time by stage", _stages(made.get("stages", {}))),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    """Return how long each stage took, summed over workers; empty where unknown."""
+    spans = [f"{name} {span_of_time(float(s))}" for name, s in seconds.items()]
+    return f"{', '.join(spans)}; all workers together, last run" if spans else ""
 
 
 def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
