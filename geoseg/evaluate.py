@@ -20,6 +20,7 @@ from geoseg.evaluation import Evaluation
 from geoseg.grid import Window
 from geoseg.labels import Labels, Order, PointLabels, blocks, open_labels
 from geoseg.masks import Masks, open_masks
+from geoseg.raster import redact
 from geoseg.true_objects import ObjectTally, score, tally_objects
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def evaluate(
     accuracy = _estimate(job, total, design, confidence, finite=finite_population)
     census = accuracy.estimator == "census"
     return Evaluation(
-        masks=store.path,
-        reference=str(reference),
+        masks=redact(store.path),
+        reference=redact(str(reference)),
         kind=labels.kind,
         classes=labels.classes,
         accuracy=accuracy,

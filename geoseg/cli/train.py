@@ -306,7 +306,9 @@ def train(
     )
     facts = dict(open_folder(path).card.facts)
     summary = {"model": str(path), **facts}
-    report(summary, [f"{path}: {_figures(facts)}"], quiet=quiet, as_json=as_json)
+    notes = facts.get("validation", {}).get("notes", [])
+    lines = [f"{path}: {_figures(facts)}", *(f"- {note}" for note in notes)]
+    report(summary, lines, quiet=quiet, as_json=as_json)
 
 
 def _figures(facts: Mapping[str, Any]) -> str:

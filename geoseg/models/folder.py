@@ -106,4 +106,7 @@ def write_folder(card: Card, folder: Path, weights: Path | None = None) -> Path:
     if weights is not None and weights.resolve().parent != folder.resolve():
         weights = Path(shutil.copy2(weights, folder / weights.name))
     write_card(card, folder / CARD, weights=weights)
+    if weights is not None:
+        # safetensors writes for the owner alone; who may read the card may read these.
+        weights.chmod((folder / CARD).stat().st_mode)
     return folder

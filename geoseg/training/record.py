@@ -13,6 +13,7 @@ from geoseg.classes import Class
 from geoseg.errors import GeosegError
 from geoseg.models.features import Features
 from geoseg.models.folder import CARD
+from geoseg.raster import redact
 
 WORK = "training"
 """Folder inside the model folder with settings and checkpoints."""
@@ -22,7 +23,9 @@ _SETTINGS = "settings.json"
 
 def plain(value: object) -> object:
     """Return a setting as JSON has it."""
-    if isinstance(value, (str, int, float, bool, type(None))):
+    if isinstance(value, str):
+        return redact(value)  # cards are handed on
+    if isinstance(value, (int, float, bool, type(None))):
         return value
     if isinstance(value, (Features, Class)):
         return plain(asdict(value))
@@ -30,7 +33,7 @@ def plain(value: object) -> object:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [plain(v) for v in value]
-    return str(value)
+    return redact(str(value))
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
