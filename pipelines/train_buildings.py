@@ -32,7 +32,7 @@ CLASSES = (
 LEARNED, TESTED = (0, 2048), (2112, 3072)
 RESOLUTION = 0.264  # metres: twice the pixels' own size, a quarter of the work
 NETWORK: dict[str, Any] = {
-    "epochs": 20,
+    "epochs": 10,
     "windows": 144,
     "validation": 0.1,
     "gap": 32,

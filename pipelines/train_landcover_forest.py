@@ -3,7 +3,7 @@
     python pipelines/train_landcover_forest.py --data s2_rachel_carson --out landcover
 
 The data are eight bands of Sentinel-2 (`s2_stack_8band.vrt`, blank pixels 255) and 23
-polygons of seven classes (`rcr_landcover.shp`) in another CRS. Seconds on two cores.
+polygons of six classes (`rcr_landcover.shp`) in another CRS. Seconds on two cores.
 """
 
 from __future__ import annotations
