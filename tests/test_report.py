@@ -1,5 +1,6 @@
 """The report: right figures, any map, one page that anyone can read."""
 
+import base64
 import json
 import re
 from itertools import pairwise
@@ -309,3 +310,24 @@ def _check_scale(browser, page, width, mobile, masks):
     kilometres = float(name.split()[0])
     true = masks.grid.width * masks.grid.pixel_size_m[1] / 1000
     assert bar / frame == pytest.approx(kilometres / true, rel=0.03)
+
+
+def test_it_prints_on_few_whole_pages(browser, masks, image, tmp_path):
+    page = write_report(masks, tmp_path / "r.html", raster=image)
+    show(browser, page.as_uri(), 1280, mobile=False)
+    options = {"preferCSSPageSize": True, "printBackground": False}
+    found = browser.execute_cdp_cmd("Page.printToPDF", options)
+    pdf = base64.b64decode(found["data"])
+    boxes = re.findall(rb"/MediaBox \[0 0 ([0-9.]+) ([0-9.]+)\]", pdf)
+    assert 2 <= len(boxes) <= 4
+    a4 = [pytest.approx(595, abs=1), pytest.approx(842, abs=1)]
+    assert [float(v) for v in boxes[0]] == a4
+    # What belongs together is not torn apart, nor colours left out to save ink.
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    kept = browser.execute_script(
+        "const style = s => getComputedStyle(document.querySelector(s));"
+        "return [style('#facts').breakInside, style('.card').breakInside,"
+        " style('tr').breakInside, style('.swatch').printColorAdjust]"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert kept == ["avoid", "avoid", "avoid", "exact"]
