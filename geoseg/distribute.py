@@ -27,6 +27,7 @@ _LOST = (OSError, TimeoutError, CancelledError)
 """What Dask raises when the scheduler goes away during a question."""
 STUCK_AFTER = 1800.0
 """Seconds in one task after which a worker may be taken to hang, see `Cluster`."""
+_HELD = 2  # results that a caller may keep, per item in flight, before fewer begin
 _LOG = logging.getLogger("geoseg")
 
 T = TypeVar("T")
@@ -353,6 +354,7 @@ def unordered(
     *,
     client: Client | None = None,
     in_flight: int | None = None,
+    held: Callable[[], int] | None = None,
 ) -> Iterator[tuple[T, R]]:
     """Map a pure, picklable function over items, yielding pairs as they complete.
 
@@ -362,6 +364,8 @@ def unordered(
         items: Any number of them; taken as there is room.
         client: Where to run; None is threads of this process.
         in_flight: How many items are in work at once; default two per thread.
+        held: How many results the caller keeps until an earlier item is done; where
+            they are many, no further item is begun.
 
     Raises:
         Exception: The first that any call raised.
@@ -371,7 +375,8 @@ def unordered(
         waiting = iter(items)
         exhausted = False
         while True:
-            while not exhausted and tasks.in_flight < room:
+            most = room - max(0, (held() if held else 0) - _HELD * room)
+            while not exhausted and tasks.in_flight < max(1, most):
                 try:
                     item = next(waiting)
                 except StopIteration:

@@ -388,7 +388,7 @@ def _features(
     trace = partial(trace_block, reader, drawing=drawing)
     pixels = 0
     for count, (window, result) in enumerate(
-        unordered(trace, windows, client=client), start=1
+        unordered(trace, windows, client=client, held=lambda: len(traced)), start=1
     ):
         traced[window] = result
         pixels += window.area

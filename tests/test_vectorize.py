@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,31 @@ def test_seen_blocks_are_reported(tmp_path: Path) -> None:
     vectorize(path, tmp_path / "r.gpkg", block=50, progress=seen.append)
     assert [p.blocks for p in seen] == list(range(1, 10))
     assert {p.total for p in seen} == {9}
+
+
+def test_a_slow_block_does_not_let_results_pile_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after it waits in memory; so only a few more are begun."""
+    from geoseg import vectors
+    from geoseg.distribute import cores
+
+    path = write(tmp_path / "c.tif", spots(), nodata=3)
+    here = by_content(vectorize(path, tmp_path / "h.gpkg", block=8))
+    trace, begun, late = vectors.trace_block, [], []
+
+    def slow(reader: Any, window: Any, drawing: Any) -> Any:
+        begun.append(window)
+        if window.x == window.y == 0:
+            time.sleep(0.5)
+            late.append(len(begun))
+        return trace(reader, window, drawing)
+
+    monkeypatch.setattr(vectors, "trace_block", slow)
+    there = vectorize(path, tmp_path / "t.gpkg", block=8)
+    assert late[0] <= 3 * 2 * cores() + 1
+    assert len(begun) == 225
+    assert by_content(there).equals(here)
 
 
 def test_a_cluster_makes_the_same_file(tmp_path: Path) -> None:
