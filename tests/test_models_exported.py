@@ -1,7 +1,10 @@
 """Exported networks: torch.export, TorchScript, ONNX, against their origin."""
 
+import io
 import json
 import pickle
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.grid import Window
 from geoseg.models.load import load_model, model_recipe
+from geoseg.models.safe_program import _is_size
 from geoseg.raster import open_source
 
 CARD = {
@@ -74,6 +78,12 @@ def check(model, net, pixels):
     assert model.precision == "fp32"
 
 
+def _any_batch():
+    batch = torch.export.Dim("batch", max=64)
+    zeros = torch.zeros(2, 3, 64, 64)
+    return torch.export.export(a_network(), (zeros,), dynamic_shapes=({0: batch},))
+
+
 @pytest.mark.filterwarnings("ignore")
 class TestTorch:
     def test_torch_export(self, tmp_path, pixels):
@@ -107,6 +117,74 @@ class TestTorch:
             load_model(tmp_path / "d.pt")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "ran").exists()
+
+    def test_a_program_may_have_a_batch_of_any_size(self, tmp_path):
+        torch.export.save(_any_batch(), tmp_path / "m.pt2")
+        write_card(tmp_path / "m.json")
+        scores = load_model(tmp_path / "m.pt2", device="cpu").predict(
+            np.zeros((2, 3, 64, 64), np.uint8)
+        )
+        assert scores.shape == (2, 3, 64, 64)
+
+    @pytest.mark.parametrize("how", ["pickle", "size", "operator", "library"])
+    def test_a_program_runs_nothing_but_itself(self, tmp_path, how):
+        """Files that torch alone would run, or unpickle."""
+        ran = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self):
+                return open, (str(ran), "w")
+
+        evil = io.BytesIO()
+        torch.save((Evil(), {}), evil)
+        torch.export.save(_any_batch(), tmp_path / "good.pt2")
+        with (
+            zipfile.ZipFile(tmp_path / "good.pt2") as good,
+            zipfile.ZipFile(tmp_path / "m.pt2", "w") as bad,
+        ):
+            changed = how == "library"
+            for name in good.namelist():
+                data = before = good.read(name)
+                if how == "pickle" and name.endswith(".pt"):
+                    data = evil.getvalue()
+                elif how == "size":
+                    call = f"open('{ran}', 'w')".encode()
+                    data = re.sub(rb"Symbol\('s\d+'[^)]*\)", call, data)
+                elif how == "operator":
+                    data = data.replace(
+                        b"torch.ops.aten.relu.default", b"torch.os.stat"
+                    )
+                changed |= data != before
+                bad.writestr(name, data)
+            if how == "library":
+                bad.writestr("m/data/aotinductor/model/a.so", b"\x7fELF")
+        assert changed
+        write_card(tmp_path / "m.json")
+        said = "cannot be read" if how == "pickle" else "is not only a network"
+        with pytest.raises(ModelError, match=said) as caught:
+            load_model(tmp_path / "m.pt2")
+        assert "\n" not in str(caught.value)
+        assert not ran.exists()
+
+    @pytest.mark.parametrize(
+        ("text", "good"),
+        [
+            ("s0", True),
+            ("Symbol('s77', positive=True, integer=True)", True),
+            ("Max(1, FloorDiv(s0 + 3, 2)) <= 8", True),
+            ("Symbol('__import__(1)')", False),
+            ("Symbol.__class__", False),
+            ("s0.imag", False),
+            ("open('x')", False),
+            ("(lambda: 1)()", False),
+            ("[s0 for s0 in 's']", False),
+            ("__import__('os')", False),
+            ("s0(", False),
+            (7, False),
+        ],
+    )
+    def test_sizes_are_arithmetic(self, text, good):
+        assert _is_size(text) is good
 
     def test_a_file_without_a_card(self, tmp_path):
         (tmp_path / "m.pt2").write_bytes(b"")

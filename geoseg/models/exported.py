@@ -16,6 +16,7 @@ from torch import nn
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options
 from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.safe_program import load_program
 from geoseg.models.stac import read_card
 from geoseg.models.torch_adapter import TorchModel
 
@@ -69,7 +70,9 @@ def _load(path: Path, card: Card, options: Options) -> Model:
 
 def _program(path: Path) -> nn.Module:
     try:
-        module = torch.export.load(path).module()
+        module = load_program(path)
+    except ModelError:
+        raise
     except Exception as error:  # torch raises whatever the damage leads to
         raise ModelError(
             f"{path} cannot be read as a program of torch.export: {first_line(error)}"
