@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,7 +88,7 @@ def infer(job: Job, row: int, col: int) -> BlockReport:
 
 
 def _known(job: Job, row: int, col: int) -> BlockReport | None:
-    if job.masks.is_done(row, col):
+    with suppress(FileNotFoundError):
         facts = job.masks.done_facts(row, col)
         return BlockReport(
             done=True,

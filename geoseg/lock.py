@@ -280,4 +280,4 @@ class _Object:
     def release(self, owner: str) -> None:
         found = self.read()
         if found is not None and found["id"] == owner:
-            self._storage.remove(self._name)
+            self._storage.discard(self._name)

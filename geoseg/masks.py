@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
 
 from geoseg.classes import Class, nodata_value
 from geoseg.errors import MasksError
@@ -35,11 +36,13 @@ from geoseg.metadata import (
     grid_mapping_attributes,
     group_attributes,
 )
-from geoseg.storage import Storage
+from geoseg.storage import Storage, access
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
 
 META = ".geoseg"
 RECORD = ".geoseg/run.json"
@@ -173,7 +176,7 @@ class Masks:
         record = {**self.record(), "complete": False}
         self.storage.put(RECORD, json.dumps(record, indent=1).encode())
         for row, col in blocks:
-            self.storage.remove(f"{DONE}/{row}.{col}")
+            self.storage.discard(f"{DONE}/{row}.{col}")
 
     def coordinate(self, name: str) -> NDArray[np.float64]:
         """Return the pixel centres `x` or `y` as they are stored."""
@@ -232,6 +235,7 @@ class Masks:
 
         data: xr.Dataset = xr.open_zarr(
             self.path,
+            storage_options=access(self.path) or None,
             decode_coords="all",
             mask_and_scale={name: name not in _KEPT_RAW for name in self.arrays},
         )
@@ -266,7 +270,7 @@ class Masks:
         group = _open_group(self.path, mode="r+")
         provenance: Any = group.attrs["geoseg"]
         group.attrs["geoseg"] = {**provenance, **facts}
-        _consolidate(self.path)
+        _consolidate(group.store)
         self.storage.remove(PARTS)
         self.storage.remove(RIMS)
         # Last: a run that is cut off before this one ends it again.
@@ -332,7 +336,12 @@ def _record(storage: Storage) -> dict[str, Any]:
 
 
 def _open_group(path: str, mode: str = "r") -> zarr.Group:
-    return zarr.open_group(path, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+    return zarr.open_group(
+        path,
+        mode=mode,  # type: ignore[arg-type]
+        use_consolidated=False,
+        storage_options=access(path) or None,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -344,10 +353,10 @@ def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG
     return array
 
 
-def _consolidate(path: str) -> None:
+def _consolidate(store: Store) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Zarr 3, whose consolidation is unofficial
-        zarr.consolidate_metadata(path)
+        zarr.consolidate_metadata(store)
 
 
 def open_masks(path: str) -> Masks:
@@ -515,13 +524,21 @@ def create_group(
     provenance: Mapping[str, Any],
     zarr_format: int = 2,
 ) -> None:
-    """Create the Zarr group alone, without a run that could be gone on with."""
-    group = zarr.open_group(path, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
+    """Create the Zarr group alone, without a run that could be gone on with.
+
+    It is made in memory: Zarr writes the metadata of a group anew with every array, and
+    an object store wants every object once.
+    """
+    objects: dict[str, Buffer] = {}
+    store = MemoryStore(objects)
+    group = zarr.open_group(store, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
     group.attrs.update({**group_attributes(grid, classes), "geoseg": dict(provenance)})
     for name in arrays:
         _create_array(group, name, grid, classes, chunk)
     _create_coordinates(group, grid)
-    _consolidate(path)
+    _consolidate(store)
+    for name, data in objects.items():
+        Storage(path).put(name, data.to_bytes())
 
 
 def _create_array(

@@ -72,7 +72,7 @@ class Shelf:
 
     def forget_block(self, kind: str, row: int, col: int) -> None:
         """Remove what is known of a block."""
-        self._storage.remove(_name(kind, row, col))
+        self._storage.discard(_name(kind, row, col))
 
     def clear(self) -> None:
         """Remove everything but what says that it is no longer needed."""

@@ -65,7 +65,7 @@ def read_rim(masks: Masks, row: int, col: int, neighbour: tuple[int, int]) -> St
 def remove_part(masks: Masks, row: int, col: int) -> None:
     """Forget a block's part and the rims kept for it."""
     masks.storage.remove(f"{RIMS}/{row}.{col}")
-    masks.storage.remove(f"{PARTS}/{row}.{col}")
+    masks.storage.discard(f"{PARTS}/{row}.{col}")
 
 
 def pack(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:

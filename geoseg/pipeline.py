@@ -141,7 +141,7 @@ def run_pipeline(
     ):
         run = Run(pipeline, overwrite, show, stack)
         if overwrite:
-            run.storage.remove(_STATE)
+            run.storage.discard(_STATE)
         run.log(
             "pipeline",
             "start",
@@ -283,6 +283,8 @@ def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
         product,
         raster=settings.raster,
         reference=settings.reference,
+        column=settings.column,
+        evaluation=settings.evaluation,
         title=settings.title or run.pipeline.name,
         overwrite=overwrite,
     )

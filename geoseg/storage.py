@@ -8,13 +8,24 @@ whole or not at all.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
+
+
+def access(url: str) -> dict[str, Any]:
+    """Return what fsspec must be told to open a URL, beside the usual environment.
+
+    AWS_NO_SIGN_REQUEST is GDAL's word, which fsspec does not know: what is public is
+    read, or written, without credentials.
+    """
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in {"YES", "TRUE"}
+    return {"anon": True} if unsigned and url.startswith(("s3://", "s3a://")) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +45,7 @@ class Storage:
         return Path(self.url.removeprefix("file://"))
 
     def _remote(self) -> tuple[Any, str]:
-        fs, path = fsspec.core.url_to_fs(self.url)
+        fs, path = fsspec.core.url_to_fs(self.url, **access(self.url))
         return fs, path.rstrip("/")
 
     def put(self, name: str, data: bytes) -> None:
@@ -45,13 +56,14 @@ class Storage:
             return
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+        # Not by tempfile: others may read what the user's umask lets them.
+        temporary = target.parent / f".tmp-{uuid4().hex}"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
-            os.replace(temporary, target)  # noqa: PTH105 - a str from mkstemp
+            temporary.replace(target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
     def create(self, name: str, data: bytes) -> bool:
@@ -81,7 +93,8 @@ class Storage:
         if self.is_local:
             return (self._root / name).read_bytes()
         fs, path = self._remote()
-        return bytes(fs.cat_file(f"{path}/{name}"))
+        # From its first byte on: else s3fs asks for the size before it asks for more.
+        return bytes(fs.cat_file(f"{path}/{name}", start=0))
 
     def exists(self, name: str = "") -> bool:
         """Whether there is an object, or anything below a prefix."""
@@ -118,11 +131,21 @@ class Storage:
         for name in fs.find(path):
             yield name.removeprefix(path).lstrip("/")
 
+    def discard(self, name: str) -> None:
+        """Delete one object; none there is fine."""
+        if self.is_local:
+            (self._root / name).unlink(missing_ok=True)
+            return
+        fs, path = self._remote()
+        with suppress(FileNotFoundError):
+            fs.rm_file(f"{path}/{name}")
+
     def remove(self, name: str) -> None:
         """Delete an object, or everything below a prefix; nothing there is fine."""
         if not self.is_local:
             fs, path = self._remote()
-            if fs.exists(f"{path}/{name}"):
+            fs.invalidate_cache()
+            with suppress(FileNotFoundError):
                 fs.rm(f"{path}/{name}", recursive=True)
             return
         target = self._root / name

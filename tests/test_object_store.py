@@ -42,6 +42,8 @@ class Faults:
     slow: float = 0.0
     """Seconds before an answer."""
     count: int = 0
+    signed: int = 0
+    """Requests that came with credentials."""
     told: list[str] = field(default_factory=list)
 
 
@@ -68,6 +70,7 @@ class Pass(http.server.BaseHTTPRequestHandler):
         faults = self.server.faults
         with self.server.lock:
             faults.count += 1
+            faults.signed += "Authorization" in self.headers
             count = faults.count
             faults.told.append(f"{self.command} {self.path}")
         body = self.body()
@@ -169,6 +172,8 @@ def bucket(proxy, monkeypatch):
 def small(monkeypatch):
     monkeypatch.setattr(geoseg.plan, "CHUNK", 64)
     monkeypatch.setattr(geoseg.blocks, "WAITS", (0.01, 0.05))
+    # Before botocore asks again it waits; here as often, but not as long.
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +221,12 @@ def labels(out):
     return masks.read("classes", masks.grid.window)
 
 
-def test_masks_in_a_bucket(scene, expected, bucket):
+def test_masks_in_a_bucket(scene, expected, bucket, proxy):
     out = f"{bucket}/a/m.zarr"
     masks, facts = segment(scene, out)
+    # Of a block: rims, part, chunk and mark, each written and read once.
+    assert proxy.faults.count < 300
+    assert proxy.faults.signed == proxy.faults.count
     assert (labels(out) == expected).all()
     assert facts.windows == 12
     assert verify(out).whole
@@ -284,16 +292,42 @@ def test_an_object_is_made_only_once(bucket):
     assert storage.get("lock") == b"one"
 
 
-@pytest.mark.parametrize("prefix", ["s3://", "/vsis3/"])
-def test_a_raster_in_a_bucket(scene, expected, bucket, proxy, tmp_path, prefix):
+@pytest.mark.parametrize(
+    ("prefix", "faults"),
+    [
+        ("s3://", {"errors": 5}),
+        ("/vsis3/", {"errors": 5}),
+        ("s3://", {"resets": 5, "slow": 0.01}),
+    ],
+)
+def test_a_raster_in_a_bucket(scene, expected, bucket, proxy, tmp_path, prefix, faults):
     import s3fs
 
     s3fs.S3FileSystem().put(scene, f"{bucket}/scene.tif")
     source = f"{bucket}/scene.tif".replace("s3://", prefix)
-    proxy.faults = Faults(errors=5)  # GDAL tries again, too
+    proxy.faults = Faults(**faults)  # GDAL tries again, too
     out = str(tmp_path / "m.zarr")
     segment(source, out)
     assert (labels(out) == expected).all()
+
+
+def test_what_is_public_is_read_without_credentials(
+    scene, expected, bucket, proxy, tmp_path, monkeypatch
+):
+    import s3fs
+
+    s3fs.S3FileSystem().put(scene, f"{bucket}/scene.tif")
+    segment(scene, f"{bucket}/m.zarr")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    proxy.faults = Faults()
+    segment(f"{bucket}/scene.tif", str(tmp_path / "m.zarr"))
+    assert (labels(str(tmp_path / "m.zarr")) == expected).all()
+    assert (open_masks(f"{bucket}/m.zarr").dataset()["classes"] == expected).all()
+    assert proxy.faults.count > 5
+    assert proxy.faults.signed == 0
 
 
 def test_polygons_of_masks_in_a_bucket(scene, bucket, tmp_path):

@@ -558,8 +558,37 @@ def test_a_remote_cog_is_read_in_part(server, tmp_path):
     np.testing.assert_array_equal(read, pixels[:, *window.slices])
     assert valid.all()
     assert 0 < sum(served) < path.stat().st_size / 4
+    assert len(served) <= 4  # header, its rest, and the four tiles at once or by row
     assert source.identity["etag"] == '"v1"'
     assert "SECRET" not in source.name + str(source.identity) + repr(source)
+
+
+def test_a_remote_cog_is_fetched_by_blocks(server, tmp_path, monkeypatch):
+    """Each block its tiles, once: those at its rim come with its neighbour too."""
+    import geoseg.plan
+    from geoseg.testing import LocalModel, identity_card
+    from geoseg.workflow import make_plan, run_plan
+
+    url, served = server
+    pixels = np.random.default_rng(0).random((3, 512, 512)).astype(np.float32)
+    path = Path(
+        write(tmp_path / "a.tif", pixels, tiled=True, blockxsize=64, blockysize=64)
+    )
+    model = LocalModel(card=identity_card(3, window=96, overlap=16))
+    monkeypatch.setattr(geoseg.plan, "CHUNK", 64)
+    out = {}
+    for source in (str(path), f"{url}/a.tif?sig=SECRET"):
+        plan = make_plan(source, model=model, block=240, bands=["1", "2", "3"])
+        masks, _ = run_plan(plan, out=tmp_path / f"{len(out)}.zarr", progress=False)
+        out[source] = masks.read("classes", masks.grid.window)
+    here, there = out.values()
+    np.testing.assert_array_equal(here, there)
+    most = (320 / 240) ** 2  # a block of 240 px and its margin touch 320 px of tiles
+    assert path.stat().st_size < sum(served) < path.stat().st_size * most
+    assert len(served) < 64 * 3  # tiles beside each other come together
+    assert b"SECRET" not in b"".join(
+        p.read_bytes() for p in (tmp_path / "1.zarr").rglob("*") if p.is_file()
+    )
 
 
 @pytest.mark.parametrize("file", ["a.tif?sig=WRONG_SECRET", "none.tif?sig=SECRET"])
