@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
+from geoseg.errors import GeosegError
 from geoseg.settings import Settings, checked_as, read_toml
 
 _WALLTIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
@@ -170,3 +171,24 @@ _ADAPTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
 def read_cluster(path: str | os.PathLike[str]) -> Cluster:
     """Read the settings of a cluster; GeosegError says on one line what is wrong."""
     return checked_as(_ADAPTER, read_toml(path), os.fspath(path), Cluster)
+
+
+def chosen_cluster(
+    workers: int | None, scheduler: str | None, cluster: str | None
+) -> Cluster:
+    """Return what one of `--workers`, `--scheduler` and `--cluster` stands for.
+
+    Raises:
+        GeosegError: More than one is given, or it is wrong.
+    """
+    if sum(given is not None for given in (workers, scheduler, cluster)) != 1:
+        raise GeosegError(
+            "--workers starts a cluster here, --scheduler uses another and --cluster "
+            "says which in a file: give one"
+        )
+    if cluster is not None:
+        return read_cluster(cluster)
+    if scheduler is not None:
+        return Address(kind="address", address=scheduler)
+    values = {"kind": "local", "workers": workers}
+    return checked_as(_ADAPTER, values, "--workers", Cluster)

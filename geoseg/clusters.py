@@ -8,20 +8,20 @@ What listens, listens on localhost unless the cluster spans machines.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
-import platform
 import signal
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from geoseg.distribute import cores
-from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
+from geoseg.cores import PROCESSES, THREADS, cores
+from geoseg.errors import ClusterError, MissingExtraError, first_line
+from geoseg.versions import check_versions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -36,13 +36,8 @@ if TYPE_CHECKING:
         Ssh,
     )
 
-MUST_AGREE = ("python", "geoseg", "dask", "distributed", "cloudpickle")
-"""Packages whose versions must be the same on both sides: tasks travel between them."""
-SHOULD_AGREE = ("numpy", "numba", "torch", "zarr", "rasterio")
-"""Packages whose versions may change an answer by rounding; told, not refused."""
 RECONNECT = "300s"
 """How long a lost scheduler is waited for."""
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @contextmanager
@@ -67,25 +62,13 @@ def open_client(
         GeosegError: More than one is given, or the settings are wrong.
         ClusterError: Workers cannot be had.
     """
-    given = [n for n in (workers, scheduler, cluster) if n is not None]
-    if len(given) > 1:
-        raise GeosegError(
-            "--workers starts a cluster here, --scheduler uses another and --cluster "
-            "says which in a file: give one"
-        )
-    if cluster is not None:
-        from geoseg.cluster_settings import read_cluster
-
-        with cluster_client(read_cluster(cluster)) as client:
-            yield client
-    elif scheduler is not None:
-        with connected(scheduler) as client:
-            yield client
-    elif workers is not None:
-        with local_cluster(workers) as client:
-            yield client
-    else:
+    if workers is None and scheduler is None and cluster is None:
         yield None
+        return
+    from geoseg.cluster_settings import chosen_cluster
+
+    with cluster_client(chosen_cluster(workers, scheduler, cluster)) as client:
+        yield client
 
 
 @contextmanager
@@ -105,6 +88,13 @@ def cluster_client(settings: Cluster) -> Iterator[Client]:
         yield client
 
 
+def _client(where: Any, **options: Any) -> Client:  # noqa: ANN401 - Dask's
+    """Connect without becoming the client of all of Dask in this process."""
+    from distributed import Client
+
+    return Client(where, set_as_default=False, **options)
+
+
 # --- an address -----------------------------------------------------------------------
 
 
@@ -114,8 +104,6 @@ def connected(
     security: Any = None,  # noqa: ANN401 - Dask's Security
 ) -> Iterator[Client]:
     """Connect to a running scheduler, and check that both sides are alike."""
-    from distributed import Client
-
     from geoseg.sources.gdal import redact
 
     # Of a connection that is lost we tell ourselves, on one line.
@@ -124,8 +112,8 @@ def connected(
     options = {} if security is None else {"security": security}
     try:
         # Once with little patience; then with much, for when the connection is lost.
-        Client(address, timeout="20s", **options).close()
-        client = Client(address, timeout=RECONNECT, **options)
+        _client(address, timeout="20s", **options).close()
+        client = _client(address, timeout=RECONNECT, **options)
     except (OSError, ValueError, TypeError, TimeoutError, RuntimeError) as error:
         reason = redact(first_line(error))
         raise ClusterError(
@@ -136,62 +124,6 @@ def connected(
     with client:
         check_versions(client)
         yield client
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions here of what matters to a map."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in (*MUST_AGREE[1:], *SHOULD_AGREE):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def check_versions(client: Client) -> None:
-    """Refuse a cluster whose packages are not ours; warn where rounding may differ.
-
-    Raises:
-        ClusterError: Python (up to its minor version), geoseg, Dask, or what pickles
-            tasks are different on the scheduler or a worker.
-    """
-    here = versions()
-    try:
-        there = {"the scheduler": client.run_on_scheduler(versions)}
-        for address, answer in client.run(versions).items():
-            there[f"worker {address}"] = answer
-    except ImportError as error:
-        raise ClusterError(
-            f"the cluster lacks a package ({first_line(error)}): install geoseg "
-            f"{here['geoseg']} on the scheduler and on every worker"
-        ) from error
-    for place, theirs in there.items():
-        wrong = _different(here, theirs, MUST_AGREE)
-        if wrong:
-            raise ClusterError(f"{place} is not like this client: {wrong}")
-        rounding = _different(here, theirs, SHOULD_AGREE)
-        if rounding:
-            warnings.warn(
-                f"{place} may round differently: {rounding}", UserWarning, stacklevel=2
-            )
-
-
-def _different(
-    here: Mapping[str, str | None],
-    there: Mapping[str, str | None],
-    names: tuple[str, ...],
-) -> str:
-    def short(name: str, version: str | None) -> str | None:
-        if name == "python" and version is not None:
-            return version.rpartition(".")[0]
-        return version
-
-    return ", ".join(
-        f"{name} {there.get(name)} there, {here[name]} here"
-        for name in names
-        if short(name, here[name]) != short(name, there.get(name))
-    )
 
 
 @contextmanager
@@ -212,10 +144,8 @@ def local_cluster(
     dashboard: str | None = "127.0.0.1:8787",
 ) -> Iterator[Client]:
     """Start worker processes on this machine that share its cores; localhost only."""
-    if workers < 1:
-        raise GeosegError(f"--workers {workers} must be at least 1")
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import LocalCluster
 
     with ExitStack() as stack:
         # Dask gives up a worker that does not come back within 15 s after its death,
@@ -238,12 +168,12 @@ def local_cluster(
                 silence_logs=logging.CRITICAL,
             )
         stack.enter_context(cluster)
-        yield stack.enter_context(Client(cluster))
+        yield stack.enter_context(_client(cluster))
 
 
 def _environment(processes: int) -> dict[str, str]:
     """Return the environment of one of several processes that share this machine."""
-    return dict.fromkeys(_THREADS, str(max(1, cores() // processes)))
+    return dict.fromkeys(THREADS, str(max(1, cores() // processes)))
 
 
 def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - called by Dask
@@ -308,7 +238,7 @@ def gpu_workers(
 
 @contextmanager
 def _gpus(settings: Gpus) -> Iterator[Client]:
-    from distributed import Client, Scheduler, SpecCluster
+    from distributed import Scheduler, SpecCluster
 
     gpus = settings.gpus or gpu_names()
     if not gpus:
@@ -328,7 +258,7 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
         },
         workers=gpu_workers(gpus, threads=settings.threads, memory=settings.memory),
     )
-    with cluster, Client(cluster) as client:
+    with cluster, _client(cluster) as client:
         yield client
 
 
@@ -342,7 +272,6 @@ def _growing(
 ) -> Iterator[Client]:
     """Let a cluster grow with the work, up to `workers`, and shrink to `minimum`."""
     import dask
-    from distributed import Client
 
     grown = {
         "geoseg.slots": settings.workers * settings.threads,
@@ -362,7 +291,9 @@ def _growing(
             wait_count=settings.idle_checks,
             interval="2s",
         )
-        yield stack.enter_context(Client(cluster))
+        client = stack.enter_context(_client(cluster))
+        check_versions(client)  # workers that come later are compared as they come
+        yield client
 
 
 def slurm_options(settings: Slurm) -> dict[str, Any]:
@@ -385,7 +316,7 @@ def slurm_options(settings: Slurm) -> dict[str, Any]:
         "job_name": settings.job_name,
         "job_extra_directives": [*extra, *settings.directives],
         "job_script_prologue": [
-            *(f"export {name}={per_process}" for name in _THREADS),
+            *(f"export {name}={per_process}" for name in THREADS),
             *settings.prologue,
         ],
         # Workers hand over their work before the walltime ends, not all at once.
@@ -427,7 +358,7 @@ def kubernetes_spec(settings: Kubernetes) -> dict[str, Any]:
         image=settings.image,
         n_workers=settings.minimum,
         resources={"requests": dict(limits), "limits": dict(limits)},
-        env={**settings.env, **dict.fromkeys(_THREADS, str(settings.cpus))},
+        env={**settings.env, **dict.fromkeys(THREADS, str(settings.cpus))},
         worker_command="dask-worker",
     )
     pods = [spec["spec"]["worker"]["spec"], spec["spec"]["scheduler"]["spec"]]
@@ -466,13 +397,17 @@ def _kubernetes(settings: Kubernetes) -> Iterator[Client]:
 
 @contextmanager
 def _ssh(settings: Ssh) -> Iterator[Client]:
-    from distributed import Client, SSHCluster
+    from distributed import SSHCluster
 
     try:
         cluster = SSHCluster(
             [settings.scheduler or settings.hosts[0], *settings.hosts],
             connect_options=dict(settings.connect),
-            worker_options={"nthreads": settings.threads},
+            worker_options={
+                "nthreads": settings.threads,
+                "preload": ["geoseg.cores"],
+                "env": {PROCESSES: str(max(Counter(settings.hosts).values()))},
+            },
             scheduler_options={"dashboard_address": settings.dashboard},
             remote_python=settings.python,
         )
@@ -480,6 +415,6 @@ def _ssh(settings: Ssh) -> Iterator[Client]:
         raise MissingExtraError("kind = 'ssh'", "asyncssh", "ssh") from error
     except Exception as error:
         raise ClusterError(f"SSH workers cannot be had: {first_line(error)}") from error
-    with cluster, Client(cluster) as client:
+    with cluster, _client(cluster) as client:
         check_versions(client)
         yield client

@@ -8,8 +8,8 @@ a scheduler at once.
 from __future__ import annotations
 
 import logging
-import os
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +18,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from uuid import uuid4
 
+from geoseg.cores import cores
 from geoseg.errors import ClusterError, WorkersDiedError
+from geoseg.versions import check_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -174,6 +176,7 @@ class Cluster:
         self._sent: dict[str, _Sent] = {}
         """By Dask's key."""
         self._slots = 1
+        self._greeted: set[str] = set()
         self._asked = self._looked = -1e9  # monotonic seconds, long ago
         self._longest = 0.0
         self._stuck = float(dask.config.get("geoseg.stuck-after", STUCK_AFTER))
@@ -201,7 +204,14 @@ class Cluster:
             with suppress(*_LOST):
                 threads: dict[str, int] = self._client.nthreads()
                 self._slots = max(1, self._most, sum(threads.values()))
+                self._greet(set(threads))
         return self._slots
+
+    def _greet(self, workers: set[str]) -> None:
+        """Compare the packages of workers that were not there before with ours."""
+        if new := workers - self._greeted:
+            check_workers(self._client, new)
+            self._greeted |= new
 
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
         """Start `function(shared, *args)` on some worker."""
@@ -309,7 +319,7 @@ class Cluster:
             names = ", ".join(sorted(stuck))
             _LOG.warning("restarting %s: stuck for %.0f s", names, limit)
             self._client.restart_workers(
-                sorted(stuck), timeout=30, raise_for_error=False
+                sorted(stuck), timeout=10, raise_for_error=False
             )
 
 
@@ -391,14 +401,32 @@ def unordered(
                 yield outcome.tag, cast("R", outcome.result)
 
 
+def ordered(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    client: Client | None = None,
+    in_flight: int | None = None,
+) -> Iterator[R]:
+    """Map as `unordered`, yielding results in the order of the items.
+
+    What sums of floating-point numbers are made of must not depend on who was first.
+    """
+    taken: deque[T] = deque()
+    early: dict[T, R] = {}
+
+    def noted() -> Iterator[T]:
+        for item in items:
+            taken.append(item)
+            yield item
+
+    for item, result in unordered(
+        function, noted(), client=client, in_flight=in_flight
+    ):
+        early[item] = result
+        while taken and taken[0] in early:
+            yield early.pop(taken.popleft())
+
+
 def _apply(function: Callable[[T], R], item: T) -> R:
     return function(item)
-
-
-def cores() -> int:
-    """Return how many cores this process may use (affinity, containers)."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (os.cpu_count() or 1)
-    )

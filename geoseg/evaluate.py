@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +13,8 @@ import numpy as np
 from geoseg.accuracy import Accuracy, Estimator, estimate
 from geoseg.boundary import BoundaryScore, count_boundaries, halo
 from geoseg.calibration import Calibration, calibrate
+from geoseg.cores import cores
+from geoseg.distribute import ordered
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.evaluation import Evaluation
 from geoseg.grid import Window
@@ -24,6 +24,7 @@ from geoseg.raster import redact
 from geoseg.true_objects import ObjectTally, score, tally_objects
 
 if TYPE_CHECKING:
+    from distributed import Client
     from numpy.typing import NDArray
 
 Design = Literal["auto", "census", "stratified", "random", "counts"]
@@ -50,6 +51,7 @@ def evaluate(
     boundary: float | None = None,
     objects: bool = False,
     threads: int | None = None,
+    client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Compare masks with a reference of points, polygons or a class raster.
@@ -81,7 +83,8 @@ def evaluate(
         finite_population: shrink standard errors by how much of a stratum was sampled.
         boundary: also score boundaries within this distance, in pixels.
         objects: also score the masks' instances against the reference's polygons.
-        threads: how many blocks are read at a time.
+        threads: how many blocks are read at a time, in this process.
+        client: Dask client to count blocks on; the figures are the same.
         progress: called with blocks done and blocks in all.
 
     Returns:
@@ -107,7 +110,7 @@ def evaluate(
         strict=strict,
     )
     job = _Job(masks=store, labels=labels, boundary=boundary, objects=objects)
-    total = _run(job, threads or min(4, os.cpu_count() or 1), progress)
+    total = _run(job, threads, client, progress)
     accuracy = _estimate(job, total, design, confidence, finite=finite_population)
     census = accuracy.estimator == "census"
     return Evaluation(
@@ -183,14 +186,18 @@ class _Tally:
 
 
 def _run(
-    job: _Job, threads: int, progress: Callable[[int, int], None] | None
+    job: _Job,
+    threads: int | None,
+    client: Client | None,
+    progress: Callable[[int, int], None] | None,
 ) -> _Tally:
     # Whole chunks, so that none is decoded twice.
     side = max(1, _BLOCK // job.masks.chunk) * job.masks.chunk
     windows = blocks(job.masks.grid, side)
-    with ThreadPoolExecutor(threads) as pool:
-        tallies = pool.map(lambda w: _tally(job, w), windows)
-        return reduce(_Tally.__add__, _reported(tallies, len(windows), progress))
+    if threads is None and client is None:
+        threads = min(4, cores())
+    tallies = ordered(partial(_tally, job), windows, client=client, in_flight=threads)
+    return reduce(_Tally.__add__, _reported(tallies, len(windows), progress))
 
 
 def _reported(

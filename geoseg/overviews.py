@@ -11,7 +11,6 @@ leaves them out, since GDAL takes the last array it finds there for the raster.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from uuid import uuid4
 import numpy as np
 
 from geoseg.classes import Class, nodata_value
+from geoseg.cores import cores
 from geoseg.errors import MasksError
 from geoseg.grid import Window
 from geoseg.masks import Masks, create_group, open_masks
@@ -281,7 +281,7 @@ def _each(
 ) -> Iterator[Window]:
     """Work on squares, several at a time; yield each that is done."""
     lock = Lock()
-    workers = threads or min(4, os.cpu_count() or 1)
+    workers = threads or min(4, cores())
     with ThreadPoolExecutor(workers) as pool:
         try:
             tasks = {pool.submit(work, reader, levels, s, lock): s for s in squares}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, field_validator
 
 from geoseg.cluster_settings import Cluster, read_cluster
 from geoseg.settings import Settings, checked_as, override, read_toml
@@ -21,6 +21,7 @@ _PATHS = (
     ("vectorize", "stats"),
     ("report", "raster"),
     ("report", "reference"),
+    ("report", "evaluation"),
 )
 """Keys that may be paths; in a file they are relative to it."""
 
@@ -29,7 +30,8 @@ class Segment(Settings):
     """As `geoseg segment`."""
 
     raster: str | list[str]
-    model: str
+    model: str | list[str]
+    """Several are averaged."""
     masks: str = "masks.zarr"
     """The store, in `out` unless it is a URL or an absolute path."""
     aoi: str | None = None
@@ -40,6 +42,7 @@ class Segment(Settings):
     batch: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tta: Literal["d4", "flips"] | None = None
     scores: bool = False
     probabilities: bool = False
     resolution: Literal["model", "native"] | float = "model"
@@ -64,6 +67,7 @@ class Vectorize(Settings):
     connectivity: Literal[4, 8] = 4
     stats: str | None = None
     layer: str | None = None
+    block: int | None = None
 
 
 class Export(Settings):
@@ -81,6 +85,8 @@ class Report(Settings):
     title: str | None = None
     raster: str | None = None
     reference: str | None = None
+    column: str | None = None
+    evaluation: str | None = None
 
 
 class Pipeline(Settings):
@@ -97,6 +103,16 @@ class Pipeline(Settings):
     cluster: Cluster | None = None
     """Where workers come from: a file, or its contents; absent: this process."""
 
+    @field_validator("out")
+    @classmethod
+    def _is_folder(cls, value: str) -> str:
+        if "://" in value and not value.startswith("file://"):
+            raise ValueError(
+                f"{value!r} is not a folder: the log and single files need one; the "
+                "masks may lie elsewhere, segment.masks = 's3://bucket/masks.zarr'"
+            )
+        return value.removeprefix("file://")
+
     def product(self, name: str) -> str:
         """Return where a product lies."""
         return name if "://" in name else str(Path(self.out) / name)
@@ -111,13 +127,17 @@ _ADAPTER: TypeAdapter[Pipeline] = TypeAdapter(Pipeline)
 
 
 def read_pipeline(
-    path: str | os.PathLike[str], overrides: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    cluster: Cluster | None = None,
 ) -> Pipeline:
     """Read and check a pipeline file, and that of its cluster.
 
     Args:
         path: The TOML file. Paths in it are relative to it.
         overrides: `key=value` that win; paths in them are relative to where you are.
+        cluster: Where workers come from, whatever the file says.
 
     Raises:
         GeosegError: What is wrong with it, on one line.
@@ -128,7 +148,9 @@ def read_pipeline(
         _anchor(values, keys, folder)
     for text in overrides:
         override(values, text)
-    if isinstance(values.get("cluster"), str):
+    if cluster is not None:
+        values["cluster"] = cluster
+    elif isinstance(values.get("cluster"), str):
         values["cluster"] = read_cluster(values["cluster"])
     return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
 
@@ -146,7 +168,9 @@ def _anchor(values: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
         table[last] = _anchored(found, folder, must_exist=last == "model")
     elif isinstance(found, list):
         table[last] = [
-            _anchored(f, folder, must_exist=False) if isinstance(f, str) else f
+            _anchored(f, folder, must_exist=last == "model")
+            if isinstance(f, str)
+            else f
             for f in found
         ]
 

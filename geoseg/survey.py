@@ -6,7 +6,6 @@ and the few most remarkable places, so memory does not grow with the raster.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.classes import Class, nodata_value
+from geoseg.cores import cores
 from geoseg.errors import RegionsError
 from geoseg.grid import Window
 from geoseg.overviews import read_plain
@@ -139,7 +139,7 @@ def survey(
     job = _Job(reader=reader, measure=_measure(grid), shape=shape, scores=scores or {})
     squares = list(_blocks(grid, reader.chunk))
     total = _Total.of(job)
-    workers = threads or min(4, os.cpu_count() or 1)
+    workers = threads or min(4, cores())
     found = _ahead(lambda w: _look(job, w), squares, workers)
     for done, block in enumerate(found, start=1):
         total.add(block)

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from geoseg._version import __version__
 from geoseg.blocks import Job
-from geoseg.distribute import cores
+from geoseg.cores import cores
 from geoseg.errors import (
     GeosegError,
     MasksError,

@@ -4,6 +4,7 @@ import datetime as dt
 import ipaddress
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -13,25 +14,31 @@ import tomllib
 from pathlib import Path
 
 import dask
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 import yaml
 from affine import Affine
+from geopandas.testing import assert_geodataframe_equal
 
 import geoseg.clusters
+import geoseg.versions
+from geoseg.cli import run as geoseg_run
 from geoseg.cluster_settings import read_cluster
 from geoseg.clusters import (
-    check_versions,
     cluster_client,
     gpu_names,
     kubernetes_spec,
     local_cluster,
     open_client,
     slurm_options,
-    versions,
 )
+from geoseg.cores import THREADS, container_quota, cores, dask_setup, threads
+from geoseg.demo.scene import write_scene
+from geoseg.distribute import engine
 from geoseg.errors import ClusterError, GeosegError
+from geoseg.versions import check_versions, versions
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
 FILES = sorted(CLUSTER.rglob("*.toml"))
@@ -77,6 +84,83 @@ def test_only_one_place_can_be_given():
         open_client(workers=2, scheduler="tcp://127.0.0.1:1"),
     ):
         pass
+    with (
+        pytest.raises(GeosegError, match="workers: input should be greater"),
+        open_client(workers=0),
+    ):
+        pass
+
+
+# --- every long command ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running():
+    """Start a cluster of one process that many tests use."""
+    with local_cluster(1, dashboard=None) as client:
+        yield client
+
+
+@pytest.fixture
+def at_work(running):
+    """Return a function that says how many tasks the cluster has had."""
+
+    def count():
+        return running.run_on_scheduler(
+            lambda dask_scheduler: dask_scheduler.transition_counter
+        )
+
+    return count
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    write_scene(folder / "scene.tif", folder / "truth.tif", 300, 280, 7)
+    return folder
+
+
+def files(folder):
+    """Return the labels' chunks, by name."""
+    found = (folder / "classes").iterdir()
+    return {p.name: p.read_bytes() for p in found if p.name[0] != "."}
+
+
+def test_every_long_command_takes_a_cluster_file(
+    running, at_work, scene, tmp_path, capsys
+):
+    """And answers the same as without."""
+    (tmp_path / "here.toml").write_text(
+        f"kind = 'address'\naddress = '{running.scheduler.address}'"
+    )
+    cluster = ["--cluster", str(tmp_path / "here.toml")]
+    (tmp_path / "p.toml").write_text(
+        f"out = 'out'\n[segment]\nraster = '{scene}/scene.tif'\n"
+        "model = 'otsu:ndwi'\n[vectorize]\n"
+    )
+    for name, more in (("alone", []), ("there", cluster)):
+        masks, regions = str(tmp_path / f"{name}.zarr"), str(tmp_path / f"{name}.gpkg")
+        out = ["--set", f"out={tmp_path / name}"]
+        for line in (
+            ["segment", f"{scene}/scene.tif", "--model", "otsu:ndwi", "--out", masks],
+            ["vectorize", masks, "--out", regions, "--simplify", "20"],
+            ["evaluate", masks, "--reference", f"{scene}/truth.tif", "--boundary", "2",
+             "--map", "water=water", "--csv", f"{tmp_path}/{name}.csv"],
+            ["verify", masks],
+            ["run", str(tmp_path / "p.toml"), *out],
+        ):  # fmt: skip
+            before = at_work()
+            assert geoseg_run([*line, *more, "--quiet"]) == 0, capsys.readouterr().err
+            assert (at_work() > before) == bool(more), line
+    assert files(tmp_path / "there.zarr") == files(tmp_path / "alone.zarr")
+    assert files(tmp_path / "there" / "masks.zarr") == files(tmp_path / "alone.zarr")
+    alone, there = (
+        geopandas.read_file(tmp_path / f"{name}.gpkg") for name in ("alone", "there")
+    )
+    assert_geodataframe_equal(alone, there)
+    alone, there = ((tmp_path / f"{n}.csv").read_text() for n in ("alone", "there"))
+    assert alone == there
+    assert alone.count("\n") > 2
 
 
 @pytest.mark.parametrize(
@@ -136,6 +220,12 @@ def _facts(dask_worker):
     }
 
 
+def _torch_threads():
+    import torch
+
+    return torch.get_num_threads()
+
+
 def test_a_process_per_gpu_and_each_sees_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-17")
     assert gpu_names() == ["0", "GPU-17"]
@@ -143,12 +233,42 @@ def test_a_process_per_gpu_and_each_sees_its_own(tmp_path, monkeypatch):
     with cluster_client(made) as client:
         client.wait_for_workers(2, timeout=60)
         facts = list(client.run(_facts).values())
+        torches = list(client.run(_torch_threads).values())
+    assert sum(torches) <= max(cores(), 2)  # of both together
     seen = sorted(f["environment"]["CUDA_VISIBLE_DEVICES"] for f in facts)
     assert seen == ["0", "GPU-17"]
-    cores = len(os.sched_getaffinity(0))
     for fact in facts:
         assert fact["host"].startswith("tcp://127.0.0.1:")
-        assert 2 * int(fact["environment"]["OMP_NUM_THREADS"]) <= max(cores, 2)
+        assert 2 * int(fact["environment"]["OMP_NUM_THREADS"]) <= max(cores(), 2)
+
+
+def test_a_process_computes_with_the_threads_it_is_told(monkeypatch):
+    monkeypatch.delenv(THREADS[0], raising=False)
+    assert threads() == cores() >= 1
+    monkeypatch.setenv(THREADS[0], "1")
+    assert threads() == 1
+    monkeypatch.setenv(THREADS[0], "10000")
+    assert threads() == cores()
+    monkeypatch.setenv("GEOSEG_PROCESSES", str(cores()))
+    dask_setup(None)  # what Dask told it, one thread, was not meant
+    assert {os.environ[name] for name in THREADS} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "quota"),
+    [
+        ("cpu.max", "max 100000\n", None),
+        ("cpu.max", "250000 100000\n", 2.5),
+        ("cpu/cpu.cfs_quota_us", "-1\n", None),
+        ("cpu/cpu.cfs_quota_us", "800000\n", 8.0),
+        ("elsewhere", "1", None),
+    ],
+)
+def test_a_containers_share_of_the_cores_is_known(tmp_path, name, text, quota):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / name).write_text(text)
+    assert container_quota(tmp_path) == quota
 
 
 def test_no_gpu_is_said(tmp_path, monkeypatch):
@@ -223,6 +343,7 @@ def test_no_scheduler_is_said_quickly():
     ):
         pass
     assert error.value.exit_status == 3
+    assert dask.config.get("scheduler", None) is None  # Dask is as it was
 
 
 class Cluster:
@@ -234,19 +355,20 @@ class Cluster:
     def run_on_scheduler(self, function):
         return {**function(), **self.scheduler}
 
-    def run(self, function):
-        return {"tcp://w:1": {**function(), **self.worker}}
+    def run(self, function, *, workers, on_error):
+        assert (workers, on_error) == (None, "return")
+        return {"tcp://w:1": self.worker or function()}
 
 
 def test_versions_are_compared_on_both_sides():
     check_versions(Cluster({}, {}))
     check_versions(Cluster({"python": versions()["python"] + "9"}, {}))  # micro
     with pytest.raises(ClusterError, match=r"worker tcp://w:1 is .*geoseg 9\.9 there"):
-        check_versions(Cluster({}, {"geoseg": "9.9"}))
+        check_versions(Cluster({}, {**versions(), "geoseg": "9.9"}))
     with pytest.raises(ClusterError, match=r"the scheduler is .*python 3\.1\.4 there"):
         check_versions(Cluster({"python": "3.1.4"}, {}))
     with pytest.warns(UserWarning, match=r"may round differently: torch 1\.0 there"):
-        check_versions(Cluster({}, {"torch": "1.0"}))
+        check_versions(Cluster({}, {**versions(), "torch": "1.0"}))
 
 
 def test_a_cluster_without_geoseg_is_refused():
@@ -256,6 +378,29 @@ def test_a_cluster_without_geoseg_is_refused():
 
     with pytest.raises(ClusterError, match="install geoseg"):
         check_versions(Bare({}, {}))
+    missing = ModuleNotFoundError("No module named 'geoseg'")
+    with pytest.raises(ClusterError, match=r"worker tcp://w:1 lacks .*install geoseg"):
+        check_versions(Cluster({}, missing))
+    check_versions(Cluster({}, OSError("gone meanwhile")))
+
+
+def test_a_worker_that_comes_later_is_compared_too(running, monkeypatch):
+    """As those of SLURM and Kubernetes, which come when there is work."""
+    with engine(None, client=running) as tasks:
+        assert tasks.slots >= 1
+    mine = {**versions(), "geoseg": "0.0.1"}
+    monkeypatch.setattr(geoseg.versions, "versions", lambda: mine)
+
+    def told(*_, **__):
+        return {running_worker: versions()}
+
+    running_worker = next(iter(running.nthreads()))
+    monkeypatch.setattr(running, "run", told)
+    with (
+        engine(None, client=running) as tasks,
+        pytest.raises(ClusterError, match=r"not like this client: geoseg .* 0\.0\.1"),
+    ):
+        tasks.slots  # noqa: B018 - asks the scheduler who is there
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +469,53 @@ def test_tls(certificates, tmp_path):
     finally:
         scheduler.kill()
         scheduler.wait()
+
+
+# --- SSH ------------------------------------------------------------------------------
+
+
+def test_machines_that_are_reached_by_ssh(tmp_path):
+    """Two workers on one machine, through a real server; they share its cores."""
+    pytest.importorskip("asyncssh")
+    from sshd import ssh_server
+
+    with ssh_server(tmp_path / "known_hosts") as port:
+        made = settings(
+            tmp_path,
+            "kind = 'ssh'\nhosts = ['127.0.0.1', '127.0.0.1']\n"
+            "dashboard = '127.0.0.1:0'\n[connect]\nusername = 'me'\n"
+            f"port = {port}\nknown_hosts = '{tmp_path / 'known_hosts'}'",
+        )
+        with cluster_client(made) as client:
+            client.wait_for_workers(2, timeout=60)
+            facts = list(client.run(_facts).values())
+    share = str(max(1, cores() // 2))
+    assert [f["environment"]["OMP_NUM_THREADS"] for f in facts] == [share, share]
+    assert [f["threads"] for f in facts] == [2, 2]
+
+
+def test_no_machine_is_said(tmp_path):
+    pytest.importorskip("asyncssh")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = f"kind='ssh'\nhosts=['127.0.0.1']\nconnect={{port={port}}}"
+    made = settings(tmp_path, text)
+    with pytest.raises(ClusterError, match="SSH workers cannot"), cluster_client(made):
+        pass
+
+
+# --- the plan on paper ----------------------------------------------------------------
+
+
+def test_the_worked_plan_is_what_geoseg_says(monkeypatch, capsys):
+    """The table in the README is what its script prints."""
+    script = str(CLUSTER / "worked_plan.py")
+    monkeypatch.setattr(sys, "argv", [script, "--mpx", "50"])
+    runpy.run_path(script, run_name="__main__")
+    table = capsys.readouterr().out
+    assert table.count("\n") > 8
+    assert table in (CLUSTER / "README.md").read_text()
 
 
 # --- Kubernetes -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ ROOT = Path(geoseg.__file__).parent
 
 # Lowest first. A room may import rooms of its own line or of lines above it.
 ORDER = (
-    ("_version", "errors"),
+    ("_version", "cores", "errors"),
     ("classes", "grid", "storage", "lock"),
     ("plan", "metadata", "device", "blend"),
     ("sources", "raster", "masks", "models"),

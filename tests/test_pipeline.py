@@ -93,11 +93,30 @@ def test_the_files_to_copy_are_right(path):
         ("cluster={kind='local', worker=2}", "did you mean workers?"),
         ("out", "--set 'out' is not key=value"),
         ("out.x=1", "out is not a table"),
+        ("out=s3://bucket/out", "out: 's3://bucket/out' is not a folder: the log"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(water, override, said):
     assert said in refusal(water, override)
     assert not (Path(water).parent / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["segment", "vectorize", "export", "report"])
+def test_a_stage_knows_what_its_command_knows(stage):
+    """Keys are the command's options; what the pipeline itself decides is not there."""
+    from geoseg.cli import program
+    from geoseg.pipeline_settings import Pipeline
+
+    command = program.get_command(None, stage)
+    options = {p.name for p in command.params}
+    decided = {"out", "masks", "overwrite", "quiet", "as_json"}
+    decided |= {"workers", "scheduler", "cluster"}
+    annotation = Pipeline.model_fields[stage].annotation
+    table = annotation if isinstance(annotation, type) else annotation.__args__[0]
+    own = {"segment": {"masks"}}.get(stage, {"file"})
+    known = {k for k in table.model_fields if k not in own}
+    # How a word on the command line becomes a value is its own affair.
+    assert known == options - decided
 
 
 def test_a_file_that_is_none(tmp_path):
@@ -119,6 +138,12 @@ def test_overrides_win_and_are_relative_to_where_one_is(water):
     assert pipeline.vectorize.simplify == 2.5
     assert read_pipeline(water).segment.raster == str(Path(water).parent / "scene.tif")
     assert read_pipeline(water).segment.model == "otsu:ndwi"  # no path
+    (Path(water).parent / "a.py").touch()
+    (Path(water).parent / "water.toml").write_text(
+        'out = "out"\n[segment]\nraster = "scene.tif"\nmodel = ["a.py:f", "otsu:nir"]'
+    )
+    several = [str(Path(water).parent / "a.py:f"), "otsu:nir"]
+    assert read_pipeline(water).segment.model == several
 
 
 def test_the_cluster_may_be_a_file_or_a_table(water, tmp_path):
@@ -129,6 +154,18 @@ def test_the_cluster_may_be_a_file_or_a_table(water, tmp_path):
     ):
         assert read_pipeline(water, [text]).cluster.workers == 2
     assert "cannot be read" in refusal(water, "cluster=none.toml")
+
+
+def test_the_cluster_may_be_an_option(water, tmp_path, capsys):
+    """Which wins over the file; `--check` reads both."""
+    (tmp_path / "two.toml").write_text('kind = "local"\nworkers = "two"\n')
+    line = ["run", water, "--check", "--set", "cluster={kind='local', workers=0}"]
+    assert geoseg_run(line) == 2
+    assert geoseg_run([*line, "--workers", "2"]) == 0
+    assert geoseg_run([*line, "--scheduler", "tcp://127.0.0.1:1"]) == 0
+    assert geoseg_run([*line, "--cluster", str(tmp_path / "two.toml")]) == 2
+    assert "two.toml: workers: input should be a valid" in capsys.readouterr().err
+    assert geoseg_run([*line, "--workers", "2", "--scheduler", "tcp://h:1"]) == 2
 
 
 # --- running --------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geoseg.cli.common import output_options, report
+from geoseg.cli.common import cluster_options, output_options, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Examples:
   geoseg run pipelines/water.toml
   geoseg run water.toml --set segment.raster=june.tif --set out=out/june
-  geoseg run landcover.toml --set cluster=cluster/slurm.toml
+  geoseg run landcover.toml --cluster cluster/slurm.toml
 """
 )
 @click.argument("pipeline", type=click.Path(dir_okay=False), metavar="PIPELINE.toml")
@@ -34,6 +34,7 @@ Examples:
 )
 @click.option("--check", is_flag=True, help="Check the file, and run nothing.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
+@cluster_options
 @output_options
 def run(
     *,
@@ -41,6 +42,9 @@ def run(
     overrides: tuple[str, ...],
     check: bool,
     overwrite: bool,
+    workers: int | None,
+    scheduler: str | None,
+    cluster: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -51,10 +55,13 @@ def run(
     run already; 3 some blocks failed or workers were lost, run it again; 130 and 143
     interrupted, run it again.
     """
+    from geoseg.cluster_settings import chosen_cluster
     from geoseg.pipeline import run_pipeline
     from geoseg.pipeline_settings import read_pipeline
 
-    settings = read_pipeline(pipeline, overrides)
+    given = (workers, scheduler, cluster)
+    place = None if given == (None, None, None) else chosen_cluster(*given)
+    settings = read_pipeline(pipeline, overrides, cluster=place)
     if check:
         report({"ok": True}, [f"{pipeline}: fine"], quiet=quiet, as_json=as_json)
         return

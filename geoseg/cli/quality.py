@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from geoseg.cli.common import output_options
+from geoseg.cli.common import cluster_options, output_options
 from geoseg.cli.labels import label_options, numbers
 
 _WIDTH = 120
@@ -56,6 +56,7 @@ Examples:
 @click.option("--csv", metavar="FILE.csv", help="Write figures by class.")
 @click.option("--matrix", metavar="FILE.csv", help="Write the confusion matrix.")
 @click.option("--figures", metavar="FOLDER", help="Write figures as PNG.")
+@cluster_options
 @output_options
 def evaluate(
     *,
@@ -65,6 +66,9 @@ def evaluate(
     csv: str | None,
     matrix: str | None,
     figures: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    cluster: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - those of evaluate, as declared above
@@ -72,12 +76,16 @@ def evaluate(
     """Compare MASKS with a reference: accuracy and areas with honest intervals."""
     from rich.console import Console
 
+    from geoseg.clusters import open_client
     from geoseg.evaluate import evaluate as run
     from geoseg.progress import steps
 
     _check_places(csv, matrix)
-    with steps("evaluate", quiet=quiet or as_json) as show:
-        found = run(masks, reference, progress=show, **options)
+    with (
+        open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client,
+        steps("evaluate", quiet=quiet or as_json) as show,
+    ):
+        found = run(masks, reference, client=client, progress=show, **options)
     if csv:
         found.to_csv(csv)
     if matrix:

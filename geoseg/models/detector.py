@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from geoseg.cores import threads
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device
 from geoseg.models.footprint import weight_bytes
@@ -79,9 +80,9 @@ class DetectorModel:
         self._module = module.eval().requires_grad_(requires_grad=False)
         self._module.to(self._device)
         self._scaling = Scaling(card.bands, self._device)
-        threads = torch.get_num_threads() if self.device == "cpu" else 1
-        self._threads = SingleThreads(threads)
-        self.batch = options.batch or threads
+        count = min(threads(), torch.get_num_threads()) if self.device == "cpu" else 1
+        self._threads = SingleThreads(count)
+        self.batch = options.batch or count
         self._score = float(card.facts.get("score", SURE)) if score is None else score
         self._values = np.array([c.value for c in card.classes])
         things = [c.name in (card.things or [c.name]) for c in card.classes]

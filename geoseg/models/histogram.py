@@ -7,7 +7,6 @@ within 0.05 % of the value, in order, with no range to know beforehand, in one p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoseg.cores import threads
 from geoseg.errors import ModelError
 from geoseg.grid import Window
 
@@ -57,7 +57,7 @@ def raster_histogram(
     """
     exact = value is None and source.dtype.kind in "iu" and source.dtype.itemsize <= 2
 
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, threads())
 
     def count(first: int) -> NDArray[np.int64]:
         counts = np.zeros(1 << 16 if exact else _FLOAT_BINS, np.int64)

@@ -13,7 +13,6 @@ trace of windows or blocks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from geoseg.classes import class_table
+from geoseg.cores import threads
 from geoseg.errors import ModelError
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.cluster import KMeans
@@ -59,7 +59,7 @@ class Superpixels:
     @property
     def batch(self) -> int:
         """Windows per call: one for each core."""
-        return os.cpu_count() or 1
+        return threads()
 
     def fit(self, source: Source) -> Self:
         """Return the model with centres fitted to a sample of the whole raster."""

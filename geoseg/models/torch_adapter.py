@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from geoseg.cores import threads
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
 from geoseg.models.footprint import forward_bytes, weight_bytes
@@ -68,7 +69,9 @@ class TorchModel:
         self._module = _prepare(plain, self._device, self._dtype)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
-            SingleThreads(torch.get_num_threads()) if self.device == "cpu" else None
+            SingleThreads(min(threads(), torch.get_num_threads()))
+            if self.device == "cpu"
+            else None
         )
         if options.batch is not None:
             self.batch = options.batch

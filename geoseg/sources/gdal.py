@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from geoseg.cores import threads
 from geoseg.errors import RasterError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def environment(path: str) -> Iterator[None]:
 
     options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_MB}
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
-        options["GDAL_NUM_THREADS"] = min(4, os.cpu_count() or 1)
+        options["GDAL_NUM_THREADS"] = min(4, threads())
     if is_remote(path):
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

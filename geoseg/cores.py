@@ -1,0 +1,69 @@
+"""How many cores this process may use, and how many threads it should compute with."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that say how many threads a process computes with."""
+PROCESSES = "GEOSEG_PROCESSES"
+"""Variable that says how many worker processes there are on a machine."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Return how many cores this process may use: machine, affinity, container."""
+    allowed = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
+    quota = container_quota(_CGROUP)
+    return allowed if quota is None else max(1, min(allowed, round(quota)))
+
+
+def threads() -> int:
+    """Return how many threads to compute with: its share, where processes share cores.
+
+    Whoever starts several processes on a machine tells each its share, as torch and
+    BLAS want to be told: by OMP_NUM_THREADS.
+    """
+    told = os.environ.get(THREADS[0], "")
+    return min(cores(), int(told)) if told.isdigit() and int(told) else cores()
+
+
+def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - called by Dask
+    """Take a worker's share of a machine whose cores only it can count; a preload.
+
+    It comes before torch and BLAS are imported, which look only then, and after Dask
+    has told every worker to compute with one thread.
+    """
+    share = max(1, cores() // int(os.environ[PROCESSES]))
+    os.environ.update(dict.fromkeys(THREADS, str(share)))
+
+
+@cache
+def container_quota(cgroup: Path) -> float | None:
+    """Return how many cores' time a container may use; None where it is not limited.
+
+    Args:
+        cgroup: Where the control groups are mounted: of version 2, in one tree, or of
+            version 1, by controller. See the kernel's admin-guide/cgroup-v2, `cpu.max`.
+    """
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if quota in {"max", "-1"}:
+        return None
+    try:
+        return int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
