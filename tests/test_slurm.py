@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+
+import geoseg.plan
+from geoseg.pipeline import run_pipeline
+from geoseg.pipeline_settings import read_pipeline
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent / "cluster" / "slurm"
@@ -65,14 +70,12 @@ def slurm(tmp_path_factory):
     subprocess.run(["sh", script, "stop", str(folder)], check=False)
 
 
-@pytest.fixture
-def job(slurm, tmp_path):
-    """Return a folder with a raster, a slow model and a pipeline, and its variables."""
-    import textwrap
-
+def prepare(folder, sleep):
+    """Make a folder with a raster, a model that is slow, and a pipeline."""
+    folder.mkdir()
     values = np.random.default_rng(0).random((3, 330, 290), np.float32)
     with rasterio.open(
-        tmp_path / "scene.tif",
+        folder / "scene.tif",
         "w",
         driver="GTiff",
         count=3,
@@ -83,14 +86,37 @@ def job(slurm, tmp_path):
         transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
     ) as file:
         file.write(values)
-    log = str(tmp_path / "jobs.log")
-    model = textwrap.dedent(MODEL.format(log=log, sleep=0.08))
-    (tmp_path / "slow.py").write_text(model)
-    (tmp_path / "p.toml").write_text(
+    model = textwrap.dedent(MODEL.format(log=str(folder / "jobs.log"), sleep=sleep))
+    (folder / "slow.py").write_text(model)
+    (folder / "p.toml").write_text(
         'out = "out"\n[segment]\nraster = "scene.tif"\nmodel = "slow.py:make"\n'
         'bands = ["1", "2", "3"]\nblock = 72\n'
     )
-    return tmp_path, slurm
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jobs(slurm, tmp_path_factory):
+    """Submit the batch jobs at once: tests look at them when they have had their time.
+
+    Returns the folder and the id of each, by what becomes of it.
+    """
+    base = tmp_path_factory.mktemp("jobs")
+    submitted = {}
+    for name, sleep, script, more in (
+        # A minute, and SIGTERM 55 seconds before its end.
+        ("walltime", 0.4, "driver.sbatch",
+         ["--time=1", "--signal=B:TERM@55", "--mem=0"]),
+        ("allocation", 0.08, "allocation.sbatch",
+         ["--ntasks=2", "--cpus-per-task=2", "--mem-per-cpu=100", "--time=5"]),
+    ):  # fmt: skip
+        folder = prepare(base / name, sleep)
+        line = ["sbatch", "--parsable", *more, str(SCRIPTS / script), "p.toml"]
+        made = subprocess.run(
+            line, cwd=folder, env=slurm, check=True, capture_output=True, text=True
+        )
+        submitted[name] = (folder, made.stdout.strip())
+    return submitted
 
 
 def chunks(out):
@@ -98,14 +124,16 @@ def chunks(out):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name[0] != "."}
 
 
-def expected(folder, env):
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
     """Return what a run without SLURM makes."""
-    line = [sys.executable, "-m", "geoseg", "run", "p.toml", "--quiet"]
-    fast = (folder / "slow.py").read_text().replace("time.sleep", "float")
-    (folder / "fast.py").write_text(fast.replace(str(folder / "jobs.log"), os.devnull))
-    line += ["--set", "out=here", "--set", f"segment.model={folder}/fast.py:make"]
-    subprocess.run(line, check=True, cwd=folder, env=env, timeout=100)
-    return chunks(folder / "here")
+    folder = prepare(tmp_path_factory.mktemp("here") / "here", 0)
+    before = geoseg.plan.CHUNK
+    try:
+        run_pipeline(read_pipeline(folder / "p.toml"))
+    finally:
+        geoseg.plan.CHUNK = before  # the model sets it
+    return chunks(folder / "out")
 
 
 def jobs_seen(folder):
@@ -140,41 +168,6 @@ def command(folder, *more):
     return [*line, "--set", f"cluster={cluster(folder)}", *more]
 
 
-def test_workers_are_jobs_and_one_is_cancelled(job):
-    """Encrypted, adaptive from 0 to 2 jobs; one of them is lost in the middle."""
-    folder, env = job
-    process = subprocess.Popen(
-        command(folder), cwd=folder, env=env, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while len(set(jobs_seen(folder))) < 2 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    victim = jobs_seen(folder)[-1]
-    subprocess.run(["scancel", victim], check=True, env=env)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert chunks(folder / "out") == expected(folder, env)
-    seen = jobs_seen(folder)
-    assert "none" not in seen  # the client infers nothing
-    assert len(seen) <= windows() + 4 * 6  # what the lost one had in hand, at most
-    queue = ["squeue", "-h", "-n", "geoseg-worker"]
-    for _ in range(60):
-        if not subprocess.run(queue, env=env, capture_output=True, check=True).stdout:
-            break
-        time.sleep(0.5)
-    else:
-        pytest.fail("workers outlive the run")
-
-
-def submitted(script, folder, env, *more):
-    line = ["sbatch", "--parsable", *more[:-1], str(SCRIPTS / script), *more[-1]]
-    made = subprocess.run(
-        line, cwd=folder, env=env, check=True, capture_output=True, text=True
-    )
-    return made.stdout.strip()
-
-
 def state(job_id, env):
     line = ["scontrol", "show", "job", "-o", job_id]
     text = subprocess.run(
@@ -183,43 +176,60 @@ def state(job_id, env):
     return dict(p.split("=", 1) for p in text.split() if "=" in p)
 
 
-def finished(job_id, env, seconds=240):
+def until(is_so, seconds, said=lambda: "it did not happen"):
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        now = state(job_id, env)
-        if now["JobState"] in {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}:
-            return now
-        time.sleep(0.5)
-    raise AssertionError(now)
+    while not is_so():
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.2)
 
 
-def test_a_self_contained_job(job):
+@pytest.mark.usefixtures("jobs")  # they have their time meanwhile
+def test_workers_are_jobs_and_one_is_cancelled(slurm, expected, tmp_path):
+    """Encrypted, adaptive from 0 to 2 jobs; one of them is lost in the middle."""
+    folder = prepare(tmp_path / "workers", 0.08)
+    process = subprocess.Popen(
+        command(folder), cwd=folder, env=slurm, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: len(set(jobs_seen(folder))) == 2 or process.poll() is not None, 120)
+    victim = jobs_seen(folder)[-1]
+    subprocess.run(["scancel", victim], check=True, env=slurm)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert chunks(folder / "out") == expected
+    seen = jobs_seen(folder)
+    assert victim in seen
+    assert "none" not in seen  # the client infers nothing
+    assert len(seen) <= windows() + 4 * 6  # what the lost one had in hand, at most
+    queue = ["squeue", "-h", "-n", "geoseg-worker"]
+
+    def gone():
+        return not subprocess.run(
+            queue, env=slurm, capture_output=True, check=True
+        ).stdout
+
+    until(gone, 30, lambda: "workers outlive the run")
+
+
+def test_a_self_contained_job(slurm, jobs, expected):
     """Scheduler, two workers and the pipeline in one allocation."""
-    folder, env = job
-    more = ["--ntasks=2", "--cpus-per-task=2", "--mem-per-cpu=100", "--time=5"]
-    job_id = submitted("allocation.sbatch", folder, env, *more, ["p.toml"])
-    now = finished(job_id, env)
+    folder, job_id = jobs["allocation"]
+    ends = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
+    until(lambda: state(job_id, slurm)["JobState"] in ends, 240)
     log = (folder / f"geoseg-{job_id}.log").read_text()
-    assert now["JobState"] == "COMPLETED", log
-    assert chunks(folder / "out") == expected(folder, env)
+    assert state(job_id, slurm)["JobState"] == "COMPLETED", log
+    assert chunks(folder / "out") == expected
     assert set(jobs_seen(folder)) == {job_id}
     assert len(jobs_seen(folder)) == windows()
 
 
-def test_a_walltime_that_ends_in_the_middle(job):
+def test_a_walltime_that_ends_in_the_middle(slurm, jobs, expected):
     """SLURM asks the job to end, it finishes what is in hand, and is queued again."""
-    folder, env = job
-    slow = (folder / "slow.py").read_text().replace("sleep(0.08)", "sleep(0.4)")
-    (folder / "slow.py").write_text(slow)
-    # A minute, and SIGTERM 55 seconds before its end.
-    more = ["--time=1", "--signal=B:TERM@55", "--mem=0"]
-    job_id = submitted("driver.sbatch", folder, env, *more, ["p.toml"])
-    deadline = time.monotonic() + 100
-    while state(job_id, env).get("Restarts") == "0":
-        assert time.monotonic() < deadline, (
-            folder / f"geoseg-{job_id}.log"
-        ).read_text()
-        time.sleep(0.5)
+    folder, job_id = jobs["walltime"]
+    until(
+        lambda: state(job_id, slurm).get("Restarts") != "0",
+        120,
+        (folder / f"geoseg-{job_id}.log").read_text,
+    )
     before = len(jobs_seen(folder))
     assert 0 < before < windows()
     log = [
@@ -228,10 +238,8 @@ def test_a_walltime_that_ends_in_the_middle(job):
     ]
     assert any(line["event"] == "interrupted" for line in log)
     # SLURM lets a requeued job wait for two minutes; this one need not.
-    quick = (folder / "slow.py").read_text().replace("sleep(0.4)", "sleep(0.0)")
-    (folder / "fast.py").write_text(quick)
-    subprocess.run(["scancel", job_id], check=True, env=env)
+    subprocess.run(["scancel", job_id], check=True, env=slurm)
     line = [sys.executable, "-m", "geoseg", "run", "p.toml", "--quiet"]
-    subprocess.run(line, check=True, cwd=folder, env=env, timeout=200)
-    assert chunks(folder / "out") == expected(folder, env)
+    subprocess.run(line, check=True, cwd=folder, env=slurm, timeout=200)
+    assert chunks(folder / "out") == expected
     assert len(jobs_seen(folder)) == windows()  # nothing was inferred twice
