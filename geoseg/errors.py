@@ -41,10 +41,16 @@ class StorageFullError(MasksError):
     exit_status = 3
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or a quota on it, is full."""
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that a disk or a quota is full."""
     full = {errno.ENOSPC, errno.EDQUOT}
-    return isinstance(error, OSError) and error.errno in full
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in full:
+            return True
+        if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
+            return True
+        error = error.__cause__
+    return False
 
 
 class SourceChangedError(RasterError):

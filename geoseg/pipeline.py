@@ -12,14 +12,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
-from geoseg.errors import GeosegError, Terminated
+from geoseg.errors import GeosegError, Terminated, first_line, is_full
 from geoseg.lock import held
 from geoseg.raster import open_source, redact
 from geoseg.storage import Storage
@@ -165,11 +165,22 @@ def _told(run: Run) -> Iterator[None]:
     try:
         yield
     except GeosegError as error:
-        run.log("pipeline", "failed", error=str(error), status=error.exit_status)
+        status = 3 if is_full(error) else error.exit_status
+        _try_to_log(run, "failed", error=str(error), status=status)
         raise
     except (KeyboardInterrupt, Terminated) as error:
-        run.log("pipeline", "interrupted", signal=type(error).__name__)
+        _try_to_log(run, "interrupted", signal=type(error).__name__)
         raise
+    except Exception as error:
+        status = 3 if is_full(error) else 1
+        _try_to_log(run, "failed", error=first_line(error), status=status)
+        raise
+
+
+def _try_to_log(run: Run, event: str, **facts: Any) -> None:  # noqa: ANN401
+    """Write a last line; where there is no room for it, the error itself says so."""
+    with suppress(OSError):
+        run.log("pipeline", event, **facts)
 
 
 def _stage(run: Run, name: str, settings: Settings) -> dict[str, Any]:

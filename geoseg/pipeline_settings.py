@@ -18,6 +18,7 @@ _PATHS = (
     ("segment", "raster"),
     ("segment", "aoi"),
     ("segment", "model"),
+    ("segment", "prompts"),
     ("vectorize", "stats"),
     ("report", "raster"),
     ("report", "reference"),
@@ -43,6 +44,8 @@ class Segment(Settings):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tta: Literal["d4", "flips"] | None = None
+    scales: list[float] | None = None
+    prompts: str | None = None
     scores: bool = False
     probabilities: bool = False
     resolution: Literal["model", "native"] | float = "model"

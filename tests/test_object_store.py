@@ -316,8 +316,11 @@ def test_what_is_public_is_read_without_credentials(
 ):
     import s3fs
 
-    s3fs.S3FileSystem().put(scene, f"{bucket}/scene.tif")
+    fs = s3fs.S3FileSystem()
+    fs.put(scene, f"{bucket}/scene.tif")
     segment(scene, f"{bucket}/m.zarr")
+    for name in [bucket, *fs.find(bucket)]:
+        fs.chmod(name, "public-read")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")

@@ -237,6 +237,28 @@ def test_killed_after_a_product_and_before_its_note(water, monkeypatch, stage):
     assert run_pipeline(read_pipeline(water))[stage]["made"]
 
 
+def test_a_disk_that_fills_at_any_stage(water, small_disk, capsys):
+    """One line, exit 3, nothing half; with room the same command goes on."""
+    where, resize = small_disk
+    line = ["run", water, "--quiet", "--set", f"out={where}/out"]
+    stages = set()
+    for size in range(40, 500, 40):
+        assert resize(f"{size}k") == 0
+        status = geoseg_run(line)
+        said = capsys.readouterr().err
+        if status == 0:
+            break
+        assert status == 3
+        assert said.count("\n") == 1
+        assert "No space left" in said or "disk is full" in said
+        stages.add(
+            [e["stage"] for e in log(where / "out") if e["event"] == "start"][-1]
+        )
+    assert status == 0
+    assert len(stages) >= 2  # such as masks and polygons
+    assert {e["event"] for e in log(where / "out")} >= {"failed", "done"}
+
+
 def test_two_at_once_are_refused(water, tmp_path):
     out = tmp_path / "out" / "water"
     out.mkdir(parents=True)

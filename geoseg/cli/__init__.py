@@ -14,7 +14,7 @@ import click
 
 from geoseg._version import __version__
 from geoseg.cli.sections import sectioned
-from geoseg.errors import GeosegError, Terminated
+from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
 # Command → the room that holds it; imported when it is called, so `--help` is fast.
 COMMANDS = {
@@ -33,6 +33,8 @@ COMMANDS = {
     "model": "geoseg.cli.models",
     "demo": "geoseg.cli.demo",
 }
+FAILED = 3
+"""Something is missing that the same command can make later."""
 INTERRUPTED = 130
 TERMINATED = 143
 GRACE = 25.0
@@ -138,13 +140,17 @@ def run(arguments: list[str] | None = None) -> int:
         return 2
     except GeosegError as error:
         _say(str(error))
-        return error.exit_status
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted; what is done stays done, the same command goes on")
-        return INTERRUPTED
-    except Terminated:
-        _say("asked to end; what is done stays done, the same command goes on")
-        return TERMINATED
+        return FAILED if is_full(error) else error.exit_status
+    except Exception as error:
+        if not is_full(error):
+            raise
+        _say(f"no room is left ({first_line(error)}): make room, and run this again")
+        return FAILED
+    except (KeyboardInterrupt, click.Abort, Terminated) as end:
+        asked = isinstance(end, Terminated)
+        how = "asked to end" if asked else "interrupted"
+        _say(f"{how}; what is done stays done, the same command goes on")
+        return TERMINATED if asked else INTERRUPTED
     return status if isinstance(status, int) else 0  # of `context.exit`
 
 
