@@ -335,6 +335,41 @@ def test_landcover_on_a_generated_scene(scene, tmp_path):
     assert (labels == cover)[cover != 255].mean() > 0.8
 
 
+def test_landcover_on_a_part_of_a_real_scene(shared, tmp_path):
+    """Sentinel-2 with blanks in its names, and a model trained on its few polygons."""
+    folder = shared / "s2_rachel_carson"
+    raster, labels = folder / "s2_stack_8band.vrt", folder / "rcr_landcover.shp"
+    train = ["train", str(raster), "--labels", str(labels), "--column", "Classname"]
+    train += ["--nodata", "255", "--arch", "forest", "--trees", "5"]
+    train += ["--samples", "3000", "--out", str(tmp_path / "model"), "--quiet"]
+    assert geoseg_run(train) == 0
+    with rasterio.open(raster) as file:
+        left, top = file.transform @ (1000, 900)
+        right, bottom = file.transform @ (1300, 1200)
+        crs = file.crs
+    square = shapely.box(left, bottom, right, top)
+    geopandas.GeoDataFrame(geometry=[square], crs=crs).to_file(tmp_path / "a.gpkg")
+    line = ["run", str(PIPELINES / "landcover_sentinel2.toml"), "--quiet"]
+    for text in (
+        f"segment.raster={raster}",
+        "segment.nodata=255",
+        f"segment.model={tmp_path / 'model'}",
+        f"segment.aoi={tmp_path / 'a.gpkg'}",
+        f"out={tmp_path}/out",
+    ):
+        line += ["--set", text]
+    assert geoseg_run(line) == 0
+    regions = pyogrio.read_dataframe(
+        tmp_path / "out" / "landcover.gpkg", layer="regions"
+    )
+    known = set(pyogrio.read_dataframe(labels).Classname)
+    assert 2 <= len(set(regions.class_name)) <= len(known)
+    assert set(regions.class_name) <= known
+    assert regions.area_m2.min() >= 2000
+    assert regions.confidence.between(0, 1).all()
+    assert "</html>" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_water_on_a_real_scene_with_a_local_cluster(shared, tmp_path):
     line = ["run", str(PIPELINES / "water.toml"), "--quiet"]
     for text in (
