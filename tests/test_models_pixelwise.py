@@ -128,6 +128,7 @@ def test_blocks_do_not_matter(tmp_path, shared, monkeypatch):
     ]  # fmt: skip
     np.testing.assert_array_equal(*maps)
     assert len(np.unique(maps[0])) >= 3
+    assert load_model(tmp_path / "svm").working_bytes() > 1 << 27
 
 
 @pytest.mark.parametrize("name", ["support", "weights", "places", "intercept"])

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from geoseg.models.device import Options
     from geoseg.models.folder import ModelFolder
 
+_KERNELS = 1 << 27  # bytes of the distances to some thousand support vectors
+
 
 class Classifier(Protocol):
     """What tells classes apart by features."""
@@ -83,6 +85,14 @@ class PixelModel:
                 f"the {family} of {card.name!r} looks at feature "
                 f"{classifier.features - 1}, but its card makes {count}"
             )
+
+    def working_bytes(self) -> int:
+        """Return how much memory the classifier and one batch of windows take."""
+        bands, classes = len(self.card.bands), len(self.card.classes)
+        count = self._features.count(bands)
+        window = self.card.window**2 * (8 * count + 40 * bands + 12 * classes)
+        arrays = sum(a.nbytes for a in self._classifier.arrays().values())
+        return arrays + self.batch * (window + _KERNELS)
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return (n, class, y, x) scores."""

@@ -40,6 +40,7 @@ _REACH = 10  # superpixels; two in each round, as far as centres are looked for
 _CELL = 1024  # pixels
 _COMPACTNESS = 0.5  # so many standard deviations weigh as much as one superpixel's side
 _LARGEST = 64
+_COPIES = 6  # of a window in float64, that scaling and SLIC hold at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,11 @@ class Superpixels:
     def batch(self) -> int:
         """Windows per call: one for each core."""
         return threads()
+
+    def working_bytes(self) -> int:
+        """Return how much memory one batch of windows takes."""
+        bands = len(self.card.bands)
+        return self.batch * self.card.window**2 * (_COPIES * 8 * bands + 64)
 
     def fit(self, source: Source) -> Self:
         """Return the model with centres fitted to a sample of the whole raster."""

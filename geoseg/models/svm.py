@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from geoseg.models.folder import ModelFolder
 
 _ARRAYS = ("mean", "scale", "support", "weights", "intercept", "gamma", "places")
-_CHUNK = 8192  # pixels whose distances to all support vectors are held at once
+_CHUNK = 1024  # pixels whose distances to all support vectors are held at once
 _NEVER = -1e3  # score of a class that no pixel was shown of
 
 
