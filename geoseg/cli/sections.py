@@ -22,7 +22,8 @@ _SECTIONS = {
     "Held out": ("validation", "train.block", "gap"),
     "Objects": ("task", "instances", "things"),
     "Lines and polygons": (
-        "simplify", "method", "smooth", "min_area", "classes", "connectivity", "stats",
+        "simplify", "method", "smooth", "regularize", "min_area", "classes",
+        "connectivity", "stats",
     ),
     "Network": ("arch", "encoder", "arguments", "train.init"),
     "Learning": (
