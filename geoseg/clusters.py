@@ -153,20 +153,27 @@ def local_cluster(
         stack.enter_context(
             dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})
         )
-        with warnings.catch_warnings():
-            # The dashboard's port may be taken: another is used, which is fine.
-            warnings.filterwarnings("ignore", message="Port .* is already in use")
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=threads,
-                memory_limit=memory,
-                host="127.0.0.1",
-                dashboard_address=dashboard,
-                env=_environment(workers),
-                preload=["geoseg.clusters"],
-                # What becomes of blocks is told on one line, without Dask's tracebacks.
-                silence_logs=logging.CRITICAL,
-            )
+        try:
+            with warnings.catch_warnings():
+                # The dashboard's port may be taken: another is used, which is fine.
+                warnings.filterwarnings("ignore", message="Port .* is already in use")
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=threads,
+                    memory_limit=memory,
+                    host="127.0.0.1",
+                    dashboard_address=dashboard,
+                    env=_environment(workers),
+                    preload=["geoseg.clusters"],
+                    # What becomes of blocks is told on one line, without tracebacks.
+                    silence_logs=logging.CRITICAL,
+                )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            # As where one is killed before it has begun.
+            raise ClusterError(
+                f"worker processes did not start ({first_line(error)}); what is done "
+                "stays done, and the same command goes on"
+            ) from error
         stack.enter_context(cluster)
         yield stack.enter_context(_client(cluster))
 

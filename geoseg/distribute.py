@@ -421,7 +421,11 @@ def ordered(
             yield item
 
     for item, result in unordered(
-        function, noted(), client=client, in_flight=in_flight
+        function,
+        noted(),
+        client=client,
+        in_flight=in_flight,
+        held=lambda: len(early),
     ):
         early[item] = result
         while taken and taken[0] in early:

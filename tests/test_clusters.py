@@ -271,6 +271,18 @@ def test_a_containers_share_of_the_cores_is_known(tmp_path, name, text, quota):
     assert container_quota(tmp_path) == quota
 
 
+def test_workers_that_do_not_start_are_said(monkeypatch):
+    """As one that is killed before it has begun; run again, the command goes on."""
+
+    def fail(**_):
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    with pytest.raises(ClusterError, match="did not start") as error, local_cluster(2):
+        pass
+    assert error.value.exit_status == 3
+
+
 def test_no_gpu_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     made = settings(tmp_path, "kind = 'gpus'")
