@@ -384,7 +384,7 @@ def open_masks(path: str) -> Masks:
         path=storage.url,
         grid=grid_from_attributes(attributes, height, width),
         classes=classes_from_attributes(attributes),
-        chunk=int(array.chunks[0]),
+        chunk=int(max(array.chunks)),  # a side is cut where the raster is shorter
         arrays=tuple(n for n in names if n in group),
         run=str(dict(attributes["geoseg"])["run"]),  # type: ignore[arg-type]
     )

@@ -324,6 +324,18 @@ def test_rasters_of_any_shape(tmp_path, shape):
     assert (data["classes"].to_numpy() == scores.argmax(0)).all()
 
 
+@pytest.mark.parametrize("shape", [(50, 200), (200, 50)])
+def test_rasters_that_are_shorter_than_a_chunk_one_way(tmp_path, monkeypatch, shape):
+    """Zarr cuts a chunk's side to the raster's; blocks are whole chunks still."""
+    monkeypatch.setattr(geoseg.plan, "CHUNK", 72)
+    values = np.random.default_rng(0).random((3, *shape), np.float32)
+    scene = write(tmp_path / "odd.tif", values)
+    identity = IdentityModel(card=identity_card(3, window=48, overlap=12, multiple=8))
+    data = run(scene, tmp_path / "m.zarr", model=identity, block=72)
+    scores = (values * np.float32(65535) + np.float32(0.5)).astype(np.int64)
+    assert (data["classes"].to_numpy() == scores.argmax(0)).all()
+
+
 @pytest.mark.parametrize("name", ["banepa_buildings", "naip_urban_trees"])
 def test_law_3_on_real_rasters(shared, tmp_path, monkeypatch, name):
     """Byte equality over blocks, threads and processes, with a real network."""
