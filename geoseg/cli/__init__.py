@@ -141,16 +141,16 @@ def run(arguments: list[str] | None = None) -> int:
     except GeosegError as error:
         _say(str(error))
         return FAILED if is_full(error) else error.exit_status
-    except Exception as error:
-        if not is_full(error):
-            raise
-        _say(f"no room is left ({first_line(error)}): make room, and run this again")
-        return FAILED
     except (KeyboardInterrupt, click.Abort, Terminated) as end:
         asked = isinstance(end, Terminated)
         how = "asked to end" if asked else "interrupted"
         _say(f"{how}; what is done stays done, the same command goes on")
         return TERMINATED if asked else INTERRUPTED
+    except Exception as error:
+        if not is_full(error):
+            raise
+        _say(f"no room is left ({first_line(error)}): make room, and run this again")
+        return FAILED
     return status if isinstance(status, int) else 0  # of `context.exit`
 
 
