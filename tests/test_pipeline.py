@@ -344,8 +344,8 @@ def test_landcover_on_a_part_of_a_real_scene(shared, tmp_path):
     train += ["--samples", "3000", "--out", str(tmp_path / "model"), "--quiet"]
     assert geoseg_run(train) == 0
     with rasterio.open(raster) as file:
-        left, top = file.transform @ (1000, 900)
-        right, bottom = file.transform @ (1300, 1200)
+        left, top = file.transform @ (1950, 1500)
+        right, bottom = file.transform @ (2250, 1800)
         crs = file.crs
     square = shapely.box(left, bottom, right, top)
     geopandas.GeoDataFrame(geometry=[square], crs=crs).to_file(tmp_path / "a.gpkg")
