@@ -365,7 +365,8 @@ def test_landcover_on_a_part_of_a_real_scene(shared, tmp_path):
     known = set(pyogrio.read_dataframe(labels).Classname)
     assert 2 <= len(set(regions.class_name)) <= len(known)
     assert set(regions.class_name) <= known
-    assert regions.area_m2.min() >= 2000
+    # Small regions join others first; then lines are simplified by up to a pixel.
+    assert regions.area_m2.min() > 0.9 * 2000
     assert regions.confidence.between(0, 1).all()
     assert "</html>" in (tmp_path / "out" / "report.html").read_text()
 
