@@ -81,6 +81,7 @@ def on_a_gpu(name, folder, device):
 
 def on_a_cpu(name, folder, device):
     windows, batch, spent = 24, 8, {}
+    learn(folder, "warm", 1, batch, batch, name, validation=0.0)  # imports and the like
     for epochs in (1, 3):
         start = time.process_time()
         out = learn(folder, f"m{epochs}", epochs, windows, batch, name, validation=0.0)
