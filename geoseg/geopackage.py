@@ -32,7 +32,7 @@ _VERSION = 10300
 _TYPES = {"integer": "INTEGER", "real": "REAL", "text": "TEXT"}
 _OWN_SRS = 100_000  # for a CRS that no authority numbers
 _AT_ONCE = 20  # rows inserted by one statement, where SQLite takes so many values
-_BATCH = 200  # such statements prepared at a time
+_BATCH = 20  # such statements prepared at a time: more do not stay in the cache
 
 _TABLES = """
 CREATE TABLE gpkg_spatial_ref_sys (
