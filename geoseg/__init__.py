@@ -18,25 +18,25 @@ from geoseg._version import __version__
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
-    from geoseg.explorer import explore
     from geoseg.export import export_cog
+    from geoseg.look.explorer import explore
     from geoseg.masks import open_masks
     from geoseg.models.load import load_model
     from geoseg.raster import open_source
     from geoseg.report import write_report
-    from geoseg.vectors import read_regions, vectorize
+    from geoseg.vector.vectorize import read_regions, vectorize
     from geoseg.workflow import make_plan, segment
 
 _ROOMS = {
-    "explore": "geoseg.explorer",
+    "explore": "geoseg.look.explorer",
     "export_cog": "geoseg.export",
     "load_model": "geoseg.models.load",
     "make_plan": "geoseg.workflow",
     "open_masks": "geoseg.masks",
     "open_source": "geoseg.raster",
-    "read_regions": "geoseg.vectors",
+    "read_regions": "geoseg.vector.vectorize",
     "segment": "geoseg.workflow",
-    "vectorize": "geoseg.vectors",
+    "vectorize": "geoseg.vector.vectorize",
     "write_report": "geoseg.report",
 }
 
@@ -63,4 +63,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the room holds
 
 
 if "xarray" in sys.modules:  # else it is registered when geoseg opens a dataset
-    import_module("geoseg.accessor")
+    import_module("geoseg.look.accessor")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from geoseg.topology import ClassReader
+    from geoseg.vector.topology import ClassReader
 
 _PLACES = ("y", "lat", "latitude", "northing"), ("x", "lon", "longitude", "easting")
 _PIECE = 4096
@@ -104,7 +104,7 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
 
 def is_foreign_zarr(path: str) -> bool:
     """Whether a folder or URL is a Zarr store, but none of geoseg."""
-    from geoseg.storage import Storage
+    from geoseg.store.storage import Storage
 
     storage = Storage(path.rstrip("/"))
     for name in (".zattrs", "zarr.json", ".zmetadata"):

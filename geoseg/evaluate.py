@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from geoseg.accuracy import Accuracy, Estimator, estimate
-from geoseg.boundary import BoundaryScore, count_boundaries, halo
-from geoseg.calibration import Calibration, calibrate
 from geoseg.cores import cores
 from geoseg.distribute import ordered
 from geoseg.errors import GeosegError, LabelsError
-from geoseg.evaluation import Evaluation
 from geoseg.grid import Window
 from geoseg.labels import Labels, Order, PointLabels, blocks, open_labels
 from geoseg.masks import Masks, open_masks
+from geoseg.quality.accuracy import Accuracy, Estimator, estimate
+from geoseg.quality.boundary import BoundaryScore, count_boundaries, halo
+from geoseg.quality.calibration import Calibration, calibrate
+from geoseg.quality.evaluation import Evaluation
+from geoseg.quality.true_objects import ObjectTally, score, tally_objects
 from geoseg.raster import redact
-from geoseg.true_objects import ObjectTally, score, tally_objects
 
 if TYPE_CHECKING:
     from distributed import Client

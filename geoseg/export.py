@@ -12,11 +12,11 @@ from xml.sax.saxutils import escape
 from geoseg.classes import nodata_value
 from geoseg.errors import MasksError, first_line
 from geoseg.grid import Window
-from geoseg.overviews import read_plain
-from geoseg.styles import raster_qml
+from geoseg.store.overviews import read_plain
+from geoseg.vector.styles import raster_qml
 
 if TYPE_CHECKING:
-    from geoseg.topology import ClassReader
+    from geoseg.vector.topology import ClassReader
 
 
 def export_cog(

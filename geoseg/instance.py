@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.device import on_device
-from geoseg.fragments import locate, measure, paint, renumber
 from geoseg.grid import Window
 from geoseg.models.objects import check_objects
-from geoseg.plan import Tiling
-from geoseg.stitch import (
+from geoseg.objects.fragments import locate, measure, paint, renumber
+from geoseg.objects.stitch import (
     GROUP,
     KEY_BITS,
     OBJECT,
@@ -46,6 +45,7 @@ from geoseg.stitch import (
     solve,
     tolerance,
 )
+from geoseg.plan import Tiling
 from geoseg.windows import Pixels, batches, predictor, read_windows
 
 if TYPE_CHECKING:

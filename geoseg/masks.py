@@ -26,8 +26,8 @@ from zarr.storage import MemoryStore
 from geoseg.classes import Class, nodata_value
 from geoseg.errors import MasksError
 from geoseg.grid import Grid, Window
-from geoseg.lock import held
-from geoseg.metadata import (
+from geoseg.store.lock import held
+from geoseg.store.metadata import (
     array_attributes,
     class_attributes,
     classes_from_attributes,
@@ -36,7 +36,7 @@ from geoseg.metadata import (
     grid_mapping_attributes,
     group_attributes,
 )
-from geoseg.storage import Storage, access
+from geoseg.store.storage import Storage, access
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -213,7 +213,7 @@ class Masks:
         return _record(self.storage)
 
     def _repr_html_(self) -> str:
-        from geoseg.represent import map_html
+        from geoseg.look.represent import map_html
 
         return map_html(self)
 
@@ -231,7 +231,7 @@ class Masks:
         """Open the store with xarray, lazily; class values stay integers."""
         import xarray as xr
 
-        import geoseg.accessor  # noqa: F401 - registers `.geoseg`
+        import geoseg.look.accessor  # noqa: F401 - registers `.geoseg`
 
         data: xr.Dataset = xr.open_zarr(
             self.path,

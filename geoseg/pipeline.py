@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
-from geoseg.lock import held
 from geoseg.raster import open_source, redact
-from geoseg.storage import Storage
+from geoseg.store.lock import held
+from geoseg.store.storage import Storage
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -261,7 +261,7 @@ def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa
 
 
 def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.vectors import vectorize
+    from geoseg.vector.vectorize import vectorize
 
     settings = run.pipeline.vectorize
     assert settings is not None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from geoseg.notebook_progress import Tell, clock, in_notebook, line
+from geoseg.look.notebook_progress import Tell, clock, in_notebook, line
 
 if TYPE_CHECKING:
     from geoseg.run import Progress

@@ -135,7 +135,7 @@ class RunFacts:
     """What the model ran on."""
 
     def _repr_html_(self) -> str:
-        from geoseg.represent import run_html
+        from geoseg.look.represent import run_html
 
         return run_html(self)
 

@@ -75,7 +75,7 @@ def sample_points(
     Raises:
         GeosegError: numbers that do not go together, or a file that is there.
     """
-    from geoseg.sample_form import write_points
+    from geoseg.quality.sample_form import write_points
 
     store = masks if isinstance(masks, Masks) else open_masks(str(masks))
     path = Path(out)

@@ -38,8 +38,8 @@ from geoseg.training.record import WORK, begin, end, is_complete, plain
 from geoseg.training.scenes import check_classes, scaled_bands
 
 if TYPE_CHECKING:
-    from geoseg.accuracy import Accuracy
     from geoseg.models.device import Precision
+    from geoseg.quality.accuracy import Accuracy
 
 # What does not change the answer, or only where it is written.
 _NOT_SETTINGS = frozenset(

@@ -30,11 +30,11 @@ from geoseg.memory import Memory, estimate
 from geoseg.models.card import Card, Task
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
-from geoseg.object_run import run_objects, splitting_job, table_of
+from geoseg.objects.run import run_objects, splitting_job, table_of
+from geoseg.objects.split import Splitting, method, things_of
 from geoseg.plan import Tiling, auto_block
 from geoseg.raster import Source, match_bands, open_source, with_nodata
 from geoseg.run import Progress, RunFacts, run_blocks
-from geoseg.split import Splitting, method, things_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,7 +68,7 @@ class Plan:
     """How a semantic model's map becomes objects."""
 
     def _repr_html_(self) -> str:
-        from geoseg.represent import plan_html
+        from geoseg.look.represent import plan_html
 
         return plan_html(self)
 

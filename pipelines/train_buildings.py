@@ -20,7 +20,7 @@ import shapely
 
 from geoseg.classes import Class
 from geoseg.evaluate import evaluate
-from geoseg.figures import draw_evaluation
+from geoseg.look.figures import draw_evaluation
 from geoseg.raster import open_source
 from geoseg.train import train
 from geoseg.workflow import segment

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from geoseg.accuracy import Accuracy, estimate
 from geoseg.classes import Class
 from geoseg.errors import GeosegError
 from geoseg.evaluate import evaluate
+from geoseg.quality.accuracy import Accuracy, estimate
 from geoseg.train import train
 from geoseg.workflow import segment
 

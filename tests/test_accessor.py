@@ -13,7 +13,7 @@ from affine import Affine
 
 import geoseg
 from geoseg.errors import GeosegError, MasksError
-from geoseg.represent import card_html, facts_html, map_html, plan_html, run_html
+from geoseg.look.represent import card_html, facts_html, map_html, plan_html, run_html
 from geoseg.run import RunFacts
 from geoseg.testing import IdentityModel, identity_card
 
@@ -120,7 +120,7 @@ def test_plot_has_the_classes_in_their_colours(data, labels, masks):
 
 
 def test_plot_reads_a_pictures_worth(make_store, tmp_path, monkeypatch):
-    from geoseg.overviews import build_overviews
+    from geoseg.store.overviews import build_overviews
 
     big = make_store(tmp_path / "b.zarr", np.ones((5000, 5000), np.uint8), chunk=1024)
     build_overviews(big)
@@ -180,7 +180,7 @@ def test_stores_of_other_tools(labels, tmp_path):
     array.attrs["_FillValue"] = NODATA
     path = tmp_path / "theirs.zarr"
     array.to_dataset().to_zarr(path)
-    opened = geoseg.vectors.open_classes(path)
+    opened = geoseg.vector.vectorize.open_classes(path)
     assert [c.name for c in opened.classes] == ["class_0", "class_1", "class_2"]
     assert opened.grid.transform.almost_equals(Affine(0.01, 0, 10, 0, -0.01, 50), 1e-9)
     page = geoseg.write_report(path)

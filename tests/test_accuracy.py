@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import cohen_kappa_score, f1_score, jaccard_score
 
-from geoseg.accuracy import Estimate, estimate
 from geoseg.errors import GeosegError
+from geoseg.quality.accuracy import Estimate, estimate
 
 CHANGE = ("deforestation", "forest gain", "stable forest", "stable non-forest")
 

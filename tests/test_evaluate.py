@@ -15,17 +15,17 @@ from rasterio.warp import Resampling, reproject
 from rich.console import Console
 
 import geoseg.evaluate as door
-from geoseg.accuracy import estimate
-from geoseg.boundary import count_boundaries, halo
-from geoseg.calibration import calibrate
 from geoseg.classes import class_table
 from geoseg.errors import GeosegError, LabelsError, MasksError
 from geoseg.evaluate import evaluate
-from geoseg.figures import draw_evaluation
 from geoseg.grid import Grid, Window
 from geoseg.labels import UNLABELLED, open_labels
-from geoseg.lookup import nearest_pixels
+from geoseg.look.figures import draw_evaluation
 from geoseg.masks import OBJECT_COLUMNS, create_masks, create_objects
+from geoseg.quality.accuracy import estimate
+from geoseg.quality.boundary import count_boundaries, halo
+from geoseg.quality.calibration import calibrate
+from geoseg.quality.lookup import nearest_pixels
 
 UTM = CRS.from_epsg(32633).to_wkt()
 CLASSES = class_table(["water", "forest", "town"])
@@ -155,7 +155,7 @@ def test_lookup_across_a_projection_is_within_its_tolerance():
     )
     window = Window(y=3, x=7, height=250, width=333)
     found = nearest_pixels(GRID, window, other)
-    from geoseg.lookup import _exact
+    from geoseg.quality.lookup import _exact
 
     rows, columns = _exact(
         GRID, other, np.arange(3, 253) + 0.5, np.arange(7, 340) + 0.5

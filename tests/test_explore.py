@@ -13,7 +13,7 @@ pytest.importorskip("uvicorn")
 
 import geoseg
 from geoseg.errors import GeosegError, RasterError
-from geoseg.explorer import browser_url
+from geoseg.look.explorer import browser_url
 
 
 @pytest.fixture

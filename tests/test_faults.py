@@ -34,9 +34,9 @@ from geoseg.errors import (
     SourceChangedError,
     StorageFullError,
 )
-from geoseg.lock import held
 from geoseg.masks import Masks, open_masks
-from geoseg.storage import Storage
+from geoseg.store.lock import held
+from geoseg.store.storage import Storage
 from geoseg.testing import ArraySource, LocalModel, identity_card
 from geoseg.workflow import make_plan, run_plan
 

@@ -12,9 +12,9 @@ ROOT = Path(geoseg.__file__).parent
 # Lowest first. A room may import rooms of its own line or of lines above it.
 ORDER = (
     ("_version", "cores", "errors"),
-    ("classes", "grid", "storage", "lock"),
-    ("plan", "metadata", "device", "blend"),
-    ("sources", "raster", "masks", "models"),
+    ("classes", "grid"),
+    ("plan", "device", "blend"),
+    ("sources", "raster", "store", "masks", "models"),
 )
 LOW = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 # What only the shells may know of.

@@ -12,10 +12,10 @@ from oracles import NoisyOracle, Oracle, Scene, card, numbered
 import geoseg.plan
 from geoseg.instance import compose_block, find_objects, link_block
 from geoseg.models.objects import from_masks
-from geoseg.numbering import number
-from geoseg.objects import ObjectTable, count_overlaps, score_objects
+from geoseg.objects.numbering import number
+from geoseg.objects.stitch import LINK, OBJECT, concatenated, solve
 from geoseg.plan import Tiling
-from geoseg.stitch import LINK, OBJECT, concatenated, solve
+from geoseg.quality.object_metrics import ObjectTable, count_overlaps, score_objects
 
 
 @pytest.fixture(autouse=True)

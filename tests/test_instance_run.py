@@ -17,7 +17,7 @@ from geoseg.errors import BlocksFailedError, GeosegError, ModelError
 from geoseg.masks import open_masks
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Objects
-from geoseg.storage import Storage
+from geoseg.store.storage import Storage
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from affine import Affine
 import geoseg.blocks
 import geoseg.plan
 from geoseg.errors import LockedError, MasksError
-from geoseg.lock import held
 from geoseg.masks import open_masks
-from geoseg.storage import Storage
+from geoseg.store.lock import held
+from geoseg.store.storage import Storage
 from geoseg.testing import LocalModel, identity_card
 from geoseg.verify import verify
 from geoseg.workflow import make_plan, run_plan
@@ -336,7 +336,7 @@ def test_what_is_public_is_read_without_credentials(
 def test_polygons_of_masks_in_a_bucket(scene, bucket, tmp_path):
     import pyogrio
 
-    from geoseg.vectors import vectorize
+    from geoseg.vector.vectorize import vectorize
 
     out = f"{bucket}/m.zarr"
     segment(scene, out)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.objects import (
+from geoseg.quality.object_metrics import (
     IOU_LEVELS,
     ObjectTable,
     add_overlaps,

@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn")
 
 from geoseg.cli import run
 from geoseg.errors import RasterError
-from geoseg.vectors import open_classes
+from geoseg.vector.vectorize import open_classes
 from geoseg.view import start
 
 HERE = Affine(10, 0, 480_000, 0, -10, 5_460_000)

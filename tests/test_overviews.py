@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from geoseg.errors import MasksError
 from geoseg.grid import Grid, Window
-from geoseg.halving import halve_classes, halve_mean
-from geoseg.overviews import (
+from geoseg.store.halving import halve_classes, halve_mean
+from geoseg.store.overviews import (
     Pyramid,
     build_overviews,
     create_levels,
@@ -65,8 +65,8 @@ def test_the_mean_leaves_out_nodata():
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_levels_are_halvings_of_all(tmp_path, make_store, monkeypatch, zarr_format):
     # Small squares, so that several of them meet in one chunk of the coarse levels.
-    monkeypatch.setattr("geoseg.overviews.REGION", 512)
-    monkeypatch.setattr("geoseg.overviews.COARSEST", 60)
+    monkeypatch.setattr("geoseg.store.overviews.REGION", 512)
+    monkeypatch.setattr("geoseg.store.overviews.COARSEST", 60)
     random = np.random.default_rng(1)
     labels = np.kron(random.integers(0, 4, (173, 119)), np.ones((7, 11))).astype("u1")
     labels[:300, :300] = NODATA
@@ -137,7 +137,7 @@ def test_multiscales_are_as_the_convention_has_them(tmp_path, make_store, zarr_f
 
 
 def test_a_look_takes_its_level_and_reads_little(tmp_path, make_store, monkeypatch):
-    monkeypatch.setattr("geoseg.overviews._AT_ONCE", 4096)
+    monkeypatch.setattr("geoseg.store.overviews._AT_ONCE", 4096)
     rows, columns = np.mgrid[:1500, :1300]
     labels = ((rows // 100 + columns // 100) % 4).astype("u1")
     masks = make_store(tmp_path / "m.zarr", labels)
@@ -180,9 +180,9 @@ def test_a_first_look_has_single_pixels_of_everything(
     tmp_path, make_store, monkeypatch
 ):
     """In coarse levels only, and what fills them afterwards is not changed by it."""
-    monkeypatch.setattr("geoseg.overviews.REGION", 512)
-    monkeypatch.setattr("geoseg.overviews.COARSEST", 100)
-    monkeypatch.setattr("geoseg.overviews._SEEN", 300)
+    monkeypatch.setattr("geoseg.store.overviews.REGION", 512)
+    monkeypatch.setattr("geoseg.store.overviews.COARSEST", 100)
+    monkeypatch.setattr("geoseg.store.overviews._SEEN", 300)
     random = np.random.default_rng(2)
     labels = random.integers(0, 4, (1100, 900)).astype(np.uint8)
     masks = make_store(tmp_path / "m.zarr", labels)

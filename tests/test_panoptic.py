@@ -110,7 +110,7 @@ def test_a_thing_without_an_object_is_void_or_stuff(tmp_path, void):
 
 
 def test_a_killed_run_ends_the_same(tmp_path, monkeypatch):
-    from geoseg.storage import Storage
+    from geoseg.store.storage import Storage
 
     truth, valid = (array[20:190, 60:240] for array in scene())  # four blocks
     want = segment(tmp_path / "whole.zarr", panoptic(Oracle), truth, valid)

@@ -11,10 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.classes import class_table
-from geoseg.closeup import draw_polygons, lively_place
 from geoseg.errors import GeosegError, MissingExtraError
 from geoseg.grid import Grid, Window
-from geoseg.picture import class_overview, draw_masks, raster_overview, round_length
+from geoseg.look.closeup import draw_polygons, lively_place
+from geoseg.look.picture import (
+    class_overview,
+    draw_masks,
+    raster_overview,
+    round_length,
+)
 
 CLASSES = class_table(["water", "forest", "field"])
 
@@ -95,7 +100,7 @@ def test_classes_are_drawn_in_their_colours_where_they_are(tmp_path):
 def test_north_is_where_the_grid_has_it(tmp_path):
     from matplotlib.text import Annotation
 
-    from geoseg import picture
+    from geoseg.look import picture
 
     def arrow(transform):
         grid = Grid(crs="EPSG:32633", transform=transform, height=80, width=80)
@@ -169,7 +174,7 @@ def test_raster_and_map_stand_side_by_side(raster, tmp_path):
 @pytest.fixture(scope="module")
 def blobs(make_store, tmp_path_factory):
     """A map of some borders on the left and many on the right, and its polygons."""
-    from geoseg.vectors import vectorize
+    from geoseg.vector.vectorize import vectorize
 
     labels = np.zeros((320, 480), np.uint8)
     labels[40:120, 40:200] = 1
@@ -246,6 +251,6 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
 def test_importing_the_room_imports_no_matplotlib():
     import subprocess
 
-    code = "import sys, geoseg.picture; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, geoseg.look.picture; sys.exit('matplotlib' in sys.modules)"
     assert importlib.util.find_spec("matplotlib")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

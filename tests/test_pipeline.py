@@ -20,11 +20,11 @@ import geoseg.pipeline
 from geoseg.cli import run as geoseg_run
 from geoseg.demo.scene import write_scene
 from geoseg.errors import GeosegError, LockedError
-from geoseg.lock import held
 from geoseg.masks import open_masks
 from geoseg.pipeline import run_pipeline
 from geoseg.pipeline_settings import read_pipeline
-from geoseg.storage import Storage
+from geoseg.store.lock import held
+from geoseg.store.storage import Storage
 
 PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
 

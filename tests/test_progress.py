@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from geoseg.notebook_progress import bar_html, in_notebook
+from geoseg.look.notebook_progress import bar_html, in_notebook
 from geoseg.progress import bar, steps
 from geoseg.run import Progress
 
@@ -36,7 +36,7 @@ def now(blocks, total=40, failed=0):
 
 
 def test_a_notebook_shows_blocks_speed_and_time_left(notebook, monkeypatch):
-    monkeypatch.setattr("geoseg.notebook_progress._OFTEN", -1)
+    monkeypatch.setattr("geoseg.look.notebook_progress._OFTEN", -1)
     times = iter([0.0, 0.0, 10.0, 20.0])
     monkeypatch.setattr("geoseg.progress.perf_counter", lambda: next(times))
     with bar("a <model>") as show:

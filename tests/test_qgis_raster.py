@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Pillow
 
 import geoseg
-from geoseg.vectors import vectorize
+from geoseg.vector.vectorize import vectorize
 
 SCRIPT = Path(__file__).parents[1] / "notebooks" / "draw_with_qgis.py"
 NAMES = ["lake", "wood & fen", "field", "none here"]

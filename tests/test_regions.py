@@ -25,7 +25,7 @@ from affine import Affine
 
 from geoseg import read_regions, vectorize
 from geoseg.errors import GeosegError, RegionsError
-from geoseg.geopackage import GeoPackage, _RTree
+from geoseg.vector.geopackage import GeoPackage, _RTree
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +264,9 @@ def test_a_full_disk_is_said_in_a_line(
 
 _SLOW = """
 import sys, time
-from geoseg import regions, vectorize
-from geoseg.geopackage import GeoPackage
+from geoseg import vectorize
+from geoseg.vector import regions
+from geoseg.vector.geopackage import GeoPackage
 write = GeoPackage.write
 def slowly(self, rows):
     write(self, rows)

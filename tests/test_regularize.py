@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from oracles import Oracle, Scene, card
 
 import geoseg
-import geoseg.footprints
+import geoseg.vector.footprints
 from geoseg.cli import run as cli
 from geoseg.errors import RegionsError
-from geoseg.regularize import iou, square
+from geoseg.vector.regularize import iou, square
 
 UTM = Affine(1, 0, 4e5, 0, -1, 5e6)
 NOTHING = np.zeros((0, 4, 2))
@@ -191,7 +191,7 @@ def test_most_of_a_town_is_squared_whatever_the_blocks(store, tmp_path):
 def test_workers_change_nothing(store, tmp_path, monkeypatch):
     from distributed import Client, LocalCluster
 
-    monkeypatch.setattr(geoseg.footprints, "_SLICE", 9)
+    monkeypatch.setattr(geoseg.vector.footprints, "_SLICE", 9)
 
     here = footprints(store, tmp_path / "here.gpkg")
     with (

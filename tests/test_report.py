@@ -13,9 +13,9 @@ from affine import Affine
 
 from geoseg.cli import run
 from geoseg.errors import GeosegError
-from geoseg.overviews import read_plain
+from geoseg.look.survey import PLACE, survey
 from geoseg.report import write_report
-from geoseg.survey import PLACE, survey
+from geoseg.store.overviews import read_plain
 
 NODATA = 255
 PLACE_OF_ERRORS = (1024, 512)
@@ -70,7 +70,7 @@ def text_of(page):
 
 
 def test_the_survey_counts_what_is_there(masks, labels, monkeypatch):
-    monkeypatch.setattr("geoseg.survey._BLOCK", 512)
+    monkeypatch.setattr("geoseg.look.survey._BLOCK", 512)
     found = survey(masks, size=400, threads=3)
     assert found.pixels.tolist() == [(labels == v).sum() for v in range(3)]
     assert found.nodata == 1600 * 100
@@ -91,7 +91,7 @@ def test_the_survey_counts_what_is_there(masks, labels, monkeypatch):
 
 def test_blocks_and_threads_do_not_matter(masks, monkeypatch):
     one = survey(masks, size=300, threads=1)
-    monkeypatch.setattr("geoseg.survey._BLOCK", 256)
+    monkeypatch.setattr("geoseg.look.survey._BLOCK", 256)
     other = survey(masks, size=300, threads=4)
     np.testing.assert_array_equal(one.picture, other.picture)
     np.testing.assert_array_equal(one.rows.changes, other.rows.changes)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import geoseg
 from geoseg.demo.scene import Scene
 from geoseg.grid import Window
+from geoseg.look.seamcheck import REACH, LineCounts, check_seams, count_changes
 from geoseg.masks import open_masks
-from geoseg.seamcheck import REACH, LineCounts, check_seams, count_changes
 from geoseg.testing import identity_card
 
 NODATA = 255

@@ -18,17 +18,17 @@ from rasterio.features import rasterize
 from scipy import ndimage
 
 import geoseg
-from geoseg.arcs import NODE, corner_bytes
 from geoseg.class_raster import ClassArray
 from geoseg.classes import Class
 from geoseg.errors import RegionsError
 from geoseg.grid import Grid, Window
-from geoseg.measure import Measure, measure
-from geoseg.rings import HEADER
-from geoseg.seams import Seams
-from geoseg.sieve import sieve
-from geoseg.simplify import Limits
-from geoseg.topology import Drawing, trace_block
+from geoseg.vector.arcs import NODE, corner_bytes
+from geoseg.vector.measure import Measure, measure
+from geoseg.vector.rings import HEADER
+from geoseg.vector.seams import Seams
+from geoseg.vector.sieve import sieve
+from geoseg.vector.simplify import Limits
+from geoseg.vector.topology import Drawing, trace_block
 
 NODATA = 255
 SIDE = 30.0
@@ -394,7 +394,7 @@ def test_borrowed_memory_is_each_threads_own_and_used_again() -> None:
     """Blocks of other sizes and dtypes in between, and threads, change nothing."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from geoseg.scratch import borrowed
+    from geoseg.vector.scratch import borrowed
 
     one = borrowed("test", (3, 5), np.int32)
     assert borrowed("test", (2, 2), np.uint8).ctypes.data == one.ctypes.data
@@ -410,7 +410,9 @@ def test_borrowed_memory_is_each_threads_own_and_used_again() -> None:
 
 
 def test_the_drawing_of_the_topology_is_what_is_traced() -> None:
-    page = (Path(geoseg.__file__).parent / "TOPOLOGY.md").read_text(encoding="utf-8")
+    page = (Path(geoseg.__file__).parent / "vector" / "TOPOLOGY.md").read_text(
+        encoding="utf-8"
+    )
     lines = page[page.index("0   1   2") :].splitlines()[1:8]
     at = page.index("0   1   2") - page.rindex("\n", 0, page.index("0   1   2")) - 1
     letters = [[line[at + 4 * x + 2] for x in range(5)] for line in lines[1::2]]

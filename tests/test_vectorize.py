@@ -269,8 +269,8 @@ def test_a_slow_block_does_not_let_results_pile_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes after it waits in memory; so only a few more are begun."""
-    from geoseg import vectors
     from geoseg.distribute import cores
+    from geoseg.vector import vectorize as vectors
 
     path = write(tmp_path / "c.tif", spots(), nodata=3)
     here = by_content(vectorize(path, tmp_path / "h.gpkg", block=8))

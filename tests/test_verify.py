@@ -8,9 +8,9 @@ import pytest
 
 import geoseg.plan
 from geoseg.errors import LockedError, MasksError
-from geoseg.lock import held
 from geoseg.masks import open_masks
-from geoseg.storage import Storage
+from geoseg.store.lock import held
+from geoseg.store.storage import Storage
 from geoseg.testing import ArraySource, LocalModel, identity_card
 from geoseg.verify import verify
 from geoseg.workflow import make_plan, run_plan

@@ -22,9 +22,9 @@ pytest.importorskip("uvicorn")
 from geoseg.cli import run
 from geoseg.errors import GeosegError
 from geoseg.grid import Window
-from geoseg.halving import halve_classes
-from geoseg.overviews import announce, create_levels
-from geoseg.vectors import vectorize
+from geoseg.store.halving import halve_classes
+from geoseg.store.overviews import announce, create_levels
+from geoseg.vector.vectorize import vectorize
 from geoseg.view import start
 
 NODATA = 255

@@ -28,7 +28,7 @@ def export(
     finds by itself: keep them together.
     """
     from geoseg.export import export_cog
-    from geoseg.vectors import open_classes
+    from geoseg.vector.vectorize import open_classes
 
     path = export_cog(open_classes(masks), out, overwrite=overwrite)
     bytes_ = path.stat().st_size

@@ -91,7 +91,7 @@ def evaluate(
     if matrix:
         found.confusion_to_csv(matrix)
     if figures:
-        from geoseg.figures import draw_evaluation
+        from geoseg.look.figures import draw_evaluation
 
         draw_evaluation(found, figures)
     if as_json:
@@ -188,7 +188,7 @@ def _drawn(path: Path) -> tuple[int, dict[str, int]]:
     """Return how many points there are, and how many of each stratum."""
     import pyogrio
 
-    from geoseg.sample_form import LAYER
+    from geoseg.quality.sample_form import LAYER
 
     frame = pyogrio.read_dataframe(
         path, layer=LAYER, columns=["stratum"], read_geometry=False

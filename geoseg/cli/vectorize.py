@@ -114,7 +114,7 @@ def vectorize(
     """
     from geoseg.clusters import open_client
     from geoseg.progress import bar
-    from geoseg.vectors import vectorize as run
+    from geoseg.vector.vectorize import vectorize as run
 
     begun = perf_counter()
     with (
@@ -140,7 +140,7 @@ def vectorize(
     }
     lines = [f"{path}: {size(bytes_)} in {seconds:.1f} s"]
     if regularize is not None:
-        from geoseg.footprints import summarize
+        from geoseg.vector.footprints import summarize
 
         squared = summarize(path)
         summary |= {"footprints": asdict(squared)}

@@ -274,7 +274,7 @@ def _segment(
 
 def _vectorize(masks: Masks, out: Path, client: Client | None, clock: _Clock) -> Path:
     """Make polygons, lines simplified by a pixel and specks joined to neighbours."""
-    from geoseg.vectors import vectorize
+    from geoseg.vector.vectorize import vectorize
 
     size = masks.grid.pixel_size_m or (1.0, 1.0)
     with clock.stage("vectorize", "drawing polygons"):
@@ -291,7 +291,7 @@ def _vectorize(masks: Masks, out: Path, client: Client | None, clock: _Clock) ->
 def _draw(
     masks: Masks, out: Path, source: str | os.PathLike[str], regions: Path
 ) -> Path:
-    from geoseg.picture import draw_masks
+    from geoseg.look.picture import draw_masks
 
     title = f"Map of {Path(source).name}"
     return draw_masks(masks, out, raster=source, regions=regions, title=title)
@@ -312,7 +312,7 @@ def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
 
 def class_areas_km2(masks: Masks) -> dict[str, float]:
     """Return the true area of each class in km², 4 decimals; empty without a CRS."""
-    from geoseg.measure import measure
+    from geoseg.vector.measure import measure
 
     grid = masks.grid
     if grid.crs is None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.accuracy import estimate
 from geoseg.demo.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA, Scene
 from geoseg.grid import Window
 from geoseg.models.card import Band, Card
+from geoseg.quality.accuracy import estimate
 
 if TYPE_CHECKING:
     import torch

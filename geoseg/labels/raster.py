@@ -13,7 +13,7 @@ from geoseg.classes import Class
 from geoseg.errors import LabelsError, RasterError, first_line
 from geoseg.grid import Grid, Window
 from geoseg.labels.names import UNLABELLED, Kind, Names
-from geoseg.lookup import nearest_pixels
+from geoseg.quality.lookup import nearest_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -103,7 +103,7 @@ class Card:
             )
 
     def _repr_html_(self) -> str:
-        from geoseg.represent import card_html
+        from geoseg.look.represent import card_html
 
         return card_html(self)
 

@@ -87,7 +87,7 @@ class ModelRecipe:
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
     def _repr_html_(self) -> str:
-        from geoseg.represent import card_html
+        from geoseg.look.represent import card_html
 
         return card_html(self.card)
 
@@ -312,7 +312,7 @@ def load_model(
     prompts: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load the model that a user names or gives; see `model_recipe`."""
-    from geoseg.represent import show_models_as_cards
+    from geoseg.look.represent import show_models_as_cards
 
     recipe = model_recipe(
         spec,

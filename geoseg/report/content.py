@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.image import Image, class_png, encode
+from geoseg.look.image import Image, class_png, encode
+from geoseg.look.picture import round_length
+from geoseg.look.seamcheck import SeamCheck, check_seams
+from geoseg.look.survey import Place, Survey
 from geoseg.masks import RECORD, Masks
-from geoseg.overviews import read_plain
-from geoseg.picture import round_length
 from geoseg.report.facts import blocks, crs_name, facts_of, failed, provenance
 from geoseg.report.figures import histogram, profile
 from geoseg.report.words import area_unit, number, percent, span_of_time
-from geoseg.seamcheck import SeamCheck, check_seams
-from geoseg.survey import Place, Survey
+from geoseg.store.overviews import read_plain
 
 if TYPE_CHECKING:
     from geoseg.grid import Grid
     from geoseg.labels import Labels
-    from geoseg.topology import ClassReader
+    from geoseg.vector.topology import ClassReader
 
 _LONG = 40
 """Of longer class tables only the classes that occur are listed."""

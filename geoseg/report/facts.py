@@ -11,7 +11,7 @@ from geoseg.report.words import number, span_of_time, when
 
 if TYPE_CHECKING:
     from geoseg.grid import Grid
-    from geoseg.topology import ClassReader
+    from geoseg.vector.topology import ClassReader
 
 _MOST_FACTS = 4096
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from geoseg.look.seamcheck import REACH, SeamCheck
 from geoseg.report.words import number, percent
-from geoseg.seamcheck import REACH, SeamCheck
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

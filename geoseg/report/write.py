@@ -12,21 +12,21 @@ import numpy as np
 
 from geoseg._version import __version__
 from geoseg.errors import GeosegError, RasterError
-from geoseg.image import Image, open_image
 from geoseg.labels.names import UNLABELLED
+from geoseg.look.image import Image, open_image
+from geoseg.look.survey import Score, survey
 from geoseg.masks import Masks
 from geoseg.report.content import Inputs, content
-from geoseg.survey import Score, survey
-from geoseg.vectors import open_classes
+from geoseg.vector.vectorize import open_classes
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from geoseg.evaluation import Evaluation
     from geoseg.grid import Window
     from geoseg.labels import Labels
-    from geoseg.topology import ClassReader
+    from geoseg.quality.evaluation import Evaluation
+    from geoseg.vector.topology import ClassReader
 
 
 def write_report(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.errors import MissingExtraError
-from geoseg.figures import draw_curves
+from geoseg.look.figures import draw_curves
 
 CSV, PNG = "curves.csv", "curves.png"
 _COLUMNS = ("epoch", "train_loss", "val_loss", "mean_iou", "overall", "seconds")

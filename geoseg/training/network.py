@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geoseg.accuracy import Accuracy, estimate
 from geoseg.models.device import Precision, choose_device, choose_precision
 from geoseg.models.scaling import Scaling
 from geoseg.models.torch_adapter import fit_channels, tensor_of
+from geoseg.quality.accuracy import Accuracy, estimate
 from geoseg.training.curves import write_curves
 from geoseg.training.epochs import EpochBar
 from geoseg.training.losses import make_loss

@@ -12,9 +12,9 @@ import numpy as np
 
 from geoseg.errors import GeosegError
 from geoseg.grid import Window
-from geoseg.image import class_png, encode
+from geoseg.look.image import class_png, encode
 from geoseg.masks import Masks
-from geoseg.overviews import (
+from geoseg.store.overviews import (
     COARSEST,
     Pyramid,
     announce,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.grid import Grid
-    from geoseg.topology import ClassReader
+    from geoseg.vector.topology import ClassReader
 
 TILE = 256
 _POLL = 2.0

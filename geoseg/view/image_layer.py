@@ -15,8 +15,8 @@ import numpy as np
 
 from geoseg.errors import GeosegError
 from geoseg.grid import Grid, Window
-from geoseg.image import Image, encode
-from geoseg.lookup import nearest_pixels
+from geoseg.look.image import Image, encode
+from geoseg.quality.lookup import nearest_pixels
 from geoseg.view.classes_layer import TILE, tile_window
 
 if TYPE_CHECKING:

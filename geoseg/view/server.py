@@ -12,10 +12,10 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
 from geoseg.errors import GeosegError, MissingExtraError, RasterError
-from geoseg.image import open_image
-from geoseg.overviews import Pyramid
+from geoseg.look.image import open_image
 from geoseg.report.write import name_of, remembered_raster
-from geoseg.vectors import open_classes
+from geoseg.store.overviews import Pyramid
+from geoseg.vector.vectorize import open_classes
 from geoseg.view.app import Layers, make_app
 from geoseg.view.classes_layer import ClassesLayer
 from geoseg.view.image_layer import ImageLayer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from geoseg.masks import Masks
-    from geoseg.topology import ClassReader
+    from geoseg.vector.topology import ClassReader
 
 _PATIENCE = 15.0
 

@@ -30,7 +30,7 @@ import shapely  # noqa: E402 - after the variables
 from rasterio.features import shapes  # noqa: E402 - after the variables
 from scipy import ndimage  # noqa: E402 - after the variables
 
-from geoseg.vectors import open_classes, vectorize  # noqa: E402
+from geoseg.vector.vectorize import open_classes, vectorize  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "landcover_rasters"
 CASES = {
@@ -90,7 +90,7 @@ def xarray_spatial(path: Path) -> None:
 
 def ours_traced(path: Path) -> None:
     """Trace, assemble and measure, without writing."""
-    from geoseg.vectors import _chosen, _drawing, _features
+    from geoseg.vector.vectorize import _chosen, _drawing, _features
 
     reader = open_classes(path)
     drawing = _drawing(
@@ -200,7 +200,7 @@ def workers(folder: Path) -> None:
 
 _LARGE = """
 import resource, sys, time
-from geoseg.vectors import vectorize
+from geoseg.vector.vectorize import vectorize
 out, path = sys.argv[1:3]
 begun = time.process_time()
 vectorize(path, out, simplify=20, overwrite=True)

@@ -1,0 +1,1 @@
+"""Maps to look at: pictures, figures, and what notebooks show."""

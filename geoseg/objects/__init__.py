@@ -1,0 +1,1 @@
+"""Objects across windows and blocks: matched, joined, numbered, shown."""

@@ -1,0 +1,1 @@
+"""Accuracy, areas and agreement of objects, each with its source."""

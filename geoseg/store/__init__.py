@@ -1,0 +1,1 @@
+"""What lies around the masks: metadata, parts, locks, overviews, verification."""

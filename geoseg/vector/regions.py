@@ -1,0 +1,308 @@
+"""Regions as rows: from finished features to columns, and on to a file, streamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from geoseg.errors import RegionsError, is_full
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    import geopandas
+    from numpy.typing import NDArray
+
+    from geoseg.classes import Class
+    from geoseg.vector.rings import Polygons
+    from geoseg.vector.topology import Features
+
+ENDINGS = {".gpkg": "GPKG", ".parquet": "Parquet", ".fgb": "FlatGeobuf"}
+"""Formats by file ending, with GDAL's names."""
+
+_SCORE_MAX = 254  # confidence bytes: winning probability × 254
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One attribute."""
+
+    name: str
+    """Its name."""
+    kind: str
+    """`integer`, `real` or `text`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What a file of regions is, before there are any."""
+
+    name: str
+    """Layer name."""
+    fields: tuple[Field, ...]
+    """Attributes, in order."""
+    crs: str
+    """WKT of the CRS."""
+    classes: tuple[Class, ...]
+    """The class table."""
+    only_present: bool = False
+    """Whether the legend leaves out classes that no region has."""
+    multi: bool = False
+    """Whether geometries are MultiPolygons."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the regions were made from, and how; JSON-able."""
+
+    def legend(self, present: Collection[int]) -> tuple[Class, ...]:
+        """Return the classes to show, given those that regions have."""
+        if not self.only_present:
+            return self.classes
+        return tuple(c for c in self.classes if c.value in present)
+
+    @property
+    def geometry_type(self) -> str:
+        """Simple Features name of the geometries."""
+        return "MultiPolygon" if self.multi else "Polygon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """Some regions, ready to be written."""
+
+    polygons: Polygons
+    """Geometries as bytes, with their boxes."""
+    columns: Mapping[str, NDArray[Any]]
+    """Values by field name; NaN where unknown."""
+
+    def __len__(self) -> int:
+        return len(self.polygons.box)
+
+    def take(self, chosen: NDArray[np.intp]) -> Rows:
+        """Return some rows, in the order asked for."""
+        p = self.polygons
+        sizes = np.diff(p.start)[chosen]
+        blobs = [p.blobs[p.start[i] : p.start[i + 1]] for i in chosen.tolist()]
+        return Rows(
+            polygons=p._replace(
+                blobs=np.concatenate([np.zeros(0, np.uint8), *blobs]),
+                start=np.append(0, np.cumsum(sizes)),
+                box=p.box[chosen],
+                area=p.area[chosen],
+                perimeter=p.perimeter[chosen],
+            ),
+            columns={name: column[chosen] for name, column in self.columns.items()},
+        )
+
+    def blobs(self, skip: int = 0) -> Iterator[memoryview]:
+        """Return each geometry's bytes, the first `skip` left out."""
+        view, start = memoryview(self.polygons.blobs), self.polygons.start.tolist()  # type: ignore[arg-type]
+        return (view[a + skip : b] for a, b in pairwise(start))
+
+
+class Writer(Protocol):
+    """Writes rows as they come; closing makes the file whole."""
+
+    def write(self, rows: Rows) -> None:
+        """Append rows."""
+        ...
+
+    def close(self) -> None:
+        """Finish indexes and metadata, and close the file."""
+        ...
+
+    def abandon(self) -> None:
+        """Close the file as it is; it will be removed."""
+        ...
+
+
+def fields(*, confidence: bool) -> tuple[Field, ...]:
+    """Return the attributes of the layer `regions`."""
+    return (
+        Field(name="class_id", kind="integer"),
+        Field(name="class_name", kind="text"),
+        Field(name="area_m2", kind="real"),
+        Field(name="perimeter_m", kind="real"),
+        Field(name="pixels", kind="integer"),
+        *([Field(name="confidence", kind="real")] if confidence else []),
+    )
+
+
+def as_rows(features: Features, layer: Layer) -> Rows:
+    """Return features with the attributes that every layer of regions has."""
+    facts = features.facts
+    names = np.full(max((c.value for c in layer.classes), default=0) + 1, None, object)
+    for each in layer.classes:
+        names[each.value] = each.name
+    columns: dict[str, NDArray[Any]] = {
+        "class_id": facts.value,
+        "class_name": names[facts.value],
+        "area_m2": features.polygons.area,
+        "perimeter_m": features.polygons.perimeter,
+        "pixels": facts.pixels,
+    }
+    if any(f.name == "confidence" for f in layer.fields):
+        known = np.where(facts.scored > 0, facts.scored, 1) * _SCORE_MAX
+        columns["confidence"] = np.where(facts.scored > 0, facts.scores / known, np.nan)
+    return Rows(polygons=features.polygons, columns=columns)
+
+
+@contextmanager
+def target(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary path beside `out`; rename it to `out` when all went well.
+
+    Files that killed runs of this machine left are removed.
+
+    Raises:
+        RegionsError: `out` cannot be written, exists, or is in use.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in ENDINGS:
+        raise RegionsError(
+            f"{path.name!r}: the ending chooses the format; use one of "
+            f"{', '.join(ENDINGS)}"
+        )
+    if not path.parent.is_dir():
+        raise RegionsError(f"{path.parent} is not a folder: make it first")
+    if path.is_dir():
+        raise RegionsError(f"{path} is a folder: name a file in it")
+    if path.exists():
+        if not overwrite:
+            raise RegionsError(f"{path} exists: choose another name, or overwrite it")
+        _refuse_in_use(path)
+    _remove_stale(path)
+    host = socket.gethostname() or "host"
+    temporary = path.with_name(f".{path.stem}.{host}-{os.getpid()}{path.suffix}")
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise RegionsError(
+            f"{path} cannot be written: {error.strerror} ({path.parent})"
+        ) from error
+    temporary.unlink()
+    try:
+        yield temporary
+        temporary.replace(path)
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError) and not is_full(error):
+            raise  # it may be about what is read
+        raise RegionsError(f"{path} cannot be written: {error}") from error
+    finally:
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove a temporary file, and the files and folders named after it."""
+    temporary.unlink(missing_ok=True)
+    for beside in temporary.parent.iterdir():
+        if beside.name.startswith(f"{temporary.name}-"):
+            if beside.is_dir():
+                shutil.rmtree(beside, ignore_errors=True)
+            else:
+                beside.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files of processes of this machine that are gone."""
+    prefix = f".{path.stem}.{socket.gethostname() or 'host'}-"
+    for left in list(path.parent.iterdir()):
+        if left.name.startswith(prefix):
+            number, suffix, _ = left.name.removeprefix(prefix).partition(path.suffix)
+            if suffix and number.isdigit() and not _runs(int(number)):
+                _remove(left.with_name(f"{prefix}{number}{suffix}"))
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine is alive; where that is unknown, it is."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _refuse_in_use(path: Path) -> None:
+    """Raise where replacing the file would pull it from under another program."""
+    if not os.access(path, os.W_OK):
+        raise RegionsError(f"{path} is read-only: change its permissions or the name")
+    if path.suffix.lower() != ".gpkg":
+        return
+    busy = RegionsError(
+        f"{path} is in use by another program, such as QGIS: close it there first"
+    )
+    if path.with_name(path.name + "-wal").exists():
+        raise busy
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise busy from error
+        raise RegionsError(f"{path} cannot be replaced: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise RegionsError(
+            f"{path} is no GeoPackage, so it is not overwritten: choose another name"
+        ) from error
+    finally:
+        connection.close()
+
+
+def open_writer(path: Path, layer: Layer) -> Writer:
+    """Create a file for a layer; the ending chooses the format."""
+    ending = path.suffix.lower()
+    if ending == ".gpkg":
+        from geoseg.vector.geopackage import GeoPackage
+
+        return GeoPackage(path, layer)
+    if ending == ".parquet":
+        from geoseg.vector.geoparquet import GeoParquet
+
+        return GeoParquet(path, layer)
+    from geoseg.vector.flatgeobuf import FlatGeobuf
+
+    return FlatGeobuf(path, layer)
+
+
+def read_regions(path: str | Path, layer: str | None = None) -> geopandas.GeoDataFrame:
+    """Read a file of regions.
+
+    Args:
+        path: A file that `vectorize` wrote.
+        layer: Layer name; default the first with geometries.
+
+    Returns:
+        One row per region.
+
+    Raises:
+        RegionsError: There is no such file or layer.
+    """
+    import geopandas
+    import pyogrio
+
+    path = Path(path)
+    if not path.exists():
+        raise RegionsError(f"{path} does not exist")
+    if path.suffix.lower() == ".parquet":
+        return geopandas.read_parquet(path)
+    try:
+        found = {str(n): kind for n, kind in pyogrio.list_layers(path)}
+        name = layer or next((n for n, kind in found.items() if kind), None)
+        if name not in found:
+            raise RegionsError(
+                f"{path} has no layer {name!r}, only {', '.join(found) or 'none'}"
+            )
+        return pyogrio.read_dataframe(path, layer=name, use_arrow=True)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise RegionsError(f"{path} cannot be read as regions: {error}") from error

@@ -1,0 +1,441 @@
+"""Small regions join a neighbour: a mask in, a mask out, the same for any blocks.
+
+The rule. Regions are the 4-connected ones of the mask as it was; a region is small when
+its true area is below the minimum. Small regions are taken smallest first (ties: by
+first pixel in reading order). Each joins a neighbour: one of its own class where it has
+come to touch one, else the one with which it shares the longest border in metres
+(ties: the larger, then the one whose first pixel comes first). Two small regions that
+join may be large enough then. Nodata is no neighbour; a region alone in nodata stays.
+
+Why blocks do not matter. A large region only ever receives, and its size decides
+nothing but ties, for which its original size is taken. So each cluster of small regions
+that touch each other can be settled alone. A cluster inside one block is settled there;
+those that reach a border are settled together at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numcodecs import Zstd
+from numpy.polynomial import polynomial
+
+from geoseg.grid import Window
+from geoseg.vector.arcs import Faces, corner_bytes, label_faces, list_edges
+from geoseg.vector.seams import join_pairs
+from geoseg.vector.settle import borders, face_areas, face_runs, settle
+from geoseg.vector.topology import read_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+    from numpy.typing import NDArray
+
+    from geoseg.classes import Class
+    from geoseg.grid import Grid
+    from geoseg.vector.measure import Measure
+    from geoseg.vector.topology import ClassReader
+
+_UNITS = 1 << 20  # of the largest pixel or edge: sums are integers, whatever the order
+_CODEC = Zstd(level=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scale:
+    """What a pixel and its edges measure, as integers."""
+
+    pixel: NDArray[np.float64]
+    """Area in units of a row's pixels: polynomial in u by row, (height, degree + 1)."""
+    east: NDArray[np.int64]
+    """Length of the edge above each row, and below the last, (height + 1,)."""
+    south: NDArray[np.int64]
+    """Length of the edges beside each row's pixels, (height,)."""
+    half_x: float
+    """Half the raster's width."""
+    least: int
+    """The smallest area that is not small."""
+
+    @staticmethod
+    def of(grid: Grid, measure: Measure, min_area: float) -> Scale:
+        """Return the scale of a raster."""
+        v = (np.arange(grid.height) + 0.5 - measure.half_y) / measure.half_y
+        pixel = np.stack([polynomial.polyval(v, c) for c in measure.density.T], axis=1)
+        unit = np.abs(pixel).sum(axis=1).max() / _UNITS
+        at = (np.arange(grid.height + 1) - measure.half_y) / measure.half_y
+        east = polynomial.polyval(at, measure.east[:, 0])
+        south = polynomial.polyval(v, measure.south[:, 0])
+        longest = max(east.max(), south.max()) / _UNITS
+        return Scale(
+            pixel=pixel / unit,
+            east=np.rint(east / longest).astype(np.int64),
+            south=np.rint(south / longest).astype(np.int64),
+            half_x=measure.half_x,
+            least=int(np.ceil(min_area / unit * (1 - 1e-6))),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SievedRaster:
+    """A class raster whose small regions have joined a neighbour; others pass through.
+
+    Its classes lie in a folder, one file per block.
+    """
+
+    base: ClassReader
+    """What was sieved."""
+    folder: str
+    """Where the blocks are; every worker must see it."""
+    side: int
+    """Side of a block."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        return self.base.grid
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """Its class table."""
+        return self.base.classes
+
+    @property
+    def nodata(self) -> int | None:
+        """The value that is no class."""
+        return self.base.nodata
+
+    @property
+    def chunk(self) -> int:
+        """Side of its blocks."""
+        return self.side
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Those of what was sieved."""
+        return self.base.arrays
+
+    @property
+    def path(self) -> str | None:
+        """Where what was sieved is."""
+        return getattr(self.base, "path", None)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the provenance of what was sieved."""
+        found = getattr(self.base, "attributes", None)
+        return dict(found()) if callable(found) else {}
+
+    def read(self, name: str, window: Window) -> NDArray[Any]:
+        """Return the pixels of an array in a window inside the grid."""
+        if name != "classes":
+            return self.base.read(name, window)
+        parts = []
+        for y in range(window.y // self.side * self.side, window.bottom, self.side):
+            row = []
+            for x in range(window.x // self.side * self.side, window.right, self.side):
+                block = _block(self.grid, y, x, self.side)
+                part = block.intersection(window)
+                assert part is not None, "only blocks that the window meets"
+                values = _load(self.folder, block)
+                row.append(values[part.relative_to(block).slices])
+            parts.append(np.concatenate(row, axis=1))
+        return np.concatenate(parts)
+
+
+def _block(grid: Grid, y: int, x: int, side: int) -> Window:
+    return Window(
+        y=y, x=x, height=min(side, grid.height - y), width=min(side, grid.width - x)
+    )
+
+
+def _file(folder: str, window: Window, kind: str) -> Path:
+    return Path(folder) / f"{window.y}.{window.x}.{kind}"
+
+
+def _save(folder: str, window: Window, values: NDArray[Any]) -> None:
+    data = values.dtype.char.encode() + _CODEC.encode(np.ascontiguousarray(values))
+    path = _file(folder, window, "new")
+    path.write_bytes(data)
+    path.replace(_file(folder, window, "block"))
+
+
+@lru_cache(maxsize=12)
+def _load(folder: str, window: Window) -> NDArray[Any]:
+    """Return a block; only called when all are final, so keeping some is safe."""
+    return _read(folder, window)
+
+
+def _read(folder: str, window: Window) -> NDArray[Any]:
+    data = _file(folder, window, "block").read_bytes()
+    values = np.frombuffer(_CODEC.decode(data[1:]), np.dtype(data[:1].decode()))
+    return values.reshape(window.height, window.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outline:
+    """What a block's neighbours must know of its regions."""
+
+    window: Window
+    """The block."""
+    first: NDArray[np.int64]
+    """Raster position of the first known pixel of each open face."""
+    area: NDArray[np.int64]
+    """Its area in the block."""
+    above: NDArray[np.int32]
+    """Open face of each pixel in the row above, -1 for nodata."""
+    before: NDArray[np.int32]
+    """Likewise the column before."""
+    bottom: NDArray[np.int32]
+    """Likewise the last row."""
+    after: NDArray[np.int32]
+    """Likewise the last column."""
+
+
+def _labelled(
+    masks: ClassReader, window: Window, scale: Scale
+) -> tuple[NDArray[Any], Faces, NDArray[np.int64], NDArray[np.int64]]:
+    """Return a block's pixels with a row and column before, faces, areas, positions."""
+    around = read_pixels(masks, window, 1)
+    pixels = around[:-1, :-1]
+    outside = 256 if pixels.dtype == np.uint16 else 65536
+    written = np.ones(65537, np.bool_)
+    written[outside] = False
+    if masks.nodata is not None:
+        written[masks.nodata] = False
+    edges = list_edges(corner_bytes(around), 0, 0, pixels.shape)
+    faces = label_faces(pixels, edges, written, np.empty((0, 0), np.uint8))
+    area = face_areas(
+        faces.labels, faces.number, len(faces.first) - 1, scale.pixel,
+        window.y, window.x, scale.half_x,
+    )  # fmt: skip
+    y, x = np.divmod(faces.first, window.width + 1)
+    first = (window.y - 1 + y) * (masks.grid.width + 1) + window.x - 1 + x
+    return pixels, faces, area, first
+
+
+def _open(faces: Faces, window: Window, grid: Grid) -> NDArray[np.bool_]:
+    """Return which faces (by number) go on, or may, in a neighbour."""
+    touched = np.zeros(len(faces.first), np.bool_)
+    at = faces.number[faces.labels[:-1, :-1]]
+    touched[at[0]] = touched[at[:, 0]] = True
+    if window.bottom < grid.height:
+        touched[at[-1]] = True
+    if window.right < grid.width:
+        touched[at[:, -1]] = True
+    touched[0] = False
+    return touched
+
+
+def outline(masks: ClassReader, window: Window, scale: Scale) -> Outline:
+    """Return what a block's neighbours must know of its regions (first pass)."""
+    _, faces, area, first = _labelled(masks, window, scale)
+    chosen = np.flatnonzero(_open(faces, window, masks.grid))
+    place = np.full(len(faces.first), -1, np.int32)
+    place[chosen] = np.arange(len(chosen))
+    at = faces.labels[:-1, :-1]
+    return Outline(
+        window=window,
+        first=first[chosen],
+        area=area[chosen],
+        above=place[faces.number[at[0]]],
+        before=place[faces.number[at[1:, 0]]],
+        bottom=place[faces.number[at[-1, 1:]]],
+        after=place[faces.number[at[1:, -1]]],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Known:
+    """What a block is told of its open faces, in the order of their numbers."""
+
+    window: Window
+    """The block."""
+    first: NDArray[np.int64]
+    """Position of the region's first pixel in the raster."""
+    area: NDArray[np.int64]
+    """Its whole area."""
+
+
+def know(outlines: list[Outline], grid: Grid) -> list[Known]:
+    """Join the open faces of all blocks; tell each block about its own."""
+    base = np.concatenate([[0], np.cumsum([len(o.first) for o in outlines])])
+    bottom = np.full(grid.width, -1, np.int64)
+    pairs = [np.empty((0, 2), np.int64)]
+    after: NDArray[np.int64] | None = None
+    lowest = bottom.copy()
+    for each, offset in zip(outlines, base, strict=False):
+        window = each.window
+        if window.x == 0:
+            bottom, after = lowest.copy(), None
+        if window.y > 0:
+            above = each.above if window.x else each.above[1:]
+            known = bottom[max(0, window.x - 1) : window.right]
+            pairs.append(np.stack([known, above + offset], 1)[above >= 0])
+        if after is not None:
+            chosen = each.before >= 0
+            pairs.append(np.stack([after, each.before + offset], 1)[chosen])
+        after = np.where(each.after >= 0, each.after + offset, -1)
+        lowest[window.x : window.right] = np.where(
+            each.bottom >= 0, each.bottom + offset, -1
+        )
+    root = join_pairs(int(base[-1]), np.concatenate(pairs).astype(np.int64))
+    area, first = np.zeros(len(root), np.int64), np.full(len(root), 1 << 62, np.int64)
+    np.add.at(area, root, np.concatenate([o.area for o in outlines]))
+    np.minimum.at(first, root, np.concatenate([o.first for o in outlines]))
+    return [
+        Known(
+            window=o.window,
+            first=first[root[a : a + len(o.first)]],
+            area=area[root[a : a + len(o.first)]],
+        )
+        for o, a in zip(outlines, base, strict=False)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unsettled:
+    """Clusters of small regions that reach a block's border."""
+
+    regions: NDArray[np.int64]
+    """First pixel, area, class, whether small, (n, 4)."""
+    edges: NDArray[np.int64]
+    """First pixels of two regions, length of their border, (m, 3)."""
+
+
+def settle_block(
+    known: Known, masks: ClassReader, scale: Scale, folder: str
+) -> Unsettled:
+    """Write a block with its own small regions settled (second pass).
+
+    What reaches the border is returned, and noted in the folder for `patch_block`.
+    """
+    window = known.window
+    pixels, faces, area, first = _labelled(masks, window, scale)
+    is_open = _open(faces, window, masks.grid)
+    area[is_open], first[is_open] = known.area, known.first
+    first[0] = -1
+    # Faces that are one region elsewhere are one region here.
+    _, place, inverse = np.unique(first, return_index=True, return_inverse=True)
+    node = place[inverse]
+    small = area < scale.least
+    small[0] = False
+    edges = borders(
+        faces.labels, faces.number, small, scale.east, scale.south, window.y
+    )
+    edges[:, :2] = np.sort(node[edges[:, :2]], axis=1)
+    edges = _summed(edges)
+    value = np.zeros(len(area), np.int64)
+    value[1:] = pixels[np.divmod(faces.first[1:], pixels.shape[1])]
+    both = small[edges[:, 0]] & small[edges[:, 1]]
+    cluster = join_pairs(len(area), edges[both, :2])
+    unsettled = np.zeros(len(area), np.bool_)
+    unsettled[cluster[node[is_open & small]]] = True
+    unsettled = (unsettled[cluster] & small)[node]
+    beside = unsettled[edges[:, 0]] | unsettled[edges[:, 1]]
+    final = settle(area, first, value, small & ~unsettled, edges[~beside], scale.least)
+    at = faces.number[faces.labels[1:-1, 1:-1]]
+    old = pixels[1:, 1:]
+    dtype = np.uint8 if pixels.dtype == np.uint16 else np.uint16
+    _save(folder, window, np.where(at > 0, final[node][at], old).astype(dtype))
+    runs = face_runs(faces.labels, faces.number, unsettled)
+    runs[:, 3] = first[runs[:, 3]]
+    with _file(folder, window, "runs").open("wb") as file:
+        np.save(file, runs)
+    nodes = np.union1d(np.flatnonzero(unsettled), edges[beside, :2])
+    regions = np.stack([first, area, value, small.astype(np.int64)], axis=1)[nodes]
+    out = edges[beside].copy()
+    out[:, :2] = first[out[:, :2]]
+    return Unsettled(regions=regions, edges=out)
+
+
+def _summed(edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each pair once, with the sum of its lengths."""
+    if not len(edges):
+        return edges
+    edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
+    starts = np.flatnonzero(
+        np.append(True, (edges[1:, :2] != edges[:-1, :2]).any(axis=1))
+    )
+    out = edges[starts]
+    out[:, 2] = np.add.reduceat(edges[:, 2], starts)
+    return out
+
+
+def settle_rest(
+    parts: list[Unsettled], least: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Settle the clusters that reach borders; return first pixels and their classes."""
+    regions = np.concatenate([p.regions for p in parts])
+    regions = np.unique(regions, axis=0)
+    first = regions[:, 0]
+    edges = np.concatenate([p.edges for p in parts])
+    edges[:, :2] = np.sort(np.searchsorted(first, edges[:, :2]), axis=1)
+    final = settle(
+        regions[:, 1].copy(), first.copy(), regions[:, 2].copy(), regions[:, 3] > 0,
+        _summed(edges), least,
+    )  # fmt: skip
+    return first, final
+
+
+def patch_block(
+    window: Window, folder: str, first: NDArray[np.int64], final: NDArray[np.int64]
+) -> None:
+    """Write into a block what was settled at the end (third pass)."""
+    with _file(folder, window, "runs").open("rb") as file:
+        runs = np.load(file)
+    if not len(runs):
+        return
+    values = _read(folder, window).copy()
+    found = final[np.searchsorted(first, runs[:, 3])]
+    for (row, x, after, _), value in zip(runs.tolist(), found.tolist(), strict=True):
+        values[row, x:after] = value
+    _save(folder, window, values)
+
+
+def sieve(
+    masks: ClassReader,
+    min_area: float,
+    measure: Measure,
+    folder: Path,
+    *,
+    side: int,
+    client: Client | None = None,
+) -> SievedRaster:
+    """Let regions below a true area join a neighbour; the module says how.
+
+    Args:
+        masks: A class raster or masks.
+        min_area: True m² from which on a region stays.
+        measure: How to measure on its grid.
+        folder: An empty folder that every worker sees; the result lies in it.
+        side: Side of a block in pixels.
+        client: Where to run; None is threads of this process.
+
+    Returns:
+        The same raster with other class values.
+    """
+    from geoseg.distribute import unordered
+
+    grid = masks.grid
+    scale = Scale.of(grid, measure, min_area)
+    windows = list(_blocks(grid, side))
+    outlines = dict(
+        unordered(partial(outline, masks, scale=scale), windows, client=client)
+    )
+    knowledge = know([outlines[w] for w in windows], grid)
+    settling = partial(settle_block, masks=masks, scale=scale, folder=str(folder))
+    parts = [part for _, part in unordered(settling, knowledge, client=client)]
+    first, final = settle_rest(parts, scale.least)
+    patch = partial(patch_block, folder=str(folder), first=first, final=final)
+    for _ in unordered(patch, windows, client=client):
+        pass
+    return SievedRaster(base=masks, folder=str(folder), side=side)
+
+
+def _blocks(grid: Grid, side: int) -> Iterator[Window]:
+    for y in range(0, grid.height, side):
+        for x in range(0, grid.width, side):
+            yield _block(grid, y, x, side)

@@ -1,0 +1,482 @@
+"""A block of labels becomes nodes, arcs and faces; what crosses blocks stays open.
+
+`trace_block` is a pure function of a block's pixels, with a few around them. It returns
+the features that end inside the block, ready to be written, and an `Open` rest: faces
+that go on in a neighbour, the arcs they need, arcs cut at the border. `seams.py` joins
+these. TOPOLOGY.md is the one page to read first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from geoseg.grid import Window
+from geoseg.vector import arcs as _arcs
+from geoseg.vector.arcs import NODE, Faces
+from geoseg.vector.rings import Arcs, Polygons, assemble
+from geoseg.vector.scratch import borrowed
+from geoseg.vector.simplify import Limits, reach, simplify_arcs, whole
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.classes import Class
+    from geoseg.grid import Grid
+    from geoseg.vector.measure import Measure
+
+TILE = 5
+"""Vertices near cut arcs travel in tiles of 2^5 corners a side."""
+
+
+class ClassReader(Protocol):
+    """What can be vectorized: masks, a class raster. A recipe, not a handle."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        ...
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """Its class table."""
+        ...
+
+    @property
+    def nodata(self) -> int | None:
+        """The value that is no class, or None where every pixel has one."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """Side of the squares it is stored in, in pixels."""
+        ...
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of its arrays; `classes`, perhaps `confidence`."""
+        ...
+
+    def read(self, name: str, window: Window) -> NDArray[np.generic]:
+        """Return the pixels of an array in a window inside the grid."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawing:
+    """How polygons are drawn: everything that is the same for all blocks."""
+
+    grid: Grid
+    """Where the raster is."""
+    measure: Measure
+    """From pixels to true metres."""
+    values: tuple[int, ...] | None
+    """Values that become polygons; None: all but 0, as of instances."""
+    limits: Limits
+    """How far to simplify and round."""
+    eight: bool = False
+    """Whether pixels that touch at a corner are one region."""
+    srs: int = 0
+    """Spatial reference in the GeoPackage headers."""
+
+    @property
+    def apron(self) -> int:
+        """Pixels around a block that its lines depend on."""
+        return max(1, reach(self.limits)) if self.is_changed else 1
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether lines are anything but pixel edges."""
+        return self.limits.distance > 0 or self.limits.radius > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Facts:
+    """What is known of faces or features, each an array of the same length."""
+
+    value: NDArray[np.int64]
+    """Class value."""
+    pixels: NDArray[np.int64]
+    """Pixels in the mask."""
+    scores: NDArray[np.int64]
+    """Sum of confidence bytes."""
+    scored: NDArray[np.int64]
+    """Pixels with a confidence."""
+
+    def take(self, chosen: NDArray[np.intp]) -> Facts:
+        """Return some of them."""
+        return Facts(
+            value=self.value[chosen],
+            pixels=self.pixels[chosen],
+            scores=self.scores[chosen],
+            scored=self.scored[chosen],
+        )
+
+    def merged(self, group: NDArray[np.int64], count: int) -> Facts:
+        """Return one row per group, 0 … count - 1; every group has a face."""
+        value = np.zeros(count, np.int64)
+        value[group] = self.value
+        return Facts(
+            value=value,
+            pixels=_sums(group, self.pixels, count),
+            scores=_sums(group, self.scores, count),
+            scored=_sums(group, self.scored, count),
+        )
+
+    @staticmethod
+    def joined(parts: list[Facts]) -> Facts:
+        """Return all of several, in order."""
+        return Facts(
+            value=np.concatenate([p.value for p in parts]),
+            pixels=np.concatenate([p.pixels for p in parts]),
+            scores=np.concatenate([p.scores for p in parts]),
+            scored=np.concatenate([p.scored for p in parts]),
+        )
+
+
+def _sums(
+    group: NDArray[np.int64], values: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    total = np.zeros(count, np.int64)
+    np.add.at(total, group, values)
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Features:
+    """Finished regions."""
+
+    polygons: Polygons
+    """Their bytes and sizes."""
+    facts: Facts
+    """Their class and pixels."""
+
+    def __len__(self) -> int:
+        return len(self.facts.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Open:
+    """What a block leaves for its neighbours; faces are 0 … n - 1, -1 for none."""
+
+    window: Window
+    """The block."""
+    facts: Facts
+    """Open faces."""
+    touching: NDArray[np.int64]
+    """Pairs of open faces that are one region by a corner, (n, 2)."""
+    arcs: Arcs
+    """Arcs that bound open faces, simplified where whole; x, y on the raster."""
+    cut: NDArray[np.uint8]
+    """Which ends of each arc are cut: `CUT_START`, `CUT_END`."""
+    tiles: NDArray[np.int64]
+    """Row and column of tiles of corners near cut arcs, (n, 2)."""
+    corners: NDArray[np.uint8]
+    """Their corners, (n, side, side): bytes of `corner_bytes`, 0 where no vertex is."""
+    above: NDArray[np.int32]
+    """Face of each pixel in the row above, from the column before the block on."""
+    before: NDArray[np.int32]
+    """Face of each pixel in the column before it."""
+    bottom: NDArray[np.int32]
+    """Face of each pixel in its last row."""
+    after: NDArray[np.int32]
+    """Face of each pixel in its last column."""
+
+
+def read_pixels(
+    masks: ClassReader, window: Window, apron: int
+) -> NDArray[np.uint16 | np.int32]:
+    """Read a block and `apron` pixels around; what is outside has a value of its own.
+
+    Returns:
+        (height + 2 apron, width + 2 apron): uint16 with 256 outside for uint8 masks,
+        int32 with 65536 outside for uint16 masks. Borrowed, see `scratch`.
+    """
+    around = window.pad(apron)
+    inside = around.intersection(masks.grid.window)
+    assert inside is not None, "blocks lie in the raster"
+    read = masks.read("classes", inside)
+    small = read.dtype == np.uint8
+    shape = around.height, around.width
+    pixels = borrowed("pixels", shape, np.uint16 if small else np.int32)
+    if inside != around:
+        pixels[:] = 256 if small else 65536
+    pixels[inside.relative_to(around).slices] = read
+    return pixels
+
+
+def read_ids(
+    masks: ClassReader, window: Window, apron: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], int]:
+    """Read ids in and around a block, counted from the lowest that is there.
+
+    Ids grow from row to row, so that few lie between the lowest and the highest.
+
+    Returns:
+        (height + 2 apron, width + 2 apron) int32, 0 for none; which numbers are ids;
+        and what to add to one of them to have the id.
+    """
+    around = window.pad(apron)
+    inside = around.intersection(masks.grid.window)
+    assert inside is not None, "blocks lie in the raster"
+    read = masks.read("classes", inside).astype(np.uint32, copy=False)
+    there = read > 0
+    offset = int(read.min(where=there, initial=2**32 - 1)) - 1 if there.any() else 0
+    ids = np.where(there, read - np.uint32(offset), 0).astype(np.int32)
+    outside = int(ids.max(initial=0)) + 1
+    pixels = np.full((around.height, around.width), outside, np.int32)
+    pixels[inside.relative_to(around).slices] = ids
+    written = np.ones(outside + 1, np.bool_)
+    written[[0, outside]] = False
+    return pixels, written, offset
+
+
+def _pixels(
+    masks: ClassReader, window: Window, drawing: Drawing
+) -> tuple[NDArray[np.uint16 | np.int32], NDArray[np.bool_], int]:
+    """Return a block's pixels, which of them are drawn, and their offset."""
+    if drawing.values is None:
+        return read_ids(masks, window, drawing.apron)
+    written = np.zeros(65537, np.bool_)
+    written[list(drawing.values)] = True
+    return read_pixels(masks, window, drawing.apron), written, 0
+
+
+def trace_block(
+    masks: ClassReader, window: Window, drawing: Drawing
+) -> tuple[Features | None, Open]:
+    """Trace, simplify and assemble what can be known of one block.
+
+    Args:
+        masks: Where pixels come from.
+        window: The block, inside the grid.
+        drawing: What is the same for all blocks.
+
+    Returns:
+        The features that end inside the block, in reading order (None where there are
+        none), and the open rest.
+    """
+    apron = drawing.apron
+    pixels, written, offset = _pixels(masks, window, drawing)
+    near = pixels[apron - 1 : -apron, apron - 1 : -apron]
+    grid = drawing.grid
+    corners = _arcs.corner_bytes(pixels)
+    _mark_raster_corners(corners, window, grid, apron)
+    last_row, last_column = window.bottom == grid.height, window.right == grid.width
+    edges = _arcs.list_edges(corners, apron - 1, apron - 1, near.shape)
+    faces = _arcs.label_faces(near, edges, written, _confidence(masks, window))
+    own, nodes, loops, *most = _arcs.own_edges(
+        edges, faces.labels, last_row, last_column
+    )
+    xy, start, left, right, headings, cut = _arcs.trace(
+        own, nodes, loops, faces.labels, faces.number, *most
+    )
+    xy += np.array([window.x, window.y], np.int32)
+    raw = Arcs(xy, start, left - 1, right - 1, headings)
+    facts = Facts(
+        value=near[np.divmod(faces.first[1:], near.shape[1])].astype(np.int64) + offset,
+        pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
+    )  # fmt: skip
+    pairs = (
+        _corner_pairs(edges, faces, facts.value)
+        if drawing.eight
+        else np.empty((0, 2), np.int64)
+    )
+    group, open_faces = _open_faces(faces, window, grid, pairs)
+    lines = _drawn(raw, cut == 0, corners, window, drawing)
+    return (
+        _finished(lines, facts, group, open_faces, drawing),
+        _rest(
+            window, faces, facts, open_faces, pairs, raw, lines, cut, corners, drawing
+        ),
+    )
+
+
+def _confidence(masks: ClassReader, window: Window) -> NDArray[np.uint8]:
+    if "confidence" not in masks.arrays:
+        return np.empty((0, 0), np.uint8)
+    return np.ascontiguousarray(masks.read("confidence", window), np.uint8)
+
+
+def _mark_raster_corners(
+    corners: NDArray[np.uint8], window: Window, grid: Grid, apron: int
+) -> None:
+    """Make the raster's four corners nodes, so that its outer edge stays."""
+    for y in (0, grid.height):
+        for x in (0, grid.width):
+            row, column = y - window.y + apron - 1, x - window.x + apron - 1
+            if 0 <= row < corners.shape[0] and 0 <= column < corners.shape[1]:
+                corners[row, column] |= NODE
+
+
+def _corner_pairs(
+    edges: tuple[NDArray[Any], ...], faces: Faces, value: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return pairs of faces (0 …) of one class that touch at a corner of the block."""
+    line, x, leaving = edges
+    y = np.repeat(np.arange(len(line) - 1), np.diff(line))
+    inside = (y < len(line) - 2) & (x < faces.labels.shape[1] - 2)
+    crossing = inside & (leaving & 15 == 15)
+    y, x = y[crossing], x[crossing]
+    at = faces.number[faces.labels] - 1
+    nw, ne, sw, se = at[y, x], at[y, x + 1], at[y + 1, x], at[y + 1, x + 1]
+    pairs = np.concatenate([np.stack([nw, se], 1), np.stack([ne, sw], 1)])
+    pairs = pairs[(pairs >= 0).all(axis=1)].astype(np.int64)
+    same = value[pairs[:, 0]] == value[pairs[:, 1]]
+    return np.asarray(pairs[same])
+
+
+def _open_faces(
+    faces: Faces, window: Window, grid: Grid, pairs: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the region of each face, and which faces go on elsewhere.
+
+    A face is open where it has an edge that the block does not own: it lies above or
+    before the block, or in the last row or column of a block that is not the raster's
+    last. A region is open when one of its faces is.
+    """
+    count = len(faces.first) - 1
+    touched = np.zeros(count + 1, np.bool_)
+    at = faces.labels[:-1, :-1]
+    borders = [at[0], at[:, 0]]
+    if window.bottom < grid.height:
+        borders.append(at[-1])
+    if window.right < grid.width:
+        borders.append(at[:, -1])
+    for border in borders:
+        touched[faces.number[border]] = True
+    is_open = touched[1:]
+    if not len(pairs):
+        return np.arange(count), is_open
+    group = unions(count, pairs)
+    open_groups = np.zeros(count, np.bool_)
+    open_groups[group[is_open]] = True
+    return group, open_groups[group]
+
+
+def unions(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the smallest member of each one's set, after joining the pairs."""
+    from geoseg.vector.seams import join_pairs
+
+    return np.asarray(join_pairs(count, pairs))
+
+
+def _drawn(
+    raw: Arcs,
+    chosen: NDArray[np.bool_],
+    corners: NDArray[np.uint8],
+    window: Window,
+    drawing: Drawing,
+) -> Arcs:
+    """Return the arcs with the chosen ones simplified and rounded."""
+    if not drawing.is_changed:
+        return raw
+    apron = drawing.apron
+    ground = whole(corners, window.y - apron + 1, window.x - apron + 1)
+    return draw(raw, chosen, ground, drawing.limits)
+
+
+def draw(raw: Arcs, chosen: NDArray[np.bool_], ground: object, limits: Limits) -> Arcs:
+    """Return the arcs with the chosen ones simplified and rounded."""
+    smooth = limits.radius > 0
+    out = np.empty((6 * len(raw.xy), 2)) if smooth else np.empty_like(raw.xy)
+    start = simplify_arcs(
+        raw.xy, raw.start, raw.headings, chosen, ground, tuple(limits), out
+    )
+    return raw._replace(xy=out[: start[-1]].copy(), start=start)
+
+
+def _finished(
+    lines: Arcs,
+    facts: Facts,
+    group: NDArray[np.int64],
+    open_faces: NDArray[np.bool_],
+    drawing: Drawing,
+) -> Features | None:
+    """Assemble the faces that end inside the block."""
+    done = np.flatnonzero(~open_faces & (facts.pixels > 0))
+    if not len(done):
+        return None
+    roots, feature = np.unique(group[done], return_inverse=True)
+    feature = feature.astype(np.int64)
+    of_face = np.full(len(facts.pixels), -1, np.int64)
+    of_face[done] = feature
+    needed = _bounding(lines, of_face >= 0)
+    polygons = assemble(
+        lines.take(np.flatnonzero(needed)), of_face, transform=drawing.grid.transform,
+        measure=drawing.measure, srs=drawing.srs, multi=drawing.eight,
+    )  # fmt: skip
+    merged = facts.take(done).merged(feature, len(roots))
+    return Features(polygons=polygons, facts=merged)
+
+
+def _bounding(lines: Arcs, faces: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which arcs bound one of some faces."""
+    padded = np.append(faces, False)
+    return np.asarray(padded[lines.left] | padded[lines.right])
+
+
+def _rest(
+    window: Window,
+    faces: Faces,
+    facts: Facts,
+    open_faces: NDArray[np.bool_],
+    pairs: NDArray[np.int64],
+    raw: Arcs,
+    lines: Arcs,
+    cut: NDArray[np.uint8],
+    corners: NDArray[np.uint8],
+    drawing: Drawing,
+) -> Open:
+    """Pack the open faces, their arcs, and what cut arcs need to be simplified."""
+    chosen = np.flatnonzero(open_faces)
+    place = np.full(len(open_faces) + 1, -1, np.int32)
+    place[chosen] = np.arange(len(chosen))
+    needed = np.flatnonzero(_bounding(lines, open_faces) | (cut > 0))
+    arcs = lines.take(needed)
+    is_cut = np.flatnonzero(cut)
+    tiles, bytes_ = _near(raw.take(is_cut), corners, window, drawing)
+    numbers = faces.number - 1
+    at = faces.labels[:-1, :-1]
+    touching = place[pairs]
+    return Open(
+        window=window,
+        facts=facts.take(chosen),
+        touching=touching[(touching >= 0).all(axis=1)].astype(np.int64),
+        arcs=arcs._replace(
+            left=place[arcs.left].astype(np.int64),
+            right=place[arcs.right].astype(np.int64),
+        ),
+        cut=cut[needed],
+        tiles=tiles,
+        corners=bytes_,
+        above=place[numbers[at[0]]],
+        before=place[numbers[at[1:, 0]]],
+        bottom=place[numbers[at[-1, 1:]]],
+        after=place[numbers[at[1:, -1]]],
+    )
+
+
+def _near(
+    cut: Arcs, corners: NDArray[np.uint8], window: Window, drawing: Drawing
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the tiles of corners that cut arcs come near, vertices only.
+
+    Tiles are counted from the raster's first corner minus the apron, so those of
+    neighbouring blocks lie on each other.
+    """
+    side = 1 << TILE
+    if not drawing.is_changed or len(cut.start) == 1:
+        return np.empty((0, 2), np.int64), np.empty((0, side, side), np.uint8)
+    apron = drawing.apron
+    y, x = window.y - apron + 1, window.x - apron + 1
+    first_y, first_x = (y + apron) >> TILE, (x + apron) >> TILE
+    rows = ((y + apron + corners.shape[0] - 1) >> TILE) - first_y + 1
+    columns = ((x + apron + corners.shape[1] - 1) >> TILE) - first_x + 1
+    marked = _arcs.mark_tiles(
+        cut.xy, cut.start, rows, columns, first_y, first_x, apron, TILE
+    )
+    tiles = np.argwhere(marked) + np.array([first_y, first_x])
+    return tiles, _arcs.vertex_tiles(corners, y + apron, x + apron, tiles, side)

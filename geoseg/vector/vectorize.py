@@ -1,0 +1,440 @@
+"""The door from masks to polygons: `vectorize`, and `read_regions` to look at them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from geoseg._version import __version__
+from geoseg.errors import RegionsError
+from geoseg.grid import Window
+from geoseg.vector.footprints import FIELDS, Squaring
+from geoseg.vector.instance_layer import NAME as INSTANCES
+from geoseg.vector.instance_layer import (
+    InstanceRows,
+    holds_objects_only,
+    instance_fields,
+    instance_reader,
+)
+from geoseg.vector.measure import measure
+from geoseg.vector.regions import (
+    Layer,
+    as_rows,
+    fields,
+    open_writer,
+    read_regions,
+    target,
+)
+from geoseg.vector.regularize import MIN_IOU
+from geoseg.vector.seams import Seams
+from geoseg.vector.simplify import Limits
+from geoseg.vector.topology import Drawing, trace_block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import xarray as xr
+    from distributed import Client
+
+    from geoseg.grid import Grid
+    from geoseg.masks import Masks
+    from geoseg.run import Progress
+    from geoseg.vector.regions import Field, Rows
+    from geoseg.vector.topology import ClassReader, Features, Open
+
+__all__ = ["read_regions", "vectorize"]
+
+Method = Literal["visvalingam", "douglas-peucker"]
+
+_BLOCK = 2048  # pixels: about 50 MB of work per thread
+_FURTHEST = 4096  # pixels around a block that may be read with it
+_NAME = 63  # characters a layer name may have
+
+
+def vectorize(
+    masks: str | Path | Masks | xr.Dataset | xr.DataArray,
+    out: str | Path,
+    *,
+    simplify: float | None = None,
+    method: Method = "visvalingam",
+    smooth: bool | float = False,
+    regularize: bool | float = False,
+    min_area: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    connectivity: Literal[4, 8] = 4,
+    stats: str | Path | None = None,
+    layer: str | None = None,
+    client: Client | None = None,
+    block: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Turn masks into polygons without seams, gaps or overlaps.
+
+    Each 4-connected region of a class becomes exactly one polygon with its holes. Lines
+    are shared by the regions on both sides of them: they are simplified once, and
+    cannot cross, touch or vanish. The result does not depend on blocks, workers or
+    order.
+
+    Args:
+        masks: What `geoseg.segment` made (its path, the `Masks` or its dataset), the
+            path of a class raster that GDAL can read (uint8 or uint16), or a DataArray
+            of classes.
+        out: File to write; `.gpkg`, `.parquet` (GeoParquet) or `.fgb` (FlatGeobuf).
+        simplify: Metres. Lines lose the vertices whose triangle is smaller than this
+            squared, and never move by more than this. None keeps every pixel edge.
+        method: `visvalingam` (Visvalingam & Whyatt 1993) or `douglas-peucker` (1973).
+        smooth: Round corners; a number is how far before and after a corner the curve
+            begins, in metres; True is `simplify`, or two pixels without it.
+        regularize: Square footprints, as of buildings: straight walls and right angles
+            where these fit the pixels, straight lines elsewhere. A number is what a
+            footprint must share with its pixels, as intersection over union; True is
+            0.85. Footprints never overlap. The fields `pixel_iou` (what it does share)
+            and `squared` (1 or 0) tell how it went. For instances, and for regions of
+            one class; instead of `simplify` and `smooth`.
+        min_area: True m². Smaller regions join the neighbour with which they share the
+            longest border, smallest first; see `geoseg.vector.sieve`. Nodata is no
+            neighbour: what lies alone in it stays.
+        classes: Names or values of the classes to write; default all.
+        connectivity: 8 makes pixels that touch at a corner one region, a MultiPolygon.
+        stats: A raster; its bands' mean, min and max inside each region become fields
+            (needs `geoseg[stats]`).
+        layer: Name of the layer. `instances` draws the objects of a store that has
+            them, one row each; the default is that where the store was made with the
+            task `instance`, else `regions`. Of objects, those below `min_area` are left
+            out, and `connectivity` says nothing.
+        client: Where to run; None is threads of this process.
+        block: Side of a block in pixels; changes speed and memory, not the result.
+        overwrite: Replace `out` where it exists.
+        progress: Called after each block.
+
+    Returns:
+        The path of `out`.
+
+    Raises:
+        GeosegError: The input or arguments are wrong, or `out` cannot be written. There
+            is no half-written file then.
+    """
+    reader = masks_read = open_classes(masks)
+    written = _chosen(reader, classes)
+    if layer is None:
+        layer = INSTANCES if holds_objects_only(reader) else "regions"
+    objects = instance_reader(reader) if layer == INSTANCES else None
+    reader = objects or reader
+    _check(layer, connectivity, simplify=simplify, min_area=min_area, smooth=smooth)
+    least_iou = _least_iou(
+        regularize,
+        is_drawn_otherwise=bool(simplify or smooth),
+        several=objects is None and len(written) > 1,
+    )
+    drawing = _drawing(
+        reader,
+        None if objects else written,
+        simplify,
+        method,
+        smooth=smooth,
+        eight=connectivity == 8 or objects is not None,
+    )
+    side = _block_side(reader, drawing, block)
+    with (
+        target(out, overwrite=overwrite) as path,
+        TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
+    ):
+        if min_area and objects is None:
+            from geoseg.vector.sieve import sieve
+
+            reader = sieve(
+                reader, min_area, drawing.measure, Path(scratch), side=side,
+                client=client,
+            )  # fmt: skip
+        statistics = None
+        if stats is not None:
+            from geoseg.vector.statistics import Statistics
+
+            statistics = Statistics.of(stats, reader.grid)
+        described = Layer(
+            name=layer,
+            fields=(
+                *(instance_fields() if objects else fields_of(reader)()),
+                *(FIELDS if least_iou is not None else ()),
+                *(statistics.fields if statistics else ()),
+            ),
+            crs=str(reader.grid.crs),
+            classes=tuple(c for c in reader.classes if c.value in written),
+            only_present=not hasattr(masks_read, "attributes"),
+            multi=drawing.eight,
+            provenance=_provenance(masks, reader, {
+                "simplify_m": simplify, "method": method if simplify else None,
+                "smooth": smooth, "regularize": least_iou,
+                "min_area_m2": min_area, "connectivity": connectivity,
+                "classes": list(classes) if classes is not None else None,
+                "stats": Path(stats).name if stats is not None else None,
+            }),
+        )  # fmt: skip
+        features = _features(reader, drawing, side, client, progress)
+        if objects is not None:
+            whole = InstanceRows(
+                masks=objects.masks, values=written, min_area=min_area or 0.0
+            )
+            rows = whole.rows(features)
+        else:
+            rows = (as_rows(some, described) for some in features)
+        if least_iou is not None:
+            squaring = Squaring(
+                reader=reader,
+                drawing=drawing,
+                written=None if objects else tuple(written),
+                min_iou=least_iou,
+            )
+            rows = squaring.rows(rows, client)
+        if statistics:
+            rows = (statistics.added(some) for some in rows)
+        _write(path, described, rows)
+    return Path(out)
+
+
+def fields_of(reader: ClassReader) -> Callable[..., tuple[Field, ...]]:
+    """Return what gives the attributes of regions."""
+    return partial(fields, confidence="confidence" in reader.arrays)
+
+
+def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> ClassReader:
+    """Return what reads the classes of anything that can be vectorized."""
+    if hasattr(masks, "grid") and hasattr(masks, "read"):
+        return masks  # type: ignore[return-value]
+    if hasattr(masks, "encoding"):
+        return _from_xarray(masks)
+    path = str(masks)
+    if Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
+        from geoseg.class_dataset import is_foreign_zarr, open_class_zarr
+        from geoseg.masks import open_masks
+
+        if is_foreign_zarr(path):
+            return open_class_zarr(path)
+        return open_masks(path)
+    from geoseg.class_raster import open_class_raster
+
+    return open_class_raster(path)
+
+
+def _from_xarray(data: Any) -> ClassReader:  # noqa: ANN401 - Dataset or DataArray
+    """Read a store that a dataset came from, or an array that is in memory."""
+    if hasattr(data, "data_vars"):
+        if "classes" not in data:
+            raise RegionsError(
+                f"the dataset has no variable 'classes', only: {', '.join(data)}"
+            )
+        from geoseg.class_dataset import class_reader
+
+        return class_reader(data)
+    from geoseg.class_raster import from_array
+
+    return from_array(data)
+
+
+def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int]:
+    """Return the values to write; nodata is never one."""
+    known = {c.name: c.value for c in reader.classes}
+    values = set(known.values()) - {reader.nodata}
+    if classes is None:
+        return values
+    wanted = set()
+    for each in classes:
+        value = known.get(str(each), each)
+        if not isinstance(value, int) and str(value).isdigit():
+            value = int(value)
+        if value not in values:
+            raise RegionsError(
+                f"there is no class {each!r}; there are: "
+                + ", ".join(f"{name} ({v})" for name, v in list(known.items())[:20])
+            )
+        wanted.add(int(value))
+    return wanted
+
+
+def _check(layer: str, connectivity: int, **metres: float | None) -> None:
+    if not layer or len(layer) > _NAME or not layer.replace("_", "a").isalnum():
+        raise RegionsError(
+            f"layer name {layer!r}: use 1 to {_NAME} letters, digits and underscores"
+        )
+    reserved = ("gpkg_", "rtree_", "sqlite_", "layer_styles")
+    if layer.lower().startswith(reserved):
+        raise RegionsError(f"layer name {layer!r} is reserved in a GeoPackage")
+    for name, value in metres.items():
+        if value is not None and not 0 <= value < np.inf:
+            raise RegionsError(f"{name} {value} must be a number from 0 up")
+    if connectivity not in (4, 8):
+        raise RegionsError(f"connectivity {connectivity} must be 4 or 8")
+
+
+def _least_iou(
+    regularize: bool | float,
+    *,
+    is_drawn_otherwise: bool,
+    several: bool,
+) -> float | None:
+    """Return what squared footprints must share with their pixels; None for as is."""
+    if regularize is False:
+        return None
+    least = MIN_IOU if regularize is True else float(regularize)
+    if not 0 < least <= 1:
+        raise RegionsError(f"regularize {least:g}: an IoU lies above 0, and up to 1")
+    if is_drawn_otherwise:
+        raise RegionsError(
+            "footprints are squared instead of simplified or smoothed: leave out "
+            "either regularize, or simplify and smooth"
+        )
+    if several:
+        raise RegionsError(
+            "footprints are squared of instances, or of regions of one class: name "
+            "that class, as in --classes building"
+        )
+    return least
+
+
+def _drawing(
+    reader: ClassReader,
+    written: set[int] | None,
+    simplify: float | None,
+    method: str,
+    *,
+    smooth: bool | float,
+    eight: bool,
+) -> Drawing:
+    if method not in ("visvalingam", "douglas-peucker"):
+        raise RegionsError(
+            f"method {method!r} must be 'visvalingam' or 'douglas-peucker'"
+        )
+    grid = reader.grid
+    on_ground = measure(grid)
+    height, width = float(on_ground.south[0, 0]), float(on_ground.east[0, 0])
+    distance = float(simplify or 0)
+    radius = 0.0
+    if smooth:
+        radius = (distance or 2 * max(height, width)) if smooth is True else smooth
+    return Drawing(
+        grid=grid,
+        measure=on_ground,
+        values=None if written is None else tuple(sorted(written)),
+        limits=Limits(
+            distance**2 if method == "visvalingam" else np.inf,
+            distance, height, width, float(radius),
+        ),
+        eight=eight,
+        srs=_srs(grid),
+    )  # fmt: skip
+
+
+def _srs(grid: Grid) -> int:
+    from pyproj import CRS
+
+    from geoseg.vector.geopackage import authority
+
+    return authority(CRS.from_user_input(grid.crs))[1]
+
+
+def _block_side(reader: ClassReader, drawing: Drawing, block: int | None) -> int:
+    """Return the side of blocks: whole chunks, and large against their apron."""
+    if drawing.apron > _FURTHEST:
+        raise RegionsError(
+            f"simplify and smooth look {drawing.apron} pixels far here, at most "
+            f"{_FURTHEST} are possible: ask for less, or vectorize a coarser raster"
+        )
+    if block is not None:
+        if block < 1:
+            raise RegionsError(f"block {block} px must be at least 1")
+        return block
+    side = min(max(_BLOCK, 8 * drawing.apron), 2 * _BLOCK)
+    chunk = max(1, reader.chunk)
+    return -(-side // chunk) * chunk if chunk <= 2 * _BLOCK else side
+
+
+def _windows(grid: Grid, side: int) -> Iterator[Window]:
+    """Return blocks in rows, from the first to the last."""
+    for y in range(0, grid.height, side):
+        for x in range(0, grid.width, side):
+            yield Window(
+                y=y, x=x, height=min(side, grid.height - y),
+                width=min(side, grid.width - x),
+            )  # fmt: skip
+
+
+def _features(
+    reader: ClassReader,
+    drawing: Drawing,
+    side: int,
+    client: Client | None,
+    progress: Callable[[Progress], None] | None,
+) -> Iterator[Features]:
+    """Trace blocks anywhere, join them here; features come in the order of blocks."""
+    from geoseg.distribute import unordered
+    from geoseg.run import Progress
+
+    grid = reader.grid
+    windows = list(_windows(grid, side))
+    seams = Seams(drawing)
+    traced: dict[Window, tuple[Features | None, Open]] = {}
+    order = iter(windows)
+    turn = next(order)
+    row: list[Open] = []
+    trace = partial(trace_block, reader, drawing=drawing)
+    pixels = 0
+    for count, (window, result) in enumerate(
+        unordered(trace, windows, client=client, held=lambda: len(traced)), start=1
+    ):
+        traced[window] = result
+        pixels += window.area
+        while turn in traced:
+            features, rest = traced.pop(turn)
+            if features is not None:
+                yield features
+            row.append(rest)
+            if turn.right == grid.width:
+                joined = seams.add_row(row)
+                row = []
+                if joined is not None:
+                    yield joined
+            following = next(order, None)
+            if following is None:
+                break
+            turn = following
+        if progress is not None:
+            progress(
+                Progress(blocks=count, total=len(windows), pixels=pixels, windows=0)
+            )
+
+
+def _write(path: Path, layer: Layer, rows: Iterator[Rows]) -> None:
+    writer = open_writer(path, layer)
+    try:
+        for some in rows:
+            writer.write(some)
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.close()
+
+
+def _provenance(
+    masks: Any,  # noqa: ANN401 - anything that can be vectorized
+    reader: ClassReader,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the regions were made from, and how."""
+    path = getattr(reader, "path", None) or (
+        str(masks) if isinstance(masks, str | Path) else None
+    )
+    made = {
+        "software": "geoseg",
+        "version": __version__,
+        "masks": Path(str(path)).name if path else None,
+        "settings": {k: v for k, v in settings.items() if v not in (None, False)},
+    }
+    attributes = getattr(reader, "attributes", None)
+    if callable(attributes):
+        made["masks_provenance"] = attributes().get("geoseg")
+    return made
