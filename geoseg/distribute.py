@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -20,6 +21,7 @@ from uuid import uuid4
 
 from geoseg.cores import cores
 from geoseg.errors import ClusterError, WorkersDiedError
+from geoseg.interrupts import held_back
 from geoseg.versions import check_workers
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ _LOST = (OSError, TimeoutError, CancelledError)
 STUCK_AFTER = 1800.0
 """Seconds in one task after which a worker may be taken to hang, see `Cluster`."""
 _HELD = 2  # results that a caller may keep, per item in flight, before fewer begin
+_BEAT = 0.25
+"""Seconds after which whoever waits looks up: was there a signal, is all well?"""
 _LOG = logging.getLogger("geoseg")
 
 T = TypeVar("T")
@@ -69,11 +73,14 @@ class Engine(Protocol):
         ...
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
-        """Return outcomes, at least one; none only when `timeout` seconds passed."""
+        """Return outcomes, at least one; none only when `timeout` seconds passed.
+
+        Here, and only here, Ctrl-C and SIGTERM are let through.
+        """
         ...
 
-    def drop(self) -> None:
-        """Forget tasks that have not begun, where that can be known."""
+    def settle(self) -> None:
+        """Let what is in hand end, and forget the rest and all outcomes."""
         ...
 
 
@@ -105,8 +112,15 @@ class _Queue:
 class Threads:
     """Threads of this process: one to work, others to read and write beside it."""
 
-    def __init__(self, pool: ThreadPoolExecutor, slots: int, shared: object) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        slots: int,
+        shared: object,
+        let_through: Callable[[], None],
+    ) -> None:
         self._pool, self._shared = pool, shared
+        self._let_through = let_through
         self.slots = slots
         self._queue = _Queue()
         self._futures: set[Future[Any]] = set()
@@ -124,14 +138,20 @@ class Threads:
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
         """Return outcomes as they come."""
-        found = self._queue.wait(timeout)
-        self._futures.difference_update(future for _, future in found)
-        return [_outcome(tag, future) for tag, future in found]
+        deadline = time.monotonic() + (1e9 if timeout is None else timeout)
+        while self._queue.in_flight:
+            self._let_through()
+            found = self._queue.wait(min(max(0.0, deadline - time.monotonic()), _BEAT))
+            self._futures.difference_update(future for _, future in found)
+            if found or time.monotonic() >= deadline:
+                return [_outcome(tag, future) for tag, future in found]
+        return []
 
-    def drop(self) -> None:
-        """Forget tasks that have not begun."""
+    def settle(self) -> None:
+        """Forget tasks that have not begun, and let the others end."""
         for future in tuple(self._futures):
             future.cancel()
+        wait_for(self._futures)
 
 
 def _outcome(tag: Hashable, future: Future[Any]) -> Outcome[Any]:
@@ -168,10 +188,13 @@ class Cluster:
     `geoseg.stuck-after`, in seconds), is restarted; every time the limit doubles.
     """
 
-    def __init__(self, client: Client, shared: object) -> None:
+    def __init__(
+        self, client: Client, shared: object, let_through: Callable[[], None]
+    ) -> None:
         import dask
 
         self._client, self._value = client, shared
+        self._let_through = let_through
         self._queue = _Queue()
         self._sent: dict[str, _Sent] = {}
         """By Dask's key."""
@@ -234,8 +257,9 @@ class Cluster:
         """
         deadline = time.monotonic() + (1e9 if timeout is None else timeout)
         while self._queue.in_flight:
+            self._let_through()
             left = max(0.0, deadline - time.monotonic())
-            found = self._queue.wait(min(left, self._stuck / 10, 5.0))
+            found = self._queue.wait(min(left, _BEAT))
             outcomes = self._collect(found)
             if outcomes or time.monotonic() >= deadline:
                 return outcomes
@@ -243,8 +267,14 @@ class Cluster:
             self._look_after_workers()
         return []
 
-    def drop(self) -> None:
-        """Forget nothing: what is submitted is on its way to a worker."""
+    def settle(self) -> None:
+        """Let all tasks end: what is submitted is on its way to a worker."""
+        sent = [task.future for task in self._sent.values()]
+        while self._client.status == "running" and any(
+            future.status == "pending" for future in sent
+        ):
+            time.sleep(0.05)
+            self._look_after_workers()
 
     def close(self) -> None:
         """Cancel what is still in flight."""
@@ -343,19 +373,20 @@ def engine(
 
     On an error or Ctrl-C, tasks that have not begun are dropped and those in hand end.
     """
-    if client is not None:
-        cluster = Cluster(client, shared)
+    with held_back() as let_through:
+        if client is not None:
+            cluster = Cluster(client, shared, let_through)
+            try:
+                yield cluster
+            finally:
+                cluster.close()
+            return
+        slots = threads or cores()
+        pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="geoseg")
         try:
-            yield cluster
+            yield Threads(pool, slots, shared, let_through)
         finally:
-            cluster.close()
-        return
-    slots = threads or cores()
-    pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="geoseg")
-    try:
-        yield Threads(pool, slots, shared)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def unordered(

@@ -171,7 +171,7 @@ def run_blocks(
         try:
             _drive(tasks, state, show)
         except (KeyboardInterrupt, Terminated):
-            _settle(tasks)
+            tasks.settle()  # its outcome is in the store
             raise
         if state.failed:
             _write_neighbours_of_failed(tasks, state)
@@ -252,13 +252,6 @@ def _fill(tasks: Engine, state: _State) -> None:
         state.alone = kind, row, col = state.suspects.pop()
         again = work.finish if kind == "finish" else work.infer
         tasks.submit(state.alone, again, row, col)
-
-
-def _settle(tasks: Engine) -> None:
-    """Let what is in hand end; its outcome is in the store."""
-    tasks.drop()
-    while tasks.in_flight:
-        tasks.wait()
 
 
 def _take(state: _State, outcome: Outcome[BlockReport]) -> None:

@@ -42,11 +42,11 @@ def call(*arguments):
     return run([str(a) for a in arguments])
 
 
-def refused(capsys, *arguments, says):
-    """Check for exit status 2 and one line on stderr that says something."""
-    status = call(*arguments)
+def refused(capsys, *arguments, says, status=2):
+    """Check for an exit status and one line on stderr that says something."""
+    ended = call(*arguments)
     error = capsys.readouterr().err
-    assert status == 2, error
+    assert ended == status, error
     assert error.count("\n") == 1, error
     assert "Traceback" not in error
     for text in says if isinstance(says, (list, tuple)) else [says]:
@@ -194,7 +194,8 @@ def test_a_full_disk_is_said_on_one_line(scene, tmp_path, small_disk, capfd):
         ("report", "m.html"),
     ]:
         out = where / name
-        refused(capfd, command, masks, "--out", out, says=[str(out), "written"])
+        says = [str(out), "written"]
+        refused(capfd, command, masks, "--out", out, says=says, status=3)
     assert [path.name for path in where.iterdir()] == ["filler"]
 
 

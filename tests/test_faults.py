@@ -25,6 +25,7 @@ from affine import Affine
 import geoseg
 import geoseg.blocks
 import geoseg.plan
+from geoseg.distribute import engine
 from geoseg.errors import (
     BlocksFailedError,
     GeosegError,
@@ -34,6 +35,7 @@ from geoseg.errors import (
     SourceChangedError,
     StorageFullError,
 )
+from geoseg.interrupts import held_back
 from geoseg.masks import Masks, open_masks
 from geoseg.store.lock import held
 from geoseg.store.storage import Storage
@@ -337,6 +339,49 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     run(scene, out, f"{tmp_path / 'slow.py'}:factory")
     assert seen(tmp_path) == WINDOWS
     assert chunks(out) == whole
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_come_where_they_do_no_harm(signum):
+    """Raised between any two steps they left locks taken, and a run that hung."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    draw = np.random.default_rng(0)
+    before = signal.signal(signum, interrupt)
+    try:
+        for _ in range(150):
+            with engine(None, threads=2) as tasks:
+                after = draw.uniform(1e-4, 4e-3)
+                threading.Timer(after, os.kill, [os.getpid(), signum]).start()
+                try:
+                    while True:
+                        while tasks.in_flight < 4:
+                            tasks.submit("task", lambda _: time.sleep(1e-5))
+                        tasks.wait()
+                except KeyboardInterrupt:
+                    tasks.settle()
+            assert signal.getsignal(signum) is interrupt
+    finally:
+        signal.signal(signum, before)
+
+
+def test_a_second_signal_is_not_held_back():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with held_back() as let_through:
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            let_through()  # nothing is left
+        with pytest.raises(KeyboardInterrupt), held_back():  # at the end, at last
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_grace_ends(scene, tmp_path, monkeypatch):

@@ -414,6 +414,12 @@ def test_windows_outside_are_refused(tmp_path):
         source.read(Window(y=0, x=4, height=1, width=3))
 
 
+def test_a_file_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tif", np.ones((1, 4, 5), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert open_source("a.tif").identity == open_source(str(path)).identity
+
+
 def test_identity_changes_with_the_file(tmp_path):
     path = write(tmp_path / "a.tif", noise(1, 4, 4))
     before = open_source(path).identity

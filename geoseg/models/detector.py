@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from geoseg.cores import threads
+from geoseg.cores import cores
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device
 from geoseg.models.footprint import weight_bytes
@@ -80,7 +80,7 @@ class DetectorModel:
         self._module = module.eval().requires_grad_(requires_grad=False)
         self._module.to(self._device)
         self._scaling = Scaling(card.bands, self._device)
-        count = min(threads(), torch.get_num_threads()) if self.device == "cpu" else 1
+        count = min(cores(), torch.get_num_threads()) if self.device == "cpu" else 1
         self._threads = SingleThreads(count)
         self.batch = options.batch or count
         self._score = float(card.facts.get("score", SURE)) if score is None else score

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from geoseg.cores import threads
+from geoseg.cores import cores
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
 from geoseg.models.footprint import forward_bytes, weight_bytes
@@ -69,7 +69,7 @@ class TorchModel:
         self._module = _prepare(plain, self._device, self._dtype)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
-            SingleThreads(min(threads(), torch.get_num_threads()))
+            SingleThreads(min(cores(), torch.get_num_threads()))
             if self.device == "cpu"
             else None
         )

@@ -322,7 +322,7 @@ _REMOTE_VERSION: Final = frozenset({"etag", "last-modified", "content-length"})
 def _identity(dataset: DatasetReader, path: str, name: str) -> dict[str, Any]:
     """Return what changes when the pixels may have: of the file and those beside it."""
     facts: dict[str, Any] = {
-        "path": name,
+        "path": _place(name),
         "shape": [dataset.count, dataset.height, dataset.width],
         "dtype": dataset.dtypes[0],
     }
@@ -338,6 +338,14 @@ def _identity(dataset: DatasetReader, path: str, name: str) -> dict[str, Any]:
     if len(parts) > 1:
         facts["files"] = hashlib.sha256(repr(parts).encode()).hexdigest()
     return facts
+
+
+def _place(name: str) -> str:
+    """Return a local file's place, the same from any folder; else the name."""
+    try:
+        return str(Path(name).resolve(strict=True))
+    except OSError:
+        return name
 
 
 def remote_facts(path: str) -> dict[str, Any]:
