@@ -266,13 +266,14 @@ class Masks:
         return {name: np.asarray(arrays[name][rows]) for name in columns}
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Note that the run is complete: provenance is final, parts are gone."""
+        """Note that the run is complete: provenance is final, nothing is left over."""
         group = _open_group(self.path, mode="r+")
         provenance: Any = group.attrs["geoseg"]
         group.attrs["geoseg"] = {**provenance, **facts}
         _consolidate(group.store)
         self.storage.remove(PARTS)
         self.storage.remove(RIMS)
+        self.storage.sweep()
         # Last: a run that is cut off before this one ends it again.
         record = {**self.record(), "complete": True}
         self.storage.put(RECORD, json.dumps(record, indent=1).encode())

@@ -19,11 +19,11 @@ from geoseg.distribute import unordered
 from geoseg.errors import MasksError, first_line
 from geoseg.masks import META, Masks, checksum, open_masks, writing
 from geoseg.plan import Tiling
+from geoseg.store.storage import is_temporary
 
 if TYPE_CHECKING:
     from distributed import Client
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$|(^|/)\.tmp-")
 _METADATA = (".zgroup", ".zattrs", ".zarray", ".zmetadata", "zarr.json")
 _OVERVIEWS = re.compile(r"overview_\d+/")
 
@@ -175,7 +175,7 @@ def _foreign(masks: Masks) -> Iterator[str]:
     """Yield objects that are neither metadata, nor a chunk in range, nor ours."""
     chunks = masks.chunk_patterns()
     for name in masks.storage.walk():
-        if name.startswith(f"{META}/") or _TEMPORARY.search(name):
+        if name.startswith(f"{META}/") or is_temporary(name):
             continue
         folder, _, base = name.rpartition("/")
         if base in _METADATA and (not folder or folder in chunks):

@@ -227,6 +227,27 @@ def test_a_killed_process_leaves_nothing_wrong(scene, tmp_path):
     assert chunks(out) == chunks(tmp_path / "whole.zarr")
 
 
+def test_what_killed_writes_left_is_gone_at_the_end(scene, tmp_path):
+    """Zarr and we write beside and rename; a kill between the two leaves a file."""
+
+    def stop(now):
+        if now.blocks >= 2:
+            raise Interrupted
+
+    plan = make_plan(scene, model=model(), block=72, scores=True)
+    out = tmp_path / "m.zarr"
+    with pytest.raises(Interrupted):
+        run_plan(plan, out=out, progress=stop)
+    left = [
+        out / "classes" / f"0.{'ab' * 16}.partial",
+        out / ".geoseg" / "done" / f".tmp-{'cd' * 16}",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    run_plan(plan, out=out, progress=False)
+    assert not any(path.exists() for path in left)
+
+
 def test_other_settings_on_a_store_are_refused(scene, tmp_path):
     run(scene, tmp_path / "m.zarr")
     with pytest.raises(MasksError, match="overlap: 12 there, 8 now"):

@@ -8,6 +8,7 @@ whole or not at all.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,14 @@ from typing import Any
 from uuid import uuid4
 
 import fsspec
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$|(^|/)\.tmp-")
+"""Files that become objects by renaming: Zarr's and ours."""
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is an object on its way, or what a killed write left of one."""
+    return _TEMPORARY.search(name) is not None
 
 
 def access(url: str) -> dict[str, Any]:
@@ -130,6 +139,12 @@ class Storage:
         fs.invalidate_cache()
         for name in fs.find(path):
             yield name.removeprefix(path).lstrip("/")
+
+    def sweep(self) -> None:
+        """Delete what killed writes left; object stores keep nothing of those."""
+        if self.is_local:
+            for name in list(filter(is_temporary, self.walk())):
+                self.discard(name)
 
     def discard(self, name: str) -> None:
         """Delete one object; none there is fine."""
