@@ -281,6 +281,7 @@ def _growing(
     import dask
 
     grown = {
+        "geoseg.workers": settings.workers,
         "geoseg.slots": settings.workers * settings.threads,
         # What a block takes is not known before the first is done; guess high, so that
         # workers come at once and not one after the other.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -34,6 +35,8 @@ STUCK_AFTER = 1800.0
 _HELD = 2  # results that a caller may keep, per item in flight, before fewer begin
 _BEAT = 0.25
 """Seconds after which whoever waits looks up: was there a signal, is all well?"""
+NOBODY_AFTER = 20.0
+"""Seconds without any worker after which that is said."""
 _LOG = logging.getLogger("geoseg")
 
 T = TypeVar("T")
@@ -201,6 +204,7 @@ class Cluster:
         self._slots = 1
         self._greeted: set[str] = set()
         self._asked = self._looked = -1e9  # monotonic seconds, long ago
+        self._begun, self._told = time.monotonic(), False
         self._longest = 0.0
         self._stuck = float(dask.config.get("geoseg.stuck-after", STUCK_AFTER))
         self._patience = self._stuck
@@ -222,13 +226,29 @@ class Cluster:
     @property
     def slots(self) -> int:
         """How many threads the cluster's workers have now, or may have soon."""
+        self._look_who_is_there()
+        return self._slots
+
+    def _look_who_is_there(self) -> None:
         if time.monotonic() - self._asked > 1 and self._client.status == "running":
             self._asked = time.monotonic()
             with suppress(*_LOST):
                 threads: dict[str, int] = self._client.nthreads()
                 self._slots = max(1, self._most, sum(threads.values()))
                 self._greet(set(threads))
-        return self._slots
+
+    def _tell_of_nobody(self) -> None:
+        """Say once that there is no worker, where none came for a while."""
+        if self._greeted or self._told:
+            return
+        self._look_who_is_there()
+        if not self._greeted and time.monotonic() - self._begun > NOBODY_AFTER:
+            self._told = True
+            warnings.warn(
+                "the cluster has no workers yet, and the work waits for some: are "
+                "their jobs queued, or were none started (dask worker ADDRESS)?",
+                stacklevel=2,
+            )
 
     def _greet(self, workers: set[str]) -> None:
         """Compare the packages of workers that were not there before with ours."""
@@ -265,6 +285,7 @@ class Cluster:
                 return outcomes
             self._check_connected()
             self._look_after_workers()
+            self._tell_of_nobody()
         return []
 
     def settle(self) -> None:
@@ -387,6 +408,16 @@ def engine(
             yield Threads(pool, slots, shared, let_through)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def processes(client: Client | None) -> int:
+    """Return how many processes work for a client, or may soon; None is this one."""
+    if client is None:
+        return 1
+    import dask
+
+    grown = int(dask.config.get("geoseg.workers", 0))
+    return max(1, grown, len(client.nthreads()))
 
 
 def unordered(

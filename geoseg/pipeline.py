@@ -237,6 +237,7 @@ def _record(masks: str) -> Mapping[str, Any]:
 
 
 def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
+    from geoseg.distribute import processes
     from geoseg.workflow import make_plan, run_plan
 
     settings = run.pipeline.segment.model_dump(
@@ -245,7 +246,7 @@ def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa
     client = run.client()
     plan = make_plan(
         run.pipeline.segment.raster,
-        workers=1 if client is None else max(1, len(client.nthreads())),
+        workers=processes(client),
         **settings,
     )
     masks, facts = run_plan(

@@ -18,6 +18,7 @@ from uuid import uuid4
 from geoseg._version import __version__
 from geoseg.blocks import Job
 from geoseg.cores import cores
+from geoseg.distribute import processes
 from geoseg.errors import (
     GeosegError,
     MasksError,
@@ -360,7 +361,7 @@ def segment(
         instances=instances,
         things=things,
         memory=memory,
-        workers=1 if client is None else max(1, len(client.nthreads())),
+        workers=processes(client),
     )
     masks, _ = run_plan(
         plan,

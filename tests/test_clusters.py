@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import operator
 import os
 import re
 import runpy
@@ -20,9 +21,11 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
+from distributed import Client, LocalCluster
 from geopandas.testing import assert_geodataframe_equal
 
 import geoseg.clusters
+import geoseg.distribute
 import geoseg.versions
 from geoseg.cli import run as geoseg_run
 from geoseg.cluster_settings import read_cluster
@@ -36,7 +39,7 @@ from geoseg.clusters import (
 )
 from geoseg.cores import THREADS, container_quota, cores, dask_setup, threads
 from geoseg.demo.scene import write_scene
-from geoseg.distribute import engine
+from geoseg.distribute import engine, processes
 from geoseg.errors import ClusterError, GeosegError
 from geoseg.versions import check_versions, versions
 
@@ -413,6 +416,28 @@ def test_a_worker_that_comes_later_is_compared_too(running, monkeypatch):
         pytest.raises(ClusterError, match=r"not like this client: geoseg .* 0\.0\.1"),
     ):
         tasks.slots  # noqa: B018 - asks the scheduler who is there
+
+
+def test_a_cluster_without_workers_is_told_of_and_waited_for(monkeypatch):
+    monkeypatch.setattr(geoseg.distribute, "NOBODY_AFTER", 0.5)
+    quiet = {"dashboard_address": None, "processes": False}
+    with (
+        LocalCluster(n_workers=0, **quiet) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        engine(1, client=client) as tasks,
+    ):
+        tasks.submit("sum", operator.add, 1)
+        with pytest.warns(UserWarning, match="has no workers yet.*jobs queued"):
+            assert tasks.wait(timeout=3) == []
+        cluster.scale(1)
+        assert [o.result for o in tasks.wait(timeout=60)] == [2]
+
+
+def test_a_plan_counts_the_processes_that_may_come(running):
+    assert processes(None) == 1
+    assert processes(running) == len(running.nthreads())
+    with dask.config.set({"geoseg.workers": 40}):  # as clusters that grow do
+        assert processes(running) == 40
 
 
 @pytest.fixture(scope="module")

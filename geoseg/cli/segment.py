@@ -177,10 +177,11 @@ def segment(
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
     from geoseg.clusters import open_client
+    from geoseg.distribute import processes
     from geoseg.workflow import make_plan, run_plan
 
     with open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client:
-        plan = make_plan(_source(raster), workers=workers or 1, **options)
+        plan = make_plan(_source(raster), workers=processes(client), **options)
         if client is not None and not quiet and not as_json and client.dashboard_link:
             click.echo(f"dashboard: {client.dashboard_link}", err=True)
         begun = perf_counter()
