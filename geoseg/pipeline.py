@@ -293,12 +293,9 @@ def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
     write_report(
         run.pipeline.masks,
         product,
-        raster=settings.raster,
-        reference=settings.reference,
-        column=settings.column,
-        evaluation=settings.evaluation,
         title=settings.title or run.pipeline.name,
         overwrite=overwrite,
+        **settings.model_dump(exclude={"file", "title"}),
     )
     return {"bytes": Path(product).stat().st_size}
 

@@ -89,6 +89,13 @@ class Report(Settings):
     raster: str | None = None
     reference: str | None = None
     column: str | None = None
+    layer: str | None = None
+    mapping: dict[str, str] | None = None
+    """From a name or value of the reference to a class of the map, or `ignore`."""
+    constant: str | None = None
+    background: str | None = None
+    order: Literal["last", "first", "smallest"] = "last"
+    strict: bool = False
     evaluation: str | None = None
 
 

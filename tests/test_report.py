@@ -136,6 +136,25 @@ def test_it_is_evaluated_where_a_reference_is_given(masks, labels, image, tmp_pa
     assert "100 % of the labelled pixels wrong" in text
 
 
+def test_a_reference_may_call_classes_otherwise(masks, labels, image, tmp_path, capsys):
+    path = tmp_path / "truth.tif"
+    with rasterio.open(image) as like, rasterio.open(
+        path, "w", **{**like.profile, "count": 1, "dtype": "uint8", "nodata": NODATA}
+    ) as file:  # fmt: skip
+        file.write(np.where(labels == NODATA, NODATA, labels + 10).astype(np.uint8), 1)
+    names = [c.name for c in masks.classes]
+    said = [f"--map={10 + i}={name}" for i, name in enumerate(names)]
+    page = tmp_path / "r.html"
+    command = ["report", masks.path, "--out", str(page), "--reference", str(path)]
+    assert run([*command, *said]) == 0
+    assert "100 % overall accuracy" in text_of(page)
+    assert run([*command, "--overwrite", said[0], "--map=11=ignore"]) == 0
+    assert "100 % overall accuracy" not in text_of(page)
+    capsys.readouterr()
+    assert run([*command, "--overwrite", "--map=10"]) == 2
+    assert "NAME=CLASS" in capsys.readouterr().err
+
+
 def _lonlat(grid, row, column):
     from pyproj import Transformer
 

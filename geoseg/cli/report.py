@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from geoseg.cli.common import output_options, size
 from geoseg.cli.common import report as say
+from geoseg.cli.labels import label_options
 
 
 @click.command(
@@ -14,6 +17,7 @@ from geoseg.cli.common import report as say
 Examples:
   geoseg report masks.zarr
   geoseg report masks.zarr --reference points.gpkg --out landcover.html
+  geoseg report masks.zarr --reference truth.tif --map 1=building --map 0=other
   geoseg report somebody-elses-landcover.tif --raster scene.tif --out page.html
 """
 )
@@ -32,7 +36,7 @@ Examples:
     help="Points, polygons or a raster that tell what is true: adds accuracy, areas "
     "with intervals and the most wrong places.",
 )
-@click.option("--column", help="Column of the reference with the class names.")
+@label_options
 @click.option(
     "--evaluation",
     metavar="FILE.json",
@@ -45,14 +49,9 @@ def report(
     *,
     masks: str,
     out: str | None,
-    raster: str | None,
-    reference: str | None,
-    column: str | None,
-    evaluation: str | None,
-    title: str | None,
-    overwrite: bool,
     quiet: bool,
     as_json: bool,
+    **options: Any,  # noqa: ANN401 - those of write_report, as declared above
 ) -> None:
     """Write one HTML page about MASKS: map, areas, close-ups, seams, run facts.
 
@@ -64,17 +63,7 @@ def report(
     from geoseg.report import write_report
 
     with steps("looking at the map", quiet=quiet or as_json) as progress:
-        path = write_report(
-            masks,
-            out,
-            raster=raster,
-            reference=reference,
-            column=column,
-            evaluation=evaluation,
-            title=title,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        path = write_report(masks, out, progress=progress, **options)
     bytes_ = path.stat().st_size
     summary = {"file": str(path), "bytes": bytes_}
     say(summary, [f"{path}: {size(bytes_)}"], quiet=quiet, as_json=as_json)

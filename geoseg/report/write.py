@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.grid import Window
-    from geoseg.labels import Labels
+    from geoseg.labels import Labels, Order
     from geoseg.quality.evaluation import Evaluation
     from geoseg.vector.topology import ClassReader
 
@@ -36,6 +36,12 @@ def write_report(
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
     reference: str | os.PathLike[str] | None = None,
     column: str | None = None,
+    layer: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    constant: str | None = None,
+    background: str | None = None,
+    order: Order = "last",
+    strict: bool = False,
     evaluation: Evaluation | str | os.PathLike[str] | None = None,
     title: str | None = None,
     overwrite: bool = False,
@@ -57,7 +63,15 @@ def write_report(
         reference: Points, polygons or a class raster that tell what is true: the map is
             evaluated by them, and shown where it is most wrong.
         column: Column of the reference with class names or values; found by its usual
-            names where None.
+            names where None. This and the next six say how the reference is read, as
+            in `evaluate`.
+        layer: Of a reference with several layers.
+        mapping: From a name or value of the reference to a class of the map, or to
+            `ignore`.
+        constant: All features of the reference are of this class.
+        background: Pixels that the reference does not cover are of this class.
+        order: Which of overlapping polygons wins: the last, the first or the smallest.
+        strict: Refuse a reference raster on another grid.
         evaluation: What `geoseg evaluate` found, as object or JSON file.
         title: Heading; default the masks' name.
         overwrite: Replace a file that is there.
@@ -72,9 +86,18 @@ def write_report(
     """
     reader = open_classes(masks)
     target = _target(reader, out, overwrite=overwrite)
+    reading: dict[str, Any] = {
+        "column": column,
+        "layer": layer,
+        "mapping": mapping,
+        "constant": constant,
+        "background": background,
+        "order": order,
+        "strict": strict,
+    }
     if evaluation is None and reference is not None:
-        evaluation = _evaluate(reader, reference, column)
-    labels = None if reference is None else _labels(reader, reference, column)
+        evaluation = _evaluate(reader, reference, reading)
+    labels = None if reference is None else _labels(reader, reference, reading)
     scores: dict[str, Score] = {} if labels is None else {"errors": _errors(labels)}
     inputs = Inputs(
         reader=reader,
@@ -113,7 +136,7 @@ def _target(
 
 
 def _evaluate(
-    reader: ClassReader, reference: str | os.PathLike[str], column: str | None
+    reader: ClassReader, reference: str | os.PathLike[str], reading: Mapping[str, Any]
 ) -> Evaluation:
     from geoseg.evaluate import evaluate
 
@@ -122,16 +145,16 @@ def _evaluate(
             "only masks of geoseg can be compared with a reference here: use "
             "--evaluation with the JSON of another evaluation, or leave it out"
         )
-    return evaluate(reader, os.fspath(reference), column=column)
+    return evaluate(reader, os.fspath(reference), **reading)
 
 
 def _labels(
-    reader: ClassReader, reference: str | os.PathLike[str], column: str | None
+    reader: ClassReader, reference: str | os.PathLike[str], reading: Mapping[str, Any]
 ) -> Labels:
     from geoseg.labels import open_labels
 
     return open_labels(
-        os.fspath(reference), reader.grid, classes=reader.classes, column=column
+        os.fspath(reference), reader.grid, classes=reader.classes, **reading
     )
 
 
