@@ -1,11 +1,13 @@
 """Objects from raster to store: workers, kills, failures, bad input, splitting."""
 
 import json
+import textwrap
 from dataclasses import replace
 
 import numpy as np
 import oracles
 import pytest
+import rasterio
 from oracles import Oracle, Scene, card, numbered
 from scipy import ndimage
 
@@ -48,6 +50,52 @@ def whole(tmp_path_factory):
         patch.setattr(geoseg.plan, "CHUNK", 96)
         segment(out, block=480)
     return contents(out)
+
+
+OWN = """
+    import numpy as np
+    from scipy import ndimage
+    from geoseg.models.contract import Objects
+
+    def factory():
+        card = {"bands": ["grey"], "classes": ["ground", "stone"], "window": 64}
+        card |= {"overlap": 32, "task": "instance", "things": ["stone"]}
+
+        def predict(pixels):
+            labels = [ndimage.label(window[0] > 100) for window in pixels]
+            return [
+                Objects(labels=found, classes=np.ones(k, int), scores=np.ones(k))
+                for found, k in labels
+            ]
+
+        return card, predict
+"""
+
+
+def test_somebodys_own_code_finds_objects(tmp_path):
+    """As the README says: a card and a function in a file."""
+    (tmp_path / "own.py").write_text(textwrap.dedent(OWN))
+    values = np.where(TRUTH > 0, 200, 0).astype(np.uint8)[None]
+    scene = str(tmp_path / "scene.tif")
+    with rasterio.open(
+        scene, "w", driver="GTiff", count=1, height=300, width=330, dtype="uint8"
+    ) as file:
+        file.write(values)
+    line = ["segment", scene, "--model", f"{tmp_path / 'own.py'}:factory", "-q"]
+    line += ["--bands", "grey", "--block", "96", "--out", str(tmp_path / "m.zarr")]
+    assert cli(line) == 0
+    masks = open_masks(str(tmp_path / "m.zarr"))
+    ids = masks.read("instances", masks.grid.window)
+    assert np.array_equal(ids > 0, values[0] > 0)
+    lone, _ = ndimage.label(values[0])
+    small = [
+        ids[place][lone[place] == i]
+        for i, place in enumerate(ndimage.find_objects(lone), start=1)
+        if max(side.stop - side.start for side in place) <= 32
+    ]
+    assert len(small) > 10
+    assert all((part == part[0]).all() for part in small)
+    assert len({part[0] for part in small}) == len(small)
 
 
 def test_the_store_holds_the_truth_and_its_table(tmp_path, whole):

@@ -133,6 +133,7 @@ def kill_scheduler(place: Place, moment: float) -> int:
         dask = [sys.executable, "-m"]
         scheduler = [*dask, "distributed.cli.dask_scheduler", "--host", address]
         worker = [*dask, "distributed.cli.dask_worker", address, "--nthreads", "2"]
+        worker += ["--no-nanny"]  # which would outlive a kill for a while
         return [
             subprocess.Popen([*scheduler, "--no-dashboard", "--no-show"], **QUIET),
             subprocess.Popen([*worker, "--no-dashboard"], **QUIET),
@@ -149,7 +150,7 @@ def kill_scheduler(place: Place, moment: float) -> int:
         place.finish(process)
     finally:
         for one in running:
-            one.terminate()
+            one.kill()  # a worker that is asked to end waits for its scheduler first
             one.wait()
     return place.seen() - WINDOWS
 
