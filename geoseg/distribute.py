@@ -37,6 +37,8 @@ _BEAT = 0.25
 """Seconds after which whoever waits looks up: was there a signal, is all well?"""
 NOBODY_AFTER = 20.0
 """Seconds without any worker after which that is said."""
+_NOTES = 5_000
+"""Tasks after which a scheduler is told to forget what it noted of them."""
 _LOG = logging.getLogger("geoseg")
 
 T = TypeVar("T")
@@ -205,6 +207,8 @@ class Cluster:
         self._greeted: set[str] = set()
         self._asked = self._looked = -1e9  # monotonic seconds, long ago
         self._begun, self._told = time.monotonic(), False
+        self._notes = 0
+        """Tasks since the scheduler forgot what it notes of each."""
         self._longest = 0.0
         self._stuck = float(dask.config.get("geoseg.stuck-after", STUCK_AFTER))
         self._patience = self._stuck
@@ -268,6 +272,11 @@ class Cluster:
         )
         self._sent[future.key] = _Sent(tag=tag, call=(function, *args), future=future)
         self._queue.expect(tag, future)
+        self._notes += 1
+        if self._notes >= _NOTES and self._client.status == "running":
+            with suppress(*_LOST):
+                self._client.run_on_scheduler(_forget_notes)
+            self._notes = 0
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
         """Return outcomes as they come.
@@ -384,6 +393,18 @@ def _reason(error: BaseException) -> BaseException:
         f"{error.allowed_failures + 1} workers died while they had it, the last at "
         f"{error.last_worker.address}: out of memory, or a crash in native code"
     )
+
+
+def _forget_notes(dask_scheduler: Any) -> None:  # noqa: ANN401 - called by Dask
+    """Drop what a scheduler has noted of each call of `submit`.
+
+    Dask keeps it, half a kilobyte each, for as long as the scheduler lives; its spans
+    otherwise stay as they are, and what others have noted of their collections.
+    """
+    spans = dask_scheduler.extensions.get("spans")
+    for span in spans.spans.values() if spans else ():
+        notes = (span.metadata or {}).get("collections", [])
+        notes[:] = [note for note in notes if note != {"type": "Future"}]
 
 
 @contextmanager

@@ -433,6 +433,21 @@ def test_a_cluster_without_workers_is_told_of_and_waited_for(monkeypatch):
         assert [o.result for o in tasks.wait(timeout=60)] == [2]
 
 
+def test_a_scheduler_does_not_grow_with_the_tasks(monkeypatch):
+    monkeypatch.setattr(geoseg.distribute, "_NOTES", 20)
+    quiet = {"dashboard_address": None, "processes": False}
+    with (
+        LocalCluster(n_workers=1, **quiet) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        done = geoseg.distribute.unordered(operator.neg, range(130), client=client)
+        assert {item: -item for item in range(130)} == dict(done)
+        spans = cluster.scheduler.extensions["spans"].spans.values()
+        noted = [len(span.metadata["collections"]) for span in spans if span.metadata]
+    assert noted
+    assert sum(noted) <= 20 + 1
+
+
 def test_a_plan_counts_the_processes_that_may_come(running):
     assert processes(None) == 1
     assert processes(running) == len(running.nthreads())
