@@ -16,8 +16,8 @@ import numpy as np
 from geoseg._version import __version__
 from geoseg.classes import Class
 from geoseg.errors import GeosegError
-from geoseg.labels import Order
-from geoseg.models.card import Card
+from geoseg.labels import Order, object_classes
+from geoseg.models.card import Card, Task
 from geoseg.models.extras import require
 from geoseg.models.features import Features
 from geoseg.training.architectures import (
@@ -25,6 +25,7 @@ from geoseg.training.architectures import (
     family_of,
     framework_for,
     network_card,
+    task_of,
 )
 from geoseg.training.ground import (
     Ground,
@@ -53,6 +54,7 @@ def train(
     labels: Paths,
     out: str | Path,
     arch: str | None = None,
+    task: Task | None = None,
     encoder: str = "resnet18",
     arguments: Mapping[str, Any] | None = None,
     init: str | Path | None = None,
@@ -62,6 +64,7 @@ def train(
     mapping: Mapping[str, str] | None = None,
     constant: str | None = None,
     background: str | None = None,
+    boundary: float | None = None,
     order: Order = "last",
     strict: bool = False,
     bands: Sequence[str] | None = None,
@@ -105,9 +108,12 @@ def train(
             same settings, that goes on from its last epoch.
         arch: `unet` or any other network of segmentation_models_pytorch by its name,
             whatever the case; `deeplabv3_resnet50` or any other of torchvision;
-            `transformers:segformer` or any other of transformers that answers scores;
-            `forest`, `extra-trees`, `boosting` or `svm` on pixel features. None: that
-            of `init`, or `unet`.
+            `transformers:segformer` or any other of transformers that answers scores,
+            or masks; `maskrcnn` for objects; `forest`, `extra-trees`, `boosting` or
+            `svm` on pixel features. None: that of `init`, or `unet`.
+        task: `semantic`, classes; or `instance`, objects, one for each polygon. What no
+            polygon covers is then no object: name the ground that was labelled as
+            `aoi`. None: that of `init`, or what the network is for.
         encoder: of a network of segmentation_models_pytorch: any of its own, or `tu-`
             and any of timm.
         arguments: of a network's constructor, such as `{"encoder_depth": 4}`.
@@ -119,6 +125,8 @@ def train(
         mapping: from a name or value of the labels to another, or to `ignore`.
         constant: all features are of this class.
         background: pixels without a label are of this class; else they are ignored.
+        boundary: pixels of polygons so near to their outline, in pixels, are of a class
+            `boundary`, by which the map becomes objects that touch but do not merge.
         order: which of overlapping polygons wins: the last, the first or the smallest.
         strict: refuse label rasters on another grid than their raster's.
         bands: bands to use, as in `open_source`.
@@ -135,11 +143,13 @@ def train(
         batch: patches in a step.
         lr: highest learning rate of the one-cycle schedule.
         weight_decay: of AdamW.
-        loss: `ce`, `dice`, `focal`, or a sum such as `ce+dice`.
+        loss: `ce`, `dice`, `focal`, or a sum such as `ce+dice`. Networks that answer
+            masks have a loss of their own.
         balance: how patches are spread over classes: `none`, `sqrt` or `equal`.
         brightness: how much gain and offset of bands vary, in standard deviations.
         zoom: how much the scale of the ground varies, as a factor.
-        patience: epochs without a better mean IoU after which training ends.
+        patience: epochs without a better mean IoU, or average precision of objects at
+            an IoU of one half, after which training ends.
         trees: number of trees (forests; the following too).
         leaf: samples in a leaf, at least.
         samples: pixels to learn from, at most.
@@ -165,10 +175,13 @@ def train(
     settings = {k: plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
     classical = arch if arch in CLASSICAL else None
     framework = _framework(arch, encoder, init)
+    task = task_of(framework, task or _task_of(arch, init))
+    _check_task(task, background, boundary)
     _check(validation, patch, balance, zoom, loss)
     _check_positive(
         epochs=epochs, windows=windows, batch=batch, lr=lr, patience=patience,
         trees=trees, leaf=leaf, samples=samples, resolution=resolution,
+        boundary=boundary,
     )  # fmt: skip
     folder = Path(out)
     if is_complete(folder, settings, overwrite=overwrite):
@@ -180,15 +193,19 @@ def train(
         "mapping": mapping,
         "constant": constant,
         "background": background,
+        "boundary": boundary,
         "order": order,
         "strict": strict,
     }
     pairs, table = open_pairs(sources, labels, how, classes)
     wide = (features or Features()).reach if classical else None
     ground = hold_out(
-        pairs, table, validation, block, wide if gap is None else gap, seed
-    )
+        pairs, table, validation, block, wide if gap is None else gap, seed,
+        objects=task == "instance",
+    )  # fmt: skip
     card = _card(ground, name or folder.resolve().name, license, settings)
+    if boundary is not None:
+        card = replace(card, things=_things(ground))
     begin(folder, settings, overwrite=overwrite)
     if classical is not None:
         kind = {"kind": classical, "trees": trees, "leaf": leaf, "samples": samples}
@@ -211,7 +228,9 @@ def train(
         "precision": precision,
         "loaders": loaders,
     }
-    card = network_card(card, framework, patch, arguments or {})
+    if task == "instance" and init is None:
+        framework |= _fitting_anchors(framework, ground)
+    card = network_card(card, framework, patch, arguments or {}, task)
     _train_network(ground, card, folder, network, init, progress=progress)
     return folder
 
@@ -230,6 +249,50 @@ def _framework(
 
         return framework_of(init)
     return framework_for(arch or "unet", encoder)
+
+
+def _task_of(arch: str | None, init: str | Path | None) -> Task | None:
+    """Return the task of the model that is started from, where that says it all."""
+    if arch is not None or init is None:
+        return None
+    from geoseg.training.transfer import card_of
+
+    return card_of(init).task
+
+
+def _check_task(task: Task, background: str | None, boundary: float | None) -> None:
+    """Raise where what is asked of labels has no meaning for objects."""
+    if task != "instance":
+        return
+    if background is not None:
+        raise GeosegError(
+            "leave out --background: where no polygon is, there is no object"
+        )
+    if boundary is not None:
+        raise GeosegError(
+            "leave out --boundary: a network that finds objects needs none between them"
+        )
+
+
+def _things(ground: Ground) -> tuple[str, ...]:
+    """Return the names of the polygons' own classes."""
+    found = {
+        int(value)
+        for s in ground.scenes
+        for value in np.unique(object_classes(s.labels))
+    }
+    return tuple(c.name for c in ground.classes if c.value in found)
+
+
+def _fitting_anchors(
+    framework: Mapping[str, Any], ground: Ground
+) -> dict[str, list[int]]:
+    """Return what a detector starts from, by the size of what it is to find."""
+    from geoseg.training.objects import anchor_sides
+
+    if framework["family"] != "torchvision":
+        return {}
+    return {"anchors": anchor_sides(ground.scenes)}
 
 
 def _check(validation: float, patch: int, balance: str, zoom: float, loss: str) -> None:
@@ -288,16 +351,26 @@ def _card(
 
 
 def _with_figures(
-    card: Card, ground: Ground, accuracy: Accuracy | None, facts: Mapping[str, Any]
+    card: Card,
+    ground: Ground,
+    accuracy: Accuracy | None,
+    facts: Mapping[str, Any],
+    objects: Mapping[str, Any] | None = None,
 ) -> Card:
     """Return the card with how training went, and its figures on held-out ground."""
     training = {**card.facts["training"], **facts}
     training["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     out: dict[str, Any] = {**card.facts, "training": training}
-    if accuracy is not None and ground.split is not None:
+    how = ""
+    if ground.split is not None:
+        how = f"blocks of {ground.split.side} px held out, with a gap of "
+        how += f"{ground.split.gap} px"
+    if objects is not None and how:
+        cut = f"{how}; objects are cut at windows of {card.window * 3 // 4} px"
+        out["validation"] = {"how": cut, "notes": [], "objects": dict(objects)}
+    if accuracy is not None and how:
         out["validation"] = {
-            "how": f"blocks of {ground.split.side} px held out, with a gap of "
-            f"{ground.split.gap} px",
+            "how": how,
             "notes": list(accuracy.notes[1:]),
             "pixels": accuracy.n,
             "overall_accuracy": accuracy.overall.value,
@@ -334,7 +407,8 @@ def _train_network(
     from geoseg.training.transfer import start_from
 
     index = training_index(ground.cells, ground.split)
-    check_classes(index.counts.sum(axis=0), ground.classes)
+    least = 1 if card.task == "instance" else 2
+    check_classes(index.counts.sum(axis=0), ground.classes, least=least)
     if settings["windows"] is None:
         patches = 2 * int(index.counts.sum()) / settings["patch"] ** 2
         settings["windows"] = max(8 * settings["batch"], round(patches))
@@ -354,7 +428,7 @@ def _train_network(
     )
     facts = {"best_epoch": trained.best, "epochs_run": len(trained.rows)}
     write_curves(trained.rows, folder, best=trained.best)
-    card = _with_figures(card, ground, trained.accuracy, facts)
+    card = _with_figures(card, ground, trained.accuracy, facts, trained.objects)
     family.save_model(module, card, folder)
     end(folder)
 

@@ -16,7 +16,7 @@ _SECTIONS = {
     ),
     "Labels": (
         "reference", "column", "layer", "mapping", "constant", "background", "order",
-        "strict", "within", "train.labels", "train.classes",
+        "strict", "within", "train.labels", "train.classes", "train.boundary",
     ),
     "Estimates": ("evaluate.design", "confidence", "finite_population"),
     "Held out": ("validation", "train.block", "gap"),
@@ -25,7 +25,7 @@ _SECTIONS = {
         "simplify", "method", "smooth", "regularize", "min_area", "classes",
         "connectivity", "stats",
     ),
-    "Network": ("arch", "encoder", "arguments", "train.init"),
+    "Network": ("arch", "train.task", "encoder", "arguments", "train.init"),
     "Learning": (
         "epochs", "windows", "patch", "train.batch", "lr", "weight_decay", "loss",
         "balance", "brightness", "zoom", "patience", "seed",

@@ -78,6 +78,13 @@ _what_to_learn = _together(
     ),
     label_options,
     click.option(
+        "--boundary",
+        type=float,
+        metavar="PX",
+        help="Pixels of polygons so near to their outline are a class `boundary`, for "
+        "segment --task instance --instances boundary:boundary.",
+    ),
+    click.option(
         "--class",
         "classes",
         multiple=True,
@@ -172,7 +179,8 @@ _networks = _together(
         "--loss",
         default="ce+dice",
         show_default=True,
-        help="ce, dice, focal, or a sum of them.",
+        help="ce, dice, focal, or a sum of them; networks that answer masks have their "
+        "own.",
     ),
     click.option(
         "--balance",
@@ -200,7 +208,8 @@ _networks = _together(
         type=int,
         default=12,
         show_default=True,
-        help="Epochs without a better mean IoU after which training ends.",
+        help="Epochs without a better mean IoU, or AP50 of objects, after which "
+        "training ends.",
     ),
     click.option("--device", default="auto", show_default=True, help="As in segment."),
     click.option(
@@ -253,6 +262,10 @@ Examples:
   geoseg train a.tif b.tif --labels a.gpkg --labels b.gpkg --out models/unet
   geoseg train town.tif --labels footprints.gpkg --constant building \\
       --background other --arch deeplabv3plus --encoder tu-regnety_004 --out models/town
+  geoseg train fields.tif --labels fields.gpkg --constant field --background other \\
+      --boundary 1 --out models/fields
+  geoseg train trees.tif --labels crowns.gpkg --constant tree --arch maskrcnn \\
+      --out models/trees
 """
 )
 @click.argument("rasters", nargs=-1, required=True)
@@ -262,7 +275,12 @@ Examples:
     "--arch",
     help="forest, extra-trees, boosting or svm; or a network of torchvision, "
     "transformers or segmentation_models_pytorch: a name that is not known lists them "
-    "all. Default that of --init, or unet.",
+    "all; maskrcnn for objects. Default that of --init, or unet.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["semantic", "instance"]),
+    help="Classes, or objects, one for each polygon; default what the network is for.",
 )
 @_what_is_held_out
 @_networks
@@ -316,6 +334,11 @@ def _figures(facts: Mapping[str, Any]) -> str:
     found = facts.get("validation")
     if found is None:
         return "trained; nothing was held out, so how good it is, is not known"
+    if "objects" in found:
+        objects = found["objects"]
+        figures = {"AP50": "ap50", "PQ": "pq", "F1": "f1_50"}
+        told = ", ".join(f"{n} {objects[k] or 0:.3f}" for n, k in figures.items())
+        return f"on {found['how']}: {told}"
     by_class = ", ".join(
         f"{name} {c['iou']:.3f}" if c["iou"] is not None else f"{name} -"
         for name, c in found["classes"].items()

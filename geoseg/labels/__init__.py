@@ -19,11 +19,13 @@ from geoseg.classes import Class
 from geoseg.errors import LabelsError
 from geoseg.grid import Grid, Window
 from geoseg.labels.features import (
+    OutlinedLabels,
     PointLabels,
     PolygonLabels,
     check_overlap,
     feature_labels,
     holds_features,
+    outlined,
     polygon_labels,
     read_features,
 )
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "BOUNDARY",
     "UNLABELLED",
     "Kind",
     "Labels",
@@ -44,8 +47,12 @@ __all__ = [
     "blocks",
     "object_classes",
     "open_labels",
+    "polygons_of",
     "read_objects",
 ]
+
+BOUNDARY = "boundary"
+"""Name of the class along the outlines of polygons."""
 
 
 class Labels(Protocol):
@@ -85,6 +92,7 @@ def open_labels(
     mapping: Mapping[str, str] | None = None,
     constant: str | None = None,
     background: str | None = None,
+    boundary: float | None = None,
     order: Order = "last",
     within: str | Path | tuple[float, float, float, float] | None = None,
     strict: bool = False,
@@ -103,6 +111,8 @@ def open_labels(
         mapping: from a name or value in the file to another, or to `ignore`.
         constant: every feature is of this class, and no column is looked for.
         background: pixels without a label are of this class.
+        boundary: pixels of polygons so near to their outline, in pixels, are of the
+            class `boundary`, which separates neighbours that touch.
         order: which of overlapping polygons wins: the last, the first or the smallest.
         within: polygons (a file) or left, bottom, right, top in the grid's CRS, outside
             of which nothing is labelled.
@@ -120,6 +130,8 @@ def open_labels(
         )
     else:
         labels = raster_labels(path, grid, names, strict=strict)
+    if boundary is not None:
+        labels = outlined(polygons_of(labels), boundary, BOUNDARY)
     if background is not None:
         table, value = with_class(labels.classes, background)
         labels = _Filled(inner=labels, classes=table, value=value)
@@ -143,7 +155,7 @@ def read_objects(labels: Labels, window: Window) -> NDArray[np.int64]:
         return out
     if isinstance(labels, _Filled):
         return read_objects(labels.inner, window)
-    polygons = _polygons(labels)
+    polygons = polygons_of(labels)
     numbers = np.arange(1, len(polygons.values) + 1)
     return polygons.paint(window, numbers, nothing=0).astype(np.int64)
 
@@ -154,16 +166,21 @@ def object_classes(labels: Labels) -> NDArray[np.int64]:
     Raises:
         LabelsError: the labels are not polygons.
     """
-    if isinstance(labels, (_Within, _Filled)):
-        return object_classes(labels.inner)
-    return _polygons(labels).values.astype(np.int64)
+    return polygons_of(labels).values.astype(np.int64)
 
 
-def _polygons(labels: Labels) -> PolygonLabels:
+def polygons_of(labels: Labels) -> PolygonLabels:
+    """Return the polygons that labels were made of.
+
+    Raises:
+        LabelsError: they were made of something else.
+    """
+    if isinstance(labels, (_Within, _Filled, OutlinedLabels)):
+        return polygons_of(labels.inner)
     if not isinstance(labels, PolygonLabels):
         raise LabelsError(
-            f"objects are scored against polygons, one for each object; {labels.name} "
-            f"is of {labels.kind}"
+            "objects and their boundaries need polygons, one for each object; "
+            f"{labels.name} is of {labels.kind}"
         )
     return labels
 

@@ -12,9 +12,10 @@ import numpy as np
 from geoseg.classes import Class
 from geoseg.errors import LabelsError, first_line
 from geoseg.grid import Grid, Window
-from geoseg.labels.names import UNLABELLED, Kind, Names, Order, text_of
+from geoseg.labels.names import UNLABELLED, Kind, Names, Order, text_of, with_class
 
 if TYPE_CHECKING:
+    from affine import Affine
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from shapely import STRtree
@@ -23,6 +24,9 @@ _COLUMNS = (
     "class_name", "classname", "class", "class_id", "label", "landcover", "land_cover",
     "lulc", "category", "type", "name", "value",
 )  # fmt: skip
+
+_CORE = 4.0
+"""Square pixels that must be left of a polygon inside its outline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,6 +118,85 @@ class PolygonLabels:
     def read(self, window: Window) -> NDArray[np.uint16]:
         """Return class values, (y, x)."""
         return self.paint(window, self.values, nothing=UNLABELLED).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutlinedLabels:
+    """Polygons whose pixels near their outline are a class of their own."""
+
+    inner: PolygonLabels
+    """The polygons as they are."""
+    painted: PolygonLabels
+    """Each of them as outline, and what is left inside painted over it."""
+
+    @property
+    def name(self) -> str:
+        """Short name for messages."""
+        return self.inner.name
+
+    @property
+    def kind(self) -> Kind:
+        """What they were made of."""
+        return "polygons"
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """The class table, with the outline's class."""
+        return self.painted.classes
+
+    def touches(self, window: Window) -> bool:
+        """Whether polygons may reach into the window."""
+        return self.inner.touches(window)
+
+    def read(self, window: Window) -> NDArray[np.uint16]:
+        """Return class values, (y, x)."""
+        return self.painted.read(window)
+
+
+def outlined(labels: PolygonLabels, width: float, name: str) -> OutlinedLabels:
+    """Return polygons with a class along their outlines, on the inner side.
+
+    Neighbours that touch are so separated by both outlines. A polygon too narrow for an
+    outline of that width gets one of half of it, or of half of that, so that none is
+    lost.
+
+    Args:
+        labels: polygons.
+        width: of the outlines, in pixels of the grid.
+        name: of their class; added to the table where it is not in it.
+    """
+    import shapely
+
+    table, value = with_class(labels.classes, name)
+    to_pixels, back = ~labels.grid.transform, labels.grid.transform
+    shapes = _moved(np.asarray(labels.tree.geometries), to_pixels)
+    inside = np.full(len(shapes), None, object)
+    for part in (width, width / 2, width / 4):
+        narrow = np.array([shape is None for shape in inside], bool)
+        shrunk = shapely.buffer(shapes[narrow], -part)
+        inside[narrow] = np.where(shapely.area(shrunk) >= _CORE, shrunk, None)
+    narrow = np.array([shape is None for shape in inside], bool)
+    inside[narrow] = shapes[narrow]
+    both = np.stack([shapes, inside], axis=1).ravel()
+    values = np.stack([np.full_like(labels.values, value), labels.values], axis=1)
+    painted = PolygonLabels(
+        name=labels.name,
+        classes=table,
+        grid=labels.grid,
+        tree=shapely.STRtree(_moved(both, back)),
+        values=values.ravel(),
+    )
+    return OutlinedLabels(inner=labels, painted=painted)
+
+
+def _moved(shapes: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
+    """Return geometries in the other coordinates of an affine transform."""
+    import shapely
+
+    a, b, c, d, e, f = tuple(transform)[:6]
+    matrix, shift = np.array([[a, d], [b, e]]), np.array([c, f])
+    moved = shapely.transform(shapes, lambda points: points @ matrix + shift)
+    return np.asarray(moved, object)
 
 
 def holds_features(path: str | Path) -> bool:

@@ -46,9 +46,9 @@ QUERIES = frozenset({"maskformer", "mask2former", "oneformer", "eomt", "eomt_din
 _ANY_SIZE = {"segformer": 32, "mobilevit": 32, "mobilevitv2": 32, "mobilenet_v2": 32}
 TRAINABLE = (
     "segformer", "upernet", "dpt", "beit", "data2vec-vision", "mobilenet_v2",
-    "mobilevit", "mobilevitv2",
+    "mobilevit", "mobilevitv2", "maskformer", "mask2former",
 )  # fmt: skip
-"""Model types that answer scores per class, so that they learn as other networks do."""
+"""Model types that can be trained; those among `QUERIES` by a loss of their own."""
 _DEFAULTS: Mapping[str, Any] = {
     "beit": {"out_indices": [3, 5, 7, 11]},
     "data2vec-vision": {"out_indices": [3, 5, 7, 11]},
@@ -229,12 +229,7 @@ def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
         raise ModelError(f"{kind} networks answer classes, not {card.task} objects")
     if kind in SAMS and card.task != "instance":
         raise ModelError(f"{kind} networks find objects: the task is instance")
-    if kind in SAMS:
-        factory = transformers.AutoModelForMaskGeneration
-    elif kind in QUERIES:
-        factory = transformers.AutoModelForUniversalSegmentation
-    else:
-        factory = transformers.AutoModelForSemanticSegmentation
+    factory = _factory(transformers, kind)
     if type(config) not in factory._model_mapping.keys():  # noqa: SIM118, SLF001 - lazy
         raise ModelError(f"{kind} is no network for segmentation in transformers")
     module = _pretrained(factory, path, config)
@@ -245,6 +240,15 @@ def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
     if kind in SAMS:
         return sam.model(module, card, options)
     return queries.model(module, card, options, path)
+
+
+def _factory(transformers: Any, kind: str) -> Any:  # noqa: ANN401
+    """Return what makes networks of a model type."""
+    if kind in SAMS:
+        return transformers.AutoModelForMaskGeneration
+    if kind in QUERIES:
+        return transformers.AutoModelForUniversalSegmentation
+    return transformers.AutoModelForSemanticSegmentation
 
 
 def _config(transformers: Any, path: Path) -> Any:  # noqa: ANN401 - an untyped library
@@ -339,7 +343,7 @@ def build(card: Card) -> nn.Module:
         if hasattr(config, "image_size") and "image_size" not in given:
             config.image_size = card.window
         _check_window(config, card)
-        module = transformers.AutoModelForSemanticSegmentation.from_config(config)
+        module = _factory(transformers, kind).from_config(config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
             f"{kind} of transformers cannot be built for {card.name!r}: "
@@ -364,8 +368,9 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     """
     transformers = require("transformers", what="this model", extra="transformers")
     _hashes(path)
-    factory = transformers.AutoModelForSemanticSegmentation
-    module, missing = _filled(factory, path, _config(transformers, path))
+    config = _config(transformers, path)
+    factory = _factory(transformers, config.model_type)
+    module, missing = _filled(factory, path, config)
     return {k: v for k, v in module.state_dict().items() if k not in missing}
 
 

@@ -2,7 +2,8 @@
 
 The card's framework says which: `{"family": "torchvision", "arch":
 "deeplabv3_resnet50"}`, or `maskrcnn_resnet50_fpn_v2` for instances; anything else in it
-is handed to torchvision's constructor.
+is handed to torchvision's constructor, but for a detector's `anchors`: the sides in
+pixels of the squares that it starts from, one for each of its five levels.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ SEMANTIC = (
     "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
-INSTANCE = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
+INSTANCE = (
+    "maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn", "maskrcnn_resnet18_fpn",
+)  # fmt: skip
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
@@ -83,11 +86,46 @@ def build(card: Card) -> nn.Module:
             f"{', '.join(known)}"
         )
     semantic = card.task == "semantic"
-    constructor = getattr(segmentation if semantic else detection, arch)
+    constructor = getattr(segmentation if semantic else detection, arch, None)
     arguments = {"num_classes": card.channels + (not semantic)} | arguments
-    if not semantic:
-        arguments = _detector_arguments(card) | arguments
-    return _called(constructor, arguments, card, arch)
+    if semantic:
+        return _called(constructor, arguments, card, arch)
+    anchors = arguments.pop("anchors", None)
+    arguments = _detector_arguments(card) | arguments
+    module = _called(constructor or _small_mask_rcnn, arguments, card, arch)
+    if anchors is not None:
+        _set_anchors(module, anchors, card)
+    return module
+
+
+def _small_mask_rcnn(num_classes: int, **arguments: Any) -> nn.Module:  # noqa: ANN401
+    """Return what torchvision has no constructor for: Mask R-CNN on a ResNet-18."""
+    from torchvision.models import detection
+
+    backbone = detection.backbone_utils.resnet_fpn_backbone(
+        backbone_name="resnet18",
+        weights=arguments.pop("weights_backbone"),
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+    )
+    arguments.pop("weights")
+    return detection.MaskRCNN(backbone, num_classes, **arguments)  # type: ignore[no-any-return]
+
+
+def _set_anchors(module: Any, sides: Any, card: Card) -> None:  # noqa: ANN401
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    levels = len(module.rpn.anchor_generator.sizes)
+    try:
+        sizes = tuple((float(side),) for side in sides)
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) != levels or not all(side > 0 for (side,) in sizes):
+        raise ModelError(
+            f"anchors {sides!r} of {card.name!r} must be {levels} sides in pixels"
+        )
+    shapes = ((0.5, 1.0, 2.0),) * levels
+    module.rpn.anchor_generator = AnchorGenerator(sizes, shapes)
 
 
 def _called(

@@ -11,7 +11,10 @@ from geoseg.errors import MissingExtraError
 from geoseg.look.figures import draw_curves
 
 CSV, PNG = "curves.csv", "curves.png"
-_COLUMNS = ("epoch", "train_loss", "val_loss", "mean_iou", "overall", "seconds")
+_COLUMNS = (
+    "epoch", "train_loss", "val_loss", "mean_iou", "overall", "ap50", "pq", "f1",
+    "seconds",
+)  # fmt: skip
 
 
 def write_curves(

@@ -72,6 +72,7 @@ class EpochBar(Callback):  # type: ignore[misc]
         """Say what the epoch has brought."""
         found = trainer.callback_metrics
         names = {"train_loss": "loss", "mean_iou": "mean IoU", "overall": "accuracy"}
+        names |= {"ap50": "AP50", "f1": "F1"}
         self._figures = ", ".join(
             f"{shown} {float(found[name]):.3f}"
             for name, shown in names.items()

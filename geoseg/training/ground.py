@@ -13,7 +13,13 @@ from geoseg.classes import Class
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
 from geoseg.raster import Source, at_resolution, open_source
-from geoseg.training.scenes import Scene, check_classes, count_cells, make_scenes
+from geoseg.training.scenes import (
+    Scene,
+    check_classes,
+    count_cells,
+    make_scenes,
+    object_places,
+)
 from geoseg.training.split import Split, split_blocks
 
 if TYPE_CHECKING:
@@ -36,6 +42,8 @@ class Ground:
     """What is held out; None for nothing."""
     folds: int
     """In how many parts the ground is cut; 0 for none."""
+    objects: NDArray[np.int64] | None = None
+    """(object,) place in the class table of each, where objects are learned."""
 
 
 def open_sources(
@@ -119,11 +127,13 @@ def hold_out(
     block: int | None,
     gap: int | None,
     seed: int,
+    *,
+    objects: bool = False,
 ) -> Ground:
     """Count labels, leave out classes without any, and hold blocks out."""
     counted = [count_cells(s, len(table)) for s in make_scenes(pairs, table)]
     total = np.sum([c.sum(axis=(0, 1)) for c in counted], axis=0)
-    check_classes(total, table)
+    check_classes(total, table, least=1 if objects else 2)
     kept = np.flatnonzero(total).tolist()
     order = sorted(kept, key=lambda i: table[i].value)
     classes = tuple(table[i] for i in order)
@@ -134,9 +144,10 @@ def hold_out(
     if folds:
         split = split_blocks(cells, folds, side=block, gap=gap, seed=seed)
     return Ground(
-        scenes=make_scenes(pairs, classes),
+        scenes=make_scenes(pairs, classes, objects=objects),
         classes=classes,
         cells=cells,
         split=split,
         folds=folds,
+        objects=object_places(pairs, classes) if objects else None,
     )

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from geoseg.grid import Window
-from geoseg.training.scenes import IGNORED, Scene
+from geoseg.training.scenes import Scene
 from geoseg.training.split import CELL, Split
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Patches(Dataset[Item]):
         pixels, targets = cut(self._scenes[raster], window, self._card)
         if self._split is not None:
             learned = self._split.learned(raster, VALIDATION, window)
-            targets[~torch.from_numpy(learned)] = IGNORED
+            targets[~torch.from_numpy(learned)] = self._scenes[raster].ignored
         pixels, targets = _resized(pixels, targets, self._side)
         return _turned(pixels, targets, int(rng.integers(8)))
 
@@ -209,7 +209,7 @@ def _resized(pixels: torch.Tensor, targets: torch.Tensor, side: int) -> Item:
     near = functional.interpolate(
         targets[None, None].float(), (side, side), mode="nearest-exact"
     )
-    return zoomed, near[0, 0].to(torch.uint8)
+    return zoomed, near[0, 0].to(targets.dtype)
 
 
 def _turned(pixels: torch.Tensor, targets: torch.Tensor, position: int) -> Item:
@@ -258,7 +258,7 @@ class ValidationWindows(Dataset[Item]):
         pixels, targets = cut(self._scenes[raster], window, self._card)
         outside = torch.ones_like(targets, dtype=torch.bool)
         outside[part.relative_to(window).slices] = False
-        targets[outside] = IGNORED
+        targets[outside] = self._scenes[raster].ignored
         return pixels, targets
 
 

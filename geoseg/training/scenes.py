@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from geoseg.classes import Class
 from geoseg.errors import LabelsError
 from geoseg.grid import Grid, Window
-from geoseg.labels import Labels, blocks
+from geoseg.labels import Labels, blocks, object_classes, read_objects
 from geoseg.models.card import Band
 from geoseg.models.sample import sample_pixels
 from geoseg.training.split import CELL
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from geoseg.raster import Source
 
 IGNORED = 255
-"""In targets: a pixel that nothing is learned from."""
+"""In targets that are classes: a pixel that nothing is learned from."""
+NOBODY = -1
+"""In targets that are objects: nobody said whether there is one."""
 
 _COUNTED_AT_ONCE = 1024
 _MOST_IN_MEMORY = 2 << 30
@@ -43,17 +45,30 @@ class Scene:
     """On the source's grid."""
     places: NDArray[np.uint8]
     """(65536,) place in the class table by class value; `IGNORED` for all others."""
-    held: tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]] | None = None
+    held: tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]] | None = None
     """Pixels, validity and targets of the whole raster."""
+    first: int | None = None
+    """Number of its first object: targets are which object a pixel is of, 0 for none.
+    None: targets are places in the class table."""
 
     @property
     def grid(self) -> Grid:
         """Where its pixels are."""
         return self.source.grid
 
+    @property
+    def ignored(self) -> int:
+        """In its targets: a pixel that nothing is learned from."""
+        return IGNORED if self.first is None else NOBODY
+
+    @property
+    def target_dtype(self) -> np.dtype[Any]:
+        """Of its targets."""
+        return np.dtype(np.uint8 if self.first is None else np.int32)
+
     def read(
         self, window: Window
-    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
         """Return pixels (band, y, x), validity and targets (y, x) of a window.
 
         The window may reach outside: pixels are reflected, and targets ignored there.
@@ -76,46 +91,77 @@ class Scene:
         outside = ((y < 0) | (y >= self.grid.height))[:, None] | (
             (x < 0) | (x >= self.grid.width)
         )[None, :]
-        targets[outside] = IGNORED
+        targets[outside] = self.ignored
         return pixels[:, at[0], at[1]], valid[at], targets
 
     def _read(
         self, window: Window
-    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
         if self.held is not None:
             pixels, valid, targets = self.held
             at = window.slices
             return pixels[(slice(None), *at)], valid[at], targets[at].copy()
         pixels, valid = self.source.read(window)
-        targets = self.places[self.labels.read(window)]
-        targets[~valid] = IGNORED
+        targets = self._targets(window)
+        targets[~valid] = self.ignored
         return pixels, valid, targets
+
+    def _targets(self, window: Window) -> NDArray[Any]:
+        if self.first is None:
+            return np.asarray(self.places[self.labels.read(window)])
+        numbers = read_objects(self.labels, window)
+        numbers[numbers > 0] += self.first - 1
+        return numbers.astype(self.target_dtype)
 
 
 def make_scenes(
-    pairs: Sequence[tuple[Source, Labels]], classes: Sequence[Class]
+    pairs: Sequence[tuple[Source, Labels]],
+    classes: Sequence[Class],
+    *,
+    objects: bool = False,
 ) -> tuple[Scene, ...]:
-    """Return scenes; those that fit into memory together are read once."""
+    """Return scenes; those that fit into memory together are read once.
+
+    Args:
+        pairs: rasters with their labels.
+        classes: the class table.
+        objects: targets are objects, numbered on from scene to scene, not classes.
+    """
     places = np.full(65536, IGNORED, np.uint8)
     places[[c.value for c in classes]] = np.arange(len(classes))
-    scenes = [Scene(source=s, labels=t, places=places) for s, t in pairs]
+    firsts: list[int | None] = [None] * len(pairs)
+    if objects:
+        counts = [len(object_classes(labels)) for _, labels in pairs]
+        firsts = [1 + sum(counts[:i]) for i in range(len(counts))]
+    scenes = [
+        Scene(source=s, labels=t, places=places, first=first)
+        for (s, t), first in zip(pairs, firsts, strict=True)
+    ]
     size = sum(
-        s.grid.pixels * (len(s.source.bands) * s.source.dtype.itemsize + 2)
+        s.grid.pixels
+        * (len(s.source.bands) * s.source.dtype.itemsize + s.target_dtype.itemsize + 1)
         for s in scenes
     )
     if size > _MOST_IN_MEMORY:
         return tuple(scenes)
-    return tuple(
-        Scene(source=s.source, labels=s.labels, places=places, held=_whole(s))
-        for s in scenes
-    )
+    return tuple(replace(s, held=_whole(s)) for s in scenes)
 
 
-def _whole(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+def object_places(
+    pairs: Sequence[tuple[Source, Labels]], classes: Sequence[Class]
+) -> NDArray[np.int64]:
+    """Return the place in the class table of each object, by number: the first is 1."""
+    places = np.zeros(65536, np.int64)
+    places[[c.value for c in classes]] = np.arange(len(classes))
+    values = np.concatenate([object_classes(labels) for _, labels in pairs])
+    return np.asarray(places[values])
+
+
+def _whole(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
     grid = scene.grid
     shape = grid.height, grid.width
     pixels = np.empty((len(scene.source.bands), *shape), scene.source.dtype)
-    valid, targets = np.empty(shape, bool), np.empty(shape, np.uint8)
+    valid, targets = np.empty(shape, bool), np.empty(shape, scene.target_dtype)
     for window in blocks(grid, _COUNTED_AT_ONCE):
         at = window.slices
         pixels[(slice(None), *at)], valid[at], targets[at] = scene.read(window)
@@ -147,12 +193,15 @@ def _cells(targets: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     return flat.reshape(rows, columns, classes)
 
 
-def check_classes(counts: NDArray[np.int64], classes: Sequence[Class]) -> None:
+def check_classes(
+    counts: NDArray[np.int64], classes: Sequence[Class], *, least: int = 2
+) -> None:
     """Raise where there is nothing to tell apart.
 
     Args:
         counts: (class,) labelled pixels.
         classes: the class table.
+        least: classes that are needed; one will do for objects.
 
     Raises:
         LabelsError: no class, or one only, has labelled pixels on valid ones.
@@ -160,7 +209,7 @@ def check_classes(counts: NDArray[np.int64], classes: Sequence[Class]) -> None:
     found = [c.name for c, n in zip(classes, counts, strict=True) if n]
     if not found:
         raise LabelsError("no labelled pixel lies on a valid pixel of the rasters")
-    if len(found) == 1:
+    if len(found) < least:
         raise LabelsError(
             f"the labels hold one class only, {found[0]!r}: label another, or say what "
             "unlabelled pixels are with --background"

@@ -35,7 +35,7 @@ def framework_of(folder: str | Path) -> dict[str, Any]:
         ModelError: There is no such model, or it cannot be trained.
     """
     path = Path(folder)
-    framework = dict(_card_of(path).framework)
+    framework = dict(card_of(path).framework)
     if framework.get("family") == "transformers":
         return _of_transformers(path, framework)
     if framework.get("family") not in ("smp", "torchvision"):
@@ -55,12 +55,14 @@ def _of_transformers(path: Path, framework: dict[str, Any]) -> dict[str, Any]:
     return {"family": "transformers", "arch": framework["arch"], "config": config}
 
 
-def _card_of(path: Path) -> Card:
+def card_of(folder: str | Path) -> Card:
+    """Return the card of a model folder, or of one that `save_pretrained` wrote."""
+    path = Path(folder)
     if (path / CARD).is_file() or not (path / "config.json").is_file():
         return open_folder(path).card
-    from geoseg.models.hf import card_of
+    from geoseg.models import hf
 
-    return card_of(path, name=path.name)
+    return hf.card_of(path, name=path.name)
 
 
 def _weights_of(path: Path, card: Card) -> dict[str, torch.Tensor]:
@@ -82,7 +84,7 @@ def start_from(module: nn.Module, card: Card, folder: str | Path) -> None:
         ModelError: The other model is not of the same architecture.
     """
     path = Path(folder)
-    other = _card_of(path)
+    other = card_of(path)
     weights = _weights_of(path, other)
     own = module.state_dict()
     missing = own.keys() - weights.keys()
@@ -101,8 +103,11 @@ def start_from(module: nn.Module, card: Card, folder: str | Path) -> None:
     of_bands, of_classes = _what_depends(card, own)
     for key in of_bands:
         merged[key] = _planes(merged[key], bands)
-    for key in of_classes:
-        merged[key] = _rows(own[key], merged[key], classes)
+    extra_first = card.framework.get("family") == "torchvision"
+    for key, rows in of_classes.items():
+        merged[key] = _rows(
+            own[key], merged[key], classes, rows, extra_first=extra_first
+        )
     fill_weights(module, merged, card)
 
 
@@ -113,10 +118,10 @@ def _is_backbone(card: Card) -> bool:
 
 def _what_depends(
     card: Card, own: Mapping[str, torch.Tensor]
-) -> tuple[list[str], list[str]]:
-    """Return which tensors have a plane for each band, and which a row per class.
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return which tensors have planes for each band, and which rows for each class.
 
-    Those that another band, or another class, would make larger.
+    Those that another band, or another class, would make larger, and by how much.
     """
     value = max(c.value for c in card.classes) + 1
     extra = Class(value=value, name="\0", color=default_color(0))
@@ -125,14 +130,14 @@ def _what_depends(
     return _larger(wider, own, 1), _larger(longer, own, 0)
 
 
-def _larger(card: Card, own: Mapping[str, torch.Tensor], axis: int) -> list[str]:
+def _larger(card: Card, own: Mapping[str, torch.Tensor], axis: int) -> dict[str, int]:
     with torch.random.fork_rng(devices=[]):
         other = family_of(card).build(card).state_dict()
-    return [
-        key
+    return {
+        key: other[key].shape[axis] - value.shape[axis]
         for key, value in own.items()
-        if value.ndim > axis and other[key].shape[axis] == value.shape[axis] + 1
-    ]
+        if value.ndim > axis and other[key].shape[axis] > value.shape[axis]
+    }
 
 
 def _same_band(name: str, common: str | None, card: Card) -> int | None:
@@ -149,11 +154,36 @@ def _planes(theirs: torch.Tensor, bands: Sequence[int | None]) -> torch.Tensor:
 
 
 def _rows(
-    own: torch.Tensor, theirs: torch.Tensor, classes: Sequence[int | None]
+    own: torch.Tensor,
+    theirs: torch.Tensor,
+    classes: Sequence[int | None],
+    rows: int,
+    *,
+    extra_first: bool,
 ) -> torch.Tensor:
-    """Return a head for other classes."""
-    rows = [own[i] if c is None else theirs[c] for i, c in enumerate(classes)]
-    return torch.stack(rows)
+    """Return a head for other classes.
+
+    Args:
+        own: ours, for new classes.
+        theirs: the other's.
+        classes: place of each class in the other's table, None for a new one.
+        rows: of each class; a detector's boxes have four.
+        extra_first: where what is none of the classes stands, if the head has it:
+            before them, or after.
+    """
+    ours = own.reshape(-1, rows, *own.shape[1:])
+    others = theirs.reshape(-1, rows, *theirs.shape[1:])
+    extra = len(ours) - len(classes)
+    before, after = (extra, 0) if extra_first else (0, extra)
+    merged = [
+        *others[:before],
+        *(
+            ours[before + i] if c is None else others[before + c]
+            for i, c in enumerate(classes)
+        ),
+        *others[len(others) - after :],
+    ]
+    return torch.stack(merged).flatten(0, 1)
 
 
 def _called(card: Card) -> str:

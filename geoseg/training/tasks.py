@@ -1,0 +1,329 @@
+"""What Lightning trains: networks that tell classes apart, or that find objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning as L  # noqa: N812 - as its documentation calls it
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from geoseg.models.device import Precision, choose_device
+from geoseg.models.scaling import Scaling
+from geoseg.models.torch_adapter import fit_channels, tensor_of
+from geoseg.training.architectures import has_own_loss
+from geoseg.training.losses import make_loss
+from geoseg.training.objects import (
+    Seen,
+    look,
+    objects_of,
+    own_loss,
+    score_windows,
+    scores_of,
+    take_apart,
+)
+from geoseg.training.patches import Index, Patches, Turn, ValidationWindows
+from geoseg.training.scenes import IGNORED, NOBODY
+
+if TYPE_CHECKING:
+    from geoseg.models.card import Card
+    from geoseg.training.ground import Ground
+
+_MOST_VALIDATION = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """How a network is trained."""
+
+    epochs: int
+    """At most."""
+    windows: int
+    """Patches in an epoch."""
+    patch: int
+    """Side of the patches, in pixels."""
+    batch: int
+    """Patches in a step, on each device."""
+    lr: float
+    """Highest learning rate of the one-cycle schedule."""
+    weight_decay: float
+    """Of AdamW."""
+    loss: str
+    """`ce`, `dice`, `focal`, or a sum."""
+    balance: str
+    """How patches are spread over classes: `none`, `sqrt`, `equal`."""
+    brightness: float
+    """How much gain and offset of bands vary, in standard deviations."""
+    zoom: float
+    """How much the scale of the ground varies, as a factor."""
+    patience: int
+    """Epochs without a better mean IoU after which training ends."""
+    seed: int
+    """Of everything random."""
+    device: str
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Precision
+    """`auto`, `fp32`, `bf16` or `fp16`."""
+    loaders: int | None
+    """Processes that cut patches; None: by the number of cores."""
+
+
+class Task(L.LightningModule):  # type: ignore[misc]
+    """What all networks have in common: steps, patches, brightness."""
+
+    monitor: ClassVar[str]
+    """The figure by which the best epoch is chosen; the higher, the better."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        card: Card,
+        ground: Ground,
+        index: Index,
+        settings: NetworkSettings,
+    ) -> None:
+        super().__init__()
+        self.module = module.to(memory_format=torch.channels_last)
+        self._card, self._ground, self._settings = card, ground, settings
+        self._index = index
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether anything is held out."""
+        return self._ground.split is not None
+
+    def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what is to become small, of scaled pixels (n, band, y, x)."""
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the last validation found, beyond what was logged."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
+        """AdamW, and one cycle of the learning rate."""
+        settings = self._settings
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=settings.lr,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def train_dataloader(self) -> Any:  # noqa: ANN401
+        """Patches to learn from."""
+        settings, ground = self._settings, self._ground
+        patches = Patches(
+            ground.scenes,
+            ground.split,
+            self._index,
+            self._card,
+            side=settings.patch,
+            balance=settings.balance,
+            zoom=settings.zoom,
+            seed=settings.seed,
+        )
+        return self._loader(patches, Turn(settings.windows, endless=True))
+
+    def val_dataloader(self) -> Any:  # noqa: ANN401
+        """Windows on what is held out."""
+        ground = self._ground
+        if ground.split is None:
+            return []
+        windows = ValidationWindows(
+            ground.scenes,
+            ground.split,
+            self._card,
+            side=self._settings.patch,
+            most=_MOST_VALIDATION,
+        )
+        return self._loader(windows, Turn(len(windows), endless=False))
+
+    def _loader(self, data: Any, turn: Turn) -> Any:  # noqa: ANN401
+        on_gpu = choose_device(self._settings.device).type == "cuda"
+        loaders = self._settings.loaders
+        if loaders is None:
+            # On a CPU the network needs all cores; in front of a GPU they are free.
+            loaders = min(16, os.cpu_count() or 1) if on_gpu else 0
+        return DataLoader(
+            data,
+            batch_size=self._settings.batch,
+            sampler=turn,
+            num_workers=loaders,
+            drop_last=len(turn) >= self._settings.batch and isinstance(data, Patches),
+            pin_memory=on_gpu,
+            persistent_workers=loaders > 0,
+        )
+
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
+        """Make what is random in a step its own."""
+        # Dropout and brightness of a step do not depend on where the run was begun.
+        step = self.global_step + 1_000_003 * self.global_rank
+        torch.manual_seed(self._settings.seed * 2**32 + step)
+
+    def _scaled(self, pixels: torch.Tensor) -> torch.Tensor:
+        return Scaling(self._card.bands, pixels.device)(pixels)
+
+    def training_step(self, batch: Sequence[torch.Tensor], _: int) -> torch.Tensor:
+        """Return the loss of a batch."""
+        pixels, targets = batch
+        loss = self.loss(self._lit(self._scaled(pixels)), targets)
+        self.log("train_loss", loss, on_epoch=True, on_step=False, sync_dist=True)
+        return loss
+
+    def _lit(self, x: torch.Tensor) -> torch.Tensor:
+        """Vary gain and offset of all bands together, and of each on its own."""
+        strength = self._settings.brightness
+        if not strength:
+            return x
+        n, bands = x.shape[:2]
+        noise = torch.randn(4, n, bands, 1, 1).to(x.device)
+        noise[:2] = noise[:2, :, :1]
+        gain = torch.exp(strength * (0.7 * noise[0] + 0.4 * noise[2]))
+        return x * gain + strength * (1.2 * noise[1] + 0.6 * noise[3])
+
+
+class ClassTask(Task):
+    """To tell classes apart, pixel by pixel."""
+
+    monitor = "mean_iou"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        card: Card,
+        ground: Ground,
+        index: Index,
+        settings: NetworkSettings,
+    ) -> None:
+        super().__init__(module, card, ground, index, settings)
+        self._loss = make_loss(settings.loss)
+        self._own_loss = has_own_loss(card)
+        k = len(card.classes)
+        self.confusion: torch.Tensor
+        self.register_buffer("confusion", torch.zeros(k, k, dtype=torch.long), False)
+
+    def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what is to become small."""
+        if not self._own_loss:
+            return self._loss(self._scores(x), targets)
+        # Classes are the objects of networks with queries, one mask for each.
+        unknown = targets == IGNORED
+        numbers = targets.int().add(1).masked_fill(unknown, NOBODY)
+        places = torch.arange(len(self._card.classes), device=x.device)
+        return _loss_of_objects(self.module, x, numbers, places)
+
+    def _scores(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(memory_format=torch.channels_last)
+        if self._own_loss:
+            return scores_of(self.module, x)
+        logits = tensor_of(self.module(x))
+        if logits.shape[-2:] != x.shape[-2:]:
+            logits = nn.functional.interpolate(
+                logits, size=x.shape[-2:], mode="bilinear", align_corners=False
+            )
+        return fit_channels(logits, self._card)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what the last validation saw."""
+        self.confusion.zero_()
+
+    def validation_step(self, batch: Sequence[torch.Tensor], _: int) -> None:
+        """Compare a batch with what is there."""
+        pixels, targets = batch
+        scores = self._scores(self._scaled(pixels))
+        known = targets != IGNORED
+        if not self._own_loss:
+            loss, n = self._loss(scores, targets), int(known.sum())
+            self.log("val_loss", loss, batch_size=max(n, 1), sync_dist=True)
+        k = len(self._card.classes)
+        pairs = scores.argmax(dim=1)[known] * k + targets[known].long()
+        self.confusion += torch.bincount(pairs, minlength=k * k).reshape(k, k)
+
+    def on_validation_epoch_end(self) -> None:
+        """Bring together what all batches, in all processes, saw."""
+        total = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
+        self.confusion.copy_(total)
+        shown = total.double()
+        both = shown.diagonal()
+        either = shown.sum(0) + shown.sum(1) - both
+        iou = both / either
+        self.log("mean_iou", iou[either > 0].mean().float(), prog_bar=True)
+        self.log("overall", (both.sum() / shown.sum()).float())
+
+    def figures(self) -> dict[str, Any]:
+        """Return the confusion matrix."""
+        return {"confusion": self.confusion.cpu().tolist()}
+
+
+class ObjectTask(Task):
+    """To find objects."""
+
+    monitor = "ap50"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        card: Card,
+        ground: Ground,
+        index: Index,
+        settings: NetworkSettings,
+    ) -> None:
+        super().__init__(module, card, ground, index, settings)
+        assert ground.objects is not None
+        self.places: torch.Tensor
+        self.register_buffer("places", torch.from_numpy(ground.objects), False)
+        self._seen: list[Seen] = []
+        self._figures: dict[str, Any] = {}
+
+    def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what is to become small."""
+        return _loss_of_objects(self.module, x, targets, self.places)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what the last validation saw."""
+        self._seen = []
+
+    def validation_step(self, batch: Sequence[torch.Tensor], _: int) -> None:
+        """Compare a batch with what is there."""
+        pixels, targets = batch
+        for window, numbers in zip(self._scaled(pixels), targets, strict=True):
+            found = objects_of(self.module, window[None])
+            self._seen.append(look(found, numbers, self.places))
+
+    def on_validation_epoch_end(self) -> None:
+        """Bring together what all batches, in all processes, saw."""
+        scores = score_windows(_of_all_processes(self._seen), self._card)
+        self._figures = scores.to_dict()
+        for name, figure in (("ap50", "ap50"), ("pq", "pq"), ("f1", "f1_50")):
+            self.log(name, float(self._figures[figure] or 0.0))
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures of objects."""
+        return {"objects": self._figures}
+
+
+def _loss_of_objects(
+    module: nn.Module, x: torch.Tensor, numbers: torch.Tensor, places: torch.Tensor
+) -> torch.Tensor:
+    """Return the network's own loss, which cannot leave pixels out.
+
+    So what is unknown, or held out, is covered as nodata is, and nothing is there.
+    """
+    covered = x.masked_fill((numbers == NOBODY)[:, None], 0.0)
+    return own_loss(module, covered, [take_apart(n, places) for n in numbers])
+
+
+def _of_all_processes(seen: list[Seen]) -> list[Seen]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return seen
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, seen)
+    return [window for part in parts for window in part]
