@@ -253,6 +253,35 @@ class TestOnnx:
         with pytest.raises(ModelError, match=message):
             load_model(tmp_path / "m.onnx")
 
+    def test_weights_in_a_file_beside_it_count(self, tmp_path, pixels):
+        """What torch and others make of large networks: `m.onnx`, `weights.bin`."""
+        onnx = pytest.importorskip("onnx")
+        folder = tmp_path / "models"
+        folder.mkdir()
+        write_onnx(folder / "m.onnx", a_network())
+        write_card(folder / "m.json")
+        beside = {"save_as_external_data": True, "size_threshold": 0}
+        graph = onnx.load(str(folder / "m.onnx"))
+        onnx.save(graph, str(folder / "m.onnx"), location="weights.bin", **beside)
+        data = (folder / "weights.bin").read_bytes()
+        check(load_model(folder / "m.onnx"), a_network(), pixels)
+        before = model_recipe(folder / "m.onnx").hash
+        (folder / "weights.bin").write_bytes(data[:-4] + b"\0\0\x80?")
+        assert model_recipe(folder / "m.onnx").hash != before
+        (folder / "weights.bin").rename(tmp_path / "weights.bin")
+        with pytest.raises(ModelError, match=r"'weights\.bin', which is not there"):
+            model_recipe(folder / "m.onnx")
+        graph = onnx.load(str(folder / "m.onnx"), load_external_data=False)
+        for tensor in graph.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "../weights.bin"
+        (folder / "m.onnx").write_bytes(graph.SerializeToString())
+        with pytest.raises(
+            ModelError, match=r"'\.\./weights\.bin', outside its folder"
+        ):
+            model_recipe(folder / "m.onnx")
+
     def test_damaged(self, tmp_path):
         (tmp_path / "m.onnx").write_bytes(b"nonsense" * 100)
         with pytest.raises(ModelError, match="cannot be read as ONNX"):

@@ -374,7 +374,12 @@ def _open_path(path: Path) -> Opened:
 def _weights_hashes(folder: ModelFolder) -> list[str]:
     """Return the hash of the weights that a card names, else of all there are."""
     if folder.sha256 is not None:
-        return [folder.sha256]
+        beside = []
+        if folder.weights_file.suffix == ".onnx":
+            from geoseg.models.onnx_file import data_hashes
+
+            beside = data_hashes(folder.weights_file)
+        return [folder.sha256, *beside]
     files = [*folder.path.glob("config.json"), *folder.path.glob("*.safetensors")]
     return [file_sha256(file) for file in sorted(files)]
 

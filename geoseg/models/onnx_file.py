@@ -48,9 +48,43 @@ def open_file(path: Path) -> Opened:
         return _load(path, card, options)
 
     return Opened(
-        spec=str(path), card=card, content=content_hash(card, file_sha256(path)),
+        spec=str(path),
+        card=card,
+        content=content_hash(card, file_sha256(path), *data_hashes(path)),
         load=load,
-    )  # fmt: skip
+    )
+
+
+def data_hashes(path: Path) -> list[str]:
+    """Return the hashes of the files beside an ONNX file that hold its weights.
+
+    What is larger than 2 GB, or was exported so, keeps them there ("external data").
+
+    Raises:
+        ModelError: It is not an ONNX file, or names a file outside its folder.
+    """
+    return [file_sha256(file) for file in _data_files(path)]
+
+
+def _data_files(path: Path) -> list[Path]:
+    graph = _read(path).graph
+    names = {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    folder = path.resolve().parent
+    files = [(folder / name).resolve() for name in sorted(names)]
+    for name, file in zip(sorted(names), files, strict=True):
+        if folder not in file.parents:
+            raise ModelError(
+                f"{path} keeps weights in {name!r}, outside its folder: what it needs "
+                "must lie beside it"
+            )
+        if not file.is_file():
+            raise ModelError(f"{path} keeps weights in {name!r}, which is not there")
+    return files
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model:
@@ -59,6 +93,7 @@ def load_folder(folder: ModelFolder, options: Options) -> Model:
 
 
 def _load(path: Path, card: Card, options: Options) -> Model:
+    _data_files(path)
     device = choose_device(options.device)
     session = _session(path, device.type)
     network = OnnxNetwork(session, card)
@@ -156,15 +191,19 @@ def _check_shape(shape: list[Any], card: Card, *, last: bool) -> None:
         )
 
 
-def _card_inside(path: Path) -> Card:
-    """Return the card made of what Deepness keeps in the file."""
-    onnx = require("onnx", what="an ONNX model without a card", extra="onnx")
+def _read(path: Path) -> Any:  # noqa: ANN401 - a message of protobuf
+    onnx = require("onnx", what="an ONNX model", extra="onnx")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors are its own
         raise ModelError(
             f"{path} cannot be read as ONNX: {first_line(error)}"
         ) from error
+
+
+def _card_inside(path: Path) -> Card:
+    """Return the card made of what Deepness keeps in the file."""
+    model = _read(path)
     facts = {p.key: _value(p.value) for p in model.metadata_props}
     if "class_names" not in facts and "resolution" not in facts:
         raise ModelError(
