@@ -14,6 +14,7 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.grid import Window
 from geoseg.models.load import load_model, model_recipe
+from geoseg.models.pack import pack
 from geoseg.models.safe_program import _is_size
 from geoseg.raster import open_source
 
@@ -268,6 +269,11 @@ class TestOnnx:
         before = model_recipe(folder / "m.onnx").hash
         (folder / "weights.bin").write_bytes(data[:-4] + b"\0\0\x80?")
         assert model_recipe(folder / "m.onnx").hash != before
+        packed = pack(str(folder / "m.onnx"), tmp_path / "packed")
+        (folder / "weights.bin").write_bytes(data)
+        assert model_recipe(packed).hash != model_recipe(folder / "m.onnx").hash
+        (packed / "weights.bin").write_bytes(data)
+        check(load_model(packed), a_network(), pixels)
         (folder / "weights.bin").rename(tmp_path / "weights.bin")
         with pytest.raises(ModelError, match=r"'weights\.bin', which is not there"):
             model_recipe(folder / "m.onnx")

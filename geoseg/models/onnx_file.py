@@ -56,17 +56,18 @@ def open_file(path: Path) -> Opened:
 
 
 def data_hashes(path: Path) -> list[str]:
-    """Return the hashes of the files beside an ONNX file that hold its weights.
+    """Return the hashes of `data_files`."""
+    return [file_sha256(file) for file in data_files(path)]
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold its weights.
 
     What is larger than 2 GB, or was exported so, keeps them there ("external data").
 
     Raises:
         ModelError: It is not an ONNX file, or names a file outside its folder.
     """
-    return [file_sha256(file) for file in _data_files(path)]
-
-
-def _data_files(path: Path) -> list[Path]:
     graph = _read(path).graph
     names = {
         entry.value
@@ -93,7 +94,7 @@ def load_folder(folder: ModelFolder, options: Options) -> Model:
 
 
 def _load(path: Path, card: Card, options: Options) -> Model:
-    _data_files(path)
+    data_files(path)
     device = choose_device(options.device)
     session = _session(path, device.type)
     network = OnnxNetwork(session, card)

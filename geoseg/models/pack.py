@@ -11,6 +11,7 @@ from geoseg.errors import ModelError
 from geoseg.models.families import CLASSICAL, FILES
 from geoseg.models.folder import CARD, open_folder, write_folder
 from geoseg.models.load import model_recipe
+from geoseg.models.onnx_file import data_files
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -46,15 +47,24 @@ def pack(spec: str, out: Path, *, overwrite: bool = False) -> Path:
     card = model_recipe(spec).card
     if path.is_file() and path.suffix in FILES:
         family = _FAMILIES.get(path.suffix, "torchscript")
-        return write_folder(_of_family(card, family), out, path)
+        return _pack_weights(_of_family(card, family), path, out)
     folder = path if path.is_dir() else path.parent
     if (folder / "config.json").is_file():
         return _pack_transformers(card, folder, out)
-    return write_folder(card, out, open_folder(path).weights)
+    return _pack_weights(card, open_folder(path).weights, out)
 
 
 def _of_family(card: Card, family: str) -> Card:
     return replace(card, framework={**card.framework, "family": family})
+
+
+def _pack_weights(card: Card, weights: Path | None, out: Path) -> Path:
+    if weights is not None and weights.suffix == ".onnx":
+        for file in data_files(weights):  # the file knows them by their names
+            copy = out / file.relative_to(weights.resolve().parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
+    return write_folder(card, out, weights)
 
 
 def _pack_transformers(card: Card, folder: Path, out: Path) -> Path:
