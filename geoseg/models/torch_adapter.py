@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
 
 _CUDA_BATCH_PIXELS = 1 << 24  # 64 windows of 512 x 512 keep any GPU busy
+_HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
 
 
 class TorchModel:
@@ -65,8 +66,10 @@ class TorchModel:
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
-        plain = fused(module.eval(), len(card.bands), card.window)
-        self._module = _prepare(plain, self._device, self._dtype)
+        quick = fused(
+            module.eval(), len(card.bands), card.window, on_cpu=self.device == "cpu"
+        )
+        self._module = _prepare(quick, self._device, self._dtype)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
             SingleThreads(min(cores(), torch.get_num_threads()))
@@ -110,6 +113,8 @@ class TorchModel:
         except (RuntimeError, TypeError, ValueError, AssertionError):
             # It looks at values, which the estimate has none of: a generous guess.
             passing = 4 * 512 * side**2
+        if self._threads is not None:
+            passing += _HEAP
         return weight_bytes(self._module), passing, scalars
 
     def _try(self, pixels: NDArray[np.generic]) -> torch.Tensor | None:
