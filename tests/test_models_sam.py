@@ -70,16 +70,58 @@ def a_sam2():
             "backbone_channel_list": [64, 32, 16, 8],
             "backbone_feature_sizes": [[SIDE // s] * 2 for s in (4, 8, 16)],
         },
-        prompt_encoder_config={
-            "hidden_size": 16, "image_size": SIDE, "patch_size": 16,
-            "mask_input_channels": 4,
-        },
+        prompt_encoder_config=prompt_encoder("Two"),
         mask_decoder_config=mask_decoder(),
     )  # fmt: skip
     return transformers.Sam2Model(config)
 
 
-KINDS = {"sam": a_sam, "sam_hq": lambda: a_sam("SamHQ"), "sam2": a_sam2}
+def a_sam3_tracker():
+    backbone = {
+        "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE,
+        "pretrain_image_size": SIDE, "patch_size": 16, "window_size": 4,
+        "global_attn_indexes": [1],
+    }  # fmt: skip
+    config = transformers.Sam3TrackerConfig(
+        vision_config={
+            "model_type": "sam3_vision_model", "backbone_config": backbone,
+            "fpn_hidden_size": 16,
+            "backbone_feature_sizes": [[SIDE // s] * 2 for s in (4, 8, 16)],
+        },
+        prompt_encoder_config=prompt_encoder("Two"),
+        mask_decoder_config=mask_decoder(),
+    )  # fmt: skip
+    return transformers.Sam3TrackerModel(config)
+
+
+def an_edgetam():
+    backbone = {
+        "model_type": "timm_wrapper", "architecture": "repvit_m1.dist_in1k",
+        "do_pooling": False, "num_classes": 2, "label_names": ["a", "b"],
+        "model_args": {
+            "in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3],
+        },
+    }  # fmt: skip
+    config = transformers.EdgeTamConfig(
+        vision_config={
+            "backbone_config": backbone, "fpn_hidden_size": 16,
+            "backbone_channel_list": [384, 192, 96, 48],
+            "backbone_feature_sizes": [[SIDE // s] * 2 for s in (4, 8, 16)],
+        },
+        prompt_encoder_config=prompt_encoder("Two"),
+        mask_decoder_config=mask_decoder(),
+    )  # fmt: skip
+    return transformers.EdgeTamModel(config)
+
+
+KINDS = {
+    "sam": a_sam,
+    "sam_hq": lambda: a_sam("SamHQ"),
+    "sam2": a_sam2,
+    "sam3_tracker": a_sam3_tracker,
+    "edgetam": an_edgetam,
+}
 
 
 def saved(folder, make, **facts):
@@ -126,7 +168,7 @@ def inputs(pixels):
 
 def processor(kind):
     """Return the library's image processor for windows of our size."""
-    if kind == "sam2":
+    if kind in {"sam2", "sam3_tracker", "edgetam"}:
         from transformers import Sam2ImageProcessor
 
         return Sam2ImageProcessor(
