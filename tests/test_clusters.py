@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import dask
@@ -446,6 +447,23 @@ def test_a_scheduler_does_not_grow_with_the_tasks(monkeypatch):
         noted = [len(span.metadata["collections"]) for span in spans if span.metadata]
     assert noted
     assert sum(noted) <= 20 + 1
+
+
+def test_the_dashboard_has_pages(scene, tmp_path, monkeypatch, capsys):
+    """Dask serves a page that only asks for bokeh where that is not installed."""
+    with local_cluster(1, dashboard="127.0.0.1:0") as client:
+        with urllib.request.urlopen(client.dashboard_link) as answer:
+            page = answer.read().decode()
+        assert "Dask needs bokeh" not in page
+        assert "bokeh" in page
+        line = ["segment", str(scene / "scene.tif"), "--model", "threshold:ndwi"]
+        line += ["--scheduler", client.scheduler.address, "--overwrite"]
+        line += ["--out", str(tmp_path / "m.zarr")]
+        assert geoseg_run(line) == 0
+        assert f"dashboard: {client.dashboard_link}\n" in capsys.readouterr().err
+        monkeypatch.setattr("geoseg.cli.segment.find_spec", lambda _: None)
+        assert geoseg_run(line) == 0
+        assert "pip install 'geoseg[dashboard]'" in capsys.readouterr().err
 
 
 def test_a_plan_counts_the_processes_that_may_come(running):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -183,7 +184,7 @@ def segment(
     with open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client:
         plan = make_plan(_source(raster), workers=processes(client), **options)
         if client is not None and not quiet and not as_json and client.dashboard_link:
-            click.echo(f"dashboard: {client.dashboard_link}", err=True)
+            click.echo(f"dashboard: {client.dashboard_link}{_pages()}", err=True)
         begun = perf_counter()
         masks, facts = run_plan(
             plan,
@@ -216,6 +217,13 @@ def segment(
         summary["objects"] = len(masks.objects(["pixels"])["pixels"])
         did = f"{summary['objects']:,} objects, {did}"
     report(summary, [f"{masks.path}: {did}"], quiet=quiet, as_json=as_json)
+
+
+def _pages() -> str:
+    """Return what is lacking where the dashboard would show nothing."""
+    if find_spec("bokeh") is not None:
+        return ""
+    return " (to see its pages: pip install 'geoseg[dashboard]')"
 
 
 @click.command(
