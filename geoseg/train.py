@@ -24,6 +24,7 @@ from geoseg.training.architectures import (
     CLASSICAL,
     family_of,
     framework_for,
+    has_own_loss,
     network_card,
     task_of,
 )
@@ -39,9 +40,12 @@ from geoseg.training.record import WORK, begin, end, is_complete, plain
 from geoseg.training.scenes import check_classes, scaled_bands
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from geoseg.models.device import Precision
     from geoseg.quality.accuracy import Accuracy
 
+_LOSS = "ce+dice"
 # What does not change the answer, or only where it is written.
 _NOT_SETTINGS = frozenset(
     {"out", "overwrite", "progress", "device", "loaders", "name", "license"}
@@ -80,7 +84,7 @@ def train(
     batch: int = 8,
     lr: float = 2e-3,
     weight_decay: float = 1e-2,
-    loss: str = "ce+dice",
+    loss: str = _LOSS,
     balance: str = "sqrt",
     brightness: float = 0.2,
     zoom: float = 1.3,
@@ -206,8 +210,8 @@ def train(
     card = _card(ground, name or folder.resolve().name, license, settings)
     if boundary is not None:
         card = replace(card, things=_things(ground))
-    begin(folder, settings, overwrite=overwrite)
     if classical is not None:
+        begin(folder, settings, overwrite=overwrite)
         kind = {"kind": classical, "trees": trees, "leaf": leaf, "samples": samples}
         _train_forest(ground, card, folder, {**kind, "seed": seed}, features)
         return folder
@@ -231,7 +235,13 @@ def train(
     if task == "instance" and init is None:
         framework |= _fitting_anchors(framework, ground)
     card = network_card(card, framework, patch, arguments or {}, task)
-    _train_network(ground, card, folder, network, init, progress=progress)
+    if has_own_loss(card) and loss != _LOSS:
+        raise GeosegError(
+            f"leave out --loss: {framework['arch']} has a loss of its own"
+        )
+    module = _network(card, init, seed)
+    begin(folder, settings, overwrite=overwrite)
+    _train_network(ground, module, card, folder, network, progress=progress)
     return folder
 
 
@@ -390,21 +400,31 @@ def _with_figures(
     return replace(card, facts=out)
 
 
+def _network(card: Card, init: str | Path | None, seed: int) -> nn.Module:
+    """Return the network to train: at random by the seed, or as another was."""
+    import torch
+
+    from geoseg.training.transfer import start_from
+
+    torch.manual_seed(seed)
+    module: nn.Module = family_of(card).build(card)
+    if init is not None:
+        start_from(module, card, init)
+    return module
+
+
 def _train_network(
     ground: Ground,
+    module: nn.Module,
     card: Card,
     folder: Path,
     settings: dict[str, Any],
-    init: str | Path | None,
     *,
     progress: bool,
 ) -> None:
-    import torch
-
     from geoseg.training.curves import write_curves
     from geoseg.training.network import NetworkSettings, train_network
     from geoseg.training.patches import training_index
-    from geoseg.training.transfer import start_from
 
     index = training_index(ground.cells, ground.split)
     least = 1 if card.task == "instance" else 2
@@ -412,11 +432,6 @@ def _train_network(
     if settings["windows"] is None:
         patches = 2 * int(index.counts.sum()) / settings["patch"] ** 2
         settings["windows"] = max(8 * settings["batch"], round(patches))
-    torch.manual_seed(settings["seed"])
-    family = family_of(card)
-    module = family.build(card)
-    if init is not None:
-        start_from(module, card, init)
     trained = train_network(
         module,
         card,
@@ -429,7 +444,7 @@ def _train_network(
     facts = {"best_epoch": trained.best, "epochs_run": len(trained.rows)}
     write_curves(trained.rows, folder, best=trained.best)
     card = _with_figures(card, ground, trained.accuracy, facts, trained.objects)
-    family.save_model(module, card, folder)
+    family_of(card).save_model(module, card, folder)
     end(folder)
 
 

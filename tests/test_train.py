@@ -565,6 +565,8 @@ def test_bad_labels_get_one_clear_line(ground, tmp_path):
         ("flat.tif", {}, "one class only"),
         ("gone.gpkg", {}, "neither points, polygons nor a raster"),
         ("p.gpkg", {"arch": "clever"}, "cannot be trained; known are"),
+        ("p.gpkg", {"arch": "dpt", "encoder": "vgg11", "arguments": {}}, "Only Timm"),
+        ("p.gpkg", {"arch": "maskrcnn", "loss": "ce"}, "leave out --loss"),
         ("p.gpkg", {"validation": 1.0}, "below 1"),
         ("p.gpkg", {"patch": 50}, "multiple of 32"),
         ("p.gpkg", {"loss": "hinge"}, "ce, dice, focal"),

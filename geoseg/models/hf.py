@@ -333,17 +333,18 @@ def build(card: Card) -> nn.Module:
     names = dict(enumerate(c.name for c in card.classes))
     given = {**_DEFAULTS.get(kind, {}), **given}
     try:
-        config = transformers.AutoConfig.for_model(
-            kind, **given, id2label=names, label2id={n: i for i, n in names.items()}
-        )
-        backbone = getattr(config, "backbone_config", None)
-        for part in (config, backbone or config):
-            if hasattr(part, "num_channels"):
-                part.num_channels = len(card.bands)
-        if hasattr(config, "image_size") and "image_size" not in given:
-            config.image_size = card.window
-        _check_window(config, card)
-        module = _factory(transformers, kind).from_config(config)
+        with _silently():
+            config = transformers.AutoConfig.for_model(
+                kind, **given, id2label=names, label2id={n: i for i, n in names.items()}
+            )
+            backbone = getattr(config, "backbone_config", None)
+            for part in (config, backbone or config):
+                if hasattr(part, "num_channels"):
+                    part.num_channels = len(card.bands)
+            if hasattr(config, "image_size") and "image_size" not in given:
+                config.image_size = card.window
+            _check_window(config, card)
+            module = _factory(transformers, kind).from_config(config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
             f"{kind} of transformers cannot be built for {card.name!r}: "

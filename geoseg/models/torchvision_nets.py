@@ -3,7 +3,8 @@
 The card's framework says which: `{"family": "torchvision", "arch":
 "deeplabv3_resnet50"}`, or `maskrcnn_resnet50_fpn_v2` for instances; anything else in it
 is handed to torchvision's constructor, but for a detector's `anchors`: the sides in
-pixels of the squares that it starts from, one for each of its five levels.
+pixels of the squares that it starts from, one for each of its five levels. The
+`maskrcnn_resnet18_fpn` is for CPUs; its `width` (256) makes it smaller still.
 """
 
 from __future__ import annotations
@@ -98,18 +99,39 @@ def build(card: Card) -> nn.Module:
     return module
 
 
-def _small_mask_rcnn(num_classes: int, **arguments: Any) -> nn.Module:  # noqa: ANN401
-    """Return what torchvision has no constructor for: Mask R-CNN on a ResNet-18."""
-    from torchvision.models import detection
+def _small_mask_rcnn(
+    num_classes: int,
+    *,
+    width: int = 256,
+    weights: None = None,  # noqa: ARG001 - as torchvision's own take it
+    weights_backbone: None = None,
+    **arguments: Any,  # noqa: ANN401
+) -> nn.Module:
+    """Return what torchvision has no constructor for: Mask R-CNN on a ResNet-18.
 
-    backbone = detection.backbone_utils.resnet_fpn_backbone(
-        backbone_name="resnet18",
-        weights=arguments.pop("weights_backbone"),
-        norm_layer=nn.BatchNorm2d,
-        trainable_layers=5,
+    Args:
+        num_classes: With the background.
+        width: Channels of the pyramid and of all that looks at it; torchvision's 256.
+        weights: None.
+        weights_backbone: None.
+        arguments: Of torchvision's `MaskRCNN`.
+    """
+    from torchvision.models import resnet18
+    from torchvision.models.detection import MaskRCNN, faster_rcnn, mask_rcnn
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+    body = resnet18(weights=weights_backbone, norm_layer=nn.BatchNorm2d)
+    levels = {f"layer{i}": str(i - 1) for i in range(1, 5)}
+    backbone = BackboneWithFPN(body, levels, [64, 128, 256, 512], width)
+    module: nn.Module = MaskRCNN(
+        backbone,
+        box_head=faster_rcnn.TwoMLPHead(width * 7**2, 4 * width),
+        box_predictor=faster_rcnn.FastRCNNPredictor(4 * width, num_classes),
+        mask_head=mask_rcnn.MaskRCNNHeads(width, [width] * 4, 1),
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, num_classes),
+        **arguments,
     )
-    arguments.pop("weights")
-    return detection.MaskRCNN(backbone, num_classes, **arguments)  # type: ignore[no-any-return]
+    return module
 
 
 def _set_anchors(module: Any, sides: Any, card: Card) -> None:  # noqa: ANN401

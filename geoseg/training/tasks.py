@@ -218,7 +218,7 @@ class ClassTask(Task):
         unknown = targets == IGNORED
         numbers = targets.int().add(1).masked_fill(unknown, NOBODY)
         places = torch.arange(len(self._card.classes), device=x.device)
-        return _loss_of_objects(self.module, x, numbers, places)
+        return loss_of_objects(self.module, x, numbers, places)
 
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(memory_format=torch.channels_last)
@@ -285,7 +285,7 @@ class ObjectTask(Task):
 
     def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return what is to become small."""
-        return _loss_of_objects(self.module, x, targets, self.places)
+        return loss_of_objects(self.module, x, targets, self.places)
 
     def on_validation_epoch_start(self) -> None:
         """Forget what the last validation saw."""
@@ -310,7 +310,7 @@ class ObjectTask(Task):
         return {"objects": self._figures}
 
 
-def _loss_of_objects(
+def loss_of_objects(
     module: nn.Module, x: torch.Tensor, numbers: torch.Tensor, places: torch.Tensor
 ) -> torch.Tensor:
     """Return the network's own loss, which cannot leave pixels out.
