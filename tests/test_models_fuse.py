@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from geoseg.models.fuse import fused
+from geoseg.models.mixing import Mixed
 from geoseg.models.upconv import UpConv2d, with_upconvs
 
 
@@ -158,6 +159,46 @@ def test_a_map_that_others_read_too_stays():
 
     network = Twice()
     assert with_upconvs(network, torch.empty(1, 2, 8, 8)) is network
+
+
+def test_segformer_of_smp_mixes_early():
+    torch.manual_seed(0)
+    network = trained(
+        smp.Segformer("mit_b0", encoder_weights=None, in_channels=3, classes=4)
+    )
+    quick = fused(network, 3, 64, on_cpu=False)
+    assert any(isinstance(m, Mixed) for m in quick.modules())
+    x = torch.randn(2, 3, 96, 64)
+    with torch.inference_mode():
+        assert same(network(x), quick(x))
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_segformer_of_transformers_mixes_early(stages):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        num_channels=3,
+        num_labels=4,
+        num_encoder_blocks=stages,
+        depths=[1] * stages,
+        decoder_hidden_size=24,
+    )
+    network = trained(transformers.SegformerForSemanticSegmentation(config))
+    quick = fused(network, 3, 64, on_cpu=True)
+    assert any(isinstance(m, Mixed) for m in quick.modules())
+    x = torch.randn(2, 3, 96, 64)
+    with torch.inference_mode():
+        assert same(network(x).logits, quick(x).logits)
+
+
+def test_a_network_whose_parts_do_something_else_stays(monkeypatch):
+    """The comparison on noise notices; batch norms are folded all the same."""
+    monkeypatch.setattr(UpConv2d, "forward", lambda _, x, *__: x)
+    network = made("Unet")
+    quick = fused(network, 3, 64, on_cpu=True)
+    assert folds(quick) == 0
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in quick.modules())
 
 
 def test_what_somebody_wrote_is_left_alone():
