@@ -1,13 +1,16 @@
 """Training: split by geography, repeatable, resumable, and better than guessing."""
 
 import csv
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -19,6 +22,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
+from rich.console import Console
 from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter
 from sklearn.ensemble import RandomForestClassifier
@@ -35,6 +39,7 @@ from geoseg.models.folder import open_folder
 from geoseg.models.forest import Trees
 from geoseg.models.load import load_model
 from geoseg.train import train
+from geoseg.training.epochs import EpochBar
 from geoseg.training.losses import make_loss
 from geoseg.training.patches import (
     Patches,
@@ -599,6 +604,31 @@ def test_secrets_in_addresses_do_not_reach_the_card():
 
 
 # --- the command line ---------------------------------------------------------------
+
+
+def test_how_it_goes_is_one_line_that_fits_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    bar = EpochBar(console)
+    figures = {"train_loss": 1.1062, "mean_iou": 0.8824, "overall": 0.9, "val_loss": 1}
+    trainer = SimpleNamespace(
+        max_epochs=40, num_training_batches=1, current_epoch=0, is_global_zero=True,
+        callback_metrics=figures,
+    )  # fmt: skip
+    bar.on_train_start(trainer, None)
+    for epoch in range(12):
+        trainer.current_epoch = epoch
+        bar.on_train_epoch_start(trainer, None)
+        bar.on_train_batch_end()
+        bar.on_train_epoch_end(trainer, None)
+    bar.on_fit_end()
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", said) if line.strip()]
+    assert re.fullmatch(
+        r"epoch 12 of 40 \S+ loss 1\.106, mean IoU 0\.882 · \d:\d\d:\d\d · "
+        r"(\d|-):(\d\d|--):(\d\d|--) left *",
+        lines[-1],
+    )
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_command_line_says_what_it_made(ground, tmp_path, capsys):

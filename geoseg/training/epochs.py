@@ -71,8 +71,8 @@ class EpochBar(Callback):  # type: ignore[misc]
     ) -> None:
         """Say what the epoch has brought."""
         found = trainer.callback_metrics
-        names = {"train_loss": "loss", "mean_iou": "mean IoU", "overall": "accuracy"}
-        names |= {"ap50": "AP50", "f1": "F1"}
+        # One figure: with more, 80 columns have no room for the time that is left.
+        names = {"train_loss": "loss", "mean_iou": "mean IoU", "ap50": "AP50"}
         self._figures = ", ".join(
             f"{shown} {float(found[name]):.3f}"
             for name, shown in names.items()
