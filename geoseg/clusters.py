@@ -75,6 +75,7 @@ def open_client(
 def cluster_client(settings: Cluster) -> Iterator[Client]:
     """Start, or connect to, the cluster that settings describe."""
     import dask
+    import distributed  # noqa: F401 - or all of its settings went with those set here
 
     places: Mapping[str, Any] = {
         "local": _local,

@@ -8,7 +8,6 @@ import re
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -80,6 +79,27 @@ def test_what_is_wrong_is_said_on_one_line(tmp_path, text, said):
         settings(tmp_path, text)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_settings_for_dask_end_with_the_cluster(tmp_path):
+    """And leave all others, also where nothing has imported distributed before."""
+    (tmp_path / "c.toml").write_text(
+        "kind = 'gpus'\n[dask]\n'distributed.scheduler.allowed-failures' = 9\n"
+    )
+    code = (
+        "import dask, sys\n"
+        "from geoseg.clusters import open_client\n"
+        "from geoseg.errors import ClusterError\n"
+        "assert 'distributed' not in sys.modules\n"
+        "try:\n"
+        "    with open_client(cluster=sys.argv[1]): pass\n"
+        "except ClusterError: print(dask.config.get(sys.argv[2]))"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "c.toml")]
+    line.append("distributed.scheduler.allowed-failures")
+    none = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # which is said at once
+    said = subprocess.check_output(line, env=none, text=True)
+    assert said == "3\n"
 
 
 def test_only_one_place_can_be_given():
@@ -326,7 +346,7 @@ def test_a_worker_that_is_slow_to_start_again_is_waited_for():
         assert client.submit(os.getpid).result(timeout=60) != pid
 
 
-def test_what_fails_on_workers_is_said_on_one_line(tmp_path):
+def test_what_fails_on_workers_is_said_on_one_line(tmp_path, monkeypatch, capfd):
     (tmp_path / "broken.py").write_text(
         "def make():\n"
         "    def predict(pixels):\n"
@@ -339,23 +359,20 @@ def test_what_fails_on_workers_is_said_on_one_line(tmp_path):
         dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 0, 0, -10, 0),
     ) as file:  # fmt: skip
         file.write(np.ones((1, 70, 70), np.uint8))
-    program = [sys.executable, "-m", "geoseg", "segment", "scene.tif", "--quiet"]
+    monkeypatch.chdir(tmp_path)
     how = ["--model", "broken.py:make", "--out", "m.zarr", "--workers", "1"]
-    done = subprocess.run(
-        [*program, *how], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "it does not work" in done.stderr
+    assert geoseg_run(["segment", "scene.tif", "--quiet", *how]) == 2
+    said = capfd.readouterr().err  # of the worker's process, too
+    assert said.count("\n") == 1, said
+    assert "it does not work" in said
 
 
 def test_no_scheduler_is_said_quickly():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from ports import free_port
+
     with (
         pytest.raises(ClusterError, match="no Dask scheduler answers at") as error,
-        open_client(scheduler=f"nonsense://127.0.0.1:{port}"),
+        open_client(scheduler=f"nonsense://127.0.0.1:{free_port()}"),
     ):
         pass
     assert error.value.exit_status == 3
@@ -515,11 +532,11 @@ def certificates(tmp_path_factory):
 
 def test_tls(certificates, tmp_path):
     """An encrypted scheduler lets in who has the certificate, and nobody else."""
+    from ports import free_port
+
     cert, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
     tls = ["--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tls://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"tls://127.0.0.1:{free_port()}"
     dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     scheduler = subprocess.Popen(
@@ -566,10 +583,9 @@ def test_machines_that_are_reached_by_ssh(tmp_path):
 
 def test_no_machine_is_said(tmp_path):
     pytest.importorskip("asyncssh")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    text = f"kind='ssh'\nhosts=['127.0.0.1']\nconnect={{port={port}}}"
+    from ports import free_port
+
+    text = f"kind='ssh'\nhosts=['127.0.0.1']\nconnect={{port={free_port()}}}"
     made = settings(tmp_path, text)
     with pytest.raises(ClusterError, match="SSH workers cannot"), cluster_client(made):
         pass
