@@ -6,17 +6,22 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 import rioxarray  # noqa: F401 - the accessor
+import shapely
 from affine import Affine
 
 import geoseg
+from geoseg.clusters import local_cluster
 from geoseg.errors import BlocksFailedError, GeosegError, MasksError, ModelError
 from geoseg.masks import open_masks
+from geoseg.models.card import Band
 from geoseg.testing import IdentityModel, LocalModel, identity_card
 from geoseg.workflow import make_plan, run_plan
 
@@ -88,8 +93,6 @@ def test_the_answer_does_not_depend_on_blocks(scene, tmp_path):
 
 
 def test_the_answer_does_not_depend_on_threads(scene, tmp_path):
-    from dataclasses import replace
-
     plan = make_plan(scene, model=model(), block=72, scores=True)
     for tasks in (1, 4):
         run_plan(
@@ -98,17 +101,16 @@ def test_the_answer_does_not_depend_on_threads(scene, tmp_path):
     assert chunks(tmp_path / "1.zarr") == chunks(tmp_path / "4.zarr")
 
 
-def test_the_answer_does_not_depend_on_the_cluster(scene, tmp_path):
-    from distributed import Client, LocalCluster
+@pytest.fixture(scope="module")
+def client():
+    """Start two processes of two threads that several tests use."""
+    with local_cluster(2, dashboard=None) as client:
+        yield client
 
+
+def test_the_answer_does_not_depend_on_the_cluster(scene, tmp_path, client):
     run(scene, tmp_path / "here.zarr", block=144)
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        run(scene, tmp_path / "there.zarr", block=72, client=client)
+    run(scene, tmp_path / "there.zarr", block=72, client=client)
     assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
 
 
@@ -357,18 +359,10 @@ def test_rasters_that_are_shorter_than_a_chunk_one_way(tmp_path, monkeypatch, sh
     assert (data["classes"].to_numpy() == scores.argmax(0)).all()
 
 
-@pytest.mark.parametrize("name", ["banepa_buildings", "naip_urban_trees"])
-def test_law_3_on_real_rasters(shared, tmp_path, monkeypatch, name):
-    """Byte equality over blocks, threads and processes, with a real network."""
+def network(bands):
+    """Return a small network of random weights that takes bytes, with its card."""
     import torch
 
-    monkeypatch.setattr(geoseg.plan, "CHUNK", 256)
-    if name == "banepa_buildings":
-        path = shared / name / "banepa_predict_rgb.tif"
-        bands = 3
-    else:
-        path = next((shared / name).glob("**/*.vrt"))
-        bands = 4
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(bands, 16, 5, padding=2),
@@ -376,26 +370,54 @@ def test_law_3_on_real_rasters(shared, tmp_path, monkeypatch, name):
         torch.nn.ReLU(),
         torch.nn.Conv2d(16, 3, 9, padding=4, stride=1),
     )
-    net.card = identity_card(3, window=256, overlap=64, multiple=1, output="logits")
-    from dataclasses import replace
-
-    from geoseg.models.card import Band
-
     net.card = replace(
-        net.card,
+        identity_card(3, window=256, overlap=64, multiple=1, output="logits"),
         bands=tuple(Band(name=f"b{i}", offset=120, scale=60) for i in range(bands)),
         value_range=None,
     )
-    names = [f"b{i}" for i in range(bands)]
-    for block in (192, 768):
-        run(
-            str(path),
-            tmp_path / f"{block}.zarr",
-            model=net,
-            block=block,
-            bands=names,
-            batch=1 if block == 192 else 3,
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "bands", "part"),
+    [
+        ("banepa_buildings/banepa_predict_rgb.tif", 3, (500, 300, 900, 820)),
+        # Aerial photographs with nothing between them, from one file of many.
+        ("naip_urban_trees/santa_monica_2020_mosaic.vrt", 4, (5210, 7250, 900, 820)),
+    ],
+    ids=["banepa_buildings", "naip_urban_trees"],
+)
+def test_law_3_on_real_rasters(
+    shared, tmp_path, monkeypatch, client, name, bands, part
+):
+    """Byte equality over blocks, batches, threads and processes, of a real network."""
+    import torch
+
+    monkeypatch.setattr(geoseg.plan, "CHUNK", 256)
+    y, x, height, width = part
+    with rasterio.open(shared / name) as file:
+        corners = file.transform @ (x, y), file.transform @ (x + width, y + height)
+        (left, top), (right, bottom) = corners
+        area = geopandas.GeoSeries(
+            [shapely.box(left, bottom, right, top)], crs=file.crs
         )
-    one, two = chunks(tmp_path / "192.zarr"), chunks(tmp_path / "768.zarr")
-    assert one == two
-    assert len(one) > 2
+    area.to_file(tmp_path / "part.gpkg")
+    how = {"model": network(bands), "bands": [f"b{i}" for i in range(bands)]}
+    how["aoi"] = tmp_path / "part.gpkg"
+    before = torch.get_num_threads()
+    try:
+        for out, threads, more in (
+            ("one.zarr", 1, {"block": 192, "batch": 1}),
+            ("two.zarr", 4, {"block": 768, "batch": 3}),
+            ("three.zarr", 1, {"block": 384, "batch": 4, "client": client}),
+        ):
+            torch.set_num_threads(threads)
+            run(str(shared / name), tmp_path / out, **how, **more)
+    finally:
+        torch.set_num_threads(before)
+    one, two, three = (chunks(tmp_path / f"{n}.zarr") for n in ("one", "two", "three"))
+    assert one == two == three
+    assert len(one) > 10
+    masks = open_masks(str(tmp_path / "one.zarr"))
+    values = masks.read("classes", masks.grid.window)
+    assert set(np.unique(values)) >= {0, 1, 2}
