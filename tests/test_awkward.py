@@ -194,9 +194,9 @@ def main(folder: Path, names: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + MOST_BYTES,) * 2)
     for name in names:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        start = time.perf_counter()
+        start = time.process_time()  # others may use the machine, too
         outcome = attempt(folder / name)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         peak = int(re.search(r"VmHWM:\s+(\d+)", status())[1]) * 1024
         facts = {"name": name, "seconds": seconds, "peak_bytes": peak}
         print(json.dumps(facts | outcome))

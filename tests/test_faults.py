@@ -5,6 +5,7 @@ Twenty random moments of each kill are tried by tests/benchmarks/kill_moments.py
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from affine import Affine
 import geoseg
 import geoseg.blocks
 import geoseg.plan
+from geoseg.clusters import local_cluster, open_client
 from geoseg.distribute import engine
 from geoseg.errors import (
     BlocksFailedError,
@@ -154,18 +156,11 @@ def once(path):
 
 @pytest.fixture(scope="module")
 def client():
-    from distributed import Client, LocalCluster
+    import distributed  # noqa: F401 - its settings are there before one is changed
 
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            host="127.0.0.1",
-            memory_limit="1.5GB",
-        ) as cluster,
-        Client(cluster) as client,
+        local_cluster(2, threads=1, memory="1.5GB", dashboard=None) as client,
     ):
         yield client
 
@@ -263,7 +258,8 @@ def _stop_after(blocks):
 # --- the client -----------------------------------------------------------------------
 
 MODEL = """
-    import time
+    import json, time
+    from pathlib import Path
     import geoseg.plan
     geoseg.plan.CHUNK = 64
     from geoseg.testing import LocalModel, identity_card
@@ -272,7 +268,9 @@ MODEL = """
         def predict(self, pixels):
             with open({log!r}, "ab") as file:
                 file.write(b"w" * len(pixels))
-            time.sleep({sleep})
+                seen = file.tell()
+            pace, many, then = json.loads(Path({pace!r}).read_text())
+            time.sleep(pace if seen <= many else then)
             return super().predict(pixels)
 
     def factory():
@@ -280,13 +278,21 @@ MODEL = """
 """
 
 
-def command(folder, scene, out, *more, sleep=0.02):
-    """Return the command that segments with a slow model that counts windows."""
-    log = str(folder / "windows.log")
-    (folder / "slow.py").write_text(textwrap.dedent(MODEL.format(log=log, sleep=sleep)))
+def command(folder, scene, out, *, pace=0.02, many=WINDOWS, then=0.0):
+    """Return the command that segments with a slow model that counts windows.
+
+    It takes `pace` seconds for each of so many windows, and `then` others.
+    """
+    set_pace(folder, pace, many, then)
+    names = {"log": str(folder / "windows.log"), "pace": str(folder / "pace")}
+    (folder / "slow.py").write_text(textwrap.dedent(MODEL.format(**names)))
     model = f"{folder / 'slow.py'}:factory"
     line = [sys.executable, "-m", "geoseg", "segment", scene, "--model", model]
-    return [*line, "--out", str(out), "--block", "72", "--quiet", *more]
+    return [*line, "--out", str(out), "--block", "72", "--quiet"]
+
+
+def set_pace(folder, pace, many=WINDOWS, then=0.0):
+    (folder / "pace").write_text(json.dumps([pace, many, then]))
 
 
 def started(line, out, blocks):
@@ -305,7 +311,7 @@ def started(line, out, blocks):
 
 def test_a_killed_client_goes_on_with_the_same_command(scene, whole, tmp_path):
     out = tmp_path / "m.zarr"
-    line = command(tmp_path, scene, out)
+    line = command(tmp_path, scene, out, many=20, then=1.0)
     process = started(line, out, 4)
     process.kill()
     process.wait()
@@ -313,6 +319,7 @@ def test_a_killed_client_goes_on_with_the_same_command(scene, whole, tmp_path):
     kept = open_masks(str(out))
     inferred = len(kept.parts() | kept.done())
     before = seen(tmp_path)
+    set_pace(tmp_path, 0.0)
     subprocess.run(line, check=True, timeout=120)
     assert chunks(out) == whole
     assert seen(tmp_path) - before == WINDOWS - 4 * inferred
@@ -326,9 +333,10 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     scene, whole, tmp_path, signum, status
 ):
     out = tmp_path / "m.zarr"
-    process = started(command(tmp_path, scene, out, sleep=0.1), out, 2)
+    line = command(tmp_path, scene, out, many=12, then=0.5)
+    process = started(line, out, 2)
     process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == status
     assert said.strip().count("\n") == 0
     assert "the same command goes on" in said
@@ -336,6 +344,7 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     inferred = len(masks.parts() | masks.done())
     assert 2 <= inferred < BLOCKS
     assert seen(tmp_path) == 4 * inferred  # what was begun was also kept
+    set_pace(tmp_path, 0.0)
     run(scene, out, f"{tmp_path / 'slow.py'}:factory")
     assert seen(tmp_path) == WINDOWS
     assert chunks(out) == whole
@@ -387,11 +396,11 @@ def test_a_second_signal_is_not_held_back():
 def test_grace_ends(scene, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOSEG_GRACE", "0.3")
     out = tmp_path / "m.zarr"
-    process = started(command(tmp_path, scene, out, sleep=1), out, 1)
-    begun = time.monotonic()
+    # What is in hand after the first blocks, would take minutes.
+    line = command(tmp_path, scene, out, many=24, then=200.0)
+    process = started(line, out, 1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143
-    assert time.monotonic() - begun < 3
+    assert process.wait(60) == 143
 
 
 # --- two at once ----------------------------------------------------------------------
@@ -422,16 +431,21 @@ def test_a_lock_is_held_once_and_free_afterwards(tmp_path, kind):
     with held(storage, "lock", beat=0.05) as lock:
         with pytest.raises(LockedError, match="is being written by process"):
             held(storage, "lock", beat=0.05).__enter__()
-        time.sleep(0.2)  # several signs of life
+        until(lambda: json.loads(storage.get("lock"))["beats"] > 2)  # signs of life
         lock.check()
     assert storage.names("") == []
     with held(storage, "lock", beat=0.05):
         pass
 
 
-def _foreign(storage, **fields):
-    import json
+def until(is_so):
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)
 
+
+def _foreign(storage, **fields):
     record = {
         "id": "other",
         "host": "elsewhere",
@@ -459,8 +473,8 @@ def test_the_lock_of_a_silent_machine_is_taken_over(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_the_lock_of_a_living_machine_is_respected(tmp_path, kind):
     storage = Storage(str(tmp_path) if kind == "file" else f"memory://{tmp_path}")
-    _foreign(storage, every=0.5)
-    alive = threading.Timer(0.4, lambda: _foreign(storage, every=0.5, beats=1))
+    _foreign(storage, every=10)  # it is watched for 25 s, or until it shows life
+    alive = threading.Timer(0.2, lambda: _foreign(storage, every=10, beats=1))
     alive.start()
     with pytest.raises(LockedError, match="process 1 on elsewhere"):
         held(storage, "lock", beat=0.05).__enter__()
@@ -469,9 +483,13 @@ def test_the_lock_of_a_living_machine_is_respected(tmp_path, kind):
 
 def test_whoever_was_taken_over_stops(tmp_path):
     storage = Storage(f"memory://{tmp_path}")
+
+    def lost(lock):
+        _foreign(storage)  # again, if the owner wrote just then
+        return lock._lost
+
     with held(storage, "lock", beat=0.05) as lock:
-        _foreign(storage)
-        time.sleep(0.3)
+        until(lambda: lost(lock))
         with pytest.raises(LockedError, match="taken over by process 1 on elsewhere"):
             lock.check()
     assert storage.names("") == ["lock"]  # it is theirs
@@ -717,14 +735,8 @@ def processes():
             process.wait()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_a_scheduler_that_comes_back_at_its_address(scene, whole, tmp_path):
-    from geoseg.clusters import open_client
+    from ports import free_port
 
     address = f"tcp://127.0.0.1:{free_port()}"
     dask_scheduler = (

@@ -293,7 +293,7 @@ def test_a_killed_run_leaves_no_file_and_a_rerun_is_right(
     assert list(tmp_path.iterdir())  # what it left
     begun = time.monotonic()
     vectorize(raster, out)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60  # nobody is waited for
     assert [p.name for p in tmp_path.iterdir()] == ["a.gpkg"]
     assert read_regions(out).pixels.sum() == 180 * 136
 

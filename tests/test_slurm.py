@@ -36,6 +36,7 @@ pytestmark = [
 
 MODEL = """
     import os, time
+    from pathlib import Path
     import geoseg.plan
     geoseg.plan.CHUNK = 64
     from geoseg.testing import LocalModel, identity_card
@@ -44,7 +45,7 @@ MODEL = """
         def predict(self, pixels):
             with open({log!r}, "a") as file:
                 file.write(os.environ.get("SLURM_JOB_ID", "none") + "\\n")
-            time.sleep({sleep})
+            time.sleep(float(Path({pace!r}).read_text()))
             return super().predict(pixels)
 
     def make():
@@ -71,8 +72,12 @@ def slurm(tmp_path_factory):
 
 
 def prepare(folder, sleep):
-    """Make a folder with a raster, a model that is slow, and a pipeline."""
+    """Make a folder with a raster, a model that is slow, and a pipeline.
+
+    The model takes that many seconds for a window, until its file says another pace.
+    """
     folder.mkdir()
+    (folder / "pace").write_text(str(sleep))
     values = np.random.default_rng(0).random((3, 330, 290), np.float32)
     with rasterio.open(
         folder / "scene.tif",
@@ -86,8 +91,8 @@ def prepare(folder, sleep):
         transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
     ) as file:
         file.write(values)
-    model = textwrap.dedent(MODEL.format(log=str(folder / "jobs.log"), sleep=sleep))
-    (folder / "slow.py").write_text(model)
+    model = MODEL.format(log=str(folder / "jobs.log"), pace=str(folder / "pace"))
+    (folder / "slow.py").write_text(textwrap.dedent(model))
     (folder / "p.toml").write_text(
         'out = "out"\n[segment]\nraster = "scene.tif"\nmodel = "slow.py:make"\n'
         'bands = ["1", "2", "3"]\nblock = 72\n'
@@ -104,9 +109,9 @@ def jobs(slurm, tmp_path_factory):
     base = tmp_path_factory.mktemp("jobs")
     submitted = {}
     for name, sleep, script, more in (
-        # A minute, and SIGTERM 55 seconds before its end.
-        ("walltime", 0.4, "driver.sbatch",
-         ["--time=1", "--signal=B:TERM@55", "--mem=0"]),
+        # Slower than SLURM, which looks at walltimes every half minute.
+        ("walltime", 3, "driver.sbatch",
+         ["--time=30", "--signal=B:TERM@55", "--mem=0"]),
         ("allocation", 0.08, "allocation.sbatch",
          ["--ntasks=2", "--cpus-per-task=2", "--mem-per-cpu=100", "--time=5"]),
     ):  # fmt: skip
@@ -116,7 +121,18 @@ def jobs(slurm, tmp_path_factory):
             line, cwd=folder, env=slurm, check=True, capture_output=True, text=True
         )
         submitted[name] = (folder, made.stdout.strip())
+    end_soon(*submitted["walltime"], slurm)
     return submitted
+
+
+def end_soon(folder, job_id, env):
+    """Let a job that has begun to infer, end in a minute or so, by its walltime."""
+    until(lambda: jobs_seen(folder), 120)
+    hours, minutes, seconds = state(job_id, env)["RunTime"].split(":")
+    run = 3600 * int(hours) + 60 * int(minutes) + int(seconds)
+    limit = f"TimeLimit={-(-(run + 20) // 60)}"  # SIGTERM comes 55 s before
+    line = ["scontrol", "update", f"JobId={job_id}", limit]
+    subprocess.run(line, check=True, env=env)
 
 
 def chunks(out):
@@ -239,6 +255,7 @@ def test_a_walltime_that_ends_in_the_middle(slurm, jobs, expected):
     assert any(line["event"] == "interrupted" for line in log)
     # SLURM lets a requeued job wait for two minutes; this one need not.
     subprocess.run(["scancel", job_id], check=True, env=slurm)
+    (folder / "pace").write_text("0")
     line = [sys.executable, "-m", "geoseg", "run", "p.toml", "--quiet"]
     subprocess.run(line, check=True, cwd=folder, env=slurm, timeout=200)
     assert chunks(folder / "out") == expected

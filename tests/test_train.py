@@ -316,8 +316,15 @@ def test_same_seed_same_weights_and_another_seed_others(ground, trained, tmp_pat
 
 
 _SCRIPT = """
-import json, sys
+import json, sys, time
 from geoseg.train import train
+from geoseg.training.network import _WholeFiles
+save = _WholeFiles.save_checkpoint
+def slowly(self, checkpoint, path, storage_options=None):
+    save(self, checkpoint, path, storage_options)
+    if str(path).endswith("last.ckpt"):
+        time.sleep(100)  # for the test to notice, however busy the machine is
+_WholeFiles.save_checkpoint = slowly
 train(sys.argv[1], labels=sys.argv[2], out=sys.argv[3], **json.loads(sys.argv[4]))
 """
 

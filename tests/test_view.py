@@ -52,7 +52,7 @@ def coloured(values, classes):
     return table[values]
 
 
-def until(condition, seconds=15):
+def until(condition, seconds=60):
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < seconds, "it never came about"
@@ -247,11 +247,11 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
         type(big), "read",
         lambda self, name, w: areas.append(w.area) or read(self, name, w),
     )  # fmt: skip
-    begun = time.monotonic()
+    begun = time.process_time()  # the server is a thread of this process
     with start(path, raster=False) as server:
         get(server, "map.json")
         top = tile(server, "classes/6/0/0")
-        seconds = time.monotonic() - begun
+        seconds = time.process_time() - begun
         np.testing.assert_array_equal(top[:, :, 3], 255)
         assert sum(areas) <= 512 * 512
         for z, x, y in ((6, 1, 1), (3, 7, 5), (0, 64, 99)):
