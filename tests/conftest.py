@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,62 @@ settings.register_profile("geoseg", deadline=None, max_examples=50, derandomize=
 settings.load_profile("geoseg")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+# The longest files first, so that processes that run them side by side end together.
+LONGEST = (
+    "test_slurm.py",
+    "test_faults.py",
+    "test_vectorize.py",
+    "test_clusters.py",
+    "test_train.py",
+    "test_models.py",
+    "test_pipeline.py",
+    "test_workflow.py",
+    "test_object_store.py",
+    "test_notebooks.py",
+)
+
+
+def _cores():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Share the whole suite among processes; run what is asked for by name here."""
+    asked = config.invocation_params.args
+    named = any(Path(str(a).partition("::")[0]).exists() for a in asked)
+    return 0 if named else min(_cores(), 8)
+
+
+if share := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Processes that share the cores share them for computing too. It is said before
+    # torch and BLAS are imported, which look only then.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, _cores() // int(share))))
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_client_is_left():
+    """See to it that no test leaves a client behind by which all of Dask computes.
+
+    In the tests that come later it would, on workers that are gone: they would hang.
+    """
+    yield
+    if "distributed" not in sys.modules:
+        return
+    from dask import config
+    from distributed import default_client
+
+    with pytest.raises(ValueError, match="No clients found"):
+        default_client()
+    assert config.get("scheduler", None) is None
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Notebooks run from top to bottom on generated scenes, and end with a picture."""
 
 import ast
+import contextlib
 import os
 import re
 from functools import partial
@@ -38,6 +39,15 @@ def run_cells(notebook, space=None):
             value = eval(compile(ast.Expression(last.value), "cell", "eval"), space)
             getattr(value, "_repr_html_", lambda: None)()
     return value
+
+
+@pytest.fixture(autouse=True)
+def no_clients():
+    """Close what a notebook that broke off leaves: Dask would go on computing there."""
+    yield
+    with contextlib.suppress(ValueError):  # no clients found
+        while True:
+            distributed.default_client().shutdown()
 
 
 def in_threads(tmp_path, monkeypatch):
