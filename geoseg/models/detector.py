@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from geoseg.cores import cores
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device
 from geoseg.models.footprint import weight_bytes
 from geoseg.models.objects import from_masks
 from geoseg.models.scaling import Scaling, to_device
-from geoseg.models.single_threads import SingleThreads
+from geoseg.models.single_threads import SingleThreads, forward_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +79,7 @@ class DetectorModel:
         self._module = module.eval().requires_grad_(requires_grad=False)
         self._module.to(self._device)
         self._scaling = Scaling(card.bands, self._device)
-        count = min(cores(), torch.get_num_threads()) if self.device == "cpu" else 1
+        count = forward_threads() if self.device == "cpu" else 1
         self._threads = SingleThreads(count)
         self.batch = options.batch or count
         self._score = float(card.facts.get("score", SURE)) if score is None else score

@@ -10,13 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
 
-from geoseg.cores import cores
 from geoseg.errors import ModelError, first_line
 from geoseg.models.features import Features
 from geoseg.models.folder import WEIGHTS, write_folder
-from geoseg.models.single_threads import SingleThreads
+from geoseg.models.single_threads import SingleThreads, forward_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +68,7 @@ class PixelModel:
         self.card = card
         self._features = Features.from_dict(card.framework.get("features", {}))
         self._classifier = classifier
-        self._threads = SingleThreads(min(cores(), torch.get_num_threads()))
+        self._threads = SingleThreads(forward_threads())
         self.batch = (options.batch if options else None) or self._threads.count
         family = card.framework.get("family", "classifier")
         expected, found = len(card.classes), classifier.classes

@@ -14,8 +14,18 @@ from typing import TypeVar
 
 import torch
 
+from geoseg.cores import cores
+
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+def forward_threads() -> int:
+    """Return how many windows this process may compute side by side.
+
+    Torch knows what the process was told as it began; variables may have changed.
+    """
+    return min(cores(), torch.get_num_threads())
 
 
 class SingleThreads:

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from geoseg.cores import cores
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
 from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.fuse import fused
 from geoseg.models.scaling import Scaling, to_device
-from geoseg.models.single_threads import SingleThreads
+from geoseg.models.single_threads import SingleThreads, forward_threads
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -72,9 +71,7 @@ class TorchModel:
         self._module = _prepare(quick, self._device, self._dtype)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
-            SingleThreads(min(cores(), torch.get_num_threads()))
-            if self.device == "cpu"
-            else None
+            SingleThreads(forward_threads()) if self.device == "cpu" else None
         )
         if options.batch is not None:
             self.batch = options.batch
