@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, runtime_checkable
+
+from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -147,3 +149,17 @@ class Placed(Protocol):
             What `predict` of a `Model` or an `InstanceModel` returns.
         """
         ...
+
+
+class OnlyPlaced:
+    """Of a `Placed` model whose answer is another one in another place."""
+
+    __slots__ = ()
+    card: Card
+
+    def predict(self, pixels: NDArray[np.generic]) -> NoReturn:
+        """Raise: what a window shows does not say where it lies."""
+        raise ModelError(
+            f"{self.card.name} needs to know where windows of {pixels.shape} lie: "
+            "predict_at"
+        )

@@ -32,6 +32,7 @@ from geoseg.classes import Class, class_table
 from geoseg.errors import ModelError, RasterError
 from geoseg.grid import Window
 from geoseg.models.card import ALL_BANDS, Band, Card
+from geoseg.models.contract import OnlyPlaced
 from geoseg.models.identity import Opened, content_hash, file_sha256
 from geoseg.models.sample import sample_pixels
 from geoseg.sources.shapes import Shapes, in_pixels, read_shapes
@@ -71,7 +72,7 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grow:
+class Grow(OnlyPlaced):
     """Regions grown from markers; class 0 is everything else."""
 
     card: Card
@@ -114,13 +115,6 @@ class Grow:
         grown = replace(grown, entries=_grow(source, grown, starts))
         names = tuple(Band(name=b.name) for b in source.bands)
         return replace(self, card=replace(self.card, bands=names), grown=grown)
-
-    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Raise: what a window shows does not say where it lies."""
-        raise ModelError(
-            f"{self.card.name} needs to know where windows of {pixels.shape} lie: "
-            "predict_at"
-        )
 
     def predict_at(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from geoseg.errors import ModelError, RasterError
-from geoseg.models.contract import Objects
+from geoseg.models.contract import Objects, OnlyPlaced
 from geoseg.models.detector import DetectorModel
 from geoseg.sources.shapes import in_pixels, read_shapes
 
@@ -38,7 +38,7 @@ class Prompt:
     """Left, top, right, bottom."""
 
 
-class PromptedModel(DetectorModel):
+class PromptedModel(OnlyPlaced, DetectorModel):
     """A network that finds what prompts ask for, each window those that lie in it."""
 
     takes_prompts = True
@@ -81,13 +81,6 @@ class PromptedModel(DetectorModel):
         other.prompts = prompts
         other.boxes = np.array([bounds(p) for p in prompts])
         return other
-
-    def predict(self, pixels: NDArray[np.generic]) -> list[Objects]:
-        """Raise: what a window shows does not say where it lies."""
-        raise ModelError(
-            f"{self.card.name} needs to know where windows of {pixels.shape} lie: "
-            "predict_at"
-        )
 
     def predict_at(
         self,
