@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
+from geoseg.unions import root
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -68,14 +70,6 @@ def renumber(labels: Any, numbers: Any) -> Any:
 
 
 @compiled
-def _root(parent: Any, label: int) -> int:
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return label
-
-
-@compiled
 def take_apart(labels: Any) -> Any:
     """Number the fragments of a rectangle in reading order of their first pixels.
 
@@ -94,7 +88,7 @@ def take_apart(labels: Any) -> Any:
             count += 1
             number[i] = count
         else:
-            number[i] = number[_root(parent, i)]
+            number[i] = number[root(parent, i)]
     owner = np.zeros(count + 1, np.int32)
     size = np.zeros(count + 1, np.int64)
     for y in range(labels.shape[0]):
@@ -122,7 +116,7 @@ def _scan(labels: Any) -> Any:
             left = piece[y, x - 1] if x > 0 and labels[y, x - 1] == label else 0
             above = piece[y - 1, x] if y > 0 and labels[y - 1, x] == label else 0
             if left and above and left != above:
-                one, other = _root(parent, left), _root(parent, above)
+                one, other = root(parent, left), root(parent, above)
                 parent[max(one, other)] = min(one, other)
             elif not left and not above:
                 n += 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from geoseg.unions import root
 from geoseg.vector.scratch import borrowed
 
 if TYPE_CHECKING:
@@ -59,16 +60,8 @@ class Faces(NamedTuple):
 
 
 @compiled
-def _root(parent: Any, label: int) -> int:
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return label
-
-
-@compiled
 def _joined(parent: Any, one: int, other: int) -> int:
-    one, other = _root(parent, one), _root(parent, other)
+    one, other = root(parent, one), root(parent, other)
     if one < other:
         parent[other] = one
         return one
@@ -162,8 +155,8 @@ def _label(pixels: Any, edges: Any, written: Any, confidence: Any, labels: Any) 
     number = np.zeros(top + 1, np.int32)
     faces = 0
     for label in range(1, top + 1):
-        root = _root(parent, label)
-        if root == label:
+        stands = root(parent, label)
+        if stands == label:
             faces += 1
             number[label] = faces
             first[faces] = first[label]
@@ -173,7 +166,7 @@ def _label(pixels: Any, edges: Any, written: Any, confidence: Any, labels: Any) 
             scores[faces] = kept
             scored[faces] = kept_n
         else:
-            face = number[root]
+            face = number[stands]
             number[label] = face
             count[face] += count[label]
             scores[face] += scores[label]
