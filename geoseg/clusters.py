@@ -148,14 +148,14 @@ def local_cluster(
     import dask
     from distributed import LocalCluster
 
-    with ExitStack() as stack:
+    with _own_threads(), ExitStack() as stack:
         # Dask gives up a worker that does not come back within 15 s after its death,
         # and starts no other; on a busy machine, starting again takes longer.
         stack.enter_context(
             dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})
         )
         try:
-            with warnings.catch_warnings():
+            with _own_threads(), warnings.catch_warnings():
                 # The dashboard's port may be taken: another is used, which is fine.
                 warnings.filterwarnings("ignore", message="Port .* is already in use")
                 cluster = LocalCluster(
@@ -177,6 +177,24 @@ def local_cluster(
             ) from error
         stack.enter_context(cluster)
         yield stack.enter_context(_client(cluster))
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Let this process compute with as many threads as before.
+
+    Dask tells its workers by variables of the process that starts them to compute with
+    one, and leaves it so; but the client reads, and takes statistics of rasters, too.
+    """
+    before = {name: os.environ.get(name) for name in THREADS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _environment(processes: int) -> dict[str, str]:
@@ -254,19 +272,20 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
             "kind = 'gpus' starts a process per GPU, and there is none here: use "
             "kind = 'local', or name them, gpus = ['0', '1']"
         )
-    cluster = SpecCluster(
-        scheduler={
-            "cls": Scheduler,
-            "options": {
-                "host": "127.0.0.1",
-                "port": 0,
-                "dashboard_address": settings.dashboard,
-                "dashboard": settings.dashboard is not None,
+    with _own_threads():
+        cluster = SpecCluster(
+            scheduler={
+                "cls": Scheduler,
+                "options": {
+                    "host": "127.0.0.1",
+                    "port": 0,
+                    "dashboard_address": settings.dashboard,
+                    "dashboard": settings.dashboard is not None,
+                },
             },
-        },
-        workers=gpu_workers(gpus, threads=settings.threads, memory=settings.memory),
-    )
-    with cluster, _client(cluster) as client:
+            workers=gpu_workers(gpus, threads=settings.threads, memory=settings.memory),
+        )
+    with _own_threads(), cluster, _client(cluster) as client:
         yield client
 
 
