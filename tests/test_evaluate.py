@@ -21,11 +21,12 @@ from geoseg.evaluate import evaluate
 from geoseg.grid import Grid, Window
 from geoseg.labels import UNLABELLED, open_labels
 from geoseg.look.figures import draw_evaluation
-from geoseg.masks import OBJECT_COLUMNS, create_masks, create_objects
+from geoseg.masks import create_masks
 from geoseg.quality.accuracy import estimate
 from geoseg.quality.boundary import count_boundaries, halo
 from geoseg.quality.calibration import calibrate
 from geoseg.quality.lookup import nearest_pixels
+from geoseg.store.group import OBJECT_COLUMNS, create_objects
 
 UTM = CRS.from_epsg(32633).to_wkt()
 CLASSES = class_table(["water", "forest", "town"])

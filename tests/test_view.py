@@ -227,7 +227,8 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
     masks = make_store(tmp_path / "m.zarr", np.zeros((4, 4), np.uint8), done=False)
     from dataclasses import replace
 
-    from geoseg.masks import create_group, open_masks
+    from geoseg.masks import open_masks
+    from geoseg.store.group import create_group
 
     grid = replace(masks.grid, height=32_768, width=32_768)
     path = str(tmp_path / "big.zarr")

@@ -18,7 +18,7 @@ from geoseg.blocks import BlockReport, Job
 from geoseg.classes import Class
 from geoseg.errors import BlocksFailedError
 from geoseg.instance import FACT
-from geoseg.masks import Masks, create_objects
+from geoseg.masks import Masks
 from geoseg.models.load import model_recipe
 from geoseg.objects.blocks import BACKGROUND, compose, find, link, show
 from geoseg.objects.numbering import number
@@ -27,6 +27,7 @@ from geoseg.objects.split import MapSource, Splitter, Splitting, splitter_card
 from geoseg.objects.stitch import LINK, OBJECT, SCORE, concatenated, solve
 from geoseg.plan import Tiling
 from geoseg.run import Progress, RunFacts, Work, run_blocks
+from geoseg.store.group import create_objects
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -25,7 +25,8 @@ from geoseg.classes import Class, nodata_value
 from geoseg.cores import cores
 from geoseg.errors import MasksError
 from geoseg.grid import Window
-from geoseg.masks import Masks, create_group, open_masks
+from geoseg.masks import Masks, open_masks
+from geoseg.store.group import create_group
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
