@@ -396,7 +396,7 @@ def test_objects_are_scored_against_polygons(tmp_path):
     ).objects.per_class
     # Found, missed, found: precision 1, 1/2, 2/3 at recalls 1/3, 1/3, 2/3.
     assert ranked.ap50 == pytest.approx((34 * 1 + 33 * 2 / 3) / 101)
-    with pytest.raises(LabelsError, match="against polygons"):
+    with pytest.raises(LabelsError, match="need polygons"):
         evaluate(masks, geotiff(tmp_path / "r.tif", classes), objects=True)
 
 
