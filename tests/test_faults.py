@@ -247,6 +247,26 @@ def test_a_task_that_ran_already_infers_nothing(scene, tmp_path):
     assert seen(tmp_path) == before
 
 
+def test_two_may_delete_the_same(tmp_path, monkeypatch):
+    """As the task of a worker that was taken for dead, and the one in its place."""
+    folder = tmp_path / "rims" / "2.4"
+    folder.mkdir(parents=True)
+    for name in ("1.3", "3.4"):
+        (folder / name).touch()
+    unlink = os.unlink
+
+    def late(*where, **more):
+        monkeypatch.undo()
+        unlink(*where, **more)  # the other one
+        unlink(*where, **more)
+
+    monkeypatch.setattr(os, "unlink", late)
+    Storage(str(tmp_path)).remove("rims/2.4")
+    assert os.unlink is unlink
+    assert not folder.exists()
+    Storage(str(tmp_path)).remove("rims/2.4")
+
+
 def _stop_after(blocks):
     def show(now):
         if now.blocks >= blocks:

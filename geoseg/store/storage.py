@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -164,9 +165,9 @@ class Storage:
                 fs.rm(f"{path}/{name}", recursive=True)
             return
         target = self._root / name
-        if target.is_dir():
-            import shutil
-
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        while target.is_dir():
+            try:
+                shutil.rmtree(target)
+            except FileNotFoundError:
+                continue  # another process deletes the same, as a task run twice does
+        target.unlink(missing_ok=True)
