@@ -12,7 +12,8 @@ from hypothesis import settings
 settings.register_profile("geoseg", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("geoseg")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared" / "data"
 # The longest files first, so that processes that run them side by side end together.
 LONGEST = (
     "test_slurm.py",
@@ -36,10 +37,14 @@ def _cores():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Share the whole suite among processes; run what is asked for by name here."""
-    asked = config.invocation_params.args
-    named = any(Path(str(a).partition("::")[0]).exists() for a in asked)
-    return 0 if named else min(_cores(), 8)
+    """Share the whole suite among processes; run what is asked for by name here.
+
+    A process takes up to 3 GB.
+    """
+    asked = [Path(str(a).partition("::")[0]) for a in config.invocation_params.args]
+    whole = {TESTS, TESTS.parent}
+    named = any(path.exists() and path.resolve() not in whole for path in asked)
+    return 0 if named else min(_cores(), 4)
 
 
 if share := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
