@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from geoseg.models.first_layer import first_in_full
 from geoseg.models.fuse import fused
 from geoseg.models.mixing import Mixed
 from geoseg.models.upconv import UpConv2d, with_upconvs
@@ -221,3 +222,40 @@ def test_what_is_hooked_is_left_alone():
     network = made("Unet")
     network.register_forward_hook(lambda *_: None)
     assert fused(network, 3, 64, on_cpu=True) is network
+
+
+class TestFirstLayer:
+    def test_the_input_is_not_rounded(self):
+        """Pixels that differ by less than bf16 tells give different scores."""
+        network = made("Unet").requires_grad_(requires_grad=False)
+        rough = copy.deepcopy(network).to(torch.bfloat16)
+        assert first_in_full(rough, network, (1, 3, 64, 64)) == torch.float32
+        assert rough.encoder.conv1.conv.weight.dtype == torch.float32
+        assert torch.equal(
+            rough.encoder.conv1.conv.weight, network.encoder.conv1.weight
+        )
+        x = torch.randn(1, 3, 64, 64) + 100
+        with torch.inference_mode():
+            exact = network.encoder.conv1(x)
+            full = rough.encoder.conv1(x)
+            rounded = network.encoder.conv1(x.bfloat16().float())
+            assert rough(x).dtype == full.dtype == torch.bfloat16
+        near = 2**-8 * exact.abs() + 1e-3  # rounding of the answer itself
+        assert ((full.float() - exact).abs() <= near).all()
+        assert ((rounded - exact).abs() > near).any()
+
+    def test_where_others_read_the_input_too_it_stays(self):
+        class Skips(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.one = nn.Conv2d(2, 2, 3, padding=1)
+                self.two = nn.Conv2d(4, 2, 3, padding=1)
+
+            def forward(self, x):
+                return self.two(torch.cat([x, self.one(x)], 1))
+
+        network = Skips()
+        rough = copy.deepcopy(network).to(torch.bfloat16)
+        assert first_in_full(rough, network, (1, 2, 8, 8)) == torch.bfloat16
+        assert type(rough.one) is nn.Conv2d
+        assert rough(torch.ones(1, 2, 8, 8).bfloat16()).shape == (1, 2, 8, 8)

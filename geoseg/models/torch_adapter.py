@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
+from geoseg.models.first_layer import first_in_full
 from geoseg.models.footprint import forward_bytes, weight_bytes
 from geoseg.models.fuse import fused
 from geoseg.models.scaling import Scaling, to_device
@@ -68,7 +70,11 @@ class TorchModel:
         quick = fused(
             module.eval(), len(card.bands), card.window, on_cpu=self.device == "cpu"
         )
+        exact = copy.deepcopy(quick) if self._rounds_first(module, quick) else None
         self._module = _prepare(quick, self._device, self._dtype)
+        if exact is not None:
+            shape = (1, len(card.bands), card.window, card.window)
+            self._input = first_in_full(self._module, exact, shape)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
             SingleThreads(forward_threads()) if self.device == "cpu" else None
@@ -93,6 +99,11 @@ class TorchModel:
             parts.append(answer)
             done += len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _rounds_first(self, module: nn.Module, quick: nn.Module) -> bool:
+        """Whether a CPU would round the input of a library's network to bf16."""
+        rounds = self.device == "cpu" and self._input == torch.bfloat16
+        return rounds and quick is not module
 
     def working_bytes(self) -> int:
         """Return how much memory weights and forward passes of one batch take."""
