@@ -5,8 +5,8 @@
 
 The case: U-Net resnet18, 6 classes, 2752 x 2752 x 4 uint8 GeoTIFF, window 512, overlap
 64. The network is trained for half a minute on the generated landscape (`--steps` of 4
-pieces of 128 x 128), so that labels mean something when precisions are compared: it is
-right in seven pixels of eight, and unsure along borders, which is where labels differ.
+pieces of 128 x 128), so that labels mean something when precisions are compared: on a
+scene of 1856 x 1856 it is right in 0.87 of the pixels.
 Whole runs read the file and write the result. MONAI's last windows are moved inward;
 geoseg's are cut short and reflect what lies outside, so it infers 3200 x 3200 pixels
 where MONAI infers 3072 x 3072. Rounds alternate, medians of ratios are printed;
