@@ -147,6 +147,9 @@ def _trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        # Networks of transformers keep tensors that they made while they were looked
+        # at; made in inference mode, those could not be trained with.
+        inference_mode=False,
         use_distributed_sampler=False,  # ours share among processes themselves
         deterministic=True if device.type == "cpu" else None,
         default_root_dir=folder,
