@@ -148,7 +148,7 @@ def inputs(pixels):
 def test_parity(tmp_path, pixels, kind):
     net, folder = saved(tmp_path, SEMANTIC[kind])
     model = load_model(folder, device="cpu", precision="fp32")
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = net(pixel_values=inputs(pixels)).logits
     expected = torch.nn.functional.interpolate(
         logits, size=(64, 64), mode="bilinear", align_corners=False
@@ -163,7 +163,7 @@ def test_parity_of_queries(tmp_path, pixels, kind):
     net, folder = saved(tmp_path, QUERIES[kind])
     model = load_model(folder, device="cpu", precision="fp32")
     assert model.card.output == "probabilities"
-    with torch.inference_mode():
+    with torch.no_grad():
         answer = net(pixel_values=inputs(pixels))
     processor = (
         transformers.Mask2FormerImageProcessor
@@ -186,7 +186,7 @@ def test_oneformer_is_asked_for_classes(tmp_path, pixels):
         "the task is semantic", padding="max_length", max_length=9, truncation=True,
         return_tensors="pt",
     )  # fmt: skip
-    with torch.inference_mode():
+    with torch.no_grad():
         answer = net(pixel_values=inputs(pixels), task_inputs=question["input_ids"])
     weights = answer.class_queries_logits.softmax(-1)[..., :-1]
     masks = answer.masks_queries_logits.sigmoid()
@@ -211,7 +211,7 @@ def test_objects_of_queries(tmp_path, pixels, task):
     }  # fmt: skip
     (folder / "card.json").write_text(json.dumps(card))
     objects = load_model(folder, device="cpu").predict(pixels)[0]
-    with torch.inference_mode():
+    with torch.no_grad():
         answer = net(pixel_values=inputs(pixels))
     classes = answer.class_queries_logits[0].softmax(-1)[:, :-1].argmax(-1)
     assert set(objects.classes) <= set(classes.tolist()) - {0}

@@ -346,6 +346,21 @@ def test_all_networks_of_transformers_learn_classes(ground, kind, tmp_path):
     assert model.predict(pixels).shape[:2] == (1, 2)
 
 
+def test_a_network_is_trained_after_a_map_was_made(ground, tmp_path):
+    """BEiT keeps its position index for all networks of the process."""
+    beit = pytest.importorskip("transformers.models.beit.modeling_beit")
+    raster, labels = ground
+    more = {"arch": "transformers:beit", "arguments": NETWORKS["beit"], "epochs": 1}
+    more |= {"labels": labels, "background": "other", **SMALL | {"windows": 8}}
+    out = train(raster, out=tmp_path / "m", **more)
+    kept = beit.BeitRelativePositionBias.generate_relative_position_index
+    for cell in kept.__closure__:
+        getattr(cell.cell_contents, "cache_clear", int)()
+    pixels = rasterio.open(raster).read()[None, :, :64, :64]
+    load_model(str(out), device="cpu", precision="fp32").predict(pixels)
+    train(raster, out=tmp_path / "again", **more)
+
+
 def test_all_that_is_trainable_is_tried():
     assert {*NETWORKS, "segformer"} == set(TRAINABLE)
 

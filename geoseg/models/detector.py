@@ -105,7 +105,7 @@ class DetectorModel:
         """Return how much memory weights and windows in work take, generously."""
         return weight_bytes(self._module) + self.batch * 4 * 640 * self.card.window**2
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _objects(self, window: NDArray[np.generic], *told: object) -> Objects:
         x = self._scaling(to_device(window[None], self._device))
         found: Found = self._module(x, *told)

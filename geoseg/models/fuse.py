@@ -133,7 +133,7 @@ def _is_plain(module: nn.Module) -> bool:
     return known and not hooked and any(isinstance(m, nn.BatchNorm2d) for m in parts)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _answer(module: nn.Module, window: torch.Tensor) -> object:
     """Return a network's scores for a window, as transformers wraps them or bare."""
     answer = module(window.to(next(module.parameters()).device))

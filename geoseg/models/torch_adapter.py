@@ -35,7 +35,7 @@ class TorchModel:
     """A card and any `nn.Module`, as geoseg's models are.
 
     Windows travel to the device in the raster's own dtype, are scaled there band by
-    band, and pass through the network channels-last in inference mode: on a GPU as a
+    band, and pass through the network channels-last without gradients: on a GPU as a
     batch of fixed shape, on a CPU side by side, one thread each. So the answer for a
     window depends neither on its company nor on the number of cores. A batch that does
     not fit in memory is halved, and stays halved.
@@ -155,7 +155,7 @@ class TorchModel:
         singles = [pixels[i : i + 1] for i in range(len(pixels))]
         return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what networks cache could not be trained with
     def _pass(self, pixels: NDArray[np.generic], batch: int) -> torch.Tensor:
         """Pass windows through the network as a batch of fixed size."""
         size = len(pixels)
