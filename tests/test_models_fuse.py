@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from geoseg.models.first_layer import first_in_full
+from geoseg.models.full_layers import OutFull, first_in_full, last_in_full
 from geoseg.models.fuse import fused
 from geoseg.models.mixing import Mixed
 from geoseg.models.upconv import UpConv2d, with_upconvs
@@ -224,7 +224,7 @@ def test_what_is_hooked_is_left_alone():
     assert fused(network, 3, 64, on_cpu=True) is network
 
 
-class TestFirstLayer:
+class TestFullLayers:
     def test_the_input_is_not_rounded(self):
         """Pixels that differ by less than bf16 tells give different scores."""
         network = made("Unet").requires_grad_(requires_grad=False)
@@ -243,6 +243,30 @@ class TestFirstLayer:
         near = 2**-8 * exact.abs() + 1e-3  # rounding of the answer itself
         assert ((full.float() - exact).abs() <= near).all()
         assert ((rounded - exact).abs() > near).any()
+
+    @pytest.mark.parametrize("arch", ["Unet", "FPN", "DeepLabV3Plus"])
+    def test_scores_are_not_rounded(self, arch):
+        network = made(arch).requires_grad_(requires_grad=False)
+        rough = copy.deepcopy(network).to(torch.bfloat16)
+        x = torch.randn(1, 3, 64, 64).bfloat16()
+        rounded = rough(x)
+        assert last_in_full(rough, network, x.shape, torch.bfloat16)
+        scores = rough(x)
+        assert rounded.dtype == torch.bfloat16
+        assert scores.dtype == torch.float32
+        assert same(scores, network(x.float()), share=0.1)
+        full = [n for n, m in rough.named_modules() if isinstance(m, OutFull)]
+        assert full == ["segmentation_head.0"]
+        assert scores.unique().numel() > 2 * rounded.unique().numel()
+
+    def test_where_something_follows_that_wants_bf16_it_stays(self):
+        network = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.ConvTranspose2d(4, 2, 2, stride=2)
+        )
+        rough = copy.deepcopy(network).to(torch.bfloat16)
+        assert not last_in_full(rough, network, (1, 2, 8, 8), torch.bfloat16)
+        assert type(rough[0]) is nn.Conv2d
+        assert rough(torch.ones(1, 2, 8, 8).bfloat16()).dtype == torch.bfloat16
 
     def test_where_others_read_the_input_too_it_stays(self):
         class Skips(nn.Module):

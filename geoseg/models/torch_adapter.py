@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.device import Options, choose_device, choose_precision, torch_dtype
-from geoseg.models.first_layer import first_in_full
 from geoseg.models.footprint import forward_bytes, weight_bytes
+from geoseg.models.full_layers import first_in_full, last_in_full
 from geoseg.models.fuse import fused
 from geoseg.models.scaling import Scaling, to_device
 from geoseg.models.single_threads import SingleThreads, forward_threads
@@ -70,11 +70,12 @@ class TorchModel:
         quick = fused(
             module.eval(), len(card.bands), card.window, on_cpu=self.device == "cpu"
         )
-        exact = copy.deepcopy(quick) if self._rounds_first(module, quick) else None
+        exact = copy.deepcopy(quick) if self._rounds(module, quick) else None
         self._module = _prepare(quick, self._device, self._dtype)
         if exact is not None:
             shape = (1, len(card.bands), card.window, card.window)
             self._input = first_in_full(self._module, exact, shape)
+            last_in_full(self._module, exact, shape, self._input)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
             SingleThreads(forward_threads()) if self.device == "cpu" else None
@@ -100,8 +101,8 @@ class TorchModel:
             done += len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _rounds_first(self, module: nn.Module, quick: nn.Module) -> bool:
-        """Whether a CPU would round the input of a library's network to bf16."""
+    def _rounds(self, module: nn.Module, quick: nn.Module) -> bool:
+        """Whether a CPU rounds input and scores of a library's network to bf16."""
         rounds = self.device == "cpu" and self._input == torch.bfloat16
         return rounds and quick is not module
 
@@ -155,9 +156,12 @@ class TorchModel:
         singles = [pixels[i : i + 1] for i in range(len(pixels))]
         return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
 
-    @torch.no_grad()  # not inference mode: what networks cache could not be trained with
+    @torch.no_grad()
     def _pass(self, pixels: NDArray[np.generic], batch: int) -> torch.Tensor:
-        """Pass windows through the network as a batch of fixed size."""
+        """Pass windows through the network as a batch of fixed size.
+
+        Not in inference mode: what networks keep could not be trained with then.
+        """
         size = len(pixels)
         with self._kernels():
             x = self._scaling(to_device(pixels, self._device))

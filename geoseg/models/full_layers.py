@@ -1,0 +1,124 @@
+"""The first and the last convolution in fp32 where the rest of a network is in bf16.
+
+Most labels in which a network in bf16 differs from itself in fp32 come from rounding
+its input, or its scores, to 8 bits. The first convolution reads few channels and the
+last answers few, so that they are cheap; in fp32 the one sees the pixels as they are,
+and the other tells scores apart that bf16 does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+class InFull(nn.Module):
+    """A convolution in fp32 whose answer goes on in another dtype."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv = conv.float()
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the convolution of (n, band, y, x) in the dtype."""
+        return self.conv(x).to(self.dtype)  # type: ignore[no-any-return]
+
+
+def first_in_full(
+    module: nn.Module, exact: nn.Module, shape: Sequence[int]
+) -> torch.dtype:
+    """Put the convolution that reads the input in fp32, in place, where that works.
+
+    Args:
+        module: The network, in one dtype.
+        exact: The same network in fp32, whose weights are taken.
+        shape: (n, band, y, x) of what it reads.
+
+    Returns:
+        The dtype in which the network now wants its input.
+    """
+    dtype = next(p.dtype for p in module.parameters() if p.ndim == 4)
+    names = [name for name, is_first in _called(module, shape, dtype) if is_first]
+    if len(names) != 1:
+        return dtype
+    parent, _, last = names[0].rpartition(".")
+    owner, conv = module.get_submodule(parent), module.get_submodule(names[0])
+    setattr(owner, last, InFull(exact.get_submodule(names[0]), dtype))  # type: ignore[arg-type]
+    module.to(memory_format=torch.channels_last)
+    try:
+        _called(module, shape, torch.float32)
+    except RuntimeError:  # something else reads the input too
+        setattr(owner, last, conv)
+        return dtype
+    return torch.float32
+
+
+class OutFull(nn.Module):
+    """A convolution in fp32 of what comes in another dtype; so is its answer."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv.float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the convolution of (n, band, y, x) in fp32."""
+        return self.conv(x.float())  # type: ignore[no-any-return]
+
+
+def last_in_full(
+    module: nn.Module, exact: nn.Module, shape: Sequence[int], dtype: torch.dtype
+) -> bool:
+    """Put the convolution that comes last in fp32, in place, where that works.
+
+    Args:
+        module: The network.
+        exact: The same network in fp32, whose weights are taken.
+        shape: (n, band, y, x) of what it reads.
+        dtype: In which it wants that.
+
+    Returns:
+        Whether it works: nothing behind it wants another dtype.
+    """
+    calls, known = _called(module, shape, dtype), dict(exact.named_modules())
+    name = calls[-1][0] if calls else ""
+    if type(known.get(name)) is not nn.Conv2d:  # none, or it is in fp32 already
+        return False
+    parent, _, last = name.rpartition(".")
+    owner, conv = module.get_submodule(parent), module.get_submodule(name)
+    setattr(owner, last, OutFull(exact.get_submodule(name)))  # type: ignore[arg-type]
+    module.to(memory_format=torch.channels_last)
+    try:
+        _called(module, shape, dtype)
+    except RuntimeError:
+        setattr(owner, last, conv)
+        return False
+    return True
+
+
+def _called(
+    module: nn.Module, shape: Sequence[int], dtype: torch.dtype
+) -> list[tuple[str, bool]]:
+    """Return the convolutions in the order of their calls; no values are computed.
+
+    Each with whether it reads the network's input itself, (n, band, y, x) in the dtype.
+    """
+    found: list[tuple[str, bool]] = []
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(*shape, dtype=dtype)
+        hooks = [
+            part.register_forward_pre_hook(
+                lambda _, args, name=name: found.append((name, args[0] is x))
+            )
+            for name, part in module.named_modules()
+            if type(part) is nn.Conv2d
+        ]
+        try:
+            module(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return found
