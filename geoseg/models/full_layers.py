@@ -42,7 +42,11 @@ def first_in_full(
         The dtype in which the network now wants its input.
     """
     dtype = next(p.dtype for p in module.parameters() if p.ndim == 4)
-    names = [name for name, is_first in _called(module, shape, dtype) if is_first]
+    names = [
+        name
+        for name, is_first in _called(module, shape, dtype)
+        if is_first and type(module.get_submodule(name)) is nn.Conv2d
+    ]
     if len(names) != 1:
         return dtype
     parent, _, last = names[0].rpartition(".")
@@ -72,7 +76,7 @@ class OutFull(nn.Module):
 def last_in_full(
     module: nn.Module, exact: nn.Module, shape: Sequence[int], dtype: torch.dtype
 ) -> bool:
-    """Put the convolution that comes last in fp32, in place, where that works.
+    """Put the last of all weights in fp32, in place, where those are a convolution's.
 
     Args:
         module: The network.
@@ -81,7 +85,7 @@ def last_in_full(
         dtype: In which it wants that.
 
     Returns:
-        Whether it works: nothing behind it wants another dtype.
+        Whether it was done; what follows has no weights, so that any dtype suits it.
     """
     calls, known = _called(module, shape, dtype), dict(exact.named_modules())
     name = calls[-1][0] if calls else ""
@@ -102,19 +106,21 @@ def last_in_full(
 def _called(
     module: nn.Module, shape: Sequence[int], dtype: torch.dtype
 ) -> list[tuple[str, bool]]:
-    """Return the convolutions in the order of their calls; no values are computed.
+    """Return what has weights in the order of its calls; no values are computed.
 
     Each with whether it reads the network's input itself, (n, band, y, x) in the dtype.
     """
     found: list[tuple[str, bool]] = []
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(*shape, dtype=dtype)
+
+        def note(name: str, args: tuple[object, ...]) -> None:
+            found.append((name, any(arg is x for arg in args)))
+
         hooks = [
-            part.register_forward_pre_hook(
-                lambda _, args, name=name: found.append((name, args[0] is x))
-            )
+            part.register_forward_pre_hook(lambda _, args, name=name: note(name, args))
             for name, part in module.named_modules()
-            if type(part) is nn.Conv2d
+            if next(part.parameters(recurse=False), None) is not None
         ]
         try:
             module(x)
