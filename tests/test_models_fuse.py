@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from geoseg.models.full_layers import OutFull, first_in_full, last_in_full
+from geoseg.models.full_layers import InFull, first_in_full, last_in_full
 from geoseg.models.fuse import fused
 from geoseg.models.mixing import Mixed
 from geoseg.models.upconv import UpConv2d, with_upconvs
@@ -255,7 +255,7 @@ class TestFullLayers:
         assert rounded.dtype == torch.bfloat16
         assert scores.dtype == torch.float32
         assert same(scores, network(x.float()), share=0.1)
-        full = [n for n, m in rough.named_modules() if isinstance(m, OutFull)]
+        full = [n for n, m in rough.named_modules() if isinstance(m, InFull)]
         assert full == ["segmentation_head.0"]
         assert scores.unique().numel() > 2 * rounded.unique().numel()
 

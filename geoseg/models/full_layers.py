@@ -9,6 +9,7 @@ and the other tells scores apart that bf16 does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 class InFull(nn.Module):
-    """A convolution in fp32 whose answer goes on in another dtype."""
+    """A convolution in fp32, whatever comes in, whose answer goes on in a dtype."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
@@ -25,7 +26,7 @@ class InFull(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the convolution of (n, band, y, x) in the dtype."""
-        return self.conv(x).to(self.dtype)  # type: ignore[no-any-return]
+        return self.conv(x.float()).to(self.dtype)  # type: ignore[no-any-return]
 
 
 def first_in_full(
@@ -49,28 +50,10 @@ def first_in_full(
     ]
     if len(names) != 1:
         return dtype
-    parent, _, last = names[0].rpartition(".")
-    owner, conv = module.get_submodule(parent), module.get_submodule(names[0])
-    setattr(owner, last, InFull(exact.get_submodule(names[0]), dtype))  # type: ignore[arg-type]
-    module.to(memory_format=torch.channels_last)
-    try:
-        _called(module, shape, torch.float32)
-    except RuntimeError:  # something else reads the input too
-        setattr(owner, last, conv)
-        return dtype
-    return torch.float32
-
-
-class OutFull(nn.Module):
-    """A convolution in fp32 of what comes in another dtype; so is its answer."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv.float()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of (n, band, y, x) in fp32."""
-        return self.conv(x.float())  # type: ignore[no-any-return]
+    conv: Any = exact.get_submodule(names[0])
+    # Where something else reads the input too, that does not take it in fp32.
+    works = _put(module, names[0], InFull(conv, dtype), shape, torch.float32)
+    return torch.float32 if works else dtype
 
 
 def last_in_full(
@@ -89,16 +72,28 @@ def last_in_full(
     """
     calls, known = _called(module, shape, dtype), dict(exact.named_modules())
     name = calls[-1][0] if calls else ""
-    if type(known.get(name)) is not nn.Conv2d:  # none, or it is in fp32 already
+    conv: Any = known.get(name)
+    if type(conv) is not nn.Conv2d:  # none, or it is in fp32 already
         return False
+    return _put(module, name, InFull(conv, torch.float32), shape, dtype)
+
+
+def _put(
+    module: nn.Module,
+    name: str,
+    new: nn.Module,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+) -> bool:
+    """Replace a part, in place, if the network then takes input in the dtype."""
     parent, _, last = name.rpartition(".")
-    owner, conv = module.get_submodule(parent), module.get_submodule(name)
-    setattr(owner, last, OutFull(exact.get_submodule(name)))  # type: ignore[arg-type]
+    owner, old = module.get_submodule(parent), module.get_submodule(name)
+    setattr(owner, last, new)
     module.to(memory_format=torch.channels_last)
     try:
         _called(module, shape, dtype)
     except RuntimeError:
-        setattr(owner, last, conv)
+        setattr(owner, last, old)
         return False
     return True
 
