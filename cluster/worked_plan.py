@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geoseg.inference.workflow import Plan, make_plan
 from geoseg.testing import LocalModel, identity_card
-from geoseg.workflow import Plan, make_plan
 
 VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
   <SRS>{crs}</SRS>

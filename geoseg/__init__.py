@@ -15,29 +15,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
+from geoseg.core import views
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
-    from geoseg.export import export_cog
-    from geoseg.look.explorer import explore
-    from geoseg.masks import open_masks
+    from geoseg.inference.workflow import make_plan, segment
+    from geoseg.maps.cog import export_cog
+    from geoseg.maps.store import open_masks
     from geoseg.models.load import load_model
-    from geoseg.raster import open_source
-    from geoseg.report import write_report
+    from geoseg.rasters.open import open_source
     from geoseg.vector.vectorize import read_regions, vectorize
-    from geoseg.workflow import make_plan, segment
+    from geoseg.viz.explorer import explore
+    from geoseg.viz.report import write_report
 
 _ROOMS = {
-    "explore": "geoseg.look.explorer",
-    "export_cog": "geoseg.export",
+    "explore": "geoseg.viz.explorer",
+    "export_cog": "geoseg.maps.cog",
     "load_model": "geoseg.models.load",
-    "make_plan": "geoseg.workflow",
-    "open_masks": "geoseg.masks",
-    "open_source": "geoseg.raster",
+    "make_plan": "geoseg.inference.workflow",
+    "open_masks": "geoseg.maps.store",
+    "open_source": "geoseg.rasters.open",
     "read_regions": "geoseg.vector.vectorize",
-    "segment": "geoseg.workflow",
+    "segment": "geoseg.inference.workflow",
     "vectorize": "geoseg.vector.vectorize",
-    "write_report": "geoseg.report",
+    "write_report": "geoseg.viz.report",
 }
 
 __all__ = [
@@ -58,9 +59,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the room holds
     if name in _ROOMS:
+        import_module("geoseg.accessor")  # so that datasets have `.geoseg`
         return getattr(import_module(_ROOMS[name]), name)
     raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
 
 
-if "xarray" in sys.modules:  # else it is registered when geoseg opens a dataset
-    import_module("geoseg.look.accessor")
+views.fill(lambda kind, value: str(import_module("geoseg.viz.html").view(kind, value)))
+
+if "xarray" in sys.modules:  # else it is registered when a name above is looked up
+    import_module("geoseg.accessor")

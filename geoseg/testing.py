@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from affine import Affine
 
-from geoseg.classes import class_table
-from geoseg.grid import Grid, Window
+from geoseg.core.classes import class_table
+from geoseg.core.grid import Grid, Window
 from geoseg.models.card import Band, Card
-from geoseg.raster import SourceBand
+from geoseg.rasters.open import SourceBand
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

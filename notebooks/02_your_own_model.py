@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import geoseg
-from geoseg.classes import Class
+from geoseg.core.classes import Class
 from geoseg.demo.scene import write_scene
 from geoseg.models.card import Band, Card
 

@@ -34,7 +34,7 @@ import shapely
 
 import geoseg
 from geoseg.demo.scene import CLASSES, write_scene
-from geoseg.train import train
+from geoseg.training.train import train
 
 folder = Path(tempfile.mkdtemp(prefix="training-"))
 scene = os.environ.get("GEOSEG_SCENE")

@@ -30,7 +30,7 @@ from matplotlib.colors import ListedColormap
 import geoseg
 from geoseg.demo.scene import write_scene
 from geoseg.demo.train import MODEL as DEMO
-from geoseg.workflow import run_plan
+from geoseg.inference.workflow import run_plan
 
 SCENE = os.environ.get("GEOSEG_SCENE")
 MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))

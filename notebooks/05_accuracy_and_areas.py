@@ -29,10 +29,10 @@ import numpy as np
 import rasterio
 
 import geoseg
+from geoseg.accuracy.evaluate import evaluate
+from geoseg.accuracy.sampling import sample_points
 from geoseg.demo.scene import write_scene
 from geoseg.demo.train import MODEL as DEMO
-from geoseg.evaluate import evaluate
-from geoseg.sample import sample_points
 
 SCENE = os.environ.get("GEOSEG_SCENE")
 MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))

@@ -32,7 +32,7 @@ from distributed import Client, LocalCluster
 
 from geoseg.demo.scene import write_scene
 from geoseg.demo.train import MODEL as DEMO
-from geoseg.workflow import make_plan, run_plan
+from geoseg.inference.workflow import make_plan, run_plan
 
 SCENE = os.environ.get("GEOSEG_SCENE")
 MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))

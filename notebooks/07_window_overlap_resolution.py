@@ -30,8 +30,8 @@ import numpy as np
 import geoseg
 from geoseg.demo.scene import write_scene
 from geoseg.demo.train import MODEL
-from geoseg.look.image import colour_table, open_image
-from geoseg.look.seamcheck import REACH, check_seams, count_changes
+from geoseg.viz.image import colour_table, open_image
+from geoseg.viz.seamcheck import REACH, check_seams, count_changes
 
 folder = Path(tempfile.mkdtemp(prefix="seams-"))
 pictures = Path(os.environ.get("GEOSEG_PICTURES", folder))

@@ -18,12 +18,12 @@ from typing import Any
 import geopandas
 import shapely
 
-from geoseg.classes import Class
-from geoseg.evaluate import evaluate
-from geoseg.look.figures import draw_evaluation
-from geoseg.raster import open_source
-from geoseg.train import train
-from geoseg.workflow import segment
+from geoseg.accuracy.evaluate import evaluate
+from geoseg.core.classes import Class
+from geoseg.inference.workflow import segment
+from geoseg.rasters.open import open_source
+from geoseg.training.train import train
+from geoseg.viz.figures import draw_evaluation
 
 CLASSES = (
     Class(value=0, name="background", color="#D9D9D9"),

@@ -12,8 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from geoseg.train import train
-from geoseg.workflow import segment
+from geoseg.inference.workflow import segment
+from geoseg.training.train import train
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from geoseg.classes import Class
+from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.accuracy.evaluate import evaluate
+from geoseg.core.classes import Class
 from geoseg.errors import GeosegError
-from geoseg.evaluate import evaluate
-from geoseg.quality.accuracy import Accuracy, estimate
-from geoseg.train import train
-from geoseg.workflow import segment
+from geoseg.inference.workflow import segment
+from geoseg.training.train import train
 
 CLASSES = (
     Class(value=0, name="land", color="#C2B280"),

@@ -89,9 +89,9 @@ def make_store():
     """Return a function that writes labels (y, x) into a masks store."""
     from affine import Affine
 
-    from geoseg.classes import class_table
-    from geoseg.grid import Grid
-    from geoseg.masks import create_masks, open_masks
+    from geoseg.core.classes import class_table
+    from geoseg.core.grid import Grid
+    from geoseg.maps.store import create_masks, open_masks
 
     def make(path, labels, confidence=None, *, names=None, crs="EPSG:32633",
              chunk=256, zarr_format=2, done=True, provenance=None):  # fmt: skip

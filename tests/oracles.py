@@ -7,11 +7,11 @@ import numpy as np
 from affine import Affine
 from scipy import ndimage
 
-from geoseg.classes import class_table
-from geoseg.grid import Grid
+from geoseg.core.classes import class_table
+from geoseg.core.grid import Grid
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Objects
-from geoseg.sources.source import SourceBand
+from geoseg.rasters.source import SourceBand
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from affine import Affine
 
 import geoseg
 from geoseg.errors import GeosegError, MasksError
-from geoseg.look.represent import card_html, facts_html, map_html, plan_html, run_html
-from geoseg.run import RunFacts
+from geoseg.inference.scheduler import RunFacts
 from geoseg.testing import IdentityModel, identity_card
+from geoseg.viz.html import card_html, facts_html, map_html, plan_html, run_html
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -120,7 +120,7 @@ def test_plot_has_the_classes_in_their_colours(data, labels, masks):
 
 
 def test_plot_reads_a_pictures_worth(make_store, tmp_path, monkeypatch):
-    from geoseg.store.overviews import build_overviews
+    from geoseg.maps.overviews import build_overviews
 
     big = make_store(tmp_path / "b.zarr", np.ones((5000, 5000), np.uint8), chunk=1024)
     build_overviews(big)

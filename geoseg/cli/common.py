@@ -109,16 +109,3 @@ def resolution(_: click.Context, __: click.Parameter, value: str) -> str | float
         raise click.BadParameter(
             f"{value!r} is neither model, native nor a number of metres"
         ) from error
-
-
-def size(bytes_: float) -> str:
-    """Return bytes as people read them.
-
-    >>> size(1234567890)
-    '1.23 GB'
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if bytes_ < 1000 or unit == "TB":
-            return f"{bytes_:.3g} {unit}"
-        bytes_ /= 1000
-    raise AssertionError("unreachable: TB ends the loop")

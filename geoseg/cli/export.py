@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import output_options, report, size
+from geoseg.cli.common import output_options, report
+from geoseg.core.text import size
 
 
 @click.command(
@@ -27,8 +28,8 @@ def export(
     names lie beside it, in FILE.tif.aux.xml for GDAL and in FILE.qml, a style that QGIS
     finds by itself: keep them together.
     """
-    from geoseg.export import export_cog
-    from geoseg.vector.vectorize import open_classes
+    from geoseg.maps.cog import export_cog
+    from geoseg.maps.open import open_classes
 
     path = export_cog(open_classes(masks), out, overwrite=overwrite)
     bytes_ = path.stat().st_size

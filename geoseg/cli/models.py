@@ -92,7 +92,7 @@ def check(
     """Say whether RASTER can be what MODEL was trained on; exit status 2 if not."""
     from geoseg.models.check import examine
     from geoseg.models.load import model_recipe
-    from geoseg.raster import open_source
+    from geoseg.rasters.open import open_source
 
     source = open_source(raster[0] if len(raster) == 1 else list(raster), bands=bands)
     findings = examine(model_recipe(spec).bound(source).card, source)
@@ -138,7 +138,7 @@ Example:
 )
 def import_(*, kind: str, folder: str, out: str | None) -> None:
     """Turn a model as others publish it, in FOLDER, into one of geoseg's folders."""
-    from geoseg.models.dynamic_world import import_folder
+    from geoseg.models.networks.dynamic_world import import_folder
 
     path = import_folder(Path(folder), Path(out or f"models/{kind}"))
     click.echo(f"{path}: use it with --model {path}")

@@ -12,7 +12,7 @@ from geoseg.cli.common import cluster_options, output_options, report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from geoseg.run import Progress
+    from geoseg.execution.progress import Progress
 
 
 @click.command(
@@ -55,9 +55,9 @@ def run(
     run already; 3 some blocks failed or workers were lost, run it again; 130 and 143
     interrupted, run it again.
     """
-    from geoseg.cluster_settings import chosen_cluster
-    from geoseg.pipeline import run_pipeline
-    from geoseg.pipeline_settings import read_pipeline
+    from geoseg.execution.cluster_settings import chosen_cluster
+    from geoseg.pipeline.run import run_pipeline
+    from geoseg.pipeline.settings import read_pipeline
 
     given = (workers, scheduler, cluster)
     place = None if given == (None, None, None) else chosen_cluster(*given)
@@ -79,7 +79,7 @@ def run(
 
 def _bars(stack: ExitStack, *, quiet: bool) -> Callable[[str, Progress], None]:
     """Return what shows a bar per stage, the last one's gone when the next begins."""
-    from geoseg.progress import bar
+    from geoseg.execution.progress import bar
 
     bars: dict[str, Callable[[Progress], None]] = {}
 

@@ -76,9 +76,9 @@ def evaluate(
     """Compare MASKS with a reference: accuracy and areas with honest intervals."""
     from rich.console import Console
 
-    from geoseg.clusters import open_client
-    from geoseg.evaluate import evaluate as run
-    from geoseg.progress import steps
+    from geoseg.accuracy.evaluate import evaluate as run
+    from geoseg.execution.clusters import open_client
+    from geoseg.execution.progress import steps
 
     _check_places(csv, matrix)
     with (
@@ -91,7 +91,7 @@ def evaluate(
     if matrix:
         found.confusion_to_csv(matrix)
     if figures:
-        from geoseg.look.figures import draw_evaluation
+        from geoseg.viz.figures import draw_evaluation
 
         draw_evaluation(found, figures)
     if as_json:
@@ -165,9 +165,9 @@ def sample(
     **options: Any,  # noqa: ANN401 - those of sample_points, as declared above
 ) -> None:
     """Draw points of MASKS to be labelled in QGIS, for an honest accuracy."""
+    from geoseg.accuracy.sampling import sample_points
     from geoseg.cli.common import report
-    from geoseg.progress import steps
-    from geoseg.sample import sample_points
+    from geoseg.execution.progress import steps
 
     if n is not None and standard_error is not None:
         raise click.UsageError("give --n or --standard-error, not both")
@@ -188,7 +188,7 @@ def _drawn(path: Path) -> tuple[int, dict[str, int]]:
     """Return how many points there are, and how many of each stratum."""
     import pyogrio
 
-    from geoseg.quality.sample_form import LAYER
+    from geoseg.accuracy.sample_form import LAYER
 
     frame = pyogrio.read_dataframe(
         path, layer=LAYER, columns=["stratum"], read_geometry=False

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from geoseg.cli.common import output_options, size
+from geoseg.cli.common import output_options
 from geoseg.cli.common import report as say
 from geoseg.cli.labels import label_options
+from geoseg.core.text import size
 
 
 @click.command(
@@ -59,8 +60,8 @@ def report(
     itself: it can be mailed, printed, and read without a network. With --reference it
     says how right the map is, and shows where it is most wrong.
     """
-    from geoseg.progress import steps
-    from geoseg.report import write_report
+    from geoseg.execution.progress import steps
+    from geoseg.viz.report import write_report
 
     with steps("looking at the map", quiet=quiet or as_json) as progress:
         path = write_report(masks, out, progress=progress, **options)

@@ -18,11 +18,11 @@ from geoseg.cli.common import (
     output_options,
     report,
     resolution,
-    size,
 )
+from geoseg.core.text import size
 
 if TYPE_CHECKING:
-    from geoseg.workflow import Plan
+    from geoseg.inference.workflow import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -177,9 +177,9 @@ def segment(
     what would run and whether it fits; `geoseg model check MODEL RASTER` whether the
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
-    from geoseg.clusters import open_client
-    from geoseg.distribute import processes
-    from geoseg.workflow import make_plan, run_plan
+    from geoseg.execution.clusters import open_client
+    from geoseg.execution.engine import processes
+    from geoseg.inference.workflow import make_plan, run_plan
 
     with open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client:
         plan = make_plan(_source(raster), workers=processes(client), **options)
@@ -248,7 +248,7 @@ def plan(
     Headers are read, pixels are not: windows and blocks, what will be read and written,
     and the most memory a process takes. Options are those of `segment`.
     """
-    from geoseg.workflow import make_plan
+    from geoseg.inference.workflow import make_plan
 
     made = make_plan(_source(raster), workers=workers, **options)
     summary = plan_summary(made, workers)

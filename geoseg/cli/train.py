@@ -302,11 +302,11 @@ def train(
     **options: Any,  # noqa: ANN401 - those of train, as declared above
 ) -> None:
     """Train a model on RASTERS and labels; an interrupted training goes on."""
-    from geoseg.classes import Class, default_color
     from geoseg.cli.common import report
-    from geoseg.models.features import Features
+    from geoseg.core.classes import Class, default_color
+    from geoseg.models.classical.features import Features
     from geoseg.models.folder import open_folder
-    from geoseg.train import train as run
+    from geoseg.training.train import train as run
 
     features = Features(differences=differences)
     if scales is not None:

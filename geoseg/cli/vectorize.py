@@ -8,13 +8,8 @@ from typing import Any
 
 import click
 
-from geoseg.cli.common import (
-    cluster_options,
-    comma_list,
-    output_options,
-    report,
-    size,
-)
+from geoseg.cli.common import cluster_options, comma_list, output_options, report
+from geoseg.core.text import size
 
 
 @click.command(
@@ -112,8 +107,8 @@ def vectorize(
     opens the .gpkg in class colours. Without --simplify lines follow the pixels; a
     pixel or two is a good start.
     """
-    from geoseg.clusters import open_client
-    from geoseg.progress import bar
+    from geoseg.execution.clusters import open_client
+    from geoseg.execution.progress import bar
     from geoseg.vector.vectorize import vectorize as run
 
     begun = perf_counter()

@@ -41,8 +41,8 @@ def verify(
     Exit status 0: whole. 3: it is not; what is wrong is listed, and the segment command
     that made it mends what --repair forgot.
     """
-    from geoseg.clusters import open_client
-    from geoseg.verify import verify as verified
+    from geoseg.execution.clusters import open_client
+    from geoseg.maps.verify import verify as verified
 
     with open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client:
         found = verified(masks, client=client, repair=repair)

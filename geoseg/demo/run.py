@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.grid import Window
 from geoseg.demo.scene import write_scene
 from geoseg.demo.train import MODEL
 from geoseg.errors import GeosegError, ModelError, RasterError
-from geoseg.grid import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from distributed import Client
 
-    from geoseg.masks import Masks
+    from geoseg.maps.store import Masks
 
 SEED = 2024
 """The landscape that is shown; training saw others."""
@@ -239,7 +239,7 @@ def _model_for(
     """Return the model for a scene, and what to know about the map it makes."""
     if scene is None:
         return str(MODEL), None
-    from geoseg.workflow import make_plan
+    from geoseg.inference.workflow import make_plan
 
     try:
         make_plan(scene, model=MODEL, bands=bands)
@@ -256,8 +256,8 @@ def _segment(
     client: Client | None,
     clock: _Clock,
 ) -> Masks:
-    from geoseg.masks import open_masks
-    from geoseg.workflow import segment
+    from geoseg.inference.workflow import segment
+    from geoseg.maps.store import open_masks
 
     with clock.stage("segment", f"segmenting {Path(source).name}"):
         segment(
@@ -291,7 +291,7 @@ def _vectorize(masks: Masks, out: Path, client: Client | None, clock: _Clock) ->
 def _draw(
     masks: Masks, out: Path, source: str | os.PathLike[str], regions: Path
 ) -> Path:
-    from geoseg.look.picture import draw_masks
+    from geoseg.viz.picture import draw_masks
 
     title = f"Map of {Path(source).name}"
     return draw_masks(masks, out, raster=source, regions=regions, title=title)
@@ -299,7 +299,7 @@ def _draw(
 
 def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
     """Return overall accuracy and the IoU of each class that there is."""
-    from geoseg.evaluate import evaluate
+    from geoseg.accuracy.evaluate import evaluate
 
     accuracy = evaluate(masks, truth, design="census").accuracy
     iou = {
@@ -312,7 +312,7 @@ def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
 
 def class_areas_km2(masks: Masks) -> dict[str, float]:
     """Return the true area of each class in km², 4 decimals; empty without a CRS."""
-    from geoseg.vector.measure import measure
+    from geoseg.core.geodesy import measure
 
     grid = masks.grid
     if grid.crs is None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 
-from geoseg.classes import Class
+from geoseg.core.classes import Class
+from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
-from geoseg.grid import Grid, Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.accuracy.accuracy import estimate
+from geoseg.core.grid import Window
 from geoseg.demo.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA, Scene
-from geoseg.grid import Window
 from geoseg.models.card import Band, Card
-from geoseg.quality.accuracy import estimate
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class Settings:
 
 def demo_card() -> Card:
     """Return the card of the demo's model, without the facts of its training."""
-    from geoseg.models.smp import smp_card
+    from geoseg.models.networks.smp import smp_card
 
     card = Card(
         name="geoseg demo landscape",
@@ -174,7 +174,7 @@ def train(settings: Settings) -> torch.nn.Module:
     """Return the trained network."""
     import torch
 
-    from geoseg.models.smp import build
+    from geoseg.models.networks.smp import build
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(mode=True)
@@ -266,7 +266,7 @@ def _scores(
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, evaluate on held-out landscapes, and write the model folder."""
-    from geoseg.models.smp import save_model
+    from geoseg.models.networks.smp import save_model
 
     usual = Settings()
     parser = argparse.ArgumentParser(description=__doc__)

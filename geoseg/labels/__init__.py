@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from geoseg.classes import Class
+from geoseg.core.classes import Class
+from geoseg.core.grid import Grid, Window, blocks
 from geoseg.errors import LabelsError
-from geoseg.grid import Grid, Window
 from geoseg.labels.features import (
     OutlinedLabels,
     PointLabels,
@@ -30,7 +30,7 @@ from geoseg.labels.features import (
     read_features,
 )
 from geoseg.labels.names import UNLABELLED, Kind, Names, Order, with_class
-from geoseg.labels.raster import RasterLabels, blocks, raster_labels
+from geoseg.labels.raster import RasterLabels, raster_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.classes import Class
+from geoseg.core.classes import Class
+from geoseg.core.grid import Grid, Window
 from geoseg.errors import LabelsError, first_line
-from geoseg.grid import Grid, Window
 from geoseg.labels.names import UNLABELLED, Kind, Names, Order, text_of, with_class
 
 if TYPE_CHECKING:

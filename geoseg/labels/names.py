@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geoseg.classes import Class, class_table, default_color
+from geoseg.core.classes import Class, class_table, default_color
 from geoseg.errors import LabelsError
 
 UNLABELLED = 65535

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.classes import Class
+from geoseg.core.classes import Class
+from geoseg.core.grid import Grid, Window, blocks
+from geoseg.core.lookup import nearest_pixels
 from geoseg.errors import LabelsError, RasterError, first_line
-from geoseg.grid import Grid, Window
 from geoseg.labels.names import UNLABELLED, Kind, Names
-from geoseg.quality.lookup import nearest_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.raster import Source
+    from geoseg.rasters.open import Source
 
 _MOST_LOOKED_UP = 1 << 24
 
@@ -90,7 +90,7 @@ def raster_labels(
     Raises:
         LabelsError: it cannot be read, holds no classes, or lies elsewhere.
     """
-    from geoseg.raster import open_source
+    from geoseg.rasters.open import open_source
 
     try:
         source = open_source(path)
@@ -136,15 +136,6 @@ def distinct_values(source: Source, *, most: int = 1000) -> list[int]:
                 f"{source.name} is not a class raster: it holds over {most} values"
             )
     return sorted(found)
-
-
-def blocks(grid: Grid, side: int) -> list[Window]:
-    """Return squares of a given side that cover the grid, row by row."""
-    return [
-        Window.spanning(y, min(y + side, grid.height), x, min(x + side, grid.width))
-        for y in range(0, grid.height, side)
-        for x in range(0, grid.width, side)
-    ]
 
 
 def _same_grid(one: Grid, other: Grid) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from geoseg.classes import Class, check_table
+from geoseg.core import views
+from geoseg.core.classes import Class, check_table
 from geoseg.errors import ModelError
 
 Task = Literal["semantic", "instance", "panoptic"]
@@ -103,9 +104,7 @@ class Card:
             )
 
     def _repr_html_(self) -> str:
-        from geoseg.look.represent import card_html
-
-        return card_html(self)
+        return views.html("card", self)
 
     @property
     def channels(self) -> int:

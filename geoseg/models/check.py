@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geoseg.errors import ModelError, RasterError
-from geoseg.models.sample import sample_windows
-from geoseg.raster import match_bands
+from geoseg.models.classical.sample import sample_windows
+from geoseg.rasters.open import match_bands
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.models.card import Band, Card
-    from geoseg.raster import Source
+    from geoseg.rasters.open import Source
 
 _WINDOWS = 16
 _PIXELS = 4096  # of each window

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from geoseg.grid import Window
+    from geoseg.core.grid import Window
     from geoseg.models.card import Card
-    from geoseg.raster import Source
+    from geoseg.rasters.open import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ import numpy as np
 
 from geoseg.errors import GeosegError, ModelError, first_line
 from geoseg.models.card import Card
-from geoseg.models.device import Options
+from geoseg.models.networks.device import Options
 from geoseg.models.objects import check_objects
 from geoseg.models.plain import card_from_dict, card_to_dict
 
@@ -208,7 +208,7 @@ def wrap(thing: object, options: Options, *, name: str) -> Model:
     """Return a model from what a user made; networks are copied, never changed."""
     card, target = split_card(thing, name=name)
     if _is_network(target):  # also where it has a predict of its own, as smp's do
-        from geoseg.models.torch_adapter import TorchModel
+        from geoseg.models.networks.torch_adapter import TorchModel
 
         return TorchModel(deepcopy(target), card, options)
     if all(hasattr(target, a) for a in ("batch", "device", "precision", "predict")):

@@ -9,36 +9,36 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 CLASSICAL = {
-    "threshold": "geoseg.models.threshold",
-    "otsu": "geoseg.models.threshold",
-    "kmeans": "geoseg.models.cluster",
-    "gmm": "geoseg.models.cluster",
-    "slic": "geoseg.models.superpixels",
-    "grow": "geoseg.models.grow",
+    "threshold": "geoseg.models.classical.threshold",
+    "otsu": "geoseg.models.classical.threshold",
+    "kmeans": "geoseg.models.classical.cluster",
+    "gmm": "geoseg.models.classical.cluster",
+    "slic": "geoseg.models.classical.superpixels",
+    "grow": "geoseg.models.classical.grow",
 }
 """`name:rest`: modules with `open_spec(spec) -> Opened`."""
 
 FILES = {
-    ".pt2": "geoseg.models.exported",
-    ".pt": "geoseg.models.exported",
-    ".pth": "geoseg.models.exported",
-    ".ts": "geoseg.models.exported",
-    ".onnx": "geoseg.models.onnx_file",
-    ".ckpt": "geoseg.models.checkpoint",
+    ".pt2": "geoseg.models.networks.exported",
+    ".pt": "geoseg.models.networks.exported",
+    ".pth": "geoseg.models.networks.exported",
+    ".ts": "geoseg.models.networks.exported",
+    ".onnx": "geoseg.models.networks.onnx_file",
+    ".ckpt": "geoseg.models.networks.checkpoint",
 }
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
 FOLDERS = {
-    "smp": "geoseg.models.smp",
-    "torchvision": "geoseg.models.torchvision_nets",
-    "transformers": "geoseg.models.hf",
-    "torch.export": "geoseg.models.exported",
-    "torchscript": "geoseg.models.exported",
-    "onnx": "geoseg.models.onnx_file",
-    "checkpoint": "geoseg.models.checkpoint",
-    "dynamicworld": "geoseg.models.dynamic_world",
-    "forest": "geoseg.models.forest",
-    "svm": "geoseg.models.svm",
+    "smp": "geoseg.models.networks.smp",
+    "torchvision": "geoseg.models.networks.torchvision_nets",
+    "transformers": "geoseg.models.networks.hf",
+    "torch.export": "geoseg.models.networks.exported",
+    "torchscript": "geoseg.models.networks.exported",
+    "onnx": "geoseg.models.networks.onnx_file",
+    "checkpoint": "geoseg.models.networks.checkpoint",
+    "dynamicworld": "geoseg.models.networks.dynamic_world",
+    "forest": "geoseg.models.classical.forest",
+    "svm": "geoseg.models.classical.svm",
 }
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
 

@@ -15,7 +15,7 @@ from geoseg.models.plain import card_to_dict
 if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
-    from geoseg.models.device import Options
+    from geoseg.models.networks.device import Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

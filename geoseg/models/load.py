@@ -17,20 +17,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core import views
 from geoseg.errors import ModelError
 from geoseg.models import custom
 from geoseg.models.card import ALL_BANDS, Band, Card
-from geoseg.models.device import Options, Precision
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.networks.device import Options, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from geoseg.models.card import Task
     from geoseg.models.contract import Model
-    from geoseg.raster import Source
+    from geoseg.rasters.open import Source
 
 _KEPT = 4  # models that stay loaded in one process
 _LOADED: OrderedDict[str, Model] = OrderedDict()
@@ -87,9 +88,7 @@ class ModelRecipe:
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
     def _repr_html_(self) -> str:
-        from geoseg.look.represent import card_html
-
-        return card_html(self.card)
+        return views.html("card", self.card)
 
     @property
     def name(self) -> str:
@@ -312,8 +311,6 @@ def load_model(
     prompts: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load the model that a user names or gives; see `model_recipe`."""
-    from geoseg.look.represent import show_models_as_cards
-
     recipe = model_recipe(
         spec,
         device=device,
@@ -324,7 +321,7 @@ def load_model(
         prompts=prompts,
     )
     model = recipe.load()
-    show_models_as_cards(type(model))
+    views.show_models_as_cards(type(model))
     return model
 
 
@@ -334,7 +331,7 @@ def _open(spec: str) -> Opened:
     if head in CLASSICAL:
         return import_module(CLASSICAL[head]).open_spec(spec)  # type: ignore[no-any-return]
     if head == "hf" and colon:
-        return import_module("geoseg.models.hf").open_spec(spec)  # type: ignore[no-any-return]
+        return import_module("geoseg.models.networks.hf").open_spec(spec)  # type: ignore[no-any-return]
     path = Path(spec)
     if path.exists():
         return _open_path(path.resolve())
@@ -352,7 +349,7 @@ def _open_path(path: Path) -> Opened:
         return import_module(FILES[path.suffix]).open_file(path)  # type: ignore[no-any-return]
     if path.is_dir() and not (path / "card.json").is_file():
         if (path / "config.json").is_file():
-            return import_module("geoseg.models.hf").open_folder(path)  # type: ignore[no-any-return]
+            return import_module("geoseg.models.networks.hf").open_folder(path)  # type: ignore[no-any-return]
         raise ModelError(
             f"{path} is not a model folder: it holds neither card.json nor a "
             "transformers config.json"
@@ -376,7 +373,7 @@ def _weights_hashes(folder: ModelFolder) -> list[str]:
     if folder.sha256 is not None:
         beside = []
         if folder.weights_file.suffix == ".onnx":
-            from geoseg.models.onnx_file import data_hashes
+            from geoseg.models.networks.onnx_file import data_hashes
 
             beside = data_hashes(folder.weights_file)
         return [folder.sha256, *beside]

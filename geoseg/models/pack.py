@@ -11,7 +11,7 @@ from geoseg.errors import ModelError
 from geoseg.models.families import CLASSICAL, FILES
 from geoseg.models.folder import CARD, open_folder, write_folder
 from geoseg.models.load import model_recipe
-from geoseg.models.onnx_file import data_files
+from geoseg.models.networks.onnx_file import data_files
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card

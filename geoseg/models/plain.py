@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeAlias, get_args
 
-from geoseg.classes import Class, default_color
+from geoseg.core.classes import Class, default_color
 from geoseg.errors import GeosegError, ModelError
 from geoseg.models.card import Band, Card, Output, Task
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from geoseg.blend import ramp
+from geoseg.core.blend import ramp
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geoseg.classes import Class, default_color
+from geoseg.core.classes import Class, default_color
 from geoseg.errors import GeosegError, ModelError
 from geoseg.models.card import Band, Card, Task
 from geoseg.models.identity import file_sha256

@@ -10,8 +10,8 @@ from typing import Any
 
 from geoseg.errors import ModelError
 from geoseg.models.card import Card, Task
+from geoseg.models.classical.forest import KINDS
 from geoseg.models.families import FOLDERS
-from geoseg.models.forest import KINDS
 
 CLASSICAL = (*KINDS, "svm")
 """Classifiers of pixels by their features."""
@@ -36,7 +36,7 @@ def network_card(
     It takes windows of the very size it was trained on, also at the edges: networks
     that look at the mean of their whole window see another world in a larger one.
     """
-    from geoseg.models.hf import QUERIES
+    from geoseg.models.networks.hf import QUERIES
 
     return replace(
         card,
@@ -51,7 +51,7 @@ def network_card(
 
 def has_own_loss(card: Card) -> bool:
     """Whether a card's network brings a loss: detectors, and those with queries."""
-    from geoseg.models.hf import QUERIES
+    from geoseg.models.networks.hf import QUERIES
 
     return card.task == "instance" or card.framework.get("arch") in QUERIES
 
@@ -62,8 +62,8 @@ def task_of(framework: Mapping[str, Any], asked: Task | None) -> Task:
     Raises:
         ModelError: It cannot be trained for the one asked for.
     """
-    from geoseg.models.hf import QUERIES
-    from geoseg.models.torchvision_nets import INSTANCE
+    from geoseg.models.networks.hf import QUERIES
+    from geoseg.models.networks.torchvision_nets import INSTANCE
 
     arch = framework.get("arch", "this classifier")
     can: tuple[Task, ...] = ("semantic",)
@@ -88,9 +88,9 @@ def framework_for(arch: str, encoder: str) -> dict[str, Any]:
     Raises:
         ModelError: No network is called so; with the names of all that are known.
     """
-    from geoseg.models.hf import TRAINABLE
-    from geoseg.models.smp import ARCHITECTURES
-    from geoseg.models.torchvision_nets import INSTANCE, SEMANTIC
+    from geoseg.models.networks.hf import TRAINABLE
+    from geoseg.models.networks.smp import ARCHITECTURES
+    from geoseg.models.networks.torchvision_nets import INSTANCE, SEMANTIC
 
     asked = arch.casefold()
     named = {name.casefold(): name for name in ARCHITECTURES}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.errors import MissingExtraError
-from geoseg.look.figures import draw_curves
+from geoseg.viz.figures import draw_curves
 
 CSV, PNG = "curves.csv", "curves.png"
 _COLUMNS = (

@@ -18,8 +18,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from geoseg.models.device import choose_device, choose_precision
-from geoseg.quality.accuracy import Accuracy, estimate
+from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.models.networks.device import choose_device, choose_precision
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.curves import write_curves
 from geoseg.training.epochs import EpochBar
@@ -28,7 +28,7 @@ from geoseg.training.tasks import ClassTask, NetworkSettings, ObjectTask, Task
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
-    from geoseg.training.ground import Ground
+    from geoseg.training.data import Ground
 
 __all__ = ["NetworkSettings", "Trained", "train_network"]
 

@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geoseg.models.detector import SURE, Found
-from geoseg.models.objects import from_masks
-from geoseg.models.queries import Queries, QueryObjects, QueryScores
-from geoseg.quality.object_metrics import (
+from geoseg.accuracy.object_metrics import (
     ObjectScores,
     ObjectTable,
     Overlaps,
@@ -25,6 +22,9 @@ from geoseg.quality.object_metrics import (
     count_overlaps,
     score_objects,
 )
+from geoseg.models.networks.detector import SURE, Found
+from geoseg.models.networks.queries import Queries, QueryObjects, QueryScores
+from geoseg.models.objects import from_masks
 from geoseg.training.scenes import NOBODY
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def scores_of(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def objects_of(network: nn.Module, x: torch.Tensor) -> Found:
     """Return what a network finds in one window, (1, band, y, x)."""
     if hasattr(network, "roi_heads"):
-        from geoseg.models.torchvision_nets import MaskRcnn
+        from geoseg.models.networks.torchvision_nets import MaskRcnn
 
         return MaskRcnn(network)(x)  # type: ignore[no-any-return]
     return QueryObjects(_queries(network), semantic=False)(x)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
-from geoseg.grid import Window
+from geoseg.core.grid import Window
 from geoseg.training.scenes import Scene
 from geoseg.training.split import CELL, Split
 

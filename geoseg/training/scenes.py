@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.classes import Class
+from geoseg.core.classes import Class
+from geoseg.core.grid import Grid, Window
 from geoseg.errors import LabelsError
-from geoseg.grid import Grid, Window
+from geoseg.inference.windows import reflect
 from geoseg.labels import Labels, blocks, object_classes, read_objects
 from geoseg.models.card import Band
-from geoseg.models.sample import sample_pixels
+from geoseg.models.classical.sample import sample_pixels
 from geoseg.training.split import CELL
-from geoseg.windows import reflect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.raster import Source
+    from geoseg.rasters.open import Source
 
 IGNORED = 255
 """In targets that are classes: a pixel that nothing is learned from."""

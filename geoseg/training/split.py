@@ -21,7 +21,7 @@ from geoseg.errors import LabelsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.grid import Window
+    from geoseg.core.grid import Window
 
 CELL = 32
 """Side in pixels of the squares in which labels are counted."""

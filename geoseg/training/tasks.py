@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geoseg.models.device import Precision, choose_device
-from geoseg.models.scaling import Scaling
-from geoseg.models.torch_adapter import fit_channels, tensor_of
+from geoseg.models.networks.device import Precision, choose_device
+from geoseg.models.networks.scaling import Scaling
+from geoseg.models.networks.torch_adapter import fit_channels, tensor_of
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.losses import make_loss
 from geoseg.training.objects import (
@@ -31,7 +31,7 @@ from geoseg.training.scenes import IGNORED, NOBODY
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
-    from geoseg.training.ground import Ground
+    from geoseg.training.data import Ground
 
 _MOST_VALIDATION = 1024
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from geoseg.classes import Class, default_color
+from geoseg.core.classes import Class, default_color
 from geoseg.errors import ModelError
 from geoseg.models.card import Band
 from geoseg.models.folder import CARD, open_folder
-from geoseg.models.weights import fill_weights, load_safetensors
+from geoseg.models.networks.weights import fill_weights, load_safetensors
 from geoseg.training.architectures import family_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def framework_of(folder: str | Path) -> dict[str, Any]:
 
 def _of_transformers(path: Path, framework: dict[str, Any]) -> dict[str, Any]:
     """Add what the folder's configuration says beyond bands and classes."""
-    from geoseg.models.hf import read_config
+    from geoseg.models.networks.hf import read_config
 
     config = {k: v for k, v in read_config(path).items() if k not in _OWN}
     return {"family": "transformers", "arch": framework["arch"], "config": config}
@@ -60,14 +60,14 @@ def card_of(folder: str | Path) -> Card:
     path = Path(folder)
     if (path / CARD).is_file() or not (path / "config.json").is_file():
         return open_folder(path).card
-    from geoseg.models import hf
+    from geoseg.models.networks import hf
 
     return hf.card_of(path, name=path.name)
 
 
 def _weights_of(path: Path, card: Card) -> dict[str, torch.Tensor]:
     if card.framework.get("family") == "transformers":
-        from geoseg.models.hf import weights_of
+        from geoseg.models.networks.hf import weights_of
 
         return weights_of(path)
     return load_safetensors(open_folder(path).weights_file)

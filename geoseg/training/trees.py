@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.grid import Window
+from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.core.grid import Window
+from geoseg.models.classical.features import Features
+from geoseg.models.classical.forest import KINDS, Trees
+from geoseg.models.classical.pixelwise import Classifier
+from geoseg.models.classical.svm import Machine
 from geoseg.models.extras import require
-from geoseg.models.features import Features
-from geoseg.models.forest import KINDS, Trees
-from geoseg.models.pixelwise import Classifier
-from geoseg.models.svm import Machine
-from geoseg.quality.accuracy import Accuracy, estimate
 from geoseg.training.patches import cut
 from geoseg.training.scenes import IGNORED, Scene
 from geoseg.training.split import Split

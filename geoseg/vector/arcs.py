@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from geoseg.unions import root
+from geoseg.core.union_find import root
 from geoseg.vector.scratch import borrowed
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.polynomial import polynomial
 
-from geoseg.grid import Window
-from geoseg.vector.regions import Field, Rows
+from geoseg.core.grid import Window
 from geoseg.vector.regularize import iou, square
 from geoseg.vector.rings import HEADER, Polygons, header
+from geoseg.vector.table import Field, Rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from shapely import Polygon
     from shapely.geometry.base import BaseGeometry
 
-    from geoseg.vector.topology import ClassReader, Drawing
+    from geoseg.maps.reader import ClassReader
+    from geoseg.vector.topology import Drawing
 
 FIELDS = (
     Field(name="pixel_iou", kind="real"),
@@ -69,7 +70,7 @@ class Squaring:
             if client is None or len(slices) == 1:
                 yield from map(self.squared, slices)
                 continue
-            from geoseg.distribute import unordered
+            from geoseg.execution.engine import unordered
 
             work = partial(_squared, self)
             done = {

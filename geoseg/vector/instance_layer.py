@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import RegionsError
-from geoseg.vector.regions import Field, Rows
 from geoseg.vector.rings import HEADER, Polygons
+from geoseg.vector.table import Field, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
-    from geoseg.classes import Class
-    from geoseg.grid import Grid, Window
-    from geoseg.masks import Masks
+    from geoseg.core.classes import Class
+    from geoseg.core.grid import Grid, Window
+    from geoseg.maps.store import Masks
     from geoseg.vector.topology import Features
 
 NAME = "instances"

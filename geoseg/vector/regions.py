@@ -7,151 +7,20 @@ import shutil
 import socket
 import sqlite3
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from geoseg.errors import RegionsError, is_full
+from geoseg.vector.table import Layer, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Iterator
 
     import geopandas
-    from numpy.typing import NDArray
 
-    from geoseg.classes import Class
-    from geoseg.vector.rings import Polygons
-    from geoseg.vector.topology import Features
 
 ENDINGS = {".gpkg": "GPKG", ".parquet": "Parquet", ".fgb": "FlatGeobuf"}
 """Formats by file ending, with GDAL's names."""
-
-_SCORE_MAX = 254  # confidence bytes: winning probability × 254
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
-    """One attribute."""
-
-    name: str
-    """Its name."""
-    kind: str
-    """`integer`, `real` or `text`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """What a file of regions is, before there are any."""
-
-    name: str
-    """Layer name."""
-    fields: tuple[Field, ...]
-    """Attributes, in order."""
-    crs: str
-    """WKT of the CRS."""
-    classes: tuple[Class, ...]
-    """The class table."""
-    only_present: bool = False
-    """Whether the legend leaves out classes that no region has."""
-    multi: bool = False
-    """Whether geometries are MultiPolygons."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What the regions were made from, and how; JSON-able."""
-
-    def legend(self, present: Collection[int]) -> tuple[Class, ...]:
-        """Return the classes to show, given those that regions have."""
-        if not self.only_present:
-            return self.classes
-        return tuple(c for c in self.classes if c.value in present)
-
-    @property
-    def geometry_type(self) -> str:
-        """Simple Features name of the geometries."""
-        return "MultiPolygon" if self.multi else "Polygon"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
-    """Some regions, ready to be written."""
-
-    polygons: Polygons
-    """Geometries as bytes, with their boxes."""
-    columns: Mapping[str, NDArray[Any]]
-    """Values by field name; NaN where unknown."""
-
-    def __len__(self) -> int:
-        return len(self.polygons.box)
-
-    def take(self, chosen: NDArray[np.intp]) -> Rows:
-        """Return some rows, in the order asked for."""
-        p = self.polygons
-        sizes = np.diff(p.start)[chosen]
-        blobs = [p.blobs[p.start[i] : p.start[i + 1]] for i in chosen.tolist()]
-        return Rows(
-            polygons=p._replace(
-                blobs=np.concatenate([np.zeros(0, np.uint8), *blobs]),
-                start=np.append(0, np.cumsum(sizes)),
-                box=p.box[chosen],
-                area=p.area[chosen],
-                perimeter=p.perimeter[chosen],
-            ),
-            columns={name: column[chosen] for name, column in self.columns.items()},
-        )
-
-    def blobs(self, skip: int = 0) -> Iterator[memoryview]:
-        """Return each geometry's bytes, the first `skip` left out."""
-        view, start = memoryview(self.polygons.blobs), self.polygons.start.tolist()  # type: ignore[arg-type]
-        return (view[a + skip : b] for a, b in pairwise(start))
-
-
-class Writer(Protocol):
-    """Writes rows as they come; closing makes the file whole."""
-
-    def write(self, rows: Rows) -> None:
-        """Append rows."""
-        ...
-
-    def close(self) -> None:
-        """Finish indexes and metadata, and close the file."""
-        ...
-
-    def abandon(self) -> None:
-        """Close the file as it is; it will be removed."""
-        ...
-
-
-def fields(*, confidence: bool) -> tuple[Field, ...]:
-    """Return the attributes of the layer `regions`."""
-    return (
-        Field(name="class_id", kind="integer"),
-        Field(name="class_name", kind="text"),
-        Field(name="area_m2", kind="real"),
-        Field(name="perimeter_m", kind="real"),
-        Field(name="pixels", kind="integer"),
-        *([Field(name="confidence", kind="real")] if confidence else []),
-    )
-
-
-def as_rows(features: Features, layer: Layer) -> Rows:
-    """Return features with the attributes that every layer of regions has."""
-    facts = features.facts
-    names = np.full(max((c.value for c in layer.classes), default=0) + 1, None, object)
-    for each in layer.classes:
-        names[each.value] = each.name
-    columns: dict[str, NDArray[Any]] = {
-        "class_id": facts.value,
-        "class_name": names[facts.value],
-        "area_m2": features.polygons.area,
-        "perimeter_m": features.polygons.perimeter,
-        "pixels": facts.pixels,
-    }
-    if any(f.name == "confidence" for f in layer.fields):
-        known = np.where(facts.scored > 0, facts.scored, 1) * _SCORE_MAX
-        columns["confidence"] = np.where(facts.scored > 0, facts.scores / known, np.nan)
-    return Rows(polygons=features.polygons, columns=columns)
 
 
 @contextmanager
@@ -263,14 +132,14 @@ def open_writer(path: Path, layer: Layer) -> Writer:
     """Create a file for a layer; the ending chooses the format."""
     ending = path.suffix.lower()
     if ending == ".gpkg":
-        from geoseg.vector.geopackage import GeoPackage
+        from geoseg.vector.formats.geopackage import GeoPackage
 
         return GeoPackage(path, layer)
     if ending == ".parquet":
-        from geoseg.vector.geoparquet import GeoParquet
+        from geoseg.vector.formats.geoparquet import GeoParquet
 
         return GeoParquet(path, layer)
-    from geoseg.vector.flatgeobuf import FlatGeobuf
+    from geoseg.vector.formats.flatgeobuf import FlatGeobuf
 
     return FlatGeobuf(path, layer)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from affine import Affine
     from numpy.typing import NDArray
 
-    from geoseg.vector.measure import Measure
+    from geoseg.core.geodesy import Measure
 
 
 class Arcs(NamedTuple):

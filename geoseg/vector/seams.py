@@ -26,27 +26,6 @@ if TYPE_CHECKING:
 
 
 @compiled
-def join_pairs(count: int, pairs: Any) -> Any:
-    """Return the smallest member of each one's set after joining pairs (n, 2)."""
-    parent = np.arange(count)
-    for i in range(len(pairs)):
-        a, b = pairs[i, 0], pairs[i, 1]
-        while parent[a] != a:
-            parent[a] = parent[parent[a]]
-            a = parent[a]
-        while parent[b] != b:
-            parent[b] = parent[parent[b]]
-            b = parent[b]
-        if a < b:
-            parent[b] = a
-        else:
-            parent[a] = b
-    for i in range(count):  # parents come before their children
-        parent[i] = parent[parent[i]]
-    return parent
-
-
-@compiled
 def _mates(xy: Any, start: Any, cut: Any) -> Any:
     """Return for each end (2 × arc, + 1 the last) the cut end at the same corner."""
     arcs = len(cut)

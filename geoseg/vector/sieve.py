@@ -24,9 +24,9 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.polynomial import polynomial
 
-from geoseg.grid import Window
+from geoseg.core.grid import Window
+from geoseg.core.union_find import join_pairs
 from geoseg.vector.arcs import Faces, corner_bytes, label_faces, list_edges
-from geoseg.vector.seams import join_pairs
 from geoseg.vector.settle import borders, face_areas, face_runs, settle
 from geoseg.vector.topology import read_pixels
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from distributed import Client
     from numpy.typing import NDArray
 
-    from geoseg.classes import Class
-    from geoseg.grid import Grid
-    from geoseg.vector.measure import Measure
-    from geoseg.vector.topology import ClassReader
+    from geoseg.core.classes import Class
+    from geoseg.core.geodesy import Measure
+    from geoseg.core.grid import Grid
+    from geoseg.maps.reader import ClassReader
 
 _UNITS = 1 << 20  # of the largest pixel or edge: sums are integers, whatever the order
 _CODEC = Zstd(level=1)
@@ -417,7 +417,7 @@ def sieve(
     Returns:
         The same raster with other class values.
     """
-    from geoseg.distribute import unordered
+    from geoseg.execution.engine import unordered
 
     grid = masks.grid
     scale = Scale.of(grid, measure, min_area)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import MissingExtraError, RasterError
-from geoseg.vector.regions import Field, Rows
 from geoseg.vector.rings import HEADER
+from geoseg.vector.table import Field, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from geoseg.grid import Grid
+    from geoseg.core.grid import Grid
 
 _OPS = ("mean", "min", "max")
 

@@ -9,11 +9,12 @@ these. TOPOLOGY.md is the one page to read first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.grid import Window
+from geoseg.core.grid import Window
+from geoseg.maps.reader import ClassReader
 from geoseg.vector import arcs as _arcs
 from geoseg.vector.arcs import NODE, Faces
 from geoseg.vector.rings import Arcs, Polygons, assemble
@@ -23,45 +24,11 @@ from geoseg.vector.simplify import Limits, reach, simplify_arcs, whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.classes import Class
-    from geoseg.grid import Grid
-    from geoseg.vector.measure import Measure
+    from geoseg.core.geodesy import Measure
+    from geoseg.core.grid import Grid
 
 TILE = 5
 """Vertices near cut arcs travel in tiles of 2^5 corners a side."""
-
-
-class ClassReader(Protocol):
-    """What can be vectorized: masks, a class raster. A recipe, not a handle."""
-
-    @property
-    def grid(self) -> Grid:
-        """Where its pixels are."""
-        ...
-
-    @property
-    def classes(self) -> tuple[Class, ...]:
-        """Its class table."""
-        ...
-
-    @property
-    def nodata(self) -> int | None:
-        """The value that is no class, or None where every pixel has one."""
-        ...
-
-    @property
-    def chunk(self) -> int:
-        """Side of the squares it is stored in, in pixels."""
-        ...
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of its arrays; `classes`, perhaps `confidence`."""
-        ...
-
-    def read(self, name: str, window: Window) -> NDArray[np.generic]:
-        """Return the pixels of an array in a window inside the grid."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -358,7 +325,7 @@ def _open_faces(
 
 def unions(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the smallest member of each one's set, after joining the pairs."""
-    from geoseg.vector.seams import join_pairs
+    from geoseg.core.union_find import join_pairs
 
     return np.asarray(join_pairs(count, pairs))
 

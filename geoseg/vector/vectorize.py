@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from geoseg._version import __version__
+from geoseg.core.geodesy import measure
+from geoseg.core.grid import Window
 from geoseg.errors import RegionsError
-from geoseg.grid import Window
+from geoseg.maps.open import open_classes
 from geoseg.vector.footprints import FIELDS, Squaring
 from geoseg.vector.instance_layer import NAME as INSTANCES
 from geoseg.vector.instance_layer import (
@@ -20,18 +22,11 @@ from geoseg.vector.instance_layer import (
     instance_fields,
     instance_reader,
 )
-from geoseg.vector.measure import measure
-from geoseg.vector.regions import (
-    Layer,
-    as_rows,
-    fields,
-    open_writer,
-    read_regions,
-    target,
-)
+from geoseg.vector.regions import open_writer, read_regions, target
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams
 from geoseg.vector.simplify import Limits
+from geoseg.vector.table import Layer, as_rows, fields
 from geoseg.vector.topology import Drawing, trace_block
 
 if TYPE_CHECKING:
@@ -40,11 +35,12 @@ if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
 
-    from geoseg.grid import Grid
-    from geoseg.masks import Masks
-    from geoseg.run import Progress
-    from geoseg.vector.regions import Field, Rows
-    from geoseg.vector.topology import ClassReader, Features, Open
+    from geoseg.core.grid import Grid
+    from geoseg.execution.progress import Progress
+    from geoseg.maps.reader import ClassReader
+    from geoseg.maps.store import Masks
+    from geoseg.vector.table import Field, Rows
+    from geoseg.vector.topology import Features, Open
 
 __all__ = ["read_regions", "vectorize"]
 
@@ -202,40 +198,6 @@ def fields_of(reader: ClassReader) -> Callable[..., tuple[Field, ...]]:
     return partial(fields, confidence="confidence" in reader.arrays)
 
 
-def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> ClassReader:
-    """Return what reads the classes of anything that can be vectorized."""
-    if hasattr(masks, "grid") and hasattr(masks, "read"):
-        return masks  # type: ignore[return-value]
-    if hasattr(masks, "encoding"):
-        return _from_xarray(masks)
-    path = str(masks)
-    if Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
-        from geoseg.class_dataset import is_foreign_zarr, open_class_zarr
-        from geoseg.masks import open_masks
-
-        if is_foreign_zarr(path):
-            return open_class_zarr(path)
-        return open_masks(path)
-    from geoseg.class_raster import open_class_raster
-
-    return open_class_raster(path)
-
-
-def _from_xarray(data: Any) -> ClassReader:  # noqa: ANN401 - Dataset or DataArray
-    """Read a store that a dataset came from, or an array that is in memory."""
-    if hasattr(data, "data_vars"):
-        if "classes" not in data:
-            raise RegionsError(
-                f"the dataset has no variable 'classes', only: {', '.join(data)}"
-            )
-        from geoseg.class_dataset import class_reader
-
-        return class_reader(data)
-    from geoseg.class_raster import from_array
-
-    return from_array(data)
-
-
 def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int]:
     """Return the values to write; nodata is never one."""
     known = {c.name: c.value for c in reader.classes}
@@ -332,7 +294,7 @@ def _drawing(
 def _srs(grid: Grid) -> int:
     from pyproj import CRS
 
-    from geoseg.vector.geopackage import authority
+    from geoseg.vector.formats.geopackage import authority
 
     return authority(CRS.from_user_input(grid.crs))[1]
 
@@ -371,8 +333,8 @@ def _features(
     progress: Callable[[Progress], None] | None,
 ) -> Iterator[Features]:
     """Trace blocks anywhere, join them here; features come in the order of blocks."""
-    from geoseg.distribute import unordered
-    from geoseg.run import Progress
+    from geoseg.execution.engine import unordered
+    from geoseg.execution.progress import Progress
 
     grid = reader.grid
     windows = list(_windows(grid, side))

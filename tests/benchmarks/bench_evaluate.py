@@ -18,10 +18,10 @@ import rasterio.vrt
 from affine import Affine
 from pyproj import CRS
 
-from geoseg.classes import class_table
-from geoseg.evaluate import evaluate
-from geoseg.grid import Grid, Window
-from geoseg.masks import create_masks
+from geoseg.accuracy.evaluate import evaluate
+from geoseg.core.classes import class_table
+from geoseg.core.grid import Grid, Window
+from geoseg.maps.store import create_masks
 
 
 def patch(rng, height, width):

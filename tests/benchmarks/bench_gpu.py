@@ -19,9 +19,9 @@ import rasterio
 import segmentation_models_pytorch as smp
 import torch
 
-from geoseg.classes import class_table
+from geoseg.core.classes import class_table
+from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
-from geoseg.workflow import make_plan, run_plan
 
 
 def write_noise(path: Path, side: int) -> None:

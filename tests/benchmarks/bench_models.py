@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from bench_segment import make_scene
 
+from geoseg.inference.windows import batches, read_windows
+from geoseg.inference.workflow import Plan, make_plan, run_plan
+from geoseg.models.networks.smp import save_model as save_smp
+from geoseg.models.networks.smp import smp_card
+from geoseg.models.networks.torchvision_nets import save_model as save_torchvision
 from geoseg.models.plain import card_from_dict
-from geoseg.models.smp import save_model as save_smp
-from geoseg.models.smp import smp_card
-from geoseg.models.torchvision_nets import save_model as save_torchvision
-from geoseg.windows import batches, read_windows
-from geoseg.workflow import Plan, make_plan, run_plan
 
 CARD = {
     "bands": ["blue", "green", "red", "nir"], "classes": ["a", "b", "c", "d", "e", "f"],
@@ -50,7 +50,7 @@ def an_smp(folder: Path) -> tuple[Path, Run]:
 
 
 def a_torchvision(folder: Path) -> tuple[Path, Run]:
-    from geoseg.models.torchvision_nets import build
+    from geoseg.models.networks.torchvision_nets import build
 
     framework = {"family": "torchvision", "arch": "deeplabv3_mobilenet_v3_large"}
     card = card_from_dict({**CARD, "framework": framework}, name="deeplabv3")

@@ -21,11 +21,11 @@ import psutil
 from affine import Affine
 from distributed import Client, LocalCluster
 
-import geoseg.plan
-from geoseg.grid import Grid, Window
-from geoseg.raster import SourceBand
+import geoseg.core.tiling
+from geoseg.core.grid import Grid, Window
+from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.rasters.open import SourceBand
 from geoseg.testing import identity_card
-from geoseg.workflow import make_plan, run_plan
 
 SIDE = 16  # pixels of a window, of a chunk and of a block
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--overlap", type=int, default=0, help="> 0: rims, too")
     options = parser.parse_args()
-    geoseg.plan.CHUNK = SIDE
+    geoseg.core.tiling.CHUNK = SIDE
     rows = max(1, round(options.blocks**0.5))
     source = Nothing(height=rows * SIDE, width=-(-options.blocks // rows) * SIDE)
     folder = tempfile.mkdtemp()

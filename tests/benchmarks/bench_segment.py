@@ -28,11 +28,11 @@ import rasterio
 import segmentation_models_pytorch as smp
 import torch
 
-from geoseg.classes import class_table
+from geoseg.core.classes import class_table
 from geoseg.demo.scene import write_scene
+from geoseg.inference.windows import batches, read_windows
+from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
-from geoseg.windows import batches, read_windows
-from geoseg.workflow import make_plan, run_plan
 
 WINDOW, OVERLAP, CLASSES = 512, 64, 6
 

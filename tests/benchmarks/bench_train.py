@@ -19,11 +19,11 @@ import numpy as np
 import rasterio
 import torch
 
-from geoseg.models.device import choose_device, choose_precision, torch_dtype
 from geoseg.models.folder import open_folder
-from geoseg.models.smp import build
-from geoseg.train import train
+from geoseg.models.networks.device import choose_device, choose_precision, torch_dtype
+from geoseg.models.networks.smp import build
 from geoseg.training.losses import make_loss
+from geoseg.training.train import train
 
 SIDE, PATCH = 2048, 256
 

@@ -30,7 +30,8 @@ import shapely  # noqa: E402 - after the variables
 from rasterio.features import shapes  # noqa: E402 - after the variables
 from scipy import ndimage  # noqa: E402 - after the variables
 
-from geoseg.vector.vectorize import open_classes, vectorize  # noqa: E402
+from geoseg.maps.open import open_classes  # noqa: E402
+from geoseg.vector.vectorize import vectorize  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "landcover_rasters"
 CASES = {

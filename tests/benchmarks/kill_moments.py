@@ -29,8 +29,8 @@ WINDOWS = (-(-SIDE // (WINDOW - OVERLAP))) ** 2
 PER_BLOCK = (BLOCK // (WINDOW - OVERLAP)) ** 2
 MODEL = """
     import time
-    import geoseg.plan
-    geoseg.plan.CHUNK = 64
+    import geoseg.core.tiling
+    geoseg.core.tiling.CHUNK = 64
     from geoseg.testing import LocalModel, identity_card
 
     class Slow(LocalModel):

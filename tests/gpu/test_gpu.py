@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg.classes import class_table
+from geoseg.core.classes import class_table
+from geoseg.core.tiling import Tiling
+from geoseg.inference.semantic import finish_block, segment_block
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
-from geoseg.plan import Tiling
-from geoseg.semantic import finish_block, segment_block
 from geoseg.testing import ArraySource
 
 pytestmark = pytest.mark.skipif(

@@ -1,0 +1,350 @@
+"""`masks.geoseg`: maps in notebooks, by the conventions of xarray.
+
+Registered when a public name of geoseg is first used;
+`import geoseg.accessor` does it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from geoseg.core.classes import Class, nodata_value
+from geoseg.core.grid import Grid, Window
+from geoseg.errors import GeosegError, MissingExtraError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from geoseg.maps.reader import ClassReader
+    from geoseg.viz.explorer import Explorer
+
+_SIZE = 1200
+_PIECE = 2048
+
+
+@xr.register_dataset_accessor("geoseg")  # type: ignore[no-untyped-call]
+@xr.register_dataarray_accessor("geoseg")  # type: ignore[no-untyped-call]
+class GeosegAccessor:
+    """What can be done with masks: look at them, measure, compare, hand on."""
+
+    def __init__(self, data: xr.Dataset | xr.DataArray) -> None:
+        self._data = data
+
+    @cached_property
+    def _reader(self) -> ClassReader:
+        from geoseg.maps.dataset import class_reader
+
+        return class_reader(self._data)
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """The class table."""
+        return self._reader.classes
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels are."""
+        return self._reader.grid
+
+    def plot(self, ax: Axes | None = None, *, legend: bool = True) -> Axes:
+        """Draw the map in class colours, with a legend of the classes in sight.
+
+        Only a picture's worth of pixels is read, from overviews where there are any.
+
+        Args:
+            ax: Where to draw; None for a new figure.
+            legend: Whether to name the classes.
+
+        Returns:
+            The axes, in the map's own coordinates.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from geoseg.viz.image import colour_table
+
+        values = self._look()
+        axes = _axes(ax)
+        self._draw(axes, colour_table(self.classes)[values])
+        if legend:
+            self._legend(axes, values)
+        return axes
+
+    def overlay(
+        self,
+        raster: Any,  # noqa: ANN401 - whatever open_source takes
+        ax: Axes | None = None,
+        *,
+        opacity: float = 0.5,
+        legend: bool = True,
+    ) -> Axes:
+        """Draw the map over an image, whatever the image's CRS and resolution.
+
+        Args:
+            raster: A path, a URL, an xarray.DataArray: whatever `open_source` takes.
+            ax: Where to draw; None for a new figure.
+            opacity: Of the map: 0 shows the image only.
+            legend: Whether to name the classes.
+        """
+        from geoseg.viz.image import colour_table, open_image
+
+        values = self._look()
+        height, width = values.shape
+        grid = self.grid.resampled(
+            y_factor=self.grid.height / height, x_factor=self.grid.width / width
+        )
+        axes = _axes(ax)
+        self._draw(axes, open_image(raster).on(grid))
+        table = colour_table(self.classes)
+        table[:, 3] = np.rint(table[:, 3] * opacity)
+        self._draw(axes, table[values])
+        if legend:
+            self._legend(axes, values, opacity)
+        return axes
+
+    def areas(self) -> pd.DataFrame:
+        """Return pixels, share and true area in m² of each class, by its name.
+
+        Every pixel is read once. `area_m2` is NaN where the map has no CRS.
+        """
+        import pandas as pd
+
+        from geoseg.viz.statistics import survey
+
+        found = survey(self._reader, size=1, places=0)
+        areas = np.full(len(found.classes), np.nan)
+        if found.areas_m2 is not None:
+            areas = found.areas_m2
+        return pd.DataFrame(
+            {
+                "pixels": found.pixels,
+                "share": found.pixels / max(1, found.valid),
+                "area_m2": areas,
+            },
+            index=pd.Index([c.name for c in found.classes], name="class"),
+        )
+
+    def compare(self, other: Any) -> pd.DataFrame:  # noqa: ANN401 - a map
+        """Return in how many pixels this map says one class and another map another.
+
+        Args:
+            other: Masks, their path or dataset, or a class raster, on the same grid.
+
+        Returns:
+            Rows are this map's classes, columns the other's, by name; pixels that are
+            nodata in either are left out. `attrs["agreement"]` is the share of pixels
+            in which both say the same name.
+
+        Raises:
+            GeosegError: The grids differ.
+        """
+        import pandas as pd
+
+        theirs = _reader_of(other)
+        _check_same_grid(self.grid, theirs.grid)
+        counts = _cross(self._reader, theirs)
+        rows, columns = ([c.name for c in r.classes] for r in (self._reader, theirs))
+        table = pd.DataFrame(
+            counts,
+            index=pd.Index(rows, name="this"),
+            columns=pd.Index(columns, name="other"),
+        )
+        same = sum(int(table.loc[n, n]) for n in rows if n in columns)
+        table.attrs["agreement"] = same / max(1, int(counts.sum()))
+        return table
+
+    def sel(self, *names: str) -> Any:  # noqa: ANN401 - of the kind that it was
+        """Return the map with only these classes; all else is nodata. Lazy.
+
+        Raises:
+            GeosegError: There is no class of that name.
+        """
+        from geoseg.maps.dataset import class_array
+
+        known = {c.name: c.value for c in self.classes}
+        unknown = [n for n in names if n not in known]
+        if unknown:
+            raise GeosegError(
+                f"there is no class {unknown[0]!r}; there are: {', '.join(known)}"
+            )
+        array = class_array(self._data)
+        values = [known[n] for n in names]
+        blank = self._reader.nodata
+        blank = nodata_value(self.classes) if blank is None else blank
+        kept = xr.where(  # type: ignore[no-untyped-call]
+            array.isin(values), array, array.dtype.type(blank)
+        )
+        kept = kept.assign_attrs({**array.attrs, "_FillValue": blank})
+        if isinstance(self._data, xr.DataArray):
+            return kept
+        return self._data.assign({str(array.name): kept})
+
+    def vectorize(self, out: str | os.PathLike[str], **options: Any) -> Path:  # noqa: ANN401
+        """Write the map's polygons; options as `geoseg.vectorize`."""
+        from geoseg.vector.vectorize import vectorize
+
+        return vectorize(self._reader, Path(out), **options)  # type: ignore[arg-type]
+
+    def to_cog(self, out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the map as a cloud-optimised GeoTIFF with colours and names."""
+        from geoseg.maps.cog import export_cog
+
+        return export_cog(self._reader, out, overwrite=overwrite)
+
+    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Path:  # noqa: ANN401
+        """Write one HTML page about the map; options as `geoseg.write_report`."""
+        from geoseg.viz.report import write_report
+
+        return write_report(self._reader, out, **options)  # type: ignore[arg-type]
+
+    def explore(self, **options: Any) -> Explorer:  # noqa: ANN401 - those of explore
+        """Return an interactive map; options as `geoseg.explore`."""
+        from geoseg.viz.explorer import explore
+
+        raster = options.pop("raster", None)
+        return explore(raster, self._reader, **options)
+
+    def _repr_html_(self) -> str:
+        from geoseg.viz.html import map_html
+
+        return map_html(self._reader)
+
+    def _look(self) -> NDArray[np.generic]:
+        from geoseg.maps.overviews import open_pyramid
+
+        grid = self.grid
+        factor = max(1.0, max(grid.height, grid.width) / _SIZE)
+        height, width = (max(1, round(n / factor)) for n in (grid.height, grid.width))
+        pyramid = open_pyramid(self._reader)
+        return pyramid.look("classes", grid.window, height, width)
+
+    def _draw(self, axes: Axes, rgba: NDArray[np.uint8]) -> None:
+        """Draw a picture of the whole map; rotated ones in rows and columns."""
+        t, grid = self.grid.transform, self.grid
+        extent = (0.0, float(grid.width), float(grid.height), 0.0)
+        names = "column", "row"
+        if grid.is_rectilinear:
+            right, bottom = t @ (grid.width, grid.height)
+            extent = (t.c, right, bottom, t.f)
+            names = _axis_names(grid)
+        axes.imshow(rgba, extent=extent, interpolation="nearest")
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
+        axes.set_aspect(_aspect(grid))
+        axes.ticklabel_format(useOffset=False, style="plain")
+
+    def _legend(
+        self, axes: Axes, values: NDArray[np.generic], opacity: float = 1.0
+    ) -> None:
+        from matplotlib.patches import Patch
+
+        there = set(np.unique(values).tolist())
+        handles = [
+            Patch(
+                facecolor=(*(v / 255 for v in c.rgb), opacity),
+                edgecolor="0.4",
+                linewidth=0.5,
+                label=c.name,
+            )
+            for c in self.classes
+            if c.value in there
+        ]
+        axes.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0,
+            frameon=False,
+            ncols=1 + len(handles) // 25,
+        )
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise MissingExtraError("drawing", "matplotlib", "plot") from error
+    made: Axes = plt.subplots(figsize=(7.5, 6), layout="constrained")[1]
+    return made
+
+
+def _axis_names(grid: Grid) -> tuple[str, str]:
+    if grid.crs is None:
+        return "x", "y"
+    from pyproj import CRS
+
+    crs = CRS.from_user_input(grid.crs)
+    if crs.is_geographic:
+        return "longitude [°]", "latitude [°]"
+    unit = crs.axis_info[0].unit_name if crs.axis_info else "metre"
+    short = {"metre": "m", "US survey foot": "ft", "foot": "ft"}.get(unit, unit)
+    return f"x [{short}]", f"y [{short}]"
+
+
+def _aspect(grid: Grid) -> float:
+    """Return how tall a unit of y is drawn, in units of x, so that shapes are true."""
+    size = grid.pixel_size_m
+    if size is None or not grid.is_rectilinear:
+        return 1.0
+    t = grid.transform
+    return float((size[0] / abs(t.e)) / (size[1] / abs(t.a)))
+
+
+def _reader_of(thing: Any) -> ClassReader:  # noqa: ANN401 - a map of any kind
+    if isinstance(thing, xr.Dataset | xr.DataArray):
+        from geoseg.maps.dataset import class_reader
+
+        return class_reader(thing)
+    from geoseg.maps.open import open_classes
+
+    return open_classes(thing)
+
+
+def _check_same_grid(one: Grid, other: Grid) -> None:
+    shapes = (one.height, one.width), (other.height, other.width)
+    near = one.transform.almost_equals(other.transform, 1e-6 * abs(one.transform.a))
+    if shapes[0] != shapes[1] or not near:
+        raise GeosegError(
+            f"the maps are not on the same grid ({one.height} x {one.width} px and "
+            f"{other.height} x {other.width} px): warp one onto the other first, as "
+            "with rio.reproject_match"
+        )
+
+
+def _cross(one: ClassReader, other: ClassReader) -> NDArray[np.int64]:
+    """Count pixels by this class and that, in pieces."""
+    from geoseg.maps.reader import read_plain
+
+    sizes = [len(r.classes) for r in (one, other)]
+    tables = [_positions(r.classes) for r in (one, other)]
+    counts = np.zeros((sizes[0] + 1) * (sizes[1] + 1), np.int64)
+    grid = one.grid
+    for y in range(0, grid.height, _PIECE):
+        for x in range(0, grid.width, _PIECE):
+            window = Window.spanning(
+                y, min(y + _PIECE, grid.height), x, min(x + _PIECE, grid.width)
+            )
+            a, b = (
+                table[read_plain(r, "classes", window)]
+                for table, r in zip(tables, (one, other), strict=True)
+            )
+            pairs = a * (sizes[1] + 1) + b
+            counts += np.bincount(pairs.ravel(), minlength=counts.size)
+    return counts.reshape(sizes[0] + 1, sizes[1] + 1)[:-1, :-1]
+
+
+def _positions(classes: tuple[Class, ...]) -> NDArray[np.int64]:
+    """Return the place in the table by class value; the one after it for all others."""
+    table = np.full(nodata_value(classes) + 1, len(classes), np.int64)
+    table[[c.value for c in classes]] = np.arange(len(classes))
+    return table

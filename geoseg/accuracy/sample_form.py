@@ -1,0 +1,163 @@
+"""Sample points as a GeoPackage that QGIS opens with a form to label them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from geoseg.core.classes import Class
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.maps.store import Masks
+
+LAYER = "samples"
+"""What the layer of points is called."""
+
+_HIDDEN = ("design", "stratum", "stratum_pixels", "row", "col")
+
+
+def write_points(
+    masks: Masks,
+    path: Path,
+    index: NDArray[np.int64],
+    stratum: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    *,
+    design: str,
+) -> Path:
+    """Write sampled pixels as points with an empty class; whole or not at all.
+
+    Args:
+        masks: whose pixels they are.
+        path: the GeoPackage.
+        index: (point,) row times width plus column.
+        stratum: (point,) place in the class table, or -1 for the whole map.
+        sizes: (class,) pixels of each stratum.
+        design: by what design they were drawn.
+    """
+    import geopandas
+
+    rows, columns = np.divmod(index, masks.grid.width)
+    t = masks.grid.transform
+    x = t.a * (columns + 0.5) + t.b * (rows + 0.5) + t.c
+    y = t.d * (columns + 0.5) + t.e * (rows + 0.5) + t.f
+    names = np.array([*(c.name for c in masks.classes), "all"], object)
+    frame = geopandas.GeoDataFrame(
+        {
+            "sample_id": np.arange(1, len(index) + 1),
+            "class": np.full(len(index), None, object),
+            "comment": np.full(len(index), None, object),
+            "design": design,
+            "stratum": names[stratum],
+            "stratum_pixels": np.append(sizes, sizes.sum())[stratum],
+            "row": rows,
+            "col": columns,
+        },
+        geometry=geopandas.points_from_xy(x, y),
+        crs=masks.grid.crs,
+    )
+    frame["class"] = frame["class"].astype("string")
+    frame["comment"] = frame["comment"].astype("string")
+    part = path.with_name(f".{path.stem}.part.gpkg")
+    try:
+        frame.to_file(part, layer=LAYER, driver="GPKG", engine="pyogrio")
+        _add_style(part, form_style(masks.classes))
+        os.replace(part, path)  # noqa: PTH105 - atomic, and says so
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def form_style(classes: Sequence[Class]) -> str:
+    """Return a QGIS layer style (QML): a form with a list of classes, and colours."""
+    root = ET.Element("qgis", version="3.28.0", styleCategories="AllStyleCategories")
+    _add_renderer(root, classes)
+    fields = ET.SubElement(root, "fieldConfiguration")
+    options = _widget(fields, "class", "ValueMap")
+    listed = ET.SubElement(options, "Option", name="map", type="List")
+    for c in classes:
+        entry = ET.SubElement(listed, "Option", type="Map")
+        ET.SubElement(entry, "Option", name=c.name, type="QString", value=c.name)
+    multiline = _widget(fields, "comment", "TextEdit")
+    ET.SubElement(multiline, "Option", name="IsMultiline", type="bool", value="true")
+    for name in _HIDDEN:
+        _widget(fields, name, "Hidden")
+    editable = ET.SubElement(root, "editable")
+    for name in ("sample_id", *_HIDDEN):
+        ET.SubElement(editable, "field", name=name, editable="0")
+    return "<!DOCTYPE qgis>\n" + ET.tostring(root, encoding="unicode")
+
+
+def _widget(fields: ET.Element, name: str, kind: str) -> ET.Element:
+    """Add a form widget; return the element that takes its options."""
+    widget = ET.SubElement(ET.SubElement(fields, "field", name=name), "editWidget")
+    widget.set("type", kind)
+    config = ET.SubElement(widget, "config")
+    return ET.SubElement(config, "Option", type="Map")
+
+
+def _add_renderer(root: ET.Element, classes: Sequence[Class]) -> None:
+    renderer = ET.SubElement(
+        root, "renderer-v2", type="categorizedSymbol", attr="class", enableorderby="0"
+    )
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    known = [(c.name, c.name, c.rgb) for c in classes]
+    for i, (value, label, rgb) in enumerate([*known, ("", "to do", (255, 0, 255))]):
+        ET.SubElement(
+            categories,
+            "category",
+            value=value,
+            label=label,
+            symbol=str(i),
+            render="true",
+        )
+        symbol = ET.SubElement(symbols, "symbol", type="marker", name=str(i), alpha="1")
+        layer = ET.SubElement(symbol, "layer", enabled="1")
+        layer.set("class", "SimpleMarker")
+        options = ET.SubElement(layer, "Option", type="Map")
+        color = ",".join(map(str, (*rgb, 255)))
+        style = {"name": "cross", "color": color, "outline_color": color, "size": "4"}
+        style["outline_width"] = "0.6"
+        for key, text in style.items():
+            ET.SubElement(options, "Option", name=key, type="QString", value=text)
+
+
+def _add_style(path: Path, qml: str) -> None:
+    """Add the table `layer_styles`, as QGIS itself does."""
+    row: dict[str, Any] = {
+        "f_table_name": LAYER,
+        "f_geometry_column": "geom",
+        "styleName": "labelling form",
+        "styleQML": qml,
+        "useAsDefault": True,
+    }
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(
+            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+            "f_table_catalog TEXT(256) DEFAULT '', "
+            "f_table_schema TEXT(256) DEFAULT '', "
+            "f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
+            "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, "
+            "owner TEXT(30), ui TEXT(30), "
+            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')))"
+        )
+        db.execute(
+            "INSERT INTO layer_styles (f_table_name, f_geometry_column, styleName, "
+            "styleQML, useAsDefault) VALUES (:f_table_name, :f_geometry_column, "
+            ":styleName, :styleQML, :useAsDefault)",
+            row,
+        )
+        db.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
+            "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+        )

@@ -1,0 +1,1 @@
+"""Values and arithmetic: grids, tilings, classes, blending. No I/O but `files`."""

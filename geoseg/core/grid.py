@@ -1,0 +1,243 @@
+"""Where pixels are: windows and grids, as values.
+
+Nothing else in geoseg computes transforms. Rows grow with y, columns with x; arrays
+are (band, y, x); a window is named fields, never a bare tuple.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from affine import Affine
+
+from geoseg.errors import RasterError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pyproj import CRS, Geod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A rectangle of pixels; it may reach outside of any raster."""
+
+    y: int
+    """First row."""
+    x: int
+    """First column."""
+    height: int
+    """Number of rows."""
+    width: int
+    """Number of columns."""
+
+    @property
+    def bottom(self) -> int:
+        """The row after the last."""
+        return self.y + self.height
+
+    @property
+    def right(self) -> int:
+        """The column after the last."""
+        return self.x + self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of an array whose first pixel is row 0, column 0."""
+        return slice(self.y, self.bottom), slice(self.x, self.right)
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
+
+    def shift(self, *, y: int = 0, x: int = 0) -> Window:
+        """Return the same rectangle elsewhere."""
+        return Window(y=self.y + y, x=self.x + x, height=self.height, width=self.width)
+
+    def relative_to(self, frame: Window) -> Window:
+        """Return the same rectangle counted from the first pixel of `frame`."""
+        return self.shift(y=-frame.y, x=-frame.x)
+
+    def pad(self, margin: int) -> Window:
+        """Return the rectangle grown by `margin` pixels on every side."""
+        return Window(
+            y=self.y - margin,
+            x=self.x - margin,
+            height=self.height + 2 * margin,
+            width=self.width + 2 * margin,
+        )
+
+    def intersection(self, other: Window) -> Window | None:
+        """Return what both share, or None."""
+        y, x = max(self.y, other.y), max(self.x, other.x)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        if bottom <= y or right <= x:
+            return None
+        return Window(y=y, x=x, height=bottom - y, width=right - x)
+
+    @staticmethod
+    def spanning(y: int, bottom: int, x: int, right: int) -> Window:
+        """Return the window from its first and after-last row and column."""
+        return Window(y=y, x=x, height=bottom - y, width=right - x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """CRS + affine transform + shape. A value: `grid[window]` is again a grid."""
+
+    crs: str | None
+    """WKT of the coordinate reference system, or None where unknown."""
+    transform: Affine
+    """Maps (column, row) of a pixel corner to (x, y) in the CRS."""
+    height: int
+    """Number of rows."""
+    width: int
+    """Number of columns."""
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise RasterError(
+                f"a grid needs at least one pixel, got {self.height} x {self.width}"
+            )
+        if self.transform.determinant == 0:
+            raise RasterError(
+                "the raster's geotransform "
+                f"{tuple(self.transform)[:6]} has no inverse: pixels without area"
+            )
+
+    def __getitem__(self, window: Window) -> Grid:
+        return Grid(
+            crs=self.crs,
+            transform=self.transform @ Affine.translation(window.x, window.y),
+            height=window.height,
+            width=window.width,
+        )
+
+    @property
+    def window(self) -> Window:
+        """The whole grid as a window."""
+        return Window(y=0, x=0, height=self.height, width=self.width)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
+
+    @property
+    def is_rectilinear(self) -> bool:
+        """Whether rows and columns run along the CRS's axes (not rotated)."""
+        return bool(self.transform.b == 0 and self.transform.d == 0)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Smallest box around all corners: left, bottom, right, top."""
+        corners = [
+            self.transform @ (col, row)
+            for col in (0, self.width)
+            for row in (0, self.height)
+        ]
+        xs, ys = [c[0] for c in corners], [c[1] for c in corners]
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def x_centres(self) -> NDArray[np.float64]:
+        """Return the x of pixel centres along the first row, (width,) float64."""
+        columns = np.arange(self.width) + 0.5
+        return np.asarray(
+            self.transform.c + columns * self.transform.a + 0.5 * self.transform.b
+        )
+
+    def y_centres(self) -> NDArray[np.float64]:
+        """Return the y of pixel centres along the first column, (height,) float64."""
+        rows = np.arange(self.height) + 0.5
+        return np.asarray(
+            self.transform.f + rows * self.transform.e + 0.5 * self.transform.d
+        )
+
+    @property
+    def pixel_size_m(self) -> tuple[float, float] | None:
+        """Ground size of the central pixel in metres as (height, width).
+
+        Geodesic, so that EPSG:3857 gives true and not nominal metres; but where the
+        projection keeps lengths within 1 % (UTM and the like), the nominal size, which
+        is what people call "10 m". None where there is no CRS, or none on the ground.
+        """
+        return _pixel_size_m(self)
+
+    def resampled(self, *, y_factor: float, x_factor: float) -> Grid:
+        """Return the grid with pixels `factor` times as large, same upper-left corner.
+
+        The shape is rounded up, so that the new grid covers the old one.
+        """
+        height = max(1, int(np.ceil(self.height / y_factor - 1e-9)))
+        width = max(1, int(np.ceil(self.width / x_factor - 1e-9)))
+        return Grid(
+            crs=self.crs,
+            transform=self.transform @ Affine.scale(x_factor, y_factor),
+            height=height,
+            width=width,
+        )
+
+
+@cache
+def _geodesy(wkt: str) -> tuple[CRS, Geod | None]:
+    from pyproj import CRS
+
+    crs = CRS.from_user_input(wkt)
+    return crs, crs.get_geod()
+
+
+@cache
+def _pixel_size_m(grid: Grid) -> tuple[float, float] | None:
+    if grid.crs is None:
+        return None
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        crs, geod = _geodesy(grid.crs)
+        if geod is None or crs.geodetic_crs is None:
+            return None
+        to_lonlat = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    except ProjError:
+        return None  # local and engineering CRSs have no place on the Earth
+    row, col = (grid.height - 1) / 2, (grid.width - 1) / 2
+    points = [
+        (col, row + 0.5),
+        (col + 1, row + 0.5),
+        (col + 0.5, row),
+        (col + 0.5, row + 1),
+    ]
+    xy = np.array([grid.transform @ p for p in points])
+    lon, lat = to_lonlat.transform(xy[:, 0], xy[:, 1])
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        return None
+    width = geod.inv(lon[0], lat[0], lon[1], lat[1])[2]
+    height = geod.inv(lon[2], lat[2], lon[3], lat[3])[2]
+    if not (width > 0 and height > 0):
+        return None
+    return _nominal(grid, crs, float(height), float(width))
+
+
+def _nominal(grid: Grid, crs: CRS, height: float, width: float) -> tuple[float, float]:
+    """Return the size in the CRS's own units, as metres, where that is within 1 %."""
+    if not crs.is_projected:
+        return height, width
+    t, metres = grid.transform, crs.axis_info[0].unit_conversion_factor
+    nominal = float(np.hypot(t.b, t.e)) * metres, float(np.hypot(t.a, t.d)) * metres
+    near = all(
+        abs(n / true - 1) <= 0.01
+        for n, true in zip(nominal, (height, width), strict=True)
+    )
+    return nominal if near else (height, width)
+
+
+def blocks(grid: Grid, side: int) -> list[Window]:
+    """Return squares of a given side that cover the grid, row by row."""
+    return [
+        Window.spanning(y, min(y + side, grid.height), x, min(x + side, grid.width))
+        for y in range(0, grid.height, side)
+        for x in range(0, grid.width, side)
+    ]

@@ -1,0 +1,174 @@
+"""Which pixel of one grid lies under the pixel centres of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.core.grid import Grid, Window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_STEP = 16
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lookup:
+    """Where in another grid each pixel of a window lies."""
+
+    span: Window | None
+    """The part of the other grid that is needed; None where they do not meet."""
+    rows: NDArray[np.int64]
+    """Rows of the other grid, counted from the span; (y, 1) or (y, x)."""
+    columns: NDArray[np.int64]
+    """Columns of the other grid, counted from the span; (1, x) or (y, x)."""
+
+    def take(self, values: NDArray[Any], *, nothing: int) -> NDArray[Any]:
+        """Return the span's pixels (y, x) under the window's, `nothing` outside."""
+        height, width = values.shape
+        rows, columns = (
+            np.clip(self.rows, 0, height - 1),
+            np.clip(self.columns, 0, width - 1),
+        )
+        out = values[rows, columns]
+        outside = (rows != self.rows) | (columns != self.columns)
+        return np.where(outside, np.asarray(nothing, values.dtype), out)
+
+
+def nearest_pixels(
+    grid: Grid, window: Window, other: Grid, *, only_span: bool = False
+) -> Lookup:
+    """Find the pixels of `other` that hold the centres of a window's pixels.
+
+    Between CRSs the exact transformation is taken at every 16th pixel and interpolated
+    in between, unless that is off by more than 0.02 px of `other` anywhere it is
+    checked; then every pixel is transformed exactly.
+
+    Args:
+        grid: whose pixel centres are looked up.
+        window: which of them.
+        other: where they are looked up.
+        only_span: look at a few hundred pixels only, spread over the window, when
+            nothing but the `span` is wanted.
+    """
+    y, x = np.arange(window.y, window.bottom), np.arange(window.x, window.right)
+    if only_span:
+        y, x = _thinned(y), _thinned(x)
+    y_centres, x_centres = y.astype(np.float64) + 0.5, x.astype(np.float64) + 0.5
+    if _same_crs(grid, other):
+        rows, columns = _affine(grid, other, y_centres, x_centres)
+    elif only_span:
+        rows, columns = _exact(grid, other, y_centres, x_centres)
+    else:
+        rows, columns = _interpolated(grid, other, y_centres, x_centres)
+    return _lookup(_floor(rows), _floor(columns), other)
+
+
+def _floor(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Round down; what cannot be transformed lies outside of any raster."""
+    limit = 2.0**40
+    clean = np.nan_to_num(values, nan=-1, posinf=limit, neginf=-limit)
+    # A centre that falls on an edge but for rounding belongs below and to the right.
+    return np.floor(np.clip(clean, -limit, limit) + 1e-7).astype(np.int64)
+
+
+def _lookup(rows: NDArray[np.int64], columns: NDArray[np.int64], other: Grid) -> Lookup:
+    hit_rows = rows[(rows >= 0) & (rows < other.height)]
+    hit_columns = columns[(columns >= 0) & (columns < other.width)]
+    if not hit_rows.size or not hit_columns.size:
+        return Lookup(span=None, rows=rows, columns=columns)
+    span = Window.spanning(
+        int(hit_rows.min()),
+        int(hit_rows.max()) + 1,
+        int(hit_columns.min()),
+        int(hit_columns.max()) + 1,
+    )
+    return Lookup(span=span, rows=rows - span.y, columns=columns - span.x)
+
+
+def _same_crs(one: Grid, other: Grid) -> bool:
+    if one.crs == other.crs or one.crs is None or other.crs is None:
+        return True
+    from pyproj import CRS
+
+    return bool(CRS.from_user_input(one.crs) == CRS.from_user_input(other.crs))
+
+
+def _affine(
+    grid: Grid, other: Grid, y: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    t = ~other.transform @ grid.transform
+    if t.b == 0 and t.d == 0:
+        return (t.e * y + t.f)[:, None], (t.a * x + t.c)[None, :]
+    columns = t.a * x[None, :] + t.b * y[:, None] + t.c
+    return t.d * x[None, :] + t.e * y[:, None] + t.f, columns
+
+
+def _exact(
+    grid: Grid, other: Grid, y: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from pyproj import Transformer
+
+    there = Transformer.from_crs(grid.crs, other.crs, always_xy=True)
+    t, back = grid.transform, ~other.transform
+    xs = t.a * x[None, :] + t.b * y[:, None] + t.c
+    ys = t.d * x[None, :] + t.e * y[:, None] + t.f
+    u, v = there.transform(xs, ys)
+    return back.d * u + back.e * v + back.f, back.a * u + back.b * v + back.c
+
+
+def _interpolated(
+    grid: Grid, other: Grid, y: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    y_nodes, x_nodes = _nodes(y), _nodes(x)
+    nodes = _exact(grid, other, y_nodes, x_nodes)
+    y_check, x_check = _middles(y_nodes), _middles(x_nodes)
+    checks = _exact(grid, other, y_check, x_check)
+    errors = [
+        np.abs(_bilinear(n, y_nodes, x_nodes, y_check, x_check) - c)
+        for n, c in zip(nodes, checks, strict=True)
+    ]
+    if not all(np.isfinite(e).all() and e.max() <= _TOLERANCE for e in errors):
+        return _exact(grid, other, y, x)
+    rows, columns = (_bilinear(n, y_nodes, x_nodes, y, x) for n in nodes)
+    return rows, columns
+
+
+def _nodes(axis: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.unique(np.append(axis[::_STEP], axis[-1]))
+
+
+def _middles(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (nodes[1:] + nodes[:-1]) / 2 if len(nodes) > 1 else nodes
+
+
+def _bilinear(
+    values: NDArray[np.float64],
+    y_nodes: NDArray[np.float64],
+    x_nodes: NDArray[np.float64],
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    along_x = _linear(values, x_nodes, x)
+    return _linear(along_x.T, y_nodes, y).T
+
+
+def _linear(
+    values: NDArray[np.float64], nodes: NDArray[np.float64], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Interpolate along the last axis."""
+    if len(nodes) == 1:
+        return np.repeat(values, len(at), axis=-1)
+    i = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
+    t = (at - nodes[i]) / (nodes[i + 1] - nodes[i])
+    return values[..., i] * (1 - t) + values[..., i + 1] * t
+
+
+def _thinned(axis: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.unique(
+        np.linspace(axis[0], axis[-1], min(len(axis), 64)).astype(np.int64)
+    )

@@ -1,0 +1,101 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+
+
+def number(value: float) -> str:
+    """Return three significant digits, with separators past a thousand.
+
+    >>> number(0.012345), number(3.14159), number(271.8), number(12345.6)
+    ('0.0123', '3.14', '272', '12,346')
+    """
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    value = float(f"{value:.3g}")
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 6)}f}"
+
+
+def percent(part: float) -> str:
+    """Return a share, never as 0 or 100 when it is not quite.
+
+    >>> percent(0.5), percent(0), percent(0.00001), percent(0.99999)
+    ('50.0 %', '0 %', '< 0.1 %', '> 99.9 %')
+    """
+    if not math.isfinite(part):
+        return "–"
+    if part in (0, 1):
+        return f"{part:.0%}".replace("%", " %")
+    if part < 0.0005:
+        return "< 0.1 %"
+    if part > 0.9995:
+        return "> 99.9 %"
+    return f"{100 * part:.1f} %"
+
+
+def area_unit(m2: float) -> tuple[float, str]:
+    """Return m² per unit and the unit in which an area reads well.
+
+    >>> area_unit(5e9), area_unit(5e5), area_unit(900)
+    ((1000000.0, 'km²'), (10000.0, 'ha'), (1.0, 'm²'))
+    """
+    if m2 >= 1e7:
+        return 1e6, "km²"
+    return (1e4, "ha") if m2 >= 1e5 else (1.0, "m²")
+
+
+def span_of_time(seconds: float) -> str:
+    """Return a duration.
+
+    >>> span_of_time(6.95), span_of_time(200), span_of_time(8000)
+    ('7.0 s', '3 min 20 s', '2 h 13 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def when(text: str | None) -> str:
+    """Return a moment in UTC, to the minute; empty where there is none."""
+    if not text:
+        return ""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/\s@'\"]+@)?([^\s?'\"]*)", re.IGNORECASE)
+
+
+_QUERY = re.compile(r"\?[^\s,'\"?]*=[^\s,'\"]*")
+
+
+_SECRET = re.compile(r"(pass(?:word|wd)?|token|secret|key)=[^\s'\"&,]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Return a path, URL or message without credentials and query strings."""
+    text = _URL.sub(r"\1\2", text)
+    return _SECRET.sub(r"\1=…", _QUERY.sub("?…", text))
+
+
+def size(bytes_: float) -> str:
+    """Return bytes as people read them.
+
+    >>> size(1234567890)
+    '1.23 GB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if bytes_ < 1000 or unit == "TB":
+            return f"{bytes_:.3g} {unit}"
+        bytes_ /= 1000
+    raise AssertionError("unreachable: TB ends the loop")

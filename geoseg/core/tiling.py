@@ -1,0 +1,187 @@
+"""What would run: cells, windows, blocks and memory, as pure arithmetic.
+
+    |<--------- window -------->|          stride = window - overlap
+    |margin|<-- stride -->|margin|         margin = overlap / 2
+           |     cell     |     cell     | cells tile the raster from its corner,
+           |<---- block: whole cells ----| blocks are whole cells and whole chunks
+
+Every cell has exactly one window, so a raster has `ceil(H / stride)` times
+`ceil(W / stride)` windows whatever the blocks. The window of a raster's last row or
+column reaches past the raster; where the model can take it (`multiple`), it is cut to
+what its cell needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from geoseg.core.grid import Window
+from geoseg.errors import PlanError
+
+CHUNK = 1024
+"""Zarr chunks are whole cells, as near to this side as that allows."""
+LARGEST_BLOCK = 2048
+"""Larger blocks are no faster, and memory should not depend on the raster's size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How a raster is cut. Only `block` is free: it never changes the answer."""
+
+    height: int
+    """Rows of the raster."""
+    width: int
+    """Columns of the raster."""
+    window: int
+    """Side of what the model sees, in pixels."""
+    overlap: int
+    """What neighbouring windows share, in pixels."""
+    multiple: int | None = None
+    """Windows at the far edges are cut to a multiple of this; None: never cut."""
+    block: int = 0
+    """Side of a block in pixels: whole chunks. 0 means one chunk."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.height < 1 or self.width < 1:
+            raise PlanError(
+                f"window {self.window} px and raster {self.height} x {self.width} px "
+                "must be at least 1"
+            )
+        if self.overlap < 0 or self.overlap % 2:
+            raise PlanError(
+                f"overlap {self.overlap} px must be even and at least 0: half of it is "
+                "the margin on either side of a cell"
+            )
+        if 2 * self.overlap > self.window:
+            raise PlanError(
+                f"overlap {self.overlap} px is more than half the window "
+                f"({self.window} px): use at most {self.window // 4 * 2}"
+            )
+        if self.block == 0:
+            object.__setattr__(self, "block", self.chunk)
+        if self.block < 1 or self.block % self.chunk:
+            nearest = max(1, round(self.block / self.chunk)) * self.chunk
+            raise PlanError(
+                f"block {self.block} px must be a multiple of the chunk, {self.chunk} "
+                f"px, or two blocks would write one chunk: use {nearest}"
+            )
+
+    @property
+    def margin(self) -> int:
+        """Pixels that a window sees beyond its cell, on every side."""
+        return self.overlap // 2
+
+    @property
+    def stride(self) -> int:
+        """Side of a cell."""
+        return self.window - self.overlap
+
+    @property
+    def chunk(self) -> int:
+        """Side of a Zarr chunk: whole cells, so it does not depend on the block."""
+        return self.stride * max(1, round(CHUNK / self.stride))
+
+    @property
+    def cell_rows(self) -> int:
+        """Rows of cells, and so of windows."""
+        return ceil(self.height / self.stride)
+
+    @property
+    def cell_cols(self) -> int:
+        """Columns of cells, and so of windows."""
+        return ceil(self.width / self.stride)
+
+    @property
+    def windows(self) -> int:
+        """How many windows the raster has."""
+        return self.cell_rows * self.cell_cols
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of blocks."""
+        return ceil(self.height / self.block)
+
+    @property
+    def block_cols(self) -> int:
+        """Columns of blocks."""
+        return ceil(self.width / self.block)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the raster has."""
+        return self.block_rows * self.block_cols
+
+    @property
+    def raster(self) -> Window:
+        """The whole raster."""
+        return Window(y=0, x=0, height=self.height, width=self.width)
+
+    def block_window(self, row: int, col: int) -> Window:
+        """Return the pixels that a block owns."""
+        return Window.spanning(
+            row * self.block,
+            min((row + 1) * self.block, self.height),
+            col * self.block,
+            min((col + 1) * self.block, self.width),
+        )
+
+    def neighbours(self, row: int, col: int) -> Iterator[tuple[int, int]]:
+        """Yield the up to eight blocks whose windows reach into this one."""
+        for r in range(max(0, row - 1), min(self.block_rows, row + 2)):
+            for c in range(max(0, col - 1), min(self.block_cols, col + 2)):
+                if (r, c) != (row, col):
+                    yield r, c
+
+    def block_cells(self, row: int, col: int) -> tuple[range, range]:
+        """Return the rows and the columns of cells of a block."""
+        per = self.block // self.stride
+        return (
+            range(row * per, min((row + 1) * per, self.cell_rows)),
+            range(col * per, min((col + 1) * per, self.cell_cols)),
+        )
+
+    def model_window(self, cell_row: int, cell_col: int) -> Window:
+        """Return what the model sees for a cell; it may reach outside the raster."""
+        return Window(
+            y=cell_row * self.stride - self.margin,
+            x=cell_col * self.stride - self.margin,
+            height=self._window_side(cell_row, self.cell_rows, self.height),
+            width=self._window_side(cell_col, self.cell_cols, self.width),
+        )
+
+    def _window_side(self, cell: int, cells: int, length: int) -> int:
+        if self.multiple is None or cell < cells - 1:
+            return self.window
+        needed = length - cell * self.stride + self.overlap
+        return min(self.window, ceil(needed / self.multiple) * self.multiple)
+
+    def block_reach(self, row: int, col: int) -> Window:
+        """Return the smallest window around all model windows of a block."""
+        cell_rows, cell_cols = self.block_cells(row, col)
+        first = self.model_window(cell_rows[0], cell_cols[0])
+        last = self.model_window(cell_rows[-1], cell_cols[-1])
+        return Window.spanning(first.y, last.bottom, first.x, last.right)
+
+
+def auto_block(
+    tiling: Tiling, *, bytes_per_pixel: float, budget: float, workers: int = 1
+) -> int:
+    """Choose the side of a block: as large as memory allows, enough to share out.
+
+    Args:
+        tiling: The tiling, with any block.
+        bytes_per_pixel: What one task holds per pixel of its block.
+        budget: Bytes that one task may hold.
+        workers: How many tasks run at once.
+
+    Returns:
+        A multiple of the chunk, in pixels: at most what fits in the budget, and small
+        enough that every worker gets several blocks, so that reading, inference and
+        writing overlap and no worker waits for the last one.
+    """
+    chunk = tiling.chunk
+    fits = int((budget / bytes_per_pixel) ** 0.5) // chunk
+    shared = int((tiling.height * tiling.width / (3 * workers)) ** 0.5) // chunk
+    return max(1, min(fits, shared, LARGEST_BLOCK // chunk)) * chunk

@@ -1,0 +1,1 @@
+"""Threads or Dask, progress, interrupts. Knows nothing of rasters."""

@@ -1,0 +1,194 @@
+"""What `--cluster FILE.toml` may say: one kind of cluster, and how large."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, field_validator
+
+from geoseg.core.toml_settings import Settings, checked_as, read_toml
+from geoseg.errors import GeosegError
+
+_WALLTIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
+
+
+class _Any(Settings):
+    threads: int = Field(default=2, ge=1)
+    """Blocks in work at once in a process; one computes, the others read and write."""
+    dashboard: str | None = "127.0.0.1:8787"
+    """Where the dashboard listens; null for none."""
+    dask: Mapping[str, Any] = Field(default_factory=dict)
+    """Any of Dask's own settings, such as "distributed.worker.memory.spill" = 0.7."""
+
+
+class Local(_Any):
+    """Processes on this machine."""
+
+    kind: Literal["local"]
+    workers: int | None = Field(default=None, ge=1)
+    """Processes; default one per four cores."""
+    memory: str = "auto"
+    """Of a process; it is restarted at 95 % of that."""
+
+
+class Gpus(_Any):
+    """A process per GPU of this machine; each sees its own."""
+
+    kind: Literal["gpus"]
+    gpus: list[str] = Field(default_factory=list)
+    """Which; default all."""
+    memory: str = "auto"
+    """Main memory of a process."""
+
+
+class _Growing(_Any):
+    workers: int = Field(ge=1)
+    """How many there are at most."""
+    minimum: int = Field(default=0, ge=0)
+    """How many there are at least."""
+    idle_checks: int = Field(default=30, ge=1)
+    """Looks, every two seconds, at which a worker must be idle before it goes."""
+
+
+class Slurm(_Growing):
+    """Jobs of SLURM, by dask-jobqueue."""
+
+    kind: Literal["slurm"]
+    partition: str | None = None
+    account: str | None = None
+    cores: int = Field(default=4, ge=1)
+    """Of a job."""
+    processes: int = Field(default=1, ge=1)
+    """Of a job; one per GPU."""
+    memory: str = "16GB"
+    """Of a job."""
+    gpus: int = Field(default=0, ge=0)
+    """Of a job."""
+    walltime: str = "01:00:00"
+    """Of a job: `[D-]HH:MM:SS` or `MM:SS`."""
+    margin: int = Field(default=300, ge=10)
+    """Seconds before the walltime's end at which workers begin to hand over."""
+    interface: str | None = None
+    """Network interface by which workers reach the scheduler."""
+    tls: bool = True
+    """Encrypt, with certificates made for this run."""
+    shared_directory: str = "~/.cache/geoseg"
+    """Where the certificates lie, readable by the jobs."""
+    log_directory: str | None = None
+    local_directory: str | None = None
+    """Fast local disk of the nodes."""
+    python: str | None = None
+    """On the nodes; default this one."""
+    job_name: str = "geoseg-worker"
+    directives: list[str] = Field(default_factory=list)
+    """More lines for #SBATCH, such as "--constraint=a100"."""
+    prologue: list[str] = Field(default_factory=list)
+    """Shell lines before the worker starts, such as "module load cuda"."""
+
+    @field_validator("walltime")
+    @classmethod
+    def _is_walltime(cls, value: str) -> str:
+        if not _WALLTIME.fullmatch(value):
+            raise ValueError(f"{value!r} is not a walltime such as 12:00:00")
+        return value
+
+    @property
+    def walltime_seconds(self) -> int:
+        """The walltime in seconds."""
+        match = _WALLTIME.fullmatch(self.walltime)
+        assert match is not None
+        days, hours, minutes, seconds = (int(n or 0) for n in match.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+class Kubernetes(_Growing):
+    """A DaskCluster of the dask-kubernetes operator."""
+
+    kind: Literal["kubernetes"]
+    name: str = "geoseg"
+    namespace: str = "default"
+    image: str
+    cpus: int = Field(default=4, ge=1)
+    """Of a worker."""
+    memory: str = "16Gi"
+    """Of a worker."""
+    gpus: int = Field(default=0, ge=0)
+    """Of a worker."""
+    node_selector: Mapping[str, str] = Field(default_factory=dict)
+    env: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Ssh(_Any):
+    """Machines that are reached by SSH."""
+
+    kind: Literal["ssh"]
+    hosts: list[str] = Field(min_length=1)
+    """Those with a worker; a name twice is two workers."""
+    scheduler: str | None = None
+    """Where the scheduler runs; default the first host."""
+    python: str | None = None
+    """On the hosts."""
+    connect: Mapping[str, Any] = Field(default_factory=dict)
+    """For asyncssh.connect, such as username."""
+
+
+class Address(_Any):
+    """A scheduler that runs already."""
+
+    kind: Literal["address"]
+    address: str
+    """tcp://host:port or tls://host:port"""
+    tls_ca: str | None = None
+    """Certificate of the authority, a PEM file."""
+    tls_cert: str | None = None
+    """Certificate of this client."""
+    tls_key: str | None = None
+    """Its private key."""
+
+    def security(self) -> Any:  # noqa: ANN401 - Dask's Security or None
+        """Return the certificates as Dask wants them; None without."""
+        if self.tls_ca is None:
+            return None
+        from distributed import Security
+
+        return Security(
+            tls_ca_file=self.tls_ca,
+            tls_client_cert=self.tls_cert,
+            tls_client_key=self.tls_key,
+            require_encryption=True,
+        )
+
+
+Cluster = Annotated[
+    Local | Gpus | Slurm | Kubernetes | Ssh | Address, Field(discriminator="kind")
+]
+_ADAPTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
+
+
+def read_cluster(path: str | os.PathLike[str]) -> Cluster:
+    """Read the settings of a cluster; GeosegError says on one line what is wrong."""
+    return checked_as(_ADAPTER, read_toml(path), os.fspath(path), Cluster)
+
+
+def chosen_cluster(
+    workers: int | None, scheduler: str | None, cluster: str | None
+) -> Cluster:
+    """Return what one of `--workers`, `--scheduler` and `--cluster` stands for.
+
+    Raises:
+        GeosegError: More than one is given, or it is wrong.
+    """
+    if sum(given is not None for given in (workers, scheduler, cluster)) != 1:
+        raise GeosegError(
+            "--workers starts a cluster here, --scheduler uses another and --cluster "
+            "says which in a file: give one"
+        )
+    if cluster is not None:
+        return read_cluster(cluster)
+    if scheduler is not None:
+        return Address(kind="address", address=scheduler)
+    values = {"kind": "local", "workers": workers}
+    return checked_as(_ADAPTER, values, "--workers", Cluster)

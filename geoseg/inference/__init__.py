@@ -1,0 +1,1 @@
+"""From pixels to labels: windows, blended sums, blocks, and their schedule."""

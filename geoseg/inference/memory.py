@@ -1,0 +1,112 @@
+"""How much memory a run needs, from the plan alone: a promise, kept by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geoseg.core.tiling import Tiling
+
+if TYPE_CHECKING:
+    from geoseg.models.load import ModelRecipe
+    from geoseg.rasters.open import Source
+
+PROCESS = 0.75e9
+"""Python, torch and GDAL when they are loaded, and GDAL's block cache, in bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Peak bytes of one process, in parts."""
+
+    process: float
+    """The libraries and their caches."""
+    model: float
+    """Weights, and what a forward pass needs beside them."""
+    per_task: float
+    """What one block in work needs."""
+    tasks: int
+    """Blocks in work at once."""
+
+    @property
+    def total(self) -> float:
+        """Peak bytes of one process."""
+        return self.process + self.model + self.tasks * self.per_task
+
+    def refusal(self, allowed: float, tiling: Tiling) -> str:
+        """Return the line that says what would fit."""
+        return (
+            f"this needs {self.total / 1e9:.2f} GB per process, {allowed / 1e9:.2f} GB "
+            f"are allowed: libraries {self.process / 1e9:.2f}, model "
+            f"{self.model / 1e9:.2f}, {self.tasks} blocks of {tiling.block} px "
+            f"{self.tasks * self.per_task / 1e9:.2f}; use --block {tiling.chunk}, a "
+            f"smaller window, or --memory {self.total / 1e9 + 0.1:.1f}GB"
+        )
+
+
+def estimate(
+    source: Source,
+    recipe: ModelRecipe,
+    tiling: Tiling,
+    arrays: Sequence[str],
+    tasks: int,
+) -> Memory:
+    """Add up the arrays that a worker holds at its peak.
+
+    Args:
+        source: Its bands and dtype count.
+        recipe: Its card, and how much its forward pass needs.
+        tiling: Its block counts.
+        arrays: Arrays of the masks.
+        tasks: Blocks in work at once in a process.
+    """
+    card = recipe.card
+    block = tiling.block
+    reach = block + 2 * tiling.margin
+    classes = card.channels
+    pixel = len(card.bands) * source.dtype.itemsize
+    # Read pixels, and a copy of them where they are reflected at the raster's edge.
+    read = reach**2 * (2 * pixel + 2)
+    outputs = block**2 * (2 + ("confidence" in arrays))
+    if "probabilities" in arrays:
+        outputs += block**2 * classes
+    sums = strips = 0.0
+    if card.output != "labels":
+        sums = classes * tiling.window * reach * 4
+        strips = 2 * 8 * tiling.margin * block * classes * 4
+    elif card.multiple == 1 and tiling.overlap == 0:
+        read += block**2 * 8  # the value that is compared, and its labels
+    objects = splitting = 0.0
+    if "instances" in arrays:
+        objects, splitting = _objects(tiling), 0.0
+        if card.task == "semantic":  # its map is read again, and split by chunks
+            splitting = _SPLITTING * (tiling.chunk + 256) ** 2
+    return Memory(
+        process=PROCESS,
+        model=max(_model_bytes(recipe, tiling), splitting),
+        per_task=read + 2 * outputs + sums + strips + objects,
+        tasks=tasks,
+    )
+
+
+_SPLITTING = 100
+"""Bytes per pixel of a window that a watershed holds."""
+
+
+def _objects(tiling: Tiling) -> float:
+    """Return what joining objects holds: windows' labels, and groups by pixel."""
+    cells = -(-tiling.block // tiling.stride)
+    return (cells * tiling.window) ** 2 * 12 + tiling.block**2 * 24
+
+
+def _model_bytes(recipe: ModelRecipe, tiling: Tiling) -> float:
+    """Return what the model says it needs; else a generous guess from its window."""
+    model = recipe.load()
+    needs = getattr(model, "working_bytes", None)
+    if needs is not None:
+        return float(needs())
+    if recipe.card.output == "labels":
+        return 0.0
+    batch = getattr(model, "batch", 1)
+    return float(batch * tiling.window**2 * 4 * (64 + 4 * recipe.card.channels))

@@ -1,0 +1,158 @@
+"""From a block of a source to the model's windows: reading, reflecting, filling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.core.grid import Window
+from geoseg.core.tiling import Tiling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Card
+    from geoseg.rasters.open import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """What the windows of one block see."""
+
+    reach: Window
+    """Where it is; it may reach outside the raster, where pixels are reflected."""
+    values: NDArray[Any]
+    """(band, y, x), the fill under nodata."""
+    valid: NDArray[np.bool_]
+    """(y, x)."""
+
+    def cut(self, window: Window) -> NDArray[Any]:
+        """Return the pixels of a window inside the reach, (band, y, x)."""
+        return self.values[(slice(None), *window.relative_to(self.reach).slices)]
+
+    def valid_in(self, window: Window) -> NDArray[np.bool_]:
+        """Return which pixels of a window inside the reach are valid, (y, x)."""
+        return self.valid[window.relative_to(self.reach).slices]
+
+
+def reflect(first: int, after: int, length: int) -> NDArray[np.intp]:
+    """Return indices first … after-1 folded into 0 … length-1 at the edges.
+
+    The edge pixel is not repeated (NumPy's `reflect`); any distance is folded.
+
+    >>> reflect(-2, 5, 3).tolist()
+    [2, 1, 0, 1, 2, 1, 0]
+    """
+    period = max(1, 2 * (length - 1))
+    folded = np.abs(np.arange(first, after)) % period
+    return np.minimum(folded, period - folded) if length > 1 else folded * 0
+
+
+def read_windows(source: Source, card: Card, reach: Window) -> Pixels:
+    """Read what the windows of a block see.
+
+    Pixels outside the raster are reflected at its edges. Under nodata the card's fill
+    is put, so that what the file holds there never matters.
+
+    Args:
+        source: Its bands are the card's, in the card's order.
+        card: Tells the fill.
+        reach: Around all the windows; it may reach outside the raster.
+    """
+    grid = source.grid
+    rows = reflect(reach.y, reach.bottom, grid.height)
+    cols = reflect(reach.x, reach.right, grid.width)
+    window = Window.spanning(
+        int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1
+    )
+    values, valid = source.read(window)
+    if reach != window:
+        rows, cols = rows - window.y, cols - window.x
+        values = values[:, rows[:, None], cols]
+        valid = valid[rows[:, None], cols]
+    return Pixels(reach=reach, values=_filled(values, valid, card), valid=valid)
+
+
+def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArray[Any]:
+    if valid.all():
+        return values
+    if not values.flags.writeable:
+        values = values.copy()
+    low, high = _range(values.dtype)
+    invalid = ~valid
+    for pixels, band in zip(values, card.bands, strict=True):
+        fill = band.offset if card.fill is None else card.fill
+        pixels[invalid] = np.array(min(max(fill, low), high)).astype(values.dtype)
+    return values
+
+
+def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return float(info.min), float(info.max)
+
+
+def batches(
+    tiling: Tiling, row: int, col: int, pixels: Pixels, size: int
+) -> Iterator[tuple[list[tuple[int, int]], NDArray[Any]]]:
+    """Yield the windows of a block that hold a valid pixel, as batches of one shape.
+
+    Args:
+        tiling: How the raster is cut.
+        row: Row of the block.
+        col: Column of the block.
+        pixels: What its windows see.
+        size: Windows in a batch, at most.
+
+    Yields:
+        The cells (row, column), row by row, and their pixels (n, band, y, x).
+    """
+    cells: list[tuple[int, int]] = []
+    shape: tuple[int, int] | None = None
+    for cell in cells_with_data(tiling, row, col, pixels):
+        window = tiling.model_window(*cell)
+        if cells and (shape != (window.height, window.width) or len(cells) == size):
+            yield cells, _stack(tiling, cells, pixels)
+            cells = []
+        shape = window.height, window.width
+        cells.append(cell)
+    if cells:
+        yield cells, _stack(tiling, cells, pixels)
+
+
+def cells_with_data(
+    tiling: Tiling, row: int, col: int, pixels: Pixels
+) -> Iterator[tuple[int, int]]:
+    """Yield the cells of a block whose windows hold a valid pixel, row by row."""
+    cell_rows, cell_cols = tiling.block_cells(row, col)
+    everywhere = bool(pixels.valid.all())
+    for i in cell_rows:
+        for j in cell_cols:
+            inside = tiling.model_window(i, j).intersection(tiling.raster)
+            if everywhere or (inside and pixels.valid_in(inside).any()):
+                yield i, j
+
+
+def _stack(
+    tiling: Tiling, cells: list[tuple[int, int]], pixels: Pixels
+) -> NDArray[Any]:
+    return np.stack([pixels.cut(tiling.model_window(*cell)) for cell in cells])
+
+
+def predictor(
+    model: Any,  # noqa: ANN401 - a `Model` or an `InstanceModel`
+    tiling: Tiling,
+    cells: Sequence[tuple[int, int]],
+    pixels: Pixels,
+) -> Callable[[NDArray[Any]], Any]:
+    """Return the model's `predict` for the windows of some cells.
+
+    A model that asks where its windows lie (`Placed`) is told.
+    """
+    if not hasattr(model, "predict_at"):
+        return model.predict  # type: ignore[no-any-return]
+    windows = [tiling.model_window(*cell) for cell in cells]
+    valid = np.stack([pixels.valid_in(window) for window in windows])
+    return lambda stack: model.predict_at(stack, windows, valid)

@@ -1,0 +1,161 @@
+"""Masks → a cloud-optimised GeoTIFF with overviews, colour table and class names."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from geoseg.core.classes import nodata_value
+from geoseg.core.grid import Window
+from geoseg.errors import MasksError, first_line
+from geoseg.maps.reader import read_plain
+from geoseg.maps.styles import raster_qml
+
+if TYPE_CHECKING:
+    from geoseg.maps.reader import ClassReader
+
+
+def export_cog(
+    masks: ClassReader, out: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write the `classes` of a store as a COG.
+
+    Class names lie in `<out>.aux.xml`, where GDAL looks for them, and in a style beside
+    it, `.qml`, where QGIS does; colours, nodata and overviews (nearest, so classes stay
+    classes) in the file itself. It is written beside and renamed when whole.
+
+    Args:
+        masks: A store, or any raster of classes.
+        out: The file to write.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        MasksError: The file is there already, or cannot be written.
+    """
+    import rasterio
+    import rasterio.shutil
+
+    target = Path(out)
+    if target.exists() and not overwrite:
+        raise MasksError(f"{target} exists: use --overwrite, or another --out")
+    if not target.parent.is_dir():
+        raise MasksError(f"the folder {target.parent} does not exist: create it first")
+    try:
+        with (
+            # GDAL's messages go to logging while there is an environment, closing too.
+            rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=256),
+            TemporaryDirectory(dir=target.parent, prefix=".geoseg-") as folder,
+        ):
+            tiles = Path(folder) / "tiles.tif"
+            _write_tiles(masks, tiles)
+            described = Path(folder) / "described.vrt"
+            described.write_text(_vrt(masks, tiles), encoding="utf-8")
+            whole = Path(folder) / target.name
+            rasterio.shutil.copy(
+                described,
+                whole,
+                driver="COG",
+                compress="deflate",
+                predictor="no",
+                overview_resampling="nearest",
+                bigtiff="if_safer",
+            )
+            style = Path(folder) / "style.qml"
+            style.write_text(raster_qml(masks.classes), encoding="utf-8")
+            style.replace(target.with_suffix(".qml"))
+            _rename(whole, target)
+    except (OSError, rasterio.errors.RasterioError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise MasksError(f"{target} cannot be written: {reason}") from error
+    return target
+
+
+def _rename(whole: Path, target: Path) -> None:
+    names = Path(f"{whole}.aux.xml")
+    with suppress(FileNotFoundError):  # no class has a name that GDAL would keep
+        os.replace(names, f"{target}.aux.xml")  # noqa: PTH105 - both may be on any path
+    whole.replace(target)
+
+
+def _write_tiles(masks: ClassReader, path: Path) -> None:
+    """Copy the classes into an ordinary tiled GeoTIFF, chunk row by chunk row."""
+    import rasterio
+    from rasterio.windows import Window as RasterioWindow
+
+    grid = masks.grid
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=grid.height,
+        width=grid.width,
+        count=1,
+        dtype="uint8" if nodata_value(masks.classes) == 255 else "uint16",
+        transform=grid.transform,
+        tiled=True,
+        blockxsize=512,
+        blockysize=512,
+        compress="zstd",
+        zstd_level=1,
+        bigtiff="if_safer",
+        sparse_ok=True,
+        num_threads="all_cpus",
+    ) as file:
+        for y in range(0, grid.height, masks.chunk):
+            for x in range(0, grid.width, 8 * masks.chunk):
+                window = Window.spanning(
+                    y,
+                    min(y + masks.chunk, grid.height),
+                    x,
+                    min(x + 8 * masks.chunk, grid.width),
+                )
+                file.write(
+                    read_plain(masks, "classes", window),
+                    1,
+                    window=RasterioWindow(x, y, window.width, window.height),
+                )
+
+
+def _vrt(masks: ClassReader, tiles: Path) -> str:
+    """Describe the tiles: georeference, nodata, colours, names. GDAL copies it all."""
+    grid = masks.grid
+    t = grid.transform
+    geotransform = ", ".join(repr(float(v)) for v in (t.c, t.a, t.b, t.f, t.d, t.e))
+    by_value = {c.value: c for c in masks.classes}
+    values = range(max(by_value) + 1)
+    names = "".join(
+        f"<Category>{escape(by_value[v].name) if v in by_value else ''}</Category>"
+        for v in values
+    )
+    entries = []
+    for v in values:
+        r, g, b = by_value[v].rgb if v in by_value else (0, 0, 0)
+        alpha = 255 if v in by_value else 0
+        entries.append(f'<Entry c1="{r}" c2="{g}" c3="{b}" c4="{alpha}"/>')
+    srs = (
+        f'<SRS dataAxisToSRSAxisMapping="{_axes(grid.crs)}">{escape(grid.crs)}</SRS>'
+        if grid.crs
+        else ""
+    )
+    dtype = "Byte" if nodata_value(masks.classes) == 255 else "UInt16"
+    size = f'xSize="{grid.width}" ySize="{grid.height}"'
+    return f"""<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">
+{srs}<GeoTransform>{geotransform}</GeoTransform>
+<VRTRasterBand dataType="{dtype}" band="1"><Description>class</Description>
+<NoDataValue>{nodata_value(masks.classes)}</NoDataValue><ColorInterp>Palette</ColorInterp>
+<CategoryNames>{names}</CategoryNames><ColorTable>{"".join(entries)}</ColorTable>
+<SimpleSource><SourceFilename relativeToVRT="1">{tiles.name}</SourceFilename>
+<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" {size}/>
+<DstRect xOff="0" yOff="0" {size}/></SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+def _axes(wkt: str) -> str:
+    """Return GDAL's axis mapping: rasters are x, y whatever the CRS's own order."""
+    from pyproj import CRS
+
+    first = CRS.from_user_input(wkt).axis_info[:1]
+    return "2,1" if first and first[0].direction.lower() == "north" else "1,2"

@@ -1,0 +1,193 @@
+"""What the Zarr group of masks looks like: metadata, arrays, coordinates, objects.
+
+With `geoseg.maps.store`, the room that imports zarr.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numcodecs import Zstd
+from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from geoseg.core.classes import Class, nodata_value
+from geoseg.core.grid import Grid
+from geoseg.errors import MasksError
+from geoseg.maps.metadata import (
+    array_attributes,
+    class_attributes,
+    coordinate_attributes,
+    grid_mapping_attributes,
+    group_attributes,
+)
+from geoseg.maps.storage import Storage, access
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
+
+OBJECTS = "objects"
+OBJECT_COLUMNS = {
+    "instance_id": ("uint32", "id in the array instances"),
+    "class_id": ("uint16", "class value"),
+    "score": ("float32", "how sure the model is, 0 to 1"),
+    "pixels": ("int64", "number of pixels"),
+    "top": ("int32", "first row"),
+    "left": ("int32", "first column"),
+    "bottom": ("int32", "row after the last"),
+    "right": ("int32", "column after the last"),
+    "pieces": ("int32", "of how many windows' pieces it is put together"),
+}
+"""Columns of the table of objects, `objects/…` in the store: dtype and meaning."""
+_ROWS = 1 << 16
+
+
+def open_group(path: str, mode: str = "r") -> zarr.Group:
+    """Open a group by its own metadata, which may be newer than the consolidated."""
+    return zarr.open_group(
+        path,
+        mode=mode,  # type: ignore[arg-type]
+        use_consolidated=False,
+        storage_options=access(path) or None,
+    )
+
+
+def consolidate(store: Store) -> None:
+    """Write the metadata of all arrays in one place too, for readers far away."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Zarr 3, whose consolidation is unofficial
+        zarr.consolidate_metadata(store)
+
+
+def create_group(
+    path: str,
+    *,
+    grid: Grid,
+    classes: Sequence[Class],
+    chunk: int,
+    arrays: Sequence[str],
+    provenance: Mapping[str, Any],
+    zarr_format: int = 2,
+) -> None:
+    """Create the Zarr group alone, without a run that could be gone on with.
+
+    It is made in memory: Zarr writes the metadata of a group anew with every array, and
+    an object store wants every object once.
+    """
+    objects: dict[str, Buffer] = {}
+    store = MemoryStore(objects)
+    group = zarr.open_group(store, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
+    group.attrs.update({**group_attributes(grid, classes), "geoseg": dict(provenance)})
+    for name in arrays:
+        _create_array(group, name, grid, classes, chunk)
+    _create_coordinates(group, grid)
+    consolidate(store)
+    for name, data in objects.items():
+        Storage(path).put(name, data.to_bytes())
+
+
+def _create_array(
+    group: zarr.Group, name: str, grid: Grid, classes: Sequence[Class], chunk: int
+) -> None:
+    nodata = nodata_value(classes)
+    attributes = array_attributes(grid)
+    shape, chunks, dims = (grid.height, grid.width), (chunk, chunk), ("y", "x")
+    fill, dtype = 255, "uint8"
+    if name == "classes":
+        fill, dtype = nodata, "uint8" if nodata == 255 else "uint16"
+        attributes |= class_attributes(classes)
+    elif name == "instances":
+        fill, dtype = 0, "uint32"
+        attributes |= {"long_name": "object id, 0 where there is none"}
+    elif name in ("confidence", "probabilities"):
+        attributes |= {"long_name": f"{name} of the class", "scale_factor": 1 / 254}
+    else:
+        raise MasksError(f"masks have no array {name!r}")
+    if name == "probabilities":
+        shape, chunks = (len(classes), *shape), (1, *chunks)  # type: ignore[assignment]
+        dims = ("class", *dims)  # type: ignore[assignment]
+    _array(group, name, shape, chunks, dtype, dims, fill, attributes)
+
+
+def _array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+    dims: tuple[str, ...],
+    fill: float | None,
+    attributes: Mapping[str, Any],
+) -> zarr.Array[Any]:
+    v2 = group.metadata.zarr_format == 2
+    attributes = dict(attributes)
+    if v2:
+        attributes["_ARRAY_DIMENSIONS"] = list(dims)
+    if fill is not None:
+        attributes["_FillValue"] = fill
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=tuple(min(c, s or c) for c, s in zip(chunks, shape, strict=True)),
+        dtype=dtype,
+        compressors=Zstd(level=1) if v2 else ZstdCodec(level=1),
+        fill_value=fill,
+        attributes=attributes,
+        dimension_names=None if v2 else dims,
+        overwrite=True,
+    )
+
+
+def _create_coordinates(group: zarr.Group, grid: Grid) -> None:
+    """Write `spatial_ref`, and pixel centres where rows and columns run with axes."""
+    _array(group, "spatial_ref", (), (), "int64", (), 0, grid_mapping_attributes(grid))
+    if not grid.is_rectilinear:
+        return  # centres are not a function of one axis; the GeoTransform tells
+    for name, values in (("y", grid.y_centres()), ("x", grid.x_centres())):
+        array = _array(
+            group,
+            name,
+            values.shape,
+            (1_000_000,),
+            "float64",
+            (name,),
+            None,
+            coordinate_attributes(grid, name),
+        )
+        array[...] = values
+
+
+def create_objects(path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Begin the table of objects of a store anew.
+
+    Args:
+        path: Folder or URL of the store.
+
+    Returns:
+        A function that appends rows: columns by name, named in `OBJECT_COLUMNS`.
+    """
+    group = open_group(path, mode="r+").require_group(OBJECTS)
+    columns = {
+        name: _array(
+            group,
+            name,
+            (0,),
+            (_ROWS,),
+            dtype,
+            ("object",),
+            None,
+            {"long_name": meaning},
+        )
+        for name, (dtype, meaning) in OBJECT_COLUMNS.items()
+    }
+
+    def append(rows: Mapping[str, Any]) -> None:
+        for name, column in columns.items():
+            column.append(np.asarray(rows[name], column.dtype))
+
+    return append

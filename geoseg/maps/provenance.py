@@ -1,0 +1,140 @@
+"""How a map was made, as far as it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.core.text import number, span_of_time, when
+from geoseg.maps.store import RECORD, Masks
+
+if TYPE_CHECKING:
+    from geoseg.core.grid import Grid
+    from geoseg.maps.reader import ClassReader
+
+_MOST_FACTS = 4096
+
+
+def crs_name(grid: Grid) -> str:
+    """Return the name and code of a grid's CRS."""
+    if grid.crs is None:
+        return "no coordinate reference system"
+    from pyproj import CRS
+
+    crs = CRS.from_user_input(grid.crs)
+    code = crs.to_authority(min_confidence=100)
+    return f"{crs.name} ({':'.join(code)})" if code else crs.name
+
+
+def provenance(reader: ClassReader) -> dict[str, Any]:
+    """Return what masks remember of their run; empty for other rasters."""
+    if not isinstance(reader, Masks):
+        return {}
+    return dict(reader.attributes().get("geoseg", {}))
+
+
+def blocks(masks: Masks) -> tuple[int, int]:
+    """Return blocks done and blocks in all."""
+    if not masks.storage.exists(RECORD):
+        return 0, 0
+    side = masks.record()["block"]
+    total = -(-masks.grid.height // side) * -(-masks.grid.width // side)
+    return len(masks.done()), total
+
+
+def failed(reader: ClassReader, most: int) -> list[str]:
+    """Return the first blocks of a store that are not done, as `row,column`."""
+    if not isinstance(reader, Masks) or reader.is_complete:
+        return []
+    side, done = reader.record()["block"], reader.done()
+    rows, cols = (-(-n // side) for n in (reader.grid.height, reader.grid.width))
+    undone = (
+        f"{r},{c}" for r, c in product(range(rows), range(cols)) if (r, c) not in done
+    )
+    return list(islice(undone, most))
+
+
+def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
+    """Return how the map was made, as names and values."""
+    made = provenance(reader)
+    grid = reader.grid
+    facts = [("File", str(getattr(reader, "path", "in memory")))]
+    if not made:
+        facts.append(("Made by", "another tool, which left no record"))
+    else:
+        facts += _of_run(made)
+    if isinstance(reader, Masks):
+        facts += _of_blocks(reader, made)
+    left, bottom, right, top = grid.bounds
+    facts.append(("Coordinate reference system", crs_name(grid)))
+    facts.append(("Bounds", f"{left:.10g}, {bottom:.10g} … {right:.10g}, {top:.10g}"))
+    return facts
+
+
+def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+    settings, model = made.get("settings", {}), made.get("model", {})
+    facts = [
+        ("Model", str(model.get("name", "unknown"))),
+        ("Model hash", str(model.get("hash", "unknown"))),
+        ("Raster", str(made.get("source", "unknown"))),
+        ("Bands", ", ".join(settings.get("bands", []))),
+        (
+            "Windows",
+            f"{settings.get('window')} px, overlapping by {settings.get('overlap')} px",
+        ),
+        ("Arrays", ", ".join(settings.get("arrays", []))),
+        ("Device", "; ".join(made.get("devices", []))),
+        ("geoseg", str(made.get("version", "unknown"))),
+        ("Begun", when(made.get("begun"))),
+        ("Finished", when(made.get("finished"))),
+        ("Time by stage", _stages(made.get("stages", {}))),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    """Return how long each stage took, summed over workers; empty where unknown."""
+    spans = [f"{name} {span_of_time(float(s))}" for name, s in seconds.items()]
+    return f"{', '.join(spans)}; all workers together, last run" if spans else ""
+
+
+def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the blocks noted: how many, how long in the model."""
+    done, total = blocks(masks)
+    if not total:
+        return []
+    facts = [("Blocks", f"{done:,} of {total:,} done")]
+    noted = [masks.done_facts(*block) for block in sorted(masks.done())[:_MOST_FACTS]]
+    if not noted:
+        return facts
+    part = done / len(noted)
+    windows = round(part * sum(n.get("windows", 0) for n in noted))
+    forward = part * sum(n.get("forward_seconds", 0.0) for n in noted)
+    facts.append(("Model calls", f"{windows:,} windows"))
+    if made.get("seconds"):
+        wall = float(made["seconds"])
+        speed = masks.grid.pixels / 1e6 / wall
+        facts.append(
+            ("Time", f"{span_of_time(wall)} in the last run, {number(speed)} Mpx/s")
+        )
+        times = f"{number(forward / wall)} × the time of the run"
+        text = f"{span_of_time(forward)}, summed over all workers ({times})"
+        facts.append(("Time in the model", text))
+    return facts
+
+
+def name_of(reader: ClassReader) -> str:
+    """Return what a map is called: its file's name."""
+    path = getattr(reader, "path", "")
+    return Path(str(path).rstrip("/")).name or "class raster"
+
+
+def remembered_raster(reader: ClassReader) -> str | None:
+    """Return the path of the raster that masks were made of, if it is still there."""
+    if not isinstance(reader, Masks):
+        return None
+    made = reader.attributes().get("geoseg", {})
+    path = str(made.get("source", ""))
+    return path if path and Path(path).exists() else None

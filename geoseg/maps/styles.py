@@ -1,0 +1,115 @@
+"""Default styles from the class table: QML for QGIS, SLD 1.0 for everyone else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from geoseg.core.classes import Class
+
+_OGC = "http://www.opengis.net/ogc"
+_SLD = "http://www.opengis.net/sld"
+_FIELD = "class_name"
+
+
+def qml(classes: Sequence[Class]) -> str:
+    """Return a QGIS style: one category per class, in its colour, by its name."""
+    root = Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = SubElement(
+        root, "renderer-v2",
+        {"type": "categorizedSymbol", "attr": _FIELD, "forceraster": "0",
+         "symbollevels": "0", "enableorderby": "0"},
+    )  # fmt: skip
+    categories = SubElement(renderer, "categories")
+    symbols = SubElement(renderer, "symbols")
+    for index, each in enumerate(classes):
+        SubElement(
+            categories, "category",
+            {"render": "true", "value": each.name, "label": each.name,
+             "symbol": str(index), "type": "string"},
+        )  # fmt: skip
+        symbol = SubElement(
+            symbols, "symbol",
+            {"type": "fill", "name": str(index), "alpha": "1",
+             "clip_to_extent": "1", "force_rhr": "0"},
+        )  # fmt: skip
+        fill = SubElement(
+            symbol, "layer",
+            {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"},
+        )  # fmt: skip
+        options = SubElement(fill, "Option", type="Map")
+        color = ",".join(str(v) for v in (*each.rgb, 255))
+        for name, value in {
+            "color": color,
+            "style": "solid",
+            # The fill's own colour, so that no hairline of background shows between.
+            "outline_color": color,
+            "outline_style": "solid",
+            "outline_width": "0.1",
+            "outline_width_unit": "MM",
+            "joinstyle": "bevel",
+        }.items():
+            SubElement(options, "Option", name=name, value=value, type="QString")
+            SubElement(fill, "prop", k=name, v=value)
+    SubElement(root, "layerGeometryType").text = "2"
+    head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return head + _text(root)
+
+
+def raster_qml(classes: Sequence[Class]) -> str:
+    """Return a QGIS style for a class raster: values in their colours, by their names.
+
+    QGIS finds it beside a raster of the same name; from the raster itself it takes
+    colours, but not names.
+    """
+    root = Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = SubElement(
+        SubElement(root, "pipe"),
+        "rasterrenderer",
+        {
+            "type": "paletted",
+            "band": "1",
+            "opacity": "1",
+            "alphaBand": "-1",
+            "nodataColor": "",
+        },
+    )
+    palette = SubElement(renderer, "colorPalette")
+    for each in classes:
+        entry = {"value": str(each.value), "label": each.name, "color": each.color}
+        SubElement(palette, "paletteEntry", {**entry, "alpha": "255"})
+    head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return head + _text(root)
+
+
+def sld(layer: str, classes: Sequence[Class]) -> str:
+    """Return a Styled Layer Descriptor: one rule per class."""
+    root = Element(
+        "StyledLayerDescriptor",
+        {"xmlns": _SLD, "xmlns:ogc": _OGC, "version": "1.0.0"},
+    )
+    named = SubElement(root, "NamedLayer")
+    SubElement(named, "Name").text = layer
+    style = SubElement(SubElement(named, "UserStyle"), "FeatureTypeStyle")
+    for each in classes:
+        rule = SubElement(style, "Rule")
+        SubElement(rule, "Name").text = each.name
+        SubElement(rule, "Title").text = each.name
+        equal = SubElement(SubElement(rule, "ogc:Filter"), "ogc:PropertyIsEqualTo")
+        SubElement(equal, "ogc:PropertyName").text = _FIELD
+        SubElement(equal, "ogc:Literal").text = each.name
+        drawn = SubElement(rule, "PolygonSymbolizer")
+        fill = SubElement(SubElement(drawn, "Fill"), "CssParameter", name="fill")
+        fill.text = each.color
+        line = SubElement(drawn, "Stroke")
+        SubElement(line, "CssParameter", name="stroke").text = each.color
+        SubElement(line, "CssParameter", name="stroke-width").text = "0.3"
+    return _text(root)
+
+
+def _text(root: Element) -> str:
+    indent(root, " ")
+    return tostring(root, encoding="unicode")

@@ -1,0 +1,1 @@
+"""Without networks: thresholds, clusters, superpixels, region growing, forests."""

@@ -1,0 +1,306 @@
+"""Clusters of pixels by their colour, fitted to a seeded sample of the raster.
+
+`kmeans:6`, or `kmeans:6:red,nir` for some of the bands; `gmm:6` likewise: a mixture of
+Gaussians, whose clusters may be long and of unlike size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numba import njit
+
+from geoseg.core.classes import class_table
+from geoseg.errors import ModelError
+from geoseg.models.card import ALL_BANDS, Band, Card
+from geoseg.models.classical.sample import sample_pixels
+from geoseg.models.extras import require
+from geoseg.models.identity import Opened, content_hash
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.models.networks.device import Options
+    from geoseg.rasters.open import Source
+
+_SEED = 0
+_MOST = 254  # classes in a mask of one byte
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KMeans:
+    """Each pixel's nearest cluster centre, in bands divided by their spread.
+
+    Clusters are numbered from the darkest to the brightest. Of centres equally near the
+    first is taken. Pixels that are not finite belong to class 0.
+    """
+
+    card: Card
+    """One class per cluster."""
+    centres: NDArray[np.float64] | None = None
+    """(class, band) in pixel units; None until fitted."""
+    spreads: NDArray[np.float64] | None = None
+    """(band,) standard deviation of the sample, in pixel units."""
+
+    batch = 1
+    device = "cpu"
+    precision = "fp32"
+
+    def fit(self, source: Source) -> Self:
+        """Return the model fitted to a seeded sample of the raster's valid pixels."""
+        sample = _sample(source, len(self.card.classes))
+        spreads = _spreads(sample)
+        centres = _fit(sample / spreads, len(self.card.classes)) * spreads
+        order = np.lexsort((*centres.T, centres.mean(axis=1)))
+        card = _bound(self.card, [b.name for b in source.bands])
+        return replace(self, card=card, centres=centres[order], spreads=spreads)
+
+    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Return (n, y, x) labels."""
+        if self.centres is None or self.spreads is None:
+            raise _unfitted(self.card)
+        n, _, height, width = pixels.shape
+        factors = (1 / self.spreads).astype(np.float32)
+        centres = (self.centres / self.spreads).astype(np.float32)
+        out = np.empty((n, height, width), np.uint8)
+        for item, labels in zip(pixels, out, strict=True):
+            _nearest(np.ascontiguousarray(item), factors, centres, labels)
+        return out
+
+    def parameters(self) -> dict[str, Any]:
+        """Return centres and spreads, in pixel units."""
+        if self.centres is None or self.spreads is None:
+            raise _unfitted(self.card)
+        return {
+            "bands": [band.name for band in self.card.bands],
+            "centres": self.centres.tolist(),
+            "spreads": self.spreads.tolist(),
+        }
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """Return the model with those centres and spreads."""
+        return replace(
+            self,
+            card=_bound(self.card, parameters["bands"]),
+            centres=np.array(parameters["centres"], dtype=np.float64),
+            spreads=np.array(parameters["spreads"], dtype=np.float64),
+        )
+
+
+def _fit(sample: NDArray[np.float64], clusters: int) -> NDArray[np.float64]:
+    """Return cluster centres; one thread, so that sums are always in the same order."""
+    require("sklearn", what="kmeans:", extra="sklearn")
+    from sklearn import cluster
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        fitted = cluster.KMeans(clusters, n_init=4, random_state=_SEED).fit(sample)
+    return np.asarray(fitted.cluster_centers_)
+
+
+@njit(nogil=True, cache=True)
+def _nearest(
+    pixels: NDArray[np.generic],
+    factors: NDArray[np.float32],
+    centres: NDArray[np.float32],
+    out: NDArray[np.uint8],
+) -> None:
+    """Write the index of the nearest centre of every pixel; row by row, in cache."""
+    bands, height, width = pixels.shape
+    scaled = np.empty((bands, width), np.float32)
+    nearest = np.empty(width, np.float32)
+    distance = np.empty(width, np.float32)
+    for y in range(height):
+        for b in range(bands):
+            for x in range(width):
+                scaled[b, x] = np.float32(pixels[b, y, x]) * factors[b]
+        for k in range(len(centres)):
+            distance[:] = np.float32(0)
+            for b in range(bands):
+                for x in range(width):
+                    d = scaled[b, x] - centres[k, b]
+                    distance[x] += d * d
+            if k == 0:
+                for x in range(width):
+                    nearest[x] = distance[x]
+                    out[y, x] = 0
+            else:
+                for x in range(width):
+                    closer = distance[x] < nearest[x]
+                    out[y, x] = np.uint8(k) if closer else out[y, x]
+                    nearest[x] = distance[x] if closer else nearest[x]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Each pixel's likeliest Gaussian of a mixture.
+
+    Gaussians are numbered from the darkest to the brightest. Pixels that are not finite
+    belong to class 0.
+    """
+
+    card: Card
+    """One class per Gaussian."""
+    means: NDArray[np.float64] | None = None
+    """(class, band) in pixel units; None until fitted."""
+    factors: NDArray[np.float64] | None = None
+    """(class, band, band): `(x - mean) @ factor` is of unit variance."""
+    offsets: NDArray[np.float64] | None = None
+    """(class,) logarithm of weight and of the Gaussian's height."""
+
+    batch = 1
+    device = "cpu"
+    precision = "fp32"
+
+    def fit(self, source: Source) -> Self:
+        """Return the model fitted to a seeded sample of the raster's valid pixels."""
+        sample = _sample(source, len(self.card.classes))
+        spreads = _spreads(sample)
+        weights, means, factors = _fit_mixture(sample / spreads, len(self.card.classes))
+        order = np.lexsort((*means.T, (means * spreads).mean(axis=1)))
+        heights = np.log(np.linalg.det(factors)) + np.log(weights)
+        return replace(
+            self,
+            card=_bound(self.card, [b.name for b in source.bands]),
+            means=(means * spreads)[order],
+            factors=(factors / spreads[:, None])[order],
+            offsets=heights[order],
+        )
+
+    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Return (n, y, x) labels."""
+        if self.means is None or self.factors is None or self.offsets is None:
+            raise _unfitted(self.card)
+        n, _, height, width = pixels.shape
+        means, factors, offsets = (
+            a.astype(np.float32) for a in (self.means, self.factors, self.offsets)
+        )
+        out = np.empty((n, height, width), np.uint8)
+        for item, labels in zip(pixels, out, strict=True):
+            _likeliest(np.ascontiguousarray(item), means, factors, offsets, labels)
+        return out
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the Gaussians, in pixel units."""
+        if self.means is None or self.factors is None or self.offsets is None:
+            raise _unfitted(self.card)
+        return {
+            "bands": [band.name for band in self.card.bands],
+            "means": self.means.tolist(),
+            "factors": self.factors.tolist(),
+            "offsets": self.offsets.tolist(),
+        }
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """Return the model with those Gaussians."""
+        return replace(
+            self,
+            card=_bound(self.card, parameters["bands"]),
+            means=np.array(parameters["means"], dtype=np.float64),
+            factors=np.array(parameters["factors"], dtype=np.float64),
+            offsets=np.array(parameters["offsets"], dtype=np.float64),
+        )
+
+
+def _fit_mixture(
+    sample: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return weights, means, and Cholesky factors of the precisions."""
+    require("sklearn", what="gmm:", extra="sklearn")
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        fitted = GaussianMixture(count, random_state=_SEED, reg_covar=1e-4).fit(sample)
+    return fitted.weights_, fitted.means_, fitted.precisions_cholesky_
+
+
+@njit(nogil=True, cache=True)
+def _likeliest(
+    pixels: NDArray[np.generic],
+    means: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    offsets: NDArray[np.float32],
+    out: NDArray[np.uint8],
+) -> None:
+    """Write the index of the likeliest Gaussian of every pixel; row by row."""
+    bands, height, width = pixels.shape
+    best = np.empty(width, np.float32)
+    score = np.empty(width, np.float32)
+    part = np.empty(width, np.float32)
+    for y in range(height):
+        for k in range(len(means)):
+            score[:] = offsets[k]
+            for j in range(bands):
+                part[:] = np.float32(0)
+                for b in range(j + 1):  # the factors are upper triangular
+                    for x in range(width):
+                        centred = np.float32(pixels[b, y, x]) - means[k, b]
+                        part[x] += centred * factors[k, b, j]
+                for x in range(width):
+                    score[x] -= np.float32(0.5) * part[x] * part[x]
+            for x in range(width):
+                better = k == 0 or score[x] > best[x]
+                best[x] = score[x] if better else best[x]
+                out[y, x] = np.uint8(k) if better else out[y, x]
+
+
+def _sample(source: Source, clusters: int) -> NDArray[np.float64]:
+    """Return the sample, or raise where it has too few different pixels."""
+    sample = sample_pixels(source, seed=_SEED).astype(np.float64)
+    different = len(np.unique(sample, axis=0))
+    if different < clusters:
+        raise ModelError(
+            f"{source.name} has {different} different pixels in a sample of "
+            f"{len(sample)}: too few for {clusters} clusters"
+        )
+    return sample
+
+
+def _spreads(sample: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each band's standard deviation, 1 where it does not vary."""
+    spreads: NDArray[np.float64] = sample.std(axis=0)
+    spreads[spreads == 0] = 1
+    return spreads
+
+
+def _bound(card: Card, bands: Sequence[str]) -> Card:
+    return replace(card, bands=tuple(Band(name=name) for name in bands))
+
+
+def _unfitted(card: Card) -> ModelError:
+    return ModelError(f"{card.name} has not been fitted to the raster yet")
+
+
+def open_spec(spec: str) -> Opened:
+    """Return the model that `kmeans:K`, `gmm:K` or either with bands means."""
+    method, _, rest = spec.partition(":")
+    count, _, names = rest.partition(":")
+    try:
+        clusters = int(count)
+    except ValueError as error:
+        raise ModelError(
+            f"{spec!r} does not say how many clusters: {method}:6"
+        ) from error
+    if not 2 <= clusters <= _MOST:
+        raise ModelError(f"{spec!r}: the number of clusters is 2 … {_MOST}")
+    bands = tuple(Band(name=n.strip()) for n in names.split(",") if n.strip())
+    card = Card(
+        name=spec,
+        bands=bands or (ALL_BANDS,),
+        classes=class_table(f"cluster {i + 1}" for i in range(clusters)),
+        output="labels",
+        window=512,
+        overlap=0,
+        multiple=1,
+        description=f"{clusters} clusters of pixels by colour, darkest first",
+        framework={"family": method},
+    )
+
+    def load(_options: Options) -> KMeans | Mixture:
+        return KMeans(card=card) if method == "kmeans" else Mixture(card=card)
+
+    return Opened(spec=spec, card=card, content=content_hash(card, spec), load=load)

@@ -1,0 +1,275 @@
+"""Decision trees on pixel features, in forests or boosted: by scikit-learn, as arrays.
+
+Breiman (2001), "Random forests", Machine Learning 45, 5-32; Geurts, Ernst, Wehenkel
+(2006), "Extremely randomized trees", Machine Learning 63, 3-42; Friedman (2001),
+"Greedy function approximation: a gradient boosting machine", Annals of Statistics 29,
+1189-1232.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numba
+import numpy as np
+
+from geoseg.errors import ModelError
+from geoseg.models.classical.pixelwise import PixelModel, read_arrays, save
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Card
+    from geoseg.models.classical.features import Features
+    from geoseg.models.contract import Model
+    from geoseg.models.folder import ModelFolder
+    from geoseg.models.networks.device import Options
+
+KINDS = {
+    "forest": "RandomForestClassifier",
+    "extra-trees": "ExtraTreesClassifier",
+    "boosting": "HistGradientBoostingClassifier",
+}
+"""What `--arch` calls them, and scikit-learn's classes."""
+_NEVER = -50.0  # logit of a class that no pixel was shown of
+
+_DTYPES = {
+    "roots": np.int32,
+    "left": np.int32,
+    "right": np.int32,
+    "feature": np.int32,
+    "threshold": np.float32,
+    "votes": np.float32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trees:
+    """Decision trees, one after the other in the same arrays."""
+
+    roots: NDArray[np.int32]
+    """(tree,) first node of each tree."""
+    left: NDArray[np.int32]
+    """(node,) where to go if the feature is at most the threshold; -1 in a leaf."""
+    right: NDArray[np.int32]
+    """(node,) where to go if it is above."""
+    feature: NDArray[np.int32]
+    """(node,) which feature is looked at."""
+    threshold: NDArray[np.float32]
+    """(node,) what it is compared with."""
+    votes: NDArray[np.float32]
+    """(node, class) what a leaf adds: in a forest the share of each class, divided by
+    the number of trees; in boosted trees to each class's logit."""
+
+    @classmethod
+    def of(cls, forest: Any, classes: int) -> Self:  # noqa: ANN401 - it has no types
+        """Return the trees of a scikit-learn forest fitted to places 0 … classes-1."""
+        trees = [estimator.tree_ for estimator in forest.estimators_]
+        sizes = np.array([t.node_count for t in trees])
+        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        shares = [t.value[:, 0, :] / t.value[:, 0, :].sum(1)[:, None] for t in trees]
+        votes = np.zeros((int(sizes.sum()), classes), np.float32)
+        votes[:, forest.classes_] = np.concatenate(shares) / len(trees)
+
+        def moved(children: list[NDArray[np.int64]]) -> NDArray[np.int32]:
+            pairs = zip(children, roots, strict=True)
+            parts = [np.where(c < 0, -1, c + root) for c, root in pairs]
+            return np.concatenate(parts).astype(np.int32)
+
+        return cls(
+            roots=roots.astype(np.int32),
+            left=moved([t.children_left for t in trees]),
+            right=moved([t.children_right for t in trees]),
+            feature=np.concatenate([t.feature for t in trees]).astype(np.int32),
+            threshold=_rounded_down(np.concatenate([t.threshold for t in trees])),
+            votes=votes,
+        )
+
+    @classmethod
+    def of_boosting(cls, boosted: Any, classes: int) -> Self:  # noqa: ANN401 - untyped
+        """Return the trees of a scikit-learn boosting fitted to places 0 … classes-1.
+
+        Args:
+            boosted: A `HistGradientBoostingClassifier` without categorical features.
+            classes: Length of the class table.
+        """
+        known = boosted.classes_
+        # With two classes there is one score: of the second.
+        columns = known[1:] if len(known) == 2 else known
+        start = np.full(classes, _NEVER, np.float32)
+        start[known] = 0
+        start[columns] = boosted._baseline_prediction.ravel()  # noqa: SLF001
+        parts = [_stump(start)]
+        for trees in boosted._predictors:  # noqa: SLF001 - there is no other way
+            for tree, column in zip(trees, columns, strict=True):
+                parts.append(_boosted_tree(tree.nodes, int(column), classes))
+        sizes = [len(p["left"]) for p in parts]
+        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+        for part, root in zip(parts, roots, strict=True):
+            for side in ("left", "right"):
+                part[side] = np.where(part[side] < 0, -1, part[side] + root)
+        joined: dict[str, Any] = {
+            name: np.concatenate([p[name] for p in parts]).astype(dtype)
+            for name, dtype in _DTYPES.items()
+            if name != "roots"
+        }
+        return cls(roots=roots, **joined)
+
+    @property
+    def classes(self) -> int:
+        """How many classes they tell apart."""
+        return int(self.votes.shape[1])
+
+    @property
+    def features(self) -> int:
+        """How many features they need at least."""
+        return int(self.feature.max(initial=0)) + 1
+
+    def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return class scores, (class, y, x), of features (feature, y, x)."""
+        count, height, width = features.shape
+        pixels = np.ascontiguousarray(features.reshape(count, -1).T)
+        out = np.zeros((len(pixels), self.votes.shape[1]), np.float32)
+        _vote(
+            pixels, self.roots, self.left, self.right, self.feature, self.threshold,
+            self.votes, out,
+        )  # fmt: skip
+        return np.ascontiguousarray(out.T).reshape(-1, height, width)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything by name."""
+        return {name: getattr(self, name) for name in _DTYPES}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the trees that arrays from a file hold; they are not trusted.
+
+        Raises:
+            ModelError: Arrays are missing, or nodes lead out of their tree.
+        """
+        wrong = [
+            name
+            for name, dtype in _DTYPES.items()
+            if name not in arrays or arrays[name].dtype != dtype
+        ]
+        if wrong:
+            raise ModelError(
+                f"the forest's file lacks {', '.join(wrong)}, or their type"
+            )
+        trees = cls(**{name: np.ascontiguousarray(arrays[name]) for name in _DTYPES})
+        trees._check()
+        return trees
+
+    def _check(self) -> None:
+        """Raise where following the nodes would leave the arrays or never end."""
+        n = len(self.left)
+        one_each = {
+            len(self.right),
+            len(self.feature),
+            len(self.threshold),
+            len(self.votes),
+        }
+        here = np.arange(n)
+        inner = self.left >= 0
+        sound = (
+            one_each == {n}
+            and self.votes.ndim == 2
+            and len(self.roots) > 0
+            and ((self.roots >= 0) & (self.roots < n)).all()
+            and (self.left[inner] > here[inner]).all()
+            and (self.right[inner] > here[inner]).all()
+            and max(self.left.max(initial=0), self.right.max(initial=0)) < n
+            and (self.feature[inner] >= 0).all()
+        )
+        if not sound:
+            raise ModelError("the forest's file is damaged: its nodes lead astray")
+
+
+def _stump(scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return a tree of one leaf."""
+    no = np.array([-1])
+    return {
+        "left": no,
+        "right": no,
+        "feature": np.array([0]),
+        "threshold": np.array([0.0]),
+        "votes": scores[None],
+    }
+
+
+def _boosted_tree(
+    nodes: NDArray[np.void], column: int, classes: int
+) -> dict[str, NDArray[Any]]:
+    """Return a tree that adds to one class's score."""
+    if nodes["is_categorical"].any():
+        raise ModelError("boosted trees with categorical features are not supported")
+    leaf = nodes["is_leaf"].astype(bool)
+    votes = np.zeros((len(nodes), classes), np.float32)
+    votes[leaf, column] = nodes["value"][leaf]
+    return {
+        "left": np.where(leaf, -1, nodes["left"].astype(np.int64)),
+        "right": np.where(leaf, -1, nodes["right"].astype(np.int64)),
+        "feature": np.where(leaf, 0, nodes["feature_idx"].astype(np.int64)),
+        "threshold": _rounded_down(np.where(leaf, 0, nodes["num_threshold"])),
+        "votes": votes,
+    }
+
+
+def _rounded_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return float32 numbers that float32 features compare with in the same way."""
+    near = values.astype(np.float32)
+    return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+@numba.njit(cache=True, nogil=True)
+def _vote(
+    pixels: NDArray[np.float32],
+    roots: NDArray[np.int32],
+    left: NDArray[np.int32],
+    right: NDArray[np.int32],
+    feature: NDArray[np.int32],
+    threshold: NDArray[np.float32],
+    votes: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    # Some pixels at a time, tree by tree: both the pixels and the tree stay in cache.
+    for first in range(0, pixels.shape[0], 1024):
+        after = min(first + 1024, pixels.shape[0])
+        for root in roots:
+            for i in range(first, after):
+                node = root
+                while left[node] >= 0:
+                    if pixels[i, feature[node]] <= threshold[node]:
+                        node = left[node]
+                    else:
+                        node = right[node]
+                for k in range(votes.shape[1]):
+                    out[i, k] += votes[node, k]
+
+
+def load_folder(folder: ModelFolder, options: Options) -> Model:
+    """Load the trees of a model folder."""
+    return PixelModel(folder.card, Trees.from_arrays(read_arrays(folder)), options)
+
+
+def save_forest(
+    trees: Trees,
+    features: Features,
+    card: Card,
+    folder: Path,
+    *,
+    output: Literal["probabilities", "logits"] = "probabilities",
+) -> Path:
+    """Write trees and their card as a model folder that `--model` takes.
+
+    Args:
+        trees: The trees.
+        features: What they look at.
+        card: Their card.
+        folder: Where.
+        output: `logits` where they were boosted.
+    """
+    return save(trees, features, card, folder, family="forest", output=output)

@@ -1,0 +1,1 @@
+"""Networks: one adapter per library or file format."""

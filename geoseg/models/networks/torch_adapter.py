@@ -1,0 +1,296 @@
+"""Any torch network as a model: scaling, device, dtype, batches."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from geoseg.errors import ModelError, first_line
+from geoseg.models.networks.device import (
+    Options,
+    choose_device,
+    choose_precision,
+    torch_dtype,
+)
+from geoseg.models.networks.footprint import forward_bytes, weight_bytes
+from geoseg.models.networks.scaling import Scaling, to_device
+from geoseg.models.networks.single_threads import SingleThreads, forward_threads
+from geoseg.models.networks.speedup.full_layers import first_in_full, last_in_full
+from geoseg.models.networks.speedup.fuse import fused
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+    from geoseg.models.card import Card
+
+_CUDA_BATCH_PIXELS = 1 << 24  # 64 windows of 512 x 512 keep any GPU busy
+_HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
+
+
+class TorchModel:
+    """A card and any `nn.Module`, as geoseg's models are.
+
+    Windows travel to the device in the raster's own dtype, are scaled there band by
+    band, and pass through the network channels-last without gradients: on a GPU as a
+    batch of fixed shape, on a CPU side by side, one thread each. So the answer for a
+    window depends neither on its company nor on the number of cores. A batch that does
+    not fit in memory is halved, and stays halved.
+
+    Attributes:
+        card: What the network expects and answers.
+        batch: Windows in work at once at present.
+        device: Where it runs, `cpu` or `cuda:N`.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+
+    def __init__(
+        self, module: nn.Module, card: Card, options: Options | None = None
+    ) -> None:
+        """Move the network to its device and dtype.
+
+        Args:
+            module: Takes (n, band, y, x) floats; answers (n, class, y, x) scores,
+                (n, y, x) labels, or either wrapped as torchvision (`["out"]`) and
+                transformers (`.logits`) do it, at full size or at a stride.
+            card: Its card.
+            options: Device, precision, batch.
+        """
+        options = options or Options()
+        self.card = card
+        self._device = choose_device(options.device)
+        self.device = str(self._device)
+        self.precision = choose_precision(self._device, options.precision)
+        self._dtype = torch_dtype(self.precision)
+        # A network that scales its input itself may want all of its digits.
+        self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
+        quick = fused(
+            module.eval(), len(card.bands), card.window, on_cpu=self.device == "cpu"
+        )
+        exact = copy.deepcopy(quick) if self._rounds(module, quick) else None
+        self._module = _prepare(quick, self._device, self._dtype)
+        if exact is not None:
+            shape = (1, len(card.bands), card.window, card.window)
+            self._input = first_in_full(self._module, exact, shape)
+            last_in_full(self._module, exact, shape, self._input)
+        self._scaling = Scaling(card.bands, self._device)
+        self._threads = (
+            SingleThreads(forward_threads()) if self.device == "cpu" else None
+        )
+        if options.batch is not None:
+            self.batch = options.batch
+        elif self._threads is not None:
+            self.batch = self._threads.count
+        else:
+            self.batch = self._cuda_batch()
+
+    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        """Return (n, class, y, x) scores, or (n, y, x) labels, on the device."""
+        parts: list[torch.Tensor] = []
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + self.batch]
+            answer = self._try(part)
+            if answer is None:
+                self._halve(part)
+                continue
+            parts.append(answer)
+            done += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _rounds(self, module: nn.Module, quick: nn.Module) -> bool:
+        """Whether a CPU rounds input and scores of a library's network to bf16."""
+        rounds = self.device == "cpu" and self._input == torch.bfloat16
+        return rounds and quick is not module
+
+    def working_bytes(self) -> int:
+        """Return how much memory weights and forward passes of one batch take."""
+        weights, passing, pixels = self._footprint
+        return weights + self.batch * (passing + pixels)
+
+    @cached_property
+    def _footprint(self) -> tuple[int, int, int]:
+        """Bytes of the weights; and per window: of the pass, of pixels and scores."""
+        card, side = self.card, self.card.window
+        scalars = side**2 * (4 * len(card.bands) + 8 * card.channels)
+        shape = (1, len(card.bands), side, side)
+        try:
+            passing = forward_bytes(self._module, shape, self._input)
+        except (RuntimeError, TypeError, ValueError, AssertionError):
+            # It looks at values, which the estimate has none of: a generous guess.
+            passing = 4 * 512 * side**2
+        if self._threads is not None:
+            passing += _HEAP
+        return weight_bytes(self._module), passing, scalars
+
+    def _try(self, pixels: NDArray[np.generic]) -> torch.Tensor | None:
+        """Return the answer for one batch, or None where memory was too small."""
+        try:
+            return self._forward(pixels)
+        except (RuntimeError, MemoryError, ValueError, TypeError) as error:
+            if _is_out_of_memory(error):
+                return None
+            raise ModelError(
+                f"model {self.card.name!r} failed on windows of shape "
+                f"{tuple(pixels.shape)}: {first_line(error)}"
+            ) from error
+
+    def _halve(self, pixels: NDArray[np.generic]) -> None:
+        """Go on with half the batch; called when the failed one's memory is free."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(pixels) == 1 and self.batch == 1:
+            raise ModelError(
+                f"model {self.card.name!r} runs out of memory on {self.device} with "
+                f"one window of {pixels.shape[-2]} x {pixels.shape[-1]} px: use a "
+                "smaller --window, or --device cpu"
+            )
+        self.batch = max(1, min(self.batch, len(pixels)) // 2)
+
+    def _forward(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        if self._threads is None:
+            return self._pass(pixels, self.batch)
+        singles = [pixels[i : i + 1] for i in range(len(pixels))]
+        return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
+
+    @torch.no_grad()
+    def _pass(self, pixels: NDArray[np.generic], batch: int) -> torch.Tensor:
+        """Pass windows through the network as a batch of fixed size.
+
+        Not in inference mode: what networks keep could not be trained with then.
+        """
+        size = len(pixels)
+        with self._kernels():
+            x = self._scaling(to_device(pixels, self._device))
+            if size < batch:
+                # One shape only: other shapes get other kernels, which round otherwise,
+                # and where a remainder falls depends on the blocks.
+                x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch - size))
+            x = x.to(self._input, memory_format=torch.channels_last)
+            answer = tensor_of(self._module(x))[:size]
+        height, width = pixels.shape[-2:]
+        if self.card.output == "labels":
+            return _labels(answer, height, width)
+        return _to_pixels(fit_channels(answer, self.card), height, width)
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """Kernels whose answer does not change from run to run; true fp32 in fp32."""
+        if self._device.type == "cpu":
+            return nullcontext()
+        return torch.backends.cudnn.flags(
+            enabled=True,
+            benchmark=False,
+            deterministic=True,
+            allow_tf32=self.precision != "fp32",
+        )
+
+    def _cuda_batch(self) -> int:
+        """Return a power of two of windows that uses at most half the free memory."""
+        card = self.card
+        one = np.zeros((1, len(card.bands), card.window, card.window), dtype=np.uint8)
+        self.batch = 1
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        self.predict(one)
+        peak = torch.cuda.max_memory_allocated(self._device) - before
+        free, _ = torch.cuda.mem_get_info(self._device)
+        most = min(
+            free // 2 // max(peak, 1), _CUDA_BATCH_PIXELS // card.window**2, 1 << 10
+        )
+        return 1 << max(0, int(most).bit_length() - 1)
+
+
+def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return the network in evaluation mode, channels-last, in the dtype.
+
+    Batch norms stay in fp32: their statistics are worth it, and on CPUs the mixed
+    kernels are faster than the pure bf16 ones.
+    """
+    module = module.eval().requires_grad_(False)
+    try:
+        module = module.to(device=device, dtype=dtype)
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
+                part.float()
+        return module.to(memory_format=torch.channels_last)
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelError(
+            f"the model's weights do not fit in the memory of {device}: use another "
+            "--device, or --precision bf16"
+        ) from error
+
+
+def tensor_of(output: object) -> torch.Tensor:
+    """Return the tensor in what a network answers, as the usual libraries wrap it."""
+    for _ in range(3):
+        if isinstance(output, torch.Tensor):
+            return output
+        if isinstance(output, dict) and output:
+            output = next(
+                (output[key] for key in ("out", "logits") if key in output),
+                next(iter(output.values())),
+            )
+        elif hasattr(output, "logits"):
+            output = output.logits
+        elif isinstance(output, (list, tuple)) and output:
+            output = output[0]
+    raise ModelError(
+        f"the model answers a {type(output).__name__}, which holds no tensor of scores"
+    )
+
+
+def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
+    """Return scores with one channel per class, or raise.
+
+    A single channel is the score of the second of two classes, as in networks with one
+    sigmoid output; the first class gets what is left.
+    """
+    channels = scores.shape[1] if scores.ndim == 4 else -1
+    if channels == card.channels:
+        return scores
+    if channels == 1 and card.channels == 2:
+        if card.output == "probabilities":
+            return torch.cat([1 - scores, scores], dim=1)
+        if card.activation == "sigmoid":
+            return torch.cat([-scores, scores], dim=1)
+    raise ModelError(
+        f"model {card.name!r} answers scores of shape {tuple(scores.shape)}, but its "
+        f"card names {card.channels} classes: (n, {card.channels}, y, x) is needed"
+    )
+
+
+def _to_pixels(scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bring scores at a stride to pixels, as the networks' own libraries do it."""
+    if scores.shape[-2:] == (height, width):
+        return scores
+    return functional.interpolate(
+        scores.float(), size=(height, width), mode="bilinear", align_corners=False
+    )
+
+
+def _labels(labels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Check that labels are (n, y, x); a channel axis of one is taken away."""
+    if labels.ndim == 4 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 3 or labels.shape[-2:] != (height, width):
+        raise ModelError(
+            f"the model answers labels of shape {tuple(labels.shape)}, its card "
+            f"promises (n, {height}, {width})"
+        )
+    return labels
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in text or "can't allocate memory" in text)
+    )

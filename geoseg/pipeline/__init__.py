@@ -1,0 +1,1 @@
+"""A whole job in one TOML file: segment, vectorize, export, report."""

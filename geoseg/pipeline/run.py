@@ -1,0 +1,333 @@
+"""Pipelines: segment → vectorize → export → report as one job that can be run again.
+
+What is done is noted beside the products, by the settings and inputs that it was made
+of; the same command again does what is left. One run at a time; a log as JSON lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg._version import __version__
+from geoseg.errors import GeosegError, Terminated, first_line, is_full
+from geoseg.maps.lock import held
+from geoseg.maps.storage import Storage
+from geoseg.rasters.open import open_source, redact
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from geoseg.core.toml_settings import Settings
+    from geoseg.execution.progress import Progress
+    from geoseg.pipeline.settings import Pipeline, Segment
+
+LOG = "log.jsonl"
+META = ".pipeline"
+_STATE = f"{META}/state.json"
+_EVERY = 10.0
+"""Seconds between two lines of progress in the log."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A pipeline at work."""
+
+    pipeline: Pipeline
+    overwrite: bool
+    show: Callable[[str, Progress], None]
+    resources: ExitStack
+    """What ends with the run, such as the cluster."""
+    _opened: list[Client | None] = field(default_factory=list)
+    _told: float = -1e9
+
+    @property
+    def storage(self) -> Storage:
+        """The folder of the products."""
+        return Storage(self.pipeline.out)
+
+    def client(self) -> Client | None:
+        """Return the client, opened when it is first needed."""
+        if not self._opened:
+            client = None
+            if self.pipeline.cluster is not None:
+                from geoseg.execution.clusters import cluster_client
+
+                opened = cluster_client(self.pipeline.cluster)
+                client = self.resources.enter_context(opened)
+                self.log("cluster", "start", dashboard=client.dashboard_link)
+            self._opened.append(client)
+        return self._opened[0]
+
+    def log(self, stage: str, event: str, **facts: Any) -> None:  # noqa: ANN401
+        """Add a line to the log; secrets in URLs are not part of it."""
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "stage": stage,
+            "event": event,
+            **facts,
+        }
+        text = json.dumps({k: _redacted(v) for k, v in line.items()})
+        with (Path(self.pipeline.out) / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+    def progress(self, stage: str) -> Callable[[Progress], None]:
+        """Return what a stage tells its progress to."""
+
+        def tell(now: Progress) -> None:
+            self.show(stage, now)
+            if time.monotonic() - self._told > _EVERY:
+                self._told = time.monotonic()
+                self.log(
+                    stage,
+                    "progress",
+                    blocks=now.blocks,
+                    of=now.total,
+                    failed=now.failed,
+                )
+
+        return tell
+
+    def state(self) -> dict[str, str]:
+        """Return what each finished stage was made of."""
+        try:
+            return dict(json.loads(self.storage.get(_STATE)))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def note(self, stage: str, key: str) -> None:
+        """Note what a stage was made of, now that it is done."""
+        state = {**self.state(), stage: key}
+        self.storage.put(_STATE, json.dumps(state, indent=1).encode())
+
+
+def _redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    return redact(value) if isinstance(value, str) else value
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    *,
+    overwrite: bool = False,
+    show: Callable[[str, Progress], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run the stages that are not done yet.
+
+    Args:
+        pipeline: What to run.
+        overwrite: Begin anew.
+        show: Told the stage and its progress after every block.
+
+    Returns:
+        The product of each stage, by its name, and seconds where it had to be made.
+
+    Raises:
+        LockedError: It is being run already.
+        GeosegError: A stage failed; what is done stays done.
+    """
+    Path(pipeline.out).mkdir(parents=True, exist_ok=True)
+    with (
+        ExitStack() as stack,
+        held(Storage(pipeline.out), f"{META}/lock"),
+    ):
+        run = Run(pipeline, overwrite, show, stack)
+        if overwrite:
+            run.storage.discard(_STATE)
+        run.log(
+            "pipeline",
+            "start",
+            name=pipeline.name,
+            version=__version__,
+            pid=os.getpid(),
+        )
+        with _told(run):
+            made = {
+                name: _stage(run, name, settings)
+                for name in STAGES
+                if (settings := getattr(pipeline, name)) is not None
+            }
+        run.log("pipeline", "done")
+    return made
+
+
+@contextmanager
+def _told(run: Run) -> Iterator[None]:
+    """Write into the log how it ended, if not well."""
+    try:
+        yield
+    except GeosegError as error:
+        status = 3 if is_full(error) else error.exit_status
+        _try_to_log(run, "failed", error=str(error), status=status)
+        raise
+    except (KeyboardInterrupt, Terminated) as error:
+        _try_to_log(run, "interrupted", signal=type(error).__name__)
+        raise
+    except Exception as error:
+        status = 3 if is_full(error) else 1
+        _try_to_log(run, "failed", error=first_line(error), status=status)
+        raise
+
+
+def _try_to_log(run: Run, event: str, **facts: Any) -> None:  # noqa: ANN401
+    """Write a last line; where there is no room for it, the error itself says so."""
+    with suppress(OSError):
+        run.log("pipeline", event, **facts)
+
+
+def _stage(run: Run, name: str, settings: Settings) -> dict[str, Any]:
+    """Run one stage, or skip it where it was made of the same before."""
+    stage = STAGES[name]
+    product = stage.product(run.pipeline)
+    key, before = _key(run, name, settings), run.state().get(name)
+    if before == key and stage.is_whole(run.pipeline, product):
+        run.log(name, "skipped", product=product)
+        return {"product": product, "made": False}
+    run.log(name, "start", product=product)
+    begun = time.monotonic()
+    if before is None and not Storage(product).exists():
+        run.note(name, "begun")  # what is there from now on is ours
+        before = "begun"
+    # What this pipeline made of other settings or masks is replaced, nothing else.
+    facts = stage.make(run, product, run.overwrite or before is not None)
+    seconds = round(time.monotonic() - begun, 3)
+    run.note(name, key)
+    run.log(name, "done", product=product, seconds=seconds, **facts)
+    return {"product": product, "made": True, "seconds": seconds, **facts}
+
+
+def _key(run: Run, name: str, settings: Settings) -> str:
+    """Return a digest of all that a stage is made of."""
+    facts: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
+    if name == "segment":
+        facts["source"] = _identity(run.pipeline.segment)
+    else:
+        facts["masks"] = _record(run.pipeline.masks).get("run")
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(segment: Segment) -> Any:  # noqa: ANN401 - JSON
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the stage itself will say it
+        opened = open_source(
+            segment.raster, bands=segment.bands, aoi=segment.aoi, nodata=segment.nodata
+        )
+    return dict(opened.identity)
+
+
+def _record(masks: str) -> Mapping[str, Any]:
+    from geoseg.maps.store import RECORD
+
+    try:
+        return dict(json.loads(Storage(masks).get(RECORD)))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+# --- stages ---------------------------------------------------------------------------
+
+
+def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
+    from geoseg.execution.engine import processes
+    from geoseg.inference.workflow import make_plan, run_plan
+
+    settings = run.pipeline.segment.model_dump(
+        exclude={"raster", "masks", "zarr_format"}
+    )
+    client = run.client()
+    plan = make_plan(
+        run.pipeline.segment.raster,
+        workers=processes(client),
+        **settings,
+    )
+    masks, facts = run_plan(
+        plan,
+        out=product,
+        client=client,
+        # A store is never replaced because settings changed: it is refused.
+        overwrite=run.overwrite,
+        zarr_format=run.pipeline.segment.zarr_format,
+        progress=run.progress("segment"),
+    )
+    return {"windows": facts.windows, "masks_run": masks.run}
+
+
+def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
+    from geoseg.vector.vectorize import vectorize
+
+    settings = run.pipeline.vectorize
+    assert settings is not None
+    vectorize(
+        run.pipeline.masks,
+        product,
+        client=run.client(),
+        overwrite=overwrite,
+        progress=run.progress("vectorize"),
+        **settings.model_dump(exclude={"file"}),
+    )
+    return {"bytes": Path(product).stat().st_size}
+
+
+def _export(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
+    from geoseg.maps.cog import export_cog
+    from geoseg.maps.store import open_masks
+
+    export_cog(open_masks(run.pipeline.masks), product, overwrite=overwrite)
+    return {"bytes": Path(product).stat().st_size}
+
+
+def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
+    from geoseg.viz.report import write_report
+
+    settings = run.pipeline.report
+    assert settings is not None
+    write_report(
+        run.pipeline.masks,
+        product,
+        title=settings.title or run.pipeline.name,
+        overwrite=overwrite,
+        **settings.model_dump(exclude={"file", "title"}),
+    )
+    return {"bytes": Path(product).stat().st_size}
+
+
+def _is_complete(pipeline: Pipeline, product: str) -> bool:  # noqa: ARG001
+    return bool(_record(pipeline.masks).get("complete"))
+
+
+def _is_there(pipeline: Pipeline, product: str) -> bool:  # noqa: ARG001
+    return Storage(product).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of every pipeline."""
+
+    product: Callable[[Pipeline], str]
+    """Where what it makes lies."""
+    make: Callable[[Run, str, bool], dict[str, Any]]
+    """Makes it, replacing what is there if told so; returns facts for the log."""
+    is_whole: Callable[[Pipeline, str], bool] = _is_there
+    """Whether all of it is there."""
+
+
+def _file(stage: str) -> Callable[[Pipeline], str]:
+    return lambda pipeline: pipeline.product(getattr(pipeline, stage).file)
+
+
+STAGES = {
+    "segment": Stage(lambda pipeline: pipeline.masks, _segment, _is_complete),
+    "vectorize": Stage(_file("vectorize"), _vectorize),
+    "export": Stage(_file("export"), _export),
+    "report": Stage(_file("report"), _report),
+}
+"""In their order."""

@@ -1,0 +1,196 @@
+"""What a pipeline file may say: a table for each stage, and where workers come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, field_validator
+
+from geoseg.core.toml_settings import Settings, checked_as, override, read_toml
+from geoseg.execution.cluster_settings import Cluster, read_cluster
+
+_PATHS = (
+    ("out",),
+    ("cluster",),
+    ("segment", "raster"),
+    ("segment", "aoi"),
+    ("segment", "model"),
+    ("segment", "prompts"),
+    ("vectorize", "stats"),
+    ("report", "raster"),
+    ("report", "reference"),
+    ("report", "evaluation"),
+)
+"""Keys that may be paths; in a file they are relative to it."""
+
+
+class Segment(Settings):
+    """As `geoseg segment`."""
+
+    raster: str | list[str]
+    model: str | list[str]
+    """Several are averaged."""
+    masks: str = "masks.zarr"
+    """The store, in `out` unless it is a URL or an absolute path."""
+    aoi: str | None = None
+    bands: list[str] | None = None
+    nodata: float | None = None
+    overlap: int | None = None
+    block: int | None = None
+    batch: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tta: Literal["d4", "flips"] | None = None
+    scales: list[float] | None = None
+    prompts: str | None = None
+    scores: bool = False
+    probabilities: bool = False
+    resolution: Literal["model", "native"] | float = "model"
+    task: Literal["semantic", "instance", "panoptic"] | None = None
+    instances: str | None = None
+    things: list[str] | None = None
+    memory: float | None = None
+    zarr_format: Literal[2, 3] = 2
+
+
+class Vectorize(Settings):
+    """As `geoseg vectorize`."""
+
+    file: str = "regions.gpkg"
+    """In `out`."""
+    simplify: float | None = None
+    method: Literal["visvalingam", "douglas-peucker"] = "visvalingam"
+    smooth: bool | float = False
+    regularize: bool | float = False
+    min_area: float | None = None
+    classes: list[str] | None = None
+    connectivity: Literal[4, 8] = 4
+    stats: str | None = None
+    layer: str | None = None
+    block: int | None = None
+
+
+class Export(Settings):
+    """As `geoseg export`."""
+
+    file: str = "map.tif"
+    """In `out`."""
+
+
+class Report(Settings):
+    """As `geoseg report`."""
+
+    file: str = "report.html"
+    """In `out`."""
+    title: str | None = None
+    raster: str | None = None
+    reference: str | None = None
+    column: str | None = None
+    layer: str | None = None
+    mapping: dict[str, str] | None = None
+    """From a name or value of the reference to a class of the map, or `ignore`."""
+    constant: str | None = None
+    background: str | None = None
+    order: Literal["last", "first", "smallest"] = "last"
+    strict: bool = False
+    evaluation: str | None = None
+
+
+class Pipeline(Settings):
+    """A whole pipeline file. A stage whose table is absent is not run."""
+
+    name: str = "pipeline"
+    description: str = ""
+    out: str
+    """Folder of the products."""
+    segment: Segment
+    vectorize: Vectorize | None = None
+    export: Export | None = None
+    report: Report | None = None
+    cluster: Cluster | None = None
+    """Where workers come from: a file, or its contents; absent: this process."""
+
+    @field_validator("out")
+    @classmethod
+    def _is_folder(cls, value: str) -> str:
+        if "://" in value and not value.startswith("file://"):
+            raise ValueError(
+                f"{value!r} is not a folder: the log and single files need one; the "
+                "masks may lie elsewhere, segment.masks = 's3://bucket/masks.zarr'"
+            )
+        return value.removeprefix("file://")
+
+    def product(self, name: str) -> str:
+        """Return where a product lies."""
+        return name if "://" in name else str(Path(self.out) / name)
+
+    @property
+    def masks(self) -> str:
+        """Where the masks lie."""
+        return self.product(self.segment.masks)
+
+
+_ADAPTER: TypeAdapter[Pipeline] = TypeAdapter(Pipeline)
+
+
+def read_pipeline(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    cluster: Cluster | None = None,
+) -> Pipeline:
+    """Read and check a pipeline file, and that of its cluster.
+
+    Args:
+        path: The TOML file. Paths in it are relative to it.
+        overrides: `key=value` that win; paths in them are relative to where you are.
+        cluster: Where workers come from, whatever the file says.
+
+    Raises:
+        GeosegError: What is wrong with it, on one line.
+    """
+    values = read_toml(path)
+    folder = Path(path).resolve().parent
+    for keys in _PATHS:
+        _anchor(values, keys, folder)
+    for text in overrides:
+        override(values, text)
+    if cluster is not None:
+        values["cluster"] = cluster
+    elif isinstance(values.get("cluster"), str):
+        values["cluster"] = read_cluster(values["cluster"])
+    return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
+
+
+def _anchor(values: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
+    """Make what may be a path relative to a folder, in place."""
+    *tables, last = keys
+    table: Any = values
+    for name in tables:
+        table = table.get(name) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        return
+    found = table.get(last)
+    if isinstance(found, str):
+        table[last] = _anchored(found, folder, must_exist=last == "model")
+    elif isinstance(found, list):
+        table[last] = [
+            _anchored(f, folder, must_exist=last == "model")
+            if isinstance(f, str)
+            else f
+            for f in found
+        ]
+
+
+def _anchored(text: str, folder: Path, *, must_exist: bool) -> str:
+    if "://" in text or text.startswith("/"):
+        return text
+    path = folder / text
+    # A model may also be a name, `threshold:ndwi`, or `file.py:factory`.
+    file = Path(str(path).rpartition(":")[0])
+    if must_exist and not path.exists() and not file.is_file():
+        return text
+    return str(path)

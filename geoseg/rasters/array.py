@@ -1,0 +1,267 @@
+"""An xarray.DataArray or Dataset as a source; dask-backed ones window by window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from affine import Affine
+
+from geoseg.core.grid import Grid, Window
+from geoseg.errors import RasterError
+from geoseg.rasters.bands import with_common_names
+from geoseg.rasters.file import wkt_of
+from geoseg.rasters.mosaic import stack
+from geoseg.rasters.source import Source, SourceBand, check_inside
+from geoseg.rasters.validity import valid_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+_SPATIAL = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("Y", "X"))
+# In pixels: how far a coordinate may be from where an even spacing puts it. Northings
+# in float32 are off by half a metre.
+_UNEVEN = 0.1
+# In pixels: how far a stored transform may be from the coordinates and still be theirs.
+_STALE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ArraySource:
+    """A source of pixels that lie in an xarray.DataArray with dims band, y, x."""
+
+    array: xr.DataArray
+    name: str
+    grid: Grid
+    bands: tuple[SourceBand, ...]
+    layers: tuple[int, ...]
+    """Where along the first dim each band is."""
+    nodata: float | None
+    identity: Mapping[str, Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The array's dtype; uint8 for bool."""
+        return np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
+
+    def select(self, bands: Sequence[int]) -> ArraySource:
+        """Return the source with only these bands (0-based), in this order."""
+        return replace(
+            self,
+            bands=tuple(self.bands[b] for b in bands),
+            layers=tuple(self.layers[b] for b in bands),
+        )
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window that lies inside the grid; see `Source.read`."""
+        check_inside(self.name, self.grid, window)
+        part = self.array[(slice(None), *window.slices)][list(self.layers)]
+        try:
+            data = part.data
+            if hasattr(data, "dask"):  # here and now, not in tasks of their own
+                data = data.compute(scheduler="synchronous")
+            pixels = np.array(data, dtype=self.dtype, order="C")
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RasterError(f"cannot read {self.name}: {reason}") from error
+        return pixels, valid_pixels(pixels, [self.nodata] * len(pixels))
+
+
+def open_array(
+    data: xr.DataArray | xr.Dataset, *, nodata: float | None = None
+) -> Source:
+    """Return an xarray object as a source.
+
+    Args:
+        data: A DataArray with dims (band, y, x) or (y, x) in any order, y running
+            either way; or a Dataset whose variables are the bands.
+        nodata: Means nodata, whatever the object itself says of it.
+
+    Raises:
+        RasterError: It has no such dims, or its coordinates are not evenly spaced.
+    """
+    import xarray as xr
+
+    if isinstance(data, xr.Dataset):
+        return _open_dataset(data, nodata)
+    if not isinstance(data, xr.DataArray):
+        raise RasterError(
+            f"of xarray a DataArray or a Dataset is a raster, not {type(data).__name__}"
+        )
+    return _open_array(data, nodata)
+
+
+def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
+    """Return variables with both spatial dims as the bands of one source."""
+    found = {
+        str(name): variable
+        for name, variable in dataset.data_vars.items()
+        if any(y in variable.dims and x in variable.dims for y, x in _SPATIAL)
+    }
+    if not found:
+        raise RasterError(
+            "the Dataset has no variable with dims y and x (it has "
+            f"{', '.join(map(str, dataset.data_vars)) or 'none'})"
+        )
+    if len(found) == 1:
+        return _open_array(next(iter(found.values())), nodata)
+    opened = [_open_array(variable, nodata) for variable in found.values()]
+    for name, source in zip(found, opened, strict=True):
+        if len(source.bands) > 1:
+            raise RasterError(
+                f"variable {name} of the Dataset has {len(source.bands)} bands beside "
+                "other variables: give one DataArray"
+            )
+    names = with_common_names(list(found))
+    return stack(
+        [replace(s, bands=(b,)) for s, b in zip(opened, names, strict=True)], "Dataset"
+    )
+
+
+def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
+    import rioxarray  # noqa: F401 - gives arrays their .rio
+
+    name = _name(array)
+    if array.dtype.kind not in "uifb":
+        raise RasterError(f"{name} has {array.dtype} pixels: models read real numbers")
+    y, x = _spatial_dims(array, name)
+    flat = _banded(array, y, x, name)
+    placed = flat.rio.set_spatial_dims(x_dim=x, y_dim=y)
+    own = _nodata(placed) if nodata is None else nodata
+    bands = _bands(flat)
+    return ArraySource(
+        array=flat.drop_vars(list(flat.coords)),  # the grid and bands hold them
+        name=name,
+        grid=Grid(
+            crs=wkt_of(placed.rio.crs),
+            transform=_transform(placed, y, x, name),
+            height=flat.sizes[y],
+            width=flat.sizes[x],
+        ),
+        bands=bands,
+        layers=tuple(range(len(bands))),
+        nodata=own,
+        identity=_identity(flat, name),
+    )
+
+
+def _name(array: xr.DataArray) -> str:
+    """Return what it is called, unless dask called it so."""
+    by_dask = getattr(array.variable._data, "name", None)  # noqa: SLF001 - .data loads
+    return "DataArray" if array.name in (None, by_dask) else str(array.name)
+
+
+def _nodata(array: xr.DataArray) -> float | None:
+    """Return the nodata value that an array tells of; None if its dtype has no such."""
+    try:
+        own = array.rio.nodata
+    except (ValueError, OverflowError):  # such as NaN for integers
+        return None
+    return None if own is None else float(own)
+
+
+def _spatial_dims(array: xr.DataArray, name: str) -> tuple[str, str]:
+    for y, x in _SPATIAL:
+        if y in array.dims and x in array.dims:
+            return y, x
+    raise RasterError(
+        f"{name} has dims {', '.join(map(str, array.dims))}: a raster has y and x, and "
+        "maybe band"
+    )
+
+
+def _banded(array: xr.DataArray, y: str, x: str, name: str) -> xr.DataArray:
+    """Return the array with dims (band, y, x), whatever the first is called."""
+    others = [d for d in array.dims if d not in (y, x)]
+    long = [d for d in others if array.sizes[d] != 1]
+    if len(long) > 1:
+        sizes = ", ".join(f"{d} ({array.sizes[d]})" for d in long)
+        raise RasterError(f"{name} has {sizes} beside {y} and {x}: choose along one")
+    band = (
+        long[0] if long else ("band" if "band" in others or not others else others[0])
+    )
+    array = array.squeeze([d for d in others if d != band])
+    if band not in array.dims:
+        array = array.expand_dims(band)
+    return array.transpose(band, y, x)
+
+
+def _bands(array: xr.DataArray) -> tuple[SourceBand, ...]:
+    """Return names from the first dim's coordinate, `long_name`, or the array's own."""
+    dim, count = array.dims[0], array.shape[0]
+    told = array.attrs.get("long_name")
+    labels = array.coords[dim].values if dim in array.coords else None
+    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "UOS":
+        names = [str(label) for label in labels]
+    elif isinstance(told, list | tuple) and len(told) == count:
+        names = [str(n) if n else str(i + 1) for i, n in enumerate(told)]
+    elif count == 1 and isinstance(told or array.name, str):
+        names = [str(told or array.name)]
+    else:
+        names = [str(i + 1) for i in range(count)]
+    if len(set(names)) < count:
+        names = [str(i + 1) for i in range(count)]
+    return with_common_names(names)
+
+
+def _transform(array: xr.DataArray, y: str, x: str, name: str) -> Affine:
+    """Return the transform that the coordinates tell; the stored one if it agrees.
+
+    What is stored is exact to the last bit, but stays behind when an array is sliced.
+    """
+    stored = array.rio.transform()
+    if y not in array.coords or x not in array.coords:
+        return stored
+    y_origin, y_step = _spacing(array.coords[y].values, stored.e, stored.a, name)
+    x_origin, x_step = _spacing(array.coords[x].values, stored.a, stored.e, name)
+    told = Affine(x_step, 0.0, x_origin, 0.0, y_step, y_origin)
+    size = (array.sizes[x], array.sizes[y])
+    near = _largest_gap(~told @ stored, size) < _STALE
+    return stored if near else told
+
+
+def _largest_gap(place: Affine, size: tuple[int, int]) -> float:
+    corners = [(c, r) for c in (0, size[0]) for r in (0, size[1])]
+    gaps = [np.subtract(place @ corner, corner) for corner in corners]
+    return float(np.abs(gaps).max())
+
+
+def _spacing(
+    centres: NDArray[Any], stored: float, other: float, name: str
+) -> tuple[float, float]:
+    """Return where the first pixel's edge is, and the step from pixel to pixel."""
+    centres = np.asarray(centres, np.float64)
+    if len(centres) == 1:  # nothing to measure: the stored step, or square pixels
+        step = stored if abs(stored) != 1 else float(np.copysign(other, stored))
+    else:
+        step = float(centres[-1] - centres[0]) / (len(centres) - 1)
+        even = centres[0] + step * np.arange(len(centres))
+        if step == 0 or np.abs(centres - even).max() > _UNEVEN * abs(step):
+            raise RasterError(
+                f"the coordinates of {name} are not evenly spaced: put it on a regular "
+                "grid first, as with rio.reproject"
+            )
+    return float(centres[0]) - step / 2, step
+
+
+def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:
+    """Return a digest of the pixels, or of the file or graph that they come from."""
+    from dask.base import tokenize
+
+    facts: dict[str, Any] = {
+        "array": name,
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+    }
+    data = array.variable._data  # noqa: SLF001 - .data would load what is still on disk
+    file = Path(str(array.encoding.get("source", "")))
+    if isinstance(data, np.ndarray) or hasattr(data, "dask") or not file.is_file():
+        return facts | {"digest": str(tokenize(data))}
+    stat = file.stat()
+    places = tokenize(*(np.asarray(array[d]) for d in array.dims))
+    return facts | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "at": places}

@@ -1,0 +1,261 @@
+"""What bands are called, and which of a raster's bands a model means.
+
+A band is called by its description; else, in a single-band file, by the band in the
+file's name; else by its colour interpretation; else by its number. The STAC common name
+comes from the name itself where it is one (`red`, `nir`), else from the sensor's table,
+but only where the sensor is evident: from the path (`S2A_…`, `Sentinel-2`, `HLS.L30`,
+`LC08_…`), or from band names that only Sentinel-2 has (`B8A`, or `B02` with its zero).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from geoseg.errors import RasterError
+from geoseg.rasters.source import Named, Renamed, Source, SourceBand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+# https://github.com/stac-extensions/eo (v2.0.0), "Common Band Names".
+COMMON_NAMES: Final = frozenset({
+    "pan", "coastal", "blue", "green", "green05", "yellow", "red", "rededge",
+    "rededge071", "rededge075", "rededge078", "nir", "nir08", "nir09", "cirrus",
+    "swir16", "swir22", "lwir", "lwir11", "lwir12",
+})  # fmt: skip
+_ALIASES: Final = {
+    "near infrared": "nir", "near-infrared": "nir", "nearinfrared": "nir",
+    "near_infrared": "nir", "infrared": "nir", "swir1": "swir16", "swir2": "swir22",
+    "panchromatic": "pan", "red edge": "rededge", "red-edge": "rededge",
+    "red_edge": "rededge", "coastal aerosol": "coastal",
+}  # fmt: skip
+_SENTINEL2: Final = {
+    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge071",
+    "B6": "rededge075", "B7": "rededge078", "B8": "nir", "B8A": "nir08", "B9": "nir09",
+    "B10": "cirrus", "B11": "swir16", "B12": "swir22",
+}  # fmt: skip
+_LANDSAT8: Final = {
+    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir08",
+    "B6": "swir16", "B7": "swir22", "B8": "pan", "B9": "cirrus", "B10": "lwir11",
+    "B11": "lwir12",
+}  # fmt: skip
+_LANDSAT457: Final = {
+    "B1": "blue", "B2": "green", "B3": "red", "B4": "nir08", "B5": "swir16",
+    "B6": "lwir", "B7": "swir22", "B8": "pan",
+}  # fmt: skip
+# By what is in the path; the first that matches is the sensor.
+_SENSORS: Final = (
+    (re.compile(r"HLS\.L30", re.IGNORECASE), _LANDSAT8),
+    (re.compile(r"HLS\.S30", re.IGNORECASE), _SENTINEL2),
+    (re.compile(r"(?<![A-Z0-9])L[COT]0?[89](?=[_0-9])|LANDSAT[ _-]?[89]"), _LANDSAT8),
+    (
+        re.compile(r"(?<![A-Z0-9])L[ETM]0?[457](?=[_0-9])|LANDSAT[ _-]?[457]"),
+        _LANDSAT457,
+    ),
+    (
+        re.compile(
+            r"(?<![A-Z0-9])S2[ABC]?(?=[_\W])|SENTINEL[ _-]?2"
+            r"|(?<![A-Z0-9])T\d{2}[A-Z]{3}_\d{8}"
+        ),
+        _SENTINEL2,
+    ),
+)
+_ONLY_SENTINEL2: Final = re.compile(r"B8A|B0[1-9]", re.IGNORECASE)
+_BAND: Final = re.compile(r"(?:S[RT]_)?B(0?[1-9]|1[0-3]|8A)", re.IGNORECASE)
+_IN_FILE_NAME: Final = re.compile(
+    r"(?<![A-Za-z0-9])(S[RT]_B\d{1,2}|B(?:0?[1-9]|1[0-3]|8A)|VV|VH|HH|HV)(?![A-Za-z0-9])",
+    re.IGNORECASE,
+)
+_LAST_WORD: Final = re.compile(r"([A-Za-z]+\d*)$")
+
+
+def band_in_file_name(path: str) -> str | None:
+    """Return the band that a file's name tells of (`B08`, `SR_B4`, `VV`, `red`).
+
+    The last of several counts; a colour counts only as the name's last word.
+    """
+    stem = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1].rsplit(".", 1)[0]
+    found = _IN_FILE_NAME.findall(stem)
+    if found:
+        return str(found[-1]).upper()
+    word = _LAST_WORD.search(stem)
+    if word and word[1].lower() in COMMON_NAMES:
+        return word[1].lower()
+    return None
+
+
+def bands_of(
+    path: str,
+    descriptions: Sequence[str | None],
+    colours: Sequence[str],
+    numbers: Sequence[int],
+) -> tuple[SourceBand, ...]:
+    """Return what the bands of a file are called.
+
+    Args:
+        path: The file, for its band and its sensor.
+        descriptions: Of each band, None or empty where it has none.
+        colours: Colour interpretation of each band, as GDAL calls it, in small letters.
+        numbers: The 1-based number of each band in the file.
+    """
+    single = band_in_file_name(path) if len(numbers) == 1 else None
+    names = []
+    for description, colour, number in zip(descriptions, colours, numbers, strict=True):
+        described = (description or "").strip()
+        shown = colour if colour in COMMON_NAMES else None
+        names.append(described or single or shown or str(number))
+    if len(set(names)) < len(names):  # such as four bands all described as "levels"
+        doubled = {n for n in names if names.count(n) > 1}
+        names = [
+            str(i) if n in doubled else n for n, i in zip(names, numbers, strict=True)
+        ]
+    return with_common_names(names, path)
+
+
+def with_common_names(names: Sequence[str], path: str = "") -> tuple[SourceBand, ...]:
+    """Return bands of these names with their common names, where they can be known."""
+    table = _sensor(names, path)
+    return tuple(SourceBand(name=n, common_name=_common_name(n, table)) for n in names)
+
+
+def number_band(number: int) -> SourceBand:
+    """Return a band without any name but its 1-based number."""
+    return SourceBand(name=str(number))
+
+
+def is_unnamed(band: SourceBand) -> bool:
+    """Whether a band is known by its number only."""
+    return band.name.isdigit() and band.common_name is None
+
+
+def _sensor(names: Sequence[str], path: str) -> Mapping[str, str]:
+    upper = path.upper()
+    for pattern, table in _SENSORS:
+        if pattern.search(upper):
+            return table
+    if any(_ONLY_SENTINEL2.fullmatch(name) for name in names):
+        return _SENTINEL2
+    return {}
+
+
+def _common_name(name: str, table: Mapping[str, str]) -> str | None:
+    word = name.strip().lower()
+    if word in COMMON_NAMES:
+        return word
+    if word in _ALIASES:
+        return _ALIASES[word]
+    band = _BAND.fullmatch(name.strip())
+    return table.get("B" + band[1].lstrip("0").upper()) if band else None
+
+
+def band_key(name: str) -> str:
+    """Return what two spellings of one band share: `B08`, `b8` and `B8`."""
+    return re.sub(r"^(.*?b)0+(?=\d)", r"\1", name.strip().casefold())
+
+
+def listed(bands: Sequence[Named | int]) -> str:
+    """Return the bands, or their numbers, as a message shows them."""
+    shown = [
+        str(b)
+        if isinstance(b, int)
+        else b.name
+        if b.common_name is None or b.common_name == b.name
+        else f"{b.name} ({b.common_name})"
+        for b in bands[:20]
+    ]
+    more = f", … {len(bands) - 20} more" if len(bands) > 20 else ""
+    return ", ".join(shown) + more
+
+
+def choose(source: Source, wanted: Sequence[str]) -> Source:
+    """Return the source with the bands that `--bands` asks for.
+
+    Numbers (`4,3,2`) pick bands by 1-based number. As many names as the source has
+    bands name them, in their order, whatever they were called before. Fewer names pick
+    the bands of those names.
+    """
+    if all(word.strip().isdigit() for word in wanted):
+        return source.select(_numbered(source, [int(word) for word in wanted]))
+    if len(wanted) == len(source.bands):
+        return Renamed(
+            source=source, bands=with_common_names([w.strip() for w in wanted])
+        )
+    found = [_find(source.bands, SourceBand(name=w), source.name) for w in wanted]
+    missing = [w for w, f in zip(wanted, found, strict=True) if f is None]
+    if missing:
+        raise RasterError(
+            f"{source.name} has no band {', '.join(missing)}: it has "
+            f"{len(source.bands)} bands ({listed(source.bands)}); give one name for "
+            "each of them, or numbers of those to use"
+        )
+    return source.select([f for f in found if f is not None])
+
+
+def _numbered(source: Source, wanted: Sequence[int]) -> list[int]:
+    """Return the places of bands by their 1-based numbers in the file."""
+    numbers = list(getattr(source, "numbers", range(1, len(source.bands) + 1)))
+    missing = [number for number in wanted if number not in numbers]
+    if missing:
+        raise RasterError(
+            f"{source.name} has no band {missing[0]}: its bands are {listed(numbers)}"
+        )
+    return [numbers.index(number) for number in wanted]
+
+
+def match_bands(source: Source, wanted: Sequence[Named]) -> tuple[int, ...]:
+    """Return which bands of the source are the ones a model wants (0-based).
+
+    By name, else by common name, either in any case (`B8` is `B08`). Where the source's
+    bands have no names at all and are as many as the model wants, by position.
+
+    Raises:
+        RasterError: A band is missing, or two could be meant.
+    """
+    if len(wanted) == len(source.bands) and all(map(is_unnamed, source.bands)):
+        return tuple(range(len(wanted)))
+    found = [
+        _find(
+            source.bands,
+            SourceBand(name=w.name, common_name=w.common_name),
+            source.name,
+        )
+        for w in wanted
+    ]
+    missing = [w for w, f in zip(wanted, found, strict=True) if f is None]
+    if missing:
+        raise RasterError(
+            f"{source.name} lacks the band{'s' * (len(missing) > 1)} "
+            f"{listed(missing)}: it has {len(source.bands)} ({listed(source.bands)}), "
+            f"the model wants {len(wanted)} ({listed(wanted)}); say with --bands what "
+            "its bands are"
+        )
+    return tuple(f for f in found if f is not None)
+
+
+def _find(bands: Sequence[SourceBand], wanted: SourceBand, where: str) -> int | None:
+    """Return the one band that is meant; a name counts before a common name."""
+    names = [band_key(b.name) for b in bands]
+    common = [band_key(b.common_name) if b.common_name else None for b in bands]
+    tries: list[tuple[str | None, Sequence[str | None]]] = [
+        (wanted.name, names),
+        (wanted.common_name, common),
+        (wanted.name, common),
+        (wanted.common_name, names),
+    ]
+    if "nir" in {wanted.name, wanted.common_name}:
+        tries.append(("nir08", common))  # Landsat's only near infrared
+    for word, called in tries:
+        hits = [
+            i for i, c in enumerate(called) if word is not None and c == band_key(word)
+        ]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            meant = ", ".join(f"{i + 1} ({bands[i].name})" for i in hits)
+            raise RasterError(
+                f"{where}: {word!r} may be any of its bands {meant}; say which with "
+                "--bands and their numbers"
+            )
+    return None

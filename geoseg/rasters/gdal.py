@@ -1,0 +1,157 @@
+"""GDAL's handles and GDAL's words: opened per thread, reported on one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import warnings
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from geoseg.core.text import redact
+from geoseg.errors import RasterError
+from geoseg.execution.resources import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rasterio import DatasetReader
+
+# What GDAL may hold of decoded blocks, in MB per process. Its own default is 5 % of
+# the machine, which a dozen workers on a large one turn into half of it.
+CACHE_MB: Final = 256
+
+# rasterio hands GDAL's messages to logging; without any handler Python prints them on
+# stderr. Whoever wants them adds a handler to the logger "rasterio".
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+_REMOTE = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://|/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs))"
+)
+
+
+def is_remote(path: str) -> bool:
+    """Whether GDAL reads this over a network."""
+    return bool(_REMOTE.match(path)) and not path.lower().startswith("file://")
+
+
+def gdal_path(path: str) -> str:
+    """Return what GDAL is asked to open.
+
+    A web address says itself that it is to be retried, and that no directory is to be
+    listed for files beside it: settings of the process would reach other threads too.
+    """
+    if not path.lower().startswith(("http://", "https://")):
+        return path
+    options = "max_retry=3&retry_delay=0.5&connecttimeout=5&empty_dir=yes"
+    return f"/vsicurl?{options}&url={quote(path, safe='')}"
+
+
+def one_line(error: BaseException, path: str = "") -> str:
+    """Return the first cause of an error of GDAL's, squeezed into a redacted line."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        if not type(deeper).__module__.startswith("rasterio"):
+            break  # what the caller was busy with when it asked for the pixels
+        error = deeper
+    return squeezed(error, path)
+
+
+def squeezed(error: BaseException, path: str = "") -> str:
+    """Return an error's own words as a redacted line."""
+    text = str(error) or type(error).__name__
+    for known in (gdal_path(path), path):
+        if known:
+            text = text.replace(known, redact(path))
+    text = " ".join(redact(text).split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+@contextmanager
+def reporting(what: str, name: str, path: str) -> Iterator[None]:
+    """Turn what GDAL raises into a RasterError of one line."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (RasterioError, OSError, ValueError, MemoryError) as error:
+        reason = _without_name(one_line(error, path), name)
+        raise RasterError(f"cannot {what} {name}: {reason}") from error
+
+
+def _without_name(reason: str, name: str) -> str:
+    """Return a reason that does not begin with the file's name, which we say anyway."""
+    base = name.rstrip("/").rpartition("/")[2]
+    for known in (name, base):
+        reason = re.sub(rf"^['`]?{re.escape(known)}['`]?(?:: ?|, | )", "", reason)
+    return reason
+
+
+@contextmanager
+def environment(path: str) -> Iterator[None]:
+    """Set what GDAL needs while it opens and reads `path`."""
+    import rasterio
+
+    options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_MB}
+    if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
+        options["GDAL_NUM_THREADS"] = min(4, threads())
+    if is_remote(path):
+        options |= {
+            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+            "GDAL_HTTP_CONNECTTIMEOUT": 5,
+            "GDAL_HTTP_MAX_RETRY": 3,
+            "GDAL_HTTP_RETRY_DELAY": 0.5,
+            "GDAL_HTTP_LOW_SPEED_TIME": 30,
+            "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,  # bytes a second; less is a dead server
+            "GDAL_HTTP_MULTIRANGE": "YES",
+            # With more, GDAL (3.10) asks for all tiles of a window ahead, and where
+            # that request fails it returns zeros and no error, retries or not.
+            "GDAL_NUM_THREADS": 1,
+        }
+    with rasterio.Env(**options):
+        yield
+
+
+def open_dataset(path: str) -> DatasetReader:
+    """Open a dataset for reading, within `environment(path)`."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():  # `open_source` warns, once, in its own words
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(gdal_path(path))
+
+
+class Handles:
+    """Open datasets, per process and thread; the part of a source that never travels.
+
+    A dataset of GDAL's must not be used by two threads at once, nor survive a fork.
+    Each thread keeps the `limit` most recently used ones; pickled, none are left.
+    """
+
+    def __init__(self, limit: int = 16) -> None:
+        self._limit = limit
+        self._local = threading.local()
+
+    def __reduce__(self) -> tuple[type[Handles], tuple[int]]:
+        return Handles, (self._limit,)
+
+    def get(self, path: str) -> DatasetReader:
+        """Return the calling thread's own open dataset for `path`."""
+        opened = self._opened()
+        if path in opened:
+            opened.move_to_end(path)
+            return opened[path]
+        dataset = opened[path] = open_dataset(path)
+        while len(opened) > self._limit:
+            opened.popitem(last=False)[1].close()
+        return dataset
+
+    def _opened(self) -> OrderedDict[str, DatasetReader]:
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():
+            local.pid, local.opened = os.getpid(), OrderedDict()
+        return local.opened  # type: ignore[no-any-return]

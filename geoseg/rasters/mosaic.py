@@ -1,0 +1,248 @@
+"""Many rasters side by side as one, and single-band rasters stacked into one.
+
+The first file's CRS, pixel size and alignment are the mosaic's. Files that share them,
+to a tenth of a pixel, are pasted as they are; others are brought onto its pixels
+(`onto`). Where files overlap, a pixel comes from the first, in the given order, that
+has a valid one there; globs and folders are in the order of their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from geoseg.core.grid import Grid, Window
+from geoseg.errors import RasterError
+from geoseg.rasters.bands import listed
+from geoseg.rasters.source import Source, SourceBand, check_inside
+from geoseg.rasters.validity import all_valid, both, is_all_valid
+from geoseg.rasters.warp import footprint, onto, same_crs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+# In pixels: neighbours of real tilings miss each other by some hundredths, and a value
+# as it was stored is worth more than such a shift.
+_ALIGNED: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mosaic:
+    """Sources side by side on one grid."""
+
+    name: str
+    grid: Grid
+    tiles: tuple[Source, ...]
+    """In the order in which they win, each on pixels of `grid`."""
+    places: NDArray[np.int64]
+    """(tile, 4) first row, row after the last, first column, column after the last."""
+    dtype: np.dtype[Any]
+    """What holds the pixels of all of them."""
+
+    @property
+    def bands(self) -> tuple[SourceBand, ...]:
+        """The first one's bands."""
+        return self.tiles[0].bands
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """How many, and a digest of who they are."""
+        return {"files": len(self.tiles), "digest": digest(self.tiles)}
+
+    def select(self, bands: Sequence[int]) -> Mosaic:
+        """Return the source with only these bands (0-based), in this order."""
+        return replace(self, tiles=tuple(tile.select(bands) for tile in self.tiles))
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window that lies inside the grid; see `Source.read`."""
+        check_inside(self.name, self.grid, window)
+        touching = list(self._touching(window))
+        if len(touching) == 1 and touching[0][1].intersection(window) == window:
+            tile, place = touching[0]
+            if tile.dtype == self.dtype:
+                return tile.read(window.relative_to(place))
+        pixels = np.zeros((len(self.bands), window.height, window.width), self.dtype)
+        valid = np.zeros((window.height, window.width), np.bool_)
+        for tile, place in touching:
+            part = place.intersection(window)
+            if part is None:
+                continue
+            rows, columns = part.relative_to(window).slices
+            have = valid[rows, columns]
+            if not have.all():
+                theirs = tile.read(part.relative_to(place))
+                _paste(pixels[:, rows, columns], have, *theirs)
+        return pixels, all_valid(valid.shape) if valid.all() else valid
+
+    def _touching(self, window: Window) -> Iterator[tuple[Source, Window]]:
+        y, bottom, x, right = self.places.T
+        touching = (
+            (y < window.bottom)
+            & (bottom > window.y)
+            & (x < window.right)
+            & (right > window.x)
+        )
+        for i in np.flatnonzero(touching):
+            yield self.tiles[i], Window.spanning(*(int(n) for n in self.places[i]))
+
+
+def _paste(
+    pixels: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    theirs: NDArray[np.generic],
+    their_valid: NDArray[np.bool_],
+) -> None:
+    """Fill in place what is not valid yet with what is."""
+    if is_all_valid(their_valid) and not valid.any():
+        pixels[...] = theirs
+        valid[...] = True
+        return
+    new = their_valid & ~valid
+    np.copyto(pixels, theirs, where=new, casting="same_kind")
+    valid |= new
+
+
+def mosaic(sources: Sequence[Source], name: str) -> Source:
+    """Return sources side by side; earlier ones win where they overlap.
+
+    Raises:
+        RasterError: Their bands differ in number, or one cannot be brought onto the
+            first one's pixels.
+    """
+    if len(sources) == 1:
+        return sources[0]
+    first = sources[0]
+    for other in sources:
+        if len(other.bands) != len(first.bands):
+            raise RasterError(
+                f"rasters of one mosaic have the same bands: {first.name} has "
+                f"{len(first.bands)} ({listed(first.bands)}), {other.name} has "
+                f"{len(other.bands)} ({listed(other.bands)})"
+            )
+    places = [_place(source, first.grid) for source in sources]
+    y, x = min(p.y for p in places), min(p.x for p in places)
+    bottom, right = max(p.bottom for p in places), max(p.right for p in places)
+    return Mosaic(
+        name=name,
+        grid=first.grid[Window.spanning(y, bottom, x, right)],
+        tiles=tuple(
+            _placed(source, first.grid, place)
+            for source, place in zip(sources, places, strict=True)
+        ),
+        dtype=np.result_type(*{source.dtype for source in sources}),
+        places=np.array(
+            [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
+        ),
+    )
+
+
+def _place(source: Source, frame: Grid) -> Window:
+    """Return the pixels of `frame`, unbounded, that the source covers."""
+    exact = aligned(source.grid, frame)
+    if exact is not None:
+        return exact
+    if (source.grid.crs is None) != (frame.crs is None):
+        raise RasterError(
+            f"{source.name} cannot join the mosaic: of it and the first raster one has "
+            "a CRS and the other has none; set it with gdal_edit -a_srs"
+        )
+    try:
+        return footprint(source.grid, frame)
+    except RasterError as error:
+        raise RasterError(f"{source.name} cannot join the mosaic: {error}") from error
+
+
+def _placed(source: Source, frame: Grid, place: Window) -> Source:
+    """Return the source on exactly the pixels of its place."""
+    exact = aligned(source.grid, frame) is not None
+    return source if exact else onto(source, frame[place])
+
+
+def aligned(grid: Grid, frame: Grid) -> Window | None:
+    """Return which pixels of `frame`, unbounded, a grid's pixels are, or None."""
+    if not same_crs(grid.crs, frame.crs):
+        return None
+    place = ~frame.transform @ grid.transform
+    y, x = round(place.f), round(place.c)
+    drift = max(
+        abs(place.f - y) + abs(place.e - 1) * grid.height + abs(place.d) * grid.width,
+        abs(place.c - x) + abs(place.a - 1) * grid.width + abs(place.b) * grid.height,
+    )
+    if drift > _ALIGNED:
+        return None
+    return Window(y=y, x=x, height=grid.height, width=grid.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Single-band sources of one grid as the bands of one source."""
+
+    name: str
+    grid: Grid
+    layers: tuple[Source, ...]
+    """One per band, each on pixels of `grid`."""
+
+    @property
+    def bands(self) -> tuple[SourceBand, ...]:
+        """Their bands, in their order."""
+        return tuple(layer.bands[0] for layer in self.layers)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What holds the pixels of all of them."""
+        return np.result_type(*{layer.dtype for layer in self.layers})
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """How many, and a digest of who they are."""
+        return {"files": len(self.layers), "digest": digest(self.layers)}
+
+    def select(self, bands: Sequence[int]) -> Stack:
+        """Return the source with only these bands (0-based), in this order.
+
+        The grid stays the finest of all of them, also where only coarser ones are left.
+        """
+        return replace(self, layers=tuple(self.layers[b] for b in bands))
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window that lies inside the grid; see `Source.read`."""
+        check_inside(self.name, self.grid, window)
+        pixels = np.empty((len(self.layers), window.height, window.width), self.dtype)
+        valid = all_valid((window.height, window.width))
+        for band, layer in zip(pixels, self.layers, strict=True):
+            theirs, their_valid = layer.read(window)
+            band[...] = theirs[0]
+            valid = both(valid, their_valid)
+        return pixels, valid
+
+
+def stack(sources: Sequence[Source], name: str) -> Source:
+    """Return single-band sources as one source, on the grid of the finest of them.
+
+    Raises:
+        RasterError: They cannot be brought onto one grid.
+    """
+    finest = min(sources, key=lambda s: abs(s.grid.transform.determinant))
+    grid = finest.grid
+    layers = []
+    for source in sources:
+        if source.grid.crs is None and grid.crs is not None:
+            raise RasterError(
+                f"{source.name} has no CRS, unlike {finest.name}: they cannot be "
+                "stacked; set it with gdal_edit -a_srs"
+            )
+        exact = aligned(source.grid, grid) == grid.window
+        layers.append(source if exact else onto(source, grid))
+    return Stack(name=name, grid=grid, layers=tuple(layers))
+
+
+def digest(sources: Sequence[Source]) -> str:
+    """Return one number for who all of them are."""
+    told = json.dumps([dict(s.identity) for s in sources], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -1,0 +1,149 @@
+"""What every source offers, whatever its pixels come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from geoseg.errors import RasterError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from geoseg.core.grid import Grid, Window
+
+
+class Named(Protocol):
+    """A band by its names: one of a raster, or one that a model wants."""
+
+    @property
+    def name(self) -> str:
+        """Its own name, such as `B08`."""
+        ...
+
+    @property
+    def common_name(self) -> str | None:
+        """STAC common name, such as `nir`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBand:
+    """One band of a source."""
+
+    name: str
+    """Its description, its file's band name (`B08`), or `1`, `2`, … where unnamed."""
+    common_name: str | None = None
+    """STAC common name (`red`, `nir`, …) where it can be known, else None."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where pixels come from: a recipe that can be pickled, never an open handle.
+
+    `read` may be called from several threads at once. What it returns for a pixel does
+    not depend on the window that the pixel was read in. Pixels are the stored numbers:
+    scale and offset tags are never applied, because models are trained on the stored
+    numbers and state their own scaling on their card.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name for messages; secrets in URLs are not part of it."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        ...
+
+    @property
+    def bands(self) -> tuple[SourceBand, ...]:
+        """Its bands, in the order of the first axis of what `read` returns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of its pixels."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """JSON-able facts that change when the pixels may have (size, mtime, etag)."""
+        ...
+
+    def select(self, bands: Sequence[int]) -> Source:
+        """Return the source with only these bands (0-based), in this order."""
+        ...
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window that lies inside the grid.
+
+        Returns:
+            Pixels (band, y, x) in `dtype`, and which pixels are valid, (y, x) bool: in
+            no band nodata, masked out, NaN or infinite; nor transparent; and inside the
+            AOI. Where every pixel is valid the latter may be a read-only broadcast of
+            one True, which costs no memory: copy it before writing into it.
+        """
+        ...
+
+
+def check_inside(name: str, grid: Grid, window: Window) -> None:
+    """Raise RasterError where `window` is empty or reaches outside of `grid`."""
+    if (
+        window.height < 1
+        or window.width < 1
+        or window.intersection(grid.window) != window
+    ):
+        raise RasterError(
+            f"{name}: rows {window.y} … {window.bottom}, columns {window.x} … "
+            f"{window.right} are not inside its {grid.height} x {grid.width} pixels"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renamed:
+    """A source whose bands are called otherwise."""
+
+    source: Source
+    bands: tuple[SourceBand, ...]
+    """A name for each band of `source`, in its order."""
+
+    def __post_init__(self) -> None:
+        if len(self.bands) != len(self.source.bands):
+            raise RasterError(
+                f"{self.name} has {len(self.source.bands)} bands, but "
+                f"{len(self.bands)} names were given"
+            )
+
+    @property
+    def name(self) -> str:
+        """Short name for messages."""
+        return self.source.name
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        return self.source.grid
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of its pixels."""
+        return self.source.dtype
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Facts that change when the pixels may have."""
+        return self.source.identity
+
+    def select(self, bands: Sequence[int]) -> Renamed:
+        """Return the source with only these bands (0-based), in this order."""
+        return Renamed(
+            source=self.source.select(bands), bands=tuple(self.bands[b] for b in bands)
+        )
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window that lies inside the grid; see `Source.read`."""
+        return self.source.read(window)

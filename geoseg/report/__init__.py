@@ -1,5 +1,0 @@
-"""The report: one page about a map, to be looked at, printed and handed over."""
-
-from geoseg.report.write import write_report
-
-__all__ = ["write_report"]

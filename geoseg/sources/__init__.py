@@ -1,1 +1,0 @@
-"""One room per kind of source; `geoseg.raster.open_source` is the door to all."""

@@ -1,0 +1,153 @@
+"""Opening what there is to learn from: rasters, labels, and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.core.classes import Class
+from geoseg.errors import GeosegError, LabelsError
+from geoseg.labels import Labels, open_labels
+from geoseg.rasters.open import Source, at_resolution, open_source
+from geoseg.training.scenes import (
+    Scene,
+    check_classes,
+    count_cells,
+    make_scenes,
+    object_places,
+)
+from geoseg.training.split import Split, split_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ground:
+    """What there is to learn from."""
+
+    scenes: tuple[Scene, ...]
+    """Rasters with labels."""
+    classes: tuple[Class, ...]
+    """Those with labelled pixels, by value."""
+    cells: tuple[NDArray[np.int64], ...]
+    """For each scene, labelled pixels by cell and class."""
+    split: Split | None
+    """What is held out; None for nothing."""
+    folds: int
+    """In how many parts the ground is cut; 0 for none."""
+    objects: NDArray[np.int64] | None = None
+    """(object,) place in the class table of each, where objects are learned."""
+
+
+def open_sources(
+    rasters: Paths,
+    bands: Sequence[str] | None,
+    aoi: str | Path | None,
+    nodata: float | None,
+    resolution: float | None,
+) -> list[Source]:
+    """Return the rasters with the same bands, at about the same pixel size."""
+    found = [
+        open_source(r, bands=bands, aoi=aoi, nodata=nodata) for r in _several(rasters)
+    ]
+    if not found:
+        raise GeosegError("no raster to train on")
+    first = found[0]
+    for other in found[1:]:
+        if len(other.bands) != len(first.bands):
+            raise GeosegError(
+                f"{other.name} has {len(other.bands)} bands, {first.name} "
+                f"{len(first.bands)}: choose the same with --bands"
+            )
+    size = resolution or metres_of(first)
+    if size is None:
+        return found
+    return [_sized(s, size, always=resolution is not None) for s in found]
+
+
+def metres_of(source: Source) -> float | None:
+    """Return the side of a source's pixels in metres, None where it has no place."""
+    size = source.grid.pixel_size_m
+    return float(np.sqrt(size[0] * size[1])) if size else None
+
+
+def _sized(source: Source, metres: float, *, always: bool) -> Source:
+    own = metres_of(source)
+    near = own is not None and 0.8 <= own / metres <= 1.25
+    return source if near and not always else at_resolution(source, metres)
+
+
+def _several(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+
+
+def open_pairs(
+    sources: Sequence[Source],
+    labels: Paths,
+    how: Mapping[str, Any],
+    classes: Sequence[Class],
+) -> tuple[list[tuple[Source, Labels]], tuple[Class, ...]]:
+    """Return each raster with its labels, and the class table of them all."""
+    paths = _several(labels)
+    if len(paths) == 1:
+        paths = paths * len(sources)
+    if len(paths) != len(sources):
+        raise LabelsError(
+            f"{len(paths)} labels for {len(sources)} rasters: give one for each, in "
+            "the same order, or one for all"
+        )
+    pairs: list[tuple[Source, Labels]] = []
+    table, missed = tuple(classes), None
+    for source, path in zip(sources, paths, strict=True):
+        try:
+            opened = open_labels(path, source.grid, classes=table, **how)
+        except LabelsError as error:
+            if len(_several(labels)) > 1 or len(sources) == 1:
+                raise
+            missed = error  # one file for several rasters need not cover them all
+            continue
+        table = opened.classes
+        pairs.append((source, opened))
+    if not pairs and missed is not None:
+        raise missed
+    return pairs, table
+
+
+def hold_out(
+    pairs: Sequence[tuple[Source, Labels]],
+    table: Sequence[Class],
+    validation: float,
+    block: int | None,
+    gap: int | None,
+    seed: int,
+    *,
+    objects: bool = False,
+) -> Ground:
+    """Count labels, leave out classes without any, and hold blocks out."""
+    counted = [count_cells(s, len(table)) for s in make_scenes(pairs, table)]
+    total = np.sum([c.sum(axis=(0, 1)) for c in counted], axis=0)
+    check_classes(total, table, least=1 if objects else 2)
+    kept = np.flatnonzero(total).tolist()
+    order = sorted(kept, key=lambda i: table[i].value)
+    classes = tuple(table[i] for i in order)
+    cells = tuple(c[:, :, order] for c in counted)
+    # A forest is tested on every fold in turn, a network on one of so many.
+    folds = max(2, round(1 / validation)) if validation else 0
+    split = None
+    if folds:
+        split = split_blocks(cells, folds, side=block, gap=gap, seed=seed)
+    return Ground(
+        scenes=make_scenes(pairs, classes, objects=objects),
+        classes=classes,
+        cells=cells,
+        split=split,
+        folds=folds,
+        objects=object_places(pairs, classes) if objects else None,
+    )

@@ -1,0 +1,68 @@
+"""FlatGeobuf through GDAL, fed batch by batch."""
+
+from __future__ import annotations
+
+from queue import Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from geoseg.errors import RegionsError
+from geoseg.vector.formats.geoparquet import arrow_batch, arrow_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from geoseg.vector.table import Layer, Rows
+
+
+class FlatGeobuf:
+    """A FlatGeobuf file of regions, while it is written.
+
+    GDAL pulls batches, `write` pushes them: a thread and a short queue stand between.
+    GDAL sorts by a packed Hilbert R-tree when it closes the file.
+    """
+
+    def __init__(self, path: Path, layer: Layer) -> None:
+        self._layer = layer
+        self._schema = arrow_schema(layer, box=False)
+        self._queue: Queue[Any] = Queue(maxsize=2)
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._work, args=(path,), daemon=True)
+        self._thread.start()
+
+    def _batches(self) -> Iterator[Any]:
+        while (batch := self._queue.get()) is not None:
+            yield batch
+
+    def _work(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyogrio
+        from pyproj import CRS
+
+        reader = pa.RecordBatchReader.from_batches(self._schema, self._batches())
+        try:
+            pyogrio.write_arrow(
+                reader, path, driver="FlatGeobuf", layer=self._layer.name,
+                geometry_name="geometry", geometry_type=self._layer.geometry_type,
+                crs=CRS.from_user_input(self._layer.crs).to_wkt(),
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - carried to the writing thread
+            self._error = error
+            while self._queue.get() is not None:
+                continue  # so that nobody waits for a full queue
+
+    def write(self, rows: Rows) -> None:
+        """Append rows."""
+        self._queue.put(arrow_batch(rows, self._layer, self._schema))
+
+    def close(self) -> None:
+        """Let GDAL build the index and close the file."""
+        self.abandon()
+        if self._error is not None:
+            raise RegionsError(f"FlatGeobuf: {self._error}") from self._error
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._queue.put(None)
+        self._thread.join()

@@ -1,5 +1,0 @@
-"""A local web map of masks, image and polygons; only what is seen is read."""
-
-from geoseg.view.server import MapServer, start
-
-__all__ = ["MapServer", "start"]

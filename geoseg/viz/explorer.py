@@ -1,0 +1,90 @@
+"""`geoseg.explore`: the live map inside a notebook.
+
+The same map as `geoseg view`: tiles are drawn as they are looked at, so a million
+polygons and a mask of 10^9 pixels stay responsive, where libraries that send data to
+the browser do not. (The room is not called `explore.py`: it would hide the function.)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+from weakref import finalize
+
+from geoseg.errors import GeosegError
+
+if TYPE_CHECKING:
+    from geoseg.viz.view import MapServer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explorer:
+    """A map that notebooks show; it is served until it is closed or forgotten."""
+
+    server: MapServer
+    height: int
+    """How tall it is shown, in pixels of the screen."""
+
+    def __post_init__(self) -> None:
+        finalize(self, self.server.close)
+
+    @property
+    def url(self) -> str:
+        """Where the notebook's browser finds it."""
+        return browser_url(self.server.url, os.environ)
+
+    def close(self) -> None:
+        """Stop serving it."""
+        self.server.close()
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe src="{escape(self.url)}" width="100%" height="{self.height}" '
+            'style="border:1px solid #9aa5a1;border-radius:6px" title="Map of '
+            f'{escape(self.server.layers.title)}"></iframe>'
+        )
+
+
+def browser_url(url: str, environment: Any) -> str:  # noqa: ANN401 - os.environ
+    """Return where a browser finds a port of this machine.
+
+    That is the port itself; on a JupyterHub, whose users' browsers are elsewhere, the
+    hub's way to it (which the package jupyter-server-proxy opens).
+    """
+    prefix = environment.get("JUPYTERHUB_SERVICE_PREFIX")
+    if not prefix:
+        return url
+    port = url.rstrip("/").rsplit(":", 1)[-1]
+    return f"{prefix.rstrip('/')}/proxy/{port}/"
+
+
+def explore(
+    raster: Any = None,  # noqa: ANN401 - whatever open_source takes
+    masks: Any = None,  # noqa: ANN401 - masks, a path, a dataset, a class raster
+    regions: str | os.PathLike[str] | None = None,
+    *,
+    height: int = 560,
+) -> Explorer:
+    """Return an interactive map: image, classes, confidence and polygons as layers.
+
+    With opacity, swipe, a legend that filters classes, and attributes on a click. Only
+    what is seen is read.
+
+    Args:
+        raster: The image; default what the masks were made of.
+        masks: Masks, their path or dataset; or another tool's class raster.
+        regions: File of polygons to draw.
+        height: How tall it is shown, in pixels of the screen.
+
+    Raises:
+        GeosegError: Something cannot be opened.
+        MissingExtraError: The extra `view` is not installed.
+    """
+    if masks is None:
+        raise GeosegError("explore needs masks: explore(raster, masks, regions)")
+    from geoseg.viz.view import start
+
+    server = start(masks, raster=raster, regions=regions)
+    return Explorer(server=server, height=height)

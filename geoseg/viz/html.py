@@ -1,0 +1,159 @@
+"""Plans, models, masks and runs as HTML, for notebooks: the few facts that matter."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from geoseg.core.classes import Class
+
+if TYPE_CHECKING:
+    from geoseg.core.grid import Grid
+    from geoseg.inference.scheduler import RunFacts
+    from geoseg.inference.workflow import Plan
+    from geoseg.maps.reader import ClassReader
+    from geoseg.models.card import Card
+
+_MANY = 24
+_THUMB = 240
+_FRAME = (
+    "display:inline-block;border:1px solid #9aa5a1;border-radius:6px;padding:10px 14px"
+)
+_CELL = "text-align:left;padding:1px 14px 1px 0;vertical-align:top;border:0"
+
+
+def facts_html(title: str, facts: Iterable[tuple[str, str]], extra: str = "") -> str:
+    """Return a small card: a title, names and values, and HTML that is safe."""
+    rows = "".join(
+        f'<tr style="background:none"><th scope="row" style="{_CELL};font-weight:600">'
+        f'{escape(name)}</th><td style="{_CELL}">{escape(value)}</td></tr>'
+        for name, value in facts
+        if value
+    )
+    return (
+        f'<div style="{_FRAME}"><div style="font-weight:700;margin-bottom:4px">'
+        f'{escape(title)}</div><table style="border:0;margin:0">{rows}</table>{extra}'
+        "</div>"
+    )
+
+
+def legend_html(classes: tuple[Class, ...]) -> str:
+    """Return a legend in a line; of many classes the first."""
+    items = "".join(
+        '<span style="white-space:nowrap;margin-right:12px"><i style="display:'
+        "inline-block;width:12px;height:12px;border:1px solid #555;vertical-align:"
+        f'-1px;background:{c.color}"></i> {escape(c.name)}</span>'
+        for c in classes[:_MANY]
+    )
+    more = f"and {len(classes) - _MANY} more" if len(classes) > _MANY else ""
+    return f'<div style="margin-top:6px;max-width:640px">{items}{more}</div>'
+
+
+def map_html(reader: ClassReader) -> str:
+    """Return a map's facts, with a small picture of it."""
+    from geoseg.maps.overviews import open_pyramid
+    from geoseg.maps.provenance import blocks, name_of, provenance
+    from geoseg.viz.image import class_png
+
+    grid, made = reader.grid, provenance(reader)
+    facts = [*_grid_facts(grid), ("arrays", ", ".join(reader.arrays))]
+    if made:
+        facts.append(("model", str(dict(made.get("model", {})).get("name", ""))))
+        facts.append(("made of", str(made.get("source", ""))))
+    if hasattr(reader, "is_complete") and not reader.is_complete:
+        facts.append(("blocks", "{:,} of {:,} done".format(*blocks(reader))))  # type: ignore[arg-type]
+    extra = legend_html(reader.classes)
+    pyramid = open_pyramid(reader)
+    if pyramid.levels or grid.pixels <= _THUMB**2 * 400:  # else it would take long
+        factor = max(1.0, max(grid.height, grid.width) / _THUMB)
+        shape = [max(1, round(n / factor)) for n in (grid.height, grid.width)]
+        png = class_png(
+            pyramid.look("classes", grid.window, shape[0], shape[1]), reader.classes
+        )
+        extra += _picture(png, f"Map of {name_of(reader)}")
+    return facts_html(f"Masks {name_of(reader)}", facts, extra)
+
+
+def _picture(png: bytes, alt: str) -> str:
+    data = base64.b64encode(png).decode()
+    return (
+        f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}" '
+        'style="margin-top:8px;border:1px solid #9aa5a1;max-width:100%">'
+    )
+
+
+def plan_html(plan: Plan) -> str:
+    """Return what a plan would do."""
+    from geoseg.core.text import size
+
+    tiling, card = plan.tiling, plan.model.card
+    return facts_html(
+        f"Plan: {plan.source.name}",
+        [
+            *_grid_facts(plan.source.grid),
+            ("bands", ", ".join(b.name for b in plan.source.bands)),
+            ("model", card.name),
+            ("windows", f"{tiling.windows:,} of {tiling.window} px"),
+            ("overlap", f"{tiling.overlap} px"),
+            ("blocks", f"{tiling.blocks:,} of {tiling.block} px"),
+            ("arrays", ", ".join(plan.arrays)),
+            ("memory", f"at most {size(plan.memory.total)} per process"),
+        ],
+        legend_html(card.classes),
+    )  # fmt: skip
+
+
+def card_html(card: Card) -> str:
+    """Return what a model expects and answers."""
+    resolution = "" if card.resolution is None else f"{card.resolution:g} m"
+    return facts_html(
+        f"Model: {card.name}",
+        [
+            ("about", card.description),
+            ("task", card.task),
+            ("bands", ", ".join(b.name for b in card.bands)),
+            ("window", f"{card.window} px, overlapping by {card.overlap} px"),
+            ("resolution", resolution),
+            ("license", card.license or ""),
+        ],
+        legend_html(card.classes),
+    )
+
+
+def run_html(facts: RunFacts) -> str:
+    """Return what a run did."""
+    rows = [
+        ("windows", f"{facts.windows:,}"),
+        ("pixels", f"{facts.pixels:,}"),
+        ("in the model", f"{facts.forward_seconds:.1f} s, summed over all workers"),
+        ("beside it", f"{facts.other_seconds:.1f} s: reading, blending"),
+        ("joining, writing", f"{facts.finish_seconds:.1f} s"),
+        ("on", "; ".join(facts.devices)),
+    ]
+    return facts_html("Run", rows)
+
+
+def _grid_facts(grid: Grid) -> list[tuple[str, str]]:
+    from geoseg.maps.provenance import crs_name
+
+    metres = grid.pixel_size_m
+    of = "" if metres is None else f", {metres[0]:.3g} × {metres[1]:.3g} m each"
+    return [
+        ("pixels", f"{grid.height:,} × {grid.width:,}{of}"),
+        ("CRS", crs_name(grid)),
+    ]
+
+
+_VIEWS: dict[str, Callable[[Any], str]] = {
+    "card": card_html,
+    "map": map_html,
+    "plan": plan_html,
+    "run": run_html,
+}
+
+
+def view(kind: str, value: object) -> str:
+    """Return a value as HTML: a `card`, `map`, `plan` or `run`."""
+    return _VIEWS[kind](value)

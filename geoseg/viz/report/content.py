@@ -1,0 +1,383 @@
+"""What the page says, as plain values for the template."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.core.text import area_unit, number, percent, span_of_time
+from geoseg.maps.provenance import blocks, crs_name, facts_of, failed, provenance
+from geoseg.maps.reader import read_plain
+from geoseg.maps.store import RECORD, Masks
+from geoseg.viz.image import Image, class_png, encode
+from geoseg.viz.picture import round_length
+from geoseg.viz.report.figures import histogram, profile
+from geoseg.viz.seamcheck import SeamCheck, check_seams
+from geoseg.viz.statistics import Place, Survey
+
+if TYPE_CHECKING:
+    from geoseg.core.grid import Grid
+    from geoseg.labels import Labels
+    from geoseg.maps.reader import ClassReader
+
+_LONG = 40
+"""Of longer class tables only the classes that occur are listed."""
+_MANY = 24
+"""More classes than this and the legend names the largest only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything the page is made of."""
+
+    reader: ClassReader
+    survey: Survey
+    image: Image | None
+    evaluation: Mapping[str, Any] | None
+    title: str
+    reference: Labels | None = None
+
+
+def content(inputs: Inputs) -> dict[str, Any]:
+    """Return what the template asks for."""
+    reader, found = inputs.reader, inputs.survey
+    classes = _classes(inputs)
+    return {
+        "title": inputs.title,
+        "lead": _lead(reader, found),
+        "notices": _notices(reader, found),
+        "tiles": _tiles(inputs),
+        "map": _map(found, classes),
+        "classes": classes,
+        "unit": _unit(found)[1] if found.areas_m2 is not None else None,
+        "evaluation": _evaluation(inputs.evaluation),
+        "confidence": _confidence(found),
+        "places": _places(inputs),
+        "seams": _seams(reader, found),
+        "facts": facts_of(reader),
+        "failed": failed(reader, 12),
+    }
+
+
+def _unit(found: Survey) -> tuple[float, str]:
+    assert found.areas_m2 is not None
+    return area_unit(float(found.areas_m2.sum()))
+
+
+def _lead(reader: ClassReader, found: Survey) -> str:
+    grid = reader.grid
+    parts = [f"{grid.height:,} × {grid.width:,} pixels"]
+    size = grid.pixel_size_m
+    if size:
+        same = math.isclose(size[0], size[1], rel_tol=0.02)
+        metres = number(size[0]) if same else f"{number(size[0])} × {number(size[1])}"
+        parts[0] += f" of {metres} m"
+    parts.append(crs_name(grid))
+    present, known = int((found.pixels > 0).sum()), len(found.classes)
+    of = f" of {known}" if known <= _LONG else ""  # some tables list all 256 values
+    parts.insert(0, f"{present}{of} classes present")
+    return " · ".join(parts)
+
+
+def _notices(reader: ClassReader, found: Survey) -> list[str]:
+    """Return what a reader must know before anything else."""
+    notices = []
+    if isinstance(reader, Masks) and not reader.is_complete:
+        done, total = blocks(reader)
+        notices.append(
+            f"This map is not complete: {done:,} of {total:,} blocks are done. What is "
+            "missing shows as nodata; the same geoseg command goes on with it."
+        )
+    if not found.valid:
+        notices.append("No pixel of this map has a class: all of it is nodata.")
+    if found.unknown:
+        notices.append(
+            f"{found.unknown:,} pixels have values that the class table does not name; "
+            "they are left out."
+        )
+    if reader.grid.crs is None:
+        notices.append(
+            "The map has no coordinate reference system, so areas and lengths are in "
+            "pixels."
+        )
+    return notices
+
+
+def _tiles(inputs: Inputs) -> list[dict[str, str]]:
+    """Return the few figures that matter, for the top of the page."""
+    found, tiles = inputs.survey, []
+    total = found.valid + found.nodata + found.unknown
+    if found.areas_m2 is not None:
+        scale, unit = _unit(found)
+        shown = number(float(found.areas_m2.sum()) / scale)
+        tiles.append({"value": f"{shown} {unit}", "name": "mapped"})
+    else:
+        tiles.append({"value": f"{found.valid:,}", "name": "pixels mapped"})
+    tiles.append({"value": percent(found.nodata / total), "name": "nodata"})
+    if inputs.evaluation is not None:
+        overall = inputs.evaluation["overall_accuracy"]
+        tiles.append(
+            {"value": _interval(overall, 100, " %"), "name": "overall accuracy"}
+        )
+    if found.confidence is not None and found.confidence.sum():
+        mean = _mean_confidence(found)
+        tiles.append({"value": percent(mean), "name": "mean confidence"})
+    run = provenance(inputs.reader)
+    if run.get("seconds"):
+        tiles.append({"value": span_of_time(run["seconds"]), "name": "to make"})
+    return tiles
+
+
+def _map(found: Survey, classes: list[dict[str, Any]]) -> dict[str, Any]:
+    grid = found.grid
+    size = grid.pixel_size_m or (1.0, 1.0)
+    largest = ", ".join(f"{c['name']} {c['share']}" for c in classes[:5] if c["pixels"])
+    return {
+        "picture": _data(class_png(found.picture, found.classes), "png"),
+        "alt": f"Map in class colours: {largest or 'nodata everywhere'}.",
+        "ratio": f"{grid.width * size[1] / (grid.height * size[0]):.5f}",
+        "scale": _scale(grid),
+        "north": _north(grid),
+        "shown": [c for c in classes if c["pixels"]][:_MANY],
+        "more": max(0, sum(1 for c in classes if c["pixels"]) - _MANY),
+    }
+
+
+def _scale(grid: Grid) -> dict[str, str] | None:
+    """Return the scale bar: a round length, and which part of the map it spans."""
+    size = grid.pixel_size_m
+    if size is None:
+        return None
+    width = grid.width * size[1]
+    metres = round_length(width / 4)
+    name = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    return {"name": name, "share": f"{100 * metres / width:.3f}"}
+
+
+def _north(grid: Grid) -> str | None:
+    """Return how far grid north is turned from up, in degrees clockwise."""
+    if grid.crs is None:
+        return None
+    back = ~grid.transform
+    return f"{math.degrees(math.atan2(back.b, -back.e)):.1f}"
+
+
+def _classes(inputs: Inputs) -> list[dict[str, Any]]:
+    """Return a row per class, the largest first."""
+    found = inputs.survey
+    scale = _unit(found)[0] if found.areas_m2 is not None else 1.0
+    largest = max(1, int(found.pixels.max(initial=0)))
+    judged = (inputs.evaluation or {}).get("classes", {})
+    rows = []
+    for i in np.argsort(-found.pixels, kind="stable").tolist():
+        c, pixels = found.classes[i], int(found.pixels[i])
+        if not pixels and len(found.classes) > _LONG:
+            continue
+        area = None if found.areas_m2 is None else number(found.areas_m2[i] / scale)
+        rows.append(
+            {
+                "name": c.name,
+                "color": c.color,
+                "pixels": pixels,
+                "share": percent(pixels / max(1, found.valid)),
+                "bar": f"{100 * pixels / largest:.2f}",
+                "area": area,
+                **_judged(judged.get(c.name), scale),
+            }
+        )
+    return rows
+
+
+def _judged(figures: Mapping[str, Any] | None, scale: float) -> dict[str, str]:
+    """Return what an evaluation says of a class."""
+    if figures is None:
+        return {"estimate": "–", "users": "–", "producers": "–"}
+    area = figures.get("area_m2")
+    return {
+        "estimate": _interval(area, 1 / scale) if area else "–",
+        "users": _interval(figures["users_accuracy"], 100, " %"),
+        "producers": _interval(figures["producers_accuracy"], 100, " %"),
+    }
+
+
+def _interval(figure: Mapping[str, Any], scale: float, unit: str = "") -> str:
+    value, low, high = (figure.get(k) for k in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    text = number(value * scale)
+    if figure.get("standard_error") and low is not None and high is not None:
+        text += f" ± {number((high - value) * scale)}"
+    return text + unit
+
+
+def _evaluation(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if figures is None:
+        return None
+    return {
+        "reference": figures.get("reference", "a reference"),
+        "overall": _interval(figures["overall_accuracy"], 100, " %"),
+        "iou": "–" if figures.get("mean_iou") is None else number(figures["mean_iou"]),
+        "n": f"{figures.get('n', 0):,}",
+        "unit": "points" if figures.get("kind") == "points" else "pixels",
+        "notes": list(figures.get("notes", [])),
+        "estimator": figures.get("estimator", ""),
+    }
+
+
+def _mean_confidence(found: Survey) -> float:
+    assert found.confidence is not None
+    values = np.arange(255) / 254
+    return float(found.confidence @ values / found.confidence.sum())
+
+
+def _confidence(found: Survey) -> dict[str, Any] | None:
+    counts = found.confidence
+    if counts is None or not counts.sum():
+        return None
+    total = int(counts.sum())
+    unsure = float(counts[: math.ceil(0.5 * 254)].sum() / total)
+    sure = float(counts[math.floor(0.9 * 254) :].sum() / total)
+    mean = percent(_mean_confidence(found))
+    return {
+        "svg": histogram(counts),
+        "mean": mean,
+        "unsure": percent(unsure),
+        "sure": percent(sure),
+    }
+
+
+_KINDS = {
+    "errors": (
+        "Where it is most wrong",
+        "Squares in which the map differs most from the reference.",
+        "{} of the labelled pixels wrong",
+    ),
+    "doubt": (
+        "Where the model is least certain",
+        "Squares with the lowest mean confidence.",
+        "mean confidence {}",
+    ),
+    "changes": (
+        "Where classes change most",
+        "Squares with the most borders between classes: small things, or noise.",
+        "{} of the pixels border on another class",
+    ),
+}
+
+
+def _places(inputs: Inputs) -> list[dict[str, Any]]:
+    """Return close-ups of each kind of remarkable place; intricate ones if no other."""
+    found = inputs.survey.places
+    kinds = [k for k in ("errors", "doubt") if found.get(k)] or ["changes"]
+    groups = []
+    for kind in kinds:
+        title, text, caption = _KINDS[kind]
+        cards = [
+            _place(inputs, place, kind, caption, i)
+            for i, place in enumerate(found.get(kind, ()), start=1)
+        ]
+        if cards:
+            groups.append({"title": title, "text": text, "cards": cards})
+    return groups
+
+
+def _place(
+    inputs: Inputs, place: Place, kind: str, caption: str, rank: int
+) -> dict[str, Any]:
+    window, grid = place.window, inputs.reader.grid
+    values = read_plain(inputs.reader, "classes", window)
+    score = 1 - place.score if kind == "doubt" else place.score
+    views = []
+    if inputs.image is not None:
+        rgba = inputs.image.on(grid[window])
+        views.append({"name": "image", "src": _data(encode(rgba, "JPEG"), "jpeg")})
+    views.append(
+        {"name": "map", "src": _data(class_png(values, inputs.reader.classes), "png")}
+    )
+    if inputs.reference is not None and kind == "errors":
+        truth = inputs.reference.read(window)
+        blank = np.iinfo(values.dtype).max
+        shown = np.where(truth == 65535, blank, truth).astype(values.dtype)
+        png = class_png(shown, inputs.reader.classes)
+        views.append({"name": "reference", "src": _data(png, "png")})
+    return {
+        "rank": rank,
+        "where": _where(grid, place),
+        "caption": caption.format(percent(score)),
+        "size": _side(grid, place),
+        "views": views,
+    }
+
+
+def _side(grid: Grid, place: Place) -> str:
+    size = grid.pixel_size_m
+    if size is None:
+        return f"{place.window.width} px wide"
+    metres = place.window.width * size[1]
+    return (
+        f"{number(metres / 1000)} km wide"
+        if metres >= 1000
+        else f"{number(metres)} m wide"
+    )
+
+
+def _where(grid: Grid, place: Place) -> str:
+    """Return the centre of a place: latitude and longitude, or row and column."""
+    window = place.window
+    row, column = window.y + window.height / 2, window.x + window.width / 2
+    pixel = f"row {int(row):,}, column {int(column):,}"
+    if grid.crs is None:
+        return pixel
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        there = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+        lon, lat = there.transform(*(grid.transform @ (column, row)))
+    except ProjError:
+        return pixel
+    if not (math.isfinite(lon) and math.isfinite(lat)):
+        return pixel
+    ns, ew = "N" if lat >= 0 else "S", "E" if lon >= 0 else "W"
+    return f"{abs(lat):.5f}° {ns}, {abs(lon):.5f}° {ew}"
+
+
+def _seams(reader: ClassReader, found: Survey) -> list[dict[str, Any]]:
+    """Return the seam check at each kind of border that the map may have."""
+    periods = _periods(reader)
+    counts = (found.rows, found.columns)
+    checks = [check_seams(name, counts, period) for name, period in periods.items()]
+    return [_seam(check) for check in checks if check is not None]
+
+
+def _periods(reader: ClassReader) -> dict[str, int]:
+    if not isinstance(reader, Masks):
+        return {"tiles": reader.chunk}
+    settings = provenance(reader).get("settings", {})
+    periods = {}
+    if "window" in settings:
+        periods["windows"] = settings["window"] - settings["overlap"]
+    if reader.storage.exists(RECORD):
+        periods["blocks"] = reader.record()["block"]
+    return periods or {"chunks": reader.chunk}
+
+
+def _seam(check: SeamCheck) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "bad": check.stands_out,
+        "rate": percent(check.rate),
+        "elsewhere": percent(check.elsewhere),
+        "borders": f"{check.borders:,}",
+        "period": f"{check.period:,}",
+        "svg": profile(check),
+    }
+
+
+def _data(bytes_: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(bytes_).decode()}"

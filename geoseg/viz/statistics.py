@@ -1,0 +1,398 @@
+"""One pass over a raster of classes: everything that a report tells of it.
+
+Block by block, several at a time; what is kept are counts, a picture's worth of pixels
+and the few most remarkable places, so memory does not grow with the raster.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.core.classes import Class, nodata_value
+from geoseg.core.grid import Window
+from geoseg.errors import RegionsError
+from geoseg.execution.resources import cores
+from geoseg.maps.reader import read_plain
+from geoseg.viz.seamcheck import LineCounts, count_changes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.core.geodesy import Measure
+    from geoseg.core.grid import Grid
+    from geoseg.maps.reader import ClassReader
+
+PLACE = 256
+"""Side of a remarkable place in pixels."""
+_BLOCK = 2048
+_ROWS = 16  # the area of a pixel is taken to be the same in so many rows
+_KEPT = 500
+Score = Callable[[Window, "NDArray[Any]"], "NDArray[np.float32]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A remarkable square of the map."""
+
+    window: Window
+    score: float
+    """How remarkable: mean doubt, share of errors, label changes per pixel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Survey:
+    """What one pass found."""
+
+    grid: Grid
+    classes: tuple[Class, ...]
+    pixels: NDArray[np.int64]
+    """(class,) pixels of each class, in the order of the table."""
+    nodata: int
+    """Pixels without a class."""
+    unknown: int
+    """Pixels whose value is not in the class table."""
+    areas_m2: NDArray[np.float64] | None
+    """(class,) true area of each; None where the grid is not on the Earth."""
+    picture: NDArray[Any]
+    """(y, x) class values, a picture's worth of nearest pixels."""
+    rows: LineCounts
+    """Label changes on lines between rows."""
+    columns: LineCounts
+    """Label changes on lines between columns."""
+    confidence: NDArray[np.int64] | None
+    """(255,) pixels by confidence byte 0 … 254; None where none is stored."""
+    places: dict[str, tuple[Place, ...]]
+    """By what they are remarkable for, most remarkable first."""
+
+    @property
+    def valid(self) -> int:
+        """Pixels with a class of the table."""
+        return int(self.pixels.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """What one block holds."""
+
+    window: Window
+    counts: NDArray[np.int64]
+    nodata: int
+    areas: NDArray[np.float64]
+    rows: LineCounts
+    columns: LineCounts
+    edges: tuple[NDArray[Any], ...]  # first and last row, first and last column
+    sample: NDArray[Any]
+    confidence: NDArray[np.int64]
+    places: dict[str, list[Place]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Job:
+    reader: ClassReader
+    measure: Measure | None
+    shape: tuple[int, int]
+    scores: dict[str, Score]
+
+    @property
+    def nodata(self) -> int:
+        return nodata_value(self.reader.classes)
+
+    @property
+    def size(self) -> int:
+        """Class values from 0 to the highest, and one for all others."""
+        return max((c.value for c in self.reader.classes), default=0) + 2
+
+
+def survey(
+    reader: ClassReader,
+    *,
+    size: int = 1600,
+    scores: dict[str, Score] | None = None,
+    places: int = 3,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Look at every pixel once.
+
+    Args:
+        reader: Masks, or any raster of classes.
+        size: Longest side of the picture in pixels.
+        scores: More that places can be remarkable for: from a window and its class
+            values (y, x) to a score of each pixel, NaN where it has none.
+        places: How many of each kind.
+        threads: How many blocks at a time.
+        progress: Called with blocks done and blocks in all.
+
+    Returns:
+        Counts, areas, a picture, places: `changes` (between classes), `doubt` (where
+        confidence is stored) and those of `scores`.
+    """
+    grid = reader.grid
+    factor = max(1.0, max(grid.height, grid.width) / size)
+    shape = max(1, round(grid.height / factor)), max(1, round(grid.width / factor))
+    job = _Job(reader=reader, measure=_measure(grid), shape=shape, scores=scores or {})
+    squares = list(_blocks(grid, reader.chunk))
+    total = _Total.of(job)
+    workers = threads or min(4, cores())
+    found = _ahead(lambda w: _look(job, w), squares, workers)
+    for done, block in enumerate(found, start=1):
+        total.add(block)
+        if progress is not None:
+            progress(done, len(squares))
+    return total.survey(places)
+
+
+def _measure(grid: Grid) -> Measure | None:
+    from geoseg.core.geodesy import measure
+
+    try:
+        return measure(grid)
+    except RegionsError:
+        return None
+
+
+def _blocks(grid: Grid, chunk: int) -> Iterator[Window]:
+    side = max(1, round(_BLOCK / chunk)) * chunk if chunk < 2 * _BLOCK else _BLOCK
+    for y in range(0, grid.height, side):
+        for x in range(0, grid.width, side):
+            bottom, right = min(y + side, grid.height), min(x + side, grid.width)
+            yield Window.spanning(y, bottom, x, right)
+
+
+def _ahead(
+    work: Callable[[Window], _Found], windows: Iterable[Window], workers: int
+) -> Iterator[_Found]:
+    """Yield results in order, a few computed ahead in threads."""
+    waiting: deque[Future[_Found]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for window in windows:
+                waiting.append(pool.submit(work, window))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _look(job: _Job, window: Window) -> _Found:
+    labels = read_plain(job.reader, "classes", window)
+    rows, columns = count_changes(labels, job.nodata)
+    counts, areas = _count(job, window, labels)
+    histogram = np.zeros(255, np.int64)
+    scores = {"changes": _changes(labels, job.nodata)}
+    if "confidence" in job.reader.arrays:
+        bytes_ = read_plain(job.reader, "confidence", window)
+        histogram = np.bincount(bytes_.ravel(), minlength=256)[:255]
+        doubt = np.asarray(1 - bytes_ / 254, np.float32)
+        doubt[(bytes_ == 255) | (labels == job.nodata)] = np.nan
+        scores["doubt"] = doubt
+    scores |= {name: score(window, labels) for name, score in job.scores.items()}
+    y, x = (_sampled(job, window, axis) for axis in (0, 1))
+    return _Found(
+        window=window,
+        counts=counts,
+        nodata=int(np.count_nonzero(labels == job.nodata)),
+        areas=areas,
+        rows=rows,
+        columns=columns,
+        edges=(labels[0], labels[-1], labels[:, 0].copy(), labels[:, -1].copy()),
+        sample=labels[np.ix_(y - window.y, x - window.x)],
+        confidence=histogram,
+        places={name: _places(s, window) for name, s in scores.items()},
+    )
+
+
+def _sampled(job: _Job, window: Window, axis: int) -> NDArray[np.int64]:
+    """Return the rows (axis 0) or columns of a window that the picture shows."""
+    length = (job.reader.grid.height, job.reader.grid.width)[axis]
+    first = (window.y, window.x)[axis]
+    after = (window.bottom, window.right)[axis]
+    shown = _positions(length, job.shape[axis])
+    return shown[(shown >= first) & (shown < after)]
+
+
+def _positions(length: int, count: int) -> NDArray[np.int64]:
+    return np.floor((np.arange(count) + 0.5) * length / count).astype(np.int64)
+
+
+def _count(
+    job: _Job, window: Window, labels: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return pixels and m² by class value, a few rows at a time; last all others."""
+    others = job.size - 1
+    counts, areas = np.zeros(job.size, np.int64), np.zeros(job.size)
+    for y in range(0, window.height, _ROWS):
+        strip = np.minimum(labels[y : y + _ROWS], others)
+        here = np.bincount(strip.ravel(), minlength=job.size)
+        counts += here
+        if job.measure is not None:
+            pixel = job.measure.row_areas(window.y + y, len(strip)).mean()
+            areas += here * pixel
+    return counts, areas
+
+
+def _changes(labels: NDArray[Any], nodata: int) -> NDArray[np.float32]:
+    """Return 1 where a pixel's right or lower neighbour is of another class."""
+    out = np.zeros(labels.shape, np.float32)
+    out[:, :-1] = labels[:, :-1] != labels[:, 1:]
+    out[:-1] = np.maximum(out[:-1], labels[:-1] != labels[1:])
+    out[labels == nodata] = np.nan
+    return out
+
+
+def _places(scores: NDArray[np.float32], window: Window) -> list[Place]:
+    """Return the block's most remarkable whole squares, at least half of them valid."""
+    height, width = (s // PLACE * PLACE for s in scores.shape)
+    if not height or not width:
+        return _only_place(scores, window)
+    tiled = scores[:height, :width].reshape(
+        height // PLACE, PLACE, width // PLACE, PLACE
+    )
+    valid = np.isfinite(tiled)
+    share = valid.mean(axis=(1, 3))
+    mean = np.where(valid, tiled, 0).sum(axis=(1, 3)) / np.maximum(
+        valid.sum(axis=(1, 3)), 1
+    )
+    mean[share < 0.5] = -1
+    best = np.argsort(mean, axis=None)[::-1][:12]
+    found = []
+    for row, column in zip(*np.unravel_index(best, mean.shape), strict=True):
+        if mean[row, column] > 0:
+            square = Window(
+                y=int(row) * PLACE, x=int(column) * PLACE, height=PLACE, width=PLACE
+            )
+            score = float(mean[row, column])
+            found.append(
+                Place(window=square.shift(y=window.y, x=window.x), score=score)
+            )
+    return found
+
+
+def _only_place(scores: NDArray[np.float32], window: Window) -> list[Place]:
+    """Return a block that is smaller than a place as one, where it is a fair part."""
+    valid = np.isfinite(scores)
+    if min(scores.shape) < PLACE // 4 or valid.mean() < 0.5:
+        return []
+    whole = Window(
+        y=window.y,
+        x=window.x,
+        height=min(window.height, PLACE),
+        width=min(window.width, PLACE),
+    )
+    score = float(scores[valid].mean())
+    return [Place(window=whole, score=score)] if score > 0 else []
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Total:
+    """What the blocks so far held, together."""
+
+    job: _Job
+    counts: NDArray[np.int64]
+    nodata: int
+    areas: NDArray[np.float64]
+    rows: LineCounts
+    columns: LineCounts
+    confidence: NDArray[np.int64]
+    picture: NDArray[Any]
+    places: dict[str, list[Place]]
+    above: NDArray[Any]  # the last row of pixels of the blocks above
+    left: NDArray[Any] | None = None
+
+    @staticmethod
+    def of(job: _Job) -> _Total:
+        grid, nodata = job.reader.grid, job.nodata
+        dtype = np.uint8 if nodata == 255 else np.uint16
+        return _Total(
+            job=job,
+            counts=np.zeros(job.size, np.int64),
+            nodata=0,
+            areas=np.zeros(job.size),
+            rows=LineCounts.empty(grid.height - 1),
+            columns=LineCounts.empty(grid.width - 1),
+            confidence=np.zeros(255, np.int64),
+            picture=np.full(job.shape, nodata, dtype),
+            places={},
+            above=np.full(grid.width, nodata, dtype),
+        )
+
+    def add(self, found: _Found) -> None:
+        """Add a block; blocks come row by row."""
+        window, nodata = found.window, self.job.nodata
+        self.counts += found.counts
+        self.nodata += found.nodata
+        self.areas += found.areas
+        self.confidence += found.confidence
+        self.rows.add(window.y, found.rows)
+        self.columns.add(window.x, found.columns)
+        top, bottom, left, right = found.edges
+        span = slice(window.x, window.right)
+        if window.y:
+            between = count_changes(np.stack([self.above[span], top]), nodata)[0]
+            self.rows.add(window.y - 1, between)
+        if window.x and self.left is not None:
+            between = count_changes(np.stack([self.left, left], axis=1), nodata)[1]
+            self.columns.add(window.x - 1, between)
+        self.above[span], self.left = bottom, right
+        self._paste(found)
+        for name, places in found.places.items():
+            kept = [*self.places.get(name, []), *places]
+            kept.sort(key=lambda p: -p.score)
+            self.places[name] = kept[:_KEPT]
+
+    def _paste(self, found: _Found) -> None:
+        grid = self.job.reader.grid
+        where = []
+        for length, count, first, size in zip(
+            (grid.height, grid.width),
+            self.job.shape,
+            (found.window.y, found.window.x),
+            found.sample.shape,
+            strict=True,
+        ):
+            start = int(np.searchsorted(_positions(length, count), first))
+            where.append(slice(start, start + size))
+        self.picture[tuple(where)] = found.sample
+
+    def survey(self, places: int) -> Survey:
+        """Return the result."""
+        reader = self.job.reader
+        values = [c.value for c in reader.classes]
+        pixels = self.counts[values]
+        stored = "confidence" in reader.arrays
+        return Survey(
+            grid=reader.grid,
+            classes=reader.classes,
+            pixels=pixels,
+            nodata=self.nodata,
+            unknown=int(self.counts.sum() - pixels.sum()) - self.nodata,
+            areas_m2=None if self.job.measure is None else self.areas[values],
+            picture=self.picture,
+            rows=self.rows,
+            columns=self.columns,
+            confidence=self.confidence if stored else None,
+            places={name: apart(p, places) for name, p in self.places.items()},
+        )
+
+
+def apart(places: Iterable[Place], count: int) -> tuple[Place, ...]:
+    """Return the first places of which no two lie within three of their sides."""
+    chosen: list[Place] = []
+    for place in places:
+        near = [
+            c
+            for c in chosen
+            if abs(c.window.y - place.window.y) < 3 * PLACE
+            and abs(c.window.x - place.window.x) < 3 * PLACE
+        ]
+        if not near and len(chosen) < count:
+            chosen.append(place)
+    return tuple(chosen)

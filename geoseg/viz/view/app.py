@@ -1,0 +1,199 @@
+"""What the map's page asks for, as a small web application."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.errors import GeosegError, MissingExtraError, first_line
+from geoseg.maps.provenance import crs_name
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from geoseg.core.grid import Grid
+    from geoseg.viz.view.classes_layer import ClassesLayer
+    from geoseg.viz.view.image_layer import ImageLayer
+    from geoseg.viz.view.regions_layer import RegionsLayer
+
+STATIC = Path(__file__).with_name("static")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layers:
+    """What is shown."""
+
+    title: str
+    classes: ClassesLayer
+    image: ImageLayer | None
+    regions: RegionsLayer | None
+
+
+def make_app(layers: Layers) -> Starlette:
+    """Return the application; it answers only to this machine's own names.
+
+    Raises:
+        MissingExtraError: starlette is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.routing import Mount, Route
+        from starlette.staticfiles import StaticFiles
+    except ImportError as error:
+        raise MissingExtraError("the map", "starlette", "view") from error
+    answers = _Answers(layers)
+    routes = [
+        Route("/", answers.page),
+        Route("/map.json", answers.map),
+        Route("/state.json", answers.state),
+        Route("/at.json", answers.at),
+        Route("/regions.json", answers.regions),
+        Route("/tiles/{layer}/{z:int}/{x:int}/{y:int}.png", answers.tile),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    # A page elsewhere must not reach the map by a name that resolves to this machine.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"])
+    return Starlette(
+        routes=routes, middleware=[hosts], exception_handlers={GeosegError: _refused}
+    )
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse({"error": first_line(error)}, status_code=422)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answers:
+    """One answer per path. They read, so they run in threads."""
+
+    layers: Layers
+
+    def page(self, _: Request) -> Response:
+        from starlette.responses import HTMLResponse
+
+        text = (STATIC / "index.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY})
+
+    def map(self, _: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        layers, grid = self.layers, self.layers.classes.grid
+        size = grid.pixel_size_m
+        return JSONResponse(
+            {
+                "title": layers.title,
+                "height": grid.height,
+                "width": grid.width,
+                "metres": size,
+                "crs": crs_name(grid),
+                "classes": [
+                    {"value": c.value, "name": c.name, "color": c.color}
+                    for c in layers.classes.reader.classes
+                ],
+                "confidence": "confidence" in layers.classes.reader.arrays,
+                "image": layers.image is not None,
+                "regions": layers.regions is not None,
+            }
+        )
+
+    def state(self, _: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        classes, image = self.layers.classes, self.layers.image
+        return JSONResponse(
+            {
+                "classes": {"share": classes.share, "version": classes.version},
+                "image": image and {"share": image.share, "version": image.version},
+                "seen": sorted(classes.seen),
+                "blocks": classes.blocks(),
+                "problem": classes.problem or (image.problem if image else ""),
+            },
+            headers={"Cache-Control": "no-store"},
+        )
+
+    def tile(self, request: Request) -> Response:
+        """Answer with a tile; `z` counts halvings: 0 is full resolution."""
+        from starlette.responses import Response
+
+        p, layers = request.path_params, self.layers
+        where = min(p["z"], 24), p["x"], p["y"]
+        if p["layer"] == "classes":
+            hidden = request.query_params.get("hide", "")
+            off = [int(v) for v in hidden.split(",") if v.isdigit()]
+            png = layers.classes.tile(*where, off)
+        elif p["layer"] == "confidence":
+            png = layers.classes.confidence_tile(*where)
+        elif p["layer"] == "image" and layers.image is not None:
+            png = layers.image.tile(*where)
+        else:
+            return Response(status_code=404)
+        return Response(
+            png, media_type="image/png", headers={"Cache-Control": "max-age=3600"}
+        )
+
+    def at(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        row, column = _numbers(request, "row", "column")
+        classes, regions = self.layers.classes, self.layers.regions
+        grid = classes.grid
+        if not (0 <= row < grid.height and 0 <= column < grid.width):
+            return JSONResponse({"inside": False})
+        found = {
+            "inside": True,
+            "row": int(row),
+            "column": int(column),
+            "place": place(grid, row, column),
+            "region": regions.at(row, column) if regions is not None else None,
+            **classes.at(int(row), int(column)),
+        }
+        return JSONResponse(found)
+
+    def regions(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse, Response
+
+        if self.layers.regions is None:
+            return Response(status_code=404)
+        box = _numbers(request, "left", "top", "right", "bottom", "pixel")
+        return JSONResponse(self.layers.regions.seen(*box))
+
+
+def _numbers(request: Request, *names: str) -> list[float]:
+    try:
+        values = [float(request.query_params[name]) for name in names]
+    except (KeyError, ValueError) as error:
+        raise GeosegError(f"wanted are numbers: {', '.join(names)}") from error
+    if not all(math.isfinite(v) for v in values):
+        raise GeosegError("wanted are finite numbers")
+    return values
+
+
+def place(grid: Grid, row: float, column: float) -> dict[str, Any]:
+    """Return where a point is: in the map's CRS, and in longitude and latitude."""
+    x, y = grid.transform @ (column, row)
+    found: dict[str, Any] = {"x": x, "y": y, "lon": None, "lat": None}
+    if grid.crs is None:
+        return found
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        there = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+        lon, lat = there.transform(x, y)
+    except ProjError:
+        return found
+    if math.isfinite(lon) and math.isfinite(lat):
+        found |= {"lon": lon, "lat": lat}
+    return found

@@ -1,0 +1,231 @@
+"""Classes and confidence as tiles; overviews are made while one looks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.core.grid import Window
+from geoseg.errors import GeosegError
+from geoseg.maps.overviews import (
+    COARSEST,
+    Pyramid,
+    announce,
+    create_levels,
+    fill,
+    open_pyramid,
+    preview,
+    regions,
+)
+from geoseg.maps.reader import dtype_of
+from geoseg.maps.store import Masks
+from geoseg.viz.image import class_png, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from geoseg.core.grid import Grid
+    from geoseg.maps.reader import ClassReader
+
+TILE = 256
+_POLL = 2.0
+_WITHOUT = 3
+"""So many halvings are read from full resolution, or the coarsest overview."""
+# Colours of confidence: cividis (Nuñez et al. 2018), light is sure; readable with any
+# colour vision.
+_CIVIDIS = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
+
+
+def tile_window(z: int, x: int, y: int) -> Window:
+    """Return the pixels of a tile; z counts halvings, 0 is full resolution."""
+    side = TILE << z
+    return Window(y=y * side, x=x * side, height=side, width=side)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ClassesLayer:
+    """A raster of classes that is looked at while its overviews are being made."""
+
+    reader: ClassReader
+    pyramid: Pyramid
+    share: float = 1.0
+    """How much of the overviews is made."""
+    ready: bool = True
+    """Whether there are overviews, perhaps still being filled."""
+    version: int = 0
+    """Grows whenever tiles may have changed."""
+    seen: set[int] = field(default_factory=set)
+    """Class values in the tiles so far."""
+    problem: str = ""
+    """Why there are no overviews, where making them failed."""
+    _ended: Event = field(default_factory=Event)
+    _worker: Thread | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels are."""
+        return self.reader.grid
+
+    def tile(self, z: int, x: int, y: int, hidden: Iterable[int]) -> bytes:
+        """Return a tile of classes as PNG, some of them left out."""
+        values = self._look("classes", z, x, y)
+        self.seen |= set(np.unique(values).tolist()) - {self.pyramid.nodata}
+        off = list(hidden)
+        if off:
+            values = values.copy()
+            values[np.isin(values, off)] = self.pyramid.nodata
+        return class_png(values, self.pyramid.classes)
+
+    def confidence_tile(self, z: int, x: int, y: int) -> bytes:
+        """Return a tile of confidence as PNG, dark where the model was not sure."""
+        values = self._look("confidence", z, x, y)
+        return encode(_ramp()[values], "PNG")
+
+    def _look(self, name: str, z: int, x: int, y: int) -> NDArray[Any]:
+        """Return a tile's values; nothing yet where overviews are to come."""
+        if z > len(self.pyramid.levels) + _WITHOUT and not self.ready:
+            dtype = np.uint8 if name == "confidence" else dtype_of(self.reader.classes)
+            return np.full((TILE, TILE), np.iinfo(dtype).max, dtype)
+        return self.pyramid.look(name, tile_window(z, x, y), TILE, TILE)
+
+    def at(self, row: int, column: int) -> dict[str, Any]:
+        """Return what one pixel holds."""
+        pixel = Window(y=row, x=column, height=1, width=1)
+        value = int(self.pyramid.look("classes", pixel, 1, 1)[0, 0])
+        named = {c.value: c for c in self.pyramid.classes}.get(value)
+        found: dict[str, Any] = {
+            "class": None if named is None else named.name,
+            "color": None if named is None else named.color,
+            "value": None if value == self.pyramid.nodata else value,
+        }
+        if "confidence" in self.reader.arrays:
+            byte = int(self.reader.read("confidence", pixel)[0, 0])
+            found["confidence"] = None if byte == 255 else byte / 254
+        return found
+
+    def blocks(self) -> tuple[int, int] | None:
+        """Return blocks done and in all, of a store that is being written."""
+        if not isinstance(self.reader, Masks) or self.reader.is_complete:
+            return None
+        done, rows, columns = self._done()
+        return len(done), rows * columns
+
+    def start(self) -> None:
+        """Begin to make overviews, if there are none, in the background."""
+        self.pyramid = open_pyramid(self.reader)
+        if self.blocks() is None and self._is_deep_enough():
+            return
+        self.share, self.ready = 0.0, False
+        self._worker = Thread(target=self._make, daemon=True, name="overviews")
+        self._worker.start()
+
+    def _is_deep_enough(self) -> bool:
+        levels = self.pyramid.levels
+        if not levels:
+            return max(self.grid.height, self.grid.width) <= COARSEST
+        coarsest = levels[-1].grid
+        return max(coarsest.height, coarsest.width) <= COARSEST << _WITHOUT
+
+    def close(self) -> None:
+        """Stop making overviews."""
+        self._ended.set()
+        if self._worker is not None:
+            self._worker.join(timeout=10)
+
+    def _make(self) -> None:
+        try:
+            levels = self._own_levels()
+            if levels is None:
+                with TemporaryDirectory(prefix="geoseg-overviews-") as folder:
+                    self._make_in(create_levels(self.reader, folder))
+                    self._ended.wait()
+            elif self._make_in(levels):
+                assert isinstance(self.reader, Masks)
+                announce(self.reader, levels)
+        except (GeosegError, OSError) as error:
+            self.problem = str(error)
+
+    def _own_levels(self) -> tuple[Masks, ...] | None:
+        """Create overviews in a complete store; None where it cannot be written to."""
+        if not isinstance(self.reader, Masks) or not self.reader.is_complete:
+            return None
+        try:
+            return create_levels(self.reader, self.reader.path, self.reader.zarr_format)
+        except OSError:
+            return None
+
+    def _make_in(self, levels: tuple[Masks, ...]) -> bool:
+        """Fill overviews, and keep up with a store being written; False: cut off."""
+        self.pyramid = Pyramid(base=self.reader, levels=levels)
+        self.ready = True
+        self._preview()
+        known: set[tuple[int, int]] = set()
+        while not self._ended.is_set():
+            live = self.blocks() is not None
+            touched = None
+            if live:
+                done = self._done()[0]
+                touched, known = self._windows(done - known), done
+            self._fill(regions(self.grid, touched))
+            if not live:
+                return not self._ended.is_set()
+            self._ended.wait(_POLL)
+        return False
+
+    def _preview(self) -> None:
+        """Show something of everything at once; of what is being written, nothing."""
+        if self.blocks() is not None:
+            return
+        step = time.monotonic()
+        for _ in preview(self.reader, self.pyramid.levels, regions(self.grid)):  # type: ignore[arg-type]
+            if time.monotonic() - step > 0.3:
+                self.version, step = self.version + 1, time.monotonic()
+            if self._ended.is_set():
+                return
+        self.version += 1
+
+    def _fill(self, squares: list[Window]) -> None:
+        if not squares:
+            self.share = 1.0
+            return
+        step = time.monotonic()
+        made = fill(self.reader, self.pyramid.levels, squares)  # type: ignore[arg-type]
+        for done, _ in enumerate(made, start=1):
+            self.share = done / len(squares)
+            if time.monotonic() - step > 0.5:
+                self.version, step = self.version + 1, time.monotonic()
+            if self._ended.is_set():
+                return
+        self.share, self.version = 1.0, self.version + 1
+
+    def _done(self) -> tuple[set[tuple[int, int]], int, int]:
+        assert isinstance(self.reader, Masks)
+        side = self.reader.record()["block"]
+        grid = self.reader.grid
+        return self.reader.done(), -(-grid.height // side), -(-grid.width // side)
+
+    def _windows(self, blocks: Iterable[tuple[int, int]]) -> list[Window]:
+        assert isinstance(self.reader, Masks)
+        side, whole = self.reader.record()["block"], self.reader.grid.window
+        squares = (
+            Window(y=r * side, x=c * side, height=side, width=side) for r, c in blocks
+        )
+        return [w for w in (s.intersection(whole) for s in squares) if w is not None]
+
+
+def _ramp() -> NDArray[np.uint8]:
+    """Return RGBA by confidence byte; 255 is clear."""
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _CIVIDIS])
+    at = np.linspace(0, len(stops) - 1, 255)
+    table = np.zeros((256, 4), np.uint8)
+    for band in range(3):
+        table[:255, band] = np.interp(at, np.arange(len(stops)), stops[:, band])
+    table[:255, 3] = 255
+    return table

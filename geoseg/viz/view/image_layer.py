@@ -1,0 +1,165 @@
+"""The image as tiles on the map's grid, whatever its own grid and CRS."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoseg.core.grid import Grid, Window
+from geoseg.core.lookup import nearest_pixels
+from geoseg.errors import GeosegError
+from geoseg.viz.image import Image, encode
+from geoseg.viz.view.classes_layer import TILE, tile_window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FIRST = 2  # what is finer than a quarter is read from the raster itself
+_REGION = 2048
+_SMALLEST = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Level:
+    """The image at a fraction of its resolution, RGBA, in a file of its own."""
+
+    grid: Grid
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ImageLayer:
+    """A raster beside the masks; small copies of it are made in the background."""
+
+    image: Image
+    grid: Grid
+    """The map's."""
+    share: float = 1.0
+    """How much of the copies is made."""
+    version: int = 0
+    """Grows whenever tiles may have changed."""
+    problem: str = ""
+    """Why there is no image zoomed out, where that failed."""
+    _levels: Sequence[_Level] = ()
+    _ended: Event = field(default_factory=Event)
+    _worker: Thread | None = None
+
+    def tile(self, z: int, x: int, y: int) -> bytes:
+        """Return a tile of the map's grid as PNG, clear where there is no image."""
+        window = tile_window(z, x, y)
+        factor = window.width / TILE
+        grid = Grid(
+            crs=self.grid.crs,
+            transform=(self.grid[window]).transform,
+            height=window.height,
+            width=window.width,
+        ).resampled(y_factor=factor, x_factor=factor)
+        return encode(self._on(grid), "PNG")
+
+    def _on(self, grid: Grid) -> NDArray[np.uint8]:
+        own = self.image.source.grid
+        span = nearest_pixels(grid, grid.window, own, only_span=True).span
+        if span is None:
+            return np.zeros((grid.height, grid.width, 4), np.uint8)
+        ratio = math.sqrt(span.area / (grid.height * grid.width))
+        depth = int(math.log2(max(ratio, 1))) - _FIRST
+        if depth < 0 or not self._levels:
+            return self.image.on(grid)
+        level = self._levels[min(depth, len(self._levels) - 1)]
+        found = nearest_pixels(grid, grid.window, level.grid)
+        if found.span is None:
+            return np.zeros((grid.height, grid.width, 4), np.uint8)
+        part = level.pixels[found.span.slices]
+        return np.stack(
+            [found.take(part[..., i], nothing=0) for i in range(4)], axis=-1
+        )
+
+    def start(self) -> None:
+        """Begin to make small copies of a large image, in the background."""
+        own = self.image.source.grid
+        if max(own.height, own.width) <= _SMALLEST << _FIRST:
+            return
+        self.share = 0.0
+        self._worker = Thread(target=self._make, daemon=True, name="image")
+        self._worker.start()
+
+    def close(self) -> None:
+        """Stop making copies."""
+        self._ended.set()
+        if self._worker is not None:
+            self._worker.join(timeout=10)
+
+    def _make(self) -> None:
+        try:
+            with TemporaryDirectory(prefix="geoseg-image-") as folder:
+                self._levels = _empty_levels(self.image.source.grid, Path(folder))
+                self._fill()
+                self._ended.wait()
+                self._levels = ()
+        except (GeosegError, OSError) as error:
+            self.problem = str(error)
+
+    def _fill(self) -> None:
+        own, step = self.image.source.grid, time.monotonic()
+        squares = [
+            Window(y=y, x=x, height=_REGION, width=_REGION).intersection(own.window)
+            for y in range(0, own.height, _REGION)
+            for x in range(0, own.width, _REGION)
+        ]
+        for done, square in enumerate(squares, start=1):
+            if self._ended.is_set():
+                return
+            assert square is not None, "squares begin inside"
+            self._fill_square(square)
+            self.share = done / len(squares)
+            if time.monotonic() - step > 1:
+                self.version, step = self.version + 1, time.monotonic()
+        self.version += 1
+
+    def _fill_square(self, square: Window) -> None:
+        pixels = self.image.read(square)
+        for depth in range(_FIRST + len(self._levels)):
+            pixels = _halved(pixels)
+            if depth + 1 >= _FIRST and depth + 1 - _FIRST < len(self._levels):
+                y, x = square.y >> (depth + 1), square.x >> (depth + 1)
+                level = self._levels[depth + 1 - _FIRST].pixels
+                height, width = pixels.shape[:2]
+                level[y : y + height, x : x + width] = pixels
+
+
+def _empty_levels(grid: Grid, folder: Path) -> list[_Level]:
+    levels: list[_Level] = []
+    for depth in range(1, 12):
+        grid = grid.resampled(y_factor=2, x_factor=2)
+        if depth < _FIRST:
+            continue
+        pixels = np.memmap(
+            folder / f"{2**depth}.rgba",
+            np.uint8,
+            mode="w+",
+            shape=(grid.height, grid.width, 4),
+        )
+        levels.append(_Level(grid, pixels))
+        if max(grid.height, grid.width) <= _SMALLEST:
+            break
+    return levels
+
+
+def _halved(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the mean of the visible ones of every 2 x 2 pixels."""
+    height, width = rgba.shape[:2]
+    if height % 2 or width % 2:
+        rgba = np.pad(rgba, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    quarters = [rgba[y::2, x::2].astype(np.uint16) for y in (0, 1) for x in (0, 1)]
+    seen = [(q[..., 3:] > 0).astype(np.uint16) for q in quarters]
+    count = sum(seen)
+    total = sum(q * s for q, s in zip(quarters, seen, strict=True))
+    return (total // np.maximum(count, 1)).astype(np.uint8)

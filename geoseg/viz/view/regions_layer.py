@@ -1,0 +1,195 @@
+"""Polygons of what is seen, in the map's pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.errors import RegionsError
+
+if TYPE_CHECKING:
+    import geopandas
+
+    from geoseg.core.grid import Grid
+
+MOST = 4000
+"""With more polygons in view than this, none are drawn: one would see a blot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionsLayer:
+    """A file of polygons."""
+
+    path: str
+    layer: str | None
+    """Layer in the file; None where the format has none."""
+    crs: str
+    """WKT of its CRS."""
+    grid: Grid
+    """The map's."""
+
+    def seen(
+        self, left: float, top: float, right: float, bottom: float, pixel: float
+    ) -> dict[str, Any]:
+        """Return what lies in a rectangle of the map as GeoJSON, in the map's pixels.
+
+        Args:
+            left: First column.
+            top: First row.
+            right: Last column.
+            bottom: Last row.
+            pixel: How large a pixel of the screen is, in pixels of the map.
+
+        Returns:
+            A FeatureCollection; without features, and `more`, where there are too many.
+        """
+        found = self._read(self._bounds(left, top, right, bottom), MOST + 1)
+        if len(found) > MOST:
+            return {"type": "FeatureCollection", "features": [], "more": True}
+        return {**self._geojson(found, pixel / 2), "more": False}
+
+    def at(self, row: float, column: float) -> dict[str, Any] | None:
+        """Return the polygon at a point of the map, as a GeoJSON feature."""
+        import shapely
+
+        box = self._bounds(column, row, column + 1e-6, row + 1e-6)
+        found = self._read(box, None)
+        here = shapely.points((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        inside = found[found.geometry.intersects(here)]
+        if not len(inside):
+            return None
+        features: list[dict[str, Any]] = self._geojson(inside[:1], 0)["features"]
+        return features[0]
+
+    def _bounds(
+        self, left: float, top: float, right: float, bottom: float
+    ) -> tuple[float, float, float, float]:
+        """Return a rectangle of the map as bounds in the polygons' CRS."""
+        corners = [
+            self.grid.transform @ (x, y) for x in (left, right) for y in (top, bottom)
+        ]
+        xs, ys = zip(*corners, strict=True)
+        bounds = min(xs), min(ys), max(xs), max(ys)
+        if self._same_crs:
+            return bounds
+        from pyproj import Transformer
+
+        there = Transformer.from_crs(self.grid.crs, self.crs, always_xy=True)
+        a, b, c, d = there.transform_bounds(*bounds)
+        return float(a), float(b), float(c), float(d)
+
+    @property
+    def _same_crs(self) -> bool:
+        from pyproj import CRS
+
+        if self.grid.crs is None:
+            return True
+        return bool(CRS.from_user_input(self.grid.crs) == CRS.from_user_input(self.crs))
+
+    def _read(
+        self, bounds: tuple[float, float, float, float], most: int | None
+    ) -> geopandas.GeoDataFrame:
+        if self.layer is None:
+            import geopandas
+
+            found = geopandas.read_parquet(self.path, bbox=bounds)
+            return found if most is None else found[:most]
+        import pyogrio
+
+        return pyogrio.read_dataframe(
+            self.path,
+            layer=self.layer,
+            bbox=bounds,
+            max_features=most,
+            fid_as_index=True,
+        )
+
+    def _geojson(
+        self, found: geopandas.GeoDataFrame, tolerance: float
+    ) -> dict[str, Any]:
+        import shapely
+
+        if not self._same_crs:
+            found = found.set_crs(self.crs, allow_override=True).to_crs(self.grid.crs)
+        back = ~self.grid.transform
+
+        def to_pixels(xy: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            x, y = xy[:, 0], xy[:, 1]
+            columns = back.a * x + back.b * y + back.c
+            rows = back.d * x + back.e * y + back.f
+            return np.column_stack([columns, rows])
+
+        shapes = shapely.transform(found.geometry.to_numpy(), to_pixels)
+        if tolerance > 0:
+            shapes = shapely.simplify(shapes, tolerance, preserve_topology=False)
+        table = found.drop(columns=found.geometry.name)
+        rows = zip(table.index, table.to_dict("records"), shapes, strict=True)
+        features = [
+            {
+                "type": "Feature",
+                "id": int(number),
+                "properties": {k: _plain(v) for k, v in row.items()},
+                "geometry": json.loads(shapely.to_geojson(shape)),
+            }
+            for number, row, shape in rows
+            if not shape.is_empty
+        ]
+        return {"type": "FeatureCollection", "features": features}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
+    """Return a value as JSON has it."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | bool) or value is None else str(value)
+
+
+def open_regions(
+    path: str | Path, grid: Grid, layer: str | None = None
+) -> RegionsLayer:
+    """Open a file of polygons to be looked at.
+
+    Raises:
+        RegionsError: It cannot be read, or is nowhere.
+    """
+    import pyogrio
+
+    file = Path(path)
+    if not file.exists():
+        raise RegionsError(f"the regions {path} do not exist")
+    if file.suffix.lower() == ".parquet":
+        return RegionsLayer(
+            path=str(file), layer=None, crs=_parquet_crs(file), grid=grid
+        )
+    try:
+        found = {str(name): kind for name, kind in pyogrio.list_layers(file)}
+        name = layer or next((n for n, kind in found.items() if kind), None)
+        if name not in found:
+            raise RegionsError(
+                f"{path} has no layer {name!r} with polygons, only "
+                f"{', '.join(found) or 'none'}"
+            )
+        crs = pyogrio.read_info(file, layer=name)["crs"]
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise RegionsError(f"{path} cannot be read as regions: {error}") from error
+    return RegionsLayer(
+        path=str(file), layer=name, crs=crs or grid.crs or "", grid=grid
+    )
+
+
+def _parquet_crs(path: Path) -> str:
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    if b"geo" not in metadata:
+        raise RegionsError(f"{path} is a Parquet file without geometries")
+    geo = json.loads(metadata[b"geo"])
+    column = geo["columns"][geo["primary_column"]]
+    return json.dumps(column["crs"]) if column.get("crs") else "OGC:CRS84"

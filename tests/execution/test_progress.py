@@ -1,0 +1,104 @@
+"""Progress: on a terminal and in a notebook; nothing where nobody looks."""
+
+import re
+
+import pytest
+
+from geoseg.core.views import in_notebook
+from geoseg.execution.notebook_progress import bar_html
+from geoseg.execution.progress import Progress, bar, steps
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Return what a notebook shows under a cell, as it changes."""
+    display = pytest.importorskip("IPython.display")
+    seen = []
+
+    class Handle:
+        def update(self, html):
+            seen.append(html.data)
+
+    def show(html, **options):
+        assert options == {"display_id": True}
+        seen.append(html.data)
+        return Handle()
+
+    monkeypatch.setattr(display, "display", show)
+    monkeypatch.setattr("geoseg.execution.progress.in_notebook", lambda: True)
+    return seen
+
+
+def now(blocks, total=40, failed=0):
+    return Progress(
+        blocks=blocks, total=total, pixels=blocks * 10**6, windows=blocks, failed=failed
+    )
+
+
+def test_a_notebook_shows_blocks_speed_and_time_left(notebook, monkeypatch):
+    monkeypatch.setattr("geoseg.execution.notebook_progress._OFTEN", -1)
+    times = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr("geoseg.execution.progress.perf_counter", lambda: next(times))
+    with bar("a <model>") as show:
+        show(now(4))  # of an earlier run
+        show(now(12, failed=1))
+        show(now(40))
+    assert "a &lt;model&gt;" in notebook[0]
+    assert 'max="40" value="12"' in notebook[2]
+    said = re.sub(r"<[^>]*>", "", notebook[2])
+    assert "12 of 40 blocks · 1.2 Mpx/s · 1 failed · 0:10" in said
+    assert "about 0:35 left" in said, "8 blocks in 10 s, 28 to go"
+    assert "left" not in notebook[-1]
+
+
+def test_a_terminal_shows_time_left_before_the_first_block_is_done(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    times = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("geoseg.execution.progress.perf_counter", lambda: next(times))
+    with bar("unet cuda:0 bf16") as show:
+        for inferred in (2, 10):
+            show(Progress(blocks=0, total=40, pixels=0, windows=0, inferred=inferred))
+    said = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert "unet cuda:0 bf16" in said
+    assert "0/40 blocks" in said
+    assert "about 0:38 left" in said, "8 blocks in 10 s, 30 to go"
+
+
+def test_the_last_state_stays_though_pictures_are_rare(notebook):
+    with steps("looking") as show:
+        for done in range(1000):
+            show(done + 1, 1000)
+    assert len(notebook) < 100
+    assert "1,000 of 1,000" in notebook[-1]
+
+
+def test_nothing_where_nobody_looks(notebook, capsys):
+    with bar("model", quiet=True) as show, steps("more", quiet=True) as step:
+        show(now(1))
+        step(1, 2)
+    assert notebook == []
+    assert capsys.readouterr() == ("", "")
+    assert not in_notebook()
+
+
+def test_a_bar_without_a_total_moves():
+    assert "value=" not in bar_html("t", 3, None, "w")
+
+
+def test_a_timed_task_tells_how_long_and_on_what(monkeypatch):
+    import pickle
+    from types import SimpleNamespace
+
+    from geoseg.inference.timing import Timed, device_of
+    from geoseg.inference.worker import BlockReport, infer
+
+    times = iter([5.0, 7.5])
+    monkeypatch.setattr("geoseg.inference.timing.perf_counter", lambda: next(times))
+    model = SimpleNamespace(device="cpu", precision="bf16")
+    job = SimpleNamespace(model=SimpleNamespace(load=lambda: model))
+    task = Timed(lambda _, row, col: BlockReport(done=True, windows=row + col))
+    told = task(job, 1, 2)
+    assert (told.windows, told.seconds, told.device) == (3, 2.5, "cpu, bf16")
+    assert device_of(SimpleNamespace(device="own", precision="own")) == ""
+    assert pickle.loads(pickle.dumps(Timed(infer))).__name__ == "infer"

@@ -1,0 +1,222 @@
+"""Laws 1, 2, 3, 5, 10 and 12 on blocks in memory: no scheduler, no files."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geoseg.core.tiling
+from geoseg.core.classes import nodata_value
+from geoseg.core.tiling import Tiling
+from geoseg.errors import ModelError
+from geoseg.inference.semantic import NotFiniteError, finish_block, segment_block
+from geoseg.inference.windows import reflect
+from geoseg.testing import ArraySource, IdentityModel, LocalModel, identity_card
+
+
+def segment(source, model, *, blocks=1, order=None, batch=1, names=("classes",)):
+    """Run all blocks in an order, then finish them; returns arrays of the raster."""
+    card = model.card
+    sides = {
+        "height": source.grid.height,
+        "width": source.grid.width,
+        "window": card.window,
+        "overlap": card.overlap,
+        "multiple": card.multiple,
+    }
+    tiling = Tiling(**sides)
+    tiling = Tiling(**sides, block=blocks * tiling.chunk)
+    todo = list(itertools.product(range(tiling.block_rows), range(tiling.block_cols)))
+    if order is not None:
+        np.random.default_rng(order).shuffle(todo)
+    parts = {
+        tuple(rc): segment_block(source, model, tiling, *rc, arrays=names, batch=batch)
+        for rc in todo
+    }
+    shape = (tiling.height, tiling.width)
+    out = {name: np.zeros(shape, np.uint8) for name in names}
+    for rc, part in parts.items():
+        rims = [parts[n].rims[rc] for n in tiling.neighbours(*rc) if parts[n].rims]
+        arrays = finish_block(part, rims, card, tiling, *rc)
+        for name in names:
+            out[name][tiling.block_window(*rc).slices] = arrays[name]
+    return out, tiling, parts
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 32)
+
+
+@st.composite
+def scenes(draw):
+    height, width = draw(st.integers(1, 200)), draw(st.integers(1, 200))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    values = rng.random((3, height, width), np.float32)
+    mask = rng.random((height, width)) > draw(st.sampled_from([0.0, 0.3, 0.99]))
+    mask[: draw(st.integers(0, height))] = draw(st.booleans())
+    window = draw(st.sampled_from([16, 33, 48]))
+    card = identity_card(
+        3,
+        window=window,
+        overlap=2 * draw(st.integers(0, window // 4)),
+        multiple=draw(st.sampled_from([None, 1, 8])),
+    )
+    return ArraySource(values=values, mask=mask), card
+
+
+@given(scenes(), st.integers(1, 3), st.integers(1, 5))
+@settings(max_examples=60)
+def test_an_identity_model_gives_back_its_input(scene, blocks, batch):
+    source, card = scene
+    names = ("classes", "confidence")
+    out, _, _ = segment(
+        source, IdentityModel(card=card), blocks=blocks, batch=batch, names=names
+    )
+    scores = (source.values * np.float32(65535) + np.float32(0.5)).astype(np.int64)
+    best = scores.max(0)
+    valid = source.mask
+    assert (out["classes"] == np.where(valid, scores.argmax(0), 255)).all()
+    confidence = (best * 508 + 65535) // 131070
+    assert (out["confidence"] == np.where(valid, confidence, 255)).all()
+
+
+@given(scenes(), st.integers(1, 3), st.integers(0, 100), st.integers(1, 4))
+@settings(max_examples=40)
+def test_blocks_order_and_batches_never_change_the_answer(scene, blocks, order, batch):
+    source, card = scene
+    model = LocalModel(card=card)
+    names = ("classes", "confidence")
+    one, _, _ = segment(source, model, names=names)
+    two, _, _ = segment(
+        source, model, blocks=blocks, order=order, batch=batch, names=names
+    )
+    for name in names:
+        assert one[name].tobytes() == two[name].tobytes()
+
+
+@given(scenes(), st.integers(1, 3))
+def test_every_window_with_data_is_inferred_once(scene, blocks):
+    source, card = scene
+    model = IdentityModel(card=card)
+    _, tiling, parts = segment(source, model, blocks=blocks)
+    with_data = sum(
+        bool(source.mask[inside.slices].any())
+        for i in range(tiling.cell_rows)
+        for j in range(tiling.cell_cols)
+        if (inside := tiling.model_window(i, j).intersection(tiling.raster))
+    )
+    assert model.seen == with_data
+    assert sum(part.windows for part in parts.values()) == with_data
+
+
+@given(scenes())
+@settings(max_examples=30)
+def test_pixels_under_nodata_never_matter(scene):
+    source, card = scene
+    other = source.values.copy()
+    other[:, ~source.mask] = 1e30
+    one, _, _ = segment(source, LocalModel(card=card))
+    two, _, _ = segment(
+        ArraySource(values=other, mask=source.mask), LocalModel(card=card)
+    )
+    assert one["classes"].tobytes() == two["classes"].tobytes()
+    assert ((one["classes"] == 255) == ~source.mask).all()
+
+
+def test_blending_hides_what_windows_do_at_their_edges():
+    """The effect of windows on labels shrinks when they overlap."""
+    rng = np.random.default_rng(0)
+    values = 0.5 + rng.normal(0, 0.02, (2, 200, 200)).astype(np.float32)
+    values[0] += 0.1
+    source = ArraySource(values=values)
+
+    def confidence(overlap):
+        card = identity_card(2, window=48, overlap=overlap)
+        out, _, _ = segment(
+            source, LocalModel(card=card, bump=0.4), names=("classes", "confidence")
+        )
+        return out["confidence"].astype(float)
+
+    def roughness(overlap):
+        means = confidence(overlap)[40:160].mean(0)
+        return np.abs(np.diff(means)).max()
+
+    assert roughness(24) < 0.5 * roughness(0)
+
+
+def test_labels_of_windows_are_cropped_to_their_cells():
+    class Where:
+        card = identity_card(3, output="labels", window=16, overlap=4)
+
+        def predict(self, pixels):
+            labels = pixels.argmax(1).astype(np.uint8)
+            labels[:, :2] = labels[:, -2:] = 77
+            labels[..., :2] = labels[..., -2:] = 77
+            return labels
+
+    values = np.random.default_rng(0).random((3, 50, 61), np.float32)
+    out, _, _ = segment(ArraySource(values=values), Where(), blocks=2)
+    assert (out["classes"] == values.argmax(0)).all()
+
+
+def test_probabilities_of_every_class():
+    values = np.random.default_rng(0).dirichlet(np.ones(3), (40, 30))
+    source = ArraySource(values=values.transpose(2, 0, 1).astype(np.float32))
+    model = IdentityModel(card=identity_card(3, window=16, overlap=4))
+    tiling = Tiling(height=40, width=30, window=16, overlap=4)
+    names = ("classes", "probabilities")
+    part = segment_block(source, model, tiling, 0, 0, arrays=names)
+    exact = values[:36, :30].transpose(2, 0, 1) * 254
+    inner = (slice(None), slice(0, 30), slice(0, 28))
+    found = part.arrays["probabilities"]
+    assert found.shape == (3, tiling.block_window(0, 0).height, 30)
+    assert np.abs(found[inner] - exact[inner]).max() <= 0.51
+
+
+def test_nan_names_the_block():
+    class Broken(IdentityModel):
+        def predict(self, pixels):
+            scores = super().predict(pixels)
+            scores[0, 0, 3, 3] = np.nan
+            return scores
+
+    source = ArraySource(values=np.zeros((3, 40, 60), np.float32))
+    model = Broken(card=identity_card(3, window=16, overlap=4))
+    tiling = Tiling(height=40, width=60, window=16, overlap=4)
+    assert tiling.block_cols > 1
+    with pytest.raises(NotFiniteError, match=r"block 0,1 \(rows 0"):
+        segment_block(source, model, tiling, 0, 1)
+
+
+def test_a_model_that_contradicts_its_card():
+    class Wrong(IdentityModel):
+        def predict(self, pixels):
+            return super().predict(pixels)[:, :2]
+
+    source = ArraySource(values=np.zeros((3, 20, 20), np.float32))
+    with pytest.raises(ModelError, match=r"gave scores \(1, 2, .* promises"):
+        segment(source, Wrong(card=identity_card(3, window=16, overlap=4)))
+
+
+def test_more_than_254_classes_are_sixteen_bit():
+    card = identity_card(300, window=16, overlap=0)
+    assert nodata_value(card.classes) == 65535
+    values = np.zeros((300, 16, 16), np.float32)
+    values[299] = 1
+    tiling = Tiling(height=16, width=16, window=16, overlap=0)
+    part = segment_block(
+        ArraySource(values=values), IdentityModel(card=card), tiling, 0, 0
+    )
+    assert part.arrays["classes"].dtype == np.uint16
+    assert (part.arrays["classes"] == 299).all()
+
+
+@given(st.integers(-500, 500), st.integers(0, 600), st.integers(1, 90))
+def test_reflection_is_that_of_numpy(first, count, length):
+    indices = reflect(first, first + count, length)
+    pad = (max(0, -first), max(0, first + count - length))
+    whole = np.pad(np.arange(length), pad, mode="reflect" if length > 1 else "edge")
+    assert (indices == whole[first + pad[0] : first + pad[0] + count]).all()

@@ -1,0 +1,423 @@
+"""The whole way on files: laws 1, 3, 4, 5, 6, 12, resuming, refusals, failures."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import rioxarray  # noqa: F401 - the accessor
+import shapely
+from affine import Affine
+
+import geoseg
+from geoseg.errors import BlocksFailedError, GeosegError, MasksError, ModelError
+from geoseg.execution.clusters import local_cluster
+from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.maps.store import open_masks
+from geoseg.models.card import Band
+from geoseg.testing import IdentityModel, LocalModel, identity_card
+
+
+def write(path, values, *, nodata=None, transform=None, crs="EPSG:32633", **more):
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=len(values),
+        height=values.shape[1],
+        width=values.shape[2],
+        dtype=values.dtype,
+        crs=crs,
+        transform=transform or Affine(10, 0, 500_000, 0, -10, 5_000_000),
+        nodata=nodata,
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+        photometric="minisblack",
+        **more,
+    ) as file:
+        file.write(values)
+    return str(path)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.random((3, 330, 290), np.float32)
+    values[:, 100:260, 60:190] = -9999
+    return write(tmp_path / "scene.tif", values, nodata=-9999)
+
+
+def model(**fields):
+    return LocalModel(card=identity_card(3, window=48, overlap=12, **fields))
+
+
+def chunks(store):
+    """Return the bytes of every chunk of every array, by name."""
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for array in ("classes", "confidence")
+        for path in (Path(store) / array).iterdir()
+        if not path.name.startswith(".")
+    }
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
+
+
+def run(scene, out, **options):
+    thing = options.pop("model", None) or model()
+    return geoseg.segment(
+        scene, model=thing, out=out, scores=True, progress=False, **options
+    )
+
+
+def test_the_answer_does_not_depend_on_blocks(scene, tmp_path):
+    seen = []
+    for block in (72, 144, 360):
+        data = run(scene, tmp_path / f"{block}.zarr", block=block)
+        seen.append(chunks(tmp_path / f"{block}.zarr"))
+        assert data["classes"].dtype == np.uint8
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) > 20
+
+
+def test_the_answer_does_not_depend_on_threads(scene, tmp_path):
+    plan = make_plan(scene, model=model(), block=72, scores=True)
+    for tasks in (1, 4):
+        run_plan(
+            replace(plan, tasks=tasks), out=tmp_path / f"{tasks}.zarr", progress=False
+        )
+    assert chunks(tmp_path / "1.zarr") == chunks(tmp_path / "4.zarr")
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Start two processes of two threads that several tests use."""
+    with local_cluster(2, dashboard=None) as client:
+        yield client
+
+
+def test_the_answer_does_not_depend_on_the_cluster(scene, tmp_path, client):
+    run(scene, tmp_path / "here.zarr", block=144)
+    run(scene, tmp_path / "there.zarr", block=72, client=client)
+    assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
+
+
+def test_moving_the_origin_moves_the_output_and_changes_nothing(tmp_path):
+    values = np.random.default_rng(0).random((3, 100, 110), np.float32)
+    here = write(tmp_path / "here.tif", values)
+    moved = Affine(10, 0, 700_000, 0, -10, 1_000_000)
+    there = write(tmp_path / "there.tif", values, transform=moved)
+    one = run(here, tmp_path / "here.zarr")
+    two = run(there, tmp_path / "there.zarr")
+    assert (one["classes"].to_numpy() == two["classes"].to_numpy()).all()
+    assert (two.x - one.x.to_numpy() == 200_000).all()
+    assert two.rio.transform() == moved
+
+
+def test_nodata_in_is_nodata_out(scene, tmp_path):
+    data = run(scene, tmp_path / "m.zarr")
+    with rasterio.open(scene) as file:
+        valid = file.dataset_mask() > 0
+    assert ((data["classes"].to_numpy() == 255) == ~valid).all()
+    assert np.isnan(data["confidence"].to_numpy()[~valid]).all()
+
+
+def test_a_complete_store_is_not_inferred_again(scene, tmp_path):
+    counting = IdentityModel(card=identity_card(3, window=48, overlap=12))
+    plan = make_plan(scene, model=counting)
+    _, facts = run_plan(plan, out=tmp_path / "m.zarr", progress=False)
+    assert 0 < facts.windows <= plan.tiling.windows
+    assert counting.seen == facts.windows
+    _, again = run_plan(plan, out=tmp_path / "m.zarr", progress=False)
+    assert again.windows == 0
+    assert counting.seen == facts.windows
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C, but pytest lives on."""
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(scene, tmp_path):
+    run(scene, tmp_path / "whole.zarr", block=72)
+
+    def stop(now):
+        if now.blocks >= 5:
+            raise Interrupted
+
+    plan = make_plan(scene, model=model(), block=72, scores=True)
+    out = tmp_path / "cut.zarr"
+    with pytest.raises(Interrupted):
+        run_plan(plan, out=out, progress=stop)
+    done = open_masks(str(out)).done()
+    assert 5 <= len(done) < plan.tiling.blocks
+    seen = []
+    _, facts = run_plan(plan, out=out, progress=seen.append)
+    assert seen[0].blocks == len(done)
+    assert facts.windows < plan.tiling.windows
+    assert chunks(out) == chunks(tmp_path / "whole.zarr")
+
+
+def test_a_run_that_only_has_to_finish_infers_nothing(scene, tmp_path):
+    def stop(now):
+        if now.inferred == now.total:
+            raise Interrupted
+
+    plan = make_plan(scene, model=model(), block=72)
+    with pytest.raises(Interrupted):
+        run_plan(plan, out=tmp_path / "m.zarr", progress=stop)
+    done = len(open_masks(str(tmp_path / "m.zarr")).done())
+    assert done < plan.tiling.blocks
+    _, facts = run_plan(plan, out=tmp_path / "m.zarr", progress=False)
+    assert (facts.windows, facts.finished) == (0, plan.tiling.blocks - done)
+
+
+KILLED = """
+    import time
+    import geoseg.core.tiling
+    geoseg.core.tiling.CHUNK = 64
+    from geoseg.testing import LocalModel, identity_card
+
+    class Slow(LocalModel):
+        def predict(self, pixels):
+            time.sleep(0.005)
+            return super().predict(pixels)
+
+    def factory():
+        return Slow(card=identity_card(3, window=48, overlap=12))
+"""
+RUN = """
+    import sys, killed
+    from geoseg.inference.workflow import segment
+    segment({scene!r}, model="killed:factory", out={out!r}, block={block}, scores=True,
+            progress=False)
+"""
+
+
+def test_a_killed_process_leaves_nothing_wrong(scene, tmp_path):
+    (tmp_path / "killed.py").write_text(textwrap.dedent(KILLED))
+
+    def start(out, block=72):
+        code = textwrap.dedent(RUN.format(scene=scene, out=str(out), block=block))
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env)
+
+    assert start(tmp_path / "whole.zarr", block=144).wait(120) == 0
+    out = tmp_path / "cut.zarr"
+    for blocks in (1, 12):
+        process = start(out)
+        done = out / ".geoseg" / "done"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if done.is_dir() and len(list(done.iterdir())) >= blocks:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(out).wait(120) == 0
+    assert chunks(out) == chunks(tmp_path / "whole.zarr")
+
+
+def test_what_killed_writes_left_is_gone_at_the_end(scene, tmp_path):
+    """Zarr and we write beside and rename; a kill between the two leaves a file."""
+
+    def stop(now):
+        if now.blocks >= 2:
+            raise Interrupted
+
+    plan = make_plan(scene, model=model(), block=72, scores=True)
+    out = tmp_path / "m.zarr"
+    with pytest.raises(Interrupted):
+        run_plan(plan, out=out, progress=stop)
+    left = [
+        out / "classes" / f"0.{'ab' * 16}.partial",
+        out / ".geoseg" / "done" / f".tmp-{'cd' * 16}",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    run_plan(plan, out=out, progress=False)
+    assert not any(path.exists() for path in left)
+
+
+def test_other_settings_on_a_store_are_refused(scene, tmp_path):
+    run(scene, tmp_path / "m.zarr")
+    with pytest.raises(MasksError, match="overlap: 12 there, 8 now"):
+        run(scene, tmp_path / "m.zarr", overlap=8)
+    run(scene, tmp_path / "m.zarr", overlap=8, overwrite=True)
+
+
+def test_the_output_must_not_lie_in_the_input(scene, tmp_path):
+    with pytest.raises(MasksError, match="lies on or inside the input"):
+        run(scene, scene)
+    other = tmp_path / "file.txt"
+    other.write_text("mine")
+    with pytest.raises(MasksError, match="is a file"):
+        run(scene, other)
+    assert other.read_text() == "mine"
+    bands = tmp_path / "bands"
+    bands.mkdir()
+    for name in ("x_B03.tif", "x_B08.tif"):
+        write(bands / name, np.ones((1, 40, 50), np.uint8))
+    with pytest.raises(MasksError, match=r"inside the input .*bands"):
+        geoseg.segment(bands, model="threshold:ndwi", out=bands / "deep" / "m.zarr")
+    assert len(list(bands.iterdir())) == 2
+
+
+def test_failed_blocks_are_listed_and_retried(scene, tmp_path):
+    class Moody(LocalModel):
+        broken = True
+
+        def predict(self, pixels):
+            scores = super().predict(pixels)
+            if Moody.broken and pixels[0, 0, 20, 20] == marker:
+                scores[0, 0, 0, 0] = np.nan
+            return scores
+
+    card = identity_card(3, window=48, overlap=12)
+    with rasterio.open(scene) as file:
+        marker = file.read(1)[20 - 6, 20 - 6 + 36 * 3]
+    whole = run(scene, tmp_path / "whole.zarr", model=LocalModel(card=card))
+    with pytest.raises(BlocksFailedError, match=r"1 of .* block 0,1.*NaN") as caught:
+        run(scene, tmp_path / "m.zarr", model=Moody(card=card), block=72)
+    assert caught.value.exit_status == 3
+    masks = open_masks(str(tmp_path / "m.zarr"))
+    assert not masks.record()["complete"]
+    written = masks.read("classes", masks.grid.window)
+    same = written == whole["classes"].to_numpy()
+    assert (~same).sum() <= (72 + 12) ** 2
+    Moody.broken = False
+    run(scene, tmp_path / "m.zarr", model=Moody(card=card), block=72)
+    assert chunks(tmp_path / "m.zarr") == chunks(tmp_path / "whole.zarr")
+
+
+def test_a_model_that_contradicts_its_card_stops_the_run(scene, tmp_path):
+    class Wrong(LocalModel):
+        def predict(self, pixels):
+            return super().predict(pixels)[:, :2]
+
+    with pytest.raises(ModelError, match="its card promises"):
+        run(scene, tmp_path / "m.zarr", model=Wrong(card=model().card))
+
+
+def test_memory_that_does_not_suffice_is_refused(scene):
+    with pytest.raises(GeosegError, match="use --block"):
+        make_plan(scene, model=model(), memory=1e6)
+
+
+def test_labels_have_no_scores(scene, tmp_path):
+    with pytest.raises(GeosegError, match="answers labels, not scores"):
+        run(scene, tmp_path / "m.zarr", model="threshold:1>0.5", bands=["1", "2", "3"])
+
+
+def test_resampling_on_the_fly(tmp_path):
+    values = np.repeat(np.repeat(np.eye(16, dtype=np.float32), 4, 0), 4, 1)
+    values = np.stack([values, 1 - values])
+    scene = write(tmp_path / "fine.tif", values)
+    card = identity_card(2, window=16, overlap=4, resolution=40.0)
+    data = run(scene, tmp_path / "m.zarr", model=IdentityModel(card=card))
+    assert data["classes"].shape == (16, 16)
+    assert (data["classes"].to_numpy() == 1 - np.eye(16)).all()
+    native = run(
+        scene,
+        tmp_path / "n.zarr",
+        model=IdentityModel(card=card),
+        resolution="native",
+    )
+    assert native["classes"].shape == (64, 64)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (97, 1), (7, 5), (211, 199)])
+def test_rasters_of_any_shape(tmp_path, shape):
+    values = np.random.default_rng(0).random((3, *shape), np.float32)
+    scene = write(tmp_path / "odd.tif", values)
+    identity = IdentityModel(card=identity_card(3, window=48, overlap=12, multiple=8))
+    data = run(scene, tmp_path / "m.zarr", model=identity)
+    scores = (values * np.float32(65535) + np.float32(0.5)).astype(np.int64)
+    assert (data["classes"].to_numpy() == scores.argmax(0)).all()
+
+
+@pytest.mark.parametrize("shape", [(50, 200), (200, 50)])
+def test_rasters_that_are_shorter_than_a_chunk_one_way(tmp_path, monkeypatch, shape):
+    """Zarr cuts a chunk's side to the raster's; blocks are whole chunks still."""
+    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 72)
+    values = np.random.default_rng(0).random((3, *shape), np.float32)
+    scene = write(tmp_path / "odd.tif", values)
+    identity = IdentityModel(card=identity_card(3, window=48, overlap=12, multiple=8))
+    data = run(scene, tmp_path / "m.zarr", model=identity, block=72)
+    scores = (values * np.float32(65535) + np.float32(0.5)).astype(np.int64)
+    assert (data["classes"].to_numpy() == scores.argmax(0)).all()
+
+
+def network(bands):
+    """Return a small network of random weights that takes bytes, with its card."""
+    import torch
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(bands, 16, 5, padding=2),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 3, 9, padding=4, stride=1),
+    )
+    net.card = replace(
+        identity_card(3, window=256, overlap=64, multiple=1, output="logits"),
+        bands=tuple(Band(name=f"b{i}", offset=120, scale=60) for i in range(bands)),
+        value_range=None,
+    )
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "bands", "part"),
+    [
+        ("banepa_buildings/banepa_predict_rgb.tif", 3, (500, 300, 900, 820)),
+        # Aerial photographs with nothing between them, from one file of many.
+        ("naip_urban_trees/santa_monica_2020_mosaic.vrt", 4, (5210, 7250, 900, 820)),
+    ],
+    ids=["banepa_buildings", "naip_urban_trees"],
+)
+def test_law_3_on_real_rasters(
+    shared, tmp_path, monkeypatch, client, name, bands, part
+):
+    """Byte equality over blocks, batches, threads and processes, of a real network."""
+    import torch
+
+    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 256)
+    y, x, height, width = part
+    with rasterio.open(shared / name) as file:
+        corners = file.transform @ (x, y), file.transform @ (x + width, y + height)
+        (left, top), (right, bottom) = corners
+        area = geopandas.GeoSeries(
+            [shapely.box(left, bottom, right, top)], crs=file.crs
+        )
+    area.to_file(tmp_path / "part.gpkg")
+    how = {"model": network(bands), "bands": [f"b{i}" for i in range(bands)]}
+    how["aoi"] = tmp_path / "part.gpkg"
+    before = torch.get_num_threads()
+    try:
+        for out, threads, more in (
+            ("one.zarr", 1, {"block": 192, "batch": 1}),
+            ("two.zarr", 4, {"block": 768, "batch": 3}),
+            ("three.zarr", 1, {"block": 384, "batch": 4, "client": client}),
+        ):
+            torch.set_num_threads(threads)
+            run(str(shared / name), tmp_path / out, **how, **more)
+    finally:
+        torch.set_num_threads(before)
+    one, two, three = (chunks(tmp_path / f"{n}.zarr") for n in ("one", "two", "three"))
+    assert one == two == three
+    assert len(one) > 10
+    masks = open_masks(str(tmp_path / "one.zarr"))
+    values = masks.read("classes", masks.grid.window)
+    assert set(np.unique(values)) >= {0, 1, 2}

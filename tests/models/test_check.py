@@ -1,0 +1,151 @@
+"""Rasters that a model cannot know are refused; those it can are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from geoseg.errors import ModelError
+from geoseg.models.check import check_fit, examine
+from geoseg.models.plain import card_from_dict
+from geoseg.rasters.open import open_source
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+BYTES = {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}
+REFLECTANCE = {"scale": 10000, "value_range": [0, 10000]}
+SENTINEL = {"mean": 1400.0, "std": 300.0}
+
+
+def a_card(**more):
+    return card_from_dict(
+        {"bands": ["red", "green", "blue"], "classes": ["a", "b"], **more}
+    )
+
+
+def a_raster(tmp_path, dtype, low, high, *, names=("red", "green", "blue"), valid=1.0):
+    """Write a raster with values spread evenly from low to high."""
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(low, high, (len(names), 300, 400)).astype(dtype)
+    path = tmp_path / "raster.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=300, width=400, count=len(names), nodata=0,
+        dtype=dtype, crs="EPSG:32633", transform=from_origin(5e5, 5e6, 10, 10),
+    ) as file:  # fmt: skip
+        pixels[:, rng.random((300, 400)) > valid] = 0
+        file.write(pixels)
+        file.descriptions = names
+    return open_source(str(path))
+
+
+def by_subject(card, source):
+    return {finding.subject: finding for finding in examine(card, source)}
+
+
+@pytest.mark.parametrize(
+    ("about", "dtype", "low", "high"),
+    [
+        (IMAGENET, "float32", 0, 1),
+        (BYTES, "uint8", 1, 255),
+        (BYTES, "uint8", 1, 40),  # dark
+        (REFLECTANCE, "uint16", 1, 4000),
+        (REFLECTANCE, "uint16", 60, 300),  # water only
+        (REFLECTANCE, "float32", 1, 9000),
+        (SENTINEL, "uint16", 1, 5000),
+        (SENTINEL, "int16", 100, 130),
+        ({}, "float32", -1e9, 1e9),
+        ({"value_range": [-35, 10]}, "float32", -25, -3),
+        ({"scale": 255}, "uint8", 1, 255),
+    ],
+)
+def test_what_fits_is_let_through(tmp_path, about, dtype, low, high):
+    check_fit(a_card(**about), a_raster(tmp_path, dtype, low, high))
+
+
+@pytest.mark.parametrize(
+    ("about", "dtype", "low", "high", "message"),
+    [
+        (IMAGENET, "uint8", 1, 255, "other units"),
+        (IMAGENET, "uint16", 1, 5000, "other units"),
+        (BYTES, "float32", 0.01, 1, "other units"),
+        (BYTES, "uint16", 10000, 60000, "other units"),
+        (REFLECTANCE, "float32", 0.01, 0.9, "rescaled"),
+        (REFLECTANCE, "uint8", 1, 255, "rescaled"),
+        (SENTINEL, "float32", 0.01, 0.9, "other units"),
+        ({"value_range": [0, 1]}, "uint16", 1, 9000, "% lie outside"),
+        ({"value_range": [-35, 10]}, "uint16", 50, 900, "% lie outside"),
+        ({"scale": 1, "clip": [0, 1]}, "uint16", 10, 900, "other units"),
+        ({"dtypes": ["uint8"]}, "float32", 0, 1, "float32.*trained on uint8"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(tmp_path, about, dtype, low, high, message):
+    source = a_raster(tmp_path, dtype, low, high)
+    with pytest.raises(ModelError, match=message) as caught:
+        check_fit(a_card(**about), source)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_band_is_named(tmp_path):
+    source = a_raster(tmp_path, "uint8", 1, 255, names=("red", "green", "nir"))
+    with pytest.raises(ModelError, match="blue"):
+        check_fit(a_card(), source)
+
+
+def test_order_is_by_name(tmp_path):
+    source = a_raster(tmp_path, "uint8", 1, 255, names=("blue", "nir", "red", "green"))
+    text = by_subject(a_card(), source)["bands"].text
+    assert "red <- 3 (red)" in text
+    assert "green <- 4 (green)" in text
+    assert "blue <- 1 (blue)" in text
+
+
+def test_resolution_is_told(tmp_path):
+    source = a_raster(tmp_path, "uint8", 1, 255)
+    found = by_subject(a_card(resolution=20.0), source)["resolution"]
+    assert found.level == "note"
+    assert "ratio 0.5" in found.text
+    assert by_subject(a_card(resolution=10.0), source)["resolution"].level == "ok"
+
+
+def test_nothing_valid_is_not_an_error(tmp_path):
+    source = a_raster(tmp_path, "uint8", 1, 255, valid=-1.0)
+    assert by_subject(a_card(**BYTES, value_range=[0, 255]), source)["values"].text
+
+
+def test_a_constant_raster_is_not_an_error(tmp_path):
+    check_fit(a_card(**BYTES), a_raster(tmp_path, "uint8", 7, 7.5))
+
+
+def test_it_is_the_same_every_time(tmp_path):
+    source = a_raster(tmp_path, "uint16", 1, 5000, valid=0.4)
+    card = a_card(**SENTINEL, value_range=[0, 10000])
+    assert examine(card, source) == examine(card, source)
+
+
+class TestRealRasters:
+    def test_drone_image_in_bytes(self, shared):
+        path = shared / "banepa_buildings" / "banepa_predict_rgb.tif"
+        source = open_source(str(path))
+        check_fit(a_card(**BYTES, dtypes=["uint8"], value_range=[0, 255]), source)
+        with pytest.raises(ModelError, match="other units"):
+            check_fit(a_card(**IMAGENET), source)
+
+    def test_sentinel_2_by_position(self, shared):
+        source = open_source(str(shared / "ftw_austria" / "inference-img.tif"))
+        eight = {"bands": [f"band {i}" for i in range(8)], "classes": ["a", "b"]}
+        found = by_subject(card_from_dict(eight | REFLECTANCE), source)
+        assert found["bands"].level == "note"
+        assert "by position" in found["bands"].text
+        assert found["values"].level == found["scaling"].level == "ok"
+        with pytest.raises(ModelError, match=r"other units|rescale"):
+            check_fit(card_from_dict(eight | {"value_range": [0, 1]}), source)
+
+    def test_landsat_reflectance_in_floats(self, shared):
+        folder = shared / "landsat8_scenes" / "new_york_toa_float32"
+        source = open_source(str(next(Path(folder).glob("*B4_toa.tif"))))
+        card = card_from_dict({"bands": ["red"], "classes": ["a", "b"], **REFLECTANCE})
+        with pytest.raises(ModelError, match="rescaled"):
+            check_fit(card, source)
+        card = card_from_dict({"bands": ["red"], "classes": ["a", "b"], "std": 0.2})
+        check_fit(card, source)

@@ -1,0 +1,164 @@
+"""Checkpoints as torchgeo's and terratorch's trainers write them."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg.core.grid import Window
+from geoseg.errors import MissingExtraError, ModelError
+from geoseg.models.load import load_model, model_recipe
+from geoseg.models.pack import pack
+from geoseg.rasters.open import open_source
+
+smp = pytest.importorskip("segmentation_models_pytorch")
+
+BANDS = [str(i + 1) for i in range(8)]
+CARD = {
+    "bands": BANDS, "classes": ["field", "edge", "other"], "mean": 1500, "std": 900,
+    "window": 64, "overlap": 16,
+}  # fmt: skip
+
+
+def a_network(arch="Unet", classes=3, **arguments):
+    torch.manual_seed(0)
+    return getattr(smp, arch)(
+        "resnet18", encoder_weights=None, in_channels=8, classes=classes, **arguments
+    ).eval()
+
+
+def write(path, state, settings, card=CARD):
+    """Write what Lightning does."""
+    content = {
+        "state_dict": state, "hyper_parameters": settings, "epoch": 3,
+        "global_step": 17, "pytorch-lightning_version": "2.5.0", "loops": {},
+        "callbacks": {}, "optimizer_states": [], "lr_schedulers": [],
+    }  # fmt: skip
+    torch.save(content, path)
+    if card is not None:
+        path.with_suffix(".json").write_text(json.dumps(card))
+
+
+def torchgeo(path, net, model="unet", card=CARD, classes=3, **more):
+    """Write as `torchgeo.trainers.SemanticSegmentationTask` does."""
+    state = {f"model.{k}": v for k, v in net.state_dict().items()}
+    state["criterion.weight"] = torch.ones(classes)
+    write(
+        path, state,
+        {
+            "model": model, "backbone": "resnet18", "weights": None, "in_channels": 8,
+            "num_classes": classes, "loss": "ce", "ignore_index": None, "lr": 1e-3,
+            "num_filters": 3, "freeze_backbone": False, **more,
+        },
+        card,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def pixels(shared):
+    source = open_source(str(shared / "ftw_austria" / "inference-img.tif"))
+    return source.read(Window(y=100, x=200, height=64, width=64))[0][None]
+
+
+def expected(net, pixels):
+    with torch.inference_mode():
+        return net((torch.from_numpy(pixels.astype("f4")) - 1500) / 900)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("unet", "Unet"), ("deeplabv3+", "DeepLabV3Plus"), ("upernet", "UPerNet")],
+)
+def test_torchgeo(tmp_path, pixels, name, arch):
+    net = a_network(arch)
+    path = torchgeo(tmp_path / "a.ckpt", net, name)
+    model = load_model(path, device="cpu", precision="fp32")
+    found, wanted = model.predict(pixels), expected(net, pixels)
+    torch.testing.assert_close(found.softmax(1), wanted.softmax(1), rtol=0, atol=1e-4)
+    assert (found.argmax(1) == wanted.argmax(1)).float().mean() > 0.9995
+    assert model.card.framework["arch"] == arch
+
+
+def test_terratorchs_wrapped_networks(tmp_path, pixels):
+    """As terratorch 1.2 writes what its `SMPModelFactory` has made."""
+    net = a_network("Unet", decoder_channels=[64, 32, 32, 16, 16])
+    state = {f"model.smp_model.{k}": v for k, v in net.state_dict().items()}
+    path = tmp_path / "a.ckpt"
+    settings = {
+        "task": "segmentation", "model_factory": "SMPModelFactory", "model": None,
+        "model_args": {
+            "model": "Unet", "backbone": "resnet18", "bands": BANDS, "num_classes": 3,
+            "pretrained": True, "smp_decoder_channels": [64, 32, 32, 16, 16],
+        },
+        "loss": "ce", "class_names": None,
+    }  # fmt: skip
+    write(path, state, settings)
+    model = load_model(path, device="cpu", precision="fp32")
+    torch.testing.assert_close(
+        model.predict(pixels).softmax(1), expected(net, pixels).softmax(1),
+        rtol=0, atol=1e-4,
+    )  # fmt: skip
+
+
+def test_one_sigmoid(tmp_path, pixels):
+    net = a_network(classes=1)
+    card = CARD | {"classes": ["other", "field"], "activation": "sigmoid"}
+    path = torchgeo(tmp_path / "a.ckpt", net, card=card, classes=1)
+    found = load_model(path, device="cpu", precision="fp32").predict(pixels)
+    wanted = expected(net, pixels).sigmoid()
+    torch.testing.assert_close(found.sigmoid()[:, 1:], wanted, rtol=0, atol=1e-4)
+
+
+def test_a_packed_folder(tmp_path, pixels):
+    path = torchgeo(tmp_path / "a.ckpt", a_network())
+    folder = pack(str(path), tmp_path / "packed")
+    found = load_model(folder, device="cpu", precision="fp32").predict(pixels)
+    again = load_model(path, device="cpu", precision="fp32").predict(pixels)
+    np.testing.assert_array_equal(found, again)
+
+
+def test_what_is_wrong_is_one_line(tmp_path):
+    path = torchgeo(tmp_path / "a.ckpt", a_network(), card=None)
+    with pytest.raises(ModelError, match=r"no card beside it: write a\.json"):
+        model_recipe(path)
+    torchgeo(path, a_network(), model="mamba")
+    with pytest.raises(ModelError, match="of the network 'mamba'"):
+        model_recipe(path)
+    torchgeo(path, a_network(), card=CARD | {"classes": ["a", "b"]})
+    with pytest.raises(ModelError, match="2 classes, the weights 3"):
+        load_model(path)
+    torch.save({"weights": torch.ones(2)}, path)
+    with pytest.raises(ModelError, match="no checkpoint of Lightning"):
+        model_recipe(path)
+    path.write_bytes(b"nonsense" * 99)
+    with pytest.raises(ModelError) as caught:
+        model_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/tmp/geoseg-test-evil", "w"))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write(path, {}, {"model": "unet", "loss": Evil()})
+    with pytest.raises(ModelError, match="does not unpickle"):
+        model_recipe(path)
+
+
+def test_what_only_terratorch_builds_names_it(tmp_path):
+    if find_spec("terratorch"):
+        pytest.skip("terratorch is installed")
+    path = tmp_path / "a.ckpt"
+    settings = {
+        "model_factory": "EncoderDecoderFactory",
+        "model_args": {"backbone": "prithvi_eo_v1_100", "decoder": "FCNDecoder"},
+    }
+    write(path, {"model.x": torch.ones(1)}, settings)
+    with pytest.raises(MissingExtraError, match="terratorch"):
+        load_model(path)

@@ -1,0 +1,307 @@
+"""xarray objects and STAC items as sources."""
+
+import json
+import pickle
+
+import dask.array as da
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import xarray as xr
+from affine import Affine
+
+from geoseg.core.grid import Window
+from geoseg.errors import RasterError
+from geoseg.rasters.open import Source, open_source
+
+UTM = Affine(10, 0, 500000, 0, -10, 5000000)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(1, 3000, shape).astype("uint16")
+
+
+def scene(pixels, *, dims=("band", "y", "x"), south_up=False, crs="EPSG:32633"):
+    height, width = (pixels.shape[dims.index(d)] for d in ("y", "x"))
+    y = 5000000 - 10 * (np.arange(height) + 0.5)
+    coords = {
+        "y": y[::-1] if south_up else y,
+        "x": 500000 + 10 * (np.arange(width) + 0.5),
+    }
+    array = xr.DataArray(pixels, dims=dims, coords=coords)
+    return array if crs is None else array.rio.write_crs(crs)
+
+
+def whole(source):
+    return source.read(source.grid.window)
+
+
+# --- arrays ---
+
+
+def test_an_array_is_the_file_it_was_read_from(shared):
+    path = shared / "sen1floods11/S2/Spain_7370579_S2Hand.tif"
+    file = open_source(path)
+    window = Window(y=100, x=50, height=70, width=90)
+    for options in ({}, {"chunks": {"x": 100, "y": 64}}):
+        with rioxarray.open_rasterio(path, **options) as array:
+            source = open_source(array)
+            assert isinstance(source, Source)
+            assert source.grid == file.grid
+            assert [b.name for b in source.bands] == [b.name for b in file.bands]
+            for ours, theirs in zip(
+                source.read(window), file.read(window), strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_south_up_arrays_keep_their_rows():
+    pixels = noise(2, 5, 7)
+    source = open_source(scene(pixels, south_up=True))
+    assert source.grid.transform == Affine(10, 0, 500000, 0, 10, 5000000 - 50)
+    np.testing.assert_array_equal(whole(source)[0], pixels)
+
+
+@pytest.mark.parametrize("dims", [("y", "x", "band"), ("x", "band", "y")])
+def test_dims_in_any_order(dims):
+    pixels = noise(2, 5, 7)
+    turned = np.moveaxis(pixels, [0, 1, 2], [dims.index(d) for d in ("band", "y", "x")])
+    source = open_source(scene(turned, dims=dims))
+    np.testing.assert_array_equal(whole(source)[0], pixels)
+    assert source.grid.transform == UTM
+
+
+def test_a_slice_is_where_it_is_not_where_it_came_from():
+    array = scene(noise(1, 20, 30)).rio.write_transform(UTM)
+    assert open_source(array).grid.transform == UTM
+    part = open_source(array[:, 5:, 3:])
+    assert part.grid.transform.almost_equals(UTM @ Affine.translation(3, 5))
+    row = open_source(array[:, 5:6, 3:])
+    assert row.grid.transform.almost_equals(UTM @ Affine.translation(3, 5))
+
+
+def test_transform_without_coordinates():
+    array = xr.DataArray(noise(5, 7), dims=("y", "x")).rio.write_crs("EPSG:32633")
+    assert open_source(array.rio.write_transform(UTM)).grid.transform == UTM
+
+
+def test_latitude_and_longitude_are_y_and_x():
+    array = xr.DataArray(
+        noise(3, 4),
+        dims=("lat", "lon"),
+        coords={"lat": np.float32([48.3, 48.2, 48.1]), "lon": [16.0, 16.1, 16.2, 16.3]},
+    ).rio.write_crs("EPSG:4326")
+    transform = open_source(array).grid.transform
+    assert transform.almost_equals(Affine(0.1, 0, 15.95, 0, -0.1, 48.35), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("nodata", "said", "valid"),
+    [(None, None, 4), (7, None, 3), (None, 7, 3), (7, 9, 4), (float("nan"), None, 4)],
+)
+def test_nodata_of_arrays(nodata, said, valid):
+    array = scene(np.array([[[7, 8], [8, 8]]], np.int16))
+    if nodata is not None:
+        array.attrs["_FillValue"] = nodata
+    assert whole(open_source(array, nodata=said))[1].sum() == valid
+
+
+def test_nan_is_nodata_and_bool_is_bytes():
+    array = scene(np.array([[[1, np.nan], [np.inf, 2]]], np.float32))
+    assert whole(open_source(array))[1].tolist() == [[True, False], [False, True]]
+    flags = open_source(scene(np.array([[[True, False]]])))
+    assert flags.dtype == np.uint8
+    assert whole(flags)[0].tolist() == [[[1, 0]]]
+
+
+def test_what_is_read_is_the_callers_own():
+    pixels = noise(1, 4, 4)
+    source = open_source(scene(pixels))
+    read, _ = whole(source)
+    read[...] = 0
+    np.testing.assert_array_equal(whole(source)[0], pixels)
+
+
+def test_dask_arrays_are_computed_window_by_window():
+    chunks = []
+
+    def chunk(block_info=None):
+        chunks.append(block_info[None]["chunk-location"])
+        return np.full(block_info[None]["chunk-shape"], 5, np.uint8)
+
+    lazy = da.map_blocks(
+        chunk,
+        chunks=((2,), (10,) * 40, (10,) * 50),
+        dtype=np.uint8,
+        meta=np.empty(0, "u1"),
+    )
+    source = open_source(scene(lazy))
+    pixels, valid = source.read(Window(y=95, x=200, height=10, width=20))
+    assert (pixels == 5).all()
+    assert valid.all()
+    assert sorted(chunks) == [(0, 9, 20), (0, 9, 21), (0, 10, 20), (0, 10, 21)]
+
+
+def test_a_failing_graph_is_one_line():
+    def fail(block):
+        raise ZeroDivisionError("first\nsecond")
+
+    lazy = da.zeros((1, 4, 4), dtype=np.uint8).map_blocks(fail, dtype=np.uint8)
+    source = open_source(scene(lazy))
+    with pytest.raises(RasterError, match=r"^cannot read DataArray: first second$"):
+        whole(source)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda a: a.assign_coords(band=["B02", "B8A"]), ["B02", "B8A"]),
+        (lambda a: a.assign_coords(band=[1, 2]), ["1", "2"]),
+        (lambda a: a.assign_attrs(long_name=("red", "nir")), ["red", "nir"]),
+        (lambda a: a[0].rename("nir"), ["nir"]),
+        (lambda a: a.expand_dims("time"), ["1", "2"]),
+        (lambda a: a.rename(band="channel"), ["1", "2"]),
+    ],
+)
+def test_band_names_of_arrays(change, names):
+    source = open_source(change(scene(noise(2, 4, 4))))
+    assert [b.name for b in source.bands] == names
+
+
+def test_variables_of_a_dataset_are_bands():
+    layers = scene(noise(2, 5, 6))
+    dataset = xr.Dataset({"red": layers[0], "nir": layers[1].astype("float32"), "n": 3})
+    source = open_source(dataset)
+    assert [b.common_name for b in source.bands] == ["red", "nir"]
+    assert source.dtype == np.float32
+    np.testing.assert_array_equal(whole(source)[0], layers.values)
+    single = open_source(xr.Dataset({"scene": layers}))
+    assert len(single.bands) == 2
+
+
+def test_identity_tells_arrays_apart():
+    pixels = noise(1, 4, 4)
+    one, same = open_source(scene(pixels)), open_source(scene(pixels.copy()))
+    assert one.identity == same.identity
+    assert one.identity != open_source(scene(pixels + np.uint16(1))).identity
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            xr.DataArray(np.zeros((2, 3)), dims=("a", "b")),
+            "has dims a, b: a raster has",
+        ),
+        (scene(noise(2, 4, 4)).expand_dims(t=3), r"t \(3\), band \(2\) beside y and x"),
+        (scene(np.zeros((1, 2, 2), complex)), "complex128 pixels: models read real"),
+        (
+            scene(noise(1, 3, 3)).assign_coords(x=[0.0, 1.0, 5.0]),
+            "DataArray are not evenly spaced",
+        ),
+        (xr.Dataset({"a": 1}), "no variable with dims y and x"),
+        (xr.Variable(("y", "x"), np.zeros((2, 2))), "not Variable"),
+    ],
+)
+def test_arrays_that_are_no_rasters(array, message):
+    with pytest.raises(RasterError, match=message):
+        open_source(array)
+
+
+def test_arrays_without_crs_are_told():
+    with pytest.warns(UserWarning, match="DataArray has no coordinate reference"):
+        open_source(scene(noise(1, 3, 3), crs=None))
+
+
+# --- STAC items ---
+
+
+def write(path, pixels, scale=1):
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width,
+        dtype=pixels.dtype, crs="EPSG:32633", transform=UTM @ Affine.scale(scale),
+    ) as dataset:  # fmt: skip
+        dataset.write(pixels)
+
+
+@pytest.fixture
+def item(tmp_path):
+    """An item of two bands, 10 and 20 m, with much that is no band beside them."""
+    (tmp_path / "assets").mkdir()
+    write(tmp_path / "assets/x1.tif", noise(1, 8, 10))
+    write(tmp_path / "assets/x2.tif", noise(1, 4, 5, seed=1), scale=2)
+    write(tmp_path / "assets/visual.tif", noise(3, 8, 10))
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "scene-1",
+        "links": [{"rel": "self", "href": str(tmp_path / "item.json")}],
+        "assets": {
+            "thumbnail": {"href": "./assets/t.png", "roles": ["thumbnail"]},
+            "visual": {"href": "./assets/visual.tif", "roles": ["visual"]},
+            "metadata": {"href": "./assets/m.xml"},
+            "B04": {
+                "href": "./assets/x1.tif",
+                "roles": ["data"],
+                "eo:bands": [{"name": "B04", "common_name": "red"}],
+            },
+            "B04-again": {"href": "./gone.tif", "eo:bands": [{"name": "B4"}]},
+            "swir": {
+                "href": "./assets/x2.tif",
+                "bands": [{"name": "B11", "eo:common_name": "swir16"}],
+            },
+        },
+    }
+
+
+def test_an_item_is_a_stack_of_its_bands(item, tmp_path):
+    (tmp_path / "item.json").write_text(json.dumps({**item, "links": []}))
+    for given in (item, tmp_path / "item.json"):
+        source = open_source(given)
+        assert source.name == "STAC item scene-1"
+        assert [(b.name, b.common_name) for b in source.bands] == [
+            ("B04", "red"),
+            ("B11", "swir16"),
+        ]
+        assert (source.grid.height, source.grid.width) == (8, 10)
+        np.testing.assert_array_equal(whole(source)[0][0], noise(1, 8, 10)[0])
+        assert pickle.loads(pickle.dumps(source)).bands == source.bands
+
+
+def test_an_item_of_one_raster_is_that_raster(item, tmp_path):
+    item["assets"] = {
+        "image": {
+            "href": "assets/visual.tif",
+            "roles": ["data"],
+            "bands": [{"name": n} for n in ("red", "green", "nir")],
+        }
+    }
+    source = open_source(item)
+    assert [b.common_name for b in source.bands] == ["red", "green", "nir"]
+    np.testing.assert_array_equal(whole(source)[0], noise(3, 8, 10))
+
+
+def test_what_is_no_item(item, tmp_path, shared):
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    item["assets"]["B04"]["href"] = "assets/none.tif"
+    for given, message in [
+        (
+            {"type": "Collection", "id": "c"},
+            "STAC item c is none: type is 'Collection'",
+        ),
+        ({"type": "Feature", "id": "e", "assets": {}}, "STAC item e has no rasters"),
+        (item, r"cannot open .*assets/none\.tif: No such file"),
+        (tmp_path / "broken.json", r"cannot open .*broken\.json: Expecting property"),
+        (tmp_path / "list.json", r"list\.json is no STAC item: not a JSON object"),
+        (tmp_path / "none.json", r"cannot open .*none\.json: .*No such file"),
+        (
+            shared / "banepa_buildings/stac-item.json",
+            r"has no rasters among its assets \(chips, labels\)",
+        ),
+    ]:
+        with pytest.raises(RasterError, match=message) as caught:
+            open_source(given)
+        assert "\n" not in str(caught.value)

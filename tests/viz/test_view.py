@@ -1,0 +1,414 @@
+"""The live map: tiles that are the map, a page that can be clicked, only for us."""
+
+import io
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image as Pillow
+from rasterio.transform import array_bounds
+from rasterio.warp import Resampling, calculate_default_transform, reproject
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+from geoseg.cli import run
+from geoseg.core.grid import Window
+from geoseg.errors import GeosegError
+from geoseg.maps.halving import halve_classes
+from geoseg.maps.overviews import announce, create_levels
+from geoseg.vector.vectorize import vectorize
+from geoseg.viz.view import start
+
+NODATA = 255
+
+
+def get(server, path, **headers):
+    request = urllib.request.Request(server.url + path, headers=headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.read()
+
+
+def get_json(server, path):
+    return json.loads(get(server, path))
+
+
+def tile(server, path):
+    picture = Pillow.open(io.BytesIO(get(server, f"tiles/{path}.png")))
+    return np.asarray(picture.convert("RGBA"))
+
+
+def coloured(values, classes):
+    table = np.zeros((256, 4), np.uint8)
+    for c in classes:
+        table[c.value] = (*c.rgb, 255)
+    return table[values]
+
+
+def until(condition, seconds=60):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, "it never came about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    rows, columns = np.mgrid[:1300, :1500]
+    values = ((rows // 90 + columns // 110) % 4).astype(np.uint8)
+    values[:, 1400:] = NODATA
+    return values
+
+
+@pytest.fixture(scope="module")
+def image(labels, tmp_path_factory):
+    """The image, in another CRS and on another grid than the masks."""
+    path = tmp_path_factory.mktemp("image") / "scene.tif"
+    here = Affine(10, 0, 480_000, 0, -10, 5_460_000)
+    bounds = array_bounds(1300, 1500, here)
+    there, width, height = calculate_default_transform(
+        "EPSG:32633", "EPSG:4326", 1500, 1300, *bounds
+    )
+    out = np.zeros((3, height, width), np.uint16)
+    for band in range(3):
+        reproject(
+            (labels.astype(np.uint16) % 5) * 500 + 100 * (band + 1), out[band],
+            src_transform=here, src_crs="EPSG:32633", dst_transform=there,
+            dst_crs="EPSG:4326", resampling=Resampling.nearest,
+        )  # fmt: skip
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, height=height, width=width, nodata=0,
+        dtype="uint16", crs="EPSG:4326", transform=there,
+    ) as file:  # fmt: skip
+        file.write(out)
+        file.descriptions = ("red", "green", "blue")
+    return path
+
+
+@pytest.fixture(scope="module")
+def masks(labels, make_store, tmp_path_factory):
+    confidence = np.where(labels == NODATA, 255, 127).astype(np.uint8)
+    path = tmp_path_factory.mktemp("view") / "land.zarr"
+    names = ["lake", "wood", "field", "<b>bog</b>"]
+    return make_store(path, labels, confidence, names=names)
+
+
+@pytest.fixture(scope="module")
+def server(masks, image, tmp_path_factory):
+    regions = tmp_path_factory.mktemp("regions") / "regions.gpkg"
+    vectorize(masks, regions)
+    with start(masks, raster=image, regions=regions) as running:
+        until(lambda: get_json(running, "state.json")["image"]["share"] == 1)
+        until(lambda: get_json(running, "state.json")["classes"]["share"] == 1)
+        yield running
+
+
+def test_tiles_are_the_map(server, masks, labels):
+    full = tile(server, "classes/0/1/2")
+    part = labels[512:768, 256:512]
+    np.testing.assert_array_equal(full, coloured(part, masks.classes))
+    half = halve_classes(labels, NODATA)[256:512, :256]
+    got = tile(server, "classes/1/0/1")
+    np.testing.assert_array_equal(got, coloured(half, masks.classes))
+    beyond = tile(server, "classes/0/9/9")
+    assert not beyond[..., 3].any()
+
+
+def test_classes_can_be_hidden(server, masks, labels):
+    data = get(server, "tiles/classes/0/0/0.png?hide=1,3")
+    got = np.asarray(Pillow.open(io.BytesIO(data)).convert("RGBA"))
+    part = np.where(np.isin(labels[:256, :256], [1, 3]), NODATA, labels[:256, :256])
+    np.testing.assert_array_equal(got, coloured(part, masks.classes))
+
+
+def test_the_image_lies_under_the_map_at_every_zoom(server, labels):
+    """Class borders are borders of the image, though it has another CRS."""
+    for z in (0, 1, 2):
+        step = 1 << z
+        picture = tile(server, f"image/{z}/0/0").astype(int)
+        under = labels[: 256 * step : step, : 256 * step : step]
+        height, width = under.shape
+        grey = picture[:height, :width, 0]
+        levels = [np.median(grey[under == v]) for v in range(4)]
+        assert levels == sorted(levels)
+        assert len(set(levels)) == 4
+        near = np.argmin(np.abs(grey[..., None] - np.array(levels)), axis=-1)
+        valid = under != NODATA
+        assert (near == under)[valid].mean() > 0.97
+
+
+def test_what_is_at_a_place(server, masks, labels):
+    found = get_json(server, "at.json?row=700.5&column=333.2")
+    name = masks.classes[labels[700, 333]].name
+    assert found["class"] == name
+    assert found["confidence"] == pytest.approx(0.5)
+    assert found["region"]["properties"]["class_name"] == name
+    assert found["place"]["x"] == pytest.approx(480_000 + 3332)
+    assert found["place"]["lat"] == pytest.approx(49.2, abs=0.2)
+    blank = get_json(server, "at.json?row=3&column=1450")
+    assert blank["class"] is None
+    assert blank["region"] is None
+    assert get_json(server, "at.json?row=-1&column=3") == {"inside": False}
+
+
+def test_polygons_of_what_is_seen(server, monkeypatch):
+    box = "left=0&top=0&right=400&bottom=300&pixel=1"
+    found = get_json(server, f"regions.json?{box}")
+    assert not found["more"]
+    xs = [x for f in found["features"] for x, _ in f["geometry"]["coordinates"][0]]
+    assert 4 <= len(found["features"]) <= 40
+    assert max(xs) < 900, "only what is near"
+    assert any(x == 110 for x in xs), "in the map's pixels"
+    monkeypatch.setattr("geoseg.viz.view.regions_layer.MOST", 3)
+    many = get_json(server, f"regions.json?{box}")
+    assert many == {"type": "FeatureCollection", "features": [], "more": True}
+
+
+def test_bad_requests_are_answered_in_one_line(server):
+    for path in ("at.json", "at.json?row=x&column=1", "regions.json?left=nan"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(server, path)
+        assert caught.value.code == 422
+        assert "numbers" in json.loads(caught.value.read())["error"]
+    for path in ("static/../app.py", "static/%2e%2e/app.py", "tiles/x/0/0/0.png"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(server, path)
+        assert caught.value.code == 404
+
+
+def test_only_this_machine_can_look(server):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(server, "map.json", Host="evil.example")
+    assert caught.value.code == 400
+    port = int(server.url.rsplit(":", 1)[1].strip("/"))
+    for address in {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None)}:
+        if not address.startswith("127.") and ":" not in address:
+            with socket.socket() as s:
+                s.settimeout(1)
+                assert s.connect_ex((address, port)) != 0
+    with pytest.raises(GeosegError, match=f"port {port} cannot be used"):
+        start(server.layers.classes.reader, raster=False, port=port)
+
+
+def test_overviews_are_kept_in_the_store(server, masks):
+    assert masks.attributes()["multiscales"]["layout"][1]["derived_from"] == "classes"
+    assert server.layers.classes.pyramid.levels[0].path.startswith(masks.path)
+
+
+def test_a_store_that_is_being_written(make_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.viz.view.classes_layer._POLL", 0.05)
+    empty = np.full((1200, 1200), NODATA, np.uint8)
+    masks = make_store(tmp_path / "m.zarr", empty, chunk=600, done=False)
+    with start(masks) as server:
+        assert get_json(server, "state.json")["blocks"] == [0, 4]
+        assert not tile(server, "classes/2/0/0").any()
+        window = Window(y=0, x=600, height=600, width=600)
+        masks.write("classes", window, np.ones((600, 600), np.uint8))
+        masks.mark_done(0, 1, {})
+        before = get_json(server, "state.json")
+        assert before["blocks"] == [1, 4]
+        until(lambda: tile(server, "classes/2/0/0").max() > 0)
+        until(lambda: get_json(server, "state.json")["classes"]["version"] == 1)
+        assert get_json(server, "state.json")["problem"] == ""
+        time.sleep(0.2)
+        assert get_json(server, "state.json")["classes"]["version"] == 1
+    assert not list(Path(masks.path).glob("overview*")), "nothing is put into it"
+
+
+def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
+    """Overviews are read, so the first picture costs what any picture costs."""
+    masks = make_store(tmp_path / "m.zarr", np.zeros((4, 4), np.uint8), done=False)
+    from dataclasses import replace
+
+    from geoseg.maps.group import create_group
+    from geoseg.maps.store import open_masks
+
+    grid = replace(masks.grid, height=32_768, width=32_768)
+    path = str(tmp_path / "big.zarr")
+    create_group(
+        path, grid=grid, classes=masks.classes, chunk=1024, arrays=("classes",),
+        provenance={"run": "big"},
+    )  # fmt: skip
+    big = open_masks(path)
+    levels = create_levels(big, path)
+    coarsest = levels[-1]
+    values = np.full((coarsest.grid.height, coarsest.grid.width), 2, np.uint8)
+    coarsest.write("classes", coarsest.grid.window, values)
+    announce(big, levels)
+    areas = []
+    read = type(big).read
+    monkeypatch.setattr(
+        type(big), "read",
+        lambda self, name, w: areas.append(w.area) or read(self, name, w),
+    )  # fmt: skip
+    begun = time.process_time()  # the server is a thread of this process
+    with start(path, raster=False) as server:
+        get(server, "map.json")
+        top = tile(server, "classes/6/0/0")
+        seconds = time.process_time() - begun
+        np.testing.assert_array_equal(top[:, :, 3], 255)
+        assert sum(areas) <= 512 * 512
+        for z, x, y in ((6, 1, 1), (3, 7, 5), (0, 64, 99)):
+            areas.clear()
+            tile(server, f"classes/{z}/{x}/{y}")
+            assert sum(areas) <= 512 * 512
+    assert seconds < 2
+
+
+def test_another_tools_raster_without_a_crs(tmp_path):
+    path = tmp_path / "theirs.tif"
+    values = np.kron(np.arange(16).reshape(4, 4), np.ones((150, 150))).astype("u1")
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=600, width=600, dtype="uint8",
+        nodata=0, transform=Affine.scale(2, 1),
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+    with start(path) as server:
+        facts = get_json(server, "map.json")
+        assert facts["metres"] is None
+        assert not facts["image"]
+        assert {"value": 5, "name": "class_5", "color": "#56B4E9"} in facts["classes"]
+        shown = tile(server, "classes/0/0/0")
+        assert not shown[:150, :150, 3].any()
+        assert shown[:150, 150:, 3].all()
+        assert get_json(server, "at.json?row=200&column=200")["value"] == 5
+        assert set(get_json(server, "state.json")["seen"]) >= {1, 4, 5}
+
+
+def test_the_command_line(tmp_path, capsys):
+    assert run(["view", str(tmp_path / "no.zarr"), "--no-browser"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run(["view", "--help"]) == 0
+    assert "Ctrl-C" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ in the browser
+
+
+def opened(browser, server, link="", width=1280, height=800, *, mobile=False):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile},
+    )
+    browser.get("about:blank")
+    browser.get(server.url + link)
+    until(lambda: browser.execute_script("return document.body.dataset.ready"))
+    settled(browser)
+
+
+def settled(browser):
+    script = (
+        "return [...document.querySelectorAll('img.leaflet-tile')]"
+        ".every(i => i.complete)"
+    )
+    until(lambda: browser.execute_script(script))
+
+
+def look(browser):
+    return np.asarray(Pillow.open(io.BytesIO(browser.get_screenshot_as_png())))
+
+
+def count(browser, color, *, left=0, right=1000):
+    """Count pixels of the screen that have a colour exactly."""
+    rgb = tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return int((look(browser)[:, left:right, :3] == rgb).all(-1).sum())
+
+
+def click(browser, name):
+    browser.execute_script("arguments[0].click()", browser.find_element("id", name))
+    settled(browser)
+
+
+def test_clicking_through_the_map(browser, server, masks):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    opened(browser, server, "#z=0&row=600&column=600&opacity=100")
+    lake, wood = masks.classes[0].color, masks.classes[1].color
+    assert count(browser, lake) > 5000
+    assert count(browser, wood) > 5000
+    # Hide a class: what is seen then is the image.
+    box = browser.find_element("css selector", "#classes input[data-value='1']")
+    box.click()
+    settled(browser)
+    until(lambda: count(browser, wood) < 200)
+    assert "hide=1" in browser.current_url
+    assert count(browser, lake) > 5000
+    click(browser, "none")
+    until(lambda: count(browser, lake) < 200)
+    click(browser, "all")
+    until(lambda: count(browser, lake) > 5000)
+    # Swipe: the left part shows the image only.
+    click(browser, "swipe-on")
+    until(lambda: count(browser, lake, right=400) < 50)
+    assert count(browser, lake, left=600) > 1000
+    click(browser, "swipe-on")
+    # Opacity.
+    browser.execute_script(
+        "const o = document.getElementById('opacity'); o.value = 0;"
+        "o.dispatchEvent(new Event('input'))"
+    )
+    until(lambda: count(browser, lake) < 50)
+    assert "opacity=0" in browser.current_url
+    # Ask.
+    where = browser.find_element("id", "map")
+    ActionChains(browser).move_to_element_with_offset(where, 30, 40).click().perform()
+    until(lambda: browser.find_elements("css selector", ".leaflet-popup-content"))
+    said = browser.find_element("css selector", ".leaflet-popup-content").text
+    # The middle of the screen is row 600, column 600.
+    row, column = 640, 630
+    assert f"{row}, {column}" in said
+    assert "confidence\n50.0 %" in said
+    assert "area_m2" in said
+    assert browser.get_log("browser") == []
+
+
+def test_a_link_leads_to_the_same_view(browser, server):
+    link = "#z=1&row=400&column=700&opacity=55&layers=image,classes&hide=2&swipe=0.250"
+    opened(browser, server, link)
+    state = browser.execute_script(
+        "return [map.getZoom(), Math.round(-map.getCenter().lat),"
+        " Math.round(map.getCenter().lng), state.opacity, state.swipe,"
+        " [...state.hidden], [...state.layers]]"
+    )
+    assert state == [1, 400, 700, 55, 0.25, [2], ["image", "classes"]]
+    assert not browser.find_element("id", "layer-regions").is_selected()
+    browser.execute_script("map.setZoom(2, {animate: false})")
+    until(lambda: "z=2&" in browser.current_url)
+    for part in ("opacity=55", "hide=2", "swipe=0.250", "layers=image,classes"):
+        assert part in browser.current_url
+    # Nonsense in a link is left out.
+    opened(browser, server, "#z=nan&opacity=900&hide=x&layers=none,classes")
+    assert browser.execute_script("return [...state.layers]") == ["classes"]
+    assert browser.get_log("browser") == []
+
+
+def test_on_a_phone_and_with_names_that_look_like_html(browser, server):
+    opened(browser, server, width=390, height=800, mobile=True)
+    panel = browser.find_element("id", "panel")
+    assert panel.get_attribute("open") is None, "the map first"
+    box = browser.execute_script(
+        "const r = arguments[0].getBoundingClientRect(); return [r.left, r.right]",
+        panel,
+    )
+    assert box[0] >= 0
+    assert box[1] <= 390
+    panel.find_element("tag name", "summary").click()
+    names = [e.text for e in browser.find_elements("css selector", "#classes li")]
+    assert names == ["lake", "wood", "field", "<b>bog</b>"]
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    contrast = Path(__file__).with_name("contrast.js").read_text()
+    assert browser.execute_script(contrast) == []
+    unnamed = browser.execute_script(
+        "return [...document.querySelectorAll('input, button')]"
+        ".filter(e => !e.hidden &&"
+        " !(e.labels && e.labels.length) && !e.ariaLabel && !e.textContent).length"
+    )
+    assert unnamed == 0
+    assert browser.get_log("browser") == []
