@@ -15,11 +15,11 @@ from geoseg.accuracy.boundary import BoundaryScore, count_boundaries, halo
 from geoseg.accuracy.calibration import Calibration, calibrate
 from geoseg.accuracy.evaluation import Evaluation
 from geoseg.accuracy.true_objects import ObjectTally, score, tally_objects
-from geoseg.core.grid import Window
+from geoseg.core.grid import Window, squares
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.execution.engine import ordered
 from geoseg.execution.resources import cores
-from geoseg.labels import Labels, Order, PointLabels, blocks, open_labels
+from geoseg.labels import Labels, Order, PointLabels, open_labels
 from geoseg.maps.store import Masks, open_masks
 from geoseg.rasters.open import redact
 
@@ -193,7 +193,7 @@ def _run(
 ) -> _Tally:
     # Whole chunks, so that none is decoded twice.
     side = max(1, _BLOCK // job.masks.chunk) * job.masks.chunk
-    windows = blocks(job.masks.grid, side)
+    windows = list(squares(job.masks.grid, side))
     if threads is None and client is None:
         threads = min(4, cores())
     tallies = ordered(partial(_tally, job), windows, client=client, in_flight=threads)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.grid import Window, blocks
+from geoseg.core.grid import Window, squares
 from geoseg.errors import GeosegError
 from geoseg.maps.store import Masks, open_masks
 
@@ -271,7 +271,7 @@ class _Draw:
     def run(self) -> _Drawn:
         masks = self._masks
         side = max(1, _BLOCK // masks.chunk) * masks.chunk
-        windows = blocks(masks.grid, side)
+        windows = list(squares(masks.grid, side))
         sizes = np.zeros(len(masks.classes), np.int64)
         none = np.zeros(0, np.uint64), np.zeros(0, np.int64)
         best = [none for _ in masks.classes]
@@ -332,7 +332,7 @@ def _systematic(
     values = [c.value for c in masks.classes]
     found = []
     side = max(1, _BLOCK // masks.chunk) * masks.chunk
-    for window in blocks(grid, side):
+    for window in squares(grid, side):
         y = rows[(rows >= window.y) & (rows < window.bottom)]
         x = columns[(columns >= window.x) & (columns < window.right)]
         if not len(y) or not len(x):

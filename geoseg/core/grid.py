@@ -6,6 +6,7 @@ are (band, y, x); a window is named fields, never a bare tuple.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -234,10 +235,18 @@ def _nominal(grid: Grid, crs: CRS, height: float, width: float) -> tuple[float, 
     return nominal if near else (height, width)
 
 
-def blocks(grid: Grid, side: int) -> list[Window]:
-    """Return squares of a given side that cover the grid, row by row."""
-    return [
-        Window.spanning(y, min(y + side, grid.height), x, min(x + side, grid.width))
-        for y in range(0, grid.height, side)
-        for x in range(0, grid.width, side)
-    ]
+def squares(within: Grid | Window, side: int) -> Iterator[Window]:
+    """Yield the squares of a lattice that cover a grid or a window, row by row.
+
+    The lattice begins at (0, 0), so squares of neighbouring windows are the same ones;
+    those on the edge are cut to what they cover.
+    """
+    whole = within.window if isinstance(within, Grid) else within
+    for y in range(whole.y // side * side, whole.bottom, side):
+        for x in range(whole.x // side * side, whole.right, side):
+            yield Window.spanning(
+                max(y, whole.y),
+                min(y + side, whole.bottom),
+                max(x, whole.x),
+                min(x + side, whole.right),
+            )

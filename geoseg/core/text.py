@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import fields, is_dataclass
 from datetime import datetime
+from typing import Any
 
 
 def number(value: float) -> str:
@@ -99,3 +103,30 @@ def size(bytes_: float) -> str:
             return f"{bytes_:.3g} {unit}"
         bytes_ /= 1000
     raise AssertionError("unreachable: TB ends the loop")
+
+
+def plain(value: object) -> Any:  # noqa: ANN401, PLR0911 - whatever JSON holds
+    """Return a value as JSON has it, without secrets; what JSON lacks as text.
+
+    Dataclasses and models of pydantic become objects, tuples and sets lists, NumPy's
+    scalars and arrays numbers and lists.
+
+    >>> plain({"a": (1, 2.5, None), 3: "https://u:p@host/x"})
+    {'a': [1, 2.5, None], '3': 'https://host/x'}
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, (bool, int, float, type(None))):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (Sequence, AbstractSet)) and not isinstance(
+        value, (bytes, bytearray)
+    ):
+        return [plain(v) for v in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    for dump in ("model_dump", "tolist"):  # pydantic, NumPy
+        if hasattr(value, dump):
+            return plain(getattr(value, dump)())
+    return redact(str(value))

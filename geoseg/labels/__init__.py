@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.grid import Grid, Window, blocks
+from geoseg.core.grid import Grid, Window
 from geoseg.errors import LabelsError
 from geoseg.labels.features import (
     OutlinedLabels,
@@ -44,7 +44,6 @@ __all__ = [
     "PointLabels",
     "PolygonLabels",
     "RasterLabels",
-    "blocks",
     "object_classes",
     "open_labels",
     "polygons_of",

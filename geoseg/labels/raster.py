@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.grid import Grid, Window, blocks
+from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.lookup import nearest_pixels
 from geoseg.errors import LabelsError, RasterError, first_line
 from geoseg.labels.names import UNLABELLED, Kind, Names
@@ -122,7 +122,7 @@ def raster_labels(
 def distinct_values(source: Source, *, most: int = 1000) -> list[int]:
     """Return the values >= 0 that a class raster holds, sorted; all of it is read."""
     found: set[int] = set()
-    for window in blocks(source.grid, 2048):
+    for window in squares(source.grid, 2048):
         pixels, valid = source.read(window)
         values = np.unique(pixels[0][valid])
         if (values != np.floor(values)).any():

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, squares
 from geoseg.errors import LabelsError
 from geoseg.inference.windows import reflect
-from geoseg.labels import Labels, blocks, object_classes, read_objects
+from geoseg.labels import Labels, object_classes, read_objects
 from geoseg.models.card import Band
 from geoseg.models.classical.sample import sample_pixels
 from geoseg.training.split import CELL
@@ -162,7 +162,7 @@ def _whole(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]
     shape = grid.height, grid.width
     pixels = np.empty((len(scene.source.bands), *shape), scene.source.dtype)
     valid, targets = np.empty(shape, bool), np.empty(shape, scene.target_dtype)
-    for window in blocks(grid, _COUNTED_AT_ONCE):
+    for window in squares(grid, _COUNTED_AT_ONCE):
         at = window.slices
         pixels[(slice(None), *at)], valid[at], targets[at] = scene.read(window)
     return pixels, valid, targets
@@ -172,7 +172,7 @@ def count_cells(scene: Scene, classes: int) -> NDArray[np.int64]:
     """Return labelled pixels per `CELL` px square: (cell row, cell column, class)."""
     grid = scene.grid
     out = np.zeros((-(-grid.height // CELL), -(-grid.width // CELL), classes), np.int64)
-    for window in blocks(grid, _COUNTED_AT_ONCE):
+    for window in squares(grid, _COUNTED_AT_ONCE):
         if scene.labels.touches(window):
             targets = scene.read(window)[2]
             first = window.y // CELL, window.x // CELL

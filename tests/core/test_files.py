@@ -1,0 +1,74 @@
+"""Files are whole or not there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from geoseg.core import files
+from geoseg.core.files import replace, replacing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_takes_its_place_when_all_went_well(tmp_path):
+    target = tmp_path / "map.tif"
+    target.write_text("old")
+    with replacing(target) as part:
+        assert part.suffix == ".tif"
+        assert part.parent == tmp_path
+        part.write_text("new")
+        part.with_name(f"{part.name}-wal").write_text("beside")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["map.tif"]
+
+
+def test_nothing_is_left_when_it_did_not(tmp_path):
+    target = tmp_path / "map.tif"
+
+    def half():
+        with replacing(target) as part:
+            part.mkdir()
+            (part / "half").write_text("half")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        half()
+    assert not names(tmp_path)
+
+
+def test_what_a_killed_process_left_is_swept_but_not_what_lives(tmp_path):
+    target = tmp_path / "map.tif"
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    prefix = files._prefix(target)
+    (tmp_path / f"{prefix}{int(dead.stdout)}.tif").write_text("dead")
+    (tmp_path / f"{prefix}{int(dead.stdout)}.tif-folder").mkdir()
+    alive = tmp_path / f"{prefix}{os.getppid()}.tif"
+    alive.write_text("alive")
+    with replacing(target) as part:
+        part.write_text("new")
+    assert names(tmp_path) == sorted([alive.name, "map.tif"])
+
+
+def test_a_file_that_others_hold_is_tried_again(tmp_path, monkeypatch):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("new")
+    real, calls = os.replace, []
+
+    def held_twice(a, b):
+        calls.append(a)
+        if len(calls) < 3:
+            raise PermissionError(13, "The process cannot access the file")
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", held_twice)
+    replace(source, target)
+    assert target.read_text() == "new"
+    assert len(calls) == 3
