@@ -105,7 +105,7 @@ def size(bytes_: float) -> str:
     raise AssertionError("unreachable: TB ends the loop")
 
 
-def plain(value: object) -> Any:  # noqa: ANN401, PLR0911 - whatever JSON holds
+def plain(value: object) -> Any:  # noqa: ANN401, PLR0911
     """Return a value as JSON has it, without secrets; what JSON lacks as text.
 
     Dataclasses and models of pydantic become objects, tuples and sets lists, NumPy's
