@@ -317,7 +317,7 @@ def test_same_seed_same_weights_and_another_seed_others(ground, trained, tmp_pat
 
 _SCRIPT = """
 import json, sys, time
-from geoseg.train import train
+from geoseg.training.train import train
 from geoseg.training.network import _WholeFiles
 save = _WholeFiles.save_checkpoint
 def slowly(self, checkpoint, path, storage_options=None):
