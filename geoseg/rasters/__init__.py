@@ -1,1 +1,1 @@
-"""One room per kind of source; `geoseg.rasters.open.open_source` is the door to all."""
+"""A module per kind of source; `open.open_source` is the entry point to them."""

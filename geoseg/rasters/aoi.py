@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from affine import Affine
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.shapes import Shapes, in_pixels, read_shapes
-from geoseg.rasters.source import Source, SourceBand, check_inside
+from geoseg.rasters.source import Derived, Source, check_inside
 from geoseg.rasters.validity import all_valid, both
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
     from shapely import Geometry
@@ -29,19 +30,13 @@ _SQUARE: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clipped:
+class Clipped(Derived):
     """A source within an area: cropped to it, and invalid outside."""
 
-    source: Source
     crop: Window
     """Which of the source's pixels are left."""
     area: bytes
     """Polygons in pixels of the source, as WKB."""
-
-    @property
-    def name(self) -> str:
-        """Short name for messages."""
-        return self.source.name
 
     @property
     def grid(self) -> Grid:
@@ -49,28 +44,10 @@ class Clipped:
         return self.source.grid[self.crop]
 
     @property
-    def bands(self) -> tuple[SourceBand, ...]:
-        """The source's bands."""
-        return self.source.bands
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The source's dtype."""
-        return self.source.dtype
-
-    @property
     def identity(self) -> Mapping[str, Any]:
         """The source's, and the area."""
-        from hashlib import sha256
-
-        return {
-            "source": self.source.identity,
-            "area": sha256(self.area).hexdigest(),
-        }
-
-    def select(self, bands: Sequence[int]) -> Clipped:
-        """Return the source with only these bands (0-based), in this order."""
-        return replace(self, source=self.source.select(bands))
+        digest = hashlib.sha256(self.area).hexdigest()
+        return {"source": self.source.identity, "area": digest}
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
@@ -149,13 +126,11 @@ def _polygons(aoi: str) -> Shapes:
 def _inside(area: bytes, window: Window) -> NDArray[np.bool_]:
     """Return which pixels of a window have their centre in the area."""
     inside = np.zeros((window.height, window.width), np.bool_)
-    for y in range(window.y // _SQUARE, -(-window.bottom // _SQUARE)):
-        for x in range(window.x // _SQUARE, -(-window.right // _SQUARE)):
-            square = Window(y=y * _SQUARE, x=x * _SQUARE, height=_SQUARE, width=_SQUARE)
-            part = square.intersection(window)
-            if part is not None:
-                theirs = _square(area, square)[part.relative_to(square).slices]
-                inside[part.relative_to(window).slices] = theirs
+    for cut in squares(window, _SQUARE):
+        y, x = cut.y // _SQUARE * _SQUARE, cut.x // _SQUARE * _SQUARE
+        square = Window(y=y, x=x, height=_SQUARE, width=_SQUARE)
+        burnt = _square(area, square)[cut.relative_to(square).slices]
+        inside[cut.relative_to(window).slices] = burnt
     return all_valid(inside.shape) if inside.all() else inside
 
 

@@ -57,6 +57,10 @@ class ArraySource:
             layers=tuple(self.layers[b] for b in bands),
         )
 
+    def with_nodata(self, value: float) -> ArraySource:
+        """Return the source with a nodata value, where the array does not tell."""
+        return self if self.nodata is not None else replace(self, nodata=value)
+
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)

@@ -180,7 +180,7 @@ def choose(source: Source, wanted: Sequence[str]) -> Source:
         return source.select(_numbered(source, [int(word) for word in wanted]))
     if len(wanted) == len(source.bands):
         return Renamed(
-            source=source, bands=with_common_names([w.strip() for w in wanted])
+            source=source, names=with_common_names([w.strip() for w in wanted])
         )
     found = [_find(source.bands, SourceBand(name=w), source.name) for w in wanted]
     missing = [w for w, f in zip(wanted, found, strict=True) if f is None]

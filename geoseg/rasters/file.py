@@ -60,6 +60,13 @@ class RasterFile:
             masks=tuple(self.masks[b] for b in bands),
         )
 
+    def with_nodata(self, value: float) -> Self:
+        """Return the source with a nodata value, where the file does not tell."""
+        told = any(n is not None for n in self.nodata) or any(self.masks)
+        if told or self.alpha is not None:
+            return self
+        return replace(self, nodata=(value,) * len(self.nodata))
+
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)

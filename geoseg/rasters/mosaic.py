@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from geoseg.rasters.validity import all_valid, both, is_all_valid
 from geoseg.rasters.warp import footprint, onto, same_crs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,50 +33,63 @@ _ALIGNED: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Mosaic:
-    """Sources side by side on one grid."""
+class Joined:
+    """Several sources as one, each on pixels of one grid."""
 
     name: str
     grid: Grid
-    tiles: tuple[Source, ...]
-    """In the order in which they win, each on pixels of `grid`."""
-    places: NDArray[np.int64]
-    """(tile, 4) first row, row after the last, first column, column after the last."""
-    dtype: np.dtype[Any]
-    """What holds the pixels of all of them."""
+    parts: tuple[Source, ...]
 
     @property
-    def bands(self) -> tuple[SourceBand, ...]:
-        """The first one's bands."""
-        return self.tiles[0].bands
+    def dtype(self) -> np.dtype[Any]:
+        """What holds the pixels of all of them."""
+        return np.result_type(*{part.dtype for part in self.parts})
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """How many, and a digest of who they are."""
-        return {"files": len(self.tiles), "digest": digest(self.tiles)}
+        return {"files": len(self.parts), "digest": digest(self.parts)}
+
+    def on_parts(self, change: Callable[[Source], Source]) -> Self:
+        """Return the same, made of what `change` makes of each part."""
+        return replace(self, parts=tuple(change(part) for part in self.parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mosaic(Joined):
+    """Sources side by side on one grid, in the order in which they win."""
+
+    places: NDArray[np.int64]
+    """(part, 4) first row, row after the last, first column, column after the last."""
+
+    @property
+    def bands(self) -> tuple[SourceBand, ...]:
+        """The first one's bands."""
+        return self.parts[0].bands
 
     def select(self, bands: Sequence[int]) -> Mosaic:
         """Return the source with only these bands (0-based), in this order."""
-        return replace(self, tiles=tuple(tile.select(bands) for tile in self.tiles))
+        return self.on_parts(lambda part: part.select(bands))
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
         touching = list(self._touching(window))
+        dtype = self.dtype
         if len(touching) == 1 and touching[0][1].intersection(window) == window:
-            tile, place = touching[0]
-            if tile.dtype == self.dtype:
-                return tile.read(window.relative_to(place))
-        pixels = np.zeros((len(self.bands), window.height, window.width), self.dtype)
+            part, place = touching[0]
+            if part.dtype == dtype:
+                return part.read(window.relative_to(place))
+        pixels = np.zeros((len(self.bands), window.height, window.width), dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
-        for tile, place in touching:
-            part = place.intersection(window)
-            if part is None:
+        for part, place in touching:
+            shared = place.intersection(window)
+            if shared is None:
                 continue
-            rows, columns = part.relative_to(window).slices
+            rows, columns = shared.relative_to(window).slices
             have = valid[rows, columns]
             if not have.all():
-                theirs = tile.read(part.relative_to(place))
+                theirs = part.read(shared.relative_to(place))
                 _paste(pixels[:, rows, columns], have, *theirs)
         return pixels, all_valid(valid.shape) if valid.all() else valid
 
@@ -89,7 +102,7 @@ class Mosaic:
             & (right > window.x)
         )
         for i in np.flatnonzero(touching):
-            yield self.tiles[i], Window.spanning(*(int(n) for n in self.places[i]))
+            yield self.parts[i], Window.spanning(*(int(n) for n in self.places[i]))
 
 
 def _paste(
@@ -131,44 +144,43 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
     return Mosaic(
         name=name,
         grid=first.grid[Window.spanning(y, bottom, x, right)],
-        tiles=tuple(
+        parts=tuple(
             _placed(source, first.grid, place)
             for source, place in zip(sources, places, strict=True)
         ),
-        dtype=np.result_type(*{source.dtype for source in sources}),
         places=np.array(
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
 
 
-def _place(source: Source, frame: Grid) -> Window:
-    """Return the pixels of `frame`, unbounded, that the source covers."""
-    exact = aligned(source.grid, frame)
+def _place(source: Source, lattice: Grid) -> Window:
+    """Return the pixels of `lattice`, unbounded, that the source covers."""
+    exact = aligned(source.grid, lattice)
     if exact is not None:
         return exact
-    if (source.grid.crs is None) != (frame.crs is None):
+    if (source.grid.crs is None) != (lattice.crs is None):
         raise RasterError(
             f"{source.name} cannot join the mosaic: of it and the first raster one has "
             "a CRS and the other has none; set it with gdal_edit -a_srs"
         )
     try:
-        return footprint(source.grid, frame)
+        return footprint(source.grid, lattice)
     except RasterError as error:
         raise RasterError(f"{source.name} cannot join the mosaic: {error}") from error
 
 
-def _placed(source: Source, frame: Grid, place: Window) -> Source:
+def _placed(source: Source, lattice: Grid, place: Window) -> Source:
     """Return the source on exactly the pixels of its place."""
-    exact = aligned(source.grid, frame) is not None
-    return source if exact else onto(source, frame[place])
+    exact = aligned(source.grid, lattice) is not None
+    return source if exact else onto(source, lattice[place])
 
 
-def aligned(grid: Grid, frame: Grid) -> Window | None:
-    """Return which pixels of `frame`, unbounded, a grid's pixels are, or None."""
-    if not same_crs(grid.crs, frame.crs):
+def aligned(grid: Grid, lattice: Grid) -> Window | None:
+    """Return which pixels of `lattice`, unbounded, a grid's pixels are, or None."""
+    if not same_crs(grid.crs, lattice.crs):
         return None
-    place = ~frame.transform @ grid.transform
+    place = ~lattice.transform @ grid.transform
     y, x = round(place.f), round(place.c)
     drift = max(
         abs(place.f - y) + abs(place.e - 1) * grid.height + abs(place.d) * grid.width,
@@ -179,44 +191,30 @@ def aligned(grid: Grid, frame: Grid) -> Window | None:
     return Window(y=y, x=x, height=grid.height, width=grid.width)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stack(Joined):
     """Single-band sources of one grid as the bands of one source."""
-
-    name: str
-    grid: Grid
-    layers: tuple[Source, ...]
-    """One per band, each on pixels of `grid`."""
 
     @property
     def bands(self) -> tuple[SourceBand, ...]:
         """Their bands, in their order."""
-        return tuple(layer.bands[0] for layer in self.layers)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What holds the pixels of all of them."""
-        return np.result_type(*{layer.dtype for layer in self.layers})
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """How many, and a digest of who they are."""
-        return {"files": len(self.layers), "digest": digest(self.layers)}
+        return tuple(part.bands[0] for part in self.parts)
 
     def select(self, bands: Sequence[int]) -> Stack:
         """Return the source with only these bands (0-based), in this order.
 
         The grid stays the finest of all of them, also where only coarser ones are left.
         """
-        return replace(self, layers=tuple(self.layers[b] for b in bands))
+        return replace(self, parts=tuple(self.parts[b] for b in bands))
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
-        pixels = np.empty((len(self.layers), window.height, window.width), self.dtype)
+        shape = (len(self.parts), window.height, window.width)
+        pixels = np.empty(shape, self.dtype)
         valid = all_valid((window.height, window.width))
-        for band, layer in zip(pixels, self.layers, strict=True):
-            theirs, their_valid = layer.read(window)
+        for band, part in zip(pixels, self.parts, strict=True):
+            theirs, their_valid = part.read(window)
             band[...] = theirs[0]
             valid = both(valid, their_valid)
         return pixels, valid
@@ -230,7 +228,7 @@ def stack(sources: Sequence[Source], name: str) -> Source:
     """
     finest = min(sources, key=lambda s: abs(s.grid.transform.determinant))
     grid = finest.grid
-    layers = []
+    parts = []
     for source in sources:
         if source.grid.crs is None and grid.crs is not None:
             raise RasterError(
@@ -238,8 +236,8 @@ def stack(sources: Sequence[Source], name: str) -> Source:
                 "stacked; set it with gdal_edit -a_srs"
             )
         exact = aligned(source.grid, grid) == grid.window
-        layers.append(source if exact else onto(source, grid))
-    return Stack(name=name, grid=grid, layers=tuple(layers))
+        parts.append(source if exact else onto(source, grid))
+    return Stack(name=name, grid=grid, parts=tuple(parts))
 
 
 def digest(sources: Sequence[Source]) -> str:

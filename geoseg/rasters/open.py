@@ -1,24 +1,22 @@
-"""Sources: where pixels come from. The one door to all rooms that open rasters."""
+"""Sources: where pixels come from. The entry point to everything that opens rasters."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.aoi import Clipped, clipped
+from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import ArraySource, open_array
 from geoseg.rasters.bands import choose, match_bands
 from geoseg.rasters.file import RasterFile, open_file
-from geoseg.rasters.mosaic import Mosaic, Stack
-from geoseg.rasters.resample import Resampled, at_resolution, resampled
+from geoseg.rasters.mosaic import Joined
+from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
-from geoseg.rasters.source import Renamed, Source, SourceBand
+from geoseg.rasters.source import Derived, Source, SourceBand
 from geoseg.rasters.stac import open_item, read_item
-from geoseg.rasters.warp import Warped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,9 +110,7 @@ def _open_path(path: str, nodata: float | None, wanted: Sequence[str] | None) ->
     return open_several(files, name=redact(path), nodata=nodata, wanted=wanted)
 
 
-def with_nodata(  # noqa: PLR0911 - one for each kind of source
-    source: Source, value: float | None
-) -> Source:
+def with_nodata(source: Source, value: float | None) -> Source:
     """Return the source with `value` as nodata where it does not tell of any itself.
 
     What a model's card says of nodata is such a value. Rasters with a nodata tag, a
@@ -122,17 +118,8 @@ def with_nodata(  # noqa: PLR0911 - one for each kind of source
     """
     if value is None:
         return source
-    match source:
-        case RasterFile(alpha=None, nodata=nodata, masks=masks) if not (
-            any(n is not None for n in nodata) or any(masks)
-        ):
-            return replace(source, nodata=(value,) * len(nodata))
-        case ArraySource(nodata=None):
-            return replace(source, nodata=value)
-        case Mosaic(tiles=parts):
-            return replace(source, tiles=tuple(with_nodata(p, value) for p in parts))
-        case Stack(layers=parts):
-            return replace(source, layers=tuple(with_nodata(p, value) for p in parts))
-        case Renamed() | Clipped() | Resampled() | Warped():
-            return replace(source, source=with_nodata(source.source, value))
+    if isinstance(source, RasterFile | ArraySource):
+        return source.with_nodata(value)
+    if isinstance(source, Derived | Joined):
+        return source.on_parts(lambda part: with_nodata(part, value))
     return source

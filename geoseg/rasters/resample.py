@@ -12,7 +12,7 @@ that falls on the raster falls on valid pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,93 +20,105 @@ import numpy as np
 
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
-from geoseg.rasters.source import Source, SourceBand, check_inside
+from geoseg.rasters.source import Derived, Source, check_inside
 from geoseg.rasters.validity import all_valid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
 # How much is held at once of the source, and of sums, in bytes.
-_STRIP_BYTES: Final = 64_000_000
+_BYTES_AT_ONCE: Final = 64_000_000
 # Grids written in decimal degrees miss each other by some 1e-9 pixels; nearer than this
 # (in pixels, at the far end of the raster) they are meant to be the same.
 _SNAP: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resampled:
-    """A source on a grid whose rows and columns run along those of its own grid."""
+class OnGrid(Derived):
+    """A source on the pixels of another grid, filled by a few rows at a time."""
 
-    source: Source
-    grid: Grid
+    target: Grid
+    """Where its pixels are."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        return self.target
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What its identity says of the grid."""
+        return {
+            "transform": list(self.target.transform)[:6],
+            "shape": [self.target.height, self.target.width],
+        }
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Read a window that lies inside the grid; see `Source.read`."""
+        check_inside(self.name, self.target, window)
+        pixels = np.zeros((len(self.bands), window.height, window.width), self.dtype)
+        valid = np.zeros((window.height, window.width), np.bool_)
+        step = self.rows_at_once(window)
+        for y in range(window.y, window.bottom, step):
+            bottom = min(y + step, window.bottom)
+            at = slice(y - window.y, bottom - window.y)
+            rows = Window.spanning(y, bottom, window.x, window.right)
+            self.fill(rows, pixels[:, at], valid[at])
+        return pixels, all_valid(valid.shape) if valid.all() else valid
+
+    def rows_at_once(self, window: Window) -> int:
+        """Return how many rows of a window take bounded memory."""
+        raise NotImplementedError
+
+    def fill(
+        self, window: Window, pixels: NDArray[np.generic], valid: NDArray[np.bool_]
+    ) -> None:
+        """Write a window's pixels (band, y, x) and which are valid (y, x).
+
+        Both are zero before.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampled(OnGrid):
+    """A source on a grid whose rows and columns run along those of its own grid.
+
+    Averages are rounded to the source's dtype, halves to even.
+    """
+
     covering: bool = True
     """Whether a pixel that only partly lies on the source has a value; else those do
     whose centre lies on it, so that neighbours that abut share no pixel."""
 
     @property
-    def name(self) -> str:
-        """Short name for messages."""
-        return self.source.name
-
-    @property
-    def bands(self) -> tuple[SourceBand, ...]:
-        """The source's bands."""
-        return self.source.bands
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The source's dtype; averages are rounded to it, halves to even."""
-        return self.source.dtype
-
-    @property
     def identity(self) -> Mapping[str, Any]:
         """The source's, and what was made of it."""
-        return {
-            "resampled": self.source.identity,
-            "transform": list(self.grid.transform)[:6],
-            "shape": [self.grid.height, self.grid.width],
-        }
+        return {"resampled": self.source.identity, **self.place}
 
-    def select(self, bands: Sequence[int]) -> Resampled:
-        """Return the source with only these bands (0-based), in this order."""
-        return replace(self, source=self.source.select(bands))
-
-    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Read a window that lies inside the grid; see `Source.read`."""
-        check_inside(self.name, self.grid, window)
-        rows, columns = axes_between(self.source.grid, self.grid)
+    def rows_at_once(self, window: Window) -> int:
+        """Return how many rows of a window take bounded memory on either side."""
+        rows, columns = axes_between(self.source.grid, self.target)
         across = columns.taps(window.x, window.right, covering=self.covering)
-        pixels = np.zeros((len(self.bands), window.height, window.width), self.dtype)
-        valid = np.zeros((window.height, window.width), np.bool_)
-        for y, bottom in self._strips(window, rows, across):
-            down = rows.taps(y, bottom, covering=self.covering)
-            at = slice(y - window.y, bottom - window.y)
-            self._fill(pixels[:, at], valid[at], down, across)
-        return pixels, all_valid(valid.shape) if valid.all() else valid
-
-    def _strips(
-        self, window: Window, rows: Axis, across: Taps
-    ) -> Iterator[tuple[int, int]]:
-        """Yield first and after-last rows that take bounded memory on either side."""
         theirs = across.span * rows.scale * self.dtype.itemsize
         ours = window.width * np.dtype(np.float64).itemsize
-        step = max(1, int(_STRIP_BYTES / len(self.bands) / max(theirs, ours)))
-        for y in range(window.y, window.bottom, step):
-            yield y, min(y + step, window.bottom)
+        return max(1, int(_BYTES_AT_ONCE / len(self.bands) / max(theirs, ours)))
 
-    def _fill(
-        self,
-        pixels: NDArray[np.generic],
-        valid: NDArray[np.bool_],
-        down: Taps,
-        across: Taps,
+    def fill(
+        self, window: Window, pixels: NDArray[np.generic], valid: NDArray[np.bool_]
     ) -> None:
+        """Write the weighted means of the source's valid pixels."""
+        rows, columns = axes_between(self.source.grid, self.target)
+        across = columns.taps(window.x, window.right, covering=self.covering)
+        down = rows.taps(window.y, window.bottom, covering=self.covering)
         if down.span == 0 or across.span == 0:
             return
-        part = Window(y=down.start, x=across.start, height=down.span, width=across.span)
-        theirs, theirs_valid = self.source.read(part)
+        needed = Window(
+            y=down.start, x=across.start, height=down.span, width=across.span
+        )
+        theirs, theirs_valid = self.source.read(needed)
         sums = np.zeros(pixels.shape, np.float64)
         _kernel()(
             np.ascontiguousarray(theirs),
@@ -174,9 +186,9 @@ class Axis:
     """Number of old pixels."""
 
     @property
-    def is_shift(self) -> bool:
-        """Whether new pixels are old pixels, counted from elsewhere."""
-        return self.scale == 1 and self.offset == round(self.offset)
+    def is_same(self) -> bool:
+        """Whether new pixels are the old ones, counted from the same edge."""
+        return self.scale == 1 and self.offset == 0
 
     def taps(self, start: int, stop: int, *, covering: bool) -> Taps:
         """Return what the new pixels `start` … `stop - 1` are made of."""
@@ -268,14 +280,9 @@ def resampled(source: Source, grid: Grid) -> Source:
     if source.grid.crs != grid.crs:
         raise RasterError(f"{source.name}: resampling keeps the CRS, gdalwarp does not")
     same_shape = (source.grid.height, source.grid.width) == (grid.height, grid.width)
-    if (
-        rows.is_shift
-        and columns.is_shift
-        and same_shape
-        and not rows.offset + columns.offset
-    ):
+    if rows.is_same and columns.is_same and same_shape:
         return source
-    return Resampled(source=source, grid=grid)
+    return Resampled(source=source, target=grid)
 
 
 def at_resolution(source: Source, metres: float) -> Source:

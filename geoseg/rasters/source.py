@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from geoseg.errors import RasterError
 
@@ -104,19 +104,10 @@ def check_inside(name: str, grid: Grid, window: Window) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Renamed:
-    """A source whose bands are called otherwise."""
+class Derived:
+    """A source made of another one: what a kind does not change is the other's."""
 
     source: Source
-    bands: tuple[SourceBand, ...]
-    """A name for each band of `source`, in its order."""
-
-    def __post_init__(self) -> None:
-        if len(self.bands) != len(self.source.bands):
-            raise RasterError(
-                f"{self.name} has {len(self.source.bands)} bands, but "
-                f"{len(self.bands)} names were given"
-            )
 
     @property
     def name(self) -> str:
@@ -129,8 +120,13 @@ class Renamed:
         return self.source.grid
 
     @property
+    def bands(self) -> tuple[SourceBand, ...]:
+        """The source's bands."""
+        return self.source.bands
+
+    @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of its pixels."""
+        """The source's dtype."""
         return self.source.dtype
 
     @property
@@ -138,12 +134,40 @@ class Renamed:
         """Facts that change when the pixels may have."""
         return self.source.identity
 
-    def select(self, bands: Sequence[int]) -> Renamed:
+    def select(self, bands: Sequence[int]) -> Self:
         """Return the source with only these bands (0-based), in this order."""
-        return Renamed(
-            source=self.source.select(bands), bands=tuple(self.bands[b] for b in bands)
-        )
+        return self.on_parts(lambda part: part.select(bands))
+
+    def on_parts(self, change: Callable[[Source], Source]) -> Self:
+        """Return the same, made of what `change` makes of its source."""
+        return replace(self, source=change(self.source))
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         return self.source.read(window)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renamed(Derived):
+    """A source whose bands are called otherwise."""
+
+    names: tuple[SourceBand, ...]
+    """A name for each band of `source`, in its order."""
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.source.bands):
+            raise RasterError(
+                f"{self.name} has {len(self.source.bands)} bands, but "
+                f"{len(self.names)} names were given"
+            )
+
+    @property
+    def bands(self) -> tuple[SourceBand, ...]:
+        """The names that were given."""
+        return self.names
+
+    def select(self, bands: Sequence[int]) -> Renamed:
+        """Return the source with only these bands (0-based), in this order."""
+        return Renamed(
+            source=self.source.select(bands), names=tuple(self.names[b] for b in bands)
+        )

@@ -142,4 +142,4 @@ def _single_bands(assets: Sequence[Asset]) -> list[Asset]:
 def _named(source: Source, asset: Asset) -> Source:
     if not asset.bands or len(asset.bands) != len(source.bands):
         return source
-    return Renamed(source=source, bands=asset.bands)
+    return Renamed(source=source, names=asset.bands)

@@ -15,100 +15,70 @@ import numpy as np
 
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
-from geoseg.rasters.resample import Resampled, axes_between, store
-from geoseg.rasters.source import Source, SourceBand, check_inside
-from geoseg.rasters.validity import all_valid
+from geoseg.rasters.resample import OnGrid, Resampled, axes_between, store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from pyproj import Transformer
 
+    from geoseg.rasters.source import Source
+
 # How many pixels are transformed at once: 16 MB of coordinates.
-_STRIP_PIXELS: Final = 1 << 20
+_PIXELS_AT_ONCE: Final = 1 << 20
 # Points along each side of a grid when its outline is brought into another CRS.
 _DENSITY: Final = 129
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warped:
+class Warped(OnGrid):
     """A source on another grid; pixels whose centre is off the source are invalid."""
-
-    source: Source
-    grid: Grid
-
-    @property
-    def name(self) -> str:
-        """Short name for messages."""
-        return self.source.name
-
-    @property
-    def bands(self) -> tuple[SourceBand, ...]:
-        """The source's bands."""
-        return self.source.bands
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The source's dtype."""
-        return self.source.dtype
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The source's, and what was made of it."""
         return {
             "warped": self.source.identity,
-            "crs": self.grid.crs,
-            "transform": list(self.grid.transform)[:6],
-            "shape": [self.grid.height, self.grid.width],
+            "crs": self.target.crs,
+            **self.place,
         }
 
-    def select(self, bands: Sequence[int]) -> Warped:
-        """Return the source with only these bands (0-based), in this order."""
-        return replace(self, source=self.source.select(bands))
+    def rows_at_once(self, window: Window) -> int:
+        """Return how many rows of a window are transformed at once."""
+        return max(1, _PIXELS_AT_ONCE // window.width)
 
-    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Read a window that lies inside the grid; see `Source.read`."""
-        check_inside(self.name, self.grid, window)
-        pixels = np.zeros((len(self.bands), window.height, window.width), self.dtype)
-        valid = np.zeros((window.height, window.width), np.bool_)
-        step = max(1, _STRIP_PIXELS // window.width)
-        for top in range(0, window.height, step):
-            rows = slice(top, min(top + step, window.height))
-            strip = Window.spanning(
-                window.y + rows.start, window.y + rows.stop, window.x, window.right
-            )
-            self._fill(strip, pixels[:, rows], valid[rows])
-        return pixels, all_valid(valid.shape) if valid.all() else valid
-
-    def _fill(
-        self, strip: Window, pixels: NDArray[np.generic], valid: NDArray[np.bool_]
+    def fill(
+        self, window: Window, pixels: NDArray[np.generic], valid: NDArray[np.bool_]
     ) -> None:
-        y, x = self._places(strip)
+        """Write the values between the source's pixels at the centres of ours."""
+        y, x = self._places(window)
         theirs = self.source.grid
         inside = (y >= 0) & (y < theirs.height) & (x >= 0) & (x < theirs.width)
         if not inside.any():
             return
-        part = _around(y[inside], x[inside], theirs)
-        values, their_valid = self.source.read(part)
+        needed = _around(y[inside], x[inside], theirs)
+        values, their_valid = self.source.read(needed)
         sums = np.zeros(pixels.shape, np.float64)
         _kernel()(
             np.ascontiguousarray(values),
             np.ascontiguousarray(their_valid),
-            np.clip(np.where(inside, y, 0) - 0.5, 0, theirs.height - 1) - part.y,
-            np.clip(np.where(inside, x, 0) - 0.5, 0, theirs.width - 1) - part.x,
+            np.clip(np.where(inside, y, 0) - 0.5, 0, theirs.height - 1) - needed.y,
+            np.clip(np.where(inside, x, 0) - 0.5, 0, theirs.width - 1) - needed.x,
             inside,
             sums,
             valid,
         )
         store(sums, pixels)
 
-    def _places(self, strip: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _places(
+        self, window: Window
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (y, x) of each pixel's centre in pixels of the source."""
-        rows = np.arange(strip.y, strip.bottom)[:, None] + 0.5
-        columns = np.arange(strip.x, strip.right)[None, :] + 0.5
+        rows = np.arange(window.y, window.bottom)[:, None] + 0.5
+        columns = np.arange(window.x, window.right)[None, :] + 0.5
         ys, xs = np.broadcast_arrays(rows, columns)
-        columns, rows = _project(self.grid, self.source.grid, xs, ys)
+        columns, rows = _project(self.target, self.source.grid, xs, ys)
         return rows, columns
 
 
@@ -127,8 +97,8 @@ def onto(source: Source, grid: Grid) -> Source:
         except RasterError:
             pass  # turned against each other: warped below
         else:
-            return Resampled(source=source, grid=grid, covering=False)
-    return Warped(source=_coarsened(source, grid), grid=grid)
+            return Resampled(source=source, target=grid, covering=False)
+    return Warped(source=_coarsened(source, grid), target=grid)
 
 
 def _coarsened(source: Source, grid: Grid) -> Source:
@@ -141,7 +111,7 @@ def _coarsened(source: Source, grid: Grid) -> Source:
         return source
     factor = float(np.floor(steps.min()))
     coarse = source.grid.resampled(y_factor=factor, x_factor=factor)
-    return Resampled(source=source, grid=coarse)
+    return Resampled(source=source, target=coarse)
 
 
 def footprint(source: Grid, grid: Grid) -> Window:

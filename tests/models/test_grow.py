@@ -164,7 +164,7 @@ class TestGrow:
 
     def test_the_tolerance_is_found_where_none_is_given(self, tmp_path, drone):
         with rasterio.open(drone) as file:
-            point = shapely.Point(file.transform * (900.5, 1000.5))
+            point = shapely.Point(file.transform @ (900.5, 1000.5))
             marker = write_markers(tmp_path / "m.gpkg", [point], crs=file.crs.to_wkt())
             spread = file.read().reshape(3, -1).std(axis=1)
         source = open_source(drone)

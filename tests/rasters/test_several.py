@@ -143,7 +143,7 @@ def dataset(folder):
 
 def renamed(folder):
     names = tuple(SourceBand(name=name) for name in "abc")
-    return Renamed(source=single(folder), bands=names)
+    return Renamed(source=single(folder), names=names)
 
 
 def data_array(folder):
@@ -282,7 +282,7 @@ def test_neighbours_that_miss_the_grid_by_some_hundredths_are_pasted(shared):
     source = open_source(folder)
     assert isinstance(source, Mosaic)
     assert (source.grid.height, source.grid.width) == (1998, 1332)
-    for tile, (y, bottom, x, right) in zip(source.tiles, source.places, strict=True):
+    for tile, (y, bottom, x, right) in zip(source.parts, source.places, strict=True):
         part, _ = source.read(Window.spanning(int(y), int(bottom), int(x), int(right)))
         np.testing.assert_array_equal(part, whole(tile)[0])
 
@@ -321,7 +321,7 @@ def test_a_tile_index_is_a_mosaic(tmp_path):
     ]
     files = open_source(paths)
     index = tmp_path / "tiles.gti.gpkg"
-    boxes = [shapely.box(*file.grid.bounds) for file in files.tiles]
+    boxes = [shapely.box(*file.grid.bounds) for file in files.parts]
     pyogrio.raw.write(
         index,
         geometry=np.array(shapely.to_wkb(boxes), object),
@@ -492,6 +492,17 @@ def test_the_same_grid_is_the_same_source(tmp_path):
     source = open_source(write(tmp_path / "a.tif", noise(1, 8, 8)))
     assert resampled(source, source.grid) is source
     assert at_resolution(source, 10.0) is source
+
+
+def test_a_shift_down_and_as_far_left_is_a_shift(tmp_path):
+    source = open_source(write(tmp_path / "a.tif", noise(1, 8, 8)))
+    moved = replace(
+        source.grid, transform=source.grid.transform @ Affine.translation(-2, 2)
+    )
+    values, valid = whole(resampled(source, moved))
+    np.testing.assert_array_equal(values[:, :6, 2:], noise(1, 8, 8)[:, 2:, :6])
+    assert valid[:6, 2:].all()
+    assert valid.sum() == 36
 
 
 def test_resolution_is_in_metres_on_the_ground(tmp_path):
