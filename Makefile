@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or later:
-#   make demo    the main job, local, on a generated scene
+#   make demo    the main job, local, on a small scene
 #   make test    style, types and tests
 PYTHON ?= python3
 VENV ?= .venv

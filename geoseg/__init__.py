@@ -19,6 +19,7 @@ from geoseg.core import views
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
+    from geoseg.demo.example import example
     from geoseg.inference.workflow import make_plan, segment
     from geoseg.maps.cog import export_cog
     from geoseg.maps.store import open_masks
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from geoseg.viz.report import write_report
 
 _ROOMS = {
+    "example": "geoseg.demo.example",
     "explore": "geoseg.viz.explorer",
     "export_cog": "geoseg.maps.cog",
     "load_model": "geoseg.models.load",
@@ -44,6 +46,7 @@ _ROOMS = {
 __all__ = [
     "GeosegError",
     "__version__",
+    "example",
     "explore",
     "export_cog",
     "load_model",

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # A first map
 #
-# From a scene to a map, polygons and numbers, in ten lines. The scene is generated, so
+# From a scene to a map, polygons and numbers, in ten lines. The scene ships with geoseg, so
 # nothing has to be downloaded; name your own in `SCENE` and a model that fits it in
 # `MODEL` (`geoseg models` lists what can be used), and nothing else changes.
 
@@ -29,11 +29,7 @@ SCENE = os.environ.get("GEOSEG_SCENE")
 MODEL = os.environ.get("GEOSEG_MODEL")
 
 if SCENE is None:
-    from geoseg.demo.scene import write_scene
-    from geoseg.demo.train import MODEL
-
-    SCENE = str(folder / "scene.tif")
-    write_scene(SCENE, folder / "truth.tif", 860, 1200, seed=7)
+    SCENE, MODEL = geoseg.example().scene, geoseg.example().model
 
 # %% [markdown]
 # First ask what would happen. A plan reads headers only; it says how many windows the

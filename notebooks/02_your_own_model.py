@@ -16,7 +16,7 @@
 # A model is an object with a **card** and a method **predict**. The card says what the
 # model reads and what it tells apart; `predict` gets a batch of windows and returns
 # scores. geoseg does the rest: reading, scaling, nodata, overlaps, blending, workers.
-# The scene is generated; name your own, and what its bands are.
+# The scene ships with geoseg; name your own, and what its bands are.
 
 # %%
 import os
@@ -27,16 +27,12 @@ import numpy as np
 
 import geoseg
 from geoseg.core.classes import Class
-from geoseg.demo.scene import write_scene
 from geoseg.models.card import Band, Card
 
 folder = Path(tempfile.mkdtemp(prefix="own-model-"))
-SCENE = os.environ.get("GEOSEG_SCENE")
+SCENE = os.environ.get("GEOSEG_SCENE", geoseg.example().scene)
 BANDS = os.environ.get("GEOSEG_BANDS")
 
-if SCENE is None:
-    SCENE = str(folder / "scene.tif")
-    write_scene(SCENE, folder / "truth.tif", 900, 1100, seed=5)
 
 # %% [markdown]
 # ## The card

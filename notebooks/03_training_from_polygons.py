@@ -18,7 +18,7 @@
 # network say `arch="unet"`, everything else is the same.
 #
 # Set `GEOSEG_SCENE` to a raster of yours and `GEOSEG_POLYGONS` to polygons whose class
-# is in the column `GEOSEG_COLUMN`; without them a generated scene is used, and polygons
+# is in the column `GEOSEG_COLUMN`; without them the demo's scene is used, and polygons
 # are cut out of its truth as someone would draw them in QGIS.
 
 # %%
@@ -33,14 +33,14 @@ import rasterio.features
 import shapely
 
 import geoseg
-from geoseg.demo.scene import CLASSES, write_scene
 from geoseg.training.train import train
 
 folder = Path(tempfile.mkdtemp(prefix="training-"))
 scene = os.environ.get("GEOSEG_SCENE")
 polygons = os.environ.get("GEOSEG_POLYGONS")
+example = geoseg.example()
+classes = geoseg.load_model(example.model).card.classes
 nodata = float(os.environ["GEOSEG_NODATA"]) if "GEOSEG_NODATA" in os.environ else None
-truth = folder / "truth.tif"
 
 
 # %%
@@ -48,7 +48,7 @@ def draw(truth, path):
     """Polygons of some of the truth, drawn well inside of what they are of."""
     with rasterio.open(truth) as file:
         cover, transform, crs = file.read(1), file.transform, file.crs
-    names = {c.value: c.name for c in CLASSES}
+    names = {c.value: c.name for c in classes}
     shapes = [
         (shapely.geometry.shape(geometry).buffer(-20), names[int(value)])
         for geometry, value in rasterio.features.shapes(
@@ -66,9 +66,8 @@ def draw(truth, path):
 
 
 if not (scene and polygons):
-    scene = folder / "scene.tif"
-    write_scene(scene, truth, 1024, 1024, seed=7)
-    polygons = draw(truth, folder / "drawn.gpkg")
+    scene = example.scene
+    polygons = draw(example.truth, folder / "drawn.gpkg")
 
 # %% [markdown]
 # ## Labels
@@ -95,7 +94,7 @@ model = train(
     labels=polygons,
     column=column,
     nodata=nodata,
-    classes=[c for c in CLASSES if c.name in set(drawn[column])],
+    classes=[c for c in classes if c.name in set(drawn[column])],
     out=folder / "model",
     arch="forest",
     trees=30,

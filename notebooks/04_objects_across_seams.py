@@ -28,19 +28,14 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 
 import geoseg
-from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL as DEMO
 from geoseg.inference.workflow import run_plan
 
-SCENE = os.environ.get("GEOSEG_SCENE")
-MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))
+SCENE = os.environ.get("GEOSEG_SCENE", geoseg.example().scene)
+MODEL = os.environ.get("GEOSEG_MODEL", geoseg.example().model)
 THING = os.environ.get("GEOSEG_THING", "town")
 BANDS = os.environ.get("GEOSEG_BANDS")
 
 folder = Path(tempfile.mkdtemp(prefix="objects-"))
-if SCENE is None:
-    SCENE = str(folder / "scene.tif")
-    write_scene(SCENE, folder / "truth.tif", 860, 1200, seed=7)
 
 # %% [markdown]
 # `task="panoptic"` keeps all classes and adds `instances`: one number per object of the

@@ -31,17 +31,12 @@ import rasterio
 import geoseg
 from geoseg.accuracy.evaluate import evaluate
 from geoseg.accuracy.sampling import sample_points
-from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL as DEMO
 
-SCENE = os.environ.get("GEOSEG_SCENE")
-MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))
-TRUTH = os.environ.get("GEOSEG_TRUTH")
+SCENE = os.environ.get("GEOSEG_SCENE", geoseg.example().scene)
+MODEL = os.environ.get("GEOSEG_MODEL", geoseg.example().model)
+TRUTH = os.environ.get("GEOSEG_TRUTH", geoseg.example().truth)
 
 folder = Path(tempfile.mkdtemp(prefix="accuracy-"))
-if SCENE is None:
-    SCENE, TRUTH = str(folder / "scene.tif"), str(folder / "truth.tif")
-    write_scene(SCENE, TRUTH, 860, 1200, seed=7)
 masks = geoseg.segment(SCENE, model=MODEL, out=folder / "masks.zarr")
 CLASSES = masks.geoseg.classes
 

@@ -30,18 +30,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from distributed import Client, LocalCluster
 
-from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL as DEMO
+import geoseg
 from geoseg.inference.workflow import make_plan, run_plan
 
 SCENE = os.environ.get("GEOSEG_SCENE")
-MODEL = os.environ.get("GEOSEG_MODEL", str(DEMO))
+MODEL = os.environ.get("GEOSEG_MODEL", geoseg.example().model)
 
 folder = Path(tempfile.mkdtemp(prefix="cluster-"))
 block = None if SCENE else 896  # so small a scene would be one block
-if SCENE is None:
-    SCENE = str(folder / "scene.tif")
-    write_scene(SCENE, folder / "truth.tif", 1000, 1300, seed=7)
+SCENE = SCENE or geoseg.example().scene
 
 # %%
 cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")

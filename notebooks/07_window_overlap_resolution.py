@@ -28,16 +28,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import geoseg
-from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL
 from geoseg.viz.image import colour_table, open_image
 from geoseg.viz.seamcheck import REACH, check_seams, count_changes
 
 folder = Path(tempfile.mkdtemp(prefix="seams-"))
 pictures = Path(os.environ.get("GEOSEG_PICTURES", folder))
-side = int(os.environ.get("GEOSEG_SIDE", "1100"))
-scene = folder / "scene.tif"
-write_scene(scene, folder / "truth.tif", side, side, seed=3)
+scene, MODEL = geoseg.example().scene, geoseg.example().model
 
 # %% [markdown]
 # ## The same scene at several overlaps
@@ -86,6 +82,7 @@ figure.savefig(pictures / "seams-profile.png", dpi=110)
 # %%
 table = colour_table(masks.geoseg.classes)
 image = open_image(scene)
+width = image.source.grid.width
 high = 80  # rows and columns shown, around a border where two windows met
 
 
@@ -97,7 +94,7 @@ def worst(border):
     return int(counts.max()), int(counts.argmax()), border
 
 
-_, row, border = max(worst(border) for border in range(512, side - high, 512))
+_, row, border = max(worst(border) for border in range(512, width - high, 512))
 window = np.s_[row : row + high, border - high // 2 : border + high // 2]
 
 figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")

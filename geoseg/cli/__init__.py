@@ -81,7 +81,7 @@ The usual way:
 
 \b
 New here?
-  geoseg demo      all of it on a generated scene
+  geoseg demo      all of it on a small scene
   geoseg models    what MODEL can be
 
 Exit status: 0 done; 2 the input or the arguments are wrong; 3 done but for some

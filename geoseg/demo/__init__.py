@@ -1,1 +1,5 @@
-"""The demonstration: a generated landscape, the model that knows it, the whole way."""
+"""The demonstration: a small scene, its truth, a model that knows it, all of geoseg.
+
+The scene and the model's training data are generated; the generator lies beside the
+tests, in `tests/landscape`.
+"""

@@ -1,22 +1,24 @@
-"""The whole way on one page: a scene, its masks, polygons, a picture, a summary."""
+"""`geoseg demo`: from a scene to masks, polygons, a picture and a summary."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
-from geoseg.core.grid import Window
-from geoseg.demo.scene import write_scene
-from geoseg.demo.train import MODEL
+from geoseg.core.files import replacing
+from geoseg.demo.example import example
 from geoseg.errors import GeosegError, ModelError, RasterError
 
 if TYPE_CHECKING:
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from geoseg.maps.store import Masks
-
-SEED = 2024
-"""The landscape that is shown; training saw others."""
 
 FALLBACK = "kmeans:6"
 """What segments a real scene that the demo's model cannot read."""
@@ -40,7 +39,7 @@ _MIN_AREA_PIXELS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class DemoResult:
     """What the demo made, and how good and how fast."""
 
     scene: str
@@ -126,26 +125,23 @@ class Summary:
 def run_demo(
     out: str | os.PathLike[str] = "demo",
     *,
-    size: int | tuple[int, int] = 4096,
-    seed: int = SEED,
     scene: str | os.PathLike[str] | None = None,
     bands: Sequence[str] | None = None,
     model: Any = None,  # noqa: ANN401 - whatever segment takes
     client: Client | None = None,
     quiet: bool = False,
-) -> Summary:
+) -> DemoResult:
     """Go the whole way: scene, masks, polygons, picture, summary.
 
     What an earlier demo left in the folder is replaced.
 
     Args:
         out: Folder for everything that is made; made if it is not there.
-        size: Rows and columns of the generated scene, in pixels.
-        seed: Which landscape is generated.
-        scene: A real raster instead. Its bands are matched by name to those of the
-            demo's model (blue, green, red, nir as uint16 at about 10 m), which has
-            never seen the Earth: the summary says so. A raster that this model cannot
-            read is clustered by `kmeans:6` instead. There is no accuracy then.
+        scene: A real raster instead of the one that ships with geoseg. Its bands are
+            matched by name to those of the demo's model (blue, green, red, nir as
+            uint16 at about 10 m), which has never seen the Earth: the summary says so.
+            A raster that this model cannot read is clustered by `kmeans:6` instead.
+            There is no accuracy then.
         bands: What the real scene's bands are, where it does not say.
         model: Another model, as `geoseg.segment` takes it.
         client: Dask client to run on; None is this process.
@@ -161,43 +157,50 @@ def run_demo(
     clock = _Clock(quiet=quiet)
     truth = None
     if scene is None:
-        height, width = size if isinstance(size, tuple) else (size, size)
-        path, truth = folder / "scene.tif", folder / "truth.tif"
-        with clock.stage("scene", f"generating a scene of {width} x {height} pixels"):
-            write_scene(path, truth, height, width, seed)
-    chosen, note = (model, None) if model is not None else _model_for(scene, bands)
-    source = path if scene is None else scene
-    masks = _segment(source, bands, chosen, folder / "mask.zarr", client, clock)
-    regions = _vectorize(masks, folder / "regions.gpkg", client, clock)
-    with clock.stage("picture", "drawing the map"):
-        picture = _draw(masks, folder / "map.png", source, regions)
-    with clock.stage(
-        "accuracy", "measuring areas" + (" and accuracy" if truth else "")
-    ):
-        accuracy, iou = (None, None) if truth is None else _compare(masks, truth)
-        areas = class_areas_km2(masks)
-    grid = masks.grid
-    summary = Summary(
-        scene=os.fspath(source),
+        scene, truth = _copy_example(folder)
+        chosen, note = str(example().model), None
+    else:
+        chosen, note = _model_for(scene, bands)
+    with _peak_memory() as memory:
+        masks = _segment(
+            scene, bands, model or chosen, folder / "mask.zarr", client, clock
+        )
+        regions = _vectorize(masks, folder / "regions.gpkg", client, clock)
+        with clock.stage("picture", "drawing the map"):
+            picture = _draw(masks, folder / "map.png", scene, regions)
+        with clock.stage("accuracy", "measuring areas" + " and accuracy" * bool(truth)):
+            accuracy, iou = (None, None) if truth is None else _compare(masks, truth)
+            areas = class_areas_km2(masks)
+    result = DemoResult(
+        scene=os.fspath(scene),
         truth=truth,
         masks=Path(masks.path),
         regions=regions,
         picture=picture,
         summary=folder / "summary.json",
         model=str(masks.attributes()["geoseg"]["model"]["name"]),
-        note=note,
-        height=grid.height,
-        width=grid.width,
+        note=None if model is not None else note,
+        height=masks.grid.height,
+        width=masks.grid.width,
         accuracy=accuracy,
         iou=iou,
         area_km2=areas,
         polygons=_count(regions),
         seconds=clock.seconds(),
-        mpx_per_s=grid.pixels / 1e6 / clock.taken["segment"],
-        peak_memory_bytes=peak_memory_bytes(),
+        mpx_per_s=masks.grid.pixels / 1e6 / clock.taken["segment"],
+        peak_memory_bytes=max(memory),
     )
-    _write(summary)
-    return summary
+    _write(result)
+    return result
+
+
+def _copy_example(folder: Path) -> tuple[Path, Path]:
+    """Copy scene and truth beside what is made of them, to look at all of it there."""
+    files = example()
+    for file in (files.scene, files.truth):
+        with replacing(folder / file.name) as part:
+            shutil.copyfile(file, part)
+    return folder / files.scene.name, folder / files.truth.name
 
 
 @dataclass(slots=True)
@@ -234,18 +237,17 @@ def _folder(out: str | os.PathLike[str]) -> Path:
 
 
 def _model_for(
-    scene: str | os.PathLike[str] | None, bands: Sequence[str] | None
-) -> tuple[str, str | None]:
-    """Return the model for a scene, and what to know about the map it makes."""
-    if scene is None:
-        return str(MODEL), None
+    scene: str | os.PathLike[str], bands: Sequence[str] | None
+) -> tuple[str, str]:
+    """Return the model for a real scene, and what to know about the map it makes."""
     from geoseg.inference.workflow import make_plan
 
+    model = example().model
     try:
-        make_plan(scene, model=MODEL, bands=bands)
+        make_plan(scene, model=model, bands=bands)
     except (ModelError, RasterError) as error:
         return FALLBACK, f"clustered by {FALLBACK}, for the demo's model: {error}"
-    return str(MODEL), _INVENTED
+    return str(model), _INVENTED
 
 
 def _segment(
@@ -312,23 +314,13 @@ def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
 
 def class_areas_km2(masks: Masks) -> dict[str, float]:
     """Return the true area of each class in km², 4 decimals; empty without a CRS."""
-    from geoseg.core.geodesy import measure
+    from geoseg.viz.statistics import survey
 
-    grid = masks.grid
-    if grid.crs is None:
+    found = survey(masks, size=1, places=0)
+    if found.areas_m2 is None:
         return {}
-    ground = measure(grid)
-    areas = np.zeros(masks.nodata + 1)
-    for y in range(0, grid.height, masks.chunk):
-        height = min(masks.chunk, grid.height - y)
-        weights = ground.row_areas(y, height)
-        for x in range(0, grid.width, 4 * masks.chunk):
-            width = min(4 * masks.chunk, grid.width - x)
-            window = Window(y=y, x=x, height=height, width=width)
-            values = masks.read("classes", window)
-            for row, area in zip(values, weights, strict=True):
-                areas += area * np.bincount(row, minlength=areas.size)
-    return {c.name: round(float(areas[c.value]) / 1e6, 4) for c in masks.classes}
+    areas = zip(found.classes, found.areas_m2.tolist(), strict=True)
+    return {c.name: round(area / 1e6, 4) for c, area in areas}
 
 
 def _count(regions: Path) -> int:
@@ -337,17 +329,29 @@ def _count(regions: Path) -> int:
     return int(pyogrio.read_info(regions, layer="regions")["features"])
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had."""
-    import resource
+@contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    """Note how many bytes this process has in memory, twenty times a second.
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    The system's own record of the most is not to be had everywhere.
+    """
+    process, ended = psutil.Process(), Event()
+    noted = [int(process.memory_info().rss)]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            noted.append(int(process.memory_info().rss))
+
+    watcher = Thread(target=watch, daemon=True, name="memory")
+    watcher.start()
+    try:
+        yield noted
+    finally:
+        ended.set()
+        watcher.join()
 
 
-def _write(summary: Summary) -> None:
-    """Write the summary beside and rename it."""
-    part = summary.summary.with_name(f".{summary.summary.name}.part")
-    text = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(summary.summary)
+def _write(result: DemoResult) -> None:
+    text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(result.summary) as part:
+        part.write_text(text + "\n", encoding="utf-8")

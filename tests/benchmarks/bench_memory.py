@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_memory.py --model geoseg/demo/model
 
 Each run is a process of its own; the peak is the operating system's (ru_maxrss). The
-scene is a tiled GeoTIFF of 4 x uint16, as `geoseg demo` generates it.
+scene is a tiled GeoTIFF of 4 x uint16, of the landscape beside the tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from geoseg.demo.scene import write_scene
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/, for the landscape
+
+from landscape.scene import write_scene
 
 
 def peak(command: list[str]) -> tuple[float, float, str]:

@@ -19,6 +19,7 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,10 +30,13 @@ import segmentation_models_pytorch as smp
 import torch
 
 from geoseg.core.classes import class_table
-from geoseg.demo.scene import write_scene
 from geoseg.inference.windows import batches, read_windows
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/, for the landscape
+
+from landscape.scene import write_scene
 
 WINDOW, OVERLAP, CLASSES = 512, 64, 6
 

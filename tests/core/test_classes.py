@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from landscape.scene import CLASSES
 
 from geoseg.core.classes import class_table, default_color
-from geoseg.demo.scene import CLASSES
 
 skcolor = pytest.importorskip("skimage.color")
 

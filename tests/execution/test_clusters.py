@@ -23,12 +23,12 @@ import yaml
 from affine import Affine
 from distributed import Client, LocalCluster
 from geopandas.testing import assert_geodataframe_equal
+from landscape.scene import write_scene
 
 import geoseg.execution.clusters
 import geoseg.execution.engine
 import geoseg.execution.versions
 from geoseg.cli import run as geoseg_run
-from geoseg.demo.scene import write_scene
 from geoseg.errors import ClusterError, GeosegError
 from geoseg.execution.cluster_settings import read_cluster
 from geoseg.execution.clusters import (

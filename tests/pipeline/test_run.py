@@ -15,10 +15,10 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+from landscape.scene import write_scene
 
 import geoseg.pipeline.run
 from geoseg.cli import run as geoseg_run
-from geoseg.demo.scene import write_scene
 from geoseg.errors import GeosegError, LockedError
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage

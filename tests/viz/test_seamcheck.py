@@ -6,10 +6,10 @@ import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from landscape.scene import Scene
 
 import geoseg
 from geoseg.core.grid import Window
-from geoseg.demo.scene import Scene
 from geoseg.maps.store import open_masks
 from geoseg.testing import identity_card
 from geoseg.viz.seamcheck import REACH, LineCounts, check_seams, count_changes

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
 
 from geoseg.core.classes import Class
-from geoseg.core.grid import Grid, Window
+from geoseg.core.files import replacing
+from geoseg.core.grid import Grid, Window, squares
 from geoseg.errors import RasterError
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ CLASSES = tuple(
         ]
     )
 )
+
+SEED = 2024
+"""The landscape of the demo; training saw others."""
 
 NODATA = 0
 TRUTH_NODATA = 255
@@ -87,7 +90,7 @@ class Scene:
             (band, y, x) uint16 in the order of `BANDS`, 0 outside the swath; and
             (y, x) uint8 class values, 255 outside the swath.
         """
-        from geoseg.demo.landscape import ground, observe
+        from landscape.landscape import ground, observe
 
         around = window.pad(1)
         box = (around.y, around.x, around.height, around.width)
@@ -110,14 +113,7 @@ class Scene:
 
     def tiles(self, side: int = _TILE) -> Iterator[Window]:
         """Yield squares that cover the scene, row by row, cut at its edges."""
-        for y in range(0, self.height, side):
-            for x in range(0, self.width, side):
-                yield Window(
-                    y=y,
-                    x=x,
-                    height=min(side, self.height - y),
-                    width=min(side, self.width - x),
-                )
+        yield from squares(self.grid, side)
 
 
 def write_scene(
@@ -160,9 +156,11 @@ def write_scene(
     try:
         with ExitStack() as stack:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=128 * 1024**2))
-            image = stack.enter_context(_create(path, _scene_profile(scene, workers)))
-            cover = stack.enter_context(_create(truth_path, _truth_profile(scene)))
-            _describe(image, cover, scene)
+            image = stack.enter_context(
+                _create(path, scene_profile(scene.grid, workers))
+            )
+            cover = stack.enter_context(_create(truth_path, truth_profile(scene.grid)))
+            describe(image, cover, scene.seed)
             computed = _computed(scene, tiles, workers)
             for done, (tile, pixels, truth) in enumerate(computed, start=1):
                 where = RioWindow(tile.x, tile.y, tile.width, tile.height)
@@ -199,18 +197,11 @@ def _create(path: str | os.PathLike[str], profile: dict[str, Any]) -> Iterator[A
     """Open a GeoTIFF for writing that gets its name when all went well."""
     import rasterio
 
-    final = Path(path)
-    part = final.with_name(f".{final.name}.part")
-    try:
-        with rasterio.open(part, "w", **profile) as dataset:
-            yield dataset
-        part.replace(final)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, rasterio.open(part, "w", **profile) as dataset:
+        yield dataset
 
 
-def _profile(scene: Scene) -> dict[str, Any]:
-    grid = scene.grid
+def _profile(grid: Grid) -> dict[str, Any]:
     return {
         "driver": "GTiff",
         "height": grid.height,
@@ -226,8 +217,9 @@ def _profile(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _scene_profile(scene: Scene, threads: int) -> dict[str, Any]:
-    return _profile(scene) | {
+def scene_profile(grid: Grid, threads: int) -> dict[str, Any]:
+    """Return how a scene is written, for rasterio."""
+    return _profile(grid) | {
         "count": len(BANDS),
         "dtype": "uint16",
         "nodata": NODATA,
@@ -237,17 +229,18 @@ def _scene_profile(scene: Scene, threads: int) -> dict[str, Any]:
     }
 
 
-def _truth_profile(scene: Scene) -> dict[str, Any]:
-    return _profile(scene) | {"count": 1, "dtype": "uint8", "nodata": TRUTH_NODATA}
+def truth_profile(grid: Grid) -> dict[str, Any]:
+    """Return how land cover is written, for rasterio."""
+    return _profile(grid) | {"count": 1, "dtype": "uint8", "nodata": TRUTH_NODATA}
 
 
-def _describe(image: Any, cover: Any, scene: Scene) -> None:  # noqa: ANN401 - datasets
+def describe(image: Any, cover: Any, seed: int) -> None:
     """Name bands and classes in the files."""
     from rasterio.enums import ColorInterp as Color
 
     image.descriptions = BANDS
     image.colorinterp = (Color.blue, Color.green, Color.red, Color.undefined)
-    image.update_tags(SEED=scene.seed, UNITS="reflectance x 10000")
+    image.update_tags(SEED=seed, UNITS="reflectance x 10000")
     cover.set_band_description(1, "land cover")
     cover.write_colormap(1, {c.value: (*c.rgb, 255) for c in CLASSES})
     cover.update_tags(**{f"CLASS_{c.value}": c.name for c in CLASSES})

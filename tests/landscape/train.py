@@ -1,4 +1,4 @@
-"""Train the demo's model: `python -m geoseg.demo.train --out FOLDER`.
+"""Train the demo's model: `python -m landscape.train --out FOLDER`.
 
 A small U-Net learns from windows of landscapes whose seeds the demo never uses. The
 same steps, seed and number of threads on the same CPU give the same weights; it takes
@@ -19,8 +19,8 @@ import numpy as np
 
 from geoseg.accuracy.accuracy import estimate
 from geoseg.core.grid import Window
-from geoseg.demo.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA, Scene
 from geoseg.models.card import Band, Card
+from landscape.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA, Scene
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.demo.noise import enlarge, grain, hash2, jit, unit
-from geoseg.demo.relief import (
+from landscape.noise import enlarge, grain, hash2, jit, unit
+from landscape.relief import (
     BROOK,
     BROOK_WIDTH,
     CLOUD,
@@ -32,7 +32,7 @@ from geoseg.demo.relief import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.demo.noise import Box, Field
+    from landscape.noise import Box, Field
 
     Place = tuple[float, float, float, NDArray[np.float64]]
 

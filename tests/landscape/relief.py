@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.demo.noise import fbm, jit
+from landscape.noise import fbm, jit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.demo.noise import Box, Field
+    from landscape.noise import Box, Field
 
 STEP = 4
 """Pixels between nodes of the lattice."""

@@ -1,0 +1,1 @@
+"""The generated landscape, whose truth is known, and the model that knows it."""
