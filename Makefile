@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmark clean help
+.PHONY: demo test lint docs benchmark clean help
 
 help:
 	@grep -E '^#   ' Makefile
@@ -20,6 +20,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy geoseg
+
+docs: $(VENV)/.test
+	$(BIN)/python -m mkdocs build --strict
 
 benchmark: $(VENV)/.test
 	$(BIN)/python -m pip install -q monai

@@ -19,7 +19,13 @@ new_code_cell = pytest.importorskip("nbformat").v4.new_code_cell
 mpl.use("Agg")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-PAGES = [FOLDER.parent / "README.md", *sorted(FOLDER.parent.glob("*/*.md"))]
+PAGES = sorted(
+    {
+        p
+        for where in ("*.md", "*/*.md", "notebooks/*/*.md")
+        for p in FOLDER.parent.glob(where)
+    }
+)
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.py"))
 FIRST = NOTEBOOKS[0]
 
