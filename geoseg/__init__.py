@@ -11,60 +11,137 @@ when they are first used.
 """
 
 import sys
+import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from geoseg import errors
 from geoseg._version import __version__
 from geoseg.core import views
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
+    # What type checkers and editors see; `_MODULES` says the same while running.
+    from geoseg.accuracy.accuracy import Accuracy, estimate
+    from geoseg.accuracy.evaluate import evaluate
+    from geoseg.accuracy.evaluation import Evaluation
+    from geoseg.accuracy.sampling import sample
+    from geoseg.core.classes import Class
     from geoseg.demo.example import example
-    from geoseg.inference.workflow import make_plan, segment
-    from geoseg.maps.cog import export_cog
-    from geoseg.maps.store import open_masks
+    from geoseg.inference.workflow import Plan, make_plan, run_plan, segment
+    from geoseg.maps.cog import export
+    from geoseg.maps.store import Masks, open_masks
+    from geoseg.maps.verify import verify
+    from geoseg.models.card import Band, Card
+    from geoseg.models.contract import Objects
     from geoseg.models.load import load_model
+    from geoseg.pipeline.run import run
     from geoseg.rasters.open import open_source
+    from geoseg.training.train import train
     from geoseg.vector.vectorize import read_regions, vectorize
     from geoseg.viz.explorer import explore
-    from geoseg.viz.report import write_report
+    from geoseg.viz.figures import draw_evaluation
+    from geoseg.viz.image import colour_table, open_image
+    from geoseg.viz.report import report
+    from geoseg.viz.seamcheck import check_seams, count_changes
+    from geoseg.viz.view import view
 
-_ROOMS = {
+_MODULES = {
+    "Accuracy": "geoseg.accuracy.accuracy",
+    "Band": "geoseg.models.card",
+    "Card": "geoseg.models.card",
+    "Class": "geoseg.core.classes",
+    "Evaluation": "geoseg.accuracy.evaluation",
+    "Masks": "geoseg.maps.store",
+    "Objects": "geoseg.models.contract",
+    "Plan": "geoseg.inference.workflow",
+    "check_seams": "geoseg.viz.seamcheck",
+    "colour_table": "geoseg.viz.image",
+    "count_changes": "geoseg.viz.seamcheck",
+    "draw_evaluation": "geoseg.viz.figures",
+    "estimate": "geoseg.accuracy.accuracy",
+    "evaluate": "geoseg.accuracy.evaluate",
     "example": "geoseg.demo.example",
     "explore": "geoseg.viz.explorer",
-    "export_cog": "geoseg.maps.cog",
+    "export": "geoseg.maps.cog",
     "load_model": "geoseg.models.load",
     "make_plan": "geoseg.inference.workflow",
+    "open_image": "geoseg.viz.image",
     "open_masks": "geoseg.maps.store",
     "open_source": "geoseg.rasters.open",
     "read_regions": "geoseg.vector.vectorize",
+    "report": "geoseg.viz.report",
+    "run": "geoseg.pipeline.run",
+    "run_plan": "geoseg.inference.workflow",
+    "sample": "geoseg.accuracy.sampling",
     "segment": "geoseg.inference.workflow",
+    "train": "geoseg.training.train",
     "vectorize": "geoseg.vector.vectorize",
-    "write_report": "geoseg.viz.report",
+    "verify": "geoseg.maps.verify",
+    "view": "geoseg.viz.view",
 }
+"""Public name → the module that holds it, imported when the name is first used."""
+
+_DEPRECATED = {"export_cog": "export", "write_report": "report"}
+"""Old public name → its new one; gone in the next version."""
 
 __all__ = [
+    "Accuracy",
+    "Band",
+    "Card",
+    "Class",
+    "Evaluation",
     "GeosegError",
+    "Masks",
+    "Objects",
+    "Plan",
     "__version__",
+    "check_seams",
+    "colour_table",
+    "count_changes",
+    "draw_evaluation",
+    "errors",
+    "estimate",
+    "evaluate",
     "example",
     "explore",
-    "export_cog",
+    "export",
     "load_model",
     "make_plan",
+    "open_image",
     "open_masks",
     "open_source",
     "read_regions",
+    "report",
+    "run",
+    "run_plan",
+    "sample",
     "segment",
+    "train",
     "vectorize",
-    "write_report",
+    "verify",
+    "view",
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the room holds
-    if name in _ROOMS:
+def __dir__() -> list[str]:
+    """Return the public names, for `dir()` and for completion in notebooks."""
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # or every misspelt name would have the type Any
+
+    def __getattr__(name: str) -> object:
+        """Find a public name in its module; an old one with a warning."""
+        if name in _DEPRECATED:
+            new = _DEPRECATED[name]
+            message = f"geoseg.{name} is called geoseg.{new} now"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            name = new
+        if name not in _MODULES:
+            raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
         import_module("geoseg.accessor")  # so that datasets have `.geoseg`
-        return getattr(import_module(_ROOMS[name]), name)
-    raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
 
 views.fill(lambda kind, value: str(import_module("geoseg.viz.html").view(kind, value)))

@@ -195,15 +195,15 @@ class GeosegAccessor:
 
     def to_cog(self, out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the map as a cloud-optimised GeoTIFF with colours and names."""
-        from geoseg.maps.cog import export_cog
+        from geoseg.maps.cog import export
 
-        return export_cog(self._reader, out, overwrite=overwrite)
+        return export(self._reader, out, overwrite=overwrite)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Path:  # noqa: ANN401
-        """Write one HTML page about the map; options as `geoseg.write_report`."""
-        from geoseg.viz.report import write_report
+        """Write one HTML page about the map; options as `geoseg.report`."""
+        from geoseg.viz.report import report
 
-        return write_report(self._reader, out, **options)  # type: ignore[arg-type]
+        return report(self._reader, out, **options)  # type: ignore[arg-type]
 
     def explore(self, **options: Any) -> Explorer:  # noqa: ANN401 - those of explore
         """Return an interactive map; options as `geoseg.explore`."""

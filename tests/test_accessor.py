@@ -12,6 +12,7 @@ import xarray as xr
 from affine import Affine
 
 import geoseg
+import geoseg.accessor
 from geoseg.errors import GeosegError, MasksError
 from geoseg.inference.scheduler import RunFacts
 from geoseg.testing import IdentityModel, identity_card
@@ -183,7 +184,7 @@ def test_stores_of_other_tools(labels, tmp_path):
     opened = geoseg.vector.vectorize.open_classes(path)
     assert [c.name for c in opened.classes] == ["class_0", "class_1", "class_2"]
     assert opened.grid.transform.almost_equals(Affine(0.01, 0, 10, 0, -0.01, 50), 1e-9)
-    page = geoseg.write_report(path)
+    page = geoseg.report(path)
     assert "4326" in page.read_text()
     flags = array.assign_attrs(
         flag_values=[0, 1, 2],

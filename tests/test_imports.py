@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import geoseg
 
 ROOT = Path(geoseg.__file__).parent
@@ -135,3 +137,43 @@ def test_segmenting_does_not_import_the_vector_packages():
 def test_every_public_name_is_there():
     for name in geoseg.__all__:
         assert getattr(geoseg, name) is not None
+        if name in geoseg._MODULES and callable(getattr(geoseg, name)):
+            assert getattr(geoseg, name).__name__ == name
+    assert dir(geoseg) == sorted(geoseg.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        geoseg.nonsense  # noqa: B018 - looking it up is what is tested
+
+
+def test_public_names_are_the_same_for_type_checkers():
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    shown = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        for alias in node.names
+    }
+    assert shown == geoseg._MODULES
+    own = {"GeosegError", "__version__", "errors"}
+    assert {*geoseg.__all__} == {*shown, *own}
+
+
+def test_users_see_types(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import geoseg\nreveal_type(geoseg.segment)\nreveal_type(geoseg.Card)\n"
+        "geoseg.segmnt\n"
+    )
+    line = [sys.executable, "-m", "mypy", str(script)]
+    settings = ["--config-file", "pyproject.toml"]
+    answer = subprocess.run(
+        [*line, *settings], capture_output=True, text=True, check=False, cwd=ROOT.parent
+    )
+    assert "overwrite: bool =" in answer.stdout
+    assert 'has no attribute "segmnt"' in answer.stdout
+
+
+@pytest.mark.parametrize(("old", "new"), geoseg._DEPRECATED.items())
+def test_old_names_stay_for_a_version(old, new):
+    with pytest.deprecated_call(match=f"geoseg.{old} is called geoseg.{new} now"):
+        assert getattr(geoseg, old) is getattr(geoseg, new)

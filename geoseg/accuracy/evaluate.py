@@ -77,7 +77,7 @@ def evaluate(
             points name in the columns `stratum` and `stratum_pixels`, or in the map's
             classes; `random`: at random or by a grid, over the whole map; `census`:
             every pixel of it; `counts`: nothing is claimed beyond it. `auto`: what
-            `sample_points` wrote into the points; else `random` for points and
+            `sample` wrote into the points; else `random` for points and
             `census` for polygons and rasters.
         confidence: level of the intervals.
         finite_population: shrink standard errors by how much of a stratum was sampled.

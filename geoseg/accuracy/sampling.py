@@ -32,7 +32,7 @@ Allocation = Literal["proportional", "equal", "neyman"]
 _BLOCK = 2048
 
 
-def sample_points(
+def sample(
     masks: str | Path | Masks,
     out: str | Path,
     *,

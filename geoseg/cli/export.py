@@ -28,10 +28,9 @@ def export(
     names lie beside it, in FILE.tif.aux.xml for GDAL and in FILE.qml, a style that QGIS
     finds by itself: keep them together.
     """
-    from geoseg.maps.cog import export_cog
-    from geoseg.maps.open import open_classes
+    from geoseg.maps.cog import export as written
 
-    path = export_cog(open_classes(masks), out, overwrite=overwrite)
+    path = written(masks, out, overwrite=overwrite)
     bytes_ = path.stat().st_size
     summary = {"file": str(path), "bytes": bytes_}
     report(summary, [f"{path}: {size(bytes_)}"], quiet=quiet, as_json=as_json)

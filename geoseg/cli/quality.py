@@ -162,10 +162,10 @@ def sample(
     standard_error: float | None,
     quiet: bool,
     as_json: bool,
-    **options: Any,  # noqa: ANN401 - those of sample_points, as declared above
+    **options: Any,  # noqa: ANN401 - those of geoseg.sample, as declared above
 ) -> None:
     """Draw points of MASKS to be labelled in QGIS, for an honest accuracy."""
-    from geoseg.accuracy.sampling import sample_points
+    from geoseg.accuracy.sampling import sample as draw
     from geoseg.cli.common import report
     from geoseg.execution.progress import steps
 
@@ -176,7 +176,7 @@ def sample(
     else:
         n = 500 if n is None else n
     with steps("sample", quiet=quiet or as_json) as show:
-        path = sample_points(masks, out, n=n, progress=show, **options)
+        path = draw(masks, out, n=n, progress=show, **options)
     count, by_stratum = _drawn(path)
     shares = ", ".join(f"{name} {k}" for name, k in by_stratum.items())
     lines = [f"{path}: {count} points ({shares}); label the column `class` in QGIS"]

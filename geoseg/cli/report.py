@@ -52,7 +52,7 @@ def report(
     out: str | None,
     quiet: bool,
     as_json: bool,
-    **options: Any,  # noqa: ANN401 - those of write_report, as declared above
+    **options: Any,  # noqa: ANN401 - those of geoseg.report, as declared above
 ) -> None:
     """Write one HTML page about MASKS: map, areas, close-ups, seams, run facts.
 
@@ -61,10 +61,10 @@ def report(
     says how right the map is, and shows where it is most wrong.
     """
     from geoseg.execution.progress import steps
-    from geoseg.viz.report import write_report
+    from geoseg.viz.report import report as written
 
     with steps("looking at the map", quiet=quiet or as_json) as progress:
-        path = write_report(masks, out, progress=progress, **options)
+        path = written(masks, out, progress=progress, **options)
     bytes_ = path.stat().st_size
     summary = {"file": str(path), "bytes": bytes_}
     say(summary, [f"{path}: {size(bytes_)}"], quiet=quiet, as_json=as_json)

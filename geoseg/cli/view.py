@@ -43,9 +43,9 @@ def view(
     masks lack are made while you look, and kept for the next time. MASKS may also be
     another tool's class raster, or masks that are still being written.
     """
-    from geoseg.viz.view import start
+    from geoseg.viz.view import view as serve
 
-    with start(masks, raster=raster, regions=regions, port=port) as server:
+    with serve(masks, raster=raster, regions=regions, port=port) as server:
         click.echo(f"{server.url} shows {masks}; Ctrl-C ends it")
         if not no_browser:
             click.launch(server.url)

@@ -12,24 +12,30 @@ from xml.sax.saxutils import escape
 from geoseg.core.classes import nodata_value
 from geoseg.core.grid import Window
 from geoseg.errors import MasksError, first_line
+from geoseg.maps.open import open_classes
 from geoseg.maps.reader import read_plain
 from geoseg.maps.styles import raster_qml
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from geoseg.maps.reader import ClassReader
 
 
-def export_cog(
-    masks: ClassReader, out: str | os.PathLike[str], *, overwrite: bool = False
+def export(
+    masks: str | Path | ClassReader | xr.Dataset | xr.DataArray,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
 ) -> Path:
-    """Write the `classes` of a store as a COG.
+    """Write a map's classes as a cloud-optimised GeoTIFF.
 
     Class names lie in `<out>.aux.xml`, where GDAL looks for them, and in a style beside
     it, `.qml`, where QGIS does; colours, nodata and overviews (nearest, so classes stay
     classes) in the file itself. It is written beside and renamed when whole.
 
     Args:
-        masks: A store, or any raster of classes.
+        masks: Masks, their path or dataset; or another tool's class raster.
         out: The file to write.
         overwrite: Replace a file that is there.
 
@@ -38,6 +44,8 @@ def export_cog(
     """
     import rasterio
     import rasterio.shutil
+
+    reader = open_classes(masks)
 
     target = Path(out)
     if target.exists() and not overwrite:
@@ -51,9 +59,9 @@ def export_cog(
             TemporaryDirectory(dir=target.parent, prefix=".geoseg-") as folder,
         ):
             tiles = Path(folder) / "tiles.tif"
-            _write_tiles(masks, tiles)
+            _write_tiles(reader, tiles)
             described = Path(folder) / "described.vrt"
-            described.write_text(_vrt(masks, tiles), encoding="utf-8")
+            described.write_text(_vrt(reader, tiles), encoding="utf-8")
             whole = Path(folder) / target.name
             rasterio.shutil.copy(
                 described,
@@ -65,7 +73,7 @@ def export_cog(
                 bigtiff="if_safer",
             )
             style = Path(folder) / "style.qml"
-            style.write_text(raster_qml(masks.classes), encoding="utf-8")
+            style.write_text(raster_qml(reader.classes), encoding="utf-8")
             style.replace(target.with_suffix(".qml"))
             _rename(whole, target)
     except (OSError, rasterio.errors.RasterioError) as error:

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from geoseg.maps.reader import ClassReader
-    from geoseg.maps.store import Masks
 
 
-def open_classes(masks: str | Path | Masks | xr.Dataset | xr.DataArray) -> ClassReader:
+def open_classes(
+    masks: str | Path | ClassReader | xr.Dataset | xr.DataArray,
+) -> ClassReader:
     """Return what reads the classes of anything that can be vectorized."""
     if hasattr(masks, "grid") and hasattr(masks, "read"):
         return masks  # type: ignore[return-value]

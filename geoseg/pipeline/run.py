@@ -11,7 +11,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
+from geoseg.execution.cluster_settings import chosen_cluster
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
+from geoseg.pipeline.settings import read_pipeline
 from geoseg.rasters.open import open_source, redact
 
 if TYPE_CHECKING:
@@ -112,6 +114,40 @@ class Run:
 
 def _redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON
     return redact(value) if isinstance(value, str) else value
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cluster: str | None = None,
+    progress: Callable[[str, Progress], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a pipeline file; the same call again does what is left.
+
+    Args:
+        path: The TOML file.
+        overrides: `key=value` that win over the file, such as `vectorize.simplify=5`.
+        overwrite: Begin again.
+        workers: Processes on this machine, whatever the file says.
+        scheduler: Address of a running Dask scheduler, whatever the file says.
+        cluster: File that says where workers come from, whatever the pipeline says.
+        progress: Called with a stage and its progress after every block.
+
+    Returns:
+        The product of each stage, by its name, and seconds where it had to be made.
+
+    Raises:
+        GeosegError: The file is wrong or a stage failed; what is done stays done.
+        LockedError: It is being run already.
+    """
+    given = (workers, scheduler, cluster)
+    place = None if given == (None, None, None) else chosen_cluster(*given)
+    pipeline = read_pipeline(path, overrides, cluster=place)
+    return run_pipeline(pipeline, overwrite=overwrite, show=progress)
 
 
 def run_pipeline(
@@ -278,19 +314,18 @@ def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
 
 
 def _export(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.maps.cog import export_cog
-    from geoseg.maps.store import open_masks
+    from geoseg.maps.cog import export
 
-    export_cog(open_masks(run.pipeline.masks), product, overwrite=overwrite)
+    export(run.pipeline.masks, product, overwrite=overwrite)
     return {"bytes": Path(product).stat().st_size}
 
 
 def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.viz.report import write_report
+    from geoseg.viz.report import report
 
     settings = run.pipeline.report
     assert settings is not None
-    write_report(
+    report(
         run.pipeline.masks,
         product,
         title=settings.title or run.pipeline.name,

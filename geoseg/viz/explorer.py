@@ -84,7 +84,7 @@ def explore(
     """
     if masks is None:
         raise GeosegError("explore needs masks: explore(raster, masks, regions)")
-    from geoseg.viz.view import start
+    from geoseg.viz.view import view
 
-    server = start(masks, raster=raster, regions=regions)
+    server = view(masks, raster=raster, regions=regions)
     return Explorer(server=server, height=height)

@@ -21,7 +21,7 @@ from scipy.stats import chisquare, kstest
 
 import geoseg.accuracy.sampling as room
 from geoseg.accuracy.evaluate import evaluate
-from geoseg.accuracy.sampling import allocate, sample_points, sample_size
+from geoseg.accuracy.sampling import allocate, sample, sample_size
 from geoseg.cli import run
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
@@ -92,19 +92,17 @@ def test_neyman_gives_more_to_the_uncertain():
 @pytest.mark.parametrize("design", ["stratified", "simple", "systematic"])
 def test_same_seed_same_sample_whatever_the_blocks(scene, design, monkeypatch):
     masks, _, tmp = scene
-    one = geopandas.read_file(sample_points(masks, tmp / "a.gpkg", design=design, n=90))
+    one = geopandas.read_file(sample(masks, tmp / "a.gpkg", design=design, n=90))
     monkeypatch.setattr(room, "_BLOCK", 64)
-    other = geopandas.read_file(
-        sample_points(masks, tmp / "b.gpkg", design=design, n=90)
-    )
+    other = geopandas.read_file(sample(masks, tmp / "b.gpkg", design=design, n=90))
     assert one.equals(other)
-    third = sample_points(masks, tmp / "c.gpkg", design=design, n=90, seed=1)
+    third = sample(masks, tmp / "c.gpkg", design=design, n=90, seed=1)
     assert not geopandas.read_file(third)[["row", "col"]].equals(one[["row", "col"]])
 
 
 def test_stratified_points_are_valid_distinct_and_in_their_stratum(scene):
     masks, values, tmp = scene
-    path = sample_points(masks, tmp / "a.gpkg", n=200, minimum=40)
+    path = sample(masks, tmp / "a.gpkg", n=200, minimum=40)
     got = geopandas.read_file(path)
     assert len(got) == 200
     assert not got.duplicated(["row", "col"]).any()
@@ -122,7 +120,7 @@ def test_stratified_points_are_valid_distinct_and_in_their_stratum(scene):
 def test_every_pixel_is_as_likely_as_any_other(scene):
     """Rows and columns of a large simple sample are spread as the valid pixels are."""
     masks, values, tmp = scene
-    path = sample_points(masks, tmp / "a.gpkg", design="simple", n=6000, seed=5)
+    path = sample(masks, tmp / "a.gpkg", design="simple", n=6000, seed=5)
     got = geopandas.read_file(path)
     valid_rows = np.nonzero(values < 255)[0]
     share = np.bincount(valid_rows, minlength=300).cumsum() / len(valid_rows)
@@ -135,9 +133,7 @@ def test_every_pixel_is_as_likely_as_any_other(scene):
 
 def test_systematic_points_lie_on_a_grid(scene):
     masks, values, tmp = scene
-    got = geopandas.read_file(
-        sample_points(masks, tmp / "a.gpkg", design="systematic", n=100)
-    )
+    got = geopandas.read_file(sample(masks, tmp / "a.gpkg", design="systematic", n=100))
     assert 80 <= len(got) <= 120
     assert (values[got.row, got.col] < 255).all()
     assert len(set(got.row)) * len(set(got.col)) >= len(got)
@@ -146,7 +142,7 @@ def test_systematic_points_lie_on_a_grid(scene):
 
 def test_the_form_lists_the_classes_and_hides_the_design(scene):
     masks, _, tmp = scene
-    path = sample_points(masks, tmp / "a.gpkg", n=20)
+    path = sample(masks, tmp / "a.gpkg", n=20)
     with closing(sqlite3.connect(path)) as db:
         ((table, qml, default),) = db.execute(
             "SELECT f_table_name, styleQML, useAsDefault FROM layer_styles"
@@ -187,7 +183,7 @@ def test_qgis_opens_the_form(scene):
     if not has or has.returncode:
         pytest.skip("QGIS for Python is not installed (Debian: python3-qgis)")
     masks, _, tmp = scene
-    path = sample_points(masks, tmp / "a.gpkg", n=20)
+    path = sample(masks, tmp / "a.gpkg", n=20)
     done = subprocess.run(
         [python, "-c", _IN_QGIS, path], capture_output=True, text=True, check=True,
         timeout=90, env=os.environ | {"QT_QPA_PLATFORM": "offscreen"},
@@ -206,7 +202,7 @@ def test_qgis_opens_the_form(scene):
 )
 def test_a_labelled_sample_brings_its_estimator(scene, design, estimator):
     masks, values, tmp = scene
-    path = sample_points(masks, tmp / "a.gpkg", design=design, n=120)
+    path = sample(masks, tmp / "a.gpkg", design=design, n=120)
     frame = geopandas.read_file(path, layer="samples")
     frame["class"] = np.array(["water", "forest", "town"])[values[frame.row, frame.col]]
     frame.loc[:9, "class"] = None  # not labelled yet
@@ -236,16 +232,16 @@ def test_bad_numbers_are_one_line(scene, settings, words):
     masks, _, tmp = scene
     out = tmp / settings.get("out", "a.gpkg")
     with pytest.raises(GeosegError, match=words):
-        sample_points(masks, **settings | {"out": out})
+        sample(masks, **settings | {"out": out})
     assert not out.exists()
 
 
 def test_labelled_work_is_not_overwritten(scene):
     masks, _, tmp = scene
-    sample_points(masks, tmp / "a.gpkg", n=5)
+    sample(masks, tmp / "a.gpkg", n=5)
     with pytest.raises(GeosegError, match="exists"):
-        sample_points(masks, tmp / "a.gpkg", n=5)
-    sample_points(masks, tmp / "a.gpkg", n=6, overwrite=True)
+        sample(masks, tmp / "a.gpkg", n=5)
+    sample(masks, tmp / "a.gpkg", n=6, overwrite=True)
     assert len(geopandas.read_file(tmp / "a.gpkg", layer="samples")) == 6
 
 

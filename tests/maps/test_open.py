@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn")
 from geoseg.cli import run
 from geoseg.errors import RasterError
 from geoseg.maps.open import open_classes
-from geoseg.viz.view import start
+from geoseg.viz.view import view
 
 HERE = Affine(10, 0, 480_000, 0, -10, 5_460_000)
 BLANK = 999
@@ -92,7 +92,7 @@ def test_maps_of_other_tools(kind, tmp_path):
     page, cog = tmp_path / "report.html", tmp_path / "map.cog.tif"
     assert run(["report", str(path), "--out", str(page), "--quiet"]) == 0
     assert "5 classes present" in page.read_text() or "5 of 5" in page.read_text()
-    with start(str(path)) as server:
+    with view(str(path)) as server:
         table = {
             c["value"]: c["color"]
             for c in json.loads(get(server, "map.json"))["classes"]
@@ -150,7 +150,7 @@ def test_odd_maps_in_a_browser(make_store, browser, tmp_path):
     wait = WebDriverWait(browser, 15, poll_frequency=0.05)
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     for what, masks, classes in odd_maps(make_store, tmp_path):
-        with start(masks) as server:
+        with view(masks) as server:
             browser.get(server.url)
             wait.until(lambda b: b.execute_script("return document.body.dataset.ready"))
             wait.until(

@@ -22,7 +22,7 @@ def exported(make_store, tmp_path):
     rows, columns = np.mgrid[:300, :300]
     labels = ((rows // 60 + columns // 60) % 3).astype(np.uint8)
     masks = make_store(tmp_path / "m.zarr", labels, names=NAMES)
-    geoseg.export_cog(masks, tmp_path / "map.tif")
+    geoseg.export(masks, tmp_path / "map.tif")
     vectorize(masks, tmp_path / "regions.gpkg")
     return masks
 

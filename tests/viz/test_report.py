@@ -14,7 +14,7 @@ from affine import Affine
 from geoseg.cli import run
 from geoseg.errors import GeosegError
 from geoseg.maps.reader import read_plain
-from geoseg.viz.report import write_report
+from geoseg.viz.report import report
 from geoseg.viz.statistics import PLACE, survey
 
 NODATA = 255
@@ -100,7 +100,7 @@ def test_blocks_and_threads_do_not_matter(masks, monkeypatch):
 
 
 def test_the_page_says_what_matters(masks, image, tmp_path):
-    page = write_report(masks, tmp_path / "r.html", raster=image, title="My land")
+    page = report(masks, tmp_path / "r.html", raster=image, title="My land")
     text = text_of(page)
     for words in (
         "My land", "WGS 84 / UTM zone 33N (EPSG:32633)", "1,600 × 1,900 pixels",
@@ -125,7 +125,7 @@ def test_it_is_evaluated_where_a_reference_is_given(masks, labels, image, tmp_pa
         path, "w", **{**like.profile, "count": 1, "dtype": "uint8", "nodata": NODATA}
     ) as file:  # fmt: skip
         file.write(truth, 1)
-    page = write_report(masks, tmp_path / "r.html", reference=path, raster=image)
+    page = report(masks, tmp_path / "r.html", reference=path, raster=image)
     text = text_of(page)
     wrong = PLACE**2 / (labels != NODATA).sum()
     assert f"{100 * (1 - wrong):.1f} % overall accuracy" in text
@@ -174,7 +174,7 @@ def test_intervals_come_from_an_evaluation(masks, tmp_path):
     }  # fmt: skip
     path = tmp_path / "e.json"
     path.write_text(json.dumps(found))
-    text = text_of(write_report(masks, tmp_path / "r.html", evaluation=path))
+    text = text_of(report(masks, tmp_path / "r.html", evaluation=path))
     assert "80.0 ± 10.0 % overall accuracy" in text
     assert "20.0 ± 2.00" in text
     assert "300 points of points.gpkg" in text
@@ -207,7 +207,7 @@ def _odd_maps(make_store, folder):
 
 def test_odd_maps(make_store, tmp_path):
     for name, masks, words in _odd_maps(make_store, tmp_path):
-        text = text_of(write_report(masks, tmp_path / f"{name}.html"))
+        text = text_of(report(masks, tmp_path / f"{name}.html"))
         for each in words:
             assert each in text, (name, each)
 
@@ -221,7 +221,7 @@ def test_a_class_raster_of_another_tool(tmp_path, image):
     ) as file:  # fmt: skip
         file.write(values, 1)
         file.write_colormap(1, {1: (10, 200, 30, 255)})
-    page = write_report(path, raster=image)
+    page = report(path, raster=image)
     assert page == tmp_path / "theirs.html"
     assert "#0AC81E" in page.read_text()
     assert "another tool" in text_of(page)
@@ -247,7 +247,7 @@ def test_an_evaluation_that_is_none(masks, tmp_path):
     for text in ("[1]", "{}", "nonsense"):
         path.write_text(text)
         with pytest.raises(GeosegError, match="evaluation"):
-            write_report(masks, tmp_path / "r.html", evaluation=path)
+            report(masks, tmp_path / "r.html", evaluation=path)
     assert not list(tmp_path.glob("*.html*"))
 
 
@@ -292,8 +292,8 @@ def test_in_a_browser(browser, masks, image, make_store, tmp_path, width, mobile
     many = (np.arange(300 * 300).reshape(300, 300) % 200).astype(np.uint8)
     store = make_store(tmp_path / "many.zarr", many, names=names)
     pages = [
-        write_report(masks, tmp_path / "r.html", raster=image),
-        write_report(store, tmp_path / "m.html"),
+        report(masks, tmp_path / "r.html", raster=image),
+        report(store, tmp_path / "m.html"),
     ]
     for page in pages:
         show(browser, page.as_uri(), width, mobile=mobile)
@@ -332,7 +332,7 @@ def _check_scale(browser, page, width, mobile, masks):
 
 
 def test_it_prints_on_few_whole_pages(browser, masks, image, tmp_path):
-    page = write_report(masks, tmp_path / "r.html", raster=image)
+    page = report(masks, tmp_path / "r.html", raster=image)
     show(browser, page.as_uri(), 1280, mobile=False)
     options = {"preferCSSPageSize": True, "printBackground": False}
     found = browser.execute_cdp_cmd("Page.printToPDF", options)

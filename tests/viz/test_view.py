@@ -25,7 +25,7 @@ from geoseg.errors import GeosegError
 from geoseg.maps.halving import halve_classes
 from geoseg.maps.overviews import announce, create_levels
 from geoseg.vector.vectorize import vectorize
-from geoseg.viz.view import start
+from geoseg.viz.view import view
 
 NODATA = 255
 
@@ -104,7 +104,7 @@ def masks(labels, make_store, tmp_path_factory):
 def server(masks, image, tmp_path_factory):
     regions = tmp_path_factory.mktemp("regions") / "regions.gpkg"
     vectorize(masks, regions)
-    with start(masks, raster=image, regions=regions) as running:
+    with view(masks, raster=image, regions=regions) as running:
         until(lambda: get_json(running, "state.json")["image"]["share"] == 1)
         until(lambda: get_json(running, "state.json")["classes"]["share"] == 1)
         yield running
@@ -194,7 +194,7 @@ def test_only_this_machine_can_look(server):
                 s.settimeout(1)
                 assert s.connect_ex((address, port)) != 0
     with pytest.raises(GeosegError, match=f"port {port} cannot be used"):
-        start(server.layers.classes.reader, raster=False, port=port)
+        view(server.layers.classes.reader, raster=False, port=port)
 
 
 def test_overviews_are_kept_in_the_store(server, masks):
@@ -206,7 +206,7 @@ def test_a_store_that_is_being_written(make_store, tmp_path, monkeypatch):
     monkeypatch.setattr("geoseg.viz.view.classes_layer._POLL", 0.05)
     empty = np.full((1200, 1200), NODATA, np.uint8)
     masks = make_store(tmp_path / "m.zarr", empty, chunk=600, done=False)
-    with start(masks) as server:
+    with view(masks) as server:
         assert get_json(server, "state.json")["blocks"] == [0, 4]
         assert not tile(server, "classes/2/0/0").any()
         window = Window(y=0, x=600, height=600, width=600)
@@ -249,7 +249,7 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
         lambda self, name, w: areas.append(w.area) or read(self, name, w),
     )  # fmt: skip
     begun = time.process_time()  # the server is a thread of this process
-    with start(path, raster=False) as server:
+    with view(path, raster=False) as server:
         get(server, "map.json")
         top = tile(server, "classes/6/0/0")
         seconds = time.process_time() - begun
@@ -270,7 +270,7 @@ def test_another_tools_raster_without_a_crs(tmp_path):
         nodata=0, transform=Affine.scale(2, 1),
     ) as file:  # fmt: skip
         file.write(values, 1)
-    with start(path) as server:
+    with view(path) as server:
         facts = get_json(server, "map.json")
         assert facts["metres"] is None
         assert not facts["image"]

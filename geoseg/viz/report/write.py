@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from geoseg.maps.reader import ClassReader
 
 
-def write_report(
+def report(
     masks: str | Path | Masks | xr.Dataset | xr.DataArray,
     out: str | os.PathLike[str] | None = None,
     *,

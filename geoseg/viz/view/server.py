@@ -61,7 +61,7 @@ class MapServer:
         self.close()
 
 
-def start(
+def view(
     masks: str | Path | Masks | xr.Dataset | xr.DataArray,
     *,
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
