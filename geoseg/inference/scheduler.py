@@ -22,8 +22,9 @@ from geoseg.errors import (
     first_line,
     is_full,
 )
-from geoseg.execution.engine import Engine, Outcome, engine
+from geoseg.execution.engine import engine
 from geoseg.execution.progress import Progress
+from geoseg.execution.tasks import Engine, Outcome
 from geoseg.inference.semantic import NotFiniteError
 from geoseg.inference.timing import Timed
 from geoseg.inference.worker import BlockReport, Job, finish, infer, write_provisional
@@ -153,7 +154,7 @@ def run_blocks(
         try:
             _drive(tasks, state, show)
         except (KeyboardInterrupt, Terminated):
-            tasks.settle()  # its outcome is in the store
+            tasks.drain()  # its outcome is in the store
             raise
         if state.failed:
             _write_neighbours_of_failed(tasks, state)
@@ -222,7 +223,7 @@ def _fill(tasks: Engine, state: _State) -> None:
     if state.alone is not None:
         return
     slots, work = tasks.slots, state.work
-    room = slots + max(2, slots // 2) - tasks.in_flight
+    room = slots + tasks.spare - tasks.in_flight
     # Finish before infer: it frees what the store keeps for a block.
     while room > 0 and state.ready:
         block = state.ready.popleft()

@@ -1,5 +1,6 @@
 """Where workers come from: settings, versions, GPUs, TLS, manifests, the container."""
 
+import asyncio
 import datetime as dt
 import ipaddress
 import operator
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 import urllib.request
 from pathlib import Path
@@ -26,7 +28,6 @@ from geopandas.testing import assert_geodataframe_equal
 from landscape.scene import write_scene
 
 import geoseg.execution.clusters
-import geoseg.execution.engine
 import geoseg.execution.versions
 from geoseg.cli import run as geoseg_run
 from geoseg.errors import ClusterError, GeosegError
@@ -39,7 +40,7 @@ from geoseg.execution.clusters import (
     open_client,
     slurm_options,
 )
-from geoseg.execution.engine import engine, processes
+from geoseg.execution.engine import engine, processes, unordered
 from geoseg.execution.resources import (
     THREADS,
     container_quota,
@@ -389,7 +390,7 @@ def test_no_scheduler_is_said_quickly():
     assert dask.config.get("scheduler", None) is None  # Dask is as it was
 
 
-class Cluster:
+class Versions:
     """What `check_versions` asks a client."""
 
     def __init__(self, scheduler, worker):
@@ -404,18 +405,18 @@ class Cluster:
 
 
 def test_versions_are_compared_on_both_sides():
-    check_versions(Cluster({}, {}))
-    check_versions(Cluster({"python": versions()["python"] + "9"}, {}))  # micro
+    check_versions(Versions({}, {}))
+    check_versions(Versions({"python": versions()["python"] + "9"}, {}))  # micro
     with pytest.raises(ClusterError, match=r"worker tcp://w:1 is .*geoseg 9\.9 there"):
-        check_versions(Cluster({}, {**versions(), "geoseg": "9.9"}))
+        check_versions(Versions({}, {**versions(), "geoseg": "9.9"}))
     with pytest.raises(ClusterError, match=r"the scheduler is .*python 3\.1\.4 there"):
-        check_versions(Cluster({"python": "3.1.4"}, {}))
+        check_versions(Versions({"python": "3.1.4"}, {}))
     with pytest.warns(UserWarning, match=r"may round differently: torch 1\.0 there"):
-        check_versions(Cluster({}, {**versions(), "torch": "1.0"}))
+        check_versions(Versions({}, {**versions(), "torch": "1.0"}))
 
 
 def test_a_cluster_without_geoseg_is_refused():
-    class Bare(Cluster):
+    class Bare(Versions):
         def run_on_scheduler(self, _):
             raise ModuleNotFoundError("No module named 'geoseg'")
 
@@ -423,8 +424,8 @@ def test_a_cluster_without_geoseg_is_refused():
         check_versions(Bare({}, {}))
     missing = ModuleNotFoundError("No module named 'geoseg'")
     with pytest.raises(ClusterError, match=r"worker tcp://w:1 lacks .*install geoseg"):
-        check_versions(Cluster({}, missing))
-    check_versions(Cluster({}, OSError("gone meanwhile")))
+        check_versions(Versions({}, missing))
+    check_versions(Versions({}, OSError("gone meanwhile")))
 
 
 def test_a_worker_that_comes_later_is_compared_too(running, monkeypatch):
@@ -446,10 +447,10 @@ def test_a_worker_that_comes_later_is_compared_too(running, monkeypatch):
         tasks.slots  # noqa: B018 - asks the scheduler who is there
 
 
-def test_a_cluster_without_workers_is_told_of_and_waited_for(monkeypatch):
-    monkeypatch.setattr(geoseg.execution.engine, "NOBODY_AFTER", 0.5)
+def test_a_cluster_without_workers_is_told_of_and_waited_for():
     quiet = {"dashboard_address": None, "processes": False}
     with (
+        dask.config.set({"geoseg.no-workers-after": 0.5}),
         LocalCluster(n_workers=0, **quiet) as cluster,
         Client(cluster, set_as_default=False) as client,
         engine(1, client=client) as tasks,
@@ -461,21 +462,56 @@ def test_a_cluster_without_workers_is_told_of_and_waited_for(monkeypatch):
         assert [o.result for o in tasks.wait(timeout=60)] == [2]
 
 
-def test_a_scheduler_does_not_grow_with_the_tasks(monkeypatch):
-    monkeypatch.setattr(geoseg.execution.engine, "_NOTES", 20)
-    quiet = {"dashboard_address": None, "processes": False}
+def test_tasks_are_sent_together(running, monkeypatch):
+    """A scheduler keeps a note of every message, for as long as it lives."""
+    messages = []
+    submit = running.map
+
+    def counted(function, *columns, **more):
+        messages.append(len(columns[0]))
+        return submit(function, *columns, **more)
+
+    monkeypatch.setattr(running, "map", counted)
+    began = time.perf_counter()
+    done = dict(unordered(operator.neg, range(2000), client=running))
+    seconds = time.perf_counter() - began
+    assert done == {item: -item for item in range(2000)}
+    assert sum(messages) == 2000
+    # Ten a second, and a few at first, until it is known how quick the tasks are.
+    assert len(messages) <= 12 * seconds + 10
+
+
+def test_slow_tasks_do_not_wait_for_each_other(running):
+    with engine(0.0, client=running) as tasks:
+        tasks.submit("first", _sleep, 0.3)
+        tasks.submit("second", _sleep, 1.5)
+        assert [o.tag for o in tasks.wait(timeout=60)] == ["first"]
+
+
+def _sleep(_, seconds):
+    time.sleep(seconds)
+
+
+def test_kinds_of_clients_that_cannot_work_are_refused(running):
+    with pytest.raises(GeosegError, match=r"takes a distributed\.Client.* is a str"):
+        processes(running.scheduler.address)
     with (
-        LocalCluster(n_workers=1, **quiet) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        pytest.raises(GeosegError, match=r"takes a distributed\.Client"),
+        engine(None, client=running.cluster),
     ):
-        done = geoseg.execution.engine.unordered(
-            operator.neg, range(130), client=client
-        )
-        assert {item: -item for item in range(130)} == dict(done)
-        spans = cluster.scheduler.extensions["spans"].spans.values()
-        noted = [len(span.metadata["collections"]) for span in spans if span.metadata]
-    assert noted
-    assert sum(noted) <= 20 + 1
+        pass
+    closed = Client(running.scheduler.address, set_as_default=False)
+    closed.close()
+    with pytest.raises(ClusterError, match="client= is closed"):
+        processes(closed)
+
+    async def inside():
+        address = running.scheduler.address
+        async with Client(address, asynchronous=True, set_as_default=False) as client:
+            with pytest.raises(GeosegError, match="asynchronous client"):
+                processes(client)
+
+    asyncio.run(inside())
 
 
 def test_the_dashboard_has_pages(scene, tmp_path, monkeypatch, capsys):

@@ -390,7 +390,7 @@ def test_signals_come_where_they_do_no_harm(signum):
                             tasks.submit("task", lambda _: time.sleep(1e-5))
                         tasks.wait()
                 except KeyboardInterrupt:
-                    tasks.settle()
+                    tasks.drain()
             assert signal.getsignal(signum) is interrupt
     finally:
         signal.signal(signum, before)
