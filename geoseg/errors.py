@@ -28,11 +28,17 @@ class PlanError(GeosegError):
 
 
 class MasksError(GeosegError):
-    """A masks store cannot be created, read, or gone on with."""
+    """A masks store cannot be created, read, or resumed."""
 
 
 class LockedError(MasksError):
     """Another process is writing the same store."""
+
+
+class DamagedStoreError(MasksError):
+    """A file of a masks store is empty, cut or missing; the message says the way on."""
+
+    exit_status = 3
 
 
 class StorageFullError(MasksError):

@@ -13,7 +13,7 @@ from affine import Affine
 
 import geoseg
 import geoseg.accessor
-from geoseg.errors import GeosegError, MasksError
+from geoseg.errors import GeosegError, MasksError, RasterError
 from geoseg.inference.scheduler import RunFacts
 from geoseg.testing import IdentityModel, identity_card
 from geoseg.viz.html import card_html, facts_html, map_html, plan_html, run_html
@@ -194,10 +194,10 @@ def test_stores_of_other_tools(labels, tmp_path):
     table = flags.geoseg.classes
     assert [(c.name, c.color) for c in table][1] == ("b", "#00FF00")
     two = xr.Dataset({"a": array, "b": array})
-    with pytest.raises(MasksError, match=r"there is: a \(int16\), b \(int16\)"):
+    with pytest.raises(MasksError, match=r"there is: a .lat 500, lon 700, int16.*b "):
         two.geoseg.areas()
     uneven = array.assign_coords(lat=np.geomspace(1, 2, 500))
-    with pytest.raises(MasksError, match="evenly spaced"):
+    with pytest.raises(RasterError, match="evenly spaced"):
         uneven.geoseg.areas()
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from affine import Affine
 
-from geoseg.core.classes import Class, default_color, nodata_value
-from geoseg.core.grid import Grid, Window
-from geoseg.errors import MasksError
+from geoseg.core.classes import Class, nodata_value
+from geoseg.core.grid import Grid, Window, squares
+from geoseg.core.text import redact
+from geoseg.core.xarray_grid import grid_of, spatial_dims
+from geoseg.errors import MasksError, first_line
+from geoseg.maps.storage import Storage, access
 from geoseg.maps.store import Masks, open_masks
+from geoseg.maps.values import table_of, values_that_occur
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import xarray as xr
     from numpy.typing import NDArray
 
     from geoseg.maps.reader import ClassReader
 
-_PLACES = ("y", "lat", "latitude", "northing"), ("x", "lon", "longitude", "easting")
-_PIECE = 4096
+_LOOK = 4096
+"""Side of the windows in which an array is looked through for its values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,12 +54,15 @@ class ClassDataset:
         """Names of its arrays."""
         return ("classes",) if self.confidence is None else ("classes", "confidence")
 
+    def attributes(self) -> dict[str, Any]:
+        """Return nothing: it is not geoseg's own."""
+        return {}
+
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Return the pixels of an array in a window inside the grid."""
-        y, x = window.slices
         array = self.data if name == "classes" else self.confidence
         assert array is not None, "asked for by `arrays`"
-        values = array[y, x].to_numpy()
+        values = _computed(array, window)
         if name == "confidence" and values.dtype.kind == "f":
             scaled = np.rint(np.nan_to_num(values) * 254)
             return np.where(np.isnan(values), 255, scaled).astype(np.uint8)
@@ -71,6 +78,14 @@ class ClassDataset:
         return max((self.nodata or 0, *(c.value for c in self.classes))) < 256
 
 
+def _computed(array: xr.DataArray, window: Window) -> NDArray[Any]:
+    """Return the pixels of a window, computed here and not in tasks of their own."""
+    data = array[window.slices].data
+    if hasattr(data, "dask"):
+        data = data.compute(scheduler="synchronous")
+    return np.asarray(data)
+
+
 def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
     """Return what reads the classes of a dataset.
 
@@ -78,22 +93,23 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
     changed is read as it is now.
 
     Raises:
-        MasksError: It has no class array on a grid.
+        MasksError: It has no class array.
+        RasterError: The array is not on a grid, or its values are no classes.
     """
     array = class_array(data)
-    grid = grid_of(array)
     source = data.encoding.get("source")
+    name = redact(str(source)) if source else "the array"
+    grid = grid_of(array, name, data.attrs)
     if source and "chunks" in array.encoding:
         masks = _store(str(source))
         if masks is not None and _is_same(masks.grid, grid):
             return masks
-    confidence = data.get("confidence") if hasattr(data, "data_vars") else None
     nodata = _nodata(array)
-    classes = _table(data, array, nodata)
+    classes = _table(data.attrs, array, nodata, name)
     plain = nodata is None or 0 <= nodata <= 65535
     return ClassDataset(
         data=array,
-        confidence=None if confidence is None else confidence,
+        confidence=_confidence(data),
         grid=grid,
         classes=classes,
         nodata=nodata if plain else nodata_value(classes),
@@ -104,8 +120,6 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
 
 def is_foreign_zarr(path: str) -> bool:
     """Whether a folder or URL is a Zarr store, but none of geoseg."""
-    from geoseg.maps.storage import Storage
-
     storage = Storage(path.rstrip("/"))
     for name in (".zattrs", "zarr.json", ".zmetadata"):
         try:
@@ -122,7 +136,7 @@ def _is_same(one: Grid, other: Grid) -> bool:
     return same and bool(one.transform.almost_equals(other.transform, near))
 
 
-def open_class_zarr(path: str | os.PathLike[str]) -> ClassReader:
+def open_class_zarr(path: str) -> ClassReader:
     """Open the class array in a Zarr store of another tool.
 
     Raises:
@@ -131,68 +145,80 @@ def open_class_zarr(path: str | os.PathLike[str]) -> ClassReader:
     import xarray as xr
 
     try:
-        data = xr.open_zarr(str(path), decode_coords="all", mask_and_scale=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise MasksError(f"{path} is not a Zarr store that xarray can open") from error
-    data.encoding["source"] = str(path)
+        data = xr.open_zarr(
+            path,
+            decode_coords="all",
+            mask_and_scale=False,
+            storage_options=access(path) or None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MasksError(
+            f"{redact(path)} is not a Zarr store that xarray can open: "
+            f"{redact(first_line(error))}"
+        ) from error
+    data.encoding["source"] = path
     return class_reader(data)
 
 
 def class_array(data: xr.Dataset | xr.DataArray) -> xr.DataArray:
-    """Return the class array: `classes`, or the only integers on a (y, x) grid."""
+    """Return the class array (y, x): `classes`, or the only integers on a grid.
+
+    Raises:
+        MasksError: There is none, or several.
+    """
     import xarray as xr
 
     if isinstance(data, xr.DataArray):
-        found = [data.squeeze(drop=True)]
+        found = [data]
     elif "classes" in data:
         found = [data["classes"]]
     else:
-        every = [data[str(name)].squeeze(drop=True) for name in data.data_vars]
-        found = [v for v in every if v.ndim == 2 and v.dtype.kind in "iu"]
-    if len(found) != 1 or found[0].ndim != 2:
-        names = [f"{n} ({v.dtype})" for n, v in getattr(data, "data_vars", {}).items()]
+        every = [data[str(name)] for name in data.data_vars]
+        found = [v for v in every if v.dtype.kind in "iub" and _is_flat(v)]
+    if len(found) != 1 or not _is_flat(found[0]):
+        names = [f"{v.name} ({_sizes(v)}{v.dtype})" for v in _variables(data)]
         raise MasksError(
-            f"a map has one array (y, x) of integers, called `classes` where there are "
+            "a map has one array (y, x) of integers, called `classes` where there are "
             f"several; there is: {', '.join(names) or 'none'}"
         )
-    return found[0]
+    return _upright(found[0])
 
 
-def grid_of(array: xr.DataArray) -> Grid:
-    """Return the grid of a (y, x) array: from its coordinates, else its transform.
-
-    Raises:
-        MasksError: The coordinates are not evenly spaced.
-    """
-    import rioxarray  # noqa: F401 - the accessor
-
-    height, width = array.shape
-    y, x = (str(d) for d in array.dims)
-    crs = array.rio.crs
-    if y in array.coords and x in array.coords and min(height, width) > 1:
-        transform = _from_centres(array[y].to_numpy(), array[x].to_numpy())
-    else:
-        transform = array.rio.set_spatial_dims(x, y).rio.transform()
-    return Grid(
-        crs=crs.to_wkt() if crs else None,
-        transform=transform,
-        height=height,
-        width=width,
-    )
+def _sizes(array: xr.DataArray) -> str:
+    return "".join(f"{dim} {size}, " for dim, size in array.sizes.items())
 
 
-def _from_centres(y: NDArray[Any], x: NDArray[Any]) -> Affine:
-    steps = [(v[-1] - v[0]) / (len(v) - 1) for v in (y, x)]
-    for values, step in zip((y, x), steps, strict=True):
-        if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
-            raise MasksError(
-                "the map's coordinates are not evenly spaced: reproject it to a "
-                "regular grid first, as with rio.reproject"
-            )
-    down, right = (float(s) for s in steps)
-    return Affine(
-        right, 0.0, float(x[0]) - right / 2, 0.0, down, float(y[0]) - down / 2
-    )
+def _variables(data: xr.Dataset | xr.DataArray) -> list[xr.DataArray]:
+    import xarray as xr
+
+    if isinstance(data, xr.DataArray):
+        return [data]
+    return [data[str(name)] for name in data.data_vars]
+
+
+def _is_flat(array: xr.DataArray) -> bool:
+    """Whether an array has rows and columns, and nothing else of more than one."""
+    dims = spatial_dims(array)
+    if dims is None:
+        return array.ndim == 2  # `grid_of` says that their names are not known
+    return all(n == 1 for d, n in array.sizes.items() if d not in dims)
+
+
+def _upright(array: xr.DataArray) -> xr.DataArray:
+    """Return an array as (y, x), whatever its dims are called and in which order."""
+    dims = spatial_dims(array)
+    if dims is None:
+        return array
+    others = [d for d in array.dims if d not in dims]
+    return array.squeeze(others, drop=True).transpose(*dims)
+
+
+def _confidence(data: xr.Dataset | xr.DataArray) -> xr.DataArray | None:
+    import xarray as xr
+
+    if isinstance(data, xr.DataArray) or "confidence" not in data:
+        return None
+    return _upright(data["confidence"])
 
 
 def _store(path: str) -> Masks | None:
@@ -203,53 +229,46 @@ def _store(path: str) -> Masks | None:
 
 
 def _nodata(array: xr.DataArray) -> int | None:
+    """Return the value that means nodata, if a pixel can have it."""
     for place in (array.attrs, array.encoding):
-        value = place.get("_FillValue", place.get("missing_value"))
-        if value is not None and value == value:  # noqa: PLR0124 - not NaN
-            return int(value)
+        for key in ("_FillValue", "missing_value", "nodata"):
+            value = place.get(key)
+            if isinstance(value, int | float | np.number) and float(value).is_integer():
+                return int(value)
     return None
 
 
 def _table(
-    data: xr.Dataset | xr.DataArray, array: xr.DataArray, nodata: int | None
+    attributes: Mapping[Any, Any],
+    array: xr.DataArray,
+    nodata: int | None,
+    name: str,
 ) -> tuple[Class, ...]:
     """Return the class table: ours, CF flags, else the values that occur."""
-    listed = data.attrs.get("classes")
+    listed = attributes.get("classes")
     if isinstance(listed, list) and listed and isinstance(listed[0], dict):
         return tuple(
             Class(**{k: c[k] for k in ("value", "name", "color")}) for c in listed
         )
-    values = array.attrs.get("flag_values")
-    if values is not None:
-        names = str(array.attrs.get("flag_meanings", "")).split()
-        colors = str(array.attrs.get("flag_colors", "")).split()
-        return tuple(
-            Class(
-                value=int(v),
-                name=names[i] if len(names) == len(values) else f"class_{v}",
-                color=colors[i] if len(colors) == len(values) else default_color(i),
-            )
-            for i, v in enumerate(values)
+    flags = array.attrs.get("flag_values")
+    if flags is not None:
+        values = [int(v) for v in np.atleast_1d(flags)]
+        names, colors = (
+            _by_value(values, str(array.attrs.get(key, "")).split())
+            for key in ("flag_meanings", "flag_colors")
         )
-    return tuple(
-        Class(value=v, name=f"class_{v}", color=default_color(i))
-        for i, v in enumerate(sorted(_values(array, nodata)))
-    )
+        return table_of(values, names, colors)
+    remedy = "mark it as nodata by the attribute _FillValue"
+    occur = values_that_occur(_pieces(array), nodata=nodata, name=name, remedy=remedy)
+    return table_of(occur)
 
 
-def _values(array: xr.DataArray, nodata: int | None) -> set[int]:
-    """Return the values that occur but nodata, looking once at all, in pieces."""
-    found: set[int] = set()
-    height, width = array.shape
-    for y in range(0, height, _PIECE):
-        for x in range(0, width, _PIECE):
-            values = np.unique(array[y : y + _PIECE, x : x + _PIECE].to_numpy())
-            found |= {int(v) for v in values if v == v}  # noqa: PLR0124 - not NaN
-    found -= {nodata}
-    wrong = [v for v in found if not 0 <= v <= 65534]
-    if wrong:
-        raise MasksError(
-            f"class values are 0 … 65534; there is {wrong[0]}: mark it as nodata by "
-            "the attribute _FillValue"
-        )
-    return found
+def _by_value(values: list[int], told: list[str]) -> dict[int, str]:
+    """Return words by the values that they stand beside; none where words lack."""
+    return dict(zip(values, told, strict=True)) if len(told) == len(values) else {}
+
+
+def _pieces(array: xr.DataArray) -> Iterator[NDArray[Any]]:
+    whole = Window(y=0, x=0, height=array.shape[0], width=array.shape[1])
+    for window in squares(whole, _LOOK):
+        yield _computed(array, window)

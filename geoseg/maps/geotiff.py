@@ -1,28 +1,26 @@
-"""Class rasters that are not geoseg's own: a GeoTIFF, or an array in memory."""
+"""Class rasters that are not geoseg's own: one band of integers that GDAL opens."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.classes import Class, default_color, nodata_value
+from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window
+from geoseg.core.text import redact
 from geoseg.errors import RasterError
+from geoseg.maps.values import table_of, values_that_occur
+from geoseg.rasters.gdal import Handles, environment, open_dataset, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import xarray as xr
     from numpy.typing import NDArray
 
 _NARROW = ("uint8", "uint16")
-_MOST = 65_535
-_CACHE_MB = 512  # of decoded tiles, so that what two blocks share is decoded once
+_HANDLES = Handles(limit=64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +44,13 @@ class ClassRaster:
     dtype: str | None = None
     """What pixels of such files are read as."""
 
+    def attributes(self) -> dict[str, Any]:
+        """Return nothing: it is not geoseg's own."""
+        return {}
+
     def read(self, name: str, window: Window) -> NDArray[Any]:  # noqa: ARG002 - one
         """Return the class values in a window inside the grid."""
-        from rasterio.errors import RasterioError
-        from rasterio.windows import Window as RasterioWindow
-
-        at = RasterioWindow(window.x, window.y, window.width, window.height)
-        try:
-            read = _dataset(self.path, get_ident()).read(1, window=at)
-        except RasterioError as error:
-            raise RasterError(
-                f"{self.path}: rows {window.y} … {window.bottom} cannot be read, the "
-                f"file may be damaged: {error}"
-            ) from error
-        return self.narrowed(np.asarray(read))
+        return self.narrowed(read_band(self.path, window))
 
     def narrowed(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values in the dtype of classes, the file's nodata as ours."""
@@ -71,34 +62,20 @@ class ClassRaster:
         return np.where(values == self.blank, self.nodata, values).astype(self.dtype)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ClassArray:
-    """Class values in memory."""
+def read_band(
+    path: str, window: Window, *, overview: int | None = None
+) -> NDArray[Any]:
+    """Return a window (y, x) of a file's only band, or of one of its overviews.
 
-    values: NDArray[Any]
-    """(y, x), uint8 or uint16."""
-    grid: Grid
-    """Where its pixels are."""
-    classes: tuple[Class, ...]
-    """Its class table."""
-    nodata: int | None
-    """The value that is no class, if any."""
-    chunk: int = 256
-    """Any block will do."""
-    arrays: tuple[str, ...] = ("classes",)
+    Raises:
+        RasterError: It cannot be read, or opened any more.
+    """
+    from rasterio.windows import Window as RasterioWindow
 
-    def read(self, name: str, window: Window) -> NDArray[Any]:  # noqa: ARG002 - one
-        """Return the class values in a window."""
-        return self.values[window.slices]
-
-
-@lru_cache(maxsize=64)
-def _dataset(path: str, thread: int) -> Any:  # noqa: ANN401, ARG001 - one per thread
-    """Open a raster once per thread; GDAL's handles are not for sharing."""
-    import rasterio
-
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
-        return rasterio.open(path)
+    at = RasterioWindow(window.x, window.y, window.width, window.height)
+    rows = f"rows {window.y} … {window.bottom} of"
+    with reporting(f"read {rows}", redact(path), path), environment(path):
+        return np.asarray(_HANDLES.get(path, overview).read(1, window=at))
 
 
 def open_class_raster(path: str) -> ClassRaster:
@@ -111,39 +88,34 @@ def open_class_raster(path: str) -> ClassRaster:
         RasterError: It cannot be opened, has other pixels than integers, classes below
             0 or above 65534, or more bands.
     """
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    try:
-        with rasterio.open(path) as dataset:
-            return _described(dataset, path)
-    except RasterioError as error:
-        raise RasterError(f"{path} cannot be opened as a raster: {error}") from error
+    name = redact(path)
+    with environment(path), reporting("open", name, path), open_dataset(path) as file:
+        return _described(file, path, name)
 
 
-def _described(dataset: Any, path: str) -> ClassRaster:  # noqa: ANN401 - rasterio's
+def _described(dataset: Any, path: str, name: str) -> ClassRaster:  # noqa: ANN401 - rasterio's
     dtype = dataset.dtypes[0]
     if dataset.count != 1:
         raise RasterError(
-            f"{path} has {dataset.count} bands; a class raster has one: extract it "
+            f"{name} has {dataset.count} bands; a class raster has one: extract it "
             "with gdal_translate -b"
         )
     if np.dtype(dtype).kind not in "iu":
         raise RasterError(
-            f"{path} has {dtype} pixels; class values are integers: convert it with "
+            f"{name} has {dtype} pixels; class values are integers: convert it with "
             "gdal_translate -ot, or classify it first"
         )
     transform = dataset.transform
     if dataset.gcps[0] and transform.is_identity:
         raise RasterError(
-            f"{path} is placed by ground control points only: warp it with gdalwarp"
+            f"{name} is placed by ground control points only: warp it with gdalwarp"
         )
     nodata = dataset.nodata
     if nodata is not None and (nodata != nodata or nodata != int(nodata)):  # noqa: PLR0124
         nodata = None  # no pixel can have it
     height, width = dataset.block_shapes[0]
     nodata = None if nodata is None else int(nodata)
-    classes = _class_table(dataset, nodata)
+    classes = _class_table(dataset, nodata, name)
     narrow = dtype in _NARROW
     inner = nodata if narrow or nodata is None else nodata_value(classes)
     return ClassRaster(
@@ -166,57 +138,30 @@ def _narrow_dtype(classes: Sequence[Class]) -> str:
     return "uint8" if nodata_value(classes) == 255 else "uint16"
 
 
-def _class_table(dataset: Any, nodata: int | None) -> tuple[Class, ...]:  # noqa: ANN401
+def _class_table(dataset: Any, nodata: int | None, name: str) -> tuple[Class, ...]:  # noqa: ANN401 - rasterio's
     """Return classes for values that can occur, named and coloured by the file.
 
     In 8 bits that is every value; wider integers are looked through once.
     """
-    values = set(range(256)) if dataset.dtypes[0] == "uint8" else _values(dataset)
-    values -= {nodata}
-    for wrong in (min(values, default=0), max(values, default=0)):
-        if not 0 <= wrong <= 65534:
-            raise RasterError(
-                f"{dataset.name} has class value {wrong}; class values are 0 … 65534: "
-                f"make it nodata with gdal_edit.py -a_nodata {wrong}"
-            )
-    names, colors = _category_names(dataset), _colors(dataset)
-    shared = Counter(names.values())
-    made = []
-    for index, value in enumerate(sorted(values)):
-        name = names.get(value) or f"class_{value}"
-        if shared[name] > 1:
-            name = f"{name} ({value})"
-        color = colors.get(value) or default_color(index)
-        made.append(Class(value=value, name=name, color=color))
-    return tuple(made)
+    if dataset.dtypes[0] == "uint8":
+        values = [v for v in range(256) if v != nodata]
+    else:
+        remedy = "make it nodata with gdal_edit.py -a_nodata {value}"
+        values = values_that_occur(
+            _rows(dataset), nodata=nodata, name=name, remedy=remedy
+        )
+    return table_of(values, _category_names(dataset), _colors(dataset))
 
 
-def _values(dataset: Any) -> set[int]:  # noqa: ANN401 - rasterio's
-    """Return the values that occur, looking once at everything, in strips."""
+def _rows(dataset: Any) -> Iterator[NDArray[Any]]:  # noqa: ANN401 - rasterio's
+    """Yield all of a band, some rows of tiles at a time."""
     from rasterio.windows import Window as RasterioWindow
 
-    seen: set[int] = set()
     rows = dataset.block_shapes[0][0]
     rows = max(rows, (1 << 22) // dataset.width // rows * rows)
     for y in range(0, dataset.height, rows):
-        bottom = min(y + rows, dataset.height)
-        strip = dataset.read(1, window=RasterioWindow(0, y, dataset.width, bottom - y))
-        seen |= set(_distinct(strip).tolist())
-        if len(seen) > _MOST:
-            raise RasterError(
-                f"{dataset.name} has more than {_MOST:,} values: is it a class raster?"
-            )
-    return seen
-
-
-def _distinct(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the values that occur; fast where they lie close together."""
-    low, high = int(values.min()), int(values.max())
-    if high - low >= 1 << 16:
-        return np.unique(values)
-    seen = np.zeros(high - low + 1, np.bool_)
-    seen[values.astype(np.int64) - low] = True
-    return np.flatnonzero(seen) + low
+        height = min(rows, dataset.height - y)
+        yield dataset.read(1, window=RasterioWindow(0, y, dataset.width, height))
 
 
 def _colors(dataset: Any) -> dict[int, str]:  # noqa: ANN401 - rasterio's
@@ -286,43 +231,3 @@ def _attribute_names(root: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - 
         cells = [(f.text or "").strip() for f in row.iterfind("F")]
         if cells[name]:
             yield (number if value is None else int(float(cells[value]))), cells[name]
-
-
-def from_array(
-    array: xr.DataArray, classes: Sequence[Class] | None = None
-) -> ClassArray:
-    """Take class values from an `xarray.DataArray` with rioxarray's georeference.
-
-    Raises:
-        RasterError: It is not two-dimensional uint8 or uint16.
-    """
-    import rioxarray  # noqa: F401 - the accessor
-
-    values = np.asarray(array.squeeze(drop=True).values)
-    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
-        raise RasterError(
-            f"class values must be a (y, x) array of uint8 or uint16, got "
-            f"{array.dtype} with dims {array.dims}"
-        )
-    crs, nodata = array.rio.crs, array.rio.nodata
-    if nodata is None:
-        nodata = array.rio.encoded_nodata
-    nodata = None if nodata is None or nodata != nodata else int(nodata)  # noqa: PLR0124
-    present = [int(v) for v in np.unique(values) if v != nodata]
-    return ClassArray(
-        values=values,
-        grid=Grid(
-            crs=crs.to_wkt() if crs else None,
-            transform=array.rio.transform(),
-            height=values.shape[0],
-            width=values.shape[1],
-        ),
-        classes=tuple(
-            classes
-            or (
-                Class(value=v, name=f"class_{v}", color=default_color(i))
-                for i, v in enumerate(present)
-            )
-        ),
-        nodata=nodata,
-    )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+from geoseg.core.text import redact
 from geoseg.errors import LockedError
 from geoseg.maps.storage import Storage
 
@@ -69,7 +70,7 @@ def held(storage: Storage, name: str, *, beat: float = BEAT) -> Iterator[Lock]:
     record = _record(beat)
     place = _place(storage, name)
     place.take(record)
-    lock = Lock(storage.url)
+    lock = Lock(redact(storage.url))
     stop = threading.Event()
     heart = threading.Thread(
         target=_beat, args=(place, record, lock, stop), daemon=True, name="geoseg-lock"
@@ -166,7 +167,7 @@ class _Place(Protocol):
 def _place(storage: Storage, name: str) -> _Place:
     if storage.is_local:
         root = Path(storage.url.removeprefix("file://"))
-        return _File(root / name, storage.url)
+        return _File(root / name, redact(storage.url))
     return _Object(storage, name)
 
 

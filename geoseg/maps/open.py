@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
-from geoseg.errors import RegionsError
+from geoseg.errors import MasksError
+from geoseg.maps.reader import ClassReader
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from geoseg.maps.reader import ClassReader
+ClassMap: TypeAlias = "str | os.PathLike[str] | ClassReader | xr.Dataset | xr.DataArray"
+"""A class map of any kind: what `open_classes` takes."""
 
 
-def open_classes(
-    masks: str | Path | ClassReader | xr.Dataset | xr.DataArray,
-) -> ClassReader:
-    """Return what reads the classes of anything that can be vectorized."""
-    if hasattr(masks, "grid") and hasattr(masks, "read"):
-        return masks  # type: ignore[return-value]
-    if hasattr(masks, "encoding"):
-        return _from_xarray(masks)
-    path = str(masks)
+def open_classes(masks: ClassMap) -> ClassReader:
+    """Return what reads the classes of any class map.
+
+    Args:
+        masks: A masks store, a class raster that GDAL opens or a Zarr of another tool,
+            by path or URL; an xarray object; or what has been opened already.
+
+    Raises:
+        MasksError: There is no class map.
+        RasterError: It cannot be read, or is not a class map.
+    """
+    if isinstance(masks, str | os.PathLike):
+        return _from_path(os.fspath(masks))
+    if _is_xarray(masks):
+        from geoseg.maps.dataset import class_reader
+
+        return class_reader(masks)
+    if isinstance(masks, ClassReader):
+        return masks
+    raise MasksError(
+        f"{type(masks).__name__} is not a class map: give a path, a URL, an xarray "
+        "Dataset or DataArray, or what open_masks returns"
+    )
+
+
+def _from_path(path: str) -> ClassReader:
     if Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
         from geoseg.maps.dataset import is_foreign_zarr, open_class_zarr
         from geoseg.maps.store import open_masks
 
-        if is_foreign_zarr(path):
-            return open_class_zarr(path)
-        return open_masks(path)
+        return open_class_zarr(path) if is_foreign_zarr(path) else open_masks(path)
     from geoseg.maps.geotiff import open_class_raster
 
     return open_class_raster(path)
 
 
-def _from_xarray(data: Any) -> ClassReader:  # noqa: ANN401 - Dataset or DataArray
-    """Read a store that a dataset came from, or an array that is in memory."""
-    if hasattr(data, "data_vars"):
-        if "classes" not in data:
-            raise RegionsError(
-                f"the dataset has no variable 'classes', only: {', '.join(data)}"
-            )
-        from geoseg.maps.dataset import class_reader
+def _is_xarray(data: object) -> TypeGuard[xr.Dataset | xr.DataArray]:
+    """Whether this is of xarray, which is imported where it is."""
+    if "xarray" not in sys.modules:
+        return False
+    import xarray as xr
 
-        return class_reader(data)
-    from geoseg.maps.geotiff import from_array
-
-    return from_array(data)
+    return isinstance(data, xr.Dataset | xr.DataArray)

@@ -173,7 +173,7 @@ def build_overviews(
         return pyramid
     if not masks.is_complete:
         raise MasksError(
-            f"{masks.path} is still being written: make overviews when it is complete"
+            f"{masks.name} is still being written: make overviews when it is complete"
         )
     try:
         levels = create_levels(masks, masks.path, masks.zarr_format)
@@ -182,7 +182,7 @@ def build_overviews(
         announce(masks, levels)
     except OSError as error:
         raise MasksError(
-            f"overviews cannot be written into {masks.path}: {error.strerror or error}"
+            f"overviews cannot be written into {masks.name}: {error.strerror or error}"
         ) from error
     return open_pyramid(masks)
 

@@ -7,7 +7,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.core.text import number, span_of_time, when
+from geoseg.core.text import number, redact, span_of_time, when
 from geoseg.maps.store import RECORD, Masks
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
     """Return how the map was made, as names and values."""
     made = provenance(reader)
     grid = reader.grid
-    facts = [("File", str(getattr(reader, "path", "in memory")))]
+    facts = [("File", redact(reader.path))]
     if not made:
         facts.append(("Made by", "another tool, which left no record"))
     else:
@@ -127,8 +127,7 @@ def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def name_of(reader: ClassReader) -> str:
     """Return what a map is called: its file's name."""
-    path = getattr(reader, "path", "")
-    return Path(str(path).rstrip("/")).name or "class raster"
+    return Path(redact(reader.path).partition("?")[0].rstrip("/")).name or "class map"
 
 
 def remembered_raster(reader: ClassReader) -> str | None:

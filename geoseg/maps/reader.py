@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from geoseg.core.grid import Grid
 
 
+@runtime_checkable
 class ClassReader(Protocol):
     """What can be vectorized: masks, a class raster. A recipe, not a handle."""
+
+    @property
+    def path(self) -> str:
+        """Where it came from, for messages; `in memory` where from no file."""
+        ...
 
     @property
     def grid(self) -> Grid:
@@ -43,6 +49,10 @@ class ClassReader(Protocol):
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of its arrays; `classes`, perhaps `confidence`."""
+        ...
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what is noted of it; nothing where geoseg did not make it."""
         ...
 
     def read(self, name: str, window: Window) -> NDArray[np.generic]:

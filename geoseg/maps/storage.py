@@ -11,13 +11,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import fsspec
+
+from geoseg.core.text import redact
+from geoseg.errors import GeosegError, MasksError, first_line
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$|(^|/)\.tmp-")
 """Files that become objects by renaming: Zarr's and ours."""
@@ -36,6 +39,22 @@ def access(url: str) -> dict[str, Any]:
     """
     unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in {"YES", "TRUE"}
     return {"anon": True} if unsigned and url.startswith(("s3://", "s3a://")) else {}
+
+
+@contextmanager
+def reporting(url: str) -> Iterator[None]:
+    """Turn what reading a store raises into a MasksError of one line, redacted.
+
+    Libraries of object stores have errors of their own, which are no OSErrors.
+    """
+    try:
+        yield
+    except (GeosegError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise MasksError(
+            f"{redact(url)} cannot be read: {redact(first_line(error))}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

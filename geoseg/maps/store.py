@@ -7,6 +7,7 @@ of blocks that wait for their neighbours. It is harmless when the run is complet
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,8 @@ import zarr
 from geoseg.core import views
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window
-from geoseg.errors import MasksError
+from geoseg.core.text import redact
+from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
@@ -33,7 +35,7 @@ from geoseg.maps.group import (
 )
 from geoseg.maps.lock import held
 from geoseg.maps.metadata import classes_from_attributes, grid_from_attributes
-from geoseg.maps.storage import Storage, access
+from geoseg.maps.storage import Storage, access, reporting
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,6 +72,11 @@ class Masks:
     def nodata(self) -> int:
         """The value of `classes` that means nodata."""
         return nodata_value(self.classes)
+
+    @property
+    def name(self) -> str:
+        """What messages call it: where it is, without credentials."""
+        return redact(self.path)
 
     @property
     def storage(self) -> Storage:
@@ -114,7 +121,7 @@ class Masks:
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self.arrays:
             raise MasksError(
-                f"{self.path} has no array {name!r}, only {', '.join(self.arrays)}"
+                f"{self.name} has no array {name!r}, only {', '.join(self.arrays)}"
             )
         return _open_array(self.path, name, self.run)
 
@@ -141,7 +148,7 @@ class Masks:
             run = None
         if run != self.run:
             raise MasksError(
-                f"{self.path} was deleted or begun anew while this run was at work"
+                f"{self.name} was deleted or begun again while this run was at work"
             )
 
     def done(self) -> set[tuple[int, int]]:
@@ -150,7 +157,7 @@ class Masks:
 
     def done_facts(self, row: int, col: int) -> dict[str, Any]:
         """Return what `mark_done` noted of a block."""
-        return dict(json.loads(self.storage.get(f"{DONE}/{row}.{col}")))
+        return parsed(self.storage, f"{DONE}/{row}.{col}")
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Forget that blocks are done; the next run makes them anew."""
@@ -236,7 +243,7 @@ class Masks:
         group = open_group(self.path).get(OBJECTS)
         if not isinstance(group, zarr.Group):
             raise MasksError(
-                f"{self.path} has no table of objects: segment with --task instance or "
+                f"{self.name} has no table of objects: segment with --task instance or "
                 "panoptic"
             )
         arrays = dict(group.arrays())
@@ -278,8 +285,33 @@ def positions(names: Iterable[str]) -> set[tuple[int, int]]:
     return {(int(r), int(c)) for r, _, c in (name.partition(".") for name in names)}
 
 
+_RECORDED = {"settings": dict, "block": int, "run": str, "complete": bool}
+"""What a run record holds at least."""
+
+
 def _record(storage: Storage) -> dict[str, Any]:
-    return dict(json.loads(storage.get(RECORD)))
+    record = parsed(storage, RECORD)
+    for key, kind in _RECORDED.items():
+        if not isinstance(record.get(key), kind):
+            raise damaged(redact(storage.url), f"{RECORD} without {key!r}")
+    return record
+
+
+def parsed(storage: Storage, name: str) -> dict[str, Any]:
+    """Return a small JSON object of a store.
+
+    Raises:
+        DamagedStoreError: It is empty, cut, or no object.
+        FileNotFoundError: There is none.
+    """
+    data = storage.get(name)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise damaged(redact(storage.url), f"{name} ({len(data)} bytes)") from error
+    if not isinstance(value, dict):
+        raise damaged(redact(storage.url), f"{name}, which holds no object,")
+    return value
 
 
 @lru_cache(maxsize=64)
@@ -287,38 +319,55 @@ def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG
     """Open an array once per process; `run` tells apart stores of the same path."""
     array = open_group(path, mode="r+")[name]
     if not isinstance(array, zarr.Array):
-        raise MasksError(f"{path}/{name} is a group, not an array")
+        raise MasksError(f"{redact(path)}/{name} is a group, not an array")
     return array
 
 
-def open_masks(path: str) -> Masks:
+def open_masks(path: str | os.PathLike[str]) -> Masks:
     """Open a masks store that geoseg made.
 
     Raises:
         MasksError: There is none, or it is somebody else's.
+        DamagedStoreError: Its metadata are empty, cut or missing.
     """
-    storage = Storage(str(path).rstrip("/"))
+    storage = Storage(os.fspath(path).rstrip("/"))
+    name = redact(storage.url)
     try:
-        group = open_group(storage.url)
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError, ValueError) as error:
-        raise MasksError(f"{path} is not a Zarr group: is the path right?") from error
+        with reporting(storage.url):
+            group = open_group(storage.url)
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+        raise MasksError(f"{name} is not a Zarr group: is the path right?") from error
     attributes = dict(group.attrs)
-    if "geoseg" not in attributes or "classes" not in group:
+    if "geoseg" not in attributes:
         raise MasksError(
-            f"{path} is a Zarr group, but not one that geoseg segment made"
+            f"{name} is a Zarr group, but not one that geoseg segment made"
         )
-    array = group["classes"]
-    if not isinstance(array, zarr.Array):
-        raise MasksError(f"{path}/classes is a group, not an array")
+    try:
+        return _described(storage.url, group, attributes)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise damaged(name, f"its metadata ({first_line(error)})") from error
+
+
+def _described(url: str, group: zarr.Group, attributes: dict[str, Any]) -> Masks:
+    """Return the masks that a group's metadata describe."""
+    array: Any = group["classes"]
     height, width = array.shape
     names = ("classes", "confidence", "probabilities", "instances")
     return Masks(
-        path=storage.url,
+        path=url,
         grid=grid_from_attributes(attributes, height, width),
         classes=classes_from_attributes(attributes),
         chunk=int(max(array.chunks)),  # a side is cut where the raster is shorter
         arrays=tuple(n for n in names if n in group),
-        run=str(dict(attributes["geoseg"])["run"]),  # type: ignore[arg-type]
+        run=str(attributes["geoseg"]["run"]),
+    )
+
+
+def damaged(name: str, what: str) -> DamagedStoreError:
+    """Return the error of a store whose small files are not as they were written."""
+    return DamagedStoreError(
+        f"{name}: {what} cannot be used, as after a full disk or a lost power supply: "
+        "restore it from a copy, or make the map again with --overwrite"
     )
 
 
@@ -423,7 +472,9 @@ def _check_ours(storage: Storage, *, overwrite: bool) -> None:
     if storage.exists(RECORD) or not set(storage.names("")) - {META}:
         return
     remedy = "delete it yourself" if overwrite else "choose another --out"
-    raise MasksError(f"{storage.url} exists and geoseg did not make it: {remedy}")
+    raise MasksError(
+        f"{redact(storage.url)} exists and geoseg did not make it: {remedy}"
+    )
 
 
 def _check_same(
@@ -436,8 +487,8 @@ def _check_same(
             for k in different
         )
         raise MasksError(
-            f"{storage.url} was begun with other settings ({shown}): use those, "
-            "another --out, or --overwrite"
+            f"{redact(storage.url)} was begun with other settings ({shown}): use "
+            "those, another --out, or --overwrite"
         )
 
 

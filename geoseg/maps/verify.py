@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.tiling import Tiling
-from geoseg.errors import MasksError, first_line
+from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
 from geoseg.maps.storage import is_temporary
 from geoseg.maps.store import META, Masks, checksum, open_masks, writing
@@ -118,7 +118,7 @@ def check_block(masks: Masks, tiling: Tiling, block: tuple[int, int]) -> str | N
     window = tiling.block_window(*block)
     try:
         expected = masks.done_facts(*block)["crc32"]
-    except (ValueError, KeyError, TypeError):
+    except (DamagedStoreError, FileNotFoundError, KeyError):
         return "its done mark is damaged"
     problems = []
     for name, crc in expected.items():

@@ -7,28 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from affine import Affine
 
 from geoseg.core.grid import Grid, Window
+from geoseg.core.xarray_grid import grid_of, spatial_dims
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import with_common_names
-from geoseg.rasters.file import wkt_of
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.source import Source, SourceBand, check_inside
 from geoseg.rasters.validity import valid_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
-
-_SPATIAL = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("Y", "X"))
-# In pixels: how far a coordinate may be from where an even spacing puts it. Northings
-# in float32 are off by half a metre.
-_UNEVEN = 0.1
-# In pixels: how far a stored transform may be from the coordinates and still be theirs.
-_STALE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,7 +97,7 @@ def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
     found = {
         str(name): variable
         for name, variable in dataset.data_vars.items()
-        if any(y in variable.dims and x in variable.dims for y, x in _SPATIAL)
+        if spatial_dims(variable) is not None
     }
     if not found:
         raise RasterError(
@@ -133,20 +125,20 @@ def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
     name = _name(array)
     if array.dtype.kind not in "uifb":
         raise RasterError(f"{name} has {array.dtype} pixels: models read real numbers")
-    y, x = _spatial_dims(array, name)
+    dims = spatial_dims(array)
+    if dims is None:
+        raise RasterError(
+            f"{name} has dims {', '.join(map(str, array.dims))}: a raster has y and x, "
+            "and maybe band"
+        )
+    y, x = dims
     flat = _banded(array, y, x, name)
-    placed = flat.rio.set_spatial_dims(x_dim=x, y_dim=y)
-    own = _nodata(placed) if nodata is None else nodata
+    own = _nodata(flat) if nodata is None else nodata
     bands = _bands(flat)
     return ArraySource(
         array=flat.drop_vars(list(flat.coords)),  # the grid and bands hold them
         name=name,
-        grid=Grid(
-            crs=wkt_of(placed.rio.crs),
-            transform=_transform(placed, y, x, name),
-            height=flat.sizes[y],
-            width=flat.sizes[x],
-        ),
+        grid=grid_of(flat, name),
         bands=bands,
         layers=tuple(range(len(bands))),
         nodata=own,
@@ -169,17 +161,7 @@ def _nodata(array: xr.DataArray) -> float | None:
     return None if own is None else float(own)
 
 
-def _spatial_dims(array: xr.DataArray, name: str) -> tuple[str, str]:
-    for y, x in _SPATIAL:
-        if y in array.dims and x in array.dims:
-            return y, x
-    raise RasterError(
-        f"{name} has dims {', '.join(map(str, array.dims))}: a raster has y and x, and "
-        "maybe band"
-    )
-
-
-def _banded(array: xr.DataArray, y: str, x: str, name: str) -> xr.DataArray:
+def _banded(array: xr.DataArray, y: Hashable, x: Hashable, name: str) -> xr.DataArray:
     """Return the array with dims (band, y, x), whatever the first is called."""
     others = [d for d in array.dims if d not in (y, x)]
     long = [d for d in others if array.sizes[d] != 1]
@@ -211,46 +193,6 @@ def _bands(array: xr.DataArray) -> tuple[SourceBand, ...]:
     if len(set(names)) < count:
         names = [str(i + 1) for i in range(count)]
     return with_common_names(names)
-
-
-def _transform(array: xr.DataArray, y: str, x: str, name: str) -> Affine:
-    """Return the transform that the coordinates tell; the stored one if it agrees.
-
-    What is stored is exact to the last bit, but stays behind when an array is sliced.
-    """
-    stored = array.rio.transform()
-    if y not in array.coords or x not in array.coords:
-        return stored
-    y_origin, y_step = _spacing(array.coords[y].values, stored.e, stored.a, name)
-    x_origin, x_step = _spacing(array.coords[x].values, stored.a, stored.e, name)
-    told = Affine(x_step, 0.0, x_origin, 0.0, y_step, y_origin)
-    size = (array.sizes[x], array.sizes[y])
-    near = _largest_gap(~told @ stored, size) < _STALE
-    return stored if near else told
-
-
-def _largest_gap(place: Affine, size: tuple[int, int]) -> float:
-    corners = [(c, r) for c in (0, size[0]) for r in (0, size[1])]
-    gaps = [np.subtract(place @ corner, corner) for corner in corners]
-    return float(np.abs(gaps).max())
-
-
-def _spacing(
-    centres: NDArray[Any], stored: float, other: float, name: str
-) -> tuple[float, float]:
-    """Return where the first pixel's edge is, and the step from pixel to pixel."""
-    centres = np.asarray(centres, np.float64)
-    if len(centres) == 1:  # nothing to measure: the stored step, or square pixels
-        step = stored if abs(stored) != 1 else float(np.copysign(other, stored))
-    else:
-        step = float(centres[-1] - centres[0]) / (len(centres) - 1)
-        even = centres[0] + step * np.arange(len(centres))
-        if step == 0 or np.abs(centres - even).max() > _UNEVEN * abs(step):
-            raise RasterError(
-                f"the coordinates of {name} are not evenly spaced: put it on a regular "
-                "grid first, as with rio.reproject"
-            )
-    return float(centres[0]) - step / 2, step
 
 
 def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:

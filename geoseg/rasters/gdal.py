@@ -115,14 +115,15 @@ def environment(path: str) -> Iterator[None]:
         yield
 
 
-def open_dataset(path: str) -> DatasetReader:
-    """Open a dataset for reading, within `environment(path)`."""
+def open_dataset(path: str, overview: int | None = None) -> DatasetReader:
+    """Open a dataset, or one of its overviews, for reading in `environment(path)`."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
+    level = {} if overview is None else {"overview_level": overview}
     with warnings.catch_warnings():  # `open_source` warns, once, in its own words
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(gdal_path(path))
+        return rasterio.open(gdal_path(path), **level)
 
 
 class Handles:
@@ -139,18 +140,18 @@ class Handles:
     def __reduce__(self) -> tuple[type[Handles], tuple[int]]:
         return Handles, (self._limit,)
 
-    def get(self, path: str) -> DatasetReader:
-        """Return the calling thread's own open dataset for `path`."""
-        opened = self._opened()
-        if path in opened:
-            opened.move_to_end(path)
-            return opened[path]
-        dataset = opened[path] = open_dataset(path)
+    def get(self, path: str, overview: int | None = None) -> DatasetReader:
+        """Return the calling thread's own open dataset for `path`, or an overview."""
+        opened, key = self._opened(), (path, overview)
+        if key in opened:
+            opened.move_to_end(key)
+            return opened[key]
+        dataset = opened[key] = open_dataset(path, overview)
         while len(opened) > self._limit:
             opened.popitem(last=False)[1].close()
         return dataset
 
-    def _opened(self) -> OrderedDict[str, DatasetReader]:
+    def _opened(self) -> OrderedDict[tuple[str, int | None], DatasetReader]:
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             local.pid, local.opened = os.getpid(), OrderedDict()

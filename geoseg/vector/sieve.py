@@ -119,14 +119,13 @@ class SievedRaster:
         return self.base.arrays
 
     @property
-    def path(self) -> str | None:
+    def path(self) -> str:
         """Where what was sieved is."""
-        return getattr(self.base, "path", None)
+        return self.base.path
 
     def attributes(self) -> dict[str, Any]:
         """Return the provenance of what was sieved."""
-        found = getattr(self.base, "attributes", None)
-        return dict(found()) if callable(found) else {}
+        return self.base.attributes()
 
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Return the pixels of an array in a window inside the grid."""

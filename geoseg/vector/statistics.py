@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.errors import MissingExtraError, RasterError
+from geoseg.core.text import redact
+from geoseg.errors import MissingExtraError
+from geoseg.rasters.gdal import environment, open_dataset, reporting
 from geoseg.vector.rings import HEADER
 from geoseg.vector.table import Field, Rows
 
@@ -57,19 +59,16 @@ class Statistics:
             raise MissingExtraError(
                 "statistics of a raster", "exactextract", "stats"
             ) from error
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        try:
-            with rasterio.open(path) as dataset:
-                bands = _band_names(dataset.descriptions)
-                crs = dataset.crs.to_wkt() if dataset.crs else None
-        except RasterioError as error:
-            raise RasterError(
-                f"{path} cannot be opened for statistics: {error}"
-            ) from error
+        path = str(path)
+        with (
+            reporting("open for statistics", redact(path), path),
+            environment(path),
+            open_dataset(path) as dataset,
+        ):
+            bands = _band_names(dataset.descriptions)
+            crs = dataset.crs.to_wkt() if dataset.crs else None
         return Statistics(
-            path=str(path),
+            path=path,
             names=tuple(f"{band}_{op}" for band in bands for op in _OPS),
             crs=str(grid.crs),
             raster_crs=crs,
@@ -87,10 +86,15 @@ class Statistics:
             frame = frame.set_crs(None, allow_override=True)
         elif frame.crs != self.raster_crs:
             frame = frame.to_crs(self.raster_crs)
-        found: Any = exact_extract(
-            self.path, frame, list(_OPS), output="pandas",
-            strategy="raster-sequential",
-        )  # fmt: skip
+        with (
+            reporting("read", redact(self.path), self.path),
+            environment(self.path),
+            open_dataset(self.path) as dataset,
+        ):
+            found: Any = exact_extract(
+                dataset, frame, list(_OPS), output="pandas",
+                strategy="raster-sequential",
+            )  # fmt: skip
         columns = dict(rows.columns)
         several = len(self.names) > len(_OPS)
         for index, name in enumerate(self.names):

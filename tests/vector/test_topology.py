@@ -22,7 +22,6 @@ from geoseg.core.classes import Class
 from geoseg.core.geodesy import Measure, measure
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RegionsError
-from geoseg.maps.geotiff import ClassArray
 from geoseg.vector.arcs import NODE, corner_bytes
 from geoseg.vector.rings import HEADER
 from geoseg.vector.seams import Seams
@@ -33,6 +32,21 @@ from geoseg.vector.topology import Drawing, trace_block
 NODATA = 255
 SIDE = 30.0
 UP = Affine(SIDE, 0, 1000, 0, -SIDE, 5000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassArray:
+    """A class map in memory; any block will do."""
+
+    values: Any
+    grid: Grid
+    classes: tuple[Class, ...]
+    nodata: int | None
+    chunk: int = 256
+    arrays: tuple[str, ...] = ("classes",)
+
+    def read(self, name: str, window: Window) -> Any:  # noqa: ARG002 - one
+        return self.values[window.slices]
 
 
 def a_mask(values: Any, crs: str = "EPSG:5070", transform: Affine = UP) -> ClassArray:
