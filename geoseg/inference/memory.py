@@ -84,7 +84,7 @@ def estimate(
             splitting = _SPLITTING * (tiling.chunk + 256) ** 2
     return Memory(
         process=PROCESS,
-        model=max(_model_bytes(recipe, tiling), splitting),
+        model=max(recipe.load().working_bytes(), splitting),
         per_task=read + 2 * outputs + sums + strips + objects,
         tasks=tasks,
     )
@@ -98,15 +98,3 @@ def _objects(tiling: Tiling) -> float:
     """Return what joining objects holds: windows' labels, and groups by pixel."""
     cells = -(-tiling.block // tiling.stride)
     return (cells * tiling.window) ** 2 * 12 + tiling.block**2 * 24
-
-
-def _model_bytes(recipe: ModelRecipe, tiling: Tiling) -> float:
-    """Return what the model says it needs; else a generous guess from its window."""
-    model = recipe.load()
-    needs = getattr(model, "working_bytes", None)
-    if needs is not None:
-        return float(needs())
-    if recipe.card.output == "labels":
-        return 0.0
-    batch = getattr(model, "batch", 1)
-    return float(batch * tiling.window**2 * 4 * (64 + 4 * recipe.card.channels))

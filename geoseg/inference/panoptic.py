@@ -19,6 +19,7 @@ from geoseg.errors import ModelError
 from geoseg.inference.instance import Found, gathered, keep
 from geoseg.inference.semantic import Part, blend_block
 from geoseg.inference.windows import cells_with_data, read_windows
+from geoseg.models.contract import AnyModel
 from geoseg.models.objects import check_objects
 
 if TYPE_CHECKING:
@@ -82,15 +83,14 @@ def find_panoptic(
     return gathered(seen, pixels, tiling, row, col, part.forward_seconds), part
 
 
-class _StuffHalf:
+class _StuffHalf(AnyModel):
     """A panoptic model as a semantic one; what else it says is kept aside, in order."""
 
     def __init__(self, model: InstanceModel) -> None:
         self._model = model
         self.card = stuff_card(model.card)
-        self.batch = getattr(model, "batch", 1)
-        self.device = getattr(model, "device", "own")
-        self.precision = getattr(model, "precision", "own")
+        self.batch, self.device = model.batch, model.device
+        self.precision = model.precision
         self.objects: list[Objects] = []
 
     def predict(self, pixels: NDArray[Any]) -> torch.Tensor | NDArray[Any]:

@@ -109,7 +109,7 @@ def segment_block(
     block = tiling.block_window(row, col)
     if card.output == "labels" and tiling.overlap == 0 and card.multiple == 1:
         cell_rows, cell_cols = tiling.block_cells(row, col)
-        if not hasattr(model, "predict_at"):
+        if not model.placed:
             return _pixelwise(source, model, block, len(cell_rows) * len(cell_cols))
     pixels = read_windows(source, card, tiling.block_reach(row, col))
     if card.output == "labels":

@@ -149,9 +149,9 @@ def predictor(
 ) -> Callable[[NDArray[Any]], Any]:
     """Return the model's `predict` for the windows of some cells.
 
-    A model that asks where its windows lie (`Placed`) is told.
+    A model that asks where its windows lie (`placed`) is told.
     """
-    if not hasattr(model, "predict_at"):
+    if not model.placed:
         return model.predict  # type: ignore[no-any-return]
     windows = [tiling.model_window(*cell) for cell in cells]
     valid = np.stack([pixels.valid_in(window) for window in windows])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import MaxLen
+from pydantic import ConfigDict, Field, FiniteFloat
 
 from geoseg.core import views
 from geoseg.core.classes import Class, check_table
@@ -12,6 +15,19 @@ from geoseg.errors import ModelError
 
 Task = Literal["semantic", "instance", "panoptic"]
 Output = Literal["logits", "probabilities", "labels"]
+Activation = Literal["softmax", "sigmoid"]
+Numbers = Literal["DN", "reflectance", "s2-l1c-before-0400", "s2-l2a-before-0400"]
+"""What the pixels were that a model was trained on: the file's own numbers, reflectance
+from 0 to 1 by the file's scale and offset, or a product's numbers as they were before a
+change: Sentinel-2's digital numbers without the offset of processing baseline 04.00."""
+
+OTHER_COLOR = "#BBBBBB"
+"""Of the class of all that is nothing in particular."""
+
+# What no honest card exceeds; a card is data from somewhere else.
+Text = Annotated[str, MaxLen(10_000)]
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
+_STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +37,15 @@ class Band:
     `scaled = (clip(pixel, clip) - offset) / scale`; never looked up from a tile.
     """
 
-    name: str
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: Text
     """The band's own name, such as `B08`."""
-    common_name: str | None = None
+    common_name: Text | None = None
     """STAC common name, such as `nir`, by which rasters are matched too."""
-    offset: float = 0.0
+    offset: FiniteFloat = 0.0
     """Subtracted, in pixel units."""
-    scale: float = 1.0
+    scale: FiniteFloat = 1.0
     """Divided by, in pixel units."""
     clip: tuple[float, float] | None = None
     """Pixels are clipped to this range first, in pixel units."""
@@ -45,9 +63,11 @@ ALL_BANDS = Band(name="*")
 class Card:
     """Everything about a model that is not its weights."""
 
-    name: str
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: Text
     """What the model is called."""
-    bands: tuple[Band, ...]
+    bands: Annotated[tuple[Band, ...], MaxLen(10_000)]
     """What it reads, in its own order."""
     classes: tuple[Class, ...]
     """What it tells apart, in the order of its score channels."""
@@ -55,19 +75,24 @@ class Card:
     """What its output is: classes, objects, or both."""
     output: Output = "logits"
     """`logits` (geoseg applies `activation`), `probabilities`, or `labels`."""
-    activation: Literal["softmax", "sigmoid"] = "softmax"
-    """How logits become probabilities; sigmoid with one channel means 2 classes."""
+    activation: Activation = "softmax"
+    """How logits become probabilities. A network with one channel scores the second of
+    two classes, and its sigmoid is meant either way."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """From which probability on a pixel is of the second of two classes; None: 0.5."""
+    numbers: Numbers = "DN"
+    """What the pixels were that it was trained on; rasters are brought to them."""
     things: tuple[str, ...] | None = None
     """Names of the classes whose objects can be counted; None: all of them, or with
     `panoptic` and `semantic` those that are asked for."""
-    window: int = 512
+    window: Side = 512
     """Side of the square the model sees, in pixels."""
-    overlap: int = 64
+    overlap: Annotated[int, Field(ge=0, le=1 << 15)] = 64
     """How much neighbouring windows share, in pixels; even, at most half a window."""
-    multiple: int | None = None
+    multiple: Side | None = None
     """Windows at the raster's far edges may be cut to a multiple of this many pixels;
     None where the model takes full windows only."""
-    resolution: float | None = None
+    resolution: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Metres per pixel that it was trained on; None where any will do."""
     dtypes: tuple[str, ...] | None = None
     """NumPy dtypes of rasters that it can have been trained on; None for any."""
@@ -77,9 +102,9 @@ class Card:
     """Put under nodata before the model sees it; None: each band's `offset`."""
     nodata: float | None = None
     """Pixel value that means nodata where the raster does not say."""
-    description: str = ""
+    description: Text = ""
     """A sentence or two."""
-    license: str | None = None
+    license: Text | None = None
     """SPDX identifier."""
     framework: Mapping[str, Any] = field(default_factory=dict)
     """How to build it: `family`, `arch` and the family's own arguments."""
@@ -92,6 +117,13 @@ class Card:
             raise ModelError(f"the card of {self.name!r} names no input bands")
         if self.window < 1:
             raise ModelError(f"window {self.window} px of {self.name!r} must be >= 1")
+        scored = self.task == "semantic" and self.output != "labels"
+        if scored and len(self.classes) == 1:
+            raise ModelError(
+                f"the only class of {self.name!r} is {self.classes[0].name!r}, which "
+                "would be found everywhere: name the class of all else before it, or "
+                'write "activation": "sigmoid" where the network has one sigmoid'
+            )
         unknown = set(self.things or ()) - {c.name for c in self.classes}
         if unknown:
             raise ModelError(

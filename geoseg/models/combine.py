@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from geoseg.errors import ModelError
+from geoseg.models.contract import AnyModel
 from geoseg.models.scales import seen_at
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _check_scores(card: Card, what: str) -> None:
         )
 
 
-class Combined:
+class Combined(AnyModel):
     """What augmented and averaged models share.
 
     Attributes:
@@ -69,28 +70,20 @@ class Combined:
 
     def __init__(self, card: Card, models: Sequence[Model]) -> None:
         self.card = card
+        self.device = models[0].device
+        self.precision = "+".join(dict.fromkeys(m.precision for m in models))
         self._models = models
 
     @property
-    def batch(self) -> int:
+    def batch(self) -> int:  # type: ignore[override]
         """Windows in work at once."""
         return min(model.batch for model in self._models)
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self._models[0].device
-
-    @property
-    def precision(self) -> str:
-        """`fp32`, `bf16`, `fp16`, or several."""
-        return "+".join(dict.fromkeys(model.precision for model in self._models))
 
     def working_bytes(self) -> int:
         """Return how much memory the models take, and two averages."""
         card = self.card
         own = 2 * 4 * self.batch * card.channels * card.window**2
-        return own + sum(int(getattr(m, "working_bytes", int)()) for m in self._models)
+        return own + sum(model.working_bytes() for model in self._models)
 
 
 class Augmented(Combined):

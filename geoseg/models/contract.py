@@ -39,33 +39,82 @@ class Objects:
 
 
 @runtime_checkable
-class Model(Protocol):
-    """A card and a predict function on a batch of windows.
+class AnyModel(Protocol):
+    """What is asked of every model; a class that derives from it gets the defaults.
 
     A model is loaded once per process and used by one thread at a time. It is never
     sent between processes: what travels is the recipe that loads it (`ModelRecipe`).
     A user's own object needs `card` and `predict` only; `load_model` adds the rest.
     """
 
-    @property
-    def card(self) -> Card:
-        """What it expects and answers."""
+    card: Card
+    """What it expects and answers."""
+    batch: int = 1
+    """Windows per call that suit it; it may shrink when memory runs out."""
+    device: str = "own"
+    """Where it computes: `cpu`, `cuda:0`; `own` where it decides itself."""
+    precision: str = "own"
+    """`fp32`, `bf16`, `fp16`, or `own`."""
+    placed: bool = False
+    """Whether the answer depends on where a window lies, or on which of its pixels are
+    valid (seeds, prompts): then `predict_at` is asked instead of `predict`."""
+    fits: bool = False
+    """Whether it looks at the whole raster once, before the run (k-means, Otsu)."""
+    takes_prompts: bool = False
+    """Whether it answers what the points, boxes and polygons of a file ask for."""
+
+    def predict(self, pixels: NDArray[np.generic]) -> Any:  # noqa: ANN401 - see below
+        """Segment a batch of windows; see `Model` and `InstanceModel`."""
         ...
 
-    @property
-    def batch(self) -> int:
-        """Windows per call that suit it; it may shrink when memory runs out."""
-        ...
+    def predict_at(
+        self,
+        pixels: NDArray[np.generic],
+        windows: Sequence[Window],  # noqa: ARG002 - of those that are `placed`
+        valid: NDArray[np.bool_],  # noqa: ARG002
+    ) -> Any:  # noqa: ANN401
+        """Segment a batch of windows, told where they are.
 
-    @property
-    def device(self) -> str:
-        """Where it computes: `cpu`, `cuda:0`; `own` where it decides itself."""
-        ...
+        Args:
+            pixels: (n, band, y, x), as for `predict`.
+            windows: Where each of them lies in the raster, and perhaps beyond it.
+            valid: (n, y, x) which pixels are valid.
 
-    @property
-    def precision(self) -> str:
-        """`fp32`, `bf16`, `fp16`, or `own`."""
-        ...
+        Returns:
+            What `predict` returns.
+        """
+        return self.predict(pixels)
+
+    def working_bytes(self) -> int:
+        """Return how much memory the model and one batch of windows take.
+
+        By default a generous guess of what a network would.
+        """
+        card = self.card
+        if card.output == "labels":
+            return 0
+        return self.batch * card.window**2 * 4 * (64 + 4 * card.channels)
+
+    def fit(self, source: Source) -> Self:  # noqa: ARG002
+        """Return the model fitted to the raster.
+
+        Same raster, same result, whatever the blocks and workers: statistics are taken
+        over the whole raster, or over a seeded sample of it.
+        """
+        return self
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what was learned, as JSON-able values; it travels with the recipe."""
+        return {}
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:  # noqa: ARG002
+        """Return the model that `parameters()` of a fitted one describes."""
+        return self
+
+
+@runtime_checkable
+class Model(AnyModel, Protocol):
+    """A card and a predict function on a batch of windows: classes of pixels."""
 
     def predict(
         self, pixels: NDArray[np.generic]
@@ -84,13 +133,9 @@ class Model(Protocol):
         ...
 
 
-class InstanceModel(Protocol):
+@runtime_checkable
+class InstanceModel(AnyModel, Protocol):
     """A model whose card's task is `instance` or `panoptic`; else as `Model`."""
-
-    @property
-    def card(self) -> Card:
-        """What it expects and answers."""
-        ...
 
     def predict(self, pixels: NDArray[np.generic]) -> Sequence[Objects]:
         """Find the objects of a batch of windows.
@@ -105,57 +150,12 @@ class InstanceModel(Protocol):
         ...
 
 
-@runtime_checkable
-class Fittable(Protocol):
-    """A model that looks at the whole raster once, before the run (k-means, Otsu)."""
-
-    def fit(self, source: Source) -> Self:
-        """Return the model fitted to the raster.
-
-        Same raster, same result, whatever the blocks and workers: statistics are taken
-        over the whole raster, or over a seeded sample of it.
-        """
-        ...
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what was learned, as JSON-able values; it travels with the recipe."""
-        ...
-
-    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
-        """Return the model that `parameters()` of a fitted one describes."""
-        ...
-
-
-class Placed(Protocol):
-    """A model whose answer depends on where a window lies (seeds, prompts).
-
-    `predict_at` is asked instead of `predict`.
-    """
-
-    def predict_at(
-        self,
-        pixels: NDArray[np.generic],
-        windows: Sequence[Window],
-        valid: NDArray[np.bool_],
-    ) -> Any:  # noqa: ANN401 - as `predict` answers
-        """Segment a batch of windows, told where they are.
-
-        Args:
-            pixels: (n, band, y, x), as for `predict`.
-            windows: Where each of them lies in the raster, and perhaps beyond it.
-            valid: (n, y, x) which pixels are valid.
-
-        Returns:
-            What `predict` of a `Model` or an `InstanceModel` returns.
-        """
-        ...
-
-
 class OnlyPlaced:
-    """Of a `Placed` model whose answer is another one in another place."""
+    """Of a model whose answer is another one in another place."""
 
     __slots__ = ()
     card: Card
+    placed = True
 
     def predict(self, pixels: NDArray[np.generic]) -> NoReturn:
         """Raise: what a window shows does not say where it lies."""

@@ -19,62 +19,116 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from geoseg.errors import GeosegError, ModelError, first_line
 from geoseg.models.card import Card
+from geoseg.models.contract import AnyModel
 from geoseg.models.networks.device import Options
 from geoseg.models.objects import check_objects
 from geoseg.models.plain import card_from_dict, card_to_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     import torch
     from numpy.typing import NDArray
 
-    from geoseg.models.contract import Model
+    from geoseg.core.grid import Window
+    from geoseg.rasters.open import Source
 
 _SPEC = re.compile(r"(?P<module>[^:]+):(?P<attribute>[A-Za-z_][\w.]*)")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-class ObjectModel:
-    """A card and the user's own function on a batch of windows.
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Say in a line what somebody's code was doing when it failed."""
+    try:
+        yield
+    except GeosegError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{what}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+class ObjectModel(AnyModel):
+    """A card and the user's own function, or object, on a batch of windows.
+
+    What the object says of itself (`batch`, `predict_at`, `fit`, …, see `AnyModel`)
+    is taken from it.
 
     Attributes:
         card: What it expects and answers.
-        batch: Windows per call.
-        device: `own`: the function decides.
-        precision: Likewise.
+        target: The user's own.
     """
 
-    device = "own"
-    precision = "own"
-
-    def __init__(self, card: Card, function: object, options: Options) -> None:
-        self.card = card
-        self.batch = options.batch or int(getattr(function, "batch", 1))
-        self.target = function
-        self._predict: Any = getattr(function, "predict", function)
+    def __init__(self, card: Card, target: object, options: Options) -> None:
+        own: Any = target
+        self.card, self.target, self._options = card, own, options
+        self.batch = options.batch or int(getattr(own, "batch", 1))
+        self.device = str(getattr(own, "device", "own"))
+        self.precision = str(getattr(own, "precision", "own"))
+        self.placed = hasattr(own, "predict_at") and getattr(own, "placed", True)
+        fits = all(map(partial(hasattr, own), ("fit", "parameters", "with_parameters")))
+        self.fits = fits and getattr(own, "fits", True)
 
     def predict(self, pixels: NDArray[np.generic]) -> Any:  # noqa: ANN401
         """Call the user's function and check the shape of what it answers."""
-        try:
-            answer = self._predict(pixels)
-        except GeosegError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"model {self.card.name!r} failed on windows of shape "
-                f"{pixels.shape}: {type(error).__name__}: {first_line(error)}"
-            ) from error
+        return self._answer(getattr(self.target, "predict", self.target), pixels)
+
+    def predict_at(
+        self,
+        pixels: NDArray[np.generic],
+        windows: Sequence[Window],
+        valid: NDArray[np.bool_],
+    ) -> Any:  # noqa: ANN401
+        """Likewise, where it asks what lies where."""
+        if not self.placed:
+            return self.predict(pixels)
+        return self._answer(self.target.predict_at, pixels, windows, valid)
+
+    def working_bytes(self) -> int:
+        """Return what the object says, else a generous guess."""
+        if hasattr(self.target, "working_bytes"):
+            return int(self.target.working_bytes())
+        return super().working_bytes()
+
+    def fit(self, source: Source) -> Self:
+        """Return the model fitted to the raster."""
+        return self._fitted(self.target.fit(source))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the object learned."""
+        return dict(self.target.parameters())
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """Return the model that knows this."""
+        return self._fitted(self.target.with_parameters(parameters))
+
+    def _fitted(self, target: Any) -> Self:  # noqa: ANN401 - the user's
+        return type(self)(getattr(target, "card", self.card), target, self._options)
+
+    def _answer(
+        self,
+        function: Callable[..., Any],
+        pixels: NDArray[np.generic],
+        *where: object,
+    ) -> Any:  # noqa: ANN401
+        what = f"model {self.card.name!r} failed on windows of shape {pixels.shape}"
+        with _failing(what):
+            answer = function(pixels, *where)
         if self.card.task != "semantic":
             return check_objects(answer, self.card, pixels.shape)
         return self._checked(answer, pixels.shape)
@@ -86,13 +140,13 @@ class ObjectModel:
         found = tuple(answer.shape)
         n, _, height, width = shape
         if self.card.output == "labels":
-            wanted: tuple[int, ...] = (n, height, width)
+            expected: tuple[int, ...] = (n, height, width)
         else:
-            wanted = (n, self.card.channels, height, width)
-        if found != wanted:
+            expected = (n, self.card.channels, height, width)
+        if found != expected:
             raise ModelError(
                 f"model {self.card.name!r} answers an array of shape {found}, its card "
-                f"promises {wanted}"
+                f"promises {expected}"
             )
         return answer  # type: ignore[no-any-return]
 
@@ -122,14 +176,8 @@ def make_object(spec: str) -> object:
         factory = getattr(factory, part)
     if not callable(factory) or _is_made(factory):
         return factory
-    try:
+    with _failing(f"the factory {spec} failed"):
         return factory()
-    except GeosegError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"the factory {spec} failed: {type(error).__name__}: {first_line(error)}"
-        ) from error
 
 
 def _is_made(thing: object) -> bool:
@@ -144,19 +192,15 @@ def _import(name: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise ModelError(
-                f"no module {name!r} here ({here}) or among the installed packages"
-            ) from error
-        raise ModelError(f"the module {name} needs {error.name!r}") from error
-    except Exception as error:
-        raise ModelError(
-            f"the module {name} cannot be imported: {type(error).__name__}: "
-            f"{first_line(error)}"
-        ) from error
+    with _failing(f"the module {name} cannot be imported"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and f"{name}.".startswith(f"{error.name}."):
+                raise ModelError(
+                    f"no module {name!r} here ({here}) or among the installed packages"
+                ) from error
+            raise ModelError(f"the module {name} needs {error.name!r}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -169,14 +213,13 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = module  # where dataclasses look while it is run
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _failing(f"{path} cannot be imported"):
+            spec.loader.exec_module(module)
+    except GeosegError:
         del sys.modules[name]
-        raise ModelError(
-            f"{path} cannot be imported: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise
     return module
 
 
@@ -204,15 +247,15 @@ def split_card(thing: object, *, name: str) -> tuple[Card, Any]:
     return card, target
 
 
-def wrap(thing: object, options: Options, *, name: str) -> Model:
+def wrap(thing: object, options: Options, *, name: str) -> Any:  # noqa: ANN401 - of any kind
     """Return a model from what a user made; networks are copied, never changed."""
     card, target = split_card(thing, name=name)
     if _is_network(target):  # also where it has a predict of its own, as smp's do
         from geoseg.models.networks.torch_adapter import TorchModel
 
         return TorchModel(deepcopy(target), card, options)
-    if all(hasattr(target, a) for a in ("batch", "device", "precision", "predict")):
-        return target  # type: ignore[no-any-return]
+    if isinstance(target, AnyModel):  # one of ours, or whole as they are
+        return target
     return ObjectModel(card, target, options)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import ModelError
 from geoseg.models.plain import card_to_dict
@@ -34,10 +34,25 @@ class Opened:
     """The same for a card with another task, where the network can do several."""
 
 
+def opened(
+    spec: object, card: Card, load: Callable[[Options], Any], *parts: str
+) -> Opened:
+    """Return a model that has been found.
+
+    Args:
+        spec: How to find it again.
+        card: Its card.
+        load: Reads the weights.
+        parts: What makes it what it is, beside its card: hashes of files.
+    """
+    content = content_hash(card, *parts)
+    return Opened(spec=str(spec), card=card, content=content, load=load)
+
+
 def content_hash(card: Card, *parts: str) -> str:
     """Return the SHA-256 of a card and whatever else makes a model what it is."""
-    facts = [jsonable(card_to_dict(card)), *parts]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    facts = json.dumps([card_to_dict(card), *parts], sort_keys=True, default=repr)
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -47,14 +62,3 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def jsonable(value: object) -> object:
-    """Return the value with tuples as lists and what JSON lacks as text."""
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    return repr(value)

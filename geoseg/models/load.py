@@ -115,7 +115,7 @@ class ModelRecipe:
     @property
     def needs_fit(self) -> bool:
         """Whether the model must look at the whole raster before it can predict."""
-        return self.fitted is None and hasattr(self.load(), "fit")
+        return self.fitted is None and self.load().fits
 
     def bound(self, source: Source) -> ModelRecipe:
         """Return the recipe with the raster's bands, where the card takes all."""
@@ -133,7 +133,7 @@ class ModelRecipe:
             source: The raster with the card's bands, in the card's order.
         """
         model = self.load()
-        if self.fitted is not None or not hasattr(model, "fit"):
+        if self.fitted is not None or not model.fits:
             return self
         fitted = model.fit(source)
         return replace(self, card=fitted.card, fitted=json.dumps(fitted.parameters()))
@@ -156,11 +156,13 @@ class ModelRecipe:
         return repr((what, self.content, *how, *task))
 
     def _build(self) -> Model:
-        model: Model
+        model: Any  # the families' modules are imported by name
         if isinstance(self.spec, _Object):
             model = custom.wrap(self.spec.target, self.options, name=self.name)
         elif isinstance(self.spec, tuple):
-            model = _ensemble([recipe._build() for recipe in self.spec])  # noqa: SLF001
+            from geoseg.models.combine import Ensemble
+
+            model = Ensemble([recipe._build() for recipe in self.spec])  # noqa: SLF001
         else:
             opened = self._reopened(self.spec)
             if self.asked is not None and opened.load_as is not None:
@@ -168,10 +170,13 @@ class ModelRecipe:
             else:
                 model = opened.load(self.options)
         if self.fitted is not None:
-            model = model.with_parameters(json.loads(self.fitted))  # type: ignore[attr-defined]
+            model = model.with_parameters(json.loads(self.fitted))
         if self.tta is None and not self.scales:
-            return model
-        return _augmented(model, self.tta, self.scales)
+            return model  # type: ignore[no-any-return]
+        from geoseg.models.combine import Augmented
+
+        augmented: Any = Augmented(model, self.tta, self.scales)
+        return augmented  # type: ignore[no-any-return]
 
     def _reopened(self, spec: str) -> Opened:
         opened = _OPENED.pop(spec, None)
@@ -225,7 +230,7 @@ def model_recipe(
         where = str(Path(where).absolute())
     options = Options(device=device, precision=precision, batch=batch, prompts=where)
     recipe = _plain_recipe(spec, options)
-    if where is not None and not hasattr(recipe.load(), "takes_prompts"):
+    if where is not None and not recipe.load().takes_prompts:
         raise ModelError(
             f"{recipe.name} answers no prompts: --prompts is for SAM and its like; "
             "markers of region growing belong to its name, as in grow:seeds.gpkg"
@@ -286,18 +291,6 @@ def _ensemble_recipe(recipes: list[ModelRecipe], options: Options) -> ModelRecip
         content=content_hash(card, *(recipe.content for recipe in recipes)),
         options=options,
     )
-
-
-def _ensemble(models: list[Model]) -> Model:
-    from geoseg.models.combine import Ensemble
-
-    return Ensemble(models)
-
-
-def _augmented(model: Model, tta: str | None, scales: tuple[float, ...]) -> Model:
-    from geoseg.models.combine import Augmented
-
-    return Augmented(model, tta, scales)
 
 
 def load_model(
@@ -399,9 +392,9 @@ def _open_factory(spec: str) -> Opened:
     thing = custom.make_object(spec)
     card, _ = custom.split_card(thing, name=name)
 
-    def load(options: Options) -> Model:
-        return custom.wrap(thing, options, name=name)
-
     return Opened(
-        spec=spec, card=card, content=custom.identity(thing, name=name), load=load
+        spec=spec,
+        card=card,
+        content=custom.identity(thing, name=name),
+        load=lambda options: custom.wrap(thing, options, name=name),
     )

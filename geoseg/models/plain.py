@@ -1,30 +1,68 @@
-"""Cards written by hand: plain dictionaries, in Python or JSON."""
+"""Cards written by hand, and those of other tools: plain dictionaries, checked.
+
+A card comes from somewhere else: pydantic checks every field, strictly. Keys that begin
+with `#` are comments.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
-from typing import Any, TypeAlias, get_args
+from dataclasses import MISSING, asdict, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
 
 from geoseg.core.classes import Class, default_color
 from geoseg.errors import GeosegError, ModelError
-from geoseg.models.card import Band, Card, Output, Task
+from geoseg.models.card import OTHER_COLOR, Band, Card
 
 Json: TypeAlias = Any
 """Whatever JSON can hold."""
 
-_BAND_KEYS = frozenset(f.name for f in fields(Band))
-_CARD_KEYS = frozenset(f.name for f in fields(Card))
-_SHORT_KEYS = frozenset({"mean", "std", "scale", "offset", "clip"})
-_CHOICES = {
-    "task": get_args(Task),
-    "output": get_args(Output),
-    "activation": ("softmax", "sigmoid"),
-}
+_FIELDS: dict[str, type] = {"bands": Band, "classes": Class}
+_FREE = ("framework", "facts")  # whatever their readers make of it
+_SHORT_KEYS = ("mean", "std", "scale", "offset", "clip")
+_NEEDED = {"bands": '["red", "green", "blue"]', "classes": '["background", "building"]'}
+"""Fields without which there is no card, and what to write for instance."""
+_MOST = 1 << 24  # bytes of a file that is read as JSON
+_DEEPEST = 32  # levels of its objects and lists
 
 
-def card_from_dict(plain: Mapping[str, Any], *, name: str = "model") -> Card:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a stranger's.
+
+    Raises:
+        ModelError: It is no JSON object, larger than 16 MB, or nested too deeply.
+    """
+    try:
+        if path.stat().st_size > _MOST:
+            raise ModelError(
+                f"{path} has {path.stat().st_size} bytes: too many for a card or a "
+                "configuration"
+            )
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds a {type(found).__name__}, not a JSON object")
+    level: list[Any] = [found]
+    for _ in range(_DEEPEST):
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in inner for v in values if isinstance(v, (dict, list))]
+    if level:
+        raise ModelError(f"{path} is nested more than {_DEEPEST} levels deep")
+    return found
+
+
+def card_from_dict(
+    plain: Mapping[str, Any], *, name: str = "model", where: str | None = None
+) -> Card:
     """Return the card that a plain dictionary describes.
 
     Args:
@@ -32,146 +70,129 @@ def card_from_dict(plain: Mapping[str, Any], *, name: str = "model") -> Card:
             names, or dictionaries with the fields of `Band`; classes are names, a
             mapping of name to `#RRGGBB`, or dictionaries with `name` and optionally
             `value` and `color`. `scale`, `offset`, `clip`, or `mean` and `std`, one
-            number (pair) for all bands or one per band, set the bands' scaling.
+            number (pair) for all bands or one per band, set the bands' scaling. The
+            only class of a network with one sigmoid gets a background before it.
         name: What the model is called where the dictionary does not say.
+        where: Whose card it is, for messages; None: that name's.
 
     Raises:
         ModelError: A field is missing, unknown, or makes no sense; it is named.
     """
-    _check_keys(plain, name)
-    values = {k: v for k, v in plain.items() if k in _CARD_KEYS}
-    values["name"] = str(values.get("name", name))
-    try:
-        values["bands"] = _bands(plain)
-        values["classes"] = _classes(plain["classes"])
-        for key in ("dtypes", "value_range", "things"):
-            if values.get(key) is not None:
-                values[key] = tuple(values[key])
-        return Card(**values)
-    except ModelError:
-        raise
-    except (TypeError, ValueError, KeyError, GeosegError) as error:
-        raise ModelError(f"the card of {values['name']!r} is wrong: {error}") from error
-
-
-def _check_keys(plain: Mapping[str, Any], name: str) -> None:
-    known = _CARD_KEYS | _SHORT_KEYS
-    for key in plain:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
-            raise ModelError(f"the card of {name!r} has an unknown field {key!r}{hint}")
-    for key in ("bands", "classes"):
+    plain = {k: v for k, v in plain.items() if not str(k).startswith("#")}
+    name = str(plain.get("name", name))
+    where = where or f"the card of {name!r}"
+    for key, example in _NEEDED.items():
         if not plain.get(key):
-            raise ModelError(f"the card of {name!r} lacks the field {key!r}")
-    for key, choices in _CHOICES.items():
-        if key in plain and plain[key] not in choices:
-            raise ModelError(
-                f"{key} {plain[key]!r} of the card of {name!r} is none of "
-                f"{', '.join(choices)}"
-            )
+            raise ModelError(f"{where} lacks the field {key!r}: write {key}: {example}")
+    try:
+        values = {k: v for k, v in plain.items() if k not in (*_SHORT_KEYS, *_FREE)}
+        values |= {"name": name, "bands": _bands(plain), "classes": _classes(plain)}
+        card = _adapter().validate_json(json.dumps(values, default=_jsonable))
+        free: Any = {k: dict(plain[k]) for k in _FREE if k in plain}
+        return replace(card, **free)
+    except ValidationError as error:
+        raise ModelError(f"{where} is wrong: {_explained(error)}") from None
+    except (GeosegError, TypeError, ValueError, LookupError, RecursionError) as error:
+        raise ModelError(f"{where} is wrong: {error}") from error
 
 
-def _bands(plain: Mapping[str, Any]) -> tuple[Band, ...]:
+@cache
+def _adapter() -> TypeAdapter[Card]:
+    return TypeAdapter(Card)
+
+
+def _jsonable(value: object) -> Json:
+    """Return a class of a table given in Python as JSON has it, or a NumPy number."""
+    return asdict(value) if isinstance(value, (Band, Class)) else value.item()  # type: ignore[attr-defined]
+
+
+def _explained(error: ValidationError) -> str:
+    """Return what is wrong with the first field that is, and what it might be."""
+    found = error.errors(include_url=False)
+    unknown = [e for e in found if e["type"] == "unexpected_keyword_argument"]
+    first = (unknown or found)[0]
+    field = ".".join(map(str, first["loc"]))
+    if unknown:
+        of: Any = _FIELDS.get(str(first["loc"][0]), Card)
+        known = [f.name for f in fields(of)] + list(_SHORT_KEYS) * (of is Card)
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"{', '.join(known)} are"
+        return f"unknown field {field!r}: {hint}"
+    told = "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"
+    return f"{field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{told}"
+
+
+def _bands(plain: Mapping[str, Any]) -> list[Json]:
     given = plain["bands"]
     if isinstance(given, str):
         given = [part.strip() for part in given.split(",")]
-    count = len(given)
-    offsets = _per_band(plain, "mean" if "mean" in plain else "offset", count)
-    scales = _per_band(plain, "std" if "std" in plain else "scale", count)
-    clips = _per_band(plain, "clip", count)
-    return tuple(
-        _band(band, offset, scale, clip)
-        for band, offset, scale, clip in zip(given, offsets, scales, clips, strict=True)
-    )
+    steps = {
+        "offset": _per_band(plain, "mean" if "mean" in plain else "offset", len(given)),
+        "scale": _per_band(plain, "std" if "std" in plain else "scale", len(given)),
+        "clip": _per_band(plain, "clip", len(given)),
+    }
+    return [
+        {k: values[i] for k, values in steps.items() if values[i] is not None}
+        | (_row(band) if not isinstance(band, Band) else asdict(band))
+        for i, band in enumerate(given)
+    ]
+
+
+def _row(given: Json) -> dict[str, Any]:
+    """Return a band or a class, of which a name may be all that is said."""
+    row = dict(given) if isinstance(given, Mapping) else {"name": str(given)}
+    if "name" in row:
+        row["name"] = str(row["name"])
+    return row
 
 
 def _per_band(plain: Mapping[str, Any], key: str, count: int) -> list[Any]:
     """Return one value per band from one for all, or a list of one per band."""
     value = plain.get(key)
-    if key == "clip":
-        single = value is None or not isinstance(value[0], Sequence)
-    else:
-        single = not isinstance(value, Sequence)
-    values = [value] * count if single else list(value or ())
+    inner = value[0] if key == "clip" and value is not None else value
+    several = isinstance(inner, Sequence) and not isinstance(inner, str)
+    values = list(value or ()) if several else [value] * count
     if len(values) != count:
         raise ModelError(f"{key} has {len(values)} values for {count} bands")
     return values
 
 
-def _band(given: Json, offset: Json, scale: Json, clip: Json) -> Band:
-    values: dict[str, Any] = {"name": given} if not isinstance(given, Mapping) else {}
-    if offset is not None:
-        values["offset"] = float(offset)
-    if scale is not None:
-        values["scale"] = float(scale)
-    if clip is not None:
-        values["clip"] = clip
-    if isinstance(given, Mapping):
-        values |= given
-    unknown = values.keys() - _BAND_KEYS
-    if unknown:
-        raise ModelError(
-            f"a band has the unknown field {min(unknown)!r}: "
-            f"{', '.join(sorted(_BAND_KEYS))} are known"
-        )
-    if "name" not in values:
-        raise ModelError("a band lacks the field 'name'")
-    values["name"] = str(values["name"])
-    if values.get("clip") is not None:
-        low, high = values["clip"]
-        values["clip"] = (float(low), float(high))
-    return Band(**values)
-
-
-def _classes(given: Json) -> tuple[Class, ...]:
+def _classes(plain: Mapping[str, Any]) -> list[Json]:
+    given = plain["classes"]
     if isinstance(given, Mapping):
         given = [{"name": name, "color": color} for name, color in given.items()]
-    table = []
-    for index, item in enumerate(given):
-        row: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {}
-        if isinstance(item, Class):
-            table.append(item)
-            continue
-        if not row:
-            row = {"name": str(item)}
-        if "name" not in row:
-            raise ModelError(f"class {index} lacks the field 'name'")
-        table.append(
-            Class(
-                value=int(row.get("value", index)),
-                name=str(row["name"]),
-                color=row.get("color") or default_color(index),
-            )
-        )
-    return tuple(table)
+    table = [
+        {"value": i, "color": default_color(i)} | _row(item)
+        if not isinstance(item, Class)
+        else asdict(item)
+        for i, item in enumerate(given)
+    ]
+    score = plain.get("activation") == "sigmoid" or (
+        plain.get("output") == "probabilities"
+    )
+    if len(table) > 1 or plain.get("task", "semantic") != "semantic" or not score:
+        return table
+    row = table[0]
+    row |= {"value": row["value"] or 1}
+    if row["color"] == default_color(0):
+        row["color"] = default_color(1)
+    return [{"value": 0, "name": "background", "color": OTHER_COLOR}, row]
 
 
 def card_to_dict(card: Card) -> dict[str, Any]:
-    """Return the card as JSON-able values; fields at their defaults are left out."""
-    plain: dict[str, Any] = {
-        f.name: getattr(card, f.name)
-        for f in fields(Card)
-        if getattr(card, f.name) != _default(f)
+    """Return the card as plain values; fields at their defaults are left out."""
+    plain = _told(card) | {
+        "bands": [_told(band) for band in card.bands],
+        "classes": [asdict(c) for c in card.classes],
     }
-    plain["bands"] = [
-        {
-            f.name: getattr(band, f.name)
-            for f in fields(Band)
-            if getattr(band, f.name) != _default(f)
-        }
-        for band in card.bands
-    ]
-    plain["classes"] = [
-        {"value": c.value, "name": c.name, "color": c.color} for c in card.classes
-    ]
-    for key in ("framework", "facts"):
-        if key in plain:
-            plain[key] = dict(plain[key])
-    return plain
+    return plain | {key: dict(plain[key]) for key in _FREE if key in plain}
 
 
-def _default(field: Field[Json]) -> Json:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return field.default
+def _told(value: Band | Card) -> dict[str, Any]:
+    """Return the fields that are not at their defaults."""
+    defaults = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(value)
+    }
+    found = {name: getattr(value, name) for name in defaults}
+    return {k: v for k, v in found.items() if v != defaults[k]}

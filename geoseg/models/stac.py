@@ -5,7 +5,9 @@ What the extension has no field for is kept in fields named `geoseg:…`, next t
 | field of the item's properties | is |
 |---|---|
 | `geoseg:window`, `geoseg:overlap`, `geoseg:multiple` | sides in pixels, see `Card` |
-| `geoseg:output`, `geoseg:activation`, `geoseg:things` | what is answered, see `Card` |
+| `geoseg:output`, `geoseg:activation`, `geoseg:threshold` | what is answered |
+| `geoseg:things` | see `Card` |
+| `geoseg:numbers` | what the pixels were that it was trained on |
 | `geoseg:resolution` | metres per pixel it was trained on |
 | `geoseg:dtypes`, `geoseg:value_range`, `geoseg:fill`, `geoseg:nodata` | see `Card` |
 | `geoseg:framework` | how to build the network |
@@ -26,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geoseg.core.classes import Class, default_color
-from geoseg.errors import GeosegError, ModelError
+from geoseg.core.files import replacing
+from geoseg.errors import ModelError
 from geoseg.models.card import Band, Card, Task
 from geoseg.models.identity import file_sha256
-from geoseg.models.plain import Json, card_from_dict
+from geoseg.models.plain import Json, card_from_dict, read_json
 
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 _FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
@@ -43,8 +45,9 @@ _TASKS: dict[Task, str] = {
     "panoptic": "panoptic-segmentation",
 }
 _OWN = (
-    "things", "window", "overlap", "multiple", "output", "activation", "resolution",
-    "dtypes", "value_range", "fill", "nodata", "framework", "facts",
+    "things", "window", "overlap", "multiple", "output", "activation", "threshold",
+    "numbers", "resolution", "dtypes", "value_range", "fill", "nodata", "framework",
+    "facts",
 )  # fmt: skip
 _ARTIFACTS = {
     ".safetensors": "safetensors.torch.save_file",
@@ -55,7 +58,6 @@ _ARTIFACTS = {
 }
 _NO_WEIGHTS = "geoseg.card"
 _SHA256 = "1220"  # multihash: SHA-256, 32 bytes
-_MOST = 1 << 24  # bytes of a card; anything larger is not one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,72 +79,49 @@ def read_item(path: Path) -> tuple[Card, Asset | None]:
     """Return the card in a JSON file, and the asset with the weights where it has one.
 
     Raises:
-        ModelError: The file is no JSON, or lacks a field; the field is named.
+        ModelError: The file is no JSON, or lacks a field; file and field are named.
     """
-    item = _read_json(path)
-    if item.get("type") != "Feature":
-        plain = {k: v for k, v in item.items() if k not in {"weights", "sha256"}}
-        href = item.get("weights")
-        asset = Asset(href=str(href), sha256=item.get("sha256")) if href else None
-        return card_from_dict(_unpacked(plain), name=path.parent.name), asset
+    item, where = read_json(path), f"the card {path}"
     try:
-        return _card(item, path), _asset(item)
+        if item.get("type") == "Feature":
+            plain, asset = _plain(item), _asset(item)
+        else:
+            href, sha256 = item.pop("weights", None), item.pop("sha256", None)
+            plain, asset = item, Asset(href=str(href), sha256=sha256) if href else None
+        plain = _unpacked(plain)
     except KeyError as error:
-        raise ModelError(
-            f"the card {path} lacks the field {error.args[0]!r}"
-        ) from error
-    except ModelError:
-        raise
-    except (TypeError, ValueError, AttributeError, IndexError, GeosegError) as error:
-        raise ModelError(f"the card {path} is wrong: {error}") from error
+        raise ModelError(f"{where} lacks the field {error.args[0]!r}") from error
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(f"{where} is wrong: {error}") from error
+    return card_from_dict(plain, name=path.resolve().parent.name, where=where), asset
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes: it is no card")
-        item = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
-    if not isinstance(item, dict):
-        raise ModelError(f"{path} holds a {type(item).__name__}, not a card")
-    return item
-
-
-def _card(item: Mapping[str, Any], path: Path) -> Card:
+def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item as a plain card."""
     properties = item["properties"]
-    single_input = properties["mlm:input"][0]
-    output = properties["mlm:output"][0]
-    values = {
-        key: _unpacked(properties[f"geoseg:{key}"])
-        for key in _OWN
-        if f"geoseg:{key}" in properties
-    }
-    for key in ("things", "dtypes", "value_range"):
-        if values.get(key) is not None:
-            values[key] = tuple(values[key])
+    single_input, output = properties["mlm:input"][0], properties["mlm:output"][0]
     tasks = {v: k for k, v in _TASKS.items()}
     found = [tasks[t] for t in properties["mlm:tasks"] if t in tasks]
     if not found:
         raise ModelError(
-            f"the model of {path} is for {', '.join(properties['mlm:tasks'])}, not for "
-            "segmentation"
+            f"the model is for {', '.join(properties['mlm:tasks'])}, not segmentation"
         )
+    own = {f"geoseg:{key}": key for key in _OWN}
+    values = {own[key]: value for key, value in properties.items() if key in own}
     if "window" not in values and "shape" in single_input["input"]:
         values |= _window(single_input["input"])
-    return Card(
-        name=properties.get("geoseg:name", properties["mlm:name"]),
-        bands=_bands(single_input, properties.get("bands", [])),
-        classes=_classes(
+    return values | {
+        "name": properties.get("geoseg:name", properties["mlm:name"]),
+        "bands": _bands(single_input, properties.get("bands", [])),
+        "classes": _classes(
             output["classification:classes"], properties.get("geoseg:classes")
         ),
-        task=found[0],
-        description=properties.get("description", ""),
-        license=properties.get("license"),
-        **values,
-    )
+        "task": found[0],
+        "description": properties.get("description", ""),
+        "license": properties.get("license"),
+    }
 
 
 def _window(structure: Mapping[str, Any]) -> dict[str, int]:
@@ -154,36 +133,28 @@ def _window(structure: Mapping[str, Any]) -> dict[str, int]:
 
 def _bands(
     single_input: Mapping[str, Any], described: list[Mapping[str, Any]]
-) -> tuple[Band, ...]:
+) -> list[Json]:
     names = [b if isinstance(b, str) else b["name"] for b in single_input["bands"]]
-    scaling = single_input.get("value_scaling") or [None]
-    if len(scaling) == 1:
-        scaling = scaling * len(names)
-    if len(scaling) != len(names):
-        raise ModelError(f"{len(scaling)} value scalings for {len(names)} bands")
+    steps = single_input.get("value_scaling") or [None]
+    if len(steps) == 1:
+        steps = steps * len(names)
+    if len(steps) != len(names):
+        raise ModelError(f"{len(steps)} value scalings for {len(names)} bands")
     about = {b.get("name"): b for b in described}
-    return tuple(
-        Band(
-            name=name,
-            common_name=about.get(name, {}).get("eo:common_name"),
-            **_scaling(step, about.get(name, {})),
-        )
-        for name, step in zip(names, scaling, strict=True)
-    )
+    return [
+        {"name": name, "common_name": about.get(name, {}).get("eo:common_name")}
+        | _scaling(step, about.get(name, {}))
+        for name, step in zip(names, steps, strict=True)
+    ]
 
 
 def _scaling(
     step: Mapping[str, Json] | None, band: Mapping[str, Json]
 ) -> dict[str, Json]:
     """Return a band's offset, scale and clip: our own fields, else the extension's."""
-    own = {
-        key: _unpacked(band[f"geoseg:{key}"])
-        for key in ("offset", "scale", "clip")
-        if f"geoseg:{key}" in band
-    }
-    if own.get("clip") is not None:
-        own["clip"] = tuple(own["clip"])
-    return own or (_foreign_scaling(step) if step else {})
+    own = ("offset", "scale", "clip")
+    told = {k: band[f"geoseg:{k}"] for k in own if f"geoseg:{k}" in band}
+    return told or (_foreign_scaling(step) if step else {})
 
 
 def _foreign_scaling(step: Mapping[str, Json]) -> dict[str, Json]:
@@ -196,7 +167,7 @@ def _foreign_scaling(step: Mapping[str, Json]) -> dict[str, Json]:
             return {"clip": (low, high)}
         case {"type": "offset", "value": value}:
             return {"offset": -value}  # the extension adds it
-        case {"type": "scale", "value": value}:
+        case {"type": "scale", "value": value} if value:
             return {"scale": 1 / value}  # the extension multiplies by it
     raise ModelError(
         f"the value scaling {step.get('type')!r} cannot be applied: write "
@@ -204,23 +175,17 @@ def _foreign_scaling(step: Mapping[str, Json]) -> dict[str, Json]:
     )
 
 
-def _classes(
-    rows: list[Mapping[str, Any]], names: list[str] | None
-) -> tuple[Class, ...]:
+def _classes(rows: list[Mapping[str, Any]], names: list[str] | None) -> list[Json]:
     if names is not None and len(names) != len(rows):
         raise ModelError(f"geoseg:classes has {len(names)} names for {len(rows)}")
-    return tuple(
-        Class(
-            value=row["value"],
-            name=names[index]
-            if names is not None
-            else row.get("title") or row.get("name") or row["description"],
-            color=f"#{row['color_hint']}"
-            if isinstance(row.get("color_hint"), str)
-            else default_color(index),
-        )
-        for index, row in enumerate(rows)
-    )
+    table = []
+    for index, row in enumerate(rows):
+        told = row.get("title") or row.get("name") or row["description"]
+        of = {"value": row["value"], "name": told if names is None else names[index]}
+        if isinstance(row.get("color_hint"), str):
+            of["color"] = f"#{row['color_hint']}"
+        table.append(of)
+    return table
 
 
 def _asset(item: Mapping[str, Any]) -> Asset | None:
@@ -253,7 +218,8 @@ def write_card(card: Card, path: Path, *, weights: Path | None = None) -> None:
         )
     except (TypeError, ValueError) as error:
         raise ModelError(f"the card of {card.name!r} is not JSON: {error}") from error
-    path.write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as new:
+        new.write_text(text + "\n", encoding="utf-8")
 
 
 def card_to_item(card: Card, *, weights: Path | None = None) -> dict[str, Any]:

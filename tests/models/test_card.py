@@ -33,7 +33,7 @@ bands = st.builds(
     scale=numbers.filter(lambda v: v != 0),
     clip=st.none() | st.tuples(numbers, st.sampled_from([math.inf, 1e7])),
 )
-tables = st.lists(names, min_size=1, max_size=5, unique=True).map(class_table)
+tables = st.lists(names, min_size=2, max_size=5, unique=True).map(class_table)
 cards = st.builds(
     Card,
     name=names,
@@ -156,12 +156,21 @@ def test_a_foreign_mlm_item_is_read(tmp_path):
         ({"classes": []}, "lacks the field 'classes'"),
         ({"widnow": 256}, "'widnow': did you mean 'window'"),
         ({"overlap": 3}, "overlap 3 px"),
-        ({"output": "heat"}, "none of logits, probabilities, labels"),
+        ({"output": "heat"}, "'output': input should be 'logits', 'probabilities'"),
         ({"mean": [1, 2, 3], "std": 1}, "mean has 3 values for 2 bands"),
-        ({"classes": [{"value": 1}]}, "class 0 lacks the field 'name'"),
-        ({"classes": {"a": "red"}}, "not #RRGGBB"),
+        ({"classes": [{"value": 1}, "b"]}, "'classes.0.name': field required"),
+        ({"bands": [{"name": "red", "sclae": 2}]}, "'bands.0.sclae': did you mean 'sc"),
+        ({"classes": ["building"]}, "class of .* is 'building', .* 'sigmoid|sigmoid"),
+        ({"window": 1 << 40}, "'window': input should be less than"),
+        ({"resolution": -1}, "'resolution': input should be greater than 0"),
+        ({"scale": "2"}, "'bands.0.scale': input should be a valid number"),
+        ({"facts": {"a": [[]] * 3, "b": json.loads("[" * 40 + "]" * 40)}}, "nested"),
+        ({"classes": {"a": "red", "b": "red"}}, "not #RRGGBB"),
         ({"scale": 0}, "scale 0"),
-        ({"window": "big"}, "wrong"),
+        (
+            {"window": "big"},
+            "card.json is wrong: 'window': input should be a valid int",
+        ),
     ],
 )
 def test_a_wrong_card_is_named_by_its_field(tmp_path, change, message):
@@ -198,6 +207,21 @@ def test_what_is_no_card_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ModelError, match="card"):
         read_card(path)
+
+
+def test_one_sigmoid_gets_a_background():
+    plain = {"bands": ["red"], "classes": {"roof": "#AA0000"}}
+    card = card_from_dict(plain | {"activation": "sigmoid"})
+    assert [(c.value, c.name) for c in card.classes] == [(0, "background"), (1, "roof")]
+    assert card.classes[1].color == "#AA0000"
+    card = card_from_dict(plain | {"output": "probabilities"})
+    assert len(card.classes) == 2
+    assert len(card_from_dict(plain | {"task": "instance"}).classes) == 1
+
+
+def test_keys_with_a_hash_are_comments():
+    plain = {"# bands": "what it reads", "bands": ["red"], "classes": ["a", "b"]}
+    assert card_from_dict(plain).bands == (Band(name="red"),)
 
 
 def test_plain_cards_may_be_short():

@@ -218,11 +218,10 @@ class TestHistogram:
 
     @pytest.mark.parametrize("side", [7, 64, 1000])
     @pytest.mark.parametrize("dtype", ["u2", "f4"])
-    def test_how_it_is_read_does_not_matter(self, monkeypatch, side, dtype):
+    def test_how_it_is_read_does_not_matter(self, side, dtype):
         pixels = rng.integers(0, 9000, (1, 150, 130)).astype(dtype)
         whole = raster_histogram(source_of(pixels))
-        monkeypatch.setattr(histograms, "_SIDE", side)
-        parts = raster_histogram(source_of(pixels))
+        parts = raster_histogram(source_of(pixels), side=side)
         np.testing.assert_array_equal(parts.values, whole.values)
         np.testing.assert_array_equal(parts.counts, whole.counts)
 

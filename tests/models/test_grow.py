@@ -15,9 +15,11 @@ from scipy import ndimage
 
 import geoseg
 import geoseg.core.tiling
+from geoseg.core.grid import Window, squares
 from geoseg.errors import ModelError
 from geoseg.models.classical import grow, superpixels
 from geoseg.models.load import load_model, model_recipe
+from geoseg.models.networks.device import Options
 from geoseg.rasters.open import match_bands, open_source
 
 segmentation = pytest.importorskip("skimage.segmentation")
@@ -66,7 +68,7 @@ class TestGrow:
         with rasterio.open(drone) as file:
             band, t, crs = file.read(1), file.transform, file.crs.to_wkt()
         for row, col, tolerance in ((1000, 900, 20), (300, 1500, 35), (2000, 5, 8)):
-            point = shapely.Point(t * (col + 0.5, row + 0.5))
+            point = shapely.Point(t @ (col + 0.5, row + 0.5))
             marker = write_markers(tmp_path / "m.gpkg", [point], crs=crs)
             labels = run(
                 drone, f"grow:{marker}:{tolerance}", tmp_path / "m", bands=["1"]
@@ -93,10 +95,10 @@ class TestGrow:
         expected = grown_at_once(pixels, seeds, [2, 3, 2, 1, 3], 22)
         assert len(np.unique(expected)) == 4
         for cell, blocks in ((64, (64, 128)), (96, (96, 288)), (512, (512,))):
-            monkeypatch.setattr(grow, "CELL", cell)
+            model = grow.open_spec(f"grow:{marker}:22", cell=cell).load(Options())
             monkeypatch.setattr(geoseg.core.tiling, "CHUNK", cell)
             for block in blocks:
-                found = run(raster, f"grow:{marker}:22", tmp_path / "m", block=block)
+                found = run(raster, model, tmp_path / "m", block=block)
                 np.testing.assert_array_equal(found, expected)
 
     @settings(max_examples=12)
@@ -118,26 +120,17 @@ class TestGrow:
         marker = write_markers(
             folder / "m.gpkg", [at(*s) for s in seeds], names, "EPSG:32633"
         )
-        before, grow.CELL = grow.CELL, cell
-        try:
-            source = open_source(raster)
-            recipe = model_recipe(f"grow:{marker}:{tolerance}").bound(source)
-            if not any(valid[s] for s in seeds):
-                return
-            model = recipe.fit(source).load()
-            found = np.zeros(valid.shape, np.uint8)
-            for y in range(0, 23, cell):
-                for x in range(0, 31, cell):
-                    window = geoseg.core.grid.Window.spanning(
-                        y, min(y + cell, 23), x, min(x + cell, 31)
-                    )
-                    inside = window.slices
-                    found[inside] = model.predict_at(
-                        pixels[(slice(None), *inside)][None], [window],
-                        valid[inside][None],
-                    )[0]  # fmt: skip
-        finally:
-            grow.CELL = before
+        if not any(valid[s] for s in seeds):
+            return
+        spec = f"grow:{marker}:{tolerance}"
+        unfitted = grow.open_spec(spec, cell=cell).load(Options())
+        model = unfitted.fit(open_source(raster))
+        found = np.zeros(valid.shape, np.uint8)
+        for window in squares(Window(y=0, x=0, height=23, width=31), cell):
+            inside = window.slices
+            found[inside] = model.predict_at(
+                pixels[(slice(None), *inside)][None], [window], valid[inside][None]
+            )[0]
         expected = grown_at_once(pixels, seeds, values, tolerance, valid)
         np.testing.assert_array_equal(found, expected)
 
@@ -255,12 +248,12 @@ class TestSuperpixels:
 
     def test_the_map_has_no_trace_of_windows(self, tmp_path, drone, monkeypatch):
         """Windows of some cells against one look at the whole raster."""
-        monkeypatch.setattr(superpixels, "_CELL", 160)
         monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 160)
         with rasterio.open(drone) as file:
             pixels = file.read(window=rasterio.windows.Window(300, 200, 660, 500))
         raster = write_raster(tmp_path / "a.tif", pixels)
-        maps = [run(raster, "slic:8:4", tmp_path / "m", block=b) for b in (160, 480)]
+        model = superpixels.open_spec("slic:8:4", cell=160).load(Options())
+        maps = [run(raster, model, tmp_path / "m", block=b) for b in (160, 480)]
         np.testing.assert_array_equal(*maps)
         recipe, _ = self.fitted("slic:8:4", open_source(raster))
         reach = 80
@@ -289,8 +282,8 @@ class TestSuperpixels:
         ("spec", "message"),
         [
             ("slic:", "how wide"),
-            ("slic:16", "how wide"),
-            ("slic:2:4", "4 … 64 px"),
+            ("slic:16", "how many clusters"),
+            ("slic:2:4", "4 … 64"),
             ("slic:16:999", "2 … 254"),
         ],
     )

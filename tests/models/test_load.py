@@ -511,7 +511,7 @@ def test_wrong_specs_are_one_line(tmp_path, spec, message):
         def make(): raise ValueError("no")
         def bare(): return lambda pixels: pixels
         def needs(argument): return argument
-        def number(): return {"bands": ["a"], "classes": ["b"]}, 7
+        def number(): return {"bands": ["a"], "classes": ["b", "c"]}, 7
         """)
     )
     with pytest.raises(ModelError, match=message) as caught:

@@ -442,7 +442,7 @@ def test_objects_of_windows_are_scored_as_whole_maps_are():
         channels=torch.tensor([0, 0, 0, 0]),
         scores=torch.tensor([0.9, 0.8, 0.7, 0.3]),
     )
-    card = card_from_dict({"bands": ["a"], "classes": ["disc"]})
+    card = card_from_dict({"bands": ["a"], "classes": ["disc"], "task": "instance"})
     seen = look(found, numbers, places)
     for windows in ([seen], [seen, seen]):
         scores = score_windows(windows, card)

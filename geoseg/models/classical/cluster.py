@@ -1,41 +1,46 @@
 """Clusters of pixels by their colour, fitted to a seeded sample of the raster.
 
 `kmeans:6`, or `kmeans:6:red,nir` for some of the bands; `gmm:6` likewise: a mixture of
-Gaussians, whose clusters may be long and of unlike size.
+Gaussians, whose clusters may be long and of unlike size. Clusters are numbered from the
+darkest to the brightest. Pixels that are not finite belong to class 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numba import njit
 
 from geoseg.core.classes import class_table
 from geoseg.errors import ModelError
-from geoseg.models.card import ALL_BANDS, Band, Card
+from geoseg.models.card import Card
+from geoseg.models.classical.method import (
+    MOST,
+    Method,
+    count_in,
+    each_window,
+    method_card,
+    open_method,
+)
 from geoseg.models.classical.sample import sample_pixels
 from geoseg.models.extras import require
-from geoseg.models.identity import Opened, content_hash
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.models.networks.device import Options
+    from geoseg.models.identity import Opened
     from geoseg.rasters.open import Source
 
 _SEED = 0
-_MOST = 254  # classes in a mask of one byte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KMeans:
+class KMeans(Method):
     """Each pixel's nearest cluster centre, in bands divided by their spread.
 
-    Clusters are numbered from the darkest to the brightest. Of centres equally near the
-    first is taken. Pixels that are not finite belong to class 0.
+    Of centres equally near the first is taken.
     """
 
     card: Card
@@ -45,9 +50,8 @@ class KMeans:
     spreads: NDArray[np.float64] | None = None
     """(band,) standard deviation of the sample, in pixel units."""
 
-    batch = 1
-    device = "cpu"
-    precision = "fp32"
+    fits = True
+    learned = ("centres", "spreads")
 
     def fit(self, source: Source) -> Self:
         """Return the model fitted to a seeded sample of the raster's valid pixels."""
@@ -55,38 +59,16 @@ class KMeans:
         spreads = _spreads(sample)
         centres = _fit(sample / spreads, len(self.card.classes)) * spreads
         order = np.lexsort((*centres.T, centres.mean(axis=1)))
-        card = _bound(self.card, [b.name for b in source.bands])
-        return replace(self, card=card, centres=centres[order], spreads=spreads)
+        names = [band.name for band in source.bands]
+        return self.taught(names, centres=centres[order], spreads=spreads)
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Return (n, y, x) labels."""
-        if self.centres is None or self.spreads is None:
-            raise _unfitted(self.card)
-        n, _, height, width = pixels.shape
-        factors = (1 / self.spreads).astype(np.float32)
-        centres = (self.centres / self.spreads).astype(np.float32)
-        out = np.empty((n, height, width), np.uint8)
-        for item, labels in zip(pixels, out, strict=True):
-            _nearest(np.ascontiguousarray(item), factors, centres, labels)
-        return out
-
-    def parameters(self) -> dict[str, Any]:
-        """Return centres and spreads, in pixel units."""
-        if self.centres is None or self.spreads is None:
-            raise _unfitted(self.card)
-        return {
-            "bands": [band.name for band in self.card.bands],
-            "centres": self.centres.tolist(),
-            "spreads": self.spreads.tolist(),
-        }
-
-    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
-        """Return the model with those centres and spreads."""
-        return replace(
-            self,
-            card=_bound(self.card, parameters["bands"]),
-            centres=np.array(parameters["centres"], dtype=np.float64),
-            spreads=np.array(parameters["spreads"], dtype=np.float64),
+        centres, spreads = self.known()
+        scaled = (centres / spreads).astype(np.float32)
+        factors = (1 / spreads).astype(np.float32)
+        return each_window(
+            pixels, lambda item, out: _nearest(item, factors, scaled, out)
         )
 
 
@@ -135,12 +117,8 @@ def _nearest(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
-    """Each pixel's likeliest Gaussian of a mixture.
-
-    Gaussians are numbered from the darkest to the brightest. Pixels that are not finite
-    belong to class 0.
-    """
+class Mixture(Method):
+    """Each pixel's likeliest Gaussian of a mixture."""
 
     card: Card
     """One class per Gaussian."""
@@ -151,9 +129,8 @@ class Mixture:
     offsets: NDArray[np.float64] | None = None
     """(class,) logarithm of weight and of the Gaussian's height."""
 
-    batch = 1
-    device = "cpu"
-    precision = "fp32"
+    fits = True
+    learned = ("means", "factors", "offsets")
 
     def fit(self, source: Source) -> Self:
         """Return the model fitted to a seeded sample of the raster's valid pixels."""
@@ -162,9 +139,8 @@ class Mixture:
         weights, means, factors = _fit_mixture(sample / spreads, len(self.card.classes))
         order = np.lexsort((*means.T, (means * spreads).mean(axis=1)))
         heights = np.log(np.linalg.det(factors)) + np.log(weights)
-        return replace(
-            self,
-            card=_bound(self.card, [b.name for b in source.bands]),
+        return self.taught(
+            [band.name for band in source.bands],
             means=(means * spreads)[order],
             factors=(factors / spreads[:, None])[order],
             offsets=heights[order],
@@ -172,37 +148,8 @@ class Mixture:
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Return (n, y, x) labels."""
-        if self.means is None or self.factors is None or self.offsets is None:
-            raise _unfitted(self.card)
-        n, _, height, width = pixels.shape
-        means, factors, offsets = (
-            a.astype(np.float32) for a in (self.means, self.factors, self.offsets)
-        )
-        out = np.empty((n, height, width), np.uint8)
-        for item, labels in zip(pixels, out, strict=True):
-            _likeliest(np.ascontiguousarray(item), means, factors, offsets, labels)
-        return out
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the Gaussians, in pixel units."""
-        if self.means is None or self.factors is None or self.offsets is None:
-            raise _unfitted(self.card)
-        return {
-            "bands": [band.name for band in self.card.bands],
-            "means": self.means.tolist(),
-            "factors": self.factors.tolist(),
-            "offsets": self.offsets.tolist(),
-        }
-
-    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
-        """Return the model with those Gaussians."""
-        return replace(
-            self,
-            card=_bound(self.card, parameters["bands"]),
-            means=np.array(parameters["means"], dtype=np.float64),
-            factors=np.array(parameters["factors"], dtype=np.float64),
-            offsets=np.array(parameters["offsets"], dtype=np.float64),
-        )
+        known = [array.astype(np.float32) for array in self.known()]
+        return each_window(pixels, lambda item, out: _likeliest(item, *known, out))
 
 
 def _fit_mixture(
@@ -267,40 +214,18 @@ def _spreads(sample: NDArray[np.float64]) -> NDArray[np.float64]:
     return spreads
 
 
-def _bound(card: Card, bands: Sequence[str]) -> Card:
-    return replace(card, bands=tuple(Band(name=name) for name in bands))
-
-
-def _unfitted(card: Card) -> ModelError:
-    return ModelError(f"{card.name} has not been fitted to the raster yet")
-
-
 def open_spec(spec: str) -> Opened:
     """Return the model that `kmeans:K`, `gmm:K` or either with bands means."""
     method, _, rest = spec.partition(":")
-    count, _, names = rest.partition(":")
-    try:
-        clusters = int(count)
-    except ValueError as error:
-        raise ModelError(
-            f"{spec!r} does not say how many clusters: {method}:6"
-        ) from error
-    if not 2 <= clusters <= _MOST:
-        raise ModelError(f"{spec!r}: the number of clusters is 2 … {_MOST}")
-    bands = tuple(Band(name=n.strip()) for n in names.split(",") if n.strip())
-    card = Card(
-        name=spec,
-        bands=bands or (ALL_BANDS,),
-        classes=class_table(f"cluster {i + 1}" for i in range(clusters)),
-        output="labels",
-        window=512,
-        overlap=0,
-        multiple=1,
-        description=f"{clusters} clusters of pixels by colour, darkest first",
+    text, _, names = rest.partition(":")
+    what = "how many clusters there are"
+    clusters = count_in(text, spec, what, 2, MOST, f"{method}:6")
+    card = method_card(
+        spec,
+        names,
+        class_table(f"cluster {i + 1}" for i in range(clusters)),
+        f"{clusters} clusters of pixels by colour, darkest first",
         framework={"family": method},
     )
-
-    def load(_options: Options) -> KMeans | Mixture:
-        return KMeans(card=card) if method == "kmeans" else Mixture(card=card)
-
-    return Opened(spec=spec, card=card, content=content_hash(card, spec), load=load)
+    kind = KMeans if method == "kmeans" else Mixture
+    return open_method(spec, kind(card=card))

@@ -1,4 +1,4 @@
-"""Region growing from markers: what resembles a marker and hangs together with it.
+"""Region growing from markers: what resembles a marker and is connected with it.
 
 `grow:seeds.gpkg`, `grow:seeds.gpkg:12`, `grow:seeds.gpkg:12:landcover`: a vector file
 of points, lines or polygons in map coordinates; how far a pixel may be from a marker's
@@ -16,35 +16,37 @@ borders of cells is joined. What is remembered is one pixel of each piece that c
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from affine import Affine
 from numba import njit
 from scipy import ndimage
 
 from geoseg.core.classes import Class, class_table
-from geoseg.core.grid import Window
+from geoseg.core.grid import Window, squares
+from geoseg.core.union_find import join_pairs
 from geoseg.errors import ModelError, RasterError
-from geoseg.models.card import ALL_BANDS, Band, Card
+from geoseg.models.card import OTHER_COLOR, Card
+from geoseg.models.classical.method import MOST, Method, method_card, open_method
 from geoseg.models.classical.sample import sample_pixels
 from geoseg.models.contract import OnlyPlaced
-from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.identity import file_sha256
 from geoseg.rasters.shapes import Shapes, in_pixels, read_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.models.networks.device import Options
+    from geoseg.models.identity import Opened
     from geoseg.rasters.open import Source
 
 CELL = 512
-"""Side of the squares that are looked at one by one, in pixels."""
+"""Side of the cells that are looked at one by one, in pixels: the card's window."""
 _LARGEST = 2048  # pixels that a marker may span: it is an example, not the region
 _SPEC = re.compile(
     r"(?P<file>.+?)(?::(?P<tolerance>[0-9.eE+-]*))?(?::(?P<column>[^:/]+))?"
@@ -72,7 +74,7 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grow(OnlyPlaced):
+class Grow(OnlyPlaced, Method):
     """Regions grown from markers; class 0 is everything else."""
 
     card: Card
@@ -88,13 +90,14 @@ class Grow(OnlyPlaced):
     grown: Grown | None = None
     """None until fitted."""
 
-    batch = 1
-    device = "cpu"
     precision = "own"
+    fits = True
+    learned = ("grown",)
 
     def fit(self, source: Source) -> Self:
         """Return the model grown over the whole raster."""
-        seeds = _seeds(in_pixels(self.shapes, source.grid, self.file), source)
+        shapes = in_pixels(self.shapes, source.grid, self.file)
+        seeds = [_seed(shape, source) for shape in shapes]
         there = [i for i, seed in enumerate(seeds) if len(seed.pixels)]
         if not there:
             raise ModelError(
@@ -111,10 +114,11 @@ class Grow(OnlyPlaced):
             tolerance=tolerance,
             entries={},
         )
-        starts = [(self.values[i], seeds[i].pixels) for i in there]
-        grown = replace(grown, entries=_grow(source, grown, starts))
-        names = tuple(Band(name=b.name) for b in source.bands)
-        return replace(self, card=replace(self.card, bands=names), grown=grown)
+        marked = np.concatenate(
+            [np.insert(seeds[i].pixels, 2, self.values[i], axis=1) for i in there]
+        )
+        grown = replace(grown, entries=_grow(source, grown, marked, self.card.window))
+        return self.taught([band.name for band in source.bands], grown=grown)
 
     def predict_at(
         self,
@@ -123,21 +127,20 @@ class Grow(OnlyPlaced):
         valid: NDArray[np.bool_],
     ) -> NDArray[np.uint8]:
         """Return (n, y, x) labels."""
-        if self.grown is None:
-            raise ModelError(f"{self.card.name} has not been fitted to the raster yet")
+        (grown,), side = self.known(), self.card.window
         out = np.zeros((len(pixels), *pixels.shape[2:]), np.uint8)
         for item, window, there, labels in zip(
             pixels, windows, valid, out, strict=True
         ):
-            if window.y % CELL or window.x % CELL or max(item.shape[1:]) > CELL:
+            if window.y % side or window.x % side or max(item.shape[1:]) > side:
                 raise ModelError(
                     f"{self.card.name} works cell by cell: leave out --overlap"
                 )
-            cell = (window.y // CELL, window.x // CELL)
-            entries = self.grown.entries.get(cell)
+            cell = (window.y // side, window.x // side)
+            entries = grown.entries.get(cell)
             if entries is None:
                 continue
-            alike = _resembling(item, there, self.grown)
+            alike = _resembling(item, there, grown)
             pieces, _ = _pieces(alike)
             kept = np.zeros(int(pieces.max()) + 1, bool)
             kept[pieces[entries[:, 0] - window.y, entries[:, 1] - window.x]] = True
@@ -147,15 +150,14 @@ class Grow(OnlyPlaced):
 
     def parameters(self) -> dict[str, Any]:
         """Return what the markers taught."""
-        if self.grown is None:
-            raise ModelError(f"{self.card.name} has not been fitted to the raster yet")
+        (grown,) = self.known()
         return {
             "bands": [band.name for band in self.card.bands],
-            "references": self.grown.references.tolist(),
-            "classes": self.grown.classes.tolist(),
-            "tolerance": self.grown.tolerance.tolist(),
+            "references": grown.references.tolist(),
+            "classes": grown.classes.tolist(),
+            "tolerance": grown.tolerance.tolist(),
             "entries": [
-                [*cell, at.ravel().tolist()] for cell, at in self.grown.entries.items()
+                [*cell, at.ravel().tolist()] for cell, at in grown.entries.items()
             ],
         }
 
@@ -170,8 +172,7 @@ class Grow(OnlyPlaced):
                 for row, col, at in parameters["entries"]
             },
         )
-        names = tuple(Band(name=n) for n in parameters["bands"])
-        return replace(self, card=replace(self.card, bands=names), grown=grown)
+        return self.taught(parameters["bands"], grown=grown)
 
 
 # --- markers --------------------------------------------------------------------------
@@ -185,11 +186,6 @@ class _Seed:
     """(pixel, 2) row and column of its valid pixels."""
     value: NDArray[np.float64]
     """(band,) their mean."""
-
-
-def _seeds(shapes: NDArray[np.object_], source: Source) -> list[_Seed]:
-    """Return each marker's pixels and what they look like."""
-    return [_seed(shape, source) for shape in shapes]
 
 
 def _seed(shape: Any, source: Source) -> _Seed:  # noqa: ANN401 - a shapely geometry
@@ -217,7 +213,7 @@ def _seed(shape: Any, source: Source) -> _Seed:  # noqa: ANN401 - a shapely geom
     burnt = rasterize(
         [shape],
         out_shape=(window.height, window.width),
-        transform=_shifted(window),
+        transform=Affine.translation(window.x, window.y),
         all_touched=shape.geom_type in {"LineString", "MultiLineString"},
         dtype="uint8",
     )
@@ -228,12 +224,6 @@ def _seed(shape: Any, source: Source) -> _Seed:  # noqa: ANN401 - a shapely geom
         pixels=np.stack([rows + window.y, cols + window.x], 1).astype(np.int64),
         value=pixels[:, rows, cols].astype(np.float64).mean(axis=1),
     )
-
-
-def _shifted(window: Window) -> Any:  # noqa: ANN401 - an affine transform
-    from affine import Affine
-
-    return Affine.translation(window.x, window.y)
 
 
 # --- growing --------------------------------------------------------------------------
@@ -297,33 +287,41 @@ def _pieces(alike: NDArray[np.uint8]) -> tuple[NDArray[np.int32], int]:
 class _Cell:
     """What is remembered of a cell while its neighbours are looked at."""
 
-    place: tuple[int, int]
-    """Its row and column."""
     edges: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.int32]]]
     """Classes and pieces along its four sides."""
     first: NDArray[np.int64]
     """(piece + 1, 2) row and column in the raster of each piece's first pixel."""
     seeded: NDArray[np.int64]
     """Pieces that hold a marker of their class."""
+    numbers: NDArray[np.int64]
+    """(piece + 1,) what each piece is called among those of all cells."""
 
 
 def _grow(
-    source: Source,
-    grown: Grown,
-    starts: Sequence[tuple[int, NDArray[np.int64]]],
+    source: Source, grown: Grown, marked: NDArray[np.int64], side: int
 ) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """Return a pixel of each piece that hangs together with a marker, by cell."""
-    by_cell = _by_cell(starts)
-    rows, cols = -(-source.grid.height // CELL), -(-source.grid.width // CELL)
+    """Return a pixel of each piece that is connected with a marker, by cell.
 
-    def look(place: tuple[int, int]) -> _Cell:
-        return _look(source, grown, place, by_cell.get(place))
+    Args:
+        source: The raster.
+        grown: How regions look.
+        marked: (pixel, 3) row, column and class of the markers' pixels.
+        side: Of a cell, in pixels.
+    """
+    of_cell = _by_cell(marked, side)
+    none = np.zeros((0, 3), np.int64)
+    rows, cols = -(-source.grid.height // side), -(-source.grid.width // side)
 
+    def look(window: Window) -> _Cell:
+        place = (window.y // side, window.x // side)
+        return _look(source, grown, window, of_cell.get(place, none))
+
+    cells = squares(source.grid, side)
     joined = _Joined()
     above: list[_Cell] = []
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for row in range(rows):
-            line = list(pool.map(look, [(row, col) for col in range(cols)]))
+        for _ in range(rows):
+            line = list(pool.map(look, islice(cells, cols)))
             for cell in line:
                 joined.add(cell)
             for left, right in pairwise(line):
@@ -331,101 +329,79 @@ def _grow(
             for upper, lower in zip(above, line, strict=False):
                 joined.tie(upper, "bottom", lower, "top")
             above = line
-    return joined.counted()
+    return _by_cell(joined.counted(), side)
 
 
 def _by_cell(
-    starts: Sequence[tuple[int, NDArray[np.int64]]],
+    pixels: NDArray[np.int64], side: int
 ) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """Return (pixel, 3) row, column and class of the markers' pixels, by cell."""
-    told: dict[tuple[int, int], list[NDArray[np.int64]]] = defaultdict(list)
-    for value, pixels in starts:
-        marked = np.column_stack([pixels, np.full(len(pixels), value)])
-        places = pixels // CELL
-        for place in np.unique(places, axis=0):
-            mine = (places == place).all(axis=1)
-            told[int(place[0]), int(place[1])].append(marked[mine])
-    return {place: np.concatenate(parts) for place, parts in told.items()}
+    """Return rows (pixel, row and column and more) by the cell in which they lie."""
+    cells = pixels[:, :2] // side
+    order = np.lexsort(cells.T[::-1])
+    cuts = np.flatnonzero(np.diff(cells[order], axis=0).any(axis=1)) + 1
+    groups = [group for group in np.split(pixels[order], cuts) if len(group)]
+    return {(int(g[0, 0]) // side, int(g[0, 1]) // side): g for g in groups}
 
 
 def _look(
-    source: Source,
-    grown: Grown,
-    place: tuple[int, int],
-    marked: NDArray[np.int64] | None,
+    source: Source, grown: Grown, window: Window, marked: NDArray[np.int64]
 ) -> _Cell:
-    y, x = place[0] * CELL, place[1] * CELL
-    window = Window(y=y, x=x, height=CELL, width=CELL).intersection(source.grid.window)
-    assert window is not None
     alike = _resembling(*source.read(window), grown)
     pieces, count = _pieces(alike)
+    corner = np.array([window.y, window.x])
     first = np.zeros((count + 1, 2), np.int64)
     names, at = np.unique(pieces, return_index=True)
-    rows, cols = np.unravel_index(at, pieces.shape)
-    first[names] = np.stack([rows + y, cols + x], 1)
-    seeded = np.zeros(0, np.int64)
-    if marked is not None:
-        row, col, value = marked.T
-        here = (alike[row - y, col - x] == value) & (value > 0)
-        seeded = np.unique(pieces[row - y, col - x][here]).astype(np.int64)
+    first[names] = np.stack(np.unravel_index(at, pieces.shape), 1) + corner
+    row, col = (marked[:, :2] - corner).T
+    here = (alike[row, col] == marked[:, 2]) & (marked[:, 2] > 0)
     sides: dict[str, Any] = {
         "top": np.s_[0, :], "bottom": np.s_[-1, :],
         "left": np.s_[:, 0], "right": np.s_[:, -1],
     }  # fmt: skip
-    edges = {n: (alike[s].copy(), pieces[s].copy()) for n, s in sides.items()}
-    return _Cell(place=place, edges=edges, first=first, seeded=seeded)
+    return _Cell(
+        edges={n: (alike[s].copy(), pieces[s].copy()) for n, s in sides.items()},
+        first=first,
+        seeded=np.unique(pieces[row, col][here]).astype(np.int64),
+        numbers=np.full(count + 1, -1, np.int64),
+    )
 
 
 class _Joined:
     """Pieces of cells, joined where they touch; only those that may go on are kept."""
 
     def __init__(self) -> None:
-        self._number: dict[tuple[int, int, int], int] = {}
-        self._parent: list[int] = []
-        self._pixel: list[tuple[int, int]] = []
-        self._seeded: set[int] = set()
+        self._pixels = [np.zeros((0, 2), np.int64)]
+        self._seeded = [np.zeros(0, np.int64)]
+        self._pairs = [np.zeros((0, 2), np.int64)]
+        self._count = 0
 
     def add(self, cell: _Cell) -> None:
         """Remember a cell's pieces that hold a marker or reach its sides."""
         sides = np.unique(np.concatenate([p for _, p in cell.edges.values()]))
-        for piece in np.union1d(sides[sides > 0], cell.seeded).tolist():
-            self._number[*cell.place, piece] = len(self._parent)
-            self._parent.append(len(self._parent))
-            self._pixel.append((int(cell.first[piece, 0]), int(cell.first[piece, 1])))
-        self._seeded |= {self._number[*cell.place, p] for p in cell.seeded.tolist()}
+        kept = np.union1d(sides[sides > 0], cell.seeded)
+        cell.numbers[kept] = np.arange(self._count, self._count + len(kept))
+        self._count += len(kept)
+        self._pixels.append(cell.first[kept])
+        self._seeded.append(cell.numbers[cell.seeded])
 
     def tie(self, one: _Cell, side: str, other: _Cell, opposite: str) -> None:
         """Join what touches across a border of two cells."""
         ours, theirs = one.edges[side], other.edges[opposite]
         same = (ours[0] == theirs[0]) & (ours[0] > 0)
-        pairs = np.unique(np.stack([ours[1][same], theirs[1][same]], 1), axis=0)
-        for a, b in pairs.tolist():
-            roots = (
-                self._root(self._number[*one.place, a]),
-                self._root(self._number[*other.place, b]),
-            )
-            self._parent[max(roots)] = min(roots)
+        pairs = (one.numbers[ours[1][same]], other.numbers[theirs[1][same]])
+        self._pairs.append(np.unique(np.stack(pairs, 1), axis=0))
 
-    def _root(self, name: int) -> int:
-        while self._parent[name] != name:
-            self._parent[name] = self._parent[self._parent[name]]
-            name = self._parent[name]
-        return name
-
-    def counted(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Return a pixel of each piece that is tied to a marker, by cell."""
-        roots = {self._root(name) for name in self._seeded}
-        found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        for (row, col, _), name in self._number.items():
-            if self._root(name) in roots:
-                found[row, col].append(self._pixel[name])
-        return {cell: np.array(at, np.int64) for cell, at in found.items()}
+    def counted(self) -> NDArray[np.int64]:
+        """Return row and column of a pixel of each piece that is tied to a marker."""
+        roots = join_pairs(self._count, np.concatenate(self._pairs))
+        kept = np.isin(roots, roots[np.concatenate(self._seeded)])
+        return np.concatenate(self._pixels)[kept]
 
 
 # --- from text ------------------------------------------------------------------------
 
 
-def open_spec(spec: str) -> Opened:
+def open_spec(spec: str, *, cell: int = CELL) -> Opened:
     """Return the model that `grow:FILE`, `grow:FILE:TOLERANCE[:COLUMN]` means."""
     file, tolerance, column = _parsed(spec)
     try:
@@ -435,30 +411,22 @@ def open_spec(spec: str) -> Opened:
     if not len(shapes.geometries):
         raise ModelError(f"{file} holds no markers")
     values, classes = _classes(shapes, column, file)
-    card = Card(
-        name=f"grow:{Path(file.partition('|')[0]).name}",
-        bands=(ALL_BANDS,),
-        classes=classes,
-        output="labels",
-        window=CELL,
-        overlap=0,
-        multiple=1,
-        description="regions grown from markers",
+    card = method_card(
+        f"grow:{Path(file.partition('|')[0]).name}",
+        (),
+        classes,
+        "regions grown from markers",
         framework={"family": "grow", "tolerance": tolerance},
+        window=cell,
     )
     model = Grow(
         card=card, shapes=shapes, values=values, tolerance=tolerance, file=file
     )
-
-    def load(_options: Options) -> Grow:
-        return model
-
     rest = "" if tolerance is None else f":{tolerance!r}"
     rest += "" if column is None else f":{column}"
     local = Path(file.partition("|")[0])
-    marks = [file_sha256(local)] if local.is_file() else [file]
-    content = content_hash(card, *marks, rest)
-    return Opened(spec=f"grow:{file}{rest}", card=card, content=content, load=load)
+    marks = file_sha256(local) if local.is_file() else file
+    return open_method(f"grow:{file}{rest}", model, marks, rest)
 
 
 def _parsed(spec: str) -> tuple[str, float | None, str | None]:
@@ -496,8 +464,8 @@ def _classes(
     else:
         told = [str(value) for value in shapes.columns[column]]
     table = class_table([_OTHER, *sorted(set(told) - {_OTHER})])
-    if len(table) > 254:
+    if len(table) > MOST:
         raise ModelError(f"column {column!r} of {file} has {len(table)} classes")
-    table = (replace(table[0], color="#BBBBBB"), *table[1:])
+    table = (replace(table[0], color=OTHER_COLOR), *table[1:])
     place = {c.name: c.value for c in table}
     return tuple(place[name] for name in told), table

@@ -7,7 +7,7 @@ within 0.05 % of the value, in order, with no range to know beforehand, in one p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.core.grid import Window
+from geoseg.core.grid import squares
 from geoseg.errors import ModelError
 from geoseg.execution.resources import threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.core.grid import Grid
     from geoseg.rasters.open import Source
 
 _SIDE = 2048  # pixels read at once along each side
@@ -43,7 +42,10 @@ class Histogram:
 
 
 def raster_histogram(
-    source: Source, value: Callable[..., NDArray[np.float32]] | None = None
+    source: Source,
+    value: Callable[..., NDArray[np.float32]] | None = None,
+    *,
+    side: int = _SIDE,
 ) -> Histogram:
     """Count the values of all valid pixels of a raster.
 
@@ -51,6 +53,7 @@ def raster_histogram(
         source: The raster.
         value: What to count, computed from one array per band; None: the pixels of the
             only band. NaN and infinities are not counted.
+        side: Of the squares in which it is read, in pixels.
 
     Raises:
         ModelError: The raster has no valid pixel.
@@ -61,7 +64,7 @@ def raster_histogram(
 
     def count(first: int) -> NDArray[np.int64]:
         counts = np.zeros(1 << 16 if exact else _FLOAT_BINS, np.int64)
-        for window in islice(_windows(source.grid), first, None, workers):
+        for window in islice(squares(source.grid, side), first, None, workers):
             pixels, valid = source.read(window)
             values = (pixels[0] if value is None else value(*pixels))[valid]
             counts += _count_exact(values) if exact else _count_float(values)
@@ -75,14 +78,6 @@ def raster_histogram(
     low = np.iinfo(source.dtype.name).min if exact else 0
     middles = found.astype(np.float64) + low if exact else _middles(found)
     return Histogram(middles, counts[found], exact)
-
-
-def _windows(grid: Grid) -> Iterator[Window]:
-    for y in range(0, grid.height, _SIDE):
-        for x in range(0, grid.width, _SIDE):
-            yield Window.spanning(
-                y, min(y + _SIDE, grid.height), x, min(x + _SIDE, grid.width)
-            )
 
 
 def _count_exact(values: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.classical.features import Features
+from geoseg.models.contract import AnyModel
 from geoseg.models.folder import WEIGHTS, write_folder
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads
 
@@ -51,7 +52,7 @@ class Classifier(Protocol):
         ...
 
 
-class PixelModel:
+class PixelModel(AnyModel):
     """A card, features and a classifier, as geoseg's models are."""
 
     device = "cpu"

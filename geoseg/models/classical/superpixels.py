@@ -21,18 +21,23 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from geoseg.core.classes import class_table
-from geoseg.errors import ModelError
 from geoseg.execution.resources import threads
-from geoseg.models.card import ALL_BANDS, Band, Card
+from geoseg.models.card import Card
 from geoseg.models.classical.cluster import KMeans
+from geoseg.models.classical.method import (
+    MOST,
+    Method,
+    count_in,
+    method_card,
+    open_method,
+)
 from geoseg.models.extras import require
-from geoseg.models.identity import Opened, content_hash
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.core.grid import Window
-    from geoseg.models.networks.device import Options
+    from geoseg.models.identity import Opened
     from geoseg.rasters.open import Source
 
 _ROUNDS = 5
@@ -44,7 +49,7 @@ _COPIES = 6  # of a window in float64, that scaling and SLIC hold at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Superpixels:
+class Superpixels(Method):
     """Each superpixel's nearest cluster centre."""
 
     card: Card
@@ -54,11 +59,12 @@ class Superpixels:
     clusters: KMeans
     """Fitted to the raster's pixels, or not yet."""
 
-    device = "cpu"
     precision = "fp64"
+    placed = True
+    fits = True
 
     @property
-    def batch(self) -> int:
+    def batch(self) -> int:  # type: ignore[override]
         """Windows per call: one for each core."""
         return threads()
 
@@ -95,8 +101,7 @@ class Superpixels:
         valid: NDArray[np.bool_],
     ) -> NDArray[np.uint8]:
         """Return (n, y, x) labels; only valid pixels count for a superpixel's mean."""
-        if self.clusters.spreads is None:
-            raise ModelError(f"{self.card.name} has not been fitted to the raster yet")
+        self.clusters.known()
         require("skimage", what="slic:", extra="superpixels")
         with ThreadPoolExecutor(self.batch) as pool:
             return np.stack(list(pool.map(self._labels, pixels, valid)))
@@ -104,9 +109,9 @@ class Superpixels:
     def _labels(
         self, window: NDArray[np.generic], valid: NDArray[np.bool_]
     ) -> NDArray[np.uint8]:
-        assert self.clusters.spreads is not None
+        _, spreads = self.clusters.known()
         values = window.astype(np.float64)
-        scaled = values / self.clusters.spreads[:, None, None]
+        scaled = values / spreads[:, None, None]
         segments = superpixels(scaled, self.side)
         means = _means(values, segments, valid)
         of_segment = self.clusters.predict(means[None, :, None, :])[0, 0]
@@ -152,36 +157,26 @@ def _means(
     return np.stack([np.bincount(flat, b[valid], count) / sizes for b in values])
 
 
-def open_spec(spec: str) -> Opened:
-    """Return the model that `slic:SIDE:CLUSTERS`, with bands or without, means."""
-    parts = spec.split(":", 3)
-    try:
-        side, clusters = int(parts[1]), int(parts[2])
-    except (IndexError, ValueError) as error:
-        raise ModelError(
-            f"{spec!r} does not say how wide superpixels are, in pixels, and how many "
-            "clusters there are: slic:16:6"
-        ) from error
-    if not 4 <= side <= _LARGEST:
-        raise ModelError(f"{spec!r}: superpixels are 4 … {_LARGEST} px wide")
-    if not 2 <= clusters <= 254:
-        raise ModelError(f"{spec!r}: the number of clusters is 2 … 254")
-    names = parts[3].split(",") if len(parts) > 3 else []
+def open_spec(spec: str, *, cell: int = _CELL) -> Opened:
+    """Return the model that `slic:SIDE:CLUSTERS`, with bands or without, means.
+
+    Its cells are about as wide as `cell`, in pixels.
+    """
+    _, wide, count, names, *_ = [*spec.split(":", 3), "", "", ""]
+    what = "how wide superpixels are, in pixels,"
+    side = count_in(wide, spec, what, 4, _LARGEST, "slic:16:6")
+    what = "how many clusters there are"
+    clusters = count_in(count, spec, what, 2, MOST, "slic:16:6")
     overlap = 2 * _REACH * side
-    cell = side * max(2 * _REACH, round(_CELL / side))
-    card = Card(
-        name=spec,
-        bands=tuple(Band(name=n.strip()) for n in names if n.strip()) or (ALL_BANDS,),
-        classes=class_table(f"cluster {i + 1}" for i in range(clusters)),
-        output="labels",
-        window=cell + overlap,
+    card = method_card(
+        spec,
+        names,
+        class_table(f"cluster {i + 1}" for i in range(clusters)),
+        f"superpixels of {side} px, of {clusters} clusters by mean colour",
+        framework={"family": "slic"},
+        window=side * max(2 * _REACH, round(cell / side)) + overlap,
         overlap=overlap,
         multiple=side,
-        description=f"superpixels of {side} px, of {clusters} clusters by mean colour",
-        framework={"family": "slic"},
     )
-
-    def load(_options: Options) -> Superpixels:
-        return Superpixels(card=card, side=side, clusters=KMeans(card=card))
-
-    return Opened(spec=spec, card=card, content=content_hash(card, spec), load=load)
+    model = Superpixels(card=card, side=side, clusters=KMeans(card=card))
+    return open_method(spec, model)

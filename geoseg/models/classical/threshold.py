@@ -16,17 +16,31 @@ import numpy as np
 
 from geoseg.core.classes import Class, class_table
 from geoseg.errors import ModelError
-from geoseg.models.card import Band, Card
+from geoseg.models.card import OTHER_COLOR, Card
 from geoseg.models.classical.expression import Expression, compiled_mask, parse
-from geoseg.models.classical.histogram import multi_otsu, otsu, raster_histogram
-from geoseg.models.identity import Opened, content_hash
+from geoseg.models.classical.histogram import (
+    Histogram,
+    multi_otsu,
+    otsu,
+    raster_histogram,
+)
+from geoseg.models.classical.method import (
+    Method,
+    count_in,
+    each_window,
+    method_card,
+    open_method,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.models.networks.device import Options
+    from geoseg.models.identity import Opened
     from geoseg.rasters.open import Source
 
+_COMPARE = {
+    ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal,
+}  # fmt: skip
 _COMPARISON = re.compile(r"^(?P<left>.*?)(?P<op>>=|<=|>|<)(?P<value>[^<>=]+)$")
 # What lies above the threshold of an index, in its usual colour.
 _ABOVE: Mapping[str, tuple[str, str]] = {
@@ -40,11 +54,10 @@ _ABOVE: Mapping[str, tuple[str, str]] = {
     "ndmi": ("moist", "#44AA99"),
     "nbr": ("unburnt", "#117733"),
 }
-_OTHER = "#BBBBBB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold:
+class Threshold(Method):
     """Two classes, parted by a number: 1 where `expression comparison value`, else 0.
 
     A pixel whose expression is NaN (zero divided by zero) belongs to class 0.
@@ -59,24 +72,22 @@ class Threshold:
     value: float | None
     """With what; None until it is fitted."""
 
-    batch = 1
-    device = "cpu"
-    precision = "fp32"
+    learned = ("value",)
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Return (n, y, x) labels 0 and 1."""
-        if self.value is None:
-            raise ModelError(f"{self.card.name} has not been fitted to the raster yet")
-        n, _, height, width = pixels.shape
-        out = np.empty((n, height, width), np.uint8)
-        for item, labels in zip(pixels, out, strict=True):
+        (value,) = self.known()
+
+        def label(item: NDArray[np.generic], labels: NDArray[np.uint8]) -> None:
             if self.expression.is_band:
-                _compare(item[0], self.comparison, self.value, labels)
+                _compare(item[0], self.comparison, value, labels)
             else:
-                planes = [np.ascontiguousarray(plane).reshape(-1) for plane in item]
                 loop = compiled_mask(self.expression, self.comparison)
-                loop(*planes, np.float32(self.value), labels.reshape(-1))
-        return out
+                loop(
+                    *item.reshape(len(item), -1), np.float32(value), labels.reshape(-1)
+                )
+
+        return each_window(pixels, label)
 
     def parameters(self) -> dict[str, Any]:
         """Return the threshold."""
@@ -91,15 +102,15 @@ class Otsu(Threshold):
     """A threshold that Otsu's method finds from the whole raster's histogram."""
 
     __slots__ = ()
+    fits = True
 
     def fit(self, source: Source) -> Self:
         """Return the model with the threshold of the whole raster."""
-        value = None if self.expression.is_band else self.expression
-        return replace(self, value=otsu(raster_histogram(source, value)))
+        return replace(self, value=otsu(_histogram(source, self.expression)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MultiOtsu:
+class MultiOtsu(Method):
     """Several classes, parted by the numbers that Otsu's method finds.
 
     A pixel whose expression is NaN belongs to class 0.
@@ -112,30 +123,28 @@ class MultiOtsu:
     values: tuple[float, ...] | None = None
     """With what, ascending; None until fitted."""
 
-    batch = 1
-    device = "cpu"
-    precision = "fp32"
+    fits = True
+    learned = ("values",)
 
     def fit(self, source: Source) -> Self:
         """Return the model with the thresholds of the whole raster."""
-        value = None if self.expression.is_band else self.expression
-        histogram = raster_histogram(source, value)
+        histogram = _histogram(source, self.expression)
         found = multi_otsu(histogram, len(self.card.classes))
         return replace(self, values=tuple(found))
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Return (n, y, x) labels: how many of the thresholds a pixel is above."""
-        if self.values is None:
-            raise ModelError(f"{self.card.name} has not been fitted to the raster yet")
-        expression = self.expression
-        planes = (p[0] if expression.is_band else expression(*p) for p in pixels)
-        out = np.zeros((len(pixels), *pixels.shape[2:]), np.uint8)
+        (values,) = self.known()
         above = np.empty(pixels.shape[2:], np.uint8)
-        for plane, labels in zip(planes, out, strict=True):
-            for value in self.values:
+
+        def label(item: NDArray[np.generic], labels: NDArray[np.uint8]) -> None:
+            plane = item[0] if self.expression.is_band else self.expression(*item)
+            labels[...] = 0
+            for value in values:
                 _compare(plane, ">", value, above)
                 np.add(labels, above, out=labels)
-        return out
+
+        return each_window(pixels, label)
 
     def parameters(self) -> dict[str, Any]:
         """Return the thresholds."""
@@ -146,16 +155,15 @@ class MultiOtsu:
         return replace(self, values=tuple(float(v) for v in parameters["values"]))
 
 
+def _histogram(source: Source, expression: Expression) -> Histogram:
+    return raster_histogram(source, None if expression.is_band else expression)
+
+
 def _compare(
     plane: NDArray[np.generic], comparison: str, value: float, out: NDArray[np.uint8]
 ) -> None:
     """Compare one band with a number in the band's own dtype."""
-    function = {
-        ">": np.greater,
-        ">=": np.greater_equal,
-        "<": np.less,
-        "<=": np.less_equal,
-    }[comparison]
+    function = _COMPARE[comparison]
     number: Any = value
     if plane.dtype.kind in "iu":
         # For whole numbers, x > 2.5 is x > 2, and x >= 2.5 is x >= 3.
@@ -171,17 +179,8 @@ def _compare(
 def open_spec(spec: str) -> Opened:
     """Return the model that `threshold:…` or `otsu:…` means."""
     method, _, text = spec.partition(":")
-    if method == "otsu":
-        model: Threshold | MultiOtsu = _otsu(text, spec)
-    else:
-        model = _threshold(text, spec)
-
-    def load(_options: Options) -> Threshold | MultiOtsu:
-        return model
-
-    return Opened(
-        spec=spec, card=model.card, content=content_hash(model.card, spec), load=load
-    )
+    read = _otsu if method == "otsu" else _threshold
+    return open_method(spec, read(text, spec))
 
 
 def _otsu(text: str, spec: str) -> Otsu | MultiOtsu:
@@ -190,10 +189,9 @@ def _otsu(text: str, spec: str) -> Otsu | MultiOtsu:
     card = _card(expression, f"otsu:{text.strip()}", ">")
     if not colon or count.strip() == "2":
         return Otsu(card=card, expression=expression, value=None)
-    if not count.strip().isdecimal() or not 3 <= int(count) <= 16:
-        raise ModelError(f"{spec!r}: the number of classes is 2 … 16")
-    levels = class_table(f"level {i + 1}" for i in range(int(count)))
-    return MultiOtsu(card=replace(card, classes=levels), expression=expression)
+    levels = count_in(count, spec, "the number of classes", 2, 16, "otsu:nir:4")
+    table = class_table(f"level {i + 1}" for i in range(levels))
+    return MultiOtsu(card=replace(card, classes=table), expression=expression)
 
 
 def _threshold(text: str, spec: str) -> Threshold:
@@ -240,17 +238,12 @@ def _card(expression: Expression, name: str, comparison: str) -> Card:
     else:
         one, zero = ("above", "below") if comparison[0] == ">" else ("below", "above")
         color = "#0072B2"
-    return Card(
-        name=name,
-        bands=tuple(Band(name=band) for band in expression.bands),
-        classes=(
-            Class(value=0, name=zero, color=_OTHER),
-            Class(value=1, name=one, color=color),
-        ),
-        output="labels",
-        window=512,
-        overlap=0,
-        multiple=1,
-        description=f"{one} where {name.partition(':')[2]}",
-        framework={"family": name.partition(":")[0]},
+    table = (
+        Class(value=0, name=zero, color=OTHER_COLOR),
+        Class(value=1, name=one, color=color),
+    )
+    method, _, rule = name.partition(":")
+    about = f"{one} where {rule}"
+    return method_card(
+        name, expression.bands, table, about, framework={"family": method}
     )

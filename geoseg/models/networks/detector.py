@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from geoseg.errors import ModelError, first_line
+from geoseg.models.contract import AnyModel
 from geoseg.models.networks.device import Options, choose_device
 from geoseg.models.networks.footprint import weight_bytes
 from geoseg.models.networks.scaling import Scaling, to_device
@@ -42,7 +43,7 @@ class Found:
     """(class, y, x) scores, as `card.output` says, for panoptic models."""
 
 
-class DetectorModel:
+class DetectorModel(AnyModel):
     """A card and a network that finds objects, as geoseg's models are.
 
     Windows pass one by one, each by one thread, in fp32: objects are found by comparing

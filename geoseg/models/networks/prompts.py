@@ -42,6 +42,7 @@ class PromptedModel(OnlyPlaced, DetectorModel):
     """A network that finds what prompts ask for, each window those that lie in it."""
 
     takes_prompts = True
+    fits = True
 
     def __init__(self, module: nn.Module, card: Card, options: Options) -> None:
         """Move the network to its device.

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
+from geoseg.models.contract import AnyModel
 from geoseg.models.networks.device import (
     Options,
     choose_device,
@@ -36,7 +37,7 @@ _CUDA_BATCH_PIXELS = 1 << 24  # 64 windows of 512 x 512 keep any GPU busy
 _HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
 
 
-class TorchModel:
+class TorchModel(AnyModel):
     """A card and any `nn.Module`, as geoseg's models are.
 
     Windows travel to the device in the raster's own dtype, are scaled there band by
