@@ -11,16 +11,27 @@ estimating area and assessing accuracy of land change", Remote Sensing of Enviro
 sampling when the strata are different from the map classes", International Journal of
 Remote Sensing 35, 4923-4939. Pontius & Millones (2011), "Death to Kappa", International
 Journal of Remote Sensing 32, 4407-4429.
+
+**Pixels of different area.** On a grid in degrees, and on any that is not equal-area,
+pixels differ in ground area, and what is asked for are shares of the ground. So every
+sampled unit weighs by its area and strata by theirs; where all pixels have the same
+area these are the formulas of the papers. A census is then exact. A sample in which
+every pixel of a stratum is equally likely, as `geoseg sample` draws it, over-represents
+small pixels; weighed by area it is a ratio estimator: consistent, with a bias of order
+1/n (Cochran 1977, "Sampling techniques", chapter 6). It is unbiased in the strict sense
+on equal-area grids only. Points that were spread evenly over the ground instead must
+not be weighed: evaluate them on an equal-area grid, or as `counts`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from geoseg.core.text import percent
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
@@ -29,6 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Estimator = Literal["census", "stratified", "poststratified", "counts"]
+
+_ROUNDING = 1e-12
 
 _WHY = {
     "census": "every pixel of the overlap was compared, so there is no sampling error; "
@@ -52,36 +65,61 @@ class Estimate:
     """Its standard error; 0 for a census, NaN where the sample is too small to tell."""
     confidence: float = 0.95
     """Confidence level of `margin`, `low` and `high`."""
+    most: float = float("inf")
+    """The largest value there can be: 1 for a proportion; infinite where unknown."""
+    n: float = float("nan")
+    """Sampled units that a proportion is of; NaN for a census."""
 
     @property
     def margin(self) -> float:
-        """Half the width of the confidence interval (normal approximation).
-
-        The quantile has three decimals, as in the tables that papers use: 1.960.
-        """
-        z = round(NormalDist().inv_cdf(0.5 + self.confidence / 2), 3)
-        return z * self.standard_error
+        """Half the width of the confidence interval (normal approximation)."""
+        return self._z * self.standard_error
 
     @property
     def low(self) -> float:
         """Lower end of the confidence interval, not below zero."""
-        return max(0.0, self.value - self.margin) if self._known else float("nan")
+        return self._interval()[0]
 
     @property
     def high(self) -> float:
-        """Upper end of the confidence interval."""
-        return self.value + self.margin if self._known else float("nan")
+        """Upper end of the confidence interval, not above `most`."""
+        return self._interval()[1]
 
     @property
-    def _known(self) -> bool:
-        return bool(np.isfinite(self.value) and np.isfinite(self.standard_error))
+    def _z(self) -> float:
+        """The normal quantile, to three decimals as in the papers' tables: 1.960."""
+        return round(NormalDist().inv_cdf(0.5 + self.confidence / 2), 3)
+
+    def _interval(self) -> tuple[float, float]:
+        """Return both ends of the interval.
+
+        The normal one, as in Olofsson et al. (2014), as long as it lies within 0 and
+        `most`; else on the logit scale (Korn & Graubard 1999, "Analysis of health
+        surveys"). Where all or none of a sample is so, that of Wilson (1927).
+        """
+        if not (np.isfinite(self.value) and np.isfinite(self.standard_error)):
+            return float("nan"), float("nan")
+        low, high = self.value - self.margin, self.value + self.margin
+        p = self.value / self.most
+        if p in (0, 1) and self.standard_error == 0 and self.n > 0:
+            wide = self.most * self._z**2 / (self.n + self._z**2)
+            return (0.0, wide) if p == 0 else (self.most - wide, self.most)
+        if not np.isfinite(self.most) or not 0 < p < 1:
+            return max(0.0, low), min(self.most, high)
+        if low >= 0 and high <= self.most:
+            return low, high
+        logit = np.log(p / (1 - p))
+        half = self._z * self.standard_error / self.most / (p * (1 - p))
+        ends = self.most / (1 + np.exp(-(logit + half * np.array([-1.0, 1.0]))))
+        return float(ends[0]), float(ends[1])
 
     def scaled(self, factor: float) -> Estimate:
         """Return the same figure in other units, such as proportions as areas."""
-        return Estimate(
+        return replace(
+            self,
             value=self.value * factor,
             standard_error=self.standard_error * factor,
-            confidence=self.confidence,
+            most=self.most * factor,
         )
 
     def to_dict(self) -> dict[str, float | None]:
@@ -204,46 +242,106 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitAreas:
+    """Areas of the sampled units, summed like their counts; any one unit of area."""
+
+    sums: NDArray[np.float64]
+    """Sum of their areas."""
+    squares: NDArray[np.float64]
+    """Sum of their squared areas."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Sample:
-    """Counts (stratum, map class, reference class) and how much each stratum weighs."""
+    """What was sampled, by (stratum, map class, reference class), and the strata."""
 
     counts: NDArray[np.float64]
+    """Sampled units."""
+    areas: NDArray[np.float64]
+    """Sum of their areas."""
+    squares: NDArray[np.float64]
+    """Sum of their squared areas."""
     sizes: NDArray[np.float64]
-    correct_for_finite: bool
+    """(stratum,) its area."""
+    unsampled: NDArray[np.float64]
+    """(stratum,) share of its units that variances are of: 1, or 1 - n/N."""
     confidence: float
     census: bool
+
+    @staticmethod
+    def of(
+        counts: NDArray[np.float64],
+        areas: NDArray[np.float64],
+        squares: NDArray[np.float64],
+        sizes: NDArray[np.float64],
+        population: NDArray[np.float64] | None,
+        confidence: float,
+        *,
+        finite: bool,
+        census: bool,
+    ) -> _Sample:
+        n = counts.sum(axis=(1, 2))
+        unsampled = np.ones(len(n))
+        if population is not None:
+            left = np.maximum(1 - n / population, 0)
+            # Of a stratum that was looked at wholly nothing is left to chance.
+            unsampled = left if finite else np.where(left > 0, 1.0, 0.0)
+        return _Sample(
+            counts=counts, areas=areas, squares=squares, sizes=sizes,
+            unsampled=unsampled, confidence=confidence, census=census,
+        )  # fmt: skip
+
+    def means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean by area in each stratum of values given by table cell."""
+        whole = self.areas.sum(axis=(1, 2))
+        return np.asarray((self.areas * values).sum(axis=(1, 2)) / whole)
 
     def ratio(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> Estimate:
         """Estimate the ratio of the totals of y and x, each given by table cell.
 
-        Equations 27 and 28 of Stehman (2014); with x = 1 everywhere they are his
-        equations 3 and 25, for a mean.
+        Equations 27 and 28 of Stehman (2014), units weighed by their areas; with x = 1
+        everywhere they are his equations 3 and 25, for a mean.
+        """
+        by_stratum = self.sizes * self.means(x)
+        total_x = by_stratum.sum()
+        n = float(self.counts.sum(axis=0)[x > 0].sum())
+        if total_x == 0:
+            return self._estimate(float("nan"), float("nan"), n)
+        ratio = float(self.sizes @ self.means(y) / total_x)
+        ratio = 1.0 if abs(ratio - 1) < _ROUNDING else ratio
+        if self.census:
+            return self._estimate(ratio, 0.0, float("nan"))
+        several = (self.counts.sum(axis=(1, 2)) > 1) | (self.unsampled == 0)
+        if not by_stratum[several].any():  # single units tell nothing of a spread
+            return self._estimate(ratio, float("nan"), n)
+        variance = (self.unsampled * self._variances(y - ratio * x)).sum()
+        return self._estimate(ratio, float(np.sqrt(variance) / total_x), n)
+
+    def _variances(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the variance of each stratum's total of residuals.
+
+        A stratum with a single unit has no spread of its own: it is collapsed with all
+        others (Cochran 1977, section 5A.12), and the distance of its unit from their
+        mean stands for it. That errs on the safe side.
         """
         n = self.counts.sum(axis=(1, 2))
+        single = n == 1
+        mean = self.means(residual)
+        # Residuals add up to 0, so that the others' mean follows from its own.
+        others = np.maximum(self.sizes.sum() - self.sizes, np.finfo(float).tiny)
+        centre = np.where(single, -self.sizes * mean / others, mean)
+        spread = (residual - centre[:, None, None]) ** 2
+        per_unit = (self.squares * spread).sum(axis=(1, 2))
+        per_unit *= n / np.where(single, 1, n - 1)
+        return np.asarray((self.sizes / self.areas.sum(axis=(1, 2))) ** 2 * per_unit)
 
-        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.asarray((self.counts * values).sum(axis=(1, 2)) / n)
-
-        total_y, total_x = self.sizes @ mean(y), self.sizes @ mean(x)
-        if total_x == 0:
-            return self._estimate(float("nan"), float("nan"))
-        ratio = float(total_y / total_x)
-        if self.census:
-            return self._estimate(ratio, 0.0)
-        residual = y - ratio * x
-        spread = np.maximum(mean(residual**2) - mean(residual) ** 2, 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # One sample says nothing of its stratum's spread: 0 / 0, and NaN is right.
-            variance = spread / (n - 1)
-        if self.correct_for_finite:
-            variance = variance * np.maximum(1 - n / self.sizes, 0)
-        return self._estimate(
-            ratio, float(np.sqrt((self.sizes**2 * variance).sum()) / total_x)
-        )
-
-    def _estimate(self, value: float, standard_error: float) -> Estimate:
+    def _estimate(self, value: float, standard_error: float, n: float) -> Estimate:
         return Estimate(
-            value=value, standard_error=standard_error, confidence=self.confidence
+            value=value,
+            standard_error=standard_error,
+            confidence=self.confidence,
+            most=1.0,
+            n=n,
         )
 
 
@@ -255,6 +353,9 @@ def estimate(
     estimator: Estimator = "stratified",
     confidence: float = 0.95,
     finite_population: bool = False,
+    areas: UnitAreas | None = None,
+    population: ArrayLike | None = None,
+    strata_names: Sequence[str] | None = None,
     notes: Sequence[str] = (),
 ) -> Accuracy:
     """Estimate accuracy and areas from a confusion matrix.
@@ -263,18 +364,22 @@ def estimate(
         counts: sampled units: (map class, reference class) where the strata are the
             map's classes or the whole map; else (stratum, map class, reference class).
         names: class names.
-        strata: sizes of the strata in any one unit (pixels, hectares): with a 2-D
-            matrix the mapped size of each class, with a 3-D one that of each stratum.
-            Not for `census` and `counts`, which weigh every unit alike.
+        strata: sizes of the strata in any one unit of area (pixels where all have the
+            same): with a 2-D matrix the mapped size of each class, with a 3-D one that
+            of each stratum. Not for `census` and `counts`, which weigh the whole alike.
         estimator: `stratified` and `poststratified` weigh by `strata`; `census` knows
             no sampling error; `counts` is a simple random sample, or only itself.
         confidence: level of the intervals.
-        finite_population: shrink standard errors by 1 - n/N per stratum, with `strata`
-            in pixels (Stehman 2014); Olofsson et al. (2014) leave it out.
+        finite_population: shrink standard errors by 1 - n/N per stratum (Stehman 2014);
+            Olofsson et al. (2014) leave it out.
+        areas: of the sampled units, where these differ; see the module. None: all have
+            the same.
+        population: units in each stratum, as in N above; None: `strata` are in units.
+        strata_names: what messages call the strata; the classes where these are they.
         notes: sentences to carry along.
 
     Returns:
-        The estimates. Strata without samples are left out, and a note says so.
+        The estimates. Strata without samples are left out, and a note names them.
 
     Raises:
         GeosegError: shapes do not go together, or nothing was sampled.
@@ -288,14 +393,24 @@ def estimate(
             "nothing to evaluate: no sampled point or pixel lies on a valid map pixel"
         )
     kept = sampled > 0
-    sample = _Sample(
-        counts=by_stratum[kept],
-        sizes=sizes[kept],
-        correct_for_finite=finite_population,
-        confidence=confidence,
+    units = population if population is not None or not finite_population else strata
+    alike = UnitAreas(sums=table, squares=table)
+    sums, squares = (
+        _shaped(np.asarray(a, np.float64), weighted=weighted)[kept]
+        for a in ((areas or alike).sums, (areas or alike).squares)
+    )
+    sample = _Sample.of(
+        by_stratum[kept],
+        sums,
+        squares,
+        sizes[kept],
+        np.asarray(units, np.float64)[kept] if weighted and units is not None else None,
+        confidence,
+        finite=finite_population,
         census=estimator == "census",
     )
-    limits = _limits(sampled, sizes) if weighted else ()
+    called = strata_names or (names if table.ndim == 2 else range(len(sizes)))
+    limits = _limits(sampled, sizes, [str(c) for c in called]) if weighted else ()
     return _assess(sample, names, estimator, (_WHY[estimator], *notes, *limits))
 
 
@@ -310,15 +425,10 @@ def _by_stratum(
         )
     if (table < 0).any():
         raise GeosegError("a confusion matrix has negative counts")
+    table = _shaped(table, weighted=strata is not None)
     if strata is None:
-        whole = table if table.ndim == 2 else table.sum(axis=0)
-        return whole[None], np.ones(1)
+        return table, np.ones(1)
     sizes = np.asarray(strata, dtype=np.float64)
-    if table.ndim == 2:
-        split = np.zeros((classes, classes, classes))
-        rows = np.arange(classes)
-        split[rows, rows] = table
-        table = split
     if (
         sizes.shape != (len(table),)
         or not np.isfinite(sizes).all()
@@ -335,8 +445,23 @@ def _by_stratum(
     return table, sizes
 
 
+def _shaped(table: NDArray[np.float64], *, weighted: bool) -> NDArray[np.float64]:
+    """Return (map, reference) as (stratum, map, reference); one stratum if unweighted.
+
+    Strata of a weighted 2-D table are the map's classes.
+    """
+    if not weighted:
+        return (table if table.ndim == 2 else table.sum(axis=0))[None]
+    if table.ndim == 3:
+        return table
+    rows = np.arange(len(table))
+    split = np.zeros((len(table), *table.shape))
+    split[rows, rows] = table
+    return split
+
+
 def _limits(
-    sampled: NDArray[np.float64], sizes: NDArray[np.float64]
+    sampled: NDArray[np.float64], sizes: NDArray[np.float64], names: Sequence[str]
 ) -> tuple[str, ...]:
     """Say what the sample cannot tell."""
     found = []
@@ -344,16 +469,21 @@ def _limits(
     if missed.any():
         share = sizes[missed].sum() / sizes.sum()
         found.append(
-            f"{int(missed.sum())} strata without samples ({share:.1%} of the area) "
-            "are left out of every figure"
+            f"strata without samples ({_listed(names, missed)}; {percent(share)} of "
+            "the area) are left out of every figure"
         )
-    lonely = int(((sampled == 1) & (sizes > 0)).sum())
-    if lonely:
+    single = (sampled == 1) & (sizes > 0)
+    if single.any():
         found.append(
-            f"{lonely} strata hold a single sample, which tells nothing of the spread: "
-            "intervals that depend on them are unknown"
+            f"strata with a single sample ({_listed(names, single)}) tell nothing of "
+            "their spread: the distance of that sample from all others stands for it"
         )
     return tuple(found)
+
+
+def _listed(names: Sequence[str], chosen: NDArray[np.bool_]) -> str:
+    some = [name for name, c in zip(names, chosen, strict=True) if c]
+    return ", ".join(some[:5]) + (f" and {len(some) - 5} more" if len(some) > 5 else "")
 
 
 def _assess(
@@ -363,9 +493,8 @@ def _assess(
     notes: tuple[str, ...],
 ) -> Accuracy:
     k = len(names)
-    n = sample.counts.sum(axis=(1, 2))
-    weights = sample.sizes / sample.sizes.sum() / n
-    proportions = np.einsum("h,hij->ij", weights, sample.counts)
+    weights = sample.sizes / sample.sizes.sum() / sample.areas.sum(axis=(1, 2))
+    proportions = np.einsum("h,hij->ij", weights, sample.areas)
     return Accuracy(
         names=tuple(names),
         counts=sample.counts.sum(axis=0).round().astype(np.int64),

@@ -1,27 +1,34 @@
-"""Compare masks with a reference: one pass over the map, block by block."""
+"""Compare a map with a reference: one pass over the map, block by block.
+
+Figures are shares of the ground: pixels weigh by their true area. The module
+`geoseg.accuracy.accuracy` says what that means for samples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from geoseg.accuracy.accuracy import Accuracy, Estimator, estimate
+from geoseg.accuracy.accuracy import Accuracy, Estimator, UnitAreas, estimate
 from geoseg.accuracy.boundary import BoundaryScore, count_boundaries, halo
-from geoseg.accuracy.calibration import Calibration, calibrate
+from geoseg.accuracy.calibration import calibrate
 from geoseg.accuracy.evaluation import Evaluation
 from geoseg.accuracy.true_objects import ObjectTally, score, tally_objects
+from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Window, squares
-from geoseg.errors import GeosegError, LabelsError
+from geoseg.core.text import area_unit, number, redact
+from geoseg.errors import GeosegError, LabelsError, MasksError
 from geoseg.execution.engine import ordered
 from geoseg.execution.resources import cores
 from geoseg.labels import Labels, Order, PointLabels, open_labels
-from geoseg.maps.store import Masks, open_masks
-from geoseg.rasters.open import redact
+from geoseg.maps.open import ClassMap, open_classes
+from geoseg.maps.reader import ClassReader, block_side, read_plain
+from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -30,11 +37,16 @@ if TYPE_CHECKING:
 Design = Literal["auto", "census", "stratified", "random", "counts"]
 
 _LEVELS = 255
-_BLOCK = 2048
+_ALIKE = 0.01  # by how much mean pixels may differ in area without a word
+_WEIGHED = "pixels differ in area, and weigh by it"
+_EQUALLY_LIKELY = (
+    "the sample is taken as drawn so that every pixel of a stratum was equally likely "
+    "(a ratio estimator, Cochran 1977)"
+)
 
 
 def evaluate(
-    masks: str | Path | Masks,
+    masks: ClassMap,
     reference: str | Path,
     *,
     column: str | None = None,
@@ -51,10 +63,11 @@ def evaluate(
     boundary: float | None = None,
     objects: bool = False,
     threads: int | None = None,
+    block: int = 2048,
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Compare masks with a reference of points, polygons or a class raster.
+    """Compare a map with a reference of points, polygons or a class raster.
 
     The reference may be in any CRS and on any grid: polygons are burnt by the
     pixel-centre rule, rasters looked up at the mask's pixel centres. Classes are
@@ -62,7 +75,8 @@ def evaluate(
     map does not have stay in the matrix, as errors of the map.
 
     Args:
-        masks: the masks' folder or URL, or an open store.
+        masks: masks of geoseg (folder, URL or open store), a class raster, a Zarr of
+            another tool, or a dataset or array of classes.
         reference: points, polygons or a class raster.
         column: column with class names or values; found by its usual names where None.
         layer: of a reference with several layers.
@@ -84,6 +98,7 @@ def evaluate(
         boundary: also score boundaries within this distance, in pixels.
         objects: also score the masks' instances against the reference's polygons.
         threads: how many blocks are read at a time, in this process.
+        block: side of a block in pixels; changes speed and memory, not the figures.
         client: Dask client to count blocks on; the figures are the same.
         progress: called with blocks done and blocks in all.
 
@@ -95,13 +110,13 @@ def evaluate(
         MasksError: there are no such masks, or they lack what was asked for.
         GeosegError: no labelled pixel lies on a valid map pixel.
     """
-    store = masks if isinstance(masks, Masks) else open_masks(str(masks))
+    reader = open_classes(masks)
     labels = open_labels(
         reference,
-        store.grid,
+        reader.grid,
         column=column,
         layer=layer,
-        classes=store.classes,
+        classes=reader.classes,
         mapping=mapping,
         constant=constant,
         background=background,
@@ -109,33 +124,51 @@ def evaluate(
         within=within,
         strict=strict,
     )
-    job = _Job(masks=store, labels=labels, boundary=boundary, objects=objects)
-    total = _run(job, threads, client, progress)
-    accuracy = _estimate(job, total, design, confidence, finite=finite_population)
+    job = _Job(
+        masks=reader,
+        labels=labels,
+        areas=pixel_areas(reader.grid),
+        design=design,
+        boundary=boundary,
+        objects=objects,
+        finite=finite_population,
+        confidence=confidence,
+    )
+    if objects:
+        _masks(job)
+    windows = list(squares(reader.grid, block_side(reader, block)))
+    total = _run(job, windows, threads, client, progress)
+    accuracy = _estimate(job, total)
     census = accuracy.estimator == "census"
+    mapped_m2 = job.m2(total.mapped_area)
+    compared_m2 = float(job.m2(total.compared_area).sum())
     return Evaluation(
-        masks=redact(store.path),
+        masks=redact(reader.path),
         reference=redact(str(reference)),
         kind=labels.kind,
         classes=labels.classes,
         accuracy=accuracy,
-        area_m2=total.compared_m2 if census else float(total.mapped_m2.sum()),
-        mapped_m2=total.mapped_m2,
+        area_m2=compared_m2 if census else float(mapped_m2.sum()),
+        mapped_m2=mapped_m2,
         coverage=total.compared / max(1, int(total.mapped.sum())),
-        calibration=_calibration(total),
+        calibration=calibrate(total.by_confidence[1], total.by_confidence[0]),
         boundary=_boundary_score(job, total),
-        objects=score(store, total.objects, labels) if objects else None,
+        objects=score(_masks(job), total.objects, labels) if objects else None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is compared; the same for every block."""
+    """What is compared, and how; the same for every block."""
 
-    masks: Masks
+    masks: ClassReader
     labels: Labels
+    areas: PixelAreas | None
+    design: Design
     boundary: float | None
     objects: bool
+    finite: bool
+    confidence: float
 
     @property
     def k(self) -> int:
@@ -147,6 +180,30 @@ class _Job:
         table[[c.value for c in self.labels.classes]] = np.arange(self.k)
         return table
 
+    def m2(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return units of area as m²; NaN where the map has no place on the Earth."""
+        if self.areas is None:
+            return np.full(units.shape, np.nan)
+        return self.areas.m2(units)
+
+    def sums(
+        self, values: NDArray[np.integer[Any]], window: Window, size: int
+    ) -> NDArray[np.int64]:
+        """Return the area of each value in a window; pixels where that is unknown."""
+        if self.areas is None:
+            return np.bincount(values.ravel(), minlength=size)
+        return self.areas.by_value(values, window, size)
+
+
+def _masks(job: _Job) -> Masks:
+    """Return the map as masks of geoseg, which alone hold objects."""
+    if isinstance(job.masks, Masks):
+        return job.masks
+    raise MasksError(
+        f"{redact(job.masks.path)} holds no instances: segment with --task instance or "
+        "panoptic"
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Tally:
@@ -154,46 +211,40 @@ class _Tally:
 
     mapped: NDArray[np.int64]
     """(class,) map pixels."""
-    mapped_m2: NDArray[np.float64]
-    """(class,) their true area."""
+    mapped_area: NDArray[np.int64]
+    """(class,) their area."""
     counts: NDArray[np.int64]
     """(map class, reference class) labelled pixels."""
-    compared_m2: float
-    """True area of the labelled pixels."""
+    compared_area: NDArray[np.int64]
+    """(map class, reference class) their area; zeros for points."""
+    squares: NDArray[np.float64]
+    """(map class, reference class) sum of their squared areas; zeros for points."""
     by_confidence: NDArray[np.int64]
     """(wrong or right, level) labelled pixels by stored confidence."""
     boundary: NDArray[np.int64]
     """(class, 4) boundary pixels."""
     points: tuple[tuple[NDArray[np.intp], NDArray[np.uint16]], ...] = ()
     """Which points, and their place in the class table of the map."""
-    objects: tuple[ObjectTally, ...] = field(default=())
+    objects: tuple[ObjectTally, ...] = ()
 
     @property
     def compared(self) -> int:
         return int(self.counts.sum())
 
     def __add__(self, other: _Tally) -> _Tally:
-        return _Tally(
-            mapped=self.mapped + other.mapped,
-            mapped_m2=self.mapped_m2 + other.mapped_m2,
-            counts=self.counts + other.counts,
-            compared_m2=self.compared_m2 + other.compared_m2,
-            by_confidence=self.by_confidence + other.by_confidence,
-            boundary=self.boundary + other.boundary,
-            points=self.points + other.points,
-            objects=self.objects + other.objects,
-        )
+        added = {
+            f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)
+        }
+        return _Tally(**added)
 
 
 def _run(
     job: _Job,
+    windows: list[Window],
     threads: int | None,
     client: Client | None,
     progress: Callable[[int, int], None] | None,
 ) -> _Tally:
-    # Whole chunks, so that none is decoded twice.
-    side = max(1, _BLOCK // job.masks.chunk) * job.masks.chunk
-    windows = list(squares(job.masks.grid, side))
     if threads is None and client is None:
         threads = min(4, cores())
     tallies = ordered(partial(_tally, job), windows, client=client, in_flight=threads)
@@ -211,64 +262,109 @@ def _reported(
 
 def _tally(job: _Job, window: Window) -> _Tally:
     k, place = job.k, job.lookup()
-    ours = place[job.masks.read("classes", window)]
-    mapped = np.bincount(ours.ravel(), minlength=k + 1)[:k]
-    size = job.masks.grid[window].pixel_size_m
-    pixel_m2 = size[0] * size[1] if size else float("nan")
+    ours = place[read_plain(job.masks, "classes", window)]
     touched = job.labels.touches(window)
-    points: tuple[tuple[NDArray[np.intp], NDArray[np.uint16]], ...] = ()
-    counts = np.zeros((k, k), np.int64)
-    by_confidence = np.zeros((2, _LEVELS), np.int64)
-    if touched and isinstance(job.labels, PointLabels):
-        hit = job.labels.inside(window)
-        y, x = job.labels.rows[hit] - window.y, job.labels.columns[hit] - window.x
-        points = ((hit, ours[y, x]),)
-        theirs = place[job.labels.values[hit]]
-        counts, by_confidence = _count(job, window, ours[y, x], theirs, (y, x))
-    elif touched:
-        theirs = place[job.labels.read(window)]
-        counts, by_confidence = _count(job, window, ours, theirs, ...)
-    return _Tally(
-        mapped=mapped,
-        mapped_m2=np.asarray(mapped * pixel_m2, np.float64),
-        counts=counts,
-        compared_m2=float(counts.sum() * pixel_m2),
-        by_confidence=by_confidence,
+    none = np.zeros((k, k), np.int64)
+    tally = _Tally(
+        mapped=np.bincount(ours.ravel(), minlength=k + 1)[:k],
+        mapped_area=job.sums(ours, window, k + 1)[:k],
+        counts=none,
+        compared_area=none,
+        squares=none.astype(np.float64),
+        by_confidence=np.zeros((2, _LEVELS), np.int64),
         boundary=_boundaries(job, window) if touched else np.zeros((k, 4), np.int64),
-        points=points,
-        objects=(tally_objects(job.masks, job.labels, window),) if job.objects else (),
+        objects=(
+            (tally_objects(_masks(job), job.labels, window),) if job.objects else ()
+        ),
+    )
+    if not touched:
+        return tally
+    if isinstance(job.labels, PointLabels):
+        return _with_points(job, window, ours, job.labels, tally)
+    return _with_pixels(job, window, ours, tally)
+
+
+def _with_points(
+    job: _Job,
+    window: Window,
+    ours: NDArray[np.uint16],
+    labels: PointLabels,
+    tally: _Tally,
+) -> _Tally:
+    hit = labels.inside(window)
+    at = labels.rows[hit] - window.y, labels.columns[hit] - window.x
+    theirs = job.lookup()[labels.values[hit]]
+    return replace(
+        tally,
+        counts=_by_pair(job.k, np.bincount(_pairs(job.k, ours[at], theirs))),
+        by_confidence=_by_level(job, window, ours[at], theirs, at),
+        points=((hit, ours[at]),),
     )
 
 
-def _count(
+def _with_pixels(
+    job: _Job, window: Window, ours: NDArray[np.uint16], tally: _Tally
+) -> _Tally:
+    k = job.k
+    theirs = job.lookup()[job.labels.read(window)]
+    pairs = _pairs(k, ours, theirs)
+    counts = _by_pair(k, np.bincount(pairs.ravel()))
+    if not counts.any():
+        return tally
+    area = _by_pair(k, job.sums(pairs, window, (k + 1) ** 2))
+    squares = counts.astype(np.float64)
+    if job.areas is not None and job.design not in ("auto", "census", "counts"):
+        weights = np.broadcast_to(job.areas.of_window(window) ** 2, pairs.shape)
+        squares = _by_pair(k, np.bincount(pairs.ravel(), weights.ravel()))
+    return replace(
+        tally,
+        counts=counts,
+        compared_area=area,
+        squares=squares,
+        by_confidence=_by_level(job, window, ours, theirs, ...),
+    )
+
+
+def _pairs(
+    k: int, ours: NDArray[np.uint16], theirs: NDArray[np.uint16]
+) -> NDArray[np.intp]:
+    """Return one number for each pair of classes, `k` standing for none."""
+    return ours.astype(np.intp) * (k + 1) + theirs
+
+
+def _by_pair(k: int, sums: NDArray[Any]) -> NDArray[Any]:
+    """Return what was summed by numbers of pairs as (map class, reference class)."""
+    padded = np.zeros((k + 1) ** 2, sums.dtype)
+    padded[: len(sums)] = sums
+    return padded.reshape(k + 1, k + 1)[:k, :k]
+
+
+def _by_level(
     job: _Job,
     window: Window,
     ours: NDArray[np.uint16],
     theirs: NDArray[np.uint16],
     where: Any,  # noqa: ANN401 - an index of the window
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count pairs of classes, and right and wrong by confidence."""
-    k = job.k
-    pairs = ours.astype(np.intp) * (k + 1) + theirs
-    counts = np.bincount(pairs.ravel(), minlength=(k + 1) ** 2).reshape(k + 1, k + 1)
-    counts = counts[:k, :k]
-    if "confidence" not in job.masks.arrays or not counts.any():
-        return counts, np.zeros((2, _LEVELS), np.int64)
-    level = job.masks.read("confidence", window)[where]
-    known = (ours < k) & (theirs < k) & (level < _LEVELS)
+) -> NDArray[np.int64]:
+    """Count right and wrong by stored confidence."""
+    known = (ours < job.k) & (theirs < job.k)
+    if "confidence" not in job.masks.arrays or not known.any():
+        return np.zeros((2, _LEVELS), np.int64)
+    level = read_plain(job.masks, "confidence", window)[where]
+    known &= level < _LEVELS
     cell = (ours == theirs)[known] * _LEVELS + level[known].astype(np.intp)
-    by_level = np.bincount(cell, minlength=2 * _LEVELS).reshape(2, _LEVELS)
-    return counts, by_level
+    return np.bincount(cell, minlength=2 * _LEVELS).reshape(2, _LEVELS)
 
 
 def _boundaries(job: _Job, window: Window) -> NDArray[np.int64]:
+    none = np.zeros((job.k, 4), np.int64)
     if job.boundary is None or job.labels.kind == "points":
-        return np.zeros((job.k, 4), np.int64)
+        return none
     padded = window.pad(halo(job.boundary)).intersection(job.masks.grid.window)
     if padded is None:
-        return np.zeros((job.k, 4), np.int64)
+        return none
     return count_boundaries(
-        job.masks.read("classes", padded),
+        read_plain(job.masks, "classes", padded),
         job.labels.read(padded),
         [c.value for c in job.labels.classes],
         job.boundary,
@@ -279,31 +375,125 @@ def _boundaries(job: _Job, window: Window) -> NDArray[np.int64]:
 # --- from counts to figures -----------------------------------------------------------
 
 
-def _estimate(
-    job: _Job, total: _Tally, design: Design, confidence: float, *, finite: bool
-) -> Accuracy:
-    names = [c.name for c in job.labels.classes]
-    notes = tuple(_notes(job, total))
+def _estimate(job: _Job, total: _Tally) -> Accuracy:
     settings: dict[str, Any] = {
-        "names": names,
-        "confidence": confidence,
-        "finite_population": finite,
-        "notes": notes,
+        "names": [c.name for c in job.labels.classes],
+        "confidence": job.confidence,
+        "finite_population": job.finite,
     }
     if not total.compared:
         raise GeosegError(
             f"no labelled pixel of {job.labels.name} lies on a valid pixel of "
-            f"{job.masks.path}: nothing to evaluate"
+            f"{redact(job.masks.path)}: nothing to evaluate"
         )
     strata = _strata(job, total)
-    chosen = _chosen(design, job, drawn=strata is not None)
+    chosen = _chosen(job, drawn=strata is not None)
+    settings |= {"estimator": chosen, "notes": tuple(_notes(job, total, chosen))}
+    if chosen == "counts":
+        return estimate(total.counts, **settings)
     if chosen == "stratified" and strata is not None:
-        counts, sizes = strata
-        return estimate(counts, strata=sizes, estimator=chosen, **settings)
-    return estimate(total.counts, strata=total.mapped, estimator=chosen, **settings)
+        return strata.estimated(settings)
+    strata = _Strata.of_classes(job, total)
+    if isinstance(job.labels, PointLabels):
+        return strata.estimated(settings)
+    return replace(
+        strata,
+        counts=total.counts,
+        areas=UnitAreas(sums=total.compared_area.astype(float), squares=total.squares),
+    ).estimated(settings)
 
 
-def _chosen(design: Design, job: _Job, *, drawn: bool) -> Estimator:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Strata:
+    """A sample by stratum, and what is known of the strata."""
+
+    names: list[str]
+    counts: NDArray[np.int64]
+    """(stratum, map class, reference class), or (map class, reference class)."""
+    areas: UnitAreas
+    """Of the sampled units, in the same shape."""
+    pixels: NDArray[np.float64]
+    """(stratum,) pixels; sampled units are of these."""
+    sizes: NDArray[np.float64]
+    """(stratum,) their area, in the units that `areas` are in."""
+
+    @staticmethod
+    def of_classes(job: _Job, total: _Tally) -> _Strata:
+        """Return the map's classes as strata."""
+        k = job.k
+        ours = [ours.astype(np.intp) for _, ours in total.points]
+        stratum = np.concatenate([np.zeros(0, np.intp), *ours])
+        counts, areas = _sampled(job, total, np.minimum(stratum, k - 1), k)
+        return _Strata(
+            names=_with_areas([c.name for c in job.labels.classes], job, total),
+            counts=counts,
+            areas=areas,
+            pixels=total.mapped.astype(np.float64),
+            sizes=total.mapped_area.astype(np.float64),
+        )
+
+    def estimated(self, settings: dict[str, Any]) -> Accuracy:
+        """Return the estimates."""
+        return estimate(
+            self.counts,
+            strata=self.sizes,
+            areas=self.areas,
+            population=self.pixels,
+            strata_names=self.names,
+            **settings,
+        )
+
+
+def _with_areas(names: list[str], job: _Job, total: _Tally) -> list[str]:
+    """Return names of classes with the areas that are mapped, where these are known."""
+    if job.areas is None:
+        return names
+    described = []
+    for name, m2 in zip(names, job.m2(total.mapped_area).tolist(), strict=True):
+        factor, unit = area_unit(m2)
+        described.append(f"{name}, {number(m2 / factor)} {unit}")
+    return described
+
+
+def _sampled(
+    job: _Job, total: _Tally, stratum: NDArray[np.intp], strata: int
+) -> tuple[NDArray[np.int64], UnitAreas]:
+    """Return counts and areas (stratum, map class, reference class) of points.
+
+    Args:
+        job: what is compared.
+        total: with the points that lie on the map, block by block.
+        stratum: (point,) of each of those, in the same order.
+        strata: how many strata there are.
+    """
+    shape = (strata, job.k, job.k)
+    counts, sums, squares = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape)
+    if isinstance(job.labels, PointLabels) and total.points:
+        points = np.concatenate([p for p, _ in total.points])
+        ours = np.concatenate([o for _, o in total.points])
+        theirs = job.lookup()[job.labels.values[points]]
+        area = _point_areas(job, job.labels, points)
+        known = (ours < job.k) & (theirs < job.k)
+        # In the order of the file, so that float sums do not depend on blocks.
+        order = np.flatnonzero(known)[np.argsort(points[known], kind="stable")]
+        at = (stratum[order], ours[order], theirs[order])
+        np.add.at(counts, at, 1)
+        np.add.at(sums, at, area[order])
+        np.add.at(squares, at, area[order] ** 2)
+    return counts, UnitAreas(sums=sums, squares=squares)
+
+
+def _point_areas(
+    job: _Job, labels: PointLabels, points: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the areas of the pixels that hold points, in units."""
+    if job.areas is None:
+        return np.ones(len(points))
+    return job.areas.of_pixels(labels.rows[points], labels.columns[points])
+
+
+def _chosen(job: _Job, *, drawn: bool) -> Estimator:
+    design = job.design
     if design == "auto":
         if job.labels.kind != "points":
             return "census"
@@ -317,49 +507,66 @@ def _chosen(design: Design, job: _Job, *, drawn: bool) -> Estimator:
     return design
 
 
-def _strata(
-    job: _Job, total: _Tally
-) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """Return counts by stratum and the strata's sizes, where points carry them."""
+def _strata(job: _Job, total: _Tally) -> _Strata | None:
+    """Return the strata that points name, with their sizes; None where they do not."""
     labels = job.labels
     if not isinstance(labels, PointLabels):
         return None
-    drawn = labels.attributes.get("design")
-    named, sizes = (
-        labels.attributes.get("stratum"),
-        labels.attributes.get("stratum_pixels"),
+    design, named, pixels, m2 = (
+        labels.attributes.get(name)
+        for name in ("design", "stratum", "stratum_pixels", "stratum_m2")
     )
-    if (
-        named is None
-        or sizes is None
-        or (drawn is not None and drawn[0] != "stratified")
-    ):
+    drawn_otherwise = design is not None and design[0] != "stratified"
+    if named is None or pixels is None or drawn_otherwise:
         return None
-    return _by_stratum(job, total, np.asarray(named).astype(str), np.asarray(sizes))
+    strata, first, index = np.unique(
+        np.asarray(named).astype(str), return_index=True, return_inverse=True
+    )
+    points = [p for p, _ in total.points]
+    on_map = index[np.concatenate([np.zeros(0, np.intp), *points])]
+    counts, areas = _sampled(job, total, on_map, len(strata))
+    per_stratum = _same_within(labels, pixels, "stratum_pixels", first, index)
+    if m2 is None or job.areas is None or not np.isfinite(m2).all():
+        # Pixels times the mean area of those sampled: Horvitz & Thompson (1952).
+        n = np.maximum(counts.sum(axis=(1, 2)), 1)
+        sizes = per_stratum * areas.sums.sum(axis=(1, 2)) / n
+    else:
+        sizes = _same_within(labels, m2, "stratum_m2", first, index) / job.areas.unit
+    return _Strata(
+        names=strata.tolist(),
+        counts=counts,
+        areas=areas,
+        pixels=per_stratum,
+        sizes=sizes,
+    )
 
 
-def _by_stratum(
-    job: _Job, total: _Tally, named: NDArray[np.str_], sizes: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    assert isinstance(job.labels, PointLabels)
-    strata, first, index = np.unique(named, return_index=True, return_inverse=True)
-    place, k = job.lookup(), job.k
-    counts = np.zeros((len(strata), k, k), np.int64)
-    for points, ours in total.points:
-        theirs = place[job.labels.values[points]]
-        known = (ours < k) & (theirs < k)
-        np.add.at(counts, (index[points][known], ours[known], theirs[known]), 1)
-    pixels = sizes[first].astype(np.float64)
-    if (sizes != sizes[first][index]).any():
+def _same_within(
+    labels: PointLabels,
+    values: NDArray[Any],
+    column: str,
+    first: NDArray[np.intp],
+    index: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return what all points of each stratum say of its size, (stratum,).
+
+    Raises:
+        LabelsError: they disagree.
+    """
+    if (values != values[first][index]).any():
         raise LabelsError(
-            f"points of {job.labels.name} disagree on how many pixels their stratum "
-            "has: `stratum_pixels` must be the same for all points of a stratum"
+            f"points of {labels.name} disagree on how large their stratum is: "
+            f"`{column}` must be the same for all points of a stratum"
         )
-    return counts, pixels
+    return values[first].astype(np.float64)
 
 
-def _notes(job: _Job, total: _Tally) -> Iterator[str]:
+def _notes(job: _Job, total: _Tally, chosen: Estimator) -> Iterator[str]:
     k = job.k
+    if job.areas is None:
+        yield "the map has no place on the Earth: figures are of pixels, not of areas"
+    elif chosen != "counts" and _spread_of_areas(total) > _ALIKE:
+        yield _WEIGHED if chosen == "census" else f"{_WEIGHED}; {_EQUALLY_LIKELY}"
     if isinstance(job.labels, PointLabels):
         missed = len(job.labels.values) - total.compared
         if missed:
@@ -375,8 +582,11 @@ def _notes(job: _Job, total: _Tally) -> Iterator[str]:
             yield f"class {name!r} is in the reference, but not in the map"
 
 
-def _calibration(total: _Tally) -> Calibration | None:
-    return calibrate(total.by_confidence[1], total.by_confidence[0])
+def _spread_of_areas(total: _Tally) -> float:
+    """Return by how much mean pixels of classes differ in area, as a share."""
+    some = total.mapped > 0
+    mean = total.mapped_area[some] / total.mapped[some]
+    return float(mean.max() / mean.min() - 1) if len(mean) else 0.0
 
 
 def _boundary_score(job: _Job, total: _Tally) -> BoundaryScore | None:

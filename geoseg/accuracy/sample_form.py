@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -13,67 +13,64 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from geoseg.core.classes import Class
+from geoseg.core.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.maps.store import Masks
+    from geoseg.maps.reader import ClassReader
 
 LAYER = "samples"
 """What the layer of points is called."""
 
-_HIDDEN = ("design", "stratum", "stratum_pixels", "row", "col")
+_HIDDEN = ("design", "stratum", "stratum_pixels", "stratum_m2", "row", "col")
 
 
-def write_points(
-    masks: Masks,
-    path: Path,
-    index: NDArray[np.int64],
-    stratum: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    *,
-    design: str,
-) -> Path:
-    """Write sampled pixels as points with an empty class; whole or not at all.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Points:
+    """A sample of a map's pixels."""
 
-    Args:
-        masks: whose pixels they are.
-        path: the GeoPackage.
-        index: (point,) row times width plus column.
-        stratum: (point,) place in the class table, or -1 for the whole map.
-        sizes: (class,) pixels of each stratum.
-        design: by what design they were drawn.
-    """
+    index: NDArray[np.int64]
+    """(point,) row times width plus column."""
+    stratum: NDArray[np.int64]
+    """(point,) place in the class table, or -1 for the whole map."""
+    pixels: NDArray[np.int64]
+    """(class,) pixels of each stratum."""
+    m2: NDArray[np.float64] | None
+    """(class,) their true area; None where the map has no place on the Earth."""
+    design: str
+    """By what design they were drawn."""
+
+
+def write_points(reader: ClassReader, path: Path, points: Points) -> Path:
+    """Write sampled pixels as points with an empty class; whole or not at all."""
     import geopandas
 
-    rows, columns = np.divmod(index, masks.grid.width)
-    t = masks.grid.transform
-    x = t.a * (columns + 0.5) + t.b * (rows + 0.5) + t.c
-    y = t.d * (columns + 0.5) + t.e * (rows + 0.5) + t.f
-    names = np.array([*(c.name for c in masks.classes), "all"], object)
+    grid, stratum = reader.grid, points.stratum
+    rows, columns = np.divmod(points.index, grid.width)
+    x, y = grid.transform @ (columns + 0.5, rows + 0.5)
+    names = np.array([*(c.name for c in reader.classes), "all"], object)
+    pixels, m2 = points.pixels, points.m2
     frame = geopandas.GeoDataFrame(
         {
-            "sample_id": np.arange(1, len(index) + 1),
-            "class": np.full(len(index), None, object),
-            "comment": np.full(len(index), None, object),
-            "design": design,
+            "sample_id": np.arange(1, len(rows) + 1),
+            "class": np.full(len(rows), None, object),
+            "comment": np.full(len(rows), None, object),
+            "design": points.design,
             "stratum": names[stratum],
-            "stratum_pixels": np.append(sizes, sizes.sum())[stratum],
+            "stratum_pixels": np.append(pixels, pixels.sum())[stratum],
+            "stratum_m2": np.nan if m2 is None else np.append(m2, m2.sum())[stratum],
             "row": rows,
             "col": columns,
         },
         geometry=geopandas.points_from_xy(x, y),
-        crs=masks.grid.crs,
+        crs=grid.crs,
     )
     frame["class"] = frame["class"].astype("string")
     frame["comment"] = frame["comment"].astype("string")
-    part = path.with_name(f".{path.stem}.part.gpkg")
-    try:
-        frame.to_file(part, layer=LAYER, driver="GPKG", engine="pyogrio")
-        _add_style(part, form_style(masks.classes))
-        os.replace(part, path)  # noqa: PTH105 - atomic, and says so
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        frame.to_file(beside, layer=LAYER, driver="GPKG", engine="pyogrio")
+        _add_style(beside, form_style(reader.classes))
     return path
 
 

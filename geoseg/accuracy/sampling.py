@@ -7,11 +7,17 @@ without replacement, and does not depend on blocks or workers.
 Olofsson et al. (2014), "Good practices for estimating area and assessing accuracy of
 land change", Remote Sensing of Environment 148, 42-57, for designs and allocation;
 Cochran (1977), "Sampling techniques", for Neyman's allocation.
+
+Within a stratum every pixel is equally likely. Where pixels differ in ground area, as
+on grids in degrees, sizes of strata and shares of points are by area, and `evaluate`
+weighs each point by the area of its pixel; `geoseg.accuracy.accuracy` says how good
+that is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,21 +25,23 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geoseg.core.classes import Class
+from geoseg.core.geodesy import pixel_areas
 from geoseg.core.grid import Window, squares
+from geoseg.core.text import redact
 from geoseg.errors import GeosegError
-from geoseg.maps.store import Masks, open_masks
+from geoseg.maps.open import ClassMap, open_classes
+from geoseg.maps.reader import ClassReader, block_side, read_plain
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+
 SampleDesign = Literal["stratified", "systematic", "simple"]
 Allocation = Literal["proportional", "equal", "neyman"]
 
-_BLOCK = 2048
-
 
 def sample(
-    masks: str | Path | Masks,
+    masks: ClassMap,
     out: str | Path,
     *,
     design: SampleDesign = "stratified",
@@ -43,6 +51,7 @@ def sample(
     expected: Mapping[str, float] | None = None,
     standard_error: float = 0.01,
     seed: int = 0,
+    block: int = 2048,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -53,7 +62,8 @@ def sample(
     size travel along, hidden from the form, so that `evaluate` picks the estimator.
 
     Args:
-        masks: the masks' folder or URL, or an open store.
+        masks: masks of geoseg (folder, URL or open store), a class raster, a Zarr of
+            another tool, or a dataset or array of classes.
         out: the GeoPackage to write.
         design: `stratified`, at random in each class of the map; `simple`, at random
             over the whole map; `systematic`, on a square grid with a random start.
@@ -65,6 +75,7 @@ def sample(
         expected: user's accuracy that is expected of each class, by name.
         standard_error: of overall accuracy, to compute `n` for.
         seed: another seed, another sample; the same seed, the same sample.
+        block: side of a block in pixels; changes speed and memory, not the sample.
         overwrite: replace a file that is there.
         progress: called with blocks done and blocks in all.
 
@@ -74,9 +85,9 @@ def sample(
     Raises:
         GeosegError: numbers that do not go together, or a file that is there.
     """
-    from geoseg.accuracy.sample_form import write_points
+    from geoseg.accuracy.sample_form import Points, write_points
 
-    store = masks if isinstance(masks, Masks) else open_masks(str(masks))
+    reader = open_classes(masks)
     path = Path(out)
     if path.suffix.lower() != ".gpkg" or not path.parent.is_dir():
         raise GeosegError(
@@ -87,21 +98,50 @@ def sample(
         raise GeosegError(f"{path} exists: choose another name, or overwrite it")
     if n is not None and n < 1:
         raise GeosegError(f"a sample of {n} points cannot be drawn: ask for 1 or more")
-    accuracies = _accuracies(store.classes, expected)
-    drawn = _Draw(store, seed, _most(design, n), progress).run()
-    sizes = drawn.sizes
-    if not sizes.any():
-        raise GeosegError(f"{store.path} holds no valid pixel to sample")
+    accuracies = _accuracies(reader.classes, expected)
+    windows = list(squares(reader.grid, block_side(reader, block)))
+    drawn = _Draw(reader, seed, _most(design, n)).run(_reported(windows, progress))
+    pixels = drawn.pixels
+    if not pixels.any():
+        raise GeosegError(f"{redact(reader.path)} holds no valid pixel to sample")
+    sizes = pixels if drawn.m2 is None else drawn.m2
     total = n or sample_size(sizes, accuracies, standard_error=standard_error)
     if design == "stratified":
-        shares = allocate(sizes, total, allocation, accuracies, minimum=minimum)
+        shares = allocate(
+            pixels, total, allocation, accuracies, minimum=minimum, areas=drawn.m2
+        )
+        _warn_of_thin(reader.classes, pixels, shares)
         index, stratum = drawn.per_class(shares)
     elif design == "simple":
         index, stratum = drawn.over_all(total)
     else:
-        index, stratum = _systematic(store, total, int(sizes.sum()), seed)
+        index, stratum = _systematic(reader, windows, total, int(pixels.sum()), seed)
     order = np.argsort(_keys(index, seed + 1), kind="stable")
-    return write_points(store, path, index[order], stratum[order], sizes, design=design)
+    points = Points(
+        index=index[order],
+        stratum=stratum[order],
+        pixels=pixels,
+        m2=drawn.m2,
+        design=design,
+    )
+    return write_points(reader, path, points)
+
+
+def _warn_of_thin(
+    classes: Sequence[Class], pixels: NDArray[np.int64], shares: NDArray[np.int64]
+) -> None:
+    """Say before a day of labelling which classes get too few points to tell of."""
+    thin = [
+        f"{c.name} ({k})"
+        for c, size, k in zip(classes, pixels, shares, strict=True)
+        if size > 1 and k < min(2, size)
+    ]
+    if thin:
+        warnings.warn(
+            f"classes with fewer than 2 points ({', '.join(thin)}) will have no "
+            "interval of their own: ask for more with --minimum, or for more points",
+            stacklevel=3,
+        )
 
 
 def sample_size(
@@ -131,6 +171,7 @@ def allocate(
     expected: ArrayLike | None = None,
     *,
     minimum: int = 0,
+    areas: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Share n points among classes; they add up to n where that many pixels exist.
 
@@ -141,20 +182,22 @@ def allocate(
         expected: (class,) user's accuracy, for `neyman`.
         minimum: at least so many in each class; what that takes is taken from the
             others by their share.
+        areas: (class,) area, where pixels differ in it; None: pixels stand for it.
 
     Raises:
         GeosegError: the minimum does not fit into n.
     """
     pixels = np.asarray(sizes, float)
+    size = pixels if areas is None else np.asarray(areas, float)
     if allocation == "equal":
         weights = (pixels > 0).astype(float)
     elif allocation == "proportional":
-        weights = pixels
+        weights = size
     elif expected is None:
         raise GeosegError("Neyman's allocation needs the expected user's accuracies")
     else:
         users = np.asarray(expected, float)
-        weights = pixels * np.sqrt(users * (1 - users))
+        weights = size * np.sqrt(users * (1 - users))
     least = np.minimum(minimum, pixels)
     if least.sum() > n:
         raise GeosegError(
@@ -234,8 +277,10 @@ def _most(design: SampleDesign, n: int | None) -> int:
 class _Drawn:
     """The candidates of each class: the pixels with the smallest numbers."""
 
-    sizes: NDArray[np.int64]
+    pixels: NDArray[np.int64]
     """(class,) pixels."""
+    m2: NDArray[np.float64] | None
+    """(class,) true area; None where the map has no place on the Earth."""
     candidates: tuple[tuple[NDArray[np.uint64], NDArray[np.int64]], ...]
     """By class: numbers and pixel indices, by number."""
 
@@ -255,36 +300,39 @@ class _Drawn:
         return index[first], np.full(len(first), -1)
 
 
+def _reported(
+    windows: Sequence[Window], progress: Callable[[int, int], None] | None
+) -> Iterator[Window]:
+    for done, window in enumerate(windows, start=1):
+        yield window
+        if progress is not None:
+            progress(done, len(windows))
+
+
 class _Draw:
     """One pass over the map."""
 
-    def __init__(
-        self,
-        masks: Masks,
-        seed: int,
-        most: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self._masks, self._seed, self._most = masks, seed, most
-        self._progress = progress
+    def __init__(self, reader: ClassReader, seed: int, most: int) -> None:
+        self._reader, self._seed, self._most = reader, seed, most
 
-    def run(self) -> _Drawn:
-        masks = self._masks
-        side = max(1, _BLOCK // masks.chunk) * masks.chunk
-        windows = list(squares(masks.grid, side))
-        sizes = np.zeros(len(masks.classes), np.int64)
+    def run(self, windows: Iterable[Window]) -> _Drawn:
+        reader = self._reader
+        areas = pixel_areas(reader.grid)
+        pixels, units = np.zeros((2, len(reader.classes)), np.int64)
         none = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        best = [none for _ in masks.classes]
-        for done, window in enumerate(windows, start=1):
-            values = masks.read("classes", window)
-            for s, c in enumerate(masks.classes):
-                y, x = np.nonzero(values == c.value)
-                sizes[s] += len(y)
+        best = [none for _ in reader.classes]
+        table = [c.value for c in reader.classes]
+        for window in windows:
+            values = read_plain(reader, "classes", window)
+            if areas is not None:
+                units += areas.by_value(values, window, 65536)[table]
+            for s, value in enumerate(table):
+                y, x = np.nonzero(values == value)
+                pixels[s] += len(y)
                 if self._most and len(y):
                     best[s] = self._smallest(best[s], window, y, x)
-            if self._progress is not None:
-                self._progress(done, len(windows))
-        return _Drawn(sizes=sizes, candidates=tuple(best))
+        m2 = None if areas is None else areas.m2(units)
+        return _Drawn(pixels=pixels, m2=m2, candidates=tuple(best))
 
     def _smallest(
         self,
@@ -293,7 +341,7 @@ class _Draw:
         y: NDArray[np.intp],
         x: NDArray[np.intp],
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        index = (y + window.y) * self._masks.grid.width + (x + window.x)
+        index = (y + window.y) * self._reader.grid.width + (x + window.x)
         keys = _keys(index, self._seed)
         if len(best[0]) == self._most:
             low = keys <= best[0][-1]
@@ -321,23 +369,22 @@ def _keys(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
 
 
 def _systematic(
-    masks: Masks, n: int, valid: int, seed: int
+    reader: ClassReader, windows: Iterable[Window], n: int, valid: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pixels on a square grid with a random start, where the map is valid."""
-    grid = masks.grid
+    grid = reader.grid
     step = max(1.0, float(np.sqrt(valid / n)))
     start = np.random.default_rng(seed).random(2) * step
     rows = np.arange(start[0], grid.height, step).astype(np.int64)
     columns = np.arange(start[1], grid.width, step).astype(np.int64)
-    values = [c.value for c in masks.classes]
+    values = [c.value for c in reader.classes]
     found = []
-    side = max(1, _BLOCK // masks.chunk) * masks.chunk
-    for window in squares(grid, side):
+    for window in windows:
         y = rows[(rows >= window.y) & (rows < window.bottom)]
         x = columns[(columns >= window.x) & (columns < window.right)]
         if not len(y) or not len(x):
             continue
-        here = masks.read("classes", window)[np.ix_(y - window.y, x - window.x)]
+        here = read_plain(reader, "classes", window)[np.ix_(y - window.y, x - window.x)]
         i, j = np.nonzero(np.isin(here, values))
         found.append(y[i] * grid.width + x[j])
     index = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))

@@ -10,22 +10,26 @@ polygons, no geodesic per edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 
+from geoseg.core.grid import Window
 from geoseg.errors import RegionsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
     from pyproj import CRS
 
     from geoseg.core.grid import Grid
 
 _ENOUGH = 1e-10  # relative: what a polynomial may leave out
+_BITS = 30  # the largest pixel has 2^30 units: nine digits
+_SUM_BITS = 62
+_AT_ONCE = 1 << 20  # pixels; 2^20 of 2^30 units stay below 2^53
 _STEP_M = 1000.0  # for differences; their error is of order (step / Earth radius)^4
 
 
@@ -49,18 +53,99 @@ class Measure:
     @property
     def tables(self) -> tuple[object, ...]:
         """What the compiled loops take; the first is density integrated over rows."""
-        strip = np.zeros((self.density.shape[0] + 1, self.density.shape[1]))
-        over = np.arange(1, len(strip), dtype=float)[:, None]
-        strip[1:] = self.density / over * self.half_y
+        integral = np.zeros((self.density.shape[0] + 1, self.density.shape[1]))
+        over = np.arange(1, len(integral), dtype=float)[:, None]
+        integral[1:] = self.density / over * self.half_y
         return (
-            strip, self.east, self.south, self.skew,
+            integral, self.east, self.south, self.skew,
             self.half_x, self.half_y, self.half_x, self.half_y,
         )  # fmt: skip
 
-    def row_areas(self, y: int, height: int) -> NDArray[np.float64]:
-        """Return the true m² of one pixel in the middle column of some rows."""
-        v = (np.arange(y, y + height) + 0.5 - self.half_y) / self.half_y
-        return np.asarray(polynomial.polyval(v, self.density[:, 0]))
+    def areas_of(self, window: Window) -> NDArray[np.float64]:
+        """Return the true m² of a window's pixels: (y, x), or (y, 1) by row alone."""
+        v = (np.arange(window.y, window.bottom) + 0.5) / self.half_y - 1
+        if self.density.shape[1] == 1:
+            return np.asarray(polynomial.polyval(v, self.density[:, 0]))[:, None]
+        u = (np.arange(window.x, window.right) + 0.5) / self.half_x - 1
+        return np.asarray(polynomial.polygrid2d(v, u, self.density))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PixelAreas:
+    """True areas of a grid's pixels as whole numbers of a small unit.
+
+    Whole numbers add up to the same in any order, so that an area summed block by block
+    does not depend on the blocks. A pixel is rounded by 1e-9 of the largest, or by as
+    much as keeps the sum of all pixels within 62 bits.
+    """
+
+    measure: Measure
+    """Where pixels lie on the ground."""
+    unit: float
+    """True m² of one unit."""
+
+    @staticmethod
+    def of(grid: Grid) -> PixelAreas:
+        """Return the areas of a grid's pixels.
+
+        Raises:
+            RegionsError: There is no CRS, or the grid is not on the Earth in it.
+        """
+        on_ground = measure(grid)
+        places = np.linspace(-1, 1, 65)
+        largest = polynomial.polygrid2d(places, places, on_ground.density).max()
+        bits = min(_BITS, _SUM_BITS - grid.pixels.bit_length())
+        return PixelAreas(measure=on_ground, unit=float(largest) / 2**bits)
+
+    def of_window(self, window: Window) -> NDArray[np.float64]:
+        """Return the areas of a window's pixels in units: (y, x), or (y, 1) by row."""
+        return np.asarray(np.rint(self.measure.areas_of(window) / self.unit))
+
+    def of_pixels(
+        self, rows: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the areas of single pixels in units, (pixel,)."""
+        m = self.measure
+        v, u = (rows + 0.5) / m.half_y - 1, (columns + 0.5) / m.half_x - 1
+        return np.asarray(np.rint(polynomial.polyval2d(v, u, m.density) / self.unit))
+
+    def by_value(
+        self, values: NDArray[np.integer[Any]], window: Window, size: int
+    ) -> NDArray[np.int64]:
+        """Return the area that each value has in a window, in units.
+
+        Args:
+            values: (y, x) whole numbers 0 … size - 1.
+            window: Where they lie on the grid.
+            size: How many values there may be.
+
+        Returns:
+            (size,) int64.
+        """
+        total = np.zeros(size, np.int64)
+        # Float64, in which bincount adds, holds the sums of so many pixels exactly.
+        rows = max(1, _AT_ONCE // window.width)
+        for y in range(0, window.height, rows):
+            some = values[y : y + rows]
+            where = Window(
+                y=window.y + y, x=window.x, height=len(some), width=window.width
+            )
+            areas = np.broadcast_to(self.of_window(where), some.shape)
+            sums = np.bincount(some.ravel(), areas.ravel(), size)
+            total += sums.astype(np.int64)
+        return total
+
+    def m2(self, units: ArrayLike) -> NDArray[np.float64]:
+        """Return units as true m²."""
+        return np.asarray(units, np.float64) * self.unit
+
+
+def pixel_areas(grid: Grid) -> PixelAreas | None:
+    """Return the areas of a grid's pixels; None where they have no place on Earth."""
+    try:
+        return PixelAreas.of(grid)
+    except RegionsError:
+        return None
 
 
 def measure(grid: Grid) -> Measure:

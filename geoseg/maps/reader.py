@@ -65,6 +65,11 @@ def dtype_of(classes: Sequence[Class]) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if nodata_value(classes) == 255 else np.uint16
 
 
+def block_side(reader: ClassReader, block: int = 2048) -> int:
+    """Return the side of squares to read: whole chunks, so none is decoded twice."""
+    return max(1, block // reader.chunk) * reader.chunk
+
+
 def read_plain(reader: ClassReader, name: str, window: Window) -> NDArray[Any]:
     """Read a window as masks of geoseg have it: unsigned, nodata 255 or 65535."""
     values = reader.read(name, window)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import RegionsError
+from geoseg.maps.store import Masks
 from geoseg.vector.rings import HEADER, Polygons
 from geoseg.vector.table import Field, Rows
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from geoseg.core.classes import Class
     from geoseg.core.grid import Grid, Window
-    from geoseg.maps.store import Masks
+    from geoseg.maps.reader import ClassReader
     from geoseg.vector.topology import Features
 
 NAME = "instances"
@@ -78,13 +79,13 @@ class InstanceReader:
         return self.masks.read(NAME, window)
 
 
-def instance_reader(masks: Any) -> InstanceReader:  # noqa: ANN401 - what reads classes
+def instance_reader(masks: ClassReader) -> InstanceReader:
     """Return what reads the instances of masks.
 
     Raises:
         RegionsError: They have none.
     """
-    if NAME not in getattr(masks, "arrays", ()) or not hasattr(masks, "objects"):
+    if NAME not in masks.arrays or not isinstance(masks, Masks):
         raise RegionsError(
             f"layer {NAME!r} is drawn from the objects of a masks store, and there are "
             "none: segment with --task instance or panoptic, or use another name"
@@ -92,9 +93,9 @@ def instance_reader(masks: Any) -> InstanceReader:  # noqa: ANN401 - what reads 
     return InstanceReader(masks)
 
 
-def holds_objects_only(masks: Any) -> bool:  # noqa: ANN401 - what reads classes
+def holds_objects_only(masks: ClassReader) -> bool:
     """Whether masks answer the task `instance`, so that objects are meant."""
-    if NAME not in getattr(masks, "arrays", ()) or not hasattr(masks, "attributes"):
+    if NAME not in masks.arrays:
         return False
     made = dict(masks.attributes().get("geoseg", {}))
     return dict(made.get("settings", {})).get("task") == "instance"

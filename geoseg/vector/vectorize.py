@@ -115,7 +115,7 @@ def vectorize(
         GeosegError: The input or arguments are wrong, or `out` cannot be written. There
             is no half-written file then.
     """
-    reader = masks_read = open_classes(masks)
+    reader = open_classes(masks)
     written = _chosen(reader, classes)
     if layer is None:
         layer = INSTANCES if holds_objects_only(reader) else "regions"
@@ -161,9 +161,9 @@ def vectorize(
             ),
             crs=str(reader.grid.crs),
             classes=tuple(c for c in reader.classes if c.value in written),
-            only_present=not hasattr(masks_read, "attributes"),
+            only_present="geoseg" not in reader.attributes(),
             multi=drawing.eight,
-            provenance=_provenance(masks, reader, {
+            provenance=_provenance(reader, {
                 "simplify_m": simplify, "method": method if simplify else None,
                 "smooth": smooth, "regularize": least_iou,
                 "min_area_m2": min_area, "connectivity": connectivity,
@@ -381,22 +381,15 @@ def _write(path: Path, layer: Layer, rows: Iterator[Rows]) -> None:
     writer.close()
 
 
-def _provenance(
-    masks: Any,  # noqa: ANN401 - anything that can be vectorized
-    reader: ClassReader,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
+def _provenance(reader: ClassReader, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the regions were made from, and how."""
-    path = getattr(reader, "path", None) or (
-        str(masks) if isinstance(masks, str | Path) else None
-    )
     made = {
         "software": "geoseg",
         "version": __version__,
-        "masks": Path(str(path)).name if path else None,
+        "masks": Path(reader.path).name,
         "settings": {k: v for k, v in settings.items() if v not in (None, False)},
     }
-    attributes = getattr(reader, "attributes", None)
-    if callable(attributes):
-        made["masks_provenance"] = attributes().get("geoseg")
+    attributes = reader.attributes()
+    if "geoseg" in attributes:
+        made["masks_provenance"] = attributes["geoseg"]
     return made

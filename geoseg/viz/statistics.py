@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class, nodata_value
-from geoseg.core.grid import Window
-from geoseg.errors import RegionsError
+from geoseg.core.geodesy import PixelAreas, pixel_areas
+from geoseg.core.grid import Window, squares
 from geoseg.execution.resources import cores
 from geoseg.maps.reader import read_plain
 from geoseg.viz.seamcheck import LineCounts, count_changes
@@ -24,14 +24,12 @@ from geoseg.viz.seamcheck import LineCounts, count_changes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.core.geodesy import Measure
     from geoseg.core.grid import Grid
     from geoseg.maps.reader import ClassReader
 
 PLACE = 256
 """Side of a remarkable place in pixels."""
 _BLOCK = 2048
-_ROWS = 16  # the area of a pixel is taken to be the same in so many rows
 _KEPT = 500
 Score = Callable[[Window, "NDArray[Any]"], "NDArray[np.float32]"]
 
@@ -83,7 +81,7 @@ class _Found:
     window: Window
     counts: NDArray[np.int64]
     nodata: int
-    areas: NDArray[np.float64]
+    areas: NDArray[np.int64]
     rows: LineCounts
     columns: LineCounts
     edges: tuple[NDArray[Any], ...]  # first and last row, first and last column
@@ -95,7 +93,7 @@ class _Found:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
     reader: ClassReader
-    measure: Measure | None
+    areas: PixelAreas | None
     shape: tuple[int, int]
     scores: dict[str, Score]
 
@@ -136,33 +134,22 @@ def survey(
     grid = reader.grid
     factor = max(1.0, max(grid.height, grid.width) / size)
     shape = max(1, round(grid.height / factor)), max(1, round(grid.width / factor))
-    job = _Job(reader=reader, measure=_measure(grid), shape=shape, scores=scores or {})
-    squares = list(_blocks(grid, reader.chunk))
+    areas = pixel_areas(grid)
+    job = _Job(reader=reader, areas=areas, shape=shape, scores=scores or {})
+    windows = list(squares(grid, _side(reader.chunk)))
     total = _Total.of(job)
     workers = threads or min(4, cores())
-    found = _ahead(lambda w: _look(job, w), squares, workers)
+    found = _ahead(lambda w: _look(job, w), windows, workers)
     for done, block in enumerate(found, start=1):
         total.add(block)
         if progress is not None:
-            progress(done, len(squares))
+            progress(done, len(windows))
     return total.survey(places)
 
 
-def _measure(grid: Grid) -> Measure | None:
-    from geoseg.core.geodesy import measure
-
-    try:
-        return measure(grid)
-    except RegionsError:
-        return None
-
-
-def _blocks(grid: Grid, chunk: int) -> Iterator[Window]:
-    side = max(1, round(_BLOCK / chunk)) * chunk if chunk < 2 * _BLOCK else _BLOCK
-    for y in range(0, grid.height, side):
-        for x in range(0, grid.width, side):
-            bottom, right = min(y + side, grid.height), min(x + side, grid.width)
-            yield Window.spanning(y, bottom, x, right)
+def _side(chunk: int) -> int:
+    """Return the side of blocks: whole chunks, where these are not too large."""
+    return max(1, round(_BLOCK / chunk)) * chunk if chunk < 2 * _BLOCK else _BLOCK
 
 
 def _ahead(
@@ -225,18 +212,13 @@ def _positions(length: int, count: int) -> NDArray[np.int64]:
 
 def _count(
     job: _Job, window: Window, labels: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return pixels and m² by class value, a few rows at a time; last all others."""
-    others = job.size - 1
-    counts, areas = np.zeros(job.size, np.int64), np.zeros(job.size)
-    for y in range(0, window.height, _ROWS):
-        strip = np.minimum(labels[y : y + _ROWS], others)
-        here = np.bincount(strip.ravel(), minlength=job.size)
-        counts += here
-        if job.measure is not None:
-            pixel = job.measure.row_areas(window.y + y, len(strip)).mean()
-            areas += here * pixel
-    return counts, areas
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pixels and units of area by class value; last all others."""
+    values = np.minimum(labels, job.size - 1)
+    counts = np.bincount(values.ravel(), minlength=job.size)
+    if job.areas is None:
+        return counts, np.zeros(job.size, np.int64)
+    return counts, job.areas.by_value(values, window, job.size)
 
 
 def _changes(labels: NDArray[Any], nodata: int) -> NDArray[np.float32]:
@@ -298,7 +280,7 @@ class _Total:
     job: _Job
     counts: NDArray[np.int64]
     nodata: int
-    areas: NDArray[np.float64]
+    areas: NDArray[np.int64]
     rows: LineCounts
     columns: LineCounts
     confidence: NDArray[np.int64]
@@ -315,7 +297,7 @@ class _Total:
             job=job,
             counts=np.zeros(job.size, np.int64),
             nodata=0,
-            areas=np.zeros(job.size),
+            areas=np.zeros(job.size, np.int64),
             rows=LineCounts.empty(grid.height - 1),
             columns=LineCounts.empty(grid.width - 1),
             confidence=np.zeros(255, np.int64),
@@ -364,7 +346,7 @@ class _Total:
 
     def survey(self, places: int) -> Survey:
         """Return the result."""
-        reader = self.job.reader
+        reader, areas = self.job.reader, self.job.areas
         values = [c.value for c in reader.classes]
         pixels = self.counts[values]
         stored = "confidence" in reader.arrays
@@ -374,7 +356,7 @@ class _Total:
             pixels=pixels,
             nodata=self.nodata,
             unknown=int(self.counts.sum() - pixels.sum()) - self.nodata,
-            areas_m2=None if self.job.measure is None else self.areas[values],
+            areas_m2=None if areas is None else areas.m2(self.areas[values]),
             picture=self.picture,
             rows=self.rows,
             columns=self.columns,

@@ -164,18 +164,65 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.85 < hits_recall / 1500 < 0.99  # a ratio of a rare class, skewed
 
 
-def test_a_lonely_sample_leaves_the_interval_unknown_and_says_so():
+def test_a_single_sample_spoils_only_what_hangs_on_it_alone():
     got = estimate([[1, 0], [2, 8]], names="ab", strata=[10, 90])
-    assert np.isnan(got.overall.margin)
-    assert got.overall.to_dict()["low"] is None
-    assert any("single sample" in note for note in got.notes)
+    first, second = got.per_class
+    # User's accuracy depends on its own stratum only (Olofsson et al. 2014, eq. 6).
+    assert second.users.standard_error == pytest.approx((0.8 * 0.2 / 9) ** 0.5)
+    assert np.isnan(first.users.standard_error)
+    assert first.users.to_dict()["low"] is None
+    # The single sample's distance from the others stands for its stratum's spread.
+    alone, spread = 10 * (1 - 0.8), 90**2 * 0.8 * 0.2 / 9
+    expected = (alone**2 + spread) ** 0.5 / 100
+    assert got.overall.standard_error == pytest.approx(expected)
+    assert any("single sample (a)" in note for note in got.notes)
     json.dumps(got.to_dict(kappa=True), allow_nan=False)
 
 
-def test_strata_without_samples_are_left_out_and_said_so():
+def test_a_stratum_that_was_looked_at_wholly_adds_no_error():
+    counts, strata = [[1, 0], [2, 8]], [1, 90]
+    got = estimate(counts, names="ab", strata=strata, population=strata)
+    assert got.per_class[0].users.standard_error == 0
+    alone = estimate([[0, 0], [2, 8]], names="ab", strata=strata, population=strata)
+    assert got.overall.standard_error == pytest.approx(
+        alone.overall.standard_error * 90 / 91
+    )
+
+
+def test_the_variance_of_single_samples_errs_on_the_safe_side():
+    """Over all samples, it is on average no less than the true variance."""
+    rng = np.random.default_rng(11)
+    truth = [np.array([[0.7, 0.3], [0, 0]]), np.array([[0, 0], [0.1, 0.9]])]
+    sizes, values, variances = [30.0, 70.0], [], []
+    for _ in range(2000):
+        counts = np.stack(
+            [rng.multinomial(n, p.ravel()).reshape(2, 2) for n, p in
+             zip((1, 40), truth, strict=True)]
+        )  # fmt: skip
+        got = estimate(counts, names="ab", strata=sizes).overall
+        values.append(got.value)
+        variances.append(got.standard_error**2)
+    assert np.mean(variances) >= np.var(values)
+
+
+def test_intervals_stay_within_nothing_and_all():
+    few = estimate([[29, 1], [0, 30]], names="ab", strata=[1, 1]).per_class[0].users
+    assert few.value + few.margin > 1
+    assert 0.7 < few.low < few.value < few.high < 1
+    # Wilson (1927) where all are right: n / (n + z²).
+    all_right = estimate([[30, 0], [0, 30]], names="ab", strata=[1, 1]).per_class[1]
+    assert all_right.users.low == pytest.approx(30 / (30 + 1.96**2))
+    assert all_right.users.high == 1
+    assert all_right.users.scaled(500.0).high == 500
+    assert all_right.users.scaled(500.0).low == pytest.approx(500 * all_right.users.low)
+    census = estimate([[30, 0], [0, 30]], names="ab", estimator="census").overall
+    assert (census.low, census.high) == (1, 1)
+
+
+def test_strata_without_samples_are_left_out_and_named():
     got = estimate([[9, 1], [0, 0]], names="ab", strata=[10, 90])
     assert got.overall.value == pytest.approx(0.9)
-    assert any("90.0% of the area" in note for note in got.notes)
+    assert any("(b; 90.0 % of the area)" in note for note in got.notes)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from pyproj import CRS
 from rasterio.warp import Resampling, reproject
 from rich.console import Console
 
-import geoseg.accuracy.evaluate as door
 from geoseg.accuracy.accuracy import estimate
 from geoseg.accuracy.boundary import count_boundaries, halo
 from geoseg.accuracy.calibration import calibrate
@@ -91,22 +90,18 @@ def test_raster_on_the_same_grid_is_counted_pixel_by_pixel(scene):
     assert got.accuracy.overall.margin == 0
     assert got.coverage == 1
     pixel = np.prod(GRID.pixel_size_m)
-    assert got.area_m2 == pytest.approx(got.accuracy.n * pixel, rel=1e-6)
+    assert got.area_m2 == pytest.approx(got.accuracy.n * pixel, rel=1e-3)
 
 
 @pytest.mark.parametrize("side", [64, 128, 2048])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_blocks_and_threads_do_not_matter(scene, side, threads, monkeypatch):
+def test_blocks_and_threads_do_not_matter(scene, side, threads):
     truth, _, masks, tmp = scene
     reference = geotiff(tmp / "r.tif", truth)
     one = evaluate(masks.path, reference, boundary=2.0).to_dict()
-    monkeypatch.setattr(door, "_BLOCK", side)
-    other = evaluate(masks.path, reference, boundary=2.0, threads=threads).to_dict()
-    assert one.pop("area_m2") == pytest.approx(other.pop("area_m2"), rel=1e-6)
-    for name in one["classes"]:
-        for key in ("area_m2", "mapped_area_m2"):
-            one["classes"][name].pop(key)
-            other["classes"][name].pop(key)
+    other = evaluate(
+        masks.path, reference, boundary=2.0, threads=threads, block=side
+    ).to_dict()
     assert one == other
 
 
@@ -258,6 +253,13 @@ def test_classes_that_only_the_reference_has_are_errors_of_the_map(scene):
     )
 
 
+def alike(one, other):
+    """Whether estimates are the same but for UTM's pixels, which differ by 1e-4."""
+    return one.value == pytest.approx(
+        other.value, rel=1e-3
+    ) and one.standard_error == pytest.approx(other.standard_error, rel=1e-3)
+
+
 def points_at(rows, columns, **data):
     x, y = GRID.transform @ (np.asarray(columns) + 0.5, np.asarray(rows) + 0.5)
     return geopandas.GeoDataFrame(
@@ -278,12 +280,12 @@ def test_points_are_poststratified_by_the_map_and_say_what_they_assume(scene):
     sizes = np.bincount(mapped[mapped < 3], minlength=3)
     want = estimate(counts, names=["a", "b", "c"], strata=sizes)
     assert np.array_equal(got.accuracy.counts, counts)
-    assert got.accuracy.overall == want.overall
+    assert alike(got.accuracy.overall, want.overall)
     assert got.accuracy.estimator == "poststratified"
     assert any("picked by hand" in note for note in got.accuracy.notes)
     assert any("left out" in note for note in got.accuracy.notes)
     assert got.area_m2 == pytest.approx(
-        sizes.sum() * np.prod(GRID.pixel_size_m), rel=1e-6
+        sizes.sum() * np.prod(GRID.pixel_size_m), rel=1e-3
     )
 
 
@@ -308,11 +310,12 @@ def test_points_with_strata_of_their_own_are_weighed_by_those(scene):
     )
     want = estimate(counts, names="abc", strata=[320 * 300, 100 * 300])
     assert got.accuracy.estimator == "stratified"
-    assert got.accuracy.overall == want.overall
-    assert [c.area for c in got.accuracy.per_class] == [c.area for c in want.per_class]
+    assert alike(got.accuracy.overall, want.overall)
+    for one, other in zip(got.accuracy.per_class, want.per_class, strict=True):
+        assert alike(one.area, other.area)
     frame.loc[0, "stratum_pixels"] = 7
     frame.to_file(tmp / "q.gpkg")
-    with pytest.raises(LabelsError, match="disagree on how many pixels"):
+    with pytest.raises(LabelsError, match="disagree on how large"):
         evaluate(masks.path, tmp / "q.gpkg", column="label")
 
 
