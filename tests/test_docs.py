@@ -63,13 +63,12 @@ def commands_of(page):
 
 
 def test_the_tutorial_can_be_followed(tmp_path):
-    """Word for word, but on a small scene."""
+    """Word for word."""
     lines = list(commands_of(PAGES / "tutorial.md"))
     assert len(lines) >= 10
     for words in lines:
-        small = ["--size", "768"] if words[0] == "demo" else []
         done = subprocess.run(
-            [sys.executable, "-m", "geoseg", *words, *small],
+            [sys.executable, "-m", "geoseg", *words],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"geoseg {shlex.join(words)}\n{done.stderr}"
