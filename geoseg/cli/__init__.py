@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from geoseg._version import __version__
+from geoseg.cli.options import Command
 from geoseg.cli.sections import sectioned
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
@@ -51,7 +52,7 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(COMMANDS[name]), name)
-        return sectioned(command)
+        return command if isinstance(command, Command) else sectioned(command)
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import output_options, report
+from geoseg.cli.common_old import output_options, report
 from geoseg.core.text import size
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from geoseg.cli.common import comma_list
+from geoseg.cli.common_old import comma_list
 
 
 @click.command(

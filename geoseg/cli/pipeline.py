@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geoseg.cli.common import cluster_options, output_options, report
+from geoseg.cli.common_old import cluster_options, output_options, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

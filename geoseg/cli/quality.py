@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from geoseg.cli.common import cluster_options, output_options
+from geoseg.cli.common_old import cluster_options, output_options
 from geoseg.cli.labels import label_options, numbers
 
 _WIDTH = 120
@@ -166,7 +166,7 @@ def sample(
 ) -> None:
     """Draw points of MASKS to be labelled in QGIS, for an honest accuracy."""
     from geoseg.accuracy.sampling import sample as draw
-    from geoseg.cli.common import report
+    from geoseg.cli.common_old import report
     from geoseg.execution.progress import steps
 
     if n is not None and standard_error is not None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from geoseg.cli.common import output_options
-from geoseg.cli.common import report as say
+from geoseg.cli.common_old import output_options
+from geoseg.cli.common_old import report as say
 from geoseg.cli.labels import label_options
 from geoseg.core.text import size
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from geoseg.cli.common import comma_list, output_options
+from geoseg.cli.common_old import comma_list, output_options
 from geoseg.cli.labels import label_options, pairs
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -302,7 +302,7 @@ def train(
     **options: Any,  # noqa: ANN401 - those of train, as declared above
 ) -> None:
     """Train a model on RASTERS and labels; an interrupted training goes on."""
-    from geoseg.cli.common import report
+    from geoseg.cli.common_old import report
     from geoseg.core.classes import Class, default_color
     from geoseg.models.classical.features import Features
     from geoseg.models.folder import open_folder

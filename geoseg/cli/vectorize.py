@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from geoseg.cli.common import cluster_options, comma_list, output_options, report
+from geoseg.cli.common_old import cluster_options, comma_list, output_options, report
 from geoseg.core.text import size
 
 

@@ -105,6 +105,27 @@ def size(bytes_: float) -> str:
     raise AssertionError("unreachable: TB ends the loop")
 
 
+_SIZE = re.compile(r"\s*([0-9.]+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def bytes_of(value: float | str | None) -> float | None:
+    """Return bytes that are given as a number, or as people write them.
+
+    >>> bytes_of("8GB"), bytes_of("500 mb"), bytes_of(10), bytes_of(None)
+    (8000000000.0, 500000000.0, 10, None)
+
+    Raises:
+        ValueError: It is not a size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is not a size such as 8GB or 500MB")
+    return float(match[1]) * _UNITS[match[2].lower()]
+
+
 def plain(value: object) -> Any:  # noqa: ANN401, PLR0911
     """Return a value as JSON has it, without secrets; what JSON lacks as text.
 

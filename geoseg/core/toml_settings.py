@@ -56,7 +56,7 @@ def checked_as(
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
-        tables = list(_models(annotation))
+        tables = list(models(annotation))
         problems = "; ".join(_explained(e, tables) for e in error.errors())
         raise GeosegError(f"{name}: {problems}") from error
 
@@ -109,12 +109,12 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
+def models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
     """Yield the tables that a type may be, through unions, options and lists."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
-        yield from _models(inner)
+        yield from models(inner)
 
 
 def _all(tables: Sequence[type[BaseModel]]) -> Iterator[type[BaseModel]]:
@@ -122,7 +122,7 @@ def _all(tables: Sequence[type[BaseModel]]) -> Iterator[type[BaseModel]]:
     for table in tables:
         yield table
         for field in table.model_fields.values():
-            yield from _all(list(_models(field.annotation)))
+            yield from _all(list(models(field.annotation)))
 
 
 def _keys(tables: list[type[BaseModel]], where: Sequence[str]) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _keys(tables: list[type[BaseModel]], where: Sequence[str]) -> Iterator[str]:
             model
             for table in tables
             if part in table.model_fields
-            for model in _models(table.model_fields[part].annotation)
+            for model in models(table.model_fields[part].annotation)
         ]
         tables = inner or [t for t in tables if part in _tags(t)] or tables
     for table in tables:

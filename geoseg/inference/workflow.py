@@ -1,4 +1,4 @@
-"""The story: a raster becomes masks.
+"""The whole workflow: a raster becomes masks.
 
 open the source ─ load the model's card ─ plan ─ create the store ─ run the blocks
 """
@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from geoseg._version import __version__
 from geoseg.core import views
+from geoseg.core.options import keywords
 from geoseg.core.tiling import Tiling, auto_block
 from geoseg.errors import (
     GeosegError,
@@ -31,6 +32,7 @@ from geoseg.execution.resources import cores
 from geoseg.inference.memory import Memory, estimate
 from geoseg.inference.objects.scheduler import run_objects, splitting_job, table_of
 from geoseg.inference.objects.split import Splitting, method, things_of
+from geoseg.inference.options import PlanOptions, Resolution, SegmentOptions
 from geoseg.inference.scheduler import RunFacts, run_blocks
 from geoseg.inference.worker import Job
 from geoseg.maps.store import Masks, create_masks, writing
@@ -42,8 +44,6 @@ from geoseg.rasters.open import Source, match_bands, open_source, with_nodata
 if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
-
-Resolution = Literal["model", "native"] | float
 
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
@@ -97,6 +97,66 @@ class Plan:
         }
 
 
+def plan_of(source: Any, options: PlanOptions, workers: int) -> Plan:  # noqa: ANN401
+    """Plan a run; as `make_plan`, with options as one object."""
+    opened = open_source(
+        source, bands=options.bands, aoi=options.aoi, nodata=options.nodata
+    )
+    recipe = model_recipe(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        batch=options.batch,
+        tta=options.tta,
+        scales=options.scales,
+        prompts=options.prompts,
+        task=None if options.instances else options.task,
+        things=options.things,
+    )
+    recipe = recipe.bound(opened)
+    if recipe.card.nodata is not None:
+        opened = with_nodata(opened, recipe.card.nodata)
+    opened = opened.select(match_bands(opened, recipe.card.bands))
+    check_fit(recipe.card, opened)
+    opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
+    return _cut(opened, recipe.fit(opened), options, workers)
+
+
+def _cut(
+    source: Source, recipe: ModelRecipe, options: PlanOptions, workers: int
+) -> Plan:
+    """Plan how a raster is cut, and what that needs."""
+    card = recipe.card
+    task, splitting = _objects(card, options.task, options.instances, options.things)
+    arrays = _arrays(
+        card, task, scores=options.scores, probabilities=options.probabilities
+    )
+    tiling = Tiling(
+        height=source.grid.height,
+        width=source.grid.width,
+        window=card.window,
+        overlap=card.overlap if options.overlap is None else options.overlap,
+        multiple=card.multiple,
+    )
+    tasks = cores() if card.output == "labels" else 2
+    tiling = _with_block(tiling, source, recipe, arrays, tasks, workers, options)
+    needed = estimate(source, recipe, tiling, arrays, tasks)
+    allowed = options.memory_bytes
+    if allowed is not None and needed.total > allowed:
+        raise PlanError(needed.refusal(allowed, tiling))
+    return Plan(
+        source=source,
+        model=recipe,
+        tiling=tiling,
+        arrays=arrays,
+        memory=needed,
+        tasks=tasks,
+        task=task,
+        splitting=splitting,
+    )
+
+
+@keywords(PlanOptions, plan_of)
 def make_plan(
     source: Any,  # noqa: ANN401 - whatever open_source takes
     *,
@@ -118,7 +178,7 @@ def make_plan(
     task: Task | None = None,
     instances: str | None = None,
     things: Sequence[str] | None = None,
-    memory: float | None = None,
+    memory: float | str | None = None,
     workers: int = 1,
 ) -> Plan:
     """Plan a run: what is read, how it is cut, what it needs. Arguments as `segment`.
@@ -126,51 +186,7 @@ def make_plan(
     Raises:
         GeosegError: The raster, the model and the numbers do not go together.
     """
-    opened = open_source(source, bands=bands, aoi=aoi, nodata=nodata)
-    recipe = model_recipe(
-        model,
-        device=device,
-        precision=precision,
-        batch=batch,
-        tta=tta,
-        scales=scales,
-        prompts=prompts,
-        task=None if instances else task,
-        things=things,
-    )
-    recipe = recipe.bound(opened)
-    if recipe.card.nodata is not None:
-        opened = with_nodata(opened, recipe.card.nodata)
-    opened = opened.select(match_bands(opened, recipe.card.bands))
-    check_fit(recipe.card, opened)
-    opened = _at_resolution(opened, recipe.card.resolution, resolution)
-    recipe = recipe.fit(opened)
-    card = recipe.card
-    task, splitting = _objects(card, task, instances, things)
-    arrays = _arrays(card, task, scores=scores, probabilities=probabilities)
-    grid = opened.grid
-    tiling = Tiling(
-        height=grid.height,
-        width=grid.width,
-        window=card.window,
-        overlap=card.overlap if overlap is None else overlap,
-        multiple=card.multiple,
-    )
-    tasks = cores() if card.output == "labels" else 2
-    tiling = _with_block(tiling, opened, recipe, arrays, tasks, workers, block, memory)
-    needed = estimate(opened, recipe, tiling, arrays, tasks)
-    if memory is not None and needed.total > memory:
-        raise PlanError(needed.refusal(memory, tiling))
-    return Plan(
-        source=opened,
-        model=recipe,
-        tiling=tiling,
-        arrays=arrays,
-        memory=needed,
-        tasks=tasks,
-        task=task,
-        splitting=splitting,
-    )
+    raise NotImplementedError  # `plan_of` is what runs
 
 
 def _objects(
@@ -203,13 +219,12 @@ def _with_block(
     arrays: Sequence[str],
     tasks: int,
     workers: int,
-    block: int | None,
-    memory: float | None,
+    options: PlanOptions,
 ) -> Tiling:
-    if block is not None:
-        return replace(tiling, block=block)
+    if options.block is not None:
+        return replace(tiling, block=options.block)
     smallest = estimate(source, recipe, tiling, arrays, tasks)
-    room = (memory or 2.5e9) - smallest.process - smallest.model
+    room = (options.memory_bytes or 2.5e9) - smallest.process - smallest.model
     side = auto_block(
         tiling,
         bytes_per_pixel=smallest.per_task / tiling.block**2,
@@ -266,6 +281,26 @@ def _at_resolution(source: Source, model: float | None, wanted: Resolution) -> S
     return resampled(source, grid)
 
 
+def _segment(
+    source: Any,  # noqa: ANN401 - whatever open_source takes
+    options: SegmentOptions,
+    client: Client | None,
+    progress: Callable[[Progress], None] | bool | None,
+) -> xr.Dataset:
+    """Segment a raster; see `segment`."""
+    plan = plan_of(source, options, processes(client))
+    masks, _ = run_plan(
+        plan,
+        out=options.out,
+        client=client,
+        overwrite=options.overwrite,
+        zarr_format=options.zarr_format,
+        progress=progress,
+    )
+    return masks.dataset()
+
+
+@keywords(SegmentOptions, _segment)
 def segment(
     source: Any,  # noqa: ANN401 - whatever open_source takes
     *,
@@ -288,7 +323,7 @@ def segment(
     task: Task | None = None,
     instances: str | None = None,
     things: Sequence[str] | None = None,
-    memory: float | None = None,
+    memory: float | str | None = None,
     client: Client | None = None,
     overwrite: bool = False,
     zarr_format: Literal[2, 3] = 2,
@@ -326,7 +361,8 @@ def segment(
             transformers that answer masks (Mask2Former) do each task themselves.
         instances: How it does: `components`, `watershed:5`, `boundary:NAME`.
         things: Names of the classes whose objects are counted.
-        memory: Bytes that one process may use; what does not fit is refused.
+        memory: What one process may use, in bytes or as `8GB`; what does not fit is
+            refused.
         client: Dask client to run on; None runs in this process.
         overwrite: Start anew where a store is there.
         zarr_format: 2, or 3.
@@ -340,38 +376,7 @@ def segment(
         GeosegError: Input, arguments or store are not right; nothing was written.
         BlocksFailedError: Some blocks failed; the rest is written.
     """
-    plan = make_plan(
-        source,
-        model=model,
-        aoi=aoi,
-        bands=bands,
-        nodata=nodata,
-        overlap=overlap,
-        block=block,
-        batch=batch,
-        device=device,
-        precision=precision,
-        tta=tta,
-        scales=scales,
-        prompts=prompts,
-        scores=scores,
-        probabilities=probabilities,
-        resolution=resolution,
-        task=task,
-        instances=instances,
-        things=things,
-        memory=memory,
-        workers=processes(client),
-    )
-    masks, _ = run_plan(
-        plan,
-        out=out,
-        client=client,
-        overwrite=overwrite,
-        zarr_format=zarr_format,
-        progress=progress,
-    )
-    return masks.dataset()
+    raise NotImplementedError  # `_segment` is what runs
 
 
 def run_plan(

@@ -274,24 +274,17 @@ def _record(masks: str) -> Mapping[str, Any]:
 
 def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
     from geoseg.execution.engine import processes
-    from geoseg.inference.workflow import make_plan, run_plan
+    from geoseg.inference.workflow import plan_of, run_plan
 
-    settings = run.pipeline.segment.model_dump(
-        exclude={"raster", "masks", "zarr_format"}
-    )
-    client = run.client()
-    plan = make_plan(
-        run.pipeline.segment.raster,
-        workers=processes(client),
-        **settings,
-    )
+    segment, client = run.pipeline.segment, run.client()
+    plan = plan_of(segment.raster, segment, processes(client))
     masks, facts = run_plan(
         plan,
         out=product,
         client=client,
         # A store is never replaced because settings changed: it is refused.
         overwrite=run.overwrite,
-        zarr_format=run.pipeline.segment.zarr_format,
+        zarr_format=segment.zarr_format,
         progress=run.progress("segment"),
     )
     return {"windows": facts.windows, "masks_run": masks.run}

@@ -5,55 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import TypeAdapter, field_validator
 
-from geoseg.core.toml_settings import Settings, checked_as, override, read_toml
+from geoseg.core.options import Cli, Options, cli_of
+from geoseg.core.toml_settings import Settings, checked_as, models, override, read_toml
 from geoseg.execution.cluster_settings import Cluster, read_cluster
-
-_PATHS = (
-    ("out",),
-    ("cluster",),
-    ("segment", "raster"),
-    ("segment", "aoi"),
-    ("segment", "model"),
-    ("segment", "prompts"),
-    ("vectorize", "stats"),
-    ("report", "raster"),
-    ("report", "reference"),
-    ("report", "evaluation"),
-)
-"""Keys that may be paths; in a file they are relative to it."""
+from geoseg.inference.options import MasksOptions
 
 
-class Segment(Settings):
+class Segment(MasksOptions):
     """As `geoseg segment`."""
 
-    raster: str | list[str]
-    model: str | list[str]
+    raster: Annotated[str | list[str], Cli(location=True)]
+    model: Annotated[str | list[str], Cli(location=True)]
     """Several are averaged."""
     masks: str = "masks.zarr"
     """The store, in `out` unless it is a URL or an absolute path."""
-    aoi: str | None = None
-    bands: list[str] | None = None
-    nodata: float | None = None
-    overlap: int | None = None
-    block: int | None = None
-    batch: int | None = None
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    tta: Literal["d4", "flips"] | None = None
-    scales: list[float] | None = None
-    prompts: str | None = None
-    scores: bool = False
-    probabilities: bool = False
-    resolution: Literal["model", "native"] | float = "model"
-    task: Literal["semantic", "instance", "panoptic"] | None = None
-    instances: str | None = None
-    things: list[str] | None = None
-    memory: float | None = None
-    zarr_format: Literal[2, 3] = 2
 
 
 class Vectorize(Settings):
@@ -99,18 +68,18 @@ class Report(Settings):
     evaluation: str | None = None
 
 
-class Pipeline(Settings):
+class Pipeline(Options):
     """A whole pipeline file. A stage whose table is absent is not run."""
 
     name: str = "pipeline"
     description: str = ""
-    out: str
+    out: Annotated[str, Cli(location=True)]
     """Folder of the products."""
     segment: Segment
     vectorize: Vectorize | None = None
     export: Export | None = None
     report: Report | None = None
-    cluster: Cluster | None = None
+    cluster: Annotated[Cluster | None, Cli(location=True)] = None
     """Where workers come from: a file, or its contents; absent: this process."""
 
     @field_validator("out")
@@ -154,8 +123,7 @@ def read_pipeline(
     """
     values = read_toml(path)
     folder = Path(path).resolve().parent
-    for keys in _PATHS:
-        _anchor(values, keys, folder)
+    _anchor(values, Pipeline, folder)
     for text in overrides:
         override(values, text)
     if cluster is not None:
@@ -165,28 +133,25 @@ def read_pipeline(
     return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
 
 
-def _anchor(values: dict[str, Any], keys: Sequence[str], folder: Path) -> None:
-    """Make what may be a path relative to a folder, in place."""
-    *tables, last = keys
-    table: Any = values
-    for name in tables:
-        table = table.get(name) if isinstance(table, dict) else None
-    if not isinstance(table, dict):
-        return
-    found = table.get(last)
-    if isinstance(found, str):
-        table[last] = _anchored(found, folder, must_exist=last == "model")
-    elif isinstance(found, list):
-        table[last] = [
-            _anchored(f, folder, must_exist=last == "model")
-            if isinstance(f, str)
-            else f
-            for f in found
-        ]
+def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:
+    """Make what may be paths, by their declaration, relative to a folder, in place."""
+    for name, found in values.items():
+        if name not in table.model_fields:
+            continue
+        inner = next(iter(models(table.model_fields[name].annotation)), None)
+        if isinstance(found, dict) and inner is not None and issubclass(inner, Options):
+            _anchor(found, inner, folder)
+        elif cli_of(table, name).location:
+            must_exist = name == "model"
+            if isinstance(found, list):
+                values[name] = [_anchored(f, folder, must_exist) for f in found]
+            else:
+                values[name] = _anchored(found, folder, must_exist)
 
 
-def _anchored(text: str, folder: Path, *, must_exist: bool) -> str:
-    if "://" in text or text.startswith("/"):
+def _anchored(text: Any, folder: Path, must_exist: bool) -> Any:  # noqa: ANN401
+    """Return a path relative to a folder; what is no path as it is."""
+    if not isinstance(text, str) or "://" in text or Path(text).is_absolute():
         return text
     path = folder / text
     # A model may also be a name, `threshold:ndwi`, or `file.py:factory`.

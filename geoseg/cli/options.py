@@ -1,0 +1,198 @@
+"""From declared options to click's: spelling, type, help and section of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from geoseg.core.options import Cli, Options, Section, checked, cli_of, flag_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MANY = 12
+"""Commands with more options than this have them in sections."""
+_BARE = "true"
+"""What an option stands for whose value is left out, as in `--smooth`."""
+
+
+class Option(click.Option):
+    """An option of click that knows its section."""
+
+    section = Section.OTHER
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg]
+    """A value that a function reads; it raises ValueError."""
+
+    def __init__(self, parse: Callable[[str], Any], form: str | None = None) -> None:
+        self.parse, self.form, self.name = parse, form, "text"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - a text, or what was read of one
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401 - what is read
+        """Return the value; click says what is wrong with it."""
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            form = f"write it as {self.form}" if self.form else str(error)
+            self.fail(f"{value!r}: {form}", param, ctx)
+
+
+class Command(click.Command):
+    """A command whose help has its options in sections, where they are many."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the options, those of a section under its name."""
+        sections: dict[str, list[tuple[str, str]]] = {s: [] for s in Section}
+        many = sum(isinstance(p, click.Option) for p in self.params) > _MANY
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                section = getattr(parameter, "section", Section.OTHER)
+                sections[section if many else Section.OTHER].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+def command(
+    *examples: str, group: click.Group | None = None, name: str | None = None
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a function a command, whose help ends with examples.
+
+    Args:
+        examples: Lines as one would type them.
+        group: The command is one of this group.
+        name: What it is called; default as the function.
+    """
+    title = "Examples" if len(examples) > 1 else "Example"
+    lines = "\n".join(f"  {line}" for each in examples for line in each.splitlines())
+    make = click.command if group is None else group.command
+    return make(name, cls=Command, epilog=f"\n\b\n{title}:\n{lines}\n")
+
+
+def takes(
+    model: type[Options], name: str = "options", only: str | None = None
+) -> Callable[[F], F]:
+    """Give a command the options that are declared, as one object.
+
+    Args:
+        model: The options.
+        name: The command's argument that takes the object.
+        only: The one that this command has use for; others keep their defaults.
+    """
+    fields = [n for n in model.model_fields if only in (None, n)]
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(**given: Any) -> Any:  # noqa: ANN401 - what the command returns
+            values = {n: given.pop(n) for n in fields}
+            told = {n: v for n, v in values.items() if v is not None and v != ()}
+            options = checked(model, told, lambda n: flag_of(model, n))
+            return function(**given, **{name: options})
+
+        parameters = getattr(call, "__click_params__", [])
+        # Click keeps them from the last to the first: decorators run upwards.
+        parameters.extend(_option(model, n) for n in reversed(fields))
+        call.__click_params__ = parameters  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _option(model: type[Options], name: str) -> Option:
+    field, cli = model.model_fields[name], cli_of(model, name)
+    kind = _without_none(get_type_hints(model)[name])
+    settings: dict[str, Any] = {
+        "help": " ".join((field.description or "").split()) or None,
+        "required": field.is_required(),
+        "metavar": cli.metavar,
+        "multiple": cli.repeats,
+        **_reading(kind, cli),
+    }
+    if field.default and not field.is_required():
+        choice = isinstance(settings["type"], click.Choice)
+        shown = str(field.default) if choice else field.default
+        settings |= {"default": shown, "show_default": True}
+    spellings = [flag_of(model, name), *([cli.short] if cli.short else []), name]
+    option = Option(spellings, **settings)
+    option.section = cli.section
+    return option
+
+
+def _reading(kind: Any, cli: Cli) -> dict[str, Any]:  # noqa: ANN401 - any type
+    """Return click's settings by which a type is read from texts."""
+    origins = [get_origin(m) or m for m in _members(kind)]
+    if kind is bool:
+        return {"is_flag": True, "default": None}
+    if bool in origins:  # a switch that may be given a number
+        one = _Value(lambda text: True if text == _BARE else float(text))
+        return {"type": one, "is_flag": False, "flag_value": _BARE}
+    if get_origin(kind) is Literal:
+        known = {str(v): v for v in get_args(kind)}
+        callback = lambda _c, _p, v: known.get(v)  # noqa: E731
+        return {"type": click.Choice([*known]), "callback": callback}
+    if Mapping in origins:
+        read = cli.parse or _reader(get_args(kind)[1])
+        callback = lambda _c, _p, found: dict(found) or None  # noqa: E731
+        one = _Value(lambda text: _pair(text, read), cli.metavar)
+        return {"type": one, "multiple": True, "callback": callback}
+    if cli.repeats:
+        one = _Value(cli.parse or str, cli.metavar)
+        alone = origins != [Sequence]
+        return {"type": one, "callback": lambda _c, _p, v: _one_or_more(v, alone)}
+    return {"type": _type_of(kind, cli)}
+
+
+def _type_of(kind: Any, cli: Cli) -> Any:  # noqa: ANN401 - any type
+    """Return click's type of an option that is given once."""
+    if cli.parse is not None:
+        return _Value(cli.parse, cli.metavar)
+    members = _members(kind)
+    items = [get_args(m)[0] for m in members if get_origin(m) is Sequence]
+    if items:
+        read = _reader(items[0])
+        return _Value(lambda text: _list(text, read), cli.metavar)
+    words = [w for m in members if get_origin(m) is Literal for w in get_args(m)]
+    if words and float in members:
+        return _Value(lambda t: t if t in words else float(t), cli.metavar)
+    return kind if kind in (int, float) else str
+
+
+def _members(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any type
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _without_none(kind: Any) -> Any:  # noqa: ANN401 - any type
+    kept = tuple(m for m in _members(kind) if m is not NoneType)
+    return kept[0] if len(kept) == 1 else Union[kept]  # noqa: UP007 - of a tuple
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:  # noqa: ANN401 - any type
+    return kind if kind in (int, float) else str
+
+
+def _one_or_more(values: tuple[Any, ...], alone: bool) -> Any:  # noqa: ANN401
+    """Return what is given once as it is, where it may be; else a list."""
+    return values[0] if alone and len(values) == 1 else [*values] or None
+
+
+def _list(text: str, read: Callable[[str], Any]) -> list[Any]:
+    return [read(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _pair(text: str, read: Callable[[str], Any]) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    if not key or not value:
+        raise ValueError("there is no name or no value")
+    return key, read(value)

@@ -1,0 +1,107 @@
+"""What `geoseg plan` and `geoseg segment` are asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from geoseg.core.options import Cli, Options, Section
+from geoseg.core.text import bytes_of
+from geoseg.models.card import Task
+from geoseg.models.networks.device import Precision
+
+Resolution = Literal["model", "native"] | float
+
+
+class PlanOptions(Options):
+    """What decides how a raster becomes masks."""
+
+    model: Annotated[
+        Any,
+        Cli(section=Section.MODEL, metavar="MODEL", repeats=True, location=True),
+    ]
+    """See `geoseg models`; given several times, scores are averaged."""
+    tta: Annotated[Literal["d4", "flips"] | None, Cli(section=Section.MODEL)] = None
+    """Look at every window turned and mirrored: 8 or 4 times."""
+    scales: Annotated[
+        Sequence[float] | None, Cli(section=Section.MODEL, metavar="0.5,1,2")
+    ] = None
+    """Look at every window resized by these factors, and average."""
+    prompts: Annotated[
+        str | os.PathLike[str] | None,
+        Cli(section=Section.MODEL, metavar="FILE", location=True),
+    ] = None
+    """Points, boxes or polygons that SAM and its like are asked for."""
+    aoi: Annotated[
+        str | os.PathLike[str] | None,
+        Cli(section=Section.MODEL, metavar="FILE", location=True),
+    ] = None
+    """Polygons; outside is nodata."""
+    bands: Annotated[
+        Sequence[str] | None, Cli(section=Section.MODEL, metavar="red,green,…")
+    ] = None
+    """Names of the raster's bands in order, or numbers of those to use."""
+    nodata: Annotated[float | None, Cli(section=Section.MODEL)] = None
+    """A pixel value that is nodata too."""
+    resolution: Annotated[
+        Resolution, Cli(section=Section.MODEL, metavar="model|native|METRES")
+    ] = "model"
+    """Pixel size to work at."""
+    overlap: Annotated[int | None, Cli(section=Section.MODEL, metavar="PX")] = None
+    """What neighbouring windows share; default the model's."""
+    task: Annotated[Task | None, Cli(section=Section.OBJECTS)] = None
+    """Classes, objects, or both; default what the model does."""
+    instances: Annotated[str | None, Cli(section=Section.OBJECTS, metavar="METHOD")] = (
+        None
+    )
+    """How classes become objects: components, components:8, watershed:5 (pixels between
+    seeds), boundary:NAME (the class between objects)."""
+    things: Annotated[
+        Sequence[str] | None, Cli(section=Section.OBJECTS, metavar="a,b")
+    ] = None
+    """Names of the classes whose objects are counted."""
+    scores: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Write confidence too."""
+    probabilities: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Write all probabilities too."""
+    block: Annotated[int | None, Cli(section=Section.SPEED, metavar="PX")] = None
+    """Side of a block; default by memory. Never changes the answer."""
+    batch: Annotated[int | None, Cli(section=Section.SPEED, metavar="N")] = None
+    """Windows per pass; default by device."""
+    device: Annotated[str, Cli(section=Section.SPEED)] = "auto"
+    """auto, cpu, cuda."""
+    precision: Annotated[Precision, Cli(section=Section.SPEED)] = "auto"
+    """auto: the fastest that the device is built for."""
+    memory: Annotated[
+        float | str | None,
+        BeforeValidator(bytes_of),
+        Cli(section=Section.SPEED, metavar="SIZE"),
+    ] = None
+    """What one process may use, such as 8GB; what does not fit is refused."""
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """What one process may use, in bytes."""
+        return None if self.memory is None else float(self.memory)
+
+
+class MasksOptions(PlanOptions):
+    """What decides how a raster becomes a store of masks, wherever that lies."""
+
+    zarr_format: Annotated[Literal[2, 3], Cli(section=Section.WRITTEN)] = 2
+    """2 opens everywhere."""
+
+
+class SegmentOptions(MasksOptions):
+    """What `geoseg segment` is asked."""
+
+    out: Annotated[
+        str | os.PathLike[str],
+        Cli(section=Section.WRITTEN, metavar="MASKS.zarr", location=True),
+    ]
+    """The store to write."""
+    overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Begin again where a store is there."""

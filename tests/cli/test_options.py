@@ -1,0 +1,120 @@
+"""Options are declared once: the command line, TOML and Python have the same ones."""
+
+import inspect
+import subprocess
+import sys
+from typing import get_type_hints
+
+import click
+import pytest
+
+import geoseg
+from geoseg.cli import program
+from geoseg.core.options import checked, cli_of, flag_of
+from geoseg.errors import GeosegError
+from geoseg.execution.options import ClusterOptions
+from geoseg.inference.options import MasksOptions, PlanOptions, SegmentOptions
+from geoseg.pipeline import settings as pipeline
+
+# Options → the public function that has them as keywords, and the command.
+DECLARED = {
+    PlanOptions: (geoseg.make_plan, "plan"),
+    SegmentOptions: (geoseg.segment, "segment"),
+}
+# Options → the table of a pipeline, and what it calls the product.
+TABLES = {MasksOptions: (pipeline.Segment, {"raster", "masks"})}
+# What has no counterpart: what is worked on, where, and what is said meanwhile.
+PYTHON_ONLY = {"client", "progress", "threads"}
+CLI_ONLY = {"quiet", "as_json", *ClusterOptions.model_fields}
+WHAT = {"source", "raster", "rasters", "masks", "path", "help", "workers"}
+
+
+def command_of(name):
+    return program.get_command(click.Context(program), name)
+
+
+@pytest.mark.parametrize(
+    ("options", "function"), [(o, f) for o, (f, _) in DECLARED.items()]
+)
+def test_python_has_the_declared_options(options, function):
+    """Names, types and defaults of the keywords are those of the settings object."""
+    parameters = inspect.signature(function).parameters
+    fields = options.model_fields
+    assert {*parameters} - PYTHON_ONLY - WHAT == {*fields}
+    places = vars(sys.modules[function.__module__])
+    hints = get_type_hints(options)
+    for name, field in fields.items():
+        parameter = parameters[name]
+        required = parameter.default is inspect.Parameter.empty
+        assert required == field.is_required(), name
+        assert required or parameter.default == field.default, name
+        assert eval(parameter.annotation, places) == hints[name], name
+
+
+@pytest.mark.parametrize("function", [f for f, _ in DECLARED.values()])
+def test_python_describes_its_keywords(function):
+    text = inspect.getdoc(function)
+    if "Arguments as" in text:
+        return
+    for name in inspect.signature(function).parameters:
+        assert f"\n    {name}: " in text, name
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [(o, name) for o, (_, name) in DECLARED.items()]
+)
+def test_the_command_line_has_the_declared_options(options, name):
+    found = {p.name: p for p in command_of(name).params}
+    assert {*found} - CLI_ONLY - WHAT == {*options.model_fields}
+    for field in options.model_fields:
+        assert flag_of(options, field) in found[field].opts
+        assert found[field].help, f"{name} does not explain {field}"
+        assert found[field].section == cli_of(options, field).section
+
+
+@pytest.mark.parametrize("options", TABLES)
+def test_pipelines_have_the_declared_options(options):
+    table, own = TABLES[options]
+    assert {*table.model_fields} == {*options.model_fields} | own
+    commands = {o for o in DECLARED if issubclass(o, options)}
+    assert commands
+    for command in commands:  # a product is named by the table, and `run` overwrites
+        rest = {*command.model_fields} - {*options.model_fields}
+        assert rest == {"out", "overwrite"}
+
+
+def test_what_is_wrong_is_said_in_the_users_spelling():
+    with pytest.raises(GeosegError) as error:
+        checked(SegmentOptions, {"model": "m", "block": "x", "tta": "d5"})
+    said = str(error.value)
+    assert "out is missing" in said
+    assert "block 'x': input should be a valid integer" in said
+    assert "tta 'd5': input should be 'd4' or 'flips'" in said
+    with pytest.raises(GeosegError, match="things 'car'"):
+        checked(PlanOptions, {"model": "m", "things": "car"})
+    with pytest.raises(GeosegError, match=r"^--zarr-format 5: .* 2 or 3"):
+        checked(
+            SegmentOptions,
+            {"model": "m", "out": "o", "zarr_format": 5},
+            lambda name: flag_of(SegmentOptions, name),
+        )
+
+
+def test_sizes_are_read_everywhere():
+    assert PlanOptions(model="m", memory="8GB").memory_bytes == 8e9
+    assert PlanOptions(model="m", memory=1e6).memory_bytes == 1e6
+    with pytest.raises(GeosegError, match="'x' is not a size such as 8GB"):
+        checked(PlanOptions, {"model": "m", "memory": "x"})
+
+
+def test_help_is_quick():
+    """Declared options import nothing heavy, of all commands together."""
+    code = (
+        "import sys\nfrom geoseg.cli import run\nrun(['--help'])\n"
+        "print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "dask", "distributed", "numba", "rasterio", "xarray", "scipy"}
+    assert not heavy & {*answer.stdout.split()}
