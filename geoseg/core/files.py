@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
-import psutil
+from geoseg.core.processes import begun, here
 
+_FORGOTTEN = 2 * 86_400
+"""Seconds after which what was left beside a file is removed, whoever left it."""
 _PATIENCE = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds between tries to replace a file that another program holds (Windows)."""
 
@@ -21,8 +23,8 @@ _PATIENCE = (0.05, 0.1, 0.2, 0.4, 0.8)
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a name beside a file; what is written there takes the file's place.
 
-    It does so in one step when all went well, and is removed otherwise. What a killed
-    process of this machine left beside the same file is removed first.
+    It does so in one step when all went well, and is removed otherwise. What killed
+    processes left beside the same file is removed first.
 
     Args:
         path: The file that will be there in the end; its folder must exist.
@@ -58,19 +60,41 @@ def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
 
 
 def remove_left_beside(target: Path) -> None:
-    """Remove what processes of this machine that are gone left beside a file."""
-    prefix = _prefix(target)
+    """Remove what processes that are gone left beside a file.
+
+    Of processes elsewhere (another machine, another container, before a restart) it
+    cannot be known whether they are gone: what they left is removed after two days.
+    """
     pattern = re.compile(
-        rf"{re.escape(prefix)}(?P<process>\d+){re.escape(target.suffix)}(-.*)?"
+        rf"\.{re.escape(target.stem)}\.(?P<place>[0-9a-f]{{8}})-(?P<process>\d+)"
+        rf"{re.escape(target.suffix)}(-.*)?"
     )
     for left in list(target.parent.iterdir()):
         found = pattern.fullmatch(left.name)
-        if found and not psutil.pid_exists(int(found["process"])):
+        if found is None:
+            continue
+        if found["place"] == _place():
+            gone = begun(int(found["process"])) is None
+        else:
+            gone = time.time() - _last_change(left) > _FORGOTTEN
+        if gone:
             _remove_one(left)
 
 
+def _last_change(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()  # its owner has just put it in place
+
+
+def _place() -> str:
+    """Return eight digits for where this process runs."""
+    return f"{crc32(here().encode()):08x}"
+
+
 def _prefix(target: Path) -> str:
-    return f".{target.stem}.{socket.gethostname() or 'host'}-"
+    return f".{target.stem}.{_place()}-"
 
 
 def _remove(part: Path) -> None:

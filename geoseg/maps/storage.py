@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from uuid import uuid4
 
 import fsspec
@@ -71,7 +73,13 @@ class Storage:
 
     @property
     def _root(self) -> Path:
-        return Path(self.url.removeprefix("file://"))
+        if self.url.startswith("file://"):
+            return Path(url2pathname(urlsplit(self.url).path))
+        return Path(self.url)
+
+    def path(self, name: str) -> Path:
+        """Return the file of an object; only where `is_local`."""
+        return self._root / name
 
     def _remote(self) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(self.url, **access(self.url))

@@ -47,14 +47,18 @@ def test_what_a_killed_process_left_is_swept_but_not_what_lives(tmp_path):
         [sys.executable, "-c", "import os; print(os.getpid())"],
         capture_output=True, check=True,
     )  # fmt: skip
-    prefix = files._prefix(target)
-    (tmp_path / f"{prefix}{int(dead.stdout)}.tif").write_text("dead")
-    (tmp_path / f"{prefix}{int(dead.stdout)}.tif-folder").mkdir()
+    prefix, dead_pid = files._prefix(target), int(dead.stdout)
+    (tmp_path / f"{prefix}{dead_pid}.tif").write_text("dead")
+    (tmp_path / f"{prefix}{dead_pid}.tif-folder").mkdir()
     alive = tmp_path / f"{prefix}{os.getppid()}.tif"
-    alive.write_text("alive")
+    # Of a container of the same name, in which there is such a process; long ago, none.
+    elsewhere, forgotten = (tmp_path / f".map.{d * 8}-{dead_pid}.tif" for d in "ab")
+    for path in (alive, elsewhere, forgotten):
+        path.write_text("alive")
+    os.utime(forgotten, (0, 0))
     with replacing(target) as part:
         part.write_text("new")
-    assert names(tmp_path) == sorted([alive.name, "map.tif"])
+    assert names(tmp_path) == sorted([alive.name, elsewhere.name, "map.tif"])
 
 
 def test_a_file_that_others_hold_is_tried_again(tmp_path, monkeypatch):
