@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 
 from geoseg.core.classes import Class, nodata_value
-from geoseg.core.grid import Grid, Window
-from geoseg.errors import GeosegError, MissingExtraError
+from geoseg.core.grid import Grid, squares
+from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from geoseg.maps.reader import ClassReader
     from geoseg.viz.explorer import Explorer
 
-_SIZE = 1200
-_PIECE = 2048
+_READ = 2048  # pixels a side that are compared at once
 
 
 @xr.register_dataset_accessor("geoseg")  # type: ignore[no-untyped-call]
@@ -69,14 +68,9 @@ class GeosegAccessor:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from geoseg.viz.image import colour_table
+        from geoseg.viz.map_figure import draw_map
 
-        values = self._look()
-        axes = _axes(ax)
-        self._draw(axes, colour_table(self.classes)[values])
-        if legend:
-            self._legend(axes, values)
-        return axes
+        return draw_map(self._reader, ax, legend=legend)
 
     def overlay(
         self,
@@ -94,21 +88,9 @@ class GeosegAccessor:
             opacity: Of the map: 0 shows the image only.
             legend: Whether to name the classes.
         """
-        from geoseg.viz.image import colour_table, open_image
+        from geoseg.viz.map_figure import draw_map
 
-        values = self._look()
-        height, width = values.shape
-        grid = self.grid.resampled(
-            y_factor=self.grid.height / height, x_factor=self.grid.width / width
-        )
-        axes = _axes(ax)
-        self._draw(axes, open_image(raster).on(grid))
-        table = colour_table(self.classes)
-        table[:, 3] = np.rint(table[:, 3] * opacity)
-        self._draw(axes, table[values])
-        if legend:
-            self._legend(axes, values, opacity)
-        return axes
+        return draw_map(self._reader, ax, raster=raster, opacity=opacity, legend=legend)
 
     def areas(self) -> pd.DataFrame:
         """Return pixels, share and true area in m² of each class, by its name.
@@ -117,9 +99,9 @@ class GeosegAccessor:
         """
         import pandas as pd
 
-        from geoseg.viz.statistics import survey
+        from geoseg.viz.statistics import map_statistics
 
-        found = survey(self._reader, size=1, places=0)
+        found = map_statistics(self._reader, size=1, places=0)
         areas = np.full(len(found.classes), np.nan)
         if found.areas_m2 is not None:
             areas = found.areas_m2
@@ -217,88 +199,6 @@ class GeosegAccessor:
 
         return map_html(self._reader)
 
-    def _look(self) -> NDArray[np.generic]:
-        from geoseg.maps.overviews import open_pyramid
-
-        grid = self.grid
-        factor = max(1.0, max(grid.height, grid.width) / _SIZE)
-        height, width = (max(1, round(n / factor)) for n in (grid.height, grid.width))
-        pyramid = open_pyramid(self._reader)
-        return pyramid.look("classes", grid.window, height, width)
-
-    def _draw(self, axes: Axes, rgba: NDArray[np.uint8]) -> None:
-        """Draw a picture of the whole map; rotated ones in rows and columns."""
-        t, grid = self.grid.transform, self.grid
-        extent = (0.0, float(grid.width), float(grid.height), 0.0)
-        names = "column", "row"
-        if grid.is_rectilinear:
-            right, bottom = t @ (grid.width, grid.height)
-            extent = (t.c, right, bottom, t.f)
-            names = _axis_names(grid)
-        axes.imshow(rgba, extent=extent, interpolation="nearest")
-        axes.set_xlabel(names[0])
-        axes.set_ylabel(names[1])
-        axes.set_aspect(_aspect(grid))
-        axes.ticklabel_format(useOffset=False, style="plain")
-
-    def _legend(
-        self, axes: Axes, values: NDArray[np.generic], opacity: float = 1.0
-    ) -> None:
-        from matplotlib.patches import Patch
-
-        there = set(np.unique(values).tolist())
-        handles = [
-            Patch(
-                facecolor=(*(v / 255 for v in c.rgb), opacity),
-                edgecolor="0.4",
-                linewidth=0.5,
-                label=c.name,
-            )
-            for c in self.classes
-            if c.value in there
-        ]
-        axes.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0,
-            frameon=False,
-            ncols=1 + len(handles) // 25,
-        )
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError("drawing", "matplotlib", "plot") from error
-    made: Axes = plt.subplots(figsize=(7.5, 6), layout="constrained")[1]
-    return made
-
-
-def _axis_names(grid: Grid) -> tuple[str, str]:
-    if grid.crs is None:
-        return "x", "y"
-    from pyproj import CRS
-
-    crs = CRS.from_user_input(grid.crs)
-    if crs.is_geographic:
-        return "longitude [°]", "latitude [°]"
-    unit = crs.axis_info[0].unit_name if crs.axis_info else "metre"
-    short = {"metre": "m", "US survey foot": "ft", "foot": "ft"}.get(unit, unit)
-    return f"x [{short}]", f"y [{short}]"
-
-
-def _aspect(grid: Grid) -> float:
-    """Return how tall a unit of y is drawn, in units of x, so that shapes are true."""
-    size = grid.pixel_size_m
-    if size is None or not grid.is_rectilinear:
-        return 1.0
-    t = grid.transform
-    return float((size[0] / abs(t.e)) / (size[1] / abs(t.a)))
-
 
 def _reader_of(thing: Any) -> ClassReader:  # noqa: ANN401 - a map of any kind
     if isinstance(thing, xr.Dataset | xr.DataArray):
@@ -328,18 +228,13 @@ def _cross(one: ClassReader, other: ClassReader) -> NDArray[np.int64]:
     sizes = [len(r.classes) for r in (one, other)]
     tables = [_positions(r.classes) for r in (one, other)]
     counts = np.zeros((sizes[0] + 1) * (sizes[1] + 1), np.int64)
-    grid = one.grid
-    for y in range(0, grid.height, _PIECE):
-        for x in range(0, grid.width, _PIECE):
-            window = Window.spanning(
-                y, min(y + _PIECE, grid.height), x, min(x + _PIECE, grid.width)
-            )
-            a, b = (
-                table[read_plain(r, "classes", window)]
-                for table, r in zip(tables, (one, other), strict=True)
-            )
-            pairs = a * (sizes[1] + 1) + b
-            counts += np.bincount(pairs.ravel(), minlength=counts.size)
+    for window in squares(one.grid, _READ):
+        a, b = (
+            table[read_plain(r, "classes", window)]
+            for table, r in zip(tables, (one, other), strict=True)
+        )
+        pairs = a * (sizes[1] + 1) + b
+        counts += np.bincount(pairs.ravel(), minlength=counts.size)
     return counts.reshape(sizes[0] + 1, sizes[1] + 1)[:-1, :-1]
 
 

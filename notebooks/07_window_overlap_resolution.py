@@ -26,9 +26,9 @@ from time import perf_counter
 
 import matplotlib.pyplot as plt
 import numpy as np
+from geoseg.viz.image import colour_table, open_image
 
 import geoseg
-from geoseg.viz.image import colour_table, open_image
 from geoseg.viz.seamcheck import REACH, check_seams, count_changes
 
 folder = Path(tempfile.mkdtemp(prefix="seams-"))

@@ -293,7 +293,7 @@ def _vectorize(masks: Masks, out: Path, client: Client | None, clock: _Clock) ->
 def _draw(
     masks: Masks, out: Path, source: str | os.PathLike[str], regions: Path
 ) -> Path:
-    from geoseg.viz.picture import draw_masks
+    from geoseg.viz.map_figure import draw_masks
 
     title = f"Map of {Path(source).name}"
     return draw_masks(masks, out, raster=source, regions=regions, title=title)
@@ -314,9 +314,9 @@ def _compare(masks: Masks, truth: Path) -> tuple[float, dict[str, float]]:
 
 def class_areas_km2(masks: Masks) -> dict[str, float]:
     """Return the true area of each class in km², 4 decimals; empty without a CRS."""
-    from geoseg.viz.statistics import survey
+    from geoseg.viz.statistics import map_statistics
 
-    found = survey(masks, size=1, places=0)
+    found = map_statistics(masks, size=1, places=0)
     if found.areas_m2 is None:
         return {}
     areas = zip(found.classes, found.areas_m2.tolist(), strict=True)

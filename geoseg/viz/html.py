@@ -8,6 +8,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.classes import Class
+from geoseg.core.text import size
+from geoseg.maps.overviews import open_pyramid
+from geoseg.maps.provenance import blocks, crs_name, name_of, provenance
+from geoseg.maps.store import Masks
+from geoseg.viz.picture import class_overview, class_png
 
 if TYPE_CHECKING:
     from geoseg.core.grid import Grid
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
 _MANY = 24
 _THUMB = 240
-_FRAME = (
+_BOX = (
     "display:inline-block;border:1px solid #9aa5a1;border-radius:6px;padding:10px 14px"
 )
 _CELL = "text-align:left;padding:1px 14px 1px 0;vertical-align:top;border:0"
@@ -33,7 +38,7 @@ def facts_html(title: str, facts: Iterable[tuple[str, str]], extra: str = "") ->
         if value
     )
     return (
-        f'<div style="{_FRAME}"><div style="font-weight:700;margin-bottom:4px">'
+        f'<div style="{_BOX}"><div style="font-weight:700;margin-bottom:4px">'
         f'{escape(title)}</div><table style="border:0;margin:0">{rows}</table>{extra}'
         "</div>"
     )
@@ -53,25 +58,16 @@ def legend_html(classes: tuple[Class, ...]) -> str:
 
 def map_html(reader: ClassReader) -> str:
     """Return a map's facts, with a small picture of it."""
-    from geoseg.maps.overviews import open_pyramid
-    from geoseg.maps.provenance import blocks, name_of, provenance
-    from geoseg.viz.image import class_png
-
     grid, made = reader.grid, provenance(reader)
     facts = [*_grid_facts(grid), ("arrays", ", ".join(reader.arrays))]
     if made:
         facts.append(("model", str(dict(made.get("model", {})).get("name", ""))))
         facts.append(("made of", str(made.get("source", ""))))
-    if hasattr(reader, "is_complete") and not reader.is_complete:
-        facts.append(("blocks", "{:,} of {:,} done".format(*blocks(reader))))  # type: ignore[arg-type]
+    if isinstance(reader, Masks) and not reader.is_complete:
+        facts.append(("blocks", "{:,} of {:,} done".format(*blocks(reader))))
     extra = legend_html(reader.classes)
-    pyramid = open_pyramid(reader)
-    if pyramid.levels or grid.pixels <= _THUMB**2 * 400:  # else it would take long
-        factor = max(1.0, max(grid.height, grid.width) / _THUMB)
-        shape = [max(1, round(n / factor)) for n in (grid.height, grid.width)]
-        png = class_png(
-            pyramid.look("classes", grid.window, shape[0], shape[1]), reader.classes
-        )
+    if open_pyramid(reader).levels or grid.pixels <= _THUMB**2 * 400:  # else it is slow
+        png = class_png(class_overview(reader, _THUMB), reader.classes)
         extra += _picture(png, f"Map of {name_of(reader)}")
     return facts_html(f"Masks {name_of(reader)}", facts, extra)
 
@@ -86,8 +82,6 @@ def _picture(png: bytes, alt: str) -> str:
 
 def plan_html(plan: Plan) -> str:
     """Return what a plan would do."""
-    from geoseg.core.text import size
-
     tiling, card = plan.tiling, plan.model.card
     return facts_html(
         f"Plan: {plan.source.name}",
@@ -136,8 +130,6 @@ def run_html(facts: RunFacts) -> str:
 
 
 def _grid_facts(grid: Grid) -> list[tuple[str, str]]:
-    from geoseg.maps.provenance import crs_name
-
     metres = grid.pixel_size_m
     of = "" if metres is None else f", {metres[0]:.3g} × {metres[1]:.3g} m each"
     return [

@@ -118,7 +118,7 @@ class SeamCheck:
         return np.delete(lines, (REACH - 1, REACH, REACH + 1))
 
 
-def check_seams(
+def compare_borders(
     name: str, counts: Iterable[LineCounts], period: int
 ) -> SeamCheck | None:
     """Compare borders, which lie every `period` pixels from the first, with elsewhere.

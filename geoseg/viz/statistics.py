@@ -1,4 +1,4 @@
-"""One pass over a raster of classes: everything that a report tells of it.
+"""One pass over a class map: everything that a report tells of it.
 
 Block by block, several at a time; what is kept are counts, a picture's worth of pixels
 and the few most remarkable places, so memory does not grow with the raster.
@@ -9,27 +9,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
-from geoseg.core.grid import Window, squares
+from geoseg.core.grid import Grid, Window, squares
 from geoseg.execution.resources import cores
-from geoseg.maps.reader import read_plain
+from geoseg.maps.reader import dtype_of, read_plain
 from geoseg.viz.seamcheck import LineCounts, count_changes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.core.grid import Grid
     from geoseg.maps.reader import ClassReader
 
 PLACE = 256
 """Side of a remarkable place in pixels."""
-_BLOCK = 2048
 _KEPT = 500
 Score = Callable[[Window, "NDArray[Any]"], "NDArray[np.float32]"]
 
@@ -44,8 +42,8 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Survey:
-    """What one pass found."""
+class MapStatistics:
+    """What one pass over a map found."""
 
     grid: Grid
     classes: tuple[Class, ...]
@@ -69,14 +67,19 @@ class Survey:
     """By what they are remarkable for, most remarkable first."""
 
     @property
+    def nodata_value(self) -> int:
+        """What nodata is in the picture."""
+        return nodata_value(self.classes)
+
+    @property
     def valid(self) -> int:
         """Pixels with a class of the table."""
         return int(self.pixels.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Found:
-    """What one block holds."""
+class _Block:
+    """What one block of the map holds."""
 
     window: Window
     counts: NDArray[np.int64]
@@ -91,10 +94,13 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Job:
+class _Pass:
+    """What is asked of every block."""
+
     reader: ClassReader
     areas: PixelAreas | None
-    shape: tuple[int, int]
+    shown: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Rows and columns of the map that are in the picture."""
     scores: dict[str, Score]
 
     @property
@@ -107,16 +113,17 @@ class _Job:
         return max((c.value for c in self.reader.classes), default=0) + 2
 
 
-def survey(
+def map_statistics(
     reader: ClassReader,
     *,
     size: int = 1600,
     scores: dict[str, Score] | None = None,
     places: int = 3,
+    block: int = 2048,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Survey:
-    """Look at every pixel once.
+) -> MapStatistics:
+    """Look at every pixel of a map once.
 
     Args:
         reader: Masks, or any raster of classes.
@@ -124,6 +131,7 @@ def survey(
         scores: More that places can be remarkable for: from a window and its class
             values (y, x) to a score of each pixel, NaN where it has none.
         places: How many of each kind.
+        block: About how many pixels a side are read at once.
         threads: How many blocks at a time.
         progress: Called with blocks done and blocks in all.
 
@@ -133,30 +141,38 @@ def survey(
     """
     grid = reader.grid
     factor = max(1.0, max(grid.height, grid.width) / size)
-    shape = max(1, round(grid.height / factor)), max(1, round(grid.width / factor))
-    areas = pixel_areas(grid)
-    job = _Job(reader=reader, areas=areas, shape=shape, scores=scores or {})
-    windows = list(squares(grid, _side(reader.chunk)))
+    job = _Pass(
+        reader=reader,
+        areas=pixel_areas(grid),
+        shown=(_shown(grid.height, factor), _shown(grid.width, factor)),
+        scores=scores or {},
+    )
+    windows = list(squares(grid, _side(reader.chunk, block)))
     total = _Total.of(job)
-    workers = threads or min(4, cores())
-    found = _ahead(lambda w: _look(job, w), windows, workers)
-    for done, block in enumerate(found, start=1):
-        total.add(block)
+    looked = _ahead(lambda w: _look(job, w), windows, threads or min(4, cores()))
+    for done, found in enumerate(looked, start=1):
+        total.add(found)
         if progress is not None:
             progress(done, len(windows))
-    return total.survey(places)
+    return total.result(places)
 
 
-def _side(chunk: int) -> int:
-    """Return the side of blocks: whole chunks, where these are not too large."""
-    return max(1, round(_BLOCK / chunk)) * chunk if chunk < 2 * _BLOCK else _BLOCK
+def _shown(length: int, factor: float) -> NDArray[np.int64]:
+    """Return which rows, or columns, a picture shows: `factor` apart."""
+    count = max(1, round(length / factor))
+    return np.floor((np.arange(count) + 0.5) * length / count).astype(np.int64)
+
+
+def _side(chunk: int, near: int) -> int:
+    """Return the side of what is read at once: whole chunks, about `near` pixels."""
+    return max(1, round(near / chunk)) * chunk if chunk < 2 * near else near
 
 
 def _ahead(
-    work: Callable[[Window], _Found], windows: Iterable[Window], workers: int
-) -> Iterator[_Found]:
+    work: Callable[[Window], _Block], windows: Iterable[Window], workers: int
+) -> Iterator[_Block]:
     """Yield results in order, a few computed ahead in threads."""
-    waiting: deque[Future[_Found]] = deque()
+    waiting: deque[Future[_Block]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for window in windows:
@@ -169,7 +185,7 @@ def _ahead(
             pool.shutdown(cancel_futures=True)
 
 
-def _look(job: _Job, window: Window) -> _Found:
+def _look(job: _Pass, window: Window) -> _Block:
     labels = read_plain(job.reader, "classes", window)
     rows, columns = count_changes(labels, job.nodata)
     counts, areas = _count(job, window, labels)
@@ -182,8 +198,8 @@ def _look(job: _Job, window: Window) -> _Found:
         doubt[(bytes_ == 255) | (labels == job.nodata)] = np.nan
         scores["doubt"] = doubt
     scores |= {name: score(window, labels) for name, score in job.scores.items()}
-    y, x = (_sampled(job, window, axis) for axis in (0, 1))
-    return _Found(
+    y, x = (shown[_span(shown, window, axis)] for axis, shown in enumerate(job.shown))
+    return _Block(
         window=window,
         counts=counts,
         nodata=int(np.count_nonzero(labels == job.nodata)),
@@ -197,21 +213,15 @@ def _look(job: _Job, window: Window) -> _Found:
     )
 
 
-def _sampled(job: _Job, window: Window, axis: int) -> NDArray[np.int64]:
-    """Return the rows (axis 0) or columns of a window that the picture shows."""
-    length = (job.reader.grid.height, job.reader.grid.width)[axis]
-    first = (window.y, window.x)[axis]
-    after = (window.bottom, window.right)[axis]
-    shown = _positions(length, job.shape[axis])
-    return shown[(shown >= first) & (shown < after)]
-
-
-def _positions(length: int, count: int) -> NDArray[np.int64]:
-    return np.floor((np.arange(count) + 0.5) * length / count).astype(np.int64)
+def _span(shown: NDArray[np.int64], window: Window, axis: int) -> slice:
+    """Return which of the picture's rows (axis 0) or columns lie in a window."""
+    ends = ((window.y, window.bottom), (window.x, window.right))[axis]
+    first, after = np.searchsorted(shown, ends).tolist()
+    return slice(first, after)
 
 
 def _count(
-    job: _Job, window: Window, labels: NDArray[Any]
+    job: _Pass, window: Window, labels: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pixels and units of area by class value; last all others."""
     values = np.minimum(labels, job.size - 1)
@@ -231,82 +241,57 @@ def _changes(labels: NDArray[Any], nodata: int) -> NDArray[np.float32]:
 
 
 def _places(scores: NDArray[np.float32], window: Window) -> list[Place]:
-    """Return the block's most remarkable whole squares, at least half of them valid."""
-    height, width = (s // PLACE * PLACE for s in scores.shape)
-    if not height or not width:
-        return _only_place(scores, window)
-    tiled = scores[:height, :width].reshape(
-        height // PLACE, PLACE, width // PLACE, PLACE
-    )
-    valid = np.isfinite(tiled)
-    share = valid.mean(axis=(1, 3))
-    mean = np.where(valid, tiled, 0).sum(axis=(1, 3)) / np.maximum(
-        valid.sum(axis=(1, 3)), 1
-    )
-    mean[share < 0.5] = -1
-    best = np.argsort(mean, axis=None)[::-1][:12]
+    """Return a block's places with a score, at least half of them valid.
+
+    They are whole, save in a block that is itself smaller than a place.
+    """
+    height, width = scores.shape
+    least = PLACE if min(height, width) >= PLACE else PLACE // 4
     found = []
-    for row, column in zip(*np.unravel_index(best, mean.shape), strict=True):
-        if mean[row, column] > 0:
-            square = Window(
-                y=int(row) * PLACE, x=int(column) * PLACE, height=PLACE, width=PLACE
-            )
-            score = float(mean[row, column])
-            found.append(
-                Place(window=square.shift(y=window.y, x=window.x), score=score)
-            )
+    for square in squares(Window(y=0, x=0, height=height, width=width), PLACE):
+        values = scores[square.slices]
+        valid = np.isfinite(values)
+        if min(square.height, square.width) < least or valid.mean() < 0.5:
+            continue
+        score = float(values[valid].mean())
+        if score > 0:
+            at = square.shift(y=window.y, x=window.x)
+            found.append(Place(window=at, score=score))
     return found
-
-
-def _only_place(scores: NDArray[np.float32], window: Window) -> list[Place]:
-    """Return a block that is smaller than a place as one, where it is a fair part."""
-    valid = np.isfinite(scores)
-    if min(scores.shape) < PLACE // 4 or valid.mean() < 0.5:
-        return []
-    whole = Window(
-        y=window.y,
-        x=window.x,
-        height=min(window.height, PLACE),
-        width=min(window.width, PLACE),
-    )
-    score = float(scores[valid].mean())
-    return [Place(window=whole, score=score)] if score > 0 else []
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Total:
     """What the blocks so far held, together."""
 
-    job: _Job
+    job: _Pass
     counts: NDArray[np.int64]
-    nodata: int
     areas: NDArray[np.int64]
     rows: LineCounts
     columns: LineCounts
     confidence: NDArray[np.int64]
     picture: NDArray[Any]
-    places: dict[str, list[Place]]
     above: NDArray[Any]  # the last row of pixels of the blocks above
+    nodata: int = 0
     left: NDArray[Any] | None = None
+    places: dict[str, list[Place]] = field(default_factory=dict)
 
     @staticmethod
-    def of(job: _Job) -> _Total:
-        grid, nodata = job.reader.grid, job.nodata
-        dtype = np.uint8 if nodata == 255 else np.uint16
+    def of(job: _Pass) -> _Total:
+        grid, dtype = job.reader.grid, dtype_of(job.reader.classes)
+        height, width = (len(shown) for shown in job.shown)
         return _Total(
             job=job,
             counts=np.zeros(job.size, np.int64),
-            nodata=0,
             areas=np.zeros(job.size, np.int64),
             rows=LineCounts.empty(grid.height - 1),
             columns=LineCounts.empty(grid.width - 1),
             confidence=np.zeros(255, np.int64),
-            picture=np.full(job.shape, nodata, dtype),
-            places={},
-            above=np.full(grid.width, nodata, dtype),
+            picture=np.full((height, width), job.nodata, dtype),
+            above=np.full(grid.width, job.nodata, dtype),
         )
 
-    def add(self, found: _Found) -> None:
+    def add(self, found: _Block) -> None:
         """Add a block; blocks come row by row."""
         window, nodata = found.window, self.job.nodata
         self.counts += found.counts
@@ -324,33 +309,20 @@ class _Total:
             between = count_changes(np.stack([self.left, left], axis=1), nodata)[1]
             self.columns.add(window.x - 1, between)
         self.above[span], self.left = bottom, right
-        self._paste(found)
+        y, x = (_span(shown, window, axis) for axis, shown in enumerate(self.job.shown))
+        self.picture[y, x] = found.sample
         for name, places in found.places.items():
             kept = [*self.places.get(name, []), *places]
             kept.sort(key=lambda p: -p.score)
             self.places[name] = kept[:_KEPT]
 
-    def _paste(self, found: _Found) -> None:
-        grid = self.job.reader.grid
-        where = []
-        for length, count, first, size in zip(
-            (grid.height, grid.width),
-            self.job.shape,
-            (found.window.y, found.window.x),
-            found.sample.shape,
-            strict=True,
-        ):
-            start = int(np.searchsorted(_positions(length, count), first))
-            where.append(slice(start, start + size))
-        self.picture[tuple(where)] = found.sample
-
-    def survey(self, places: int) -> Survey:
+    def result(self, places: int) -> MapStatistics:
         """Return the result."""
         reader, areas = self.job.reader, self.job.areas
         values = [c.value for c in reader.classes]
         pixels = self.counts[values]
         stored = "confidence" in reader.arrays
-        return Survey(
+        return MapStatistics(
             grid=reader.grid,
             classes=reader.classes,
             pixels=pixels,
@@ -369,12 +341,11 @@ def apart(places: Iterable[Place], count: int) -> tuple[Place, ...]:
     """Return the first places of which no two lie within three of their sides."""
     chosen: list[Place] = []
     for place in places:
-        near = [
-            c
-            for c in chosen
-            if abs(c.window.y - place.window.y) < 3 * PLACE
+        near = any(
+            abs(c.window.y - place.window.y) < 3 * PLACE
             and abs(c.window.x - place.window.x) < 3 * PLACE
-        ]
+            for c in chosen
+        )
         if not near and len(chosen) < count:
             chosen.append(place)
     return tuple(chosen)

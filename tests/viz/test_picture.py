@@ -1,7 +1,8 @@
-"""The picture: the right colours in the right places, whatever the size."""
+"""Figures of maps: the right colours in the right places, whatever the size."""
 
 import importlib
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,13 +14,9 @@ from hypothesis import strategies as st
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import GeosegError, MissingExtraError
-from geoseg.viz.closeup import draw_polygons, lively_place
-from geoseg.viz.picture import (
-    class_overview,
-    draw_masks,
-    raster_overview,
-    round_length,
-)
+from geoseg.viz.closeup import draw_polygons, lively_window
+from geoseg.viz.map_figure import draw_masks
+from geoseg.viz.picture import open_image, round_length
 
 CLASSES = class_table(["water", "forest", "field"])
 
@@ -29,45 +26,19 @@ def utm(height, width, pixel=10.0):
     return Grid(crs="EPSG:32633", transform=transform, height=height, width=width)
 
 
-@given(
-    height=st.integers(1, 70),
-    width=st.integers(1, 70),
-    size=st.integers(1, 80),
-    seed=st.integers(0, 999),
-)
-def test_each_square_shows_the_class_most_of_its_pixels_have(height, width, size, seed):
-    values = np.random.default_rng(seed).choice([0, 1, 2, 255], (height, width))
-    read = []
+@dataclass(frozen=True)
+class ArrayMap:
+    """A class map in memory."""
 
-    def read_window(window):
-        read.append(window)
-        return values[window.slices]
+    values: np.ndarray
+    grid: Grid
+    classes: tuple = CLASSES
+    nodata: int = 255
+    chunk: int = 256
+    arrays: tuple = ("classes",)
 
-    frame = Window(y=0, x=0, height=height, width=width)
-    found, factor = class_overview(read_window, frame, CLASSES, size=size)
-    assert max(found.shape) <= size
-    assert sum(w.area for w in read) == values.size
-    for y, x in np.ndindex(found.shape):
-        square = values[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
-        counts = [(square == v).sum() for v in (0, 1, 2, 255)]
-        winner = found[y, x] if found[y, x] >= 0 else 3
-        assert counts[winner] == max(counts)
-
-
-def test_no_more_than_a_tile_is_read_at_once():
-    side = 40_000
-    biggest = 0
-
-    def read(window):
-        nonlocal biggest
-        biggest = max(biggest, window.area)
-        return np.broadcast_to(np.uint8(1), (window.height, window.width))
-
-    frame = Window(y=0, x=0, height=3_000, width=side)
-    found, factor = class_overview(read, frame, CLASSES, size=1000)
-    assert (found == 1).all()
-    assert factor == 40
-    assert biggest <= 2048**2
+    def read(self, _, window):
+        return self.values[window.slices]
 
 
 def colours(path):
@@ -84,7 +55,7 @@ def test_classes_are_drawn_in_their_colours_where_they_are(tmp_path):
     values = np.zeros((300, 400), np.uint8)
     values[:, 200:] = 1
     values[200:, :100] = 255
-    out = draw_masks(values, tmp_path / "map.png", classes=CLASSES, grid=utm(300, 400))
+    out = draw_masks(ArrayMap(values, utm(300, 400)), tmp_path / "map.png")
     assert out == tmp_path / "map.png"
     assert [p.name for p in tmp_path.iterdir()] == ["map.png"]
     pixels, shown = colours(out)
@@ -102,18 +73,20 @@ def test_classes_are_drawn_in_their_colours_where_they_are(tmp_path):
 def test_north_is_where_the_grid_has_it(tmp_path):
     from matplotlib.text import Annotation
 
-    from geoseg.viz import picture
+    from geoseg.viz import map_figure
 
     def arrow(transform):
         grid = Grid(crs="EPSG:32633", transform=transform, height=80, width=80)
         seen = []
-        save = picture._save
-        picture._save = lambda figure, path: seen.append(figure) or save(figure, path)
+        save = map_figure._save
+        map_figure._save = lambda figure, path: (
+            seen.append(figure) or save(figure, path)
+        )
         try:
             values = np.zeros((80, 80), np.uint8)
-            draw_masks(values, tmp_path / "a.png", classes=CLASSES, grid=grid)
+            draw_masks(ArrayMap(values, grid), tmp_path / "a.png")
         finally:
-            picture._save = save
+            map_figure._save = save
         (found,) = (t for t in seen[0].axes[0].texts if isinstance(t, Annotation))
         head, tail = np.array(found.xy), np.array(found.xyann)
         return (head - tail) / np.hypot(*(head - tail))
@@ -126,7 +99,9 @@ def test_north_is_where_the_grid_has_it(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_without_a_place_on_the_earth_there_is_a_map_all_the_same(tmp_path):
-    out = draw_masks(np.ones((5, 900), np.uint8), tmp_path / "m.png", classes=CLASSES)
+    nowhere = Grid(crs=None, transform=Affine.identity(), height=5, width=900)
+    values = np.ones((5, 900), np.uint8)
+    out = draw_masks(ArrayMap(values, nowhere), tmp_path / "m.png")
     assert CLASSES[1].rgb in colours(out)[1]
 
 
@@ -148,13 +123,14 @@ def raster(tmp_path):
 
 
 @pytest.mark.parametrize("overviews", [False, True])
-def test_the_raster_is_shown_in_true_colour_with_its_nodata_white(raster, overviews):
+def test_the_raster_is_shown_in_true_colour_with_its_nodata_clear(raster, overviews):
     if overviews:
         with rasterio.open(raster, "r+") as file:
             file.build_overviews([2, 4], rasterio.enums.Resampling.average)
-    small = raster_overview(raster, 150)
-    assert small.shape == (100, 150, 3)
-    assert (small[:15, :15] == 255).all()
+    small = open_image(raster).small(150)
+    assert small.shape == (100, 150, 4)
+    assert (small[:15, :15, 3] == 0).all()
+    assert (small[20:, 20:, 3] == 255).all()
     assert (np.diff(small[50, 20:, 0].astype(int)) >= 0).all()
     assert (np.diff(small[20:, 50, 2].astype(int)) >= 0).all()
     assert small[50, 20, 0] < 50
@@ -164,11 +140,9 @@ def test_the_raster_is_shown_in_true_colour_with_its_nodata_white(raster, overvi
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_raster_and_map_stand_side_by_side(raster, tmp_path):
     values = np.zeros((600, 900), np.uint8)
-    alone = draw_masks(values, tmp_path / "1.png", classes=CLASSES, grid=utm(600, 900))
-    both = draw_masks(
-        values, tmp_path / "2.png", classes=CLASSES, grid=utm(600, 900), raster=raster,
-        title="Both",
-    )  # fmt: skip
+    land = ArrayMap(values, utm(600, 900))
+    alone = draw_masks(land, tmp_path / "1.png")
+    both = draw_masks(land, tmp_path / "2.png", raster=raster, title="Both")
     assert colours(both)[0].shape[2] > 1.7 * colours(alone)[0].shape[2]
     assert CLASSES[0].rgb in colours(both)[1]
 
@@ -208,12 +182,12 @@ def test_a_close_up_shows_what_the_map_has_there(blobs):
 
 def test_the_close_up_is_where_most_happens(blobs):
     labels, *_ = blobs
-    part = lively_place(labels.astype(int), share=4)
+    part = lively_window(labels, 255, share=4)
     assert (part.height, part.width) == (80, 120)
     assert part.y >= 160
     assert part.x >= 240
-    nothing = np.full((9, 9), -1)
-    assert lively_place(nothing).area == 1
+    nothing = np.full((9, 9), 255)
+    assert lively_window(nothing, 255).area == 1
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -231,28 +205,23 @@ def test_scale_bars_have_round_lengths_that_fit(length):
     assert f"{bar:.0e}"[0] in "125"
 
 
-def test_an_array_without_classes_is_refused(tmp_path):
-    with pytest.raises(GeosegError, match="classes="):
-        draw_masks(np.zeros((3, 3), np.uint8), tmp_path / "m.png")
-    assert not list(tmp_path.iterdir())
+SMALL = ArrayMap(np.zeros((3, 3), np.uint8), utm(3, 3))
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(GeosegError, match="cannot be written"):
-        draw_masks(
-            np.zeros((3, 3), np.uint8), tmp_path / "no" / "m.png", classes=CLASSES
-        )
+        draw_masks(SMALL, tmp_path / "no" / "m.png")
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"geoseg\[plot\]"):
-        draw_masks(np.zeros((3, 3), np.uint8), tmp_path / "m.png", classes=CLASSES)
+        draw_masks(SMALL, tmp_path / "m.png")
 
 
-def test_importing_the_room_imports_no_matplotlib():
+def test_importing_the_module_imports_no_matplotlib():
     import subprocess
 
-    code = "import sys, geoseg.viz.picture; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, geoseg.viz.map_figure; sys.exit('matplotlib' in sys.modules)"
     assert importlib.util.find_spec("matplotlib")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,7 @@ from geoseg.cli import run
 from geoseg.errors import GeosegError
 from geoseg.maps.reader import read_plain
 from geoseg.viz.report import report
-from geoseg.viz.statistics import PLACE, survey
+from geoseg.viz.statistics import PLACE, map_statistics
 
 NODATA = 255
 PLACE_OF_ERRORS = (1024, 512)
@@ -69,9 +69,8 @@ def text_of(page):
     return " ".join(re.sub(r"<[^>]*>", " ", body).split())
 
 
-def test_the_survey_counts_what_is_there(masks, labels, monkeypatch):
-    monkeypatch.setattr("geoseg.viz.statistics._BLOCK", 512)
-    found = survey(masks, size=400, threads=3)
+def test_statistics_count_what_is_there(masks, labels):
+    found = map_statistics(masks, size=400, block=512, threads=3)
     assert found.pixels.tolist() == [(labels == v).sum() for v in range(3)]
     assert found.nodata == 1600 * 100
     assert found.unknown == 0
@@ -89,10 +88,9 @@ def test_the_survey_counts_what_is_there(masks, labels, monkeypatch):
     assert doubtful.score == pytest.approx(1 - 60 / 254, abs=1e-6)
 
 
-def test_blocks_and_threads_do_not_matter(masks, monkeypatch):
-    one = survey(masks, size=300, threads=1)
-    monkeypatch.setattr("geoseg.viz.statistics._BLOCK", 256)
-    other = survey(masks, size=300, threads=4)
+def test_blocks_and_threads_do_not_matter(masks):
+    one = map_statistics(masks, size=300, threads=1)
+    other = map_statistics(masks, size=300, block=256, threads=4)
     np.testing.assert_array_equal(one.picture, other.picture)
     np.testing.assert_array_equal(one.rows.changes, other.rows.changes)
     np.testing.assert_array_equal(one.columns.pairs, other.columns.pairs)
@@ -268,7 +266,7 @@ def test_memory_does_not_grow_with_the_map(make_store, tmp_path):
                 seen.append(window.area)
                 return store.read(name, window)
 
-        survey(Noted())
+        map_statistics(Noted())
         largest[width] = max(seen)
         assert sum(seen) == 3000 * width, "every pixel once"
     assert largest[3000] == largest[6000]

@@ -12,7 +12,8 @@ import geoseg
 from geoseg.core.grid import Window
 from geoseg.maps.store import open_masks
 from geoseg.testing import identity_card
-from geoseg.viz.seamcheck import REACH, LineCounts, check_seams, count_changes
+from geoseg.viz.seamcheck import REACH, LineCounts, compare_borders, count_changes
+from geoseg.viz.seams import check_seams
 
 NODATA = 255
 
@@ -86,13 +87,16 @@ def land(tmp_path_factory):
 
 
 def checked(land, out, overlap):
+    """Return the check at borders of windows, by the numbers and by the map's own."""
     data = geoseg.segment(
         land, model=EdgeModel(), out=out, overlap=overlap, progress=False
     )
     labels = data["classes"].to_numpy()
     stride = open_masks(str(out)).record()["settings"]["window"] - overlap
     assert len(np.unique(labels)) == 2
-    return check_seams("windows", count_changes(labels, NODATA), stride)
+    found = compare_borders("windows", count_changes(labels, NODATA), stride)
+    assert found in check_seams(out)
+    return found
 
 
 def test_seams_stand_out_without_overlap_and_not_with_the_default(land, tmp_path):
@@ -110,16 +114,16 @@ def test_no_false_alarm_on_land_without_any_borders():
     )
     counts = count_changes(truth, NODATA)
     for period in (64, 96, 150, 224, 448):
-        assert not check_seams("windows", counts, period).stands_out
+        assert not compare_borders("windows", counts, period).stands_out
 
 
 def test_nothing_to_say_of_a_raster_without_borders_or_of_one_class():
     counts = count_changes(np.zeros((100, 100), np.uint8), NODATA)
-    assert check_seams("windows", counts, 100) is None
-    assert check_seams("windows", counts, 2 * REACH) is None
-    flat = check_seams("windows", counts, 40)
+    assert compare_borders("windows", counts, 100) is None
+    assert compare_borders("windows", counts, 2 * REACH) is None
+    flat = compare_borders("windows", counts, 40)
     assert flat.borders == 4
     assert flat.excess == 0
     assert not flat.stands_out
     empty = count_changes(np.full((100, 100), NODATA), NODATA)
-    assert check_seams("windows", empty, 40) is None
+    assert compare_borders("windows", empty, 40) is None

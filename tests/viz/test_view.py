@@ -166,7 +166,7 @@ def test_polygons_of_what_is_seen(server, monkeypatch):
     assert 4 <= len(found["features"]) <= 40
     assert max(xs) < 900, "only what is near"
     assert any(x == 110 for x in xs), "in the map's pixels"
-    monkeypatch.setattr("geoseg.viz.view.regions_layer.MOST", 3)
+    monkeypatch.setattr("geoseg.viz.regions.MOST", 3)
     many = get_json(server, f"regions.json?{box}")
     assert many == {"type": "FeatureCollection", "features": [], "more": True}
 

@@ -13,12 +13,12 @@ import numpy as np
 from geoseg.core.text import area_unit, number, percent, span_of_time
 from geoseg.maps.provenance import blocks, crs_name, facts_of, failed, provenance
 from geoseg.maps.reader import read_plain
-from geoseg.maps.store import RECORD, Masks
-from geoseg.viz.image import Image, class_png, encode
-from geoseg.viz.picture import round_length
+from geoseg.maps.store import Masks
+from geoseg.viz.picture import Image, class_png, encode, lon_lat, north, scale_bar
 from geoseg.viz.report.figures import histogram, profile
-from geoseg.viz.seamcheck import SeamCheck, check_seams
-from geoseg.viz.statistics import Place, Survey
+from geoseg.viz.seamcheck import SeamCheck
+from geoseg.viz.seams import seams_of
+from geoseg.viz.statistics import MapStatistics, Place
 
 if TYPE_CHECKING:
     from geoseg.core.grid import Grid
@@ -36,7 +36,7 @@ class Inputs:
     """Everything the page is made of."""
 
     reader: ClassReader
-    survey: Survey
+    statistics: MapStatistics
     image: Image | None
     evaluation: Mapping[str, Any] | None
     title: str
@@ -45,7 +45,7 @@ class Inputs:
 
 def content(inputs: Inputs) -> dict[str, Any]:
     """Return what the template asks for."""
-    reader, found = inputs.reader, inputs.survey
+    reader, found = inputs.reader, inputs.statistics
     classes = _classes(inputs)
     return {
         "title": inputs.title,
@@ -58,18 +58,18 @@ def content(inputs: Inputs) -> dict[str, Any]:
         "evaluation": _evaluation(inputs.evaluation),
         "confidence": _confidence(found),
         "places": _places(inputs),
-        "seams": _seams(reader, found),
+        "seams": [_seam(check) for check in seams_of(reader, found)],
         "facts": facts_of(reader),
         "failed": failed(reader, 12),
     }
 
 
-def _unit(found: Survey) -> tuple[float, str]:
+def _unit(found: MapStatistics) -> tuple[float, str]:
     assert found.areas_m2 is not None
     return area_unit(float(found.areas_m2.sum()))
 
 
-def _lead(reader: ClassReader, found: Survey) -> str:
+def _lead(reader: ClassReader, found: MapStatistics) -> str:
     grid = reader.grid
     parts = [f"{grid.height:,} × {grid.width:,} pixels"]
     size = grid.pixel_size_m
@@ -84,7 +84,7 @@ def _lead(reader: ClassReader, found: Survey) -> str:
     return " · ".join(parts)
 
 
-def _notices(reader: ClassReader, found: Survey) -> list[str]:
+def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
     """Return what a reader must know before anything else."""
     notices = []
     if isinstance(reader, Masks) and not reader.is_complete:
@@ -110,7 +110,7 @@ def _notices(reader: ClassReader, found: Survey) -> list[str]:
 
 def _tiles(inputs: Inputs) -> list[dict[str, str]]:
     """Return the few figures that matter, for the top of the page."""
-    found, tiles = inputs.survey, []
+    found, tiles = inputs.statistics, []
     total = found.valid + found.nodata + found.unknown
     if found.areas_m2 is not None:
         scale, unit = _unit(found)
@@ -133,43 +133,30 @@ def _tiles(inputs: Inputs) -> list[dict[str, str]]:
     return tiles
 
 
-def _map(found: Survey, classes: list[dict[str, Any]]) -> dict[str, Any]:
+def _map(found: MapStatistics, classes: list[dict[str, Any]]) -> dict[str, Any]:
     grid = found.grid
-    size = grid.pixel_size_m or (1.0, 1.0)
+    size, angle = grid.pixel_size_m or (1.0, 1.0), north(grid)
     largest = ", ".join(f"{c['name']} {c['share']}" for c in classes[:5] if c["pixels"])
     return {
         "picture": _data(class_png(found.picture, found.classes), "png"),
         "alt": f"Map in class colours: {largest or 'nodata everywhere'}.",
         "ratio": f"{grid.width * size[1] / (grid.height * size[0]):.5f}",
         "scale": _scale(grid),
-        "north": _north(grid),
+        "north": None if angle is None else f"{angle:.1f}",
         "shown": [c for c in classes if c["pixels"]][:_MANY],
         "more": max(0, sum(1 for c in classes if c["pixels"]) - _MANY),
     }
 
 
 def _scale(grid: Grid) -> dict[str, str] | None:
-    """Return the scale bar: a round length, and which part of the map it spans."""
-    size = grid.pixel_size_m
-    if size is None:
-        return None
-    width = grid.width * size[1]
-    metres = round_length(width / 4)
-    name = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
-    return {"name": name, "share": f"{100 * metres / width:.3f}"}
-
-
-def _north(grid: Grid) -> str | None:
-    """Return how far grid north is turned from up, in degrees clockwise."""
-    if grid.crs is None:
-        return None
-    back = ~grid.transform
-    return f"{math.degrees(math.atan2(back.b, -back.e)):.1f}"
+    """Return the scale bar: its name, and which part of the map it spans."""
+    bar = scale_bar(grid)
+    return None if bar is None else {"name": bar[1], "share": f"{100 * bar[0]:.3f}"}
 
 
 def _classes(inputs: Inputs) -> list[dict[str, Any]]:
     """Return a row per class, the largest first."""
-    found = inputs.survey
+    found = inputs.statistics
     scale = _unit(found)[0] if found.areas_m2 is not None else 1.0
     largest = max(1, int(found.pixels.max(initial=0)))
     judged = (inputs.evaluation or {}).get("classes", {})
@@ -229,13 +216,13 @@ def _evaluation(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _mean_confidence(found: Survey) -> float:
+def _mean_confidence(found: MapStatistics) -> float:
     assert found.confidence is not None
     values = np.arange(255) / 254
     return float(found.confidence @ values / found.confidence.sum())
 
 
-def _confidence(found: Survey) -> dict[str, Any] | None:
+def _confidence(found: MapStatistics) -> dict[str, Any] | None:
     counts = found.confidence
     if counts is None or not counts.sum():
         return None
@@ -272,7 +259,7 @@ _KINDS = {
 
 def _places(inputs: Inputs) -> list[dict[str, Any]]:
     """Return close-ups of each kind of remarkable place; intricate ones if no other."""
-    found = inputs.survey.places
+    found = inputs.statistics.places
     kinds = [k for k in ("errors", "doubt") if found.get(k)] or ["changes"]
     groups = []
     for kind in kinds:
@@ -330,41 +317,12 @@ def _where(grid: Grid, place: Place) -> str:
     """Return the centre of a place: latitude and longitude, or row and column."""
     window = place.window
     row, column = window.y + window.height / 2, window.x + window.width / 2
-    pixel = f"row {int(row):,}, column {int(column):,}"
-    if grid.crs is None:
-        return pixel
-    from pyproj import Transformer
-    from pyproj.exceptions import ProjError
-
-    try:
-        there = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
-        lon, lat = there.transform(*(grid.transform @ (column, row)))
-    except ProjError:
-        return pixel
-    if not (math.isfinite(lon) and math.isfinite(lat)):
-        return pixel
+    found = lon_lat(grid, row, column)
+    if found is None:
+        return f"row {int(row):,}, column {int(column):,}"
+    lon, lat = found
     ns, ew = "N" if lat >= 0 else "S", "E" if lon >= 0 else "W"
     return f"{abs(lat):.5f}° {ns}, {abs(lon):.5f}° {ew}"
-
-
-def _seams(reader: ClassReader, found: Survey) -> list[dict[str, Any]]:
-    """Return the seam check at each kind of border that the map may have."""
-    periods = _periods(reader)
-    counts = (found.rows, found.columns)
-    checks = [check_seams(name, counts, period) for name, period in periods.items()]
-    return [_seam(check) for check in checks if check is not None]
-
-
-def _periods(reader: ClassReader) -> dict[str, int]:
-    if not isinstance(reader, Masks):
-        return {"tiles": reader.chunk}
-    settings = provenance(reader).get("settings", {})
-    periods = {}
-    if "window" in settings:
-        periods["windows"] = settings["window"] - settings["overlap"]
-    if reader.storage.exists(RECORD):
-        periods["blocks"] = reader.record()["block"]
-    return periods or {"chunks": reader.chunk}
 
 
 def _seam(check: SeamCheck) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg._version import __version__
+from geoseg.core.files import replacing
 from geoseg.errors import GeosegError, RasterError
 from geoseg.labels.names import UNLABELLED
 from geoseg.maps.open import open_classes
 from geoseg.maps.provenance import name_of, remembered_raster
 from geoseg.maps.store import Masks
-from geoseg.viz.image import Image, open_image
+from geoseg.viz.picture import Image, open_image
 from geoseg.viz.report.content import Inputs, content
-from geoseg.viz.statistics import Score, survey
+from geoseg.viz.statistics import Score, map_statistics
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,7 +103,9 @@ def report(
     scores: dict[str, Score] = {} if labels is None else {"errors": _errors(labels)}
     inputs = Inputs(
         reader=reader,
-        survey=survey(reader, scores=scores, threads=threads, progress=progress),
+        statistics=map_statistics(
+            reader, scores=scores, threads=threads, progress=progress
+        ),
         image=_image(reader, raster),
         evaluation=_figures(evaluation),
         title=title or name_of(reader),
@@ -216,14 +219,10 @@ def render(values: Mapping[str, Any]) -> str:
 
 
 def _put(target: Path, page: str) -> None:
-    """Write beside and rename, so that half a page is never there."""
-    part = target.with_name(f".{target.name}.part")
     try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(target)
+        with replacing(target) as part:
+            part.write_text(page, encoding="utf-8")
     except OSError as error:
         raise GeosegError(
             f"{target} cannot be written: {error.strerror or error}"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)

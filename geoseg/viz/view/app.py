@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import GeosegError, MissingExtraError, first_line
 from geoseg.maps.provenance import crs_name
+from geoseg.viz.picture import lon_lat
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from geoseg.core.grid import Grid
+    from geoseg.viz.regions import RegionsFile
     from geoseg.viz.view.classes_layer import ClassesLayer
     from geoseg.viz.view.image_layer import ImageLayer
-    from geoseg.viz.view.regions_layer import RegionsLayer
 
 STATIC = Path(__file__).with_name("static")
 _POLICY = (
@@ -34,7 +35,7 @@ class Layers:
     title: str
     classes: ClassesLayer
     image: ImageLayer | None
-    regions: RegionsLayer | None
+    regions: RegionsFile | None
 
 
 def make_app(layers: Layers) -> Starlette:
@@ -183,17 +184,5 @@ def _numbers(request: Request, *names: str) -> list[float]:
 def place(grid: Grid, row: float, column: float) -> dict[str, Any]:
     """Return where a point is: in the map's CRS, and in longitude and latitude."""
     x, y = grid.transform @ (column, row)
-    found: dict[str, Any] = {"x": x, "y": y, "lon": None, "lat": None}
-    if grid.crs is None:
-        return found
-    from pyproj import Transformer
-    from pyproj.exceptions import ProjError
-
-    try:
-        there = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
-        lon, lat = there.transform(x, y)
-    except ProjError:
-        return found
-    if math.isfinite(lon) and math.isfinite(lat):
-        found |= {"lon": lon, "lat": lat}
-    return found
+    lon, lat = lon_lat(grid, row, column) or (None, None)
+    return {"x": x, "y": y, "lon": lon, "lat": lat}

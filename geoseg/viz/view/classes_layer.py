@@ -24,7 +24,7 @@ from geoseg.maps.overviews import (
 )
 from geoseg.maps.reader import dtype_of
 from geoseg.maps.store import Masks
-from geoseg.viz.image import class_png, encode
+from geoseg.viz.picture import class_png, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

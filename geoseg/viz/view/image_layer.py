@@ -16,7 +16,7 @@ import numpy as np
 from geoseg.core.grid import Grid, Window
 from geoseg.core.lookup import nearest_pixels
 from geoseg.errors import GeosegError
-from geoseg.viz.image import Image, encode
+from geoseg.viz.picture import Image, encode
 from geoseg.viz.view.classes_layer import TILE, tile_window
 
 if TYPE_CHECKING:

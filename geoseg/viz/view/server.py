@@ -15,11 +15,11 @@ from geoseg.errors import GeosegError, MissingExtraError, RasterError
 from geoseg.maps.open import open_classes
 from geoseg.maps.overviews import Pyramid
 from geoseg.maps.provenance import name_of, remembered_raster
-from geoseg.viz.image import open_image
+from geoseg.viz.picture import open_image
+from geoseg.viz.regions import open_regions
 from geoseg.viz.view.app import Layers, make_app
 from geoseg.viz.view.classes_layer import ClassesLayer
 from geoseg.viz.view.image_layer import ImageLayer
-from geoseg.viz.view.regions_layer import open_regions
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -1,9 +1,10 @@
-"""Polygons of what is seen, in the map's pixels."""
+"""Polygons of a part of a map, in the map's pixels, read from a file when asked for."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ MOST = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegionsLayer:
+class RegionsFile:
     """A file of polygons."""
 
     path: str
@@ -48,23 +49,49 @@ class RegionsLayer:
         Returns:
             A FeatureCollection; without features, and `more`, where there are too many.
         """
-        found = self._read(self._bounds(left, top, right, bottom), MOST + 1)
+        found = self.within(left, top, right, bottom, most=MOST + 1)
         if len(found) > MOST:
             return {"type": "FeatureCollection", "features": [], "more": True}
-        return {**self._geojson(found, pixel / 2), "more": False}
+        return {**_geojson(found, pixel / 2), "more": False}
 
     def at(self, row: float, column: float) -> dict[str, Any] | None:
         """Return the polygon at a point of the map, as a GeoJSON feature."""
         import shapely
 
-        box = self._bounds(column, row, column + 1e-6, row + 1e-6)
-        found = self._read(box, None)
-        here = shapely.points((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        inside = found[found.geometry.intersects(here)]
-        if not len(inside):
-            return None
-        features: list[dict[str, Any]] = self._geojson(inside[:1], 0)["features"]
-        return features[0]
+        found = self.within(column, row, column + 1e-6, row + 1e-6)
+        here = found[found.geometry.intersects(shapely.Point(column, row))]
+        features: list[dict[str, Any]] = _geojson(here[:1], 0)["features"]
+        return features[0] if features else None
+
+    def within(
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        *,
+        most: int | None = None,
+    ) -> geopandas.GeoDataFrame:
+        """Return what touches a rectangle of the map, geometries in the map's pixels.
+
+        Args:
+            left: First column.
+            top: First row.
+            right: Last column.
+            bottom: Last row.
+            most: Polygons to read at most.
+        """
+        import shapely
+
+        found = self._read(self._bounds(left, top, right, bottom), most)
+        if not self._same_crs:
+            found = found.set_crs(self.crs, allow_override=True).to_crs(self.grid.crs)
+        back = ~self.grid.transform
+        shapes = shapely.transform(
+            found.geometry.to_numpy(),
+            lambda xy: np.column_stack(back @ (xy[:, 0], xy[:, 1])),
+        )
+        return found.set_geometry(shapes, crs=None)
 
     def _bounds(
         self, left: float, top: float, right: float, bottom: float
@@ -109,37 +136,27 @@ class RegionsLayer:
             fid_as_index=True,
         )
 
-    def _geojson(
-        self, found: geopandas.GeoDataFrame, tolerance: float
-    ) -> dict[str, Any]:
-        import shapely
 
-        if not self._same_crs:
-            found = found.set_crs(self.crs, allow_override=True).to_crs(self.grid.crs)
-        back = ~self.grid.transform
+def _geojson(found: geopandas.GeoDataFrame, tolerance: float) -> dict[str, Any]:
+    """Return polygons as a FeatureCollection, simplified by a tolerance in pixels."""
+    import shapely
 
-        def to_pixels(xy: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            x, y = xy[:, 0], xy[:, 1]
-            columns = back.a * x + back.b * y + back.c
-            rows = back.d * x + back.e * y + back.f
-            return np.column_stack([columns, rows])
-
-        shapes = shapely.transform(found.geometry.to_numpy(), to_pixels)
-        if tolerance > 0:
-            shapes = shapely.simplify(shapes, tolerance, preserve_topology=False)
-        table = found.drop(columns=found.geometry.name)
-        rows = zip(table.index, table.to_dict("records"), shapes, strict=True)
-        features = [
-            {
-                "type": "Feature",
-                "id": int(number),
-                "properties": {k: _plain(v) for k, v in row.items()},
-                "geometry": json.loads(shapely.to_geojson(shape)),
-            }
-            for number, row, shape in rows
-            if not shape.is_empty
-        ]
-        return {"type": "FeatureCollection", "features": features}
+    shapes = found.geometry.to_numpy()
+    if tolerance > 0:
+        shapes = shapely.simplify(shapes, tolerance, preserve_topology=False)
+    table = found.drop(columns=found.geometry.name)
+    rows = zip(table.index, table.to_dict("records"), shapes, strict=True)
+    features = [
+        {
+            "type": "Feature",
+            "id": int(number),
+            "properties": {k: _plain(v) for k, v in row.items()},
+            "geometry": json.loads(shapely.to_geojson(shape)),
+        }
+        for number, row, shape in rows
+        if not shape.is_empty
+    ]
+    return {"type": "FeatureCollection", "features": features}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
@@ -152,8 +169,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
 
 
 def open_regions(
-    path: str | Path, grid: Grid, layer: str | None = None
-) -> RegionsLayer:
+    path: str | os.PathLike[str], grid: Grid, layer: str | None = None
+) -> RegionsFile:
     """Open a file of polygons to be looked at.
 
     Raises:
@@ -165,7 +182,7 @@ def open_regions(
     if not file.exists():
         raise RegionsError(f"the regions {path} do not exist")
     if file.suffix.lower() == ".parquet":
-        return RegionsLayer(
+        return RegionsFile(
             path=str(file), layer=None, crs=_parquet_crs(file), grid=grid
         )
     try:
@@ -179,9 +196,7 @@ def open_regions(
         crs = pyogrio.read_info(file, layer=name)["crs"]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise RegionsError(f"{path} cannot be read as regions: {error}") from error
-    return RegionsLayer(
-        path=str(file), layer=name, crs=crs or grid.crs or "", grid=grid
-    )
+    return RegionsFile(path=str(file), layer=name, crs=crs or grid.crs or "", grid=grid)
 
 
 def _parquet_crs(path: Path) -> str:
