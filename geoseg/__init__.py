@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from geoseg.vector.vectorize import read_regions, vectorize
     from geoseg.viz.explorer import explore
     from geoseg.viz.figures import draw_evaluation
-    from geoseg.viz.image import colour_table, open_image
     from geoseg.viz.report import report
-    from geoseg.viz.seamcheck import check_seams, count_changes
+    from geoseg.viz.seams import check_seams
     from geoseg.viz.view import view
 
 _MODULES = {
@@ -55,9 +54,7 @@ _MODULES = {
     "Masks": "geoseg.maps.store",
     "Objects": "geoseg.models.contract",
     "Plan": "geoseg.inference.workflow",
-    "check_seams": "geoseg.viz.seamcheck",
-    "colour_table": "geoseg.viz.image",
-    "count_changes": "geoseg.viz.seamcheck",
+    "check_seams": "geoseg.viz.seams",
     "draw_evaluation": "geoseg.viz.figures",
     "estimate": "geoseg.accuracy.accuracy",
     "evaluate": "geoseg.accuracy.evaluate",
@@ -66,7 +63,6 @@ _MODULES = {
     "export": "geoseg.maps.cog",
     "load_model": "geoseg.models.load",
     "make_plan": "geoseg.inference.workflow",
-    "open_image": "geoseg.viz.image",
     "open_masks": "geoseg.maps.store",
     "open_source": "geoseg.rasters.open",
     "read_regions": "geoseg.vector.vectorize",
@@ -97,8 +93,6 @@ __all__ = [
     "Plan",
     "__version__",
     "check_seams",
-    "colour_table",
-    "count_changes",
     "draw_evaluation",
     "errors",
     "estimate",
@@ -108,7 +102,6 @@ __all__ = [
     "export",
     "load_model",
     "make_plan",
-    "open_image",
     "open_masks",
     "open_source",
     "read_regions",

@@ -26,8 +26,6 @@ from pathlib import Path
 import numpy as np
 
 import geoseg
-from geoseg.core.classes import Class
-from geoseg.models.card import Band, Card
 
 folder = Path(tempfile.mkdtemp(prefix="own-model-"))
 SCENE = os.environ.get("GEOSEG_SCENE", geoseg.example().scene)
@@ -42,13 +40,13 @@ BANDS = os.environ.get("GEOSEG_BANDS")
 # `overlap` is what neighbouring windows share, and what is blended away.
 
 # %%
-card = Card(
+card = geoseg.Card(
     name="vegetation by two indices",
-    bands=tuple(Band(name=n, common_name=n) for n in ("green", "red", "nir")),
+    bands=tuple(geoseg.Band(name=n, common_name=n) for n in ("green", "red", "nir")),
     classes=(
-        Class(value=0, name="water", color="#0072B2"),
-        Class(value=1, name="bare or built", color="#E69F00"),
-        Class(value=2, name="vegetation", color="#009E73"),
+        geoseg.Class(value=0, name="water", color="#0072B2"),
+        geoseg.Class(value=1, name="bare or built", color="#E69F00"),
+        geoseg.Class(value=2, name="vegetation", color="#009E73"),
     ),
     output="probabilities",
     window=256,

@@ -33,7 +33,6 @@ import rasterio.features
 import shapely
 
 import geoseg
-from geoseg.training.train import train
 
 folder = Path(tempfile.mkdtemp(prefix="training-"))
 scene = os.environ.get("GEOSEG_SCENE")
@@ -89,7 +88,7 @@ drawn[column].value_counts()
 # is a folder with a card: a model like any other.
 
 # %%
-model = train(
+model = geoseg.train(
     scene,
     labels=polygons,
     column=column,

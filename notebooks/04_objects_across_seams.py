@@ -28,7 +28,6 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 
 import geoseg
-from geoseg.inference.workflow import run_plan
 
 SCENE = os.environ.get("GEOSEG_SCENE", geoseg.example().scene)
 MODEL = os.environ.get("GEOSEG_MODEL", geoseg.example().model)
@@ -51,7 +50,7 @@ plan = geoseg.make_plan(
     things=[THING],
     instances="components",
 )
-masks = run_plan(plan, out=folder / "masks.zarr")[0].dataset()
+masks = geoseg.run_plan(plan, out=folder / "masks.zarr")[0].dataset()
 masks["instances"]
 
 # %% [markdown]

@@ -29,8 +29,6 @@ import numpy as np
 import rasterio
 
 import geoseg
-from geoseg.accuracy.evaluate import evaluate
-from geoseg.accuracy.sampling import sample_points
 
 SCENE = os.environ.get("GEOSEG_SCENE", geoseg.example().scene)
 MODEL = os.environ.get("GEOSEG_MODEL", geoseg.example().model)
@@ -48,7 +46,7 @@ CLASSES = masks.geoseg.classes
 # the column.
 
 # %%
-points = sample_points(folder / "masks.zarr", folder / "points.gpkg", n=300, seed=1)
+points = geoseg.sample(folder / "masks.zarr", folder / "points.gpkg", n=300, seed=1)
 frame = geopandas.read_file(points, layer="samples", engine="pyogrio")
 names = {c.value: c.name for c in CLASSES}
 with rasterio.open(TRUTH) as file:
@@ -63,7 +61,7 @@ frame["class"].value_counts()
 # ## Evaluate
 
 # %%
-found = evaluate(folder / "masks.zarr", folder / "labelled.gpkg")
+found = geoseg.evaluate(folder / "masks.zarr", folder / "labelled.gpkg")
 overall = found.accuracy.overall
 print(f"overall accuracy {overall.value:.1%} ± {overall.margin:.1%}")
 
@@ -106,7 +104,7 @@ axes.legend(frameon=False)
 # image: `geoseg report masks.zarr --reference labelled.gpkg`.
 
 # %%
-geoseg.write_report(
+geoseg.report(
     masks, folder / "report.html", reference=folder / "labelled.gpkg", raster=SCENE
 )
 figure

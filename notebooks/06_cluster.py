@@ -31,7 +31,6 @@ import matplotlib.pyplot as plt
 from distributed import Client, LocalCluster
 
 import geoseg
-from geoseg.inference.workflow import make_plan, run_plan
 
 SCENE = os.environ.get("GEOSEG_SCENE")
 MODEL = os.environ.get("GEOSEG_MODEL", geoseg.example().model)
@@ -51,8 +50,8 @@ print("the dashboard, with every block as a task:", client.dashboard_link)
 
 # %%
 seen = []
-plan = make_plan(SCENE, model=MODEL, block=block, workers=2)
-masks, facts = run_plan(
+plan = geoseg.make_plan(SCENE, model=MODEL, block=block, workers=2)
+masks, facts = geoseg.run_plan(
     plan, out=folder / "masks.zarr", client=client, progress=seen.append
 )
 facts
@@ -62,7 +61,9 @@ facts
 # and the end is the same byte for byte. A run that is complete does nothing again:
 
 # %%
-_, nothing = run_plan(plan, out=folder / "masks.zarr", client=client, progress=False)
+_, nothing = geoseg.run_plan(
+    plan, out=folder / "masks.zarr", client=client, progress=False
+)
 assert nothing.windows == 0
 client.close()
 cluster.close()

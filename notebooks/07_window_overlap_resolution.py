@@ -26,10 +26,9 @@ from time import perf_counter
 
 import matplotlib.pyplot as plt
 import numpy as np
-from geoseg.viz.image import colour_table, open_image
+import rasterio
 
 import geoseg
-from geoseg.viz.seamcheck import REACH, check_seams, count_changes
 
 folder = Path(tempfile.mkdtemp(prefix="seams-"))
 pictures = Path(os.environ.get("GEOSEG_PICTURES", folder))
@@ -55,9 +54,8 @@ for overlap in (0, 16, 64, 128):
     )
     seconds[overlap] = perf_counter() - begun
     maps[overlap] = masks["classes"].to_numpy()
-    stride = 512 - overlap
-    checks[overlap] = check_seams("windows", count_changes(maps[overlap], 255), stride)
-    check = checks[overlap]
+    found = geoseg.check_seams(folder / f"{overlap}.zarr")
+    check = checks[overlap] = next(c for c in found if c.name == "windows")
     print(
         f"overlap {overlap:>3} px: {check.rate:.2%} on borders, {check.elsewhere:.2%} "
         f"beside them; seams {'SHOW' if check.stands_out else 'do not show'}"
@@ -71,18 +69,22 @@ for overlap in (0, 16, 64, 128):
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True, layout="constrained")
 for ax, (overlap, check) in zip(axes, checks.items(), strict=True):
-    colours = ["#AAB8B3"] * (2 * REACH + 1)
-    colours[REACH] = "#B5420A" if check.stands_out else "#0B6B58"
-    ax.bar(np.arange(-REACH, REACH + 1), 100 * np.array(check.profile), color=colours)
+    reach = len(check.profile) // 2  # lines on either side of a border
+    colours = ["#AAB8B3"] * (2 * reach + 1)
+    colours[reach] = "#B5420A" if check.stands_out else "#0B6B58"
+    ax.bar(np.arange(-reach, reach + 1), 100 * np.array(check.profile), color=colours)
     ax.set_title(f"overlap {overlap} px")
     ax.set_xlabel("px from a border")
 axes[0].set_ylabel("class changes, % of pixel pairs")
 figure.savefig(pictures / "seams-profile.png", dpi=110)
 
 # %%
-table = colour_table(masks.geoseg.classes)
-image = open_image(scene)
-width = image.source.grid.width
+table = np.full((256, 3), 255, np.uint8)
+for c in masks.geoseg.classes:
+    table[c.value] = c.rgb
+with rasterio.open(scene) as file:
+    image = file.read([3, 2, 1])
+width = image.shape[2]
 high = 80  # rows and columns shown, around a border where two windows met
 
 
@@ -98,7 +100,7 @@ _, row, border = max(worst(border) for border in range(512, width - high, 512))
 window = np.s_[row : row + high, border - high // 2 : border + high // 2]
 
 figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-pixels = image.source.read(image.source.grid.window)[0][(slice(None), *window)]
+pixels = image[:, *window]
 low, top = np.percentile(pixels, [1, 99], axis=(1, 2), keepdims=True)
 views = [np.moveaxis(np.clip((pixels - low) / (top - low), 0, 1), 0, -1)]
 views += [table[maps[overlap][window]] for overlap in (0, 64)]

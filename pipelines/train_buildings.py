@@ -18,16 +18,11 @@ from typing import Any
 import geopandas
 import shapely
 
-from geoseg.accuracy.evaluate import evaluate
-from geoseg.core.classes import Class
-from geoseg.inference.workflow import segment
-from geoseg.rasters.open import open_source
-from geoseg.training.train import train
-from geoseg.viz.figures import draw_evaluation
+import geoseg
 
 CLASSES = (
-    Class(value=0, name="background", color="#D9D9D9"),
-    Class(value=1, name="building", color="#D55E00"),
+    geoseg.Class(value=0, name="background", color="#D9D9D9"),
+    geoseg.Class(value=1, name="building", color="#D55E00"),
 )
 LEARNED, TESTED = (0, 2048), (2112, 3072)
 RESOLUTION = 0.264  # metres: twice the pixels' own size, a quarter of the work
@@ -60,7 +55,7 @@ def main() -> None:
         if arch != "otsu":
             names = {"0": "background", "1": "building"}
             model = str(
-                train(
+                geoseg.train(
                     raster,
                     labels=labels,
                     out=arguments.out / arch,
@@ -74,7 +69,7 @@ def main() -> None:
             )
         masks = arguments.out / f"{arch}.zarr"
         scores = arch != "otsu"
-        segment(
+        geoseg.segment(
             raster, model=model, out=str(masks), aoi=tested, scores=scores,
             overwrite=True,
         )  # fmt: skip
@@ -83,7 +78,7 @@ def main() -> None:
 
 def write_columns(raster: Path, columns: tuple[int, int], path: Path) -> Path:
     """Write the ground of some columns as a polygon."""
-    grid = open_source(raster).grid
+    grid = geoseg.open_source(raster).grid
     corners = [
         grid.transform @ (x, y)
         for x, y in (
@@ -102,8 +97,8 @@ def report(
     arch: str, masks: Path, labels: Path, names: dict[str, str], figures: Path
 ) -> None:
     """Print one line, and draw the figures."""
-    got = evaluate(masks, labels, mapping=names)
-    draw_evaluation(got, figures)
+    got = geoseg.evaluate(masks, labels, mapping=names)
+    geoseg.draw_evaluation(got, figures)
     place = got.accuracy.names.index(names["1"])
     line = f"{arch}: IoU of buildings {got.accuracy.per_class[place].iou.value:.3f}"
     line += f", overall accuracy {got.accuracy.overall.value:.3f}"

@@ -12,8 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from geoseg.inference.workflow import segment
-from geoseg.training.train import train
+import geoseg
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     raster = arguments.data / "s2_stack_8band.vrt"
-    model = train(
+    model = geoseg.train(
         raster,
         labels=arguments.data / "rcr_landcover.shp",
         column="Classname",
@@ -35,7 +34,7 @@ def main() -> None:
     card = json.loads((model / "card.json").read_text(encoding="utf-8"))
     print(json.dumps(_found(card, "validation"), indent=1))
     masks = arguments.out / "landcover.zarr"
-    segment(raster, model=str(model), out=str(masks), nodata=255, scores=True)
+    geoseg.segment(raster, model=str(model), out=str(masks), nodata=255, scores=True)
 
 
 def _found(tree: object, key: str) -> object:

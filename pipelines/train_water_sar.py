@@ -12,16 +12,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from geoseg.accuracy.accuracy import Accuracy, estimate
-from geoseg.accuracy.evaluate import evaluate
-from geoseg.core.classes import Class
-from geoseg.errors import GeosegError
-from geoseg.inference.workflow import segment
-from geoseg.training.train import train
+import geoseg
 
 CLASSES = (
-    Class(value=0, name="land", color="#C2B280"),
-    Class(value=1, name="water", color="#0072B2"),
+    geoseg.Class(value=0, name="land", color="#C2B280"),
+    geoseg.Class(value=1, name="water", color="#0072B2"),
 )
 NAMES = {"0": "land", "1": "water"}
 
@@ -42,7 +37,7 @@ def main() -> None:
     for left_out, chip in enumerate(chips):
         others = [i for i in range(len(chips)) if i != left_out]
         name = chip.name.removesuffix("_S1Hand.tif")
-        model = train(
+        model = geoseg.train(
             [chips[i] for i in others],
             labels=[labels[i] for i in others],
             out=arguments.out / f"without_{name}",
@@ -53,18 +48,22 @@ def main() -> None:
             samples=40_000,
         )
         masks = arguments.out / f"{name}.zarr"
-        segment(chip, model=str(model), out=str(masks), scores=True, overwrite=True)
+        geoseg.segment(
+            chip, model=str(model), out=str(masks), scores=True, overwrite=True
+        )
         try:
-            got = evaluate(masks, labels[left_out], mapping=NAMES).accuracy
-        except GeosegError as error:
+            got = geoseg.evaluate(masks, labels[left_out], mapping=NAMES).accuracy
+        except geoseg.GeosegError as error:
             print(f"{name}: {error}", flush=True)
             continue
         counts = counts + got.counts
         report(name, got)
-    report("together", estimate(counts, names=["land", "water"], estimator="census"))
+    report(
+        "together", geoseg.estimate(counts, names=["land", "water"], estimator="census")
+    )
 
 
-def report(name: str, accuracy: Accuracy) -> None:
+def report(name: str, accuracy: geoseg.Accuracy) -> None:
     """Print one line."""
     land, water = accuracy.counts.sum(axis=0).tolist()
     line = f"{name}: {water:,} of {land + water:,} px are water, "

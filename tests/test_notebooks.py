@@ -14,6 +14,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import geoseg
+
 jupytext = pytest.importorskip("jupytext")
 new_code_cell = pytest.importorskip("nbformat").v4.new_code_cell
 mpl.use("Agg")
@@ -91,6 +93,22 @@ def test_it_reads_well(path):
     assert words[0].startswith("# ")
     assert len(" ".join(words).split()) < 700, "ten minutes"
     assert all(len(c.source.splitlines()) <= 40 for c in notebook.cells)
+
+
+SCRIPTS = [*NOTEBOOKS, *sorted((FOLDER.parent / "pipelines").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_it_needs_public_names_only(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            inner = [a.name for a in node.names if a.name.startswith("geoseg.")]
+            assert not inner, "geoseg itself has all that is needed"
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] != "geoseg"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id != "geoseg" or node.attr in geoseg.__all__
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
