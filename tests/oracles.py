@@ -10,7 +10,7 @@ from scipy import ndimage
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
 from geoseg.models.card import Band, Card
-from geoseg.models.contract import Objects
+from geoseg.models.contract import AnyModel, Objects
 from geoseg.rasters.source import SourceBand
 
 
@@ -68,7 +68,7 @@ def card(window=64, overlap=16, task="instance", classes=("thing", "other"), **k
     )
 
 
-class Oracle:
+class Oracle(AnyModel):
     """Sees the truth inside its window, cut at the window.
 
     pieces: 4 or 8: each connected piece is an object; None: each true id is.

@@ -14,7 +14,7 @@ from affine import Affine
 import geoseg
 import geoseg.accessor
 from geoseg.errors import GeosegError, MasksError, RasterError
-from geoseg.inference.scheduler import RunFacts
+from geoseg.inference.scheduler import RunInfo
 from geoseg.testing import IdentityModel, identity_card
 from geoseg.viz.html import card_html, facts_html, map_html, plan_html, run_html
 
@@ -214,7 +214,7 @@ def test_html_says_the_few_facts_that_matter(data, masks, tmp_path):
     source = geoseg.testing.ArraySource(values=np.zeros((2, 100, 120), np.float32))
     plan = geoseg.make_plan(source, model=IdentityModel(card=card))
     assert "overlap" in plan._repr_html_() == plan_html(plan)
-    run = RunFacts(windows=1234, forward_seconds=1.5, pixels=10)
+    run = RunInfo(windows=1234, forward_seconds=1.5, pixels=10)
     assert "1,234" in run._repr_html_() == run_html(run)
     assert re.search(r"<th[^>]*>a &amp; b</th>", facts_html("t", [("a & b", "c")]))
 

@@ -40,6 +40,9 @@ class Tiling:
     """What neighbouring windows share, in pixels."""
     multiple: int | None = None
     """Windows at the far edges are cut to a multiple of this; None: never cut."""
+    chunk: int = 0
+    """Side of a Zarr chunk in pixels, rounded to whole cells: it does not depend on the
+    block. 0 means as near to `CHUNK` as that allows."""
     block: int = 0
     """Side of a block in pixels: whole chunks. 0 means one chunk."""
 
@@ -59,6 +62,8 @@ class Tiling:
                 f"overlap {self.overlap} px is more than half the window "
                 f"({self.window} px): use at most {self.window // 4 * 2}"
             )
+        cells = max(1, round((self.chunk or CHUNK) / self.stride))
+        object.__setattr__(self, "chunk", self.stride * cells)
         if self.block == 0:
             object.__setattr__(self, "block", self.chunk)
         if self.block < 1 or self.block % self.chunk:
@@ -77,11 +82,6 @@ class Tiling:
     def stride(self) -> int:
         """Side of a cell."""
         return self.window - self.overlap
-
-    @property
-    def chunk(self) -> int:
-        """Side of a Zarr chunk: whole cells, so it does not depend on the block."""
-        return self.stride * max(1, round(CHUNK / self.stride))
 
     @property
     def cell_rows(self) -> int:
@@ -118,29 +118,20 @@ class Tiling:
         """The whole raster."""
         return Window(y=0, x=0, height=self.height, width=self.width)
 
-    def block_window(self, row: int, col: int) -> Window:
-        """Return the pixels that a block owns."""
-        return Window.spanning(
-            row * self.block,
-            min((row + 1) * self.block, self.height),
-            col * self.block,
-            min((col + 1) * self.block, self.width),
-        )
+    def block_at(self, row: int, col: int) -> Block:
+        """Return a block by its row and column of blocks."""
+        return Block(tiling=self, row=row, col=col)
 
-    def neighbours(self, row: int, col: int) -> Iterator[tuple[int, int]]:
-        """Yield the up to eight blocks whose windows reach into this one."""
-        for r in range(max(0, row - 1), min(self.block_rows, row + 2)):
-            for c in range(max(0, col - 1), min(self.block_cols, col + 2)):
-                if (r, c) != (row, col):
-                    yield r, c
+    def each_block(self) -> Iterator[Block]:
+        """Yield all blocks, row by row."""
+        for row in range(self.block_rows):
+            for col in range(self.block_cols):
+                yield self.block_at(row, col)
 
-    def block_cells(self, row: int, col: int) -> tuple[range, range]:
-        """Return the rows and the columns of cells of a block."""
-        per = self.block // self.stride
-        return (
-            range(row * per, min((row + 1) * per, self.cell_rows)),
-            range(col * per, min((col + 1) * per, self.cell_cols)),
-        )
+    def cell_window(self, cell_row: int, cell_col: int) -> Window:
+        """Return the pixels of a cell; it may reach outside the raster."""
+        side = self.stride
+        return Window(y=cell_row * side, x=cell_col * side, height=side, width=side)
 
     def model_window(self, cell_row: int, cell_col: int) -> Window:
         """Return what the model sees for a cell; it may reach outside the raster."""
@@ -157,12 +148,65 @@ class Tiling:
         needed = length - cell * self.stride + self.overlap
         return min(self.window, ceil(needed / self.multiple) * self.multiple)
 
-    def block_reach(self, row: int, col: int) -> Window:
-        """Return the smallest window around all model windows of a block."""
-        cell_rows, cell_cols = self.block_cells(row, col)
-        first = self.model_window(cell_rows[0], cell_cols[0])
-        last = self.model_window(cell_rows[-1], cell_cols[-1])
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What one task owns: a rectangle of whole cells. A small value that travels."""
+
+    tiling: Tiling
+    """How the raster is cut."""
+    row: int
+    """Row of blocks."""
+    col: int
+    """Column of blocks."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Row and column, by which results are kept."""
+        return self.row, self.col
+
+    @property
+    def name(self) -> str:
+        """Row and column as a store names them, such as `3.14`."""
+        return f"{self.row}.{self.col}"
+
+    @property
+    def window(self) -> Window:
+        """The pixels that it owns."""
+        tiling, side = self.tiling, self.tiling.block
+        return Window.spanning(
+            self.row * side,
+            min((self.row + 1) * side, tiling.height),
+            self.col * side,
+            min((self.col + 1) * side, tiling.width),
+        )
+
+    @property
+    def cells(self) -> tuple[range, range]:
+        """Its rows and its columns of cells."""
+        tiling = self.tiling
+        per = tiling.block // tiling.stride
+        return (
+            range(self.row * per, min((self.row + 1) * per, tiling.cell_rows)),
+            range(self.col * per, min((self.col + 1) * per, tiling.cell_cols)),
+        )
+
+    @property
+    def reach(self) -> Window:
+        """The smallest window around all model windows of its cells."""
+        rows, cols = self.cells
+        first = self.tiling.model_window(rows[0], cols[0])
+        last = self.tiling.model_window(rows[-1], cols[-1])
         return Window.spanning(first.y, last.bottom, first.x, last.right)
+
+    @property
+    def neighbours(self) -> tuple[Block, ...]:
+        """The up to eight blocks whose windows reach into this one, row by row."""
+        tiling = self.tiling
+        rows = range(max(0, self.row - 1), min(tiling.block_rows, self.row + 2))
+        cols = range(max(0, self.col - 1), min(tiling.block_cols, self.col + 2))
+        around = (tiling.block_at(r, c) for r in rows for c in cols)
+        return tuple(block for block in around if block.key != self.key)
 
 
 def auto_block(

@@ -1,6 +1,6 @@
-"""Parts of blocks on their way: kept beside the masks until neighbours are there.
+"""Partial blocks on their way: kept beside the masks until neighbours are there.
 
-A part lies in the store from the moment that its block is inferred until it is
+A partial block lies in the store from the moment that its block is inferred until it is
 labelled, so a killed worker or client loses at most the blocks that were being
 inferred, and a block needs nothing from a neighbour but one small object.
 """
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 from numcodecs import Blosc
+from numpy.lib.format import descr_to_dtype, dtype_to_descr
 from safetensors.numpy import load, save
 
 from geoseg.core.grid import Window
+from geoseg.core.tiling import Block
 from geoseg.errors import MasksError
-from geoseg.inference.semantic import Part, Strip
-from geoseg.maps.store import PARTS, RIMS, Masks
+from geoseg.inference.semantic import PartialBlock, PartialSums
+from geoseg.maps.store import HALO, PARTIAL, Masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,73 +31,82 @@ if TYPE_CHECKING:
 _CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
 
 
-class DamagedPartError(MasksError):
-    """A part is not what was written: a disk that filled or failed."""
+class DamagedPartialError(MasksError):
+    """What is kept of a block is not what was written: a disk that filled or failed."""
 
 
-def write_part(masks: Masks, row: int, col: int, part: Part) -> None:
-    """Keep a part: first the rims, one object per neighbour, then the part itself.
+def write_partial(masks: Masks, block: Block, partial: PartialBlock) -> None:
+    """Keep a partial block: first the halo sums, one object per neighbour, then itself.
 
-    The part's own object says that the block is inferred, so it comes last.
+    The block's own object says that it is inferred, so it comes last.
     """
-    for (to_row, to_col), rim in part.rims.items():
-        name = f"{RIMS}/{to_row}.{to_col}/{row}.{col}"
-        masks.storage.put(name, _pack({"rim": rim}, {}, {}))
-    facts = {"windows": part.windows, "forward_seconds": part.forward_seconds}
-    frame = {f"frame{i}": strip for i, strip in enumerate(part.frame)}
-    masks.storage.put(f"{PARTS}/{row}.{col}", _pack(frame, part.arrays, facts))
+    for (row, col), sums in partial.halo.items():
+        name = f"{HALO}/{row}.{col}/{block.name}"
+        masks.storage.put(name, _pack({"halo": sums}, {}, {}))
+    info = {"windows": partial.windows, "forward_seconds": partial.forward_seconds}
+    border = {f"border{i}": sums for i, sums in enumerate(partial.border)}
+    name = f"{PARTIAL}/{block.name}"
+    masks.storage.put(name, _pack(border, partial.arrays, info))
 
 
-def read_part(masks: Masks, row: int, col: int) -> Part:
-    """Return a part that `write_part` kept, without its rims.
+def read_partial(masks: Masks, block: Block) -> PartialBlock:
+    """Return what `write_partial` kept, without the halo sums.
 
     Raises:
         FileNotFoundError: There is none.
-        DamagedPartError: It is not what was written.
+        DamagedPartialError: It is not what was written.
     """
-    strips, arrays, facts = _unpack(masks.storage.get(f"{PARTS}/{row}.{col}"))
-    return Part(arrays=arrays, frame=tuple(strips.values()), rims={}, **facts)
+    data = masks.storage.get(f"{PARTIAL}/{block.name}")
+    border, arrays, info = _unpack(data)
+    return PartialBlock(arrays=arrays, border=tuple(border.values()), **info)
 
 
-def read_rim(masks: Masks, row: int, col: int, neighbour: tuple[int, int]) -> Strip:
-    """Return what a neighbour adds to a block; raises as `read_part`."""
-    name = f"{RIMS}/{row}.{col}/{neighbour[0]}.{neighbour[1]}"
-    return _unpack(masks.storage.get(name))[0]["rim"]
+def read_halo(masks: Masks, block: Block, neighbour: Block) -> PartialSums:
+    """Return what a neighbour adds to a block; raises as `read_partial`."""
+    name = f"{HALO}/{block.name}/{neighbour.name}"
+    return _unpack(masks.storage.get(name))[0]["halo"]
 
 
-def remove_part(masks: Masks, row: int, col: int) -> None:
-    """Forget a block's part and the rims kept for it."""
-    masks.storage.remove(f"{RIMS}/{row}.{col}")
-    masks.storage.discard(f"{PARTS}/{row}.{col}")
+def remove_partial(masks: Masks, block: Block) -> None:
+    """Remove what is kept of a block and the halo sums kept for it."""
+    masks.storage.remove(f"{HALO}/{block.name}")
+    masks.storage.discard(f"{PARTIAL}/{block.name}")
 
 
-def pack(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:
-    """Return arrays and JSON-able facts as bytes, compressed and with a check sum."""
+def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
+    """Return arrays and JSON-able values as bytes, compressed and with a check sum."""
     tensors = {name: _encode(array) for name, array in arrays.items()}
-    kinds = {name: [a.dtype.str, *a.shape] for name, a in arrays.items()}
-    header = {"facts": dict(facts), "arrays": kinds}
+    kinds = {n: [dtype_to_descr(a.dtype), *a.shape] for n, a in arrays.items()}
+    header = {"info": dict(info), "arrays": kinds}
     data = bytes(save(tensors, {"geoseg": json.dumps(header)}))
     return data + crc32(data).to_bytes(4, "little")
 
 
 def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return the arrays, read-only, and facts that `pack` packed.
+    """Return the arrays, read-only, and the values that `pack` packed.
 
     Raises:
-        DamagedPartError: It is not what was written.
+        DamagedPartialError: It is not what was written.
     """
     data, check = data[:-4], data[-4:]
     if crc32(data).to_bytes(4, "little") != check:
-        raise DamagedPartError("a part of a block is damaged")
+        raise DamagedPartialError("what is kept of a block is damaged")
     # The header is safetensors': 8 bytes of length, then JSON.
     length = int.from_bytes(data[:8], "little")
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["geoseg"])
     tensors = load(data)
     arrays = {
-        name: _decode(tensors[name], np.dtype(dtype), shape)
-        for name, (dtype, *shape) in header["arrays"].items()
+        name: _decode(tensors[name], _dtype(kind), shape)
+        for name, (kind, *shape) in header["arrays"].items()
     }
-    return arrays, header["facts"]
+    return arrays, header["info"]
+
+
+def _dtype(kind: str | list[list[str]]) -> np.dtype[Any]:
+    """Return the dtype of its description in JSON, which knows no tuples."""
+    if isinstance(kind, str):
+        return np.dtype(kind)
+    return descr_to_dtype([(name, of) for name, of in kind])
 
 
 def _decode(
@@ -110,24 +122,23 @@ def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _pack(
-    strips: dict[str, Strip], arrays: dict[str, NDArray[Any]], facts: dict[str, Any]
+    sums: dict[str, PartialSums],
+    arrays: dict[str, NDArray[Any]],
+    info: dict[str, Any],
 ) -> bytes:
-    windows = {
-        name: [s.window.y, s.window.x, s.window.height, s.window.width]
-        for name, s in strips.items()
-    }
-    sums = {name: strip.sums for name, strip in strips.items()}
-    return pack({**arrays, **sums}, {"facts": facts, "strips": windows})
+    windows = {name: [*astuple(s.window)] for name, s in sums.items()}
+    values = {name: s.sums for name, s in sums.items()}
+    return pack({**arrays, **values}, {"info": info, "windows": windows})
 
 
 def _unpack(
     data: bytes,
-) -> tuple[dict[str, Strip], dict[str, NDArray[Any]], dict[str, Any]]:
-    arrays, told = unpack(data)
-    strips = {
-        name: Strip(
+) -> tuple[dict[str, PartialSums], dict[str, NDArray[Any]], dict[str, Any]]:
+    arrays, header = unpack(data)
+    sums = {
+        name: PartialSums(
             window=Window(y=y, x=x, height=height, width=width), sums=arrays.pop(name)
         )
-        for name, (y, x, height, width) in told["strips"].items()
+        for name, (y, x, height, width) in header["windows"].items()
     }
-    return strips, arrays, told["facts"]
+    return sums, arrays, header["info"]

@@ -7,13 +7,35 @@ read, blend and write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import ParamSpec, TypeVar
+from time import perf_counter
+from typing import TypeVar
 
-P = ParamSpec("P")
+K = TypeVar("K")
 T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Adds up the time that is spent in the model."""
+
+    seconds: float = 0.0
+    """So far."""
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what is done meanwhile, also where it fails."""
+        begun = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - begun
 
 
 @cache
@@ -21,6 +43,29 @@ def _queue() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="geoseg-device")
 
 
-def on_device(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Run a function in the device's thread, in the order of asking."""
-    return _queue().submit(function, *args, **kwargs)
+def one_ahead(
+    function: Callable[[K, T], R], items: Iterable[tuple[K, T]], watch: Stopwatch
+) -> Iterator[tuple[K, R]]:
+    """Map in the device's thread, in the order of asking, one item ahead of the caller.
+
+    Args:
+        function: Called with the key and the value of each item.
+        items: Taken in the caller's thread, while the device is at work.
+        watch: Gets the time that the calls take.
+
+    Yields:
+        The key of each item, and what the function returned for it.
+    """
+
+    def timed(key: K, value: T) -> R:
+        with watch.running():
+            return function(key, value)
+
+    ahead: deque[tuple[K, Future[R]]] = deque()
+    for key, value in items:
+        ahead.append((key, _queue().submit(timed, key, value)))
+        if len(ahead) > 1:
+            done, answer = ahead.popleft()
+            yield done, answer.result()
+    for done, answer in ahead:
+        yield done, answer.result()

@@ -1,14 +1,14 @@
 """Instance segmentation of one block: windows → objects → groups → pixels.
 
 Each window's objects are its own; a window keeps those that reach into its cell. Blocks
-exchange the strips of windows that reach into each other (`Found.rims`), so that each
-block can compare its windows with all that overlap them:
+exchange what their windows see in each other's reach (`FoundObjects.halo`), so that
+each block can compare its windows with all that overlap them:
 
-    find      read, model, keep                     objects of its own windows, strips
-    link      compare with neighbours               matches, clashes; what stays inside
-                                                    the block is joined here and now
+    find      read, model, keep             objects of its own windows, and the halo
+    link      compare with neighbours       matches, clashes; what stays inside the
+                                            block is joined here and now
     (solve    what crosses blocks is joined once, from all blocks' `Linked.open`)
-    compose   give each pixel to one group          groups by pixel, and where they lie
+    compose   give each pixel to one group  groups by pixel, and where they lie
     (number   groups are numbered by first pixel)
 
 A group that some window saw whole is shown as that window saw it: no cell leaves a
@@ -18,26 +18,26 @@ where it saw nothing, neighbours whose objects reach into its cell are believed.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.grid import Window
-from geoseg.core.tiling import Tiling
-from geoseg.inference.device_queue import on_device
+from geoseg.core.tiling import Block, Tiling
+from geoseg.inference.device_queue import Stopwatch, one_ahead
 from geoseg.inference.objects.fragments import locate, measure, paint, renumber
 from geoseg.inference.objects.stitch import (
+    BOX,
     GROUP,
     KEY_BITS,
     OBJECT,
     SCORE,
     Comparison,
-    Seen,
-    View,
+    ObjectSet,
+    WindowObjects,
     as_links,
     compare,
     components,
@@ -45,7 +45,7 @@ from geoseg.inference.objects.stitch import (
     solve,
     tolerance,
 )
-from geoseg.inference.windows import Pixels, batches, predictor, read_windows
+from geoseg.inference.windows import Cells, Pixels, batches, predictor, read_windows
 from geoseg.models.objects import check_objects
 
 if TYPE_CHECKING:
@@ -54,15 +54,12 @@ if TYPE_CHECKING:
     from geoseg.models.contract import InstanceModel, Objects
     from geoseg.rasters.open import Source
 
-FACT = np.dtype(
+BLOCK_GROUP = np.dtype(
     [
         ("group", "<i8"),
         ("first", "<i8"),
         ("pixels", "<i8"),
-        ("top", "<i4"),
-        ("left", "<i4"),
-        ("bottom", "<i4"),
-        ("right", "<i4"),
+        *BOX,
         ("cls", "<i4"),
         ("score", "<i4"),
         ("pieces", "<i4"),
@@ -76,13 +73,13 @@ elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundObjects:
     """What the windows of a block see."""
 
-    own: Seen
+    own: ObjectSet
     """Objects of the block's own windows."""
-    rims: Mapping[tuple[int, int], Seen]
-    """What each neighbouring block must know of them, by its (row, column)."""
+    halo: Mapping[tuple[int, int], ObjectSet] = field(default_factory=dict)
+    """What each neighbouring block must know of them, by its key."""
     valid: NDArray[np.bool_]
     """(y, x) which of the block's pixels are valid."""
     windows: int
@@ -95,8 +92,10 @@ class Found:
 class Linked:
     """What a block knows after comparing its windows with all that overlap them."""
 
+    keys: NDArray[np.int64]
+    """(own object,) in order."""
     reach: NDArray[np.int16]
-    """(object,) of its own windows and then its neighbours' rims: in which of the nine
+    """(object,) of its own windows and then its neighbours' halo: in which of the nine
     cells around its window's an object may show, one bit each, row by row."""
     groups: NDArray[np.void]
     """(own object,) of dtype `GROUP`; group -1 where it is open."""
@@ -112,89 +111,52 @@ class Linked:
 
 
 def find_objects(
-    source: Source,
-    model: InstanceModel,
-    tiling: Tiling,
-    row: int,
-    col: int,
-    *,
-    batch: int = 1,
-) -> Found:
+    source: Source, model: InstanceModel, block: Block, *, batch: int = 1
+) -> FoundObjects:
     """Infer a block's windows, each once, and keep their objects.
 
     Args:
         source: Its bands are the model's, in the model's order.
         model: The model.
-        tiling: How the raster is cut.
-        row: Row of the block.
-        col: Column of the block.
+        block: The block.
         batch: Windows in a batch.
 
     Raises:
         ModelError: What the model answers is not what its card promises.
     """
-    pixels = read_windows(source, model.card, tiling.block_reach(row, col))
-    seconds: list[float] = []
-    parts = [
-        keep(objects, cell, pixels, tiling)
-        for cells, answer in _predicted(
-            model, tiling, pixels, batches(tiling, row, col, pixels, batch), seconds
+    pixels = read_windows(source, model.card, block.reach)
+    ask, watch = predictor(model, block, pixels), Stopwatch()
+
+    def objects_of_windows(cells: Cells, stack: NDArray[Any]) -> list[Objects]:
+        return check_objects(ask(cells, stack), model.card, stack.shape)
+
+    kept = [
+        keep(objects, cell, pixels, block.tiling)
+        for cells, answer in one_ahead(
+            objects_of_windows, batches(block, pixels, batch), watch
         )
         for cell, objects in zip(cells, answer, strict=True)
     ]
-    return gathered(parts, pixels, tiling, row, col, sum(seconds))
+    return gathered(kept, pixels, block, watch.seconds)
 
 
 def gathered(
-    parts: Sequence[Seen],
-    pixels: Pixels,
-    tiling: Tiling,
-    row: int,
-    col: int,
-    seconds: float,
-) -> Found:
-    """Return what a block's windows see, and the strips for its neighbours."""
-    valid = pixels.valid_in(tiling.block_window(row, col))
-    own = joined(parts)
-    rims = {
-        to: _strips(own, tiling.block_window(*to).pad(tiling.margin))
-        for to in tiling.neighbours(row, col)
-    }
-    return Found(
-        own=own, rims=rims, valid=valid, windows=len(parts), forward_seconds=seconds
+    kept: Sequence[ObjectSet], pixels: Pixels, block: Block, seconds: float
+) -> FoundObjects:
+    """Return what a block's windows see, and what its neighbours must know of it."""
+    own, margin = joined(kept), block.tiling.margin
+    return FoundObjects(
+        own=own,
+        halo={n.key: _inside(own, n.window.pad(margin)) for n in block.neighbours},
+        valid=pixels.valid_in(block.window),
+        windows=len(kept),
+        forward_seconds=seconds,
     )
-
-
-def _predicted(
-    model: InstanceModel,
-    tiling: Tiling,
-    pixels: Pixels,
-    stacks: Iterator[tuple[list[tuple[int, int]], NDArray[Any]]],
-    seconds: list[float],
-) -> Iterator[tuple[list[tuple[int, int]], list[Objects]]]:
-    """Yield cells and answers; the device works one batch ahead."""
-
-    def forward(cells: list[tuple[int, int]], stack: NDArray[Any]) -> list[Objects]:
-        predict = predictor(model, tiling, cells, pixels)
-        begin = perf_counter()
-        try:
-            return check_objects(predict(stack), model.card, stack.shape)
-        finally:
-            seconds.append(perf_counter() - begin)
-
-    ahead: deque[tuple[list[tuple[int, int]], Any]] = deque()
-    for cells, stack in stacks:
-        ahead.append((cells, on_device(forward, cells, stack)))
-        if len(ahead) > 1:
-            done, answer = ahead.popleft()
-            yield done, answer.result()
-    for cells, answer in ahead:
-        yield cells, answer.result()
 
 
 def keep(
     objects: Objects, cell: tuple[int, int], pixels: Pixels, tiling: Tiling
-) -> Seen:
+) -> ObjectSet:
     """Keep what a window may claim: objects on valid pixels that reach into its cell.
 
     Args:
@@ -204,7 +166,7 @@ def keep(
         tiling: How the raster is cut.
 
     Returns:
-        One view, or none; objects are numbered by their first pixel.
+        The objects of one window, or none; they are numbered by their first pixel.
     """
     window = tiling.model_window(*cell)
     where = window.intersection(tiling.raster)
@@ -214,11 +176,11 @@ def keep(
     ).astype(np.int32, copy=False)
     table, numbers = _table(objects, labels, cell, where, tiling)
     if not len(table):
-        return Seen(views=(), table=table)
-    view = View(
+        return ObjectSet(windows=(), table=table)
+    shown = WindowObjects(
         row=cell[0], col=cell[1], where=where, labels=renumber(labels, numbers), first=0
     )
-    return Seen(views=(view,), table=table)
+    return ObjectSet(windows=(shown,), table=table)
 
 
 def _table(
@@ -230,123 +192,120 @@ def _table(
 ) -> tuple[NDArray[np.void], NDArray[np.int32]]:
     """Return the objects that are kept, and the number each label becomes."""
     count = len(objects.classes)
-    own = _cell(cell, tiling).relative_to(where)
+    own = tiling.cell_window(*cell).relative_to(where)
     claim = own.pad(tolerance(tiling) if tiling.margin else 0)
-    facts = measure(labels, _edges(own), count)
+    measured = measure(labels, _edges(own), count)
     claimed = measure(labels, _edges(claim), count)[:, 4] > 0
     kept = np.flatnonzero(claimed)
-    kept = kept[np.argsort(facts[kept, 5])]
+    kept = kept[np.argsort(measured[kept, 5])]
     numbers = np.zeros(count + 1, np.int32)
     numbers[kept] = np.arange(1, len(kept) + 1)
     table = np.zeros(len(kept), OBJECT)
-    table["key"] = (_number(cell, tiling) << KEY_BITS) + np.arange(len(kept))
+    number = cell[0] * tiling.cell_cols + cell[1]
+    table["key"] = (number << KEY_BITS) + np.arange(len(kept))
     table["cls"] = np.asarray(objects.classes)[kept - 1]
     sure = np.clip(np.asarray(objects.scores, np.float64)[kept - 1], 0, 1)
     table["score"] = np.floor(sure * SCORE + 0.5)
-    table["inner"], table["area"] = facts[kept, 4], facts[kept, 6]
-    for i, (name, offset) in enumerate(
-        (("top", where.y), ("left", where.x), ("bottom", where.y), ("right", where.x))
-    ):
-        table[name] = facts[kept, i] + offset
+    table["inner"], table["area"] = measured[kept, 4], measured[kept, 6]
+    _set_boxes(table, measured[kept], where)
     return table, numbers
 
 
-def _number(cell: tuple[int, int], tiling: Tiling) -> int:
-    return cell[0] * tiling.cell_cols + cell[1]
-
-
-def _cell(cell: tuple[int, int], tiling: Tiling) -> Window:
-    side = tiling.stride
-    return Window(y=cell[0] * side, x=cell[1] * side, height=side, width=side)
+def _set_boxes(
+    table: NDArray[np.void], measured: NDArray[np.int64], origin: Window
+) -> None:
+    """Fill in boxes that were measured (row, …) inside a window."""
+    for i, (name, _) in enumerate(BOX):
+        table[name] = measured[:, i] + (origin.y, origin.x)[i % 2]
 
 
 def _edges(window: Window) -> tuple[int, int, int, int]:
     return window.y, window.bottom, window.x, window.right
 
 
-def _strips(seen: Seen, around: Window) -> Seen:
-    """Return the part of the views inside a rectangle, with the objects it shows."""
+def _inside(seen: ObjectSet, around: Window) -> ObjectSet:
+    """Return what is seen inside a rectangle, with the objects that show there."""
     parts = []
-    for view in seen.views:
-        where = view.where.intersection(around)
+    for window in seen.windows:
+        where = window.where.intersection(around)
         if where is None:
             continue
-        labels = view.labels[where.relative_to(view.where).slices]
+        labels = window.labels[where.relative_to(window.where).slices]
         shown = np.unique(labels)
         shown = shown[shown > 0]
         if not len(shown):
             continue
         numbers = np.zeros(int(shown[-1]) + 1, np.int32)
         numbers[shown] = np.arange(1, len(shown) + 1)
-        strip = View(
-            row=view.row,
-            col=view.col,
-            where=where,
-            labels=renumber(labels, numbers),
-            first=0,
-        )
-        table = seen.table[view.first + shown - 1]
-        parts.append(Seen(views=(strip,), table=table))
+        labels = renumber(labels, numbers)
+        there = replace(window, where=where, labels=labels, first=0)
+        table = seen.table[window.first + shown - 1]
+        parts.append(ObjectSet(windows=(there,), table=table))
     return joined(parts)
 
 
 # --- link -----------------------------------------------------------------------------
 
 
-def link_block(found: Seen, rims: Sequence[Seen], tiling: Tiling) -> Linked:
+def link_block(own: ObjectSet, halo: Sequence[ObjectSet], tiling: Tiling) -> Linked:
     """Compare a block's windows with each other and with its neighbours'.
 
     Args:
-        found: Objects of the block's own windows.
-        rims: What each neighbour tells, in a fixed order.
+        own: Objects of the block's own windows.
+        halo: What each neighbour tells, in a fixed order.
         tiling: How the raster is cut.
     """
-    everything = joined([found, *rims])
-    n = len(found.table)
+    everything = joined([own, *halo])
+    n = len(own.table)
     reach = np.full(len(everything.table), _EVERYWHERE, np.int16)
-    told = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int32)]
-    clashes = [np.zeros((0, 2), np.int64)]
+    matches, clashes = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
+    weights = [np.zeros(0, np.int32)]
     tied = np.zeros(n, bool)
-    for one, other, said in _comparisons(everything, n, tiling):
-        _hide(reach, said.claimed[0], one, other)
-        _hide(reach, said.claimed[1], other, one)
+    for one, other, found in _comparisons(everything, n, tiling):
+        _hide(reach, found.claimed[0], one, other)
+        _hide(reach, found.claimed[1], other, one)
         if one.first >= n or other.first >= n:
-            mine = said.matches[:, int(one.first >= n)]
+            mine = found.matches[:, int(one.first >= n)]
             tied[mine] = True
         if one.first < n:  # matches are told by the block of the lower window
-            told[0].append(said.matches)
-            told[1].append(said.weights)
-            clashes.append(said.clashes)
-    links = as_links(everything.table, np.concatenate(told[0]), np.concatenate(told[1]))
+            matches.append(found.matches)
+            weights.append(found.weights)
+            clashes.append(found.clashes)
+    links = as_links(everything.table, np.concatenate(matches), np.concatenate(weights))
     apart = as_links(everything.table, np.concatenate(clashes), 0)
-    return _shared_out(reach, found.table, links, apart, tied, tiling)
+    return _shared_out(reach, own.table, links, apart, tied, tiling)
 
 
 _EVERYWHERE = 0b111_111_111
 
 
 def _comparisons(
-    everything: Seen, n: int, tiling: Tiling
-) -> Iterator[tuple[View, View, Comparison]]:
+    everything: ObjectSet, n: int, tiling: Tiling
+) -> Iterator[tuple[WindowObjects, WindowObjects, Comparison]]:
     """Compare all pairs of windows of which one is the block's own, in order."""
-    views = {(v.row, v.col): v for v in everything.views}
+    windows = {(w.row, w.col): w for w in everything.windows}
     if tiling.margin == 0:
         return
-    for row, col in sorted(views):
-        for other in ((row, col + 1), *((row + 1, col + d) for d in (-1, 0, 1))):
-            pair = views[row, col], views.get(other)
-            if pair[1] is None or min(pair[0].first, pair[1].first) >= n:
+    for row, col in sorted(windows):
+        one = windows[row, col]
+        for place in ((row, col + 1), *((row + 1, col + d) for d in (-1, 0, 1))):
+            other = windows.get(place)
+            if other is None or min(one.first, other.first) >= n:
                 continue
-            said = compare(pair[0], pair[1], everything.table)
-            if said is not None:
-                yield pair[0], pair[1], said
+            found = compare(one, other, everything.table)
+            if found is not None:
+                yield one, other, found
 
 
 def _hide(
-    reach: NDArray[np.int16], objects: NDArray[np.int64], view: View, other: View
+    reach: NDArray[np.int16],
+    objects: NDArray[np.int64],
+    window: WindowObjects,
+    other: WindowObjects,
 ) -> None:
     """Note that another window tells of these objects, where its own cell is."""
-    reach[objects] &= ~np.int16(_bit(other.row - view.row, other.col - view.col))
+    bit = _bit(other.row - window.row, other.col - window.col)
+    reach[objects] &= ~np.int16(bit)
 
 
 def _bit(rows: int, cols: int) -> int:
@@ -371,6 +330,7 @@ def _shared_out(
     groups["group"] = -1
     groups[~is_open] = solve(closed, links[of_closed], clashes, tiling)
     return Linked(
+        keys=table["key"],
         reach=reach,
         groups=groups,
         open=table[is_open],
@@ -400,18 +360,16 @@ class Composed:
     """Which group each pixel of a block belongs to."""
 
     owner: NDArray[np.int32]
-    """(y, x) place in `facts`, -1 for none."""
-    facts: NDArray[np.void]
-    """(group,) of dtype `FACT`: the groups that have pixels here, by first pixel."""
+    """(y, x) place in `groups`, -1 for none."""
+    groups: NDArray[np.void]
+    """(group,) of dtype `BLOCK_GROUP`: those that have pixels here, by first pixel."""
 
 
 def compose_block(
-    seen: Sequence[Seen],
+    seen: Sequence[ObjectSet],
     groups: Sequence[NDArray[np.void]],
     reach: NDArray[np.int16],
-    tiling: Tiling,
-    row: int,
-    col: int,
+    block: Block,
     *,
     gapless: bool = False,
 ) -> Composed:
@@ -421,16 +379,13 @@ def compose_block(
     lowest key.
 
     Args:
-        seen: The block's own objects, then its neighbours' rims, as for `link_block`.
+        seen: The block's own objects, then its neighbours' halo, as for `link_block`.
         groups: For each of them, what its objects are a part of (`GROUP`, by object).
         reach: As `Linked` has it.
-        tiling: How the raster is cut.
-        row: Row of the block.
-        col: Column of the block.
+        block: The block.
         gapless: Whether every pixel of an object must have one: what nobody has falls
             to the group of the object that the pixel's own window sees there.
     """
-    block = tiling.block_window(row, col)
     everything, of_object = joined(seen), np.concatenate(groups)
     names, first, at = np.unique(
         of_object["group"], return_index=True, return_inverse=True
@@ -440,73 +395,66 @@ def compose_block(
     shown = of_object["shown"]
     is_shown = shown == everything.table["key"]
     allowed = np.where(shown < 0, reach, np.where(is_shown, _EVERYWHERE, 0))
-    owner = np.full((block.height, block.width), -1, np.int32)
     group = at.astype(np.int32)
-    for view in everything.views:
-        _paint_view(owner, view, block, allowed, group, rank, tiling)
+    owner = _painted(everything, block, allowed, group, rank)
     named = of_object[first]
     if gapless:
-        rest = np.full(owner.shape, -1, np.int32)
         own_cell = np.full(len(group), _bit(0, 0))
-        for view in everything.views:
-            _paint_view(rest, view, block, own_cell, group, rank, tiling)
+        rest = _painted(everything, block, own_cell, group, rank)
         owner = np.where(owner < 0, rest, owner)
         named["area"] = 0
-    return _sorted(owner, named, block, tiling)
+    return _sorted(owner, named, block)
 
 
-def _paint_view(
-    owner: NDArray[np.int32],
-    view: View,
-    block: Window,
+def _painted(
+    seen: ObjectSet,
+    block: Block,
     allowed: NDArray[np.integer[Any]],
     group: NDArray[np.int32],
     rank: NDArray[np.int32],
-    tiling: Tiling,
-) -> None:
-    """Paint a window's objects, cell by cell, where they may show."""
-    inside = view.where.intersection(block)
-    if inside is None:
-        return
-    for rows in (-1, 0, 1):
-        for cols in (-1, 0, 1):
-            cell = _cell((view.row + rows, view.col + cols), tiling)
-            where = cell.intersection(inside)
+) -> NDArray[np.int32]:
+    """Paint the windows' objects, cell by cell, where they may show: (y, x) groups."""
+    owner = np.full((block.window.height, block.window.width), -1, np.int32)
+    for window in seen.windows:
+        for rows, cols in product((-1, 0, 1), repeat=2):
+            cell = block.tiling.cell_window(window.row + rows, window.col + cols)
+            shown = cell.intersection(window.where)
+            where = shown and shown.intersection(block.window)
             if where is not None:
-                bit = _bit(rows, cols)
                 paint(
-                    owner[where.relative_to(block).slices],
-                    view.labels[where.relative_to(view.where).slices],
-                    view.first,
-                    np.where(allowed & bit, group, -1).astype(np.int32),
+                    owner[where.relative_to(block.window).slices],
+                    window.labels[where.relative_to(window.where).slices],
+                    window.first,
+                    np.where(allowed & _bit(rows, cols), group, -1).astype(np.int32),
                     rank,
                 )
+    return owner
 
 
 def _sorted(
-    owner: NDArray[np.int32], groups: NDArray[np.void], block: Window, tiling: Tiling
+    owner: NDArray[np.int32], groups: NDArray[np.void], block: Block
 ) -> Composed:
     """Order groups by their first pixel and say where they are."""
+    window = block.window
     places = locate(owner, len(groups))
-    position = (places[:, 0] + block.y) * tiling.width + places[:, 5] + block.x
+    position = (places[:, 0] + window.y) * block.tiling.width + places[:, 5] + window.x
     there = np.flatnonzero(places[:, 4])
     there = there[np.argsort(position[there])]
-    facts = np.zeros(len(there), FACT)
-    facts["first"], facts["pixels"] = position[there], places[there, 4]
-    for i, name in enumerate(("top", "left", "bottom", "right")):
-        facts[name] = places[there, i] + (block.y, block.x)[i % 2]
+    table = np.zeros(len(there), BLOCK_GROUP)
+    table["first"], table["pixels"] = position[there], places[there, 4]
+    _set_boxes(table, places[there], window)
     for name in ("group", "cls", "score", "pieces", "area"):
-        facts[name] = groups[name][there]
-    facts["inside"] = _lies_in(groups[there], block)
+        table[name] = groups[name][there]
+    table["inside"] = _lies_in(groups[there], window)
     numbers = np.full(len(groups) + 1, -1, np.int32)
     numbers[there] = np.arange(len(there))
-    return Composed(owner=numbers[owner], facts=facts)
+    return Composed(owner=numbers[owner], groups=table)
 
 
-def _lies_in(groups: NDArray[np.void], block: Window) -> NDArray[np.bool_]:
+def _lies_in(groups: NDArray[np.void], window: Window) -> NDArray[np.bool_]:
     return np.asarray(
-        (groups["top"] >= block.y)
-        & (groups["left"] >= block.x)
-        & (groups["bottom"] <= block.bottom)
-        & (groups["right"] <= block.right)
+        (groups["top"] >= window.y)
+        & (groups["left"] >= window.x)
+        & (groups["bottom"] <= window.bottom)
+        & (groups["right"] <= window.right)
     )

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.tiling import Tiling
+from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
-from geoseg.inference.instance import Found, gathered, keep
-from geoseg.inference.semantic import Part, blend_block
+from geoseg.inference.instance import FoundObjects, gathered, keep
+from geoseg.inference.semantic import PartialBlock, blend_block
 from geoseg.inference.windows import cells_with_data, read_windows
 from geoseg.models.contract import AnyModel
 from geoseg.models.objects import check_objects
@@ -54,33 +54,25 @@ def stuff_card(card: Card) -> Card:
 
 
 def find_panoptic(
-    source: Source,
-    model: InstanceModel,
-    tiling: Tiling,
-    row: int,
-    col: int,
-    *,
-    batch: int = 1,
-) -> tuple[Found, Part]:
+    source: Source, model: InstanceModel, block: Block, *, batch: int = 1
+) -> tuple[FoundObjects, PartialBlock]:
     """Infer a block's windows, each once; keep their objects and sums of their scores.
 
     Args:
         source: Its bands are the model's, in the model's order.
         model: The model.
-        tiling: How the raster is cut.
-        row: Row of the block.
-        col: Column of the block.
+        block: The block.
         batch: Windows in a batch.
     """
-    pixels = read_windows(source, model.card, tiling.block_reach(row, col))
+    pixels = read_windows(source, model.card, block.reach)
     half = _StuffHalf(model)
-    part = blend_block(half, tiling, row, col, pixels, ("classes", "confidence"), batch)
-    cells = cells_with_data(tiling, row, col, pixels)
-    seen = [
-        keep(objects, cell, pixels, tiling)
+    stuff = blend_block(half, block, pixels, ("classes", "confidence"), batch)
+    cells = cells_with_data(block, pixels)
+    kept = [
+        keep(objects, cell, pixels, block.tiling)
         for cell, objects in zip(cells, half.objects, strict=True)
     ]
-    return gathered(seen, pixels, tiling, row, col, part.forward_seconds), part
+    return gathered(kept, pixels, block, stuff.forward_seconds), stuff
 
 
 class _StuffHalf(AnyModel):

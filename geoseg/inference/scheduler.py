@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geoseg.core import views
+from geoseg.core.tiling import Block
 from geoseg.errors import (
     BlocksFailedError,
     GeosegError,
@@ -26,43 +26,45 @@ from geoseg.execution.engine import engine
 from geoseg.execution.progress import Progress
 from geoseg.execution.tasks import Engine, Outcome
 from geoseg.inference.semantic import NotFiniteError
-from geoseg.inference.timing import Timed
-from geoseg.inference.worker import BlockReport, Job, finish, infer, write_provisional
-from geoseg.maps.store import Masks
+from geoseg.inference.stage import LABELS, Stage
+from geoseg.inference.worker import BlockReport, Job
 
 if TYPE_CHECKING:
     from distributed import Client
     from numpy.typing import NDArray
 
-TODO, INFERRED, DONE, FAILED = range(4)
-Task = tuple[str, int, int]
-"""Kind, row and column of a task; what it is submitted as."""
+FAILED = 255
+"""Status of a block that failed; else how many stages it is through."""
+Key = tuple[int, int]
+"""Row and column of a block."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What is done with blocks: functions of (job, row, column), for workers."""
+@dataclass(slots=True, kw_only=True)
+class RunInfo:
+    """What a run did."""
 
-    infer: Callable[[Job, int, int], BlockReport]
-    """Needs nothing from other blocks."""
-    finish: Callable[[Job, int, int], BlockReport]
-    """Needs that all neighbours are inferred."""
-    provisional: Callable[[Job, int, int], BlockReport]
-    """Does what can be done beside a neighbour that failed."""
-    inferred: Callable[[Masks], set[tuple[int, int]]]
-    """Returns the blocks that are inferred."""
-    done: Callable[[Masks], set[tuple[int, int]]]
-    """Returns the blocks that are done."""
+    windows: int = 0
+    """Windows inferred by this run."""
+    forward_seconds: float = 0.0
+    """Time in the model, of all workers together."""
+    pixels: int = 0
+    """Pixels of the blocks inferred by this run."""
+    finished: int = 0
+    """Blocks that this run brought to their end."""
+    infer_seconds: float = 0.0
+    """Time in the first stage, of all workers: reading, the model, blending."""
+    finish_seconds: float = 0.0
+    """Time in joining blocks and writing them, all workers'."""
+    devices: set[str] = field(default_factory=set)
+    """What the model ran on."""
 
+    @property
+    def other_seconds(self) -> float:
+        """Time beside the model in the same tasks: reading, blending, all workers'."""
+        return max(0.0, self.infer_seconds - self.forward_seconds)
 
-LABELS = Work(
-    infer=infer,
-    finish=finish,
-    provisional=write_provisional,
-    inferred=Masks.parts,
-    done=Masks.done,
-)
-"""Semantic segmentation."""
+    def _repr_html_(self) -> str:
+        return views.html("run", self)
 
 
 @dataclass(slots=True)
@@ -70,72 +72,68 @@ class _State:
     """What is known of every block; bytes, so ten million blocks are ten megabytes."""
 
     job: Job
-    work: Work
+    stages: Sequence[Stage]
     status: NDArray[np.uint8]
-    order: Iterator[tuple[int, int]]
+    order: Iterator[Key]
+    """Blocks of which nothing is done yet."""
     done: int
+    """Blocks that are through all stages, those of earlier runs too."""
     inferred: int
-    ready: deque[tuple[int, int]] = field(default_factory=deque)
-    failed: dict[tuple[int, int], str] = field(default_factory=dict)
-    suspects: list[Task] = field(default_factory=list)
+    """Blocks that are through the first stage, those of earlier runs too."""
+    ready: deque[Key] = field(default_factory=deque)
+    """Blocks that wait for a later stage, and for no other block."""
+    failed: dict[Key, str] = field(default_factory=dict)
+    suspects: list[Key] = field(default_factory=list)
     """What workers died with; tried again alone, so that only the guilty one fails."""
-    alone: Task | None = None
+    alone: Key | None = None
     """The suspect that is being tried."""
-    windows: int = 0
-    forward_seconds: float = 0.0
-    pixels: int = 0
-    infer_seconds: float = 0.0
-    finish_seconds: float = 0.0
-    devices: set[str] = field(default_factory=set)
+    info: RunInfo = field(default_factory=RunInfo)
 
     @property
     def progress(self) -> Progress:
         return Progress(
             blocks=self.done,
             total=self.status.size,
-            pixels=self.pixels,
-            windows=self.windows,
+            pixels=self.info.pixels,
+            windows=self.info.windows,
             inferred=self.inferred,
             failed=len(self.failed),
         )
 
+    def submit(self, tasks: Engine, key: Key) -> None:
+        """Submit the stage that comes next for a block."""
+        stage = self.stages[self.status[key]]
+        tasks.submit(key, stage, self.job.tiling.block_at(*key))
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """What a run did."""
+    def waits_for_neighbours(self, key: Key) -> bool:
+        """Whether a block's next stage is one that needs its neighbours."""
+        status = self.status[key]
+        return bool(status < len(self.stages)) and self.stages[status].needs_neighbours
 
-    windows: int
-    """Windows inferred by this run."""
-    forward_seconds: float
-    """Time in the model, of all workers together."""
-    pixels: int
-    """Pixels of the blocks inferred by this run."""
-    finished: int = 0
-    """Blocks that this run brought to their end."""
-    other_seconds: float = 0.0
-    """Time beside the model in the same tasks: reading, blending, all workers'."""
-    finish_seconds: float = 0.0
-    """Time in joining blocks and writing them, all workers'."""
-    devices: tuple[str, ...] = ()
-    """What the model ran on."""
-
-    def _repr_html_(self) -> str:
-        return views.html("run", self)
+    def is_ready(self, key: Key) -> bool:
+        """Whether a block's next stage is a later one, and all it needs is there."""
+        status, (row, col) = self.status[key], key
+        around = self.status[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2]
+        through = (around >= status) & (around != FAILED)
+        begun = bool(0 < status < len(self.stages))
+        return begun and (bool(through.all()) or not self.waits_for_neighbours(key))
 
 
 def run_blocks(
     job: Job,
     *,
-    work: Work = LABELS,
+    stages: Sequence[Stage] = LABELS,
+    skipped: Collection[Key] = (),
     client: Client | None = None,
     threads: int | None = None,
     show: Callable[[Progress], None] = lambda _: None,
-) -> RunFacts:
-    """Infer and finish all blocks that are not done yet.
+) -> RunInfo:
+    """Take all blocks through all stages, those of earlier runs from where they are.
 
     Args:
         job: What to do.
-        work: And how.
+        stages: And how.
+        skipped: Blocks that are left out.
         client: Where; None is this process.
         threads: Blocks in work at once in this process.
         show: Called after every block.
@@ -148,7 +146,7 @@ def run_blocks(
         ClusterError: The scheduler is gone.
         Terminated: The process was asked to end; blocks in hand were finished first.
     """
-    state = _begin(job, _timed(work))
+    state = _begin(job, stages, skipped)
     before = state.done
     with engine(job, client=client, threads=threads) as tasks:
         try:
@@ -160,48 +158,31 @@ def run_blocks(
             _write_neighbours_of_failed(tasks, state)
     if state.failed:
         raise BlocksFailedError(state.failed, state.status.size)
-    return RunFacts(
-        windows=state.windows,
-        forward_seconds=state.forward_seconds,
-        pixels=state.pixels,
-        finished=state.done - before,
-        other_seconds=max(0.0, state.infer_seconds - state.forward_seconds),
-        finish_seconds=state.finish_seconds,
-        devices=tuple(sorted(state.devices)),
-    )
+    state.info.finished = state.done - before
+    return state.info
 
 
-def _timed(work: Work) -> Work:
-    return replace(
-        work,
-        infer=Timed(work.infer),
-        finish=Timed(work.finish),
-        provisional=Timed(work.provisional),
-    )
-
-
-def _begin(job: Job, work: Work) -> _State:
-    shape = (job.tiling.block_rows, job.tiling.block_cols)
-    status = np.zeros(shape, np.uint8)
-    for row, col in work.inferred(job.masks):
-        status[row, col] = INFERRED
-    for row, col in work.done(job.masks):
-        status[row, col] = DONE
+def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _State:
+    status = np.zeros((job.tiling.block_rows, job.tiling.block_cols), np.uint8)
+    for through, stage in enumerate(stages, start=1):
+        for key in job.masks.marked(stage.marks):
+            status[key] = through
+    for key in skipped:
+        status[key] = len(stages)
     state = _State(
         job=job,
-        work=work,
+        stages=stages,
         status=status,
-        order=_row_by_row(status == TODO),
-        done=int(np.count_nonzero(status == DONE)),
-        inferred=int(np.count_nonzero(status != TODO)),
+        order=_row_by_row(status == 0),
+        done=int(np.count_nonzero(status == len(stages))),
+        inferred=int(np.count_nonzero(status)),
     )
-    for row, col in np.argwhere(status == INFERRED).tolist():
-        if _is_ready(state, row, col):
-            state.ready.append((row, col))
+    begun = [(row, col) for row, col in np.argwhere(status > 0).tolist()]
+    state.ready.extend(filter(state.is_ready, begun))
     return state
 
 
-def _row_by_row(todo: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def _row_by_row(todo: NDArray[np.bool_]) -> Iterator[Key]:
     for row, line in enumerate(todo):
         for col in np.flatnonzero(line):
             yield row, int(col)
@@ -222,51 +203,56 @@ def _fill(tasks: Engine, state: _State) -> None:
     """Submit what there is room for, a few more than run at once."""
     if state.alone is not None:
         return
-    slots, work = tasks.slots, state.work
-    room = slots + tasks.spare - tasks.in_flight
-    # Finish before infer: it frees what the store keeps for a block.
-    while room > 0 and state.ready:
-        block = state.ready.popleft()
-        tasks.submit(("finish", *block), work.finish, *block)
-        room -= 1
-    for block in islice(state.order, max(0, room)):
-        tasks.submit(("infer", *block), work.infer, *block)
+    for _ in range(tasks.slots + tasks.spare - tasks.in_flight):
+        # Later stages first: they free what the store keeps for a block.
+        key = state.ready.popleft() if state.ready else next(state.order, None)
+        if key is None:
+            break
+        state.submit(tasks, key)
     if not tasks.in_flight and state.suspects:
-        state.alone = kind, row, col = state.suspects.pop()
-        again = work.finish if kind == "finish" else work.infer
-        tasks.submit(state.alone, again, row, col)
+        state.alone = state.suspects.pop()
+        state.submit(tasks, state.alone)
 
 
 def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
-    kind, row, col = outcome.tag
+    key: Key = outcome.tag
     was_alone, state.alone = state.alone, None
     if isinstance(outcome.error, WorkersDiedError) and was_alone is None:
-        state.suspects.append(outcome.tag)
+        state.suspects.append(key)
         return
     if outcome.error is not None:
-        _fail(state, row, col, outcome.error)
+        _fail(state, key, outcome.error)
         return
-    report = outcome.result
+    report, block = outcome.result, state.job.tiling.block_at(*key)
     assert report is not None
-    if kind == "infer":
-        window = state.job.tiling.block_window(row, col)
-        state.pixels += window.area
-        state.windows += report.windows
-        state.inferred += 1
-        state.forward_seconds += report.forward_seconds
-        state.infer_seconds += report.seconds
-        state.devices |= {report.device} - {""}
-    else:
-        state.finish_seconds += report.seconds
-    state.status[row, col] = DONE if report.done else INFERRED
+    _count(state, block, report)
+    before = state.status[key]
+    state.status[key] = after = len(state.stages) if report.done else before + 1
     state.done += report.done
-    if not report.done:
-        for block in [(row, col), *state.job.tiling.neighbours(row, col)]:
-            if _is_ready(state, *block):
-                state.ready.append(block)
+    # Whoever waited for this block is ready now, if it was the last one it waited for.
+    waited = (
+        neighbour.key
+        for neighbour in block.neighbours
+        if before < state.status[neighbour.key] <= after
+        and state.waits_for_neighbours(neighbour.key)
+    )
+    state.ready.extend(filter(state.is_ready, [key, *waited]))
 
 
-def _fail(state: _State, row: int, col: int, error: BaseException) -> None:
+def _count(state: _State, block: Block, report: BlockReport) -> None:
+    info = state.info
+    if state.status[block.key]:
+        info.finish_seconds += report.seconds
+        return
+    info.pixels += block.window.area
+    info.windows += report.windows
+    info.forward_seconds += report.forward_seconds
+    info.infer_seconds += report.seconds
+    info.devices |= {report.device} - {""}
+    state.inferred += 1
+
+
+def _fail(state: _State, key: Key, error: BaseException) -> None:
     """Note a failed block, or stop where every block would fail the same way."""
     if is_full(error):
         raise StorageFullError(
@@ -281,8 +267,8 @@ def _fail(state: _State, row: int, col: int, error: BaseException) -> None:
         ) from error
     if not isinstance(error, Exception) or _concerns_all(error):
         raise error
-    state.status[row, col] = FAILED
-    state.failed[row, col] = first_line(error)
+    state.status[key] = FAILED
+    state.failed[key] = first_line(error)
 
 
 def _concerns_all(error: Exception) -> bool:
@@ -292,20 +278,14 @@ def _concerns_all(error: Exception) -> bool:
     return isinstance(error, GeosegError) and not isinstance(error, of_one_block)
 
 
-def _is_ready(state: _State, row: int, col: int) -> bool:
-    """Whether a block is inferred and so are all its neighbours."""
-    if state.status[row, col] != INFERRED:
-        return False
-    around = state.status[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2]
-    return bool(np.all((around == INFERRED) | (around == DONE)))
-
-
 def _write_neighbours_of_failed(tasks: Engine, state: _State) -> None:
     """Write blocks that wait for a failed neighbour, so that no data is missing."""
-    for row, col in np.argwhere(state.status == INFERRED).tolist():
-        tasks.submit(("provisional", row, col), state.work.provisional, row, col)
+    waiting = (state.status > 0) & (state.status < len(state.stages))
+    for row, col in np.argwhere(waiting).tolist():
+        stage = state.stages[state.status[row, col]]
+        block = state.job.tiling.block_at(row, col)
+        tasks.submit(block.key, stage.provisionally, block)
     while tasks.in_flight:
         for outcome in tasks.wait():
             if outcome.error is not None:
-                _, row, col = outcome.tag
-                state.failed[row, col] = first_line(outcome.error)
+                state.failed[outcome.tag] = first_line(outcome.error)

@@ -1,25 +1,24 @@
 """Semantic segmentation of one block: windows → sums → labels. Knows nothing of Dask.
 
-A block's windows reach `margin` pixels into its neighbours. What they add there is the
-block's *rim* for that neighbour; where neighbours add to the block is its *frame*:
+A block's windows reach `margin` pixels into its neighbours. What they add there are the
+block's *halo sums* for that neighbour; where neighbours add to the block is its
+*border*:
 
-    +-----+-------------+-----+     Rows of windows are finished one by one: once the
-    | rim |     rim     | rim |     next row of windows cannot reach a row of pixels
-    +-----+=============+-----+     any more, it is labelled and its sums forgotten.
-    |     |    frame    |     |
-    | rim |  +-------+  | rim |     Only the sums of frame and rims are kept, in a
-    |     |  |labels |  |     |     *part*. When all eight neighbours have theirs,
-    +-----+=============+-----+     rims are added to frames and those are labelled.
-    | rim |     rim     | rim |
-    +-----+-------------+-----+
+    +------+--------------+------+    Rows of windows are finished one by one: once the
+    | halo |     halo     | halo |    next row of windows cannot reach a row of pixels
+    +------+==============+------+    any more, it is labelled and its sums forgotten.
+    |      |    border    |      |
+    | halo |  +--------+  | halo |    Only the sums of border and halo are kept, in a
+    |      |  | labels |  |      |    *partial block*. When all eight neighbours have
+    +------+==============+------+    theirs, halo sums are added to borders and those
+    | halo |     halo     | halo |    are labelled.
+    +------+--------------+------+
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,10 +32,10 @@ from geoseg.core.blend import (
 )
 from geoseg.core.classes import nodata_value
 from geoseg.core.grid import Window
-from geoseg.core.tiling import Tiling
+from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
-from geoseg.inference.device_queue import on_device
-from geoseg.inference.windows import Pixels, batches, predictor, read_windows
+from geoseg.inference.device_queue import Stopwatch, one_ahead
+from geoseg.inference.windows import Cells, Pixels, batches, predictor, read_windows
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +54,7 @@ class NotFiniteError(ModelError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strip:
+class PartialSums:
     """Sums of a rectangle of pixels that are not complete yet."""
 
     window: Window
@@ -65,15 +64,15 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What is known of a block before its neighbours' rims are there."""
+class PartialBlock:
+    """What is known of a block before its neighbours' halo sums are there."""
 
     arrays: Arrays
-    """Labels and the like; provisional on the frame, final elsewhere."""
-    frame: tuple[Strip, ...]
+    """Labels and the like; provisional on the border, final elsewhere."""
+    border: tuple[PartialSums, ...] = ()
     """Own sums where neighbours add; disjoint."""
-    rims: Mapping[tuple[int, int], Strip]
-    """What this block adds to each neighbour (row, column)."""
+    halo: Mapping[tuple[int, int], PartialSums] = field(default_factory=dict)
+    """What this block adds to each neighbour, by its key."""
     windows: int
     """How many windows were inferred."""
     forward_seconds: float
@@ -83,21 +82,17 @@ class Part:
 def segment_block(
     source: Source,
     model: Model,
-    tiling: Tiling,
-    row: int,
-    col: int,
+    block: Block,
     *,
     arrays: Sequence[str] = ("classes",),
     batch: int = 1,
-) -> Part:
+) -> PartialBlock:
     """Infer a block's windows, each once, and add up their scores.
 
     Args:
         source: Its bands are the model's, in the model's order.
         model: The model.
-        tiling: How the raster is cut.
-        row: Row of the block.
-        col: Column of the block.
+        block: The block.
         arrays: Which arrays of the masks are wanted.
         batch: Windows in a batch.
 
@@ -106,51 +101,46 @@ def segment_block(
         ModelError: What the model answers has the wrong shape or dtype.
     """
     card = model.card
-    block = tiling.block_window(row, col)
-    if card.output == "labels" and tiling.overlap == 0 and card.multiple == 1:
-        cell_rows, cell_cols = tiling.block_cells(row, col)
-        if not model.placed:
-            return _pixelwise(source, model, block, len(cell_rows) * len(cell_cols))
-    pixels = read_windows(source, card, tiling.block_reach(row, col))
+    pixelwise = card.multiple == 1 and block.tiling.overlap == 0
+    if card.output == "labels" and pixelwise and not model.placed:
+        return _pixelwise(source, model, block)
+    pixels = read_windows(source, card, block.reach)
     if card.output == "labels":
-        return _cropped(model, tiling, row, col, pixels, batch)
-    return blend_block(model, tiling, row, col, pixels, arrays, batch)
+        return _cropped(model, block, pixels, batch)
+    return blend_block(model, block, pixels, arrays, batch)
 
 
 def finish_block(
-    part: Part, rims: Sequence[Strip], card: Card, tiling: Tiling, row: int, col: int
+    partial: PartialBlock, halo: Sequence[PartialSums], card: Card, block: Block
 ) -> Arrays:
-    """Add the neighbours' rims to the frame and label it.
+    """Add the neighbours' halo sums to the border and label it.
 
     Args:
-        part: The block's own.
-        rims: What each neighbour adds to this block, in any order.
+        partial: The block's own.
+        halo: What each neighbour adds to this block, in any order.
         card: The model's card.
-        tiling: How the raster is cut.
-        row: Row of the block.
-        col: Column of the block.
+        block: The block.
 
     Returns:
         The block's final arrays.
     """
-    block = tiling.block_window(row, col)
-    arrays = {name: array.copy() for name, array in part.arrays.items()}
+    arrays = {name: array.copy() for name, array in partial.arrays.items()}
     valid = arrays["classes"] != nodata_value(card.classes)
-    for strip in part.frame:
-        sums = strip.sums.copy()
-        for rim in rims:
-            _add_overlap(sums, strip.window, rim)
-        here = strip.window.relative_to(strip.window)
-        _label(arrays, valid, sums, here, strip.window.relative_to(block), card)
+    for own in partial.border:
+        sums = own.sums.copy()
+        for theirs in halo:
+            _add_overlap(sums, own.window, theirs)
+        here = own.window.relative_to(own.window)
+        _label(arrays, valid, sums, here, own.window.relative_to(block.window), card)
     return arrays
 
 
-def _add_overlap(sums: NDArray[np.int32], where: Window, rim: Strip) -> None:
-    shared = where.intersection(rim.window)
+def _add_overlap(sums: NDArray[np.int32], where: Window, theirs: PartialSums) -> None:
+    shared = where.intersection(theirs.window)
     if shared is not None:
         here = (slice(None), *shared.relative_to(where).slices)
-        there = (slice(None), *shared.relative_to(rim.window).slices)
-        sums[here] += rim.sums[there]
+        there = (slice(None), *shared.relative_to(theirs.window).slices)
+        sums[here] += theirs.sums[there]
 
 
 def _label(
@@ -196,154 +186,113 @@ def _blank(block: Window, card: Card, names: Sequence[str]) -> Arrays:
 # --- models that answer labels -------------------------------------------------------
 
 
-def _pixelwise(source: Source, model: Model, block: Window, windows: int) -> Part:
-    """Label a block at once: each pixel by itself, so windows do not matter."""
-    pixels = read_windows(source, model.card, block)
-    arrays = _blank(block, model.card, ["classes"])
-    seconds, empty = 0.0, not pixels.valid.any()
-    if not empty:
-        begin = perf_counter()
-        labels = _checked_labels(model, pixels.values[None])[0]
-        seconds = perf_counter() - begin
-        arrays["classes"] = labels.astype(arrays["classes"].dtype, copy=False)
+def _pixelwise(source: Source, model: Model, block: Block) -> PartialBlock:
+    """Label a block at once: each pixel by itself, so windows do not matter.
+
+    It does not stand in the device's queue: it is the processor's own work, and as many
+    blocks as there are cores are at it.
+    """
+    pixels = read_windows(source, model.card, block.window)
+    arrays = _blank(block.window, model.card, ["classes"])
+    watch, windows = Stopwatch(), 0
+    if pixels.valid.any():
+        with watch.running():
+            stack = pixels.values[None]
+            labels = _checked_labels(model, model.predict(stack), stack.shape)
+        windows = len(block.cells[0]) * len(block.cells[1])
+        arrays["classes"] = labels[0].astype(arrays["classes"].dtype, copy=False)
         if not pixels.valid.all():
             arrays["classes"][~pixels.valid] = nodata_value(model.card.classes)
-    return Part(
-        arrays=arrays,
-        frame=(),
-        rims={},
-        windows=0 if empty else windows,
-        forward_seconds=seconds,
-    )
+    return PartialBlock(arrays=arrays, windows=windows, forward_seconds=watch.seconds)
 
 
-def _cropped(
-    model: Model, tiling: Tiling, row: int, col: int, pixels: Pixels, batch: int
-) -> Part:
+def _cropped(model: Model, block: Block, pixels: Pixels, batch: int) -> PartialBlock:
     """Keep the inner cell of every window: labels cannot be averaged."""
-    block = tiling.block_window(row, col)
-    arrays = _blank(block, model.card, ["classes"])
-    windows, begin = 0, perf_counter()
-    for cells, stack in batches(tiling, row, col, pixels, batch):
-        predict = predictor(model, tiling, cells, pixels)
-        answers = on_device(_checked_labels, model, stack, predict).result()
+    tiling, arrays = block.tiling, _blank(block.window, model.card, ["classes"])
+    ask, watch, windows = predictor(model, block, pixels), Stopwatch(), 0
+
+    def labels_of_windows(cells: Cells, stack: NDArray[Any]) -> NDArray[Any]:
+        return _checked_labels(model, ask(cells, stack), stack.shape)
+
+    stacks = batches(block, pixels, batch)
+    for cells, answers in one_ahead(labels_of_windows, stacks, watch):
         for cell, labels in zip(cells, answers, strict=True):
             window = tiling.model_window(*cell)
-            inside = window.pad(-tiling.margin).intersection(block)
+            inside = window.pad(-tiling.margin).intersection(block.window)
             if inside is not None:
                 inner = labels[inside.relative_to(window).slices]
-                arrays["classes"][inside.relative_to(block).slices] = inner
+                arrays["classes"][inside.relative_to(block.window).slices] = inner
         windows += len(cells)
-    valid = pixels.valid_in(block)
-    arrays["classes"][~valid] = nodata_value(model.card.classes)
-    return Part(
-        arrays=arrays,
-        frame=(),
-        rims={},
-        windows=windows,
-        forward_seconds=perf_counter() - begin,
-    )
+    blank = ~pixels.valid_in(block.window)
+    arrays["classes"][blank] = nodata_value(model.card.classes)
+    return PartialBlock(arrays=arrays, windows=windows, forward_seconds=watch.seconds)
 
 
 def _checked_labels(
     model: Model,
-    stack: NDArray[Any],
-    predict: Callable[[NDArray[Any]], Any] | None = None,
+    answer: Any,  # noqa: ANN401 - array or tensor
+    shape: tuple[int, ...],
 ) -> NDArray[Any]:
-    answer = (predict or model.predict)(stack)
+    """Return labels as an array; raise where they are not what the card promises."""
     labels = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
-    expected = (stack.shape[0], *stack.shape[2:])
+    expected = (shape[0], *shape[2:])
     if labels.shape != expected or labels.dtype.kind not in "iub":
         raise ModelError(
             f"model {model.card.name!r} gave {labels.dtype} {labels.shape}, its card "
             f"promises integer labels {expected}"
         )
-    return labels
+    return np.asarray(labels)
 
 
 # --- models that answer scores -------------------------------------------------------
 
 
 def blend_block(
-    model: Model,
-    tiling: Tiling,
-    row: int,
-    col: int,
-    pixels: Pixels,
-    names: Sequence[str],
-    batch: int,
-) -> Part:
+    model: Model, block: Block, pixels: Pixels, names: Sequence[str], batch: int
+) -> PartialBlock:
     """Infer a block's windows and add up their scores; see `segment_block`."""
-    card = model.card
-    block = tiling.block_window(row, col)
-    valid = pixels.valid_in(block)
-    arrays = _blank(block, card, names)
-    frame, rims = _blank_strips(tiling, row, col, card.channels)
-    strips = [*frame, *rims.values()]
-    timer = _Timer()
-    windows = 0
+    out = _Blended(block, model.card, pixels, names)
+    ask, watch, windows = predictor(model, block, pixels), Stopwatch(), 0
+
+    def scores_of_windows(cells: Cells, stack: NDArray[Any]) -> Any:  # noqa: ANN401
+        return _checked_scores(model, ask(cells, stack), stack.shape)
+
     sums: RowSums | None = None
-    for cells, answers in _predicted(
-        model, batches(tiling, row, col, pixels, batch), timer
-    ):
-        sums = sums or RowSums(tiling, row, col, card, answers)
+    stacks = batches(block, pixels, batch)
+    for cells, answers in one_ahead(scores_of_windows, stacks, watch):
+        sums = sums or RowSums(block, model.card, answers)
         for cell, scores in zip(cells, answers, strict=True):
-            for rows, complete in sums.add(cell, scores):
-                _keep(arrays, valid, strips, block, rows, complete, card)
+            out.keep(sums.add(cell, scores))
         windows += len(cells)
     if sums is not None:
-        for rows, complete in sums.rest():
-            _keep(arrays, valid, strips, block, rows, complete, card)
+        out.keep(sums.rest())
         if not sums.finite():
-            raise NotFiniteError(
-                f"model {card.name!r} answered NaN or infinity in block {row},{col} "
-                f"(rows {block.y} … {block.bottom - 1}, columns {block.x} … "
-                f"{block.right - 1}); try --precision fp32, or look at the pixels there"
-            )
-    return Part(
-        arrays=arrays,
-        frame=tuple(frame),
-        rims=rims,
+            raise NotFiniteError(_not_finite(model.card, block))
+    return PartialBlock(
+        arrays=out.arrays,
+        border=tuple(out.border),
+        halo=out.halo,
         windows=windows,
-        forward_seconds=timer.seconds,
+        forward_seconds=watch.seconds,
     )
 
 
-@dataclass(slots=True)
-class _Timer:
-    seconds: float = 0.0
-
-
-def _predicted(
-    model: Model,
-    stacks: Iterator[tuple[list[tuple[int, int]], NDArray[Any]]],
-    timer: _Timer,
-) -> Iterator[tuple[list[tuple[int, int]], Any]]:
-    """Yield cells and scores; the device works one batch ahead of the blend."""
-
-    def forward(stack: NDArray[Any]) -> object:
-        begin = perf_counter()
-        try:
-            return _checked_scores(model, stack)
-        finally:
-            timer.seconds += perf_counter() - begin
-
-    ahead: deque[tuple[list[tuple[int, int]], Any]] = deque()
-    for cells, stack in stacks:
-        ahead.append((cells, on_device(forward, stack)))
-        if len(ahead) > 1:
-            cells, answer = ahead.popleft()  # noqa: PLW2901
-            yield cells, answer.result()
-    for cells, answer in ahead:
-        yield cells, answer.result()
+def _not_finite(card: Card, block: Block) -> str:
+    window, (row, col) = block.window, block.key
+    return (
+        f"model {card.name!r} answered NaN or infinity in block {row},{col} (rows "
+        f"{window.y} … {window.bottom - 1}, columns {window.x} … {window.right - 1}); "
+        "try --precision fp32, or look at the pixels there"
+    )
 
 
 def _checked_scores(
-    model: Model, stack: NDArray[Any]
+    model: Model,
+    answer: Any,  # noqa: ANN401 - array or tensor
+    shape: tuple[int, ...],
 ) -> torch.Tensor | NDArray[np.float32]:
     """Return scores: a tensor on an accelerator, or contiguous float32 here."""
-    answer = model.predict(stack)
-    expected = (stack.shape[0], model.card.channels, *stack.shape[2:])
+    expected = (shape[0], model.card.channels, *shape[2:])
     if tuple(answer.shape) != expected:
         raise ModelError(
             f"model {model.card.name!r} gave scores {tuple(answer.shape)}, its card "
@@ -351,68 +300,65 @@ def _checked_scores(
         )
     if not isinstance(answer, np.ndarray):
         if answer.device.type != "cpu":
-            return answer
+            return answer  # type: ignore[no-any-return]
         answer = answer.float().contiguous().numpy()
     return np.ascontiguousarray(answer, dtype=np.float32)
 
 
-def _blank_strips(
-    tiling: Tiling, row: int, col: int, classes: int
-) -> tuple[list[Strip], dict[tuple[int, int], Strip]]:
-    """Return zero strips for the frame and for each neighbour's rim."""
-    if tiling.margin == 0:
-        return [], {}
-    block = tiling.block_window(row, col)
-    reach = block.pad(tiling.margin)
-    neighbours = list(tiling.neighbours(row, col))
-    rims = {
-        n: shared
-        for n in neighbours
-        if (shared := reach.intersection(tiling.block_window(*n))) is not None
-    }
-    top = tiling.margin if row > 0 else 0
-    bottom = tiling.margin if row < tiling.block_rows - 1 else 0
-    left = tiling.margin if col > 0 else 0
-    right = tiling.margin if col < tiling.block_cols - 1 else 0
-    inner_top = min(block.y + top, block.bottom)
-    inner_bottom = max(inner_top, block.bottom - bottom)
-    inner_left = min(block.x + left, block.right)
-    inner_right = max(inner_left, block.right - right)
+class _Blended:
+    """The arrays of a block and the sums that are kept of it, as they fill."""
+
+    def __init__(
+        self, block: Block, card: Card, pixels: Pixels, names: Sequence[str]
+    ) -> None:
+        self._window, self._card = block.window, card
+        self._valid = pixels.valid_in(block.window)
+        self.arrays = _blank(block.window, card, names)
+        self.border = [_zeros(window, card) for window in _border_of(block)]
+        self.halo = {key: _zeros(w, card) for key, w in _halo_of(block).items()}
+
+    def keep(self, complete: Iterator[tuple[Window, Any]]) -> None:
+        """Label rows that lie in the block, keep sums of those in border and halo."""
+        for rows, sums in complete:
+            inside = rows.intersection(self._window)
+            if inside is not None:
+                here = inside.relative_to(rows)
+                there = inside.relative_to(self._window)
+                _label(self.arrays, self._valid, sums, here, there, self._card)
+            for kept in (*self.border, *self.halo.values()):
+                shared = rows.intersection(kept.window)
+                if shared is not None:
+                    of_rows = sums[(slice(None), *shared.relative_to(rows).slices)]
+                    at = (slice(None), *shared.relative_to(kept.window).slices)
+                    kept.sums[at] = _here(of_rows)
+
+
+def _zeros(window: Window, card: Card) -> PartialSums:
+    shape = (card.channels, window.height, window.width)
+    return PartialSums(window=window, sums=np.zeros(shape, np.int32))
+
+
+def _halo_of(block: Block) -> dict[tuple[int, int], Window]:
+    """Return where a block's windows reach into each neighbour, by its key."""
+    reach = block.window.pad(block.tiling.margin)
+    shared = {n.key: reach.intersection(n.window) for n in block.neighbours}
+    return {key: window for key, window in shared.items() if window is not None}
+
+
+def _border_of(block: Block) -> list[Window]:
+    """Return the rectangles of a block that neighbours' windows reach, disjoint."""
+    window, raster, margin = block.window, block.tiling.raster, block.tiling.margin
+    top = min(window.y + margin * (window.y > 0), window.bottom)
+    bottom = max(top, window.bottom - margin * (window.bottom < raster.bottom))
+    left = min(window.x + margin * (window.x > 0), window.right)
+    right = max(left, window.right - margin * (window.right < raster.right))
     rectangles = (
-        (block.y, inner_top, block.x, block.right),
-        (inner_bottom, block.bottom, block.x, block.right),
-        (inner_top, inner_bottom, block.x, inner_left),
-        (inner_top, inner_bottom, inner_right, block.right),
+        (window.y, top, window.x, window.right),
+        (bottom, window.bottom, window.x, window.right),
+        (top, bottom, window.x, left),
+        (top, bottom, right, window.right),
     )
-    frame = [Window.spanning(*r) for r in rectangles if r[0] < r[1] and r[2] < r[3]]
-
-    def blank(window: Window) -> Strip:
-        shape = (classes, window.height, window.width)
-        return Strip(window=window, sums=np.zeros(shape, np.int32))
-
-    return [blank(w) for w in frame], {n: blank(w) for n, w in rims.items()}
-
-
-def _keep(
-    arrays: Arrays,
-    valid: NDArray[np.bool_],
-    strips: Sequence[Strip],
-    block: Window,
-    rows: Window,
-    sums: NDArray[np.int32] | torch.Tensor,
-    card: Card,
-) -> None:
-    """Label the rows that lie in the block, keep the sums of those in a strip."""
-    inside = rows.intersection(block)
-    if inside is not None:
-        complete = inside.relative_to(rows)
-        _label(arrays, valid, sums, complete, inside.relative_to(block), card)
-    for strip in strips:
-        shared = rows.intersection(strip.window)
-        if shared is not None:
-            piece = sums[(slice(None), *shared.relative_to(rows).slices)]
-            here = (slice(None), *shared.relative_to(strip.window).slices)
-            strip.sums[here] = _here(piece)
+    return [Window.spanning(*r) for r in rectangles if r[0] < r[1] and r[2] < r[3]]
 
 
 def _here(array: NDArray[np.int32] | torch.Tensor) -> NDArray[np.int32]:
@@ -426,17 +372,14 @@ class RowSums:
     used before asking for more.
     """
 
-    def __init__(
-        self, tiling: Tiling, row: int, col: int, card: Card, like: object
-    ) -> None:
+    def __init__(self, block: Block, card: Card, like: object) -> None:
         """Begin at the block's first row of windows, on the device of `like`."""
-        self._tiling = tiling
+        self._tiling = tiling = block.tiling
         self._activation: Activation = (
             card.activation if card.output == "logits" else "none"
         )
-        cell_rows, _ = tiling.block_cells(row, col)
-        reach = tiling.block_window(row, col).pad(tiling.margin)
-        self._cell_row, self._last = cell_rows[0], cell_rows[-1]
+        self._cell_row, self._last = block.cells[0][0], block.cells[0][-1]
+        reach = block.window.pad(tiling.margin)
         self._x, self._width = reach.x, reach.width
         shape = (card.channels, tiling.window, reach.width)
         self._sums: Any = np.zeros(shape, np.int32)

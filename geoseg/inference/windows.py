@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.grid import Window
-from geoseg.core.tiling import Tiling
+from geoseg.core.tiling import Block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,65 +95,65 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
     return float(info.min), float(info.max)
 
 
+Cells = list[tuple[int, int]]
+"""Rows and columns of some cells, whose windows are asked at once."""
+
+
 def batches(
-    tiling: Tiling, row: int, col: int, pixels: Pixels, size: int
-) -> Iterator[tuple[list[tuple[int, int]], NDArray[Any]]]:
+    block: Block, pixels: Pixels, size: int
+) -> Iterator[tuple[Cells, NDArray[Any]]]:
     """Yield the windows of a block that hold a valid pixel, as batches of one shape.
 
     Args:
-        tiling: How the raster is cut.
-        row: Row of the block.
-        col: Column of the block.
+        block: The block.
         pixels: What its windows see.
-        size: Windows in a batch, at most.
+        size: Windows in a batch at most.
 
     Yields:
-        The cells (row, column), row by row, and their pixels (n, band, y, x).
+        The cells, row by row, and what their windows see (n, band, y, x).
     """
-    cells: list[tuple[int, int]] = []
+    cells: Cells = []
     shape: tuple[int, int] | None = None
-    for cell in cells_with_data(tiling, row, col, pixels):
-        window = tiling.model_window(*cell)
+    for cell in cells_with_data(block, pixels):
+        window = block.tiling.model_window(*cell)
         if cells and (shape != (window.height, window.width) or len(cells) == size):
-            yield cells, _stack(tiling, cells, pixels)
+            yield cells, _stack(block, cells, pixels)
             cells = []
         shape = window.height, window.width
         cells.append(cell)
     if cells:
-        yield cells, _stack(tiling, cells, pixels)
+        yield cells, _stack(block, cells, pixels)
 
 
-def cells_with_data(
-    tiling: Tiling, row: int, col: int, pixels: Pixels
-) -> Iterator[tuple[int, int]]:
+def cells_with_data(block: Block, pixels: Pixels) -> Iterator[tuple[int, int]]:
     """Yield the cells of a block whose windows hold a valid pixel, row by row."""
-    cell_rows, cell_cols = tiling.block_cells(row, col)
+    tiling = block.tiling
     everywhere = bool(pixels.valid.all())
-    for i in cell_rows:
-        for j in cell_cols:
-            inside = tiling.model_window(i, j).intersection(tiling.raster)
-            if everywhere or (inside and pixels.valid_in(inside).any()):
-                yield i, j
+    for cell in product(*block.cells):
+        inside = tiling.model_window(*cell).intersection(tiling.raster)
+        if everywhere or (inside and pixels.valid_in(inside).any()):
+            yield cell
 
 
-def _stack(
-    tiling: Tiling, cells: list[tuple[int, int]], pixels: Pixels
-) -> NDArray[Any]:
-    return np.stack([pixels.cut(tiling.model_window(*cell)) for cell in cells])
+def _stack(block: Block, cells: Cells, pixels: Pixels) -> NDArray[Any]:
+    return np.stack([pixels.cut(block.tiling.model_window(*cell)) for cell in cells])
 
 
 def predictor(
     model: Any,  # noqa: ANN401 - a `Model` or an `InstanceModel`
-    tiling: Tiling,
-    cells: Sequence[tuple[int, int]],
+    block: Block,
     pixels: Pixels,
-) -> Callable[[NDArray[Any]], Any]:
-    """Return the model's `predict` for the windows of some cells.
+) -> Callable[[Cells, NDArray[Any]], Any]:
+    """Return a function that asks a model about the windows of some cells of a block.
 
     A model that asks where its windows lie (`placed`) is told.
     """
     if not model.placed:
-        return model.predict  # type: ignore[no-any-return]
-    windows = [tiling.model_window(*cell) for cell in cells]
-    valid = np.stack([pixels.valid_in(window) for window in windows])
-    return lambda stack: model.predict_at(stack, windows, valid)
+        return lambda _, stack: model.predict(stack)
+
+    def predict_at(cells: Cells, stack: NDArray[Any]) -> Any:  # noqa: ANN401
+        windows = [block.tiling.model_window(*cell) for cell in cells]
+        valid = np.stack([pixels.valid_in(window) for window in windows])
+        return model.predict_at(stack, windows, valid)
+
+    return predict_at

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from geoseg.core.tiling import Tiling
+from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import RasterError, SourceChangedError, is_full
 from geoseg.inference.block_cache import (
-    DamagedPartError,
-    read_part,
-    read_rim,
-    remove_part,
-    write_part,
+    DamagedPartialError,
+    read_halo,
+    read_partial,
+    remove_partial,
+    write_partial,
 )
-from geoseg.inference.semantic import Arrays, Part, Strip, finish_block, segment_block
+from geoseg.inference.semantic import (
+    Arrays,
+    PartialBlock,
+    PartialSums,
+    finish_block,
+    segment_block,
+)
 from geoseg.maps.store import Masks, checksum
 
 if TYPE_CHECKING:
@@ -27,8 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOST = (FileNotFoundError, DamagedPartError)
-"""How reading a part fails that is not there, or not what was written."""
+LOST = (FileNotFoundError, DamagedPartialError)
+"""How reading fails what is not there, or not what was written."""
 
 WAITS = (0.2, 1.0)
 """Seconds before what failed is tried again; disks and object stores hiccup."""
@@ -64,8 +70,8 @@ class BlockReport:
     """What the model ran on."""
 
 
-def infer(job: Job, row: int, col: int) -> BlockReport:
-    """Infer a block; write it where it needs nobody, else keep its part.
+def infer(job: Job, block: Block) -> BlockReport:
+    """Infer a block; write it where it needs nobody, else keep it as a partial block.
 
     Asked a second time, as when the first worker died before it could answer, it finds
     what is there and infers nothing.
@@ -75,104 +81,100 @@ def infer(job: Job, row: int, col: int) -> BlockReport:
         RasterError: The pixels cannot be read, three times in a row.
         SourceChangedError: They are of another raster than the run began with.
     """
-    known = _known(job, row, col)
+    known = _known(job, block)
     if known is not None:
         return known
-    part = _segment(job, row, col)
-    if part.rims:
+    found = _segment(job, block)
+    if found.halo:
         job.masks.check_current()
-        patiently(lambda: write_part(job.masks, row, col, part))
+        with_retries(lambda: write_partial(job.masks, block, found))
     else:
-        _write(job, row, col, part, part.arrays)
-    return _report(part, done=not part.rims)
+        _write(job, block, found, found.arrays)
+    return _report(found, done=not found.halo)
 
 
-def _known(job: Job, row: int, col: int) -> BlockReport | None:
+def _known(job: Job, block: Block) -> BlockReport | None:
     with suppress(FileNotFoundError):
-        facts = job.masks.done_facts(row, col)
+        info = job.masks.done_info(block.key)
         return BlockReport(
-            done=True,
-            windows=facts["windows"],
-            forward_seconds=facts["forward_seconds"],
+            done=True, windows=info["windows"], forward_seconds=info["forward_seconds"]
         )
-    try:
-        return _report(read_part(job.masks, row, col), done=False)
-    except LOST:
-        return None
+    with suppress(*LOST):
+        return _report(read_partial(job.masks, block), done=False)
+    return None
 
 
-def _report(part: Part, *, done: bool) -> BlockReport:
+def _report(found: PartialBlock, *, done: bool) -> BlockReport:
     return BlockReport(
-        done=done, windows=part.windows, forward_seconds=part.forward_seconds
+        done=done, windows=found.windows, forward_seconds=found.forward_seconds
     )
 
 
-def finish(job: Job, row: int, col: int) -> BlockReport:
-    """Add the neighbours' rims to an inferred block, write it and mark it done.
+def finish(job: Job, block: Block, *, provisional: bool = False) -> BlockReport:
+    """Add the neighbours' halo sums to an inferred block, write it and mark it done.
 
-    What is missing or damaged is inferred again, so that a block can be made anew when
+    What is missing or damaged is inferred again, so that a block can be rebuilt when
     all around it are long done.
+
+    Args:
+        job: What to do.
+        block: The block.
+        provisional: A neighbour failed. The block is written as far as it is known,
+            right but for the shared margin, and not marked done: the next run finishes
+            it when its neighbour is there.
     """
+    if provisional:
+        write_arrays(job, block, read_partial(job.masks, block).arrays)
+        return BlockReport(done=False)
     try:
-        part = patiently(lambda: read_part(job.masks, row, col))
-        rims = list(_rims(job, row, col))
+        own = with_retries(lambda: read_partial(job.masks, block))
+        halo = [_read_halo(job, block, neighbour) for neighbour in block.neighbours]
     except LOST:
-        if job.masks.is_done(row, col):  # by another copy of this task
+        if job.masks.is_done(block.key):  # by another copy of this task
             return BlockReport(done=True)
-        part, rims = read_or_infer(job, row, col, partial(_segment, job))
-    arrays = finish_block(part, rims, job.model.card, job.tiling, row, col)
-    _write(job, row, col, part, arrays)
-    patiently(lambda: remove_part(job.masks, row, col))
+        own, halo = read_or_infer(job, block, partial(_segment, job))
+    _write(job, block, own, finish_block(own, halo, job.model.card, block))
+    with_retries(lambda: remove_partial(job.masks, block))
     return BlockReport(done=True)
 
 
-def _rims(job: Job, row: int, col: int) -> Iterator[Strip]:
-    for neighbour in job.tiling.neighbours(row, col):
-        yield patiently(lambda n=neighbour: read_rim(job.masks, row, col, n))  # type: ignore[misc]
+def _read_halo(job: Job, block: Block, neighbour: Block) -> PartialSums:
+    return with_retries(lambda: read_halo(job.masks, block, neighbour))
 
 
 def read_or_infer(
-    job: Job, row: int, col: int, again: Callable[[int, int], Part]
-) -> tuple[Part, list[Strip]]:
-    """Return a block's part and its neighbours' rims; infer what cannot be read."""
-    try:
-        part = read_part(job.masks, row, col)
-    except LOST:
-        part = again(row, col)
-    rims = []
-    for neighbour in job.tiling.neighbours(row, col):
-        try:
-            rims.append(read_rim(job.masks, row, col, neighbour))
-        except LOST:
-            rims.append(again(*neighbour).rims[row, col])
-    return part, rims
+    job: Job, block: Block, again: Callable[[Block], PartialBlock]
+) -> tuple[PartialBlock, list[PartialSums]]:
+    """Return a partial block and its neighbours' halo sums.
 
-
-def write_provisional(job: Job, row: int, col: int) -> BlockReport:
-    """Write an inferred block beside a failed one: right but for the shared margin.
-
-    It is not marked done, so the next run finishes it when its neighbour is there.
+    Args:
+        job: What to do.
+        block: The block.
+        again: Infers a block of which something cannot be read.
     """
-    write_arrays(job, row, col, read_part(job.masks, row, col).arrays)
-    return BlockReport(done=False)
+    try:
+        own = read_partial(job.masks, block)
+    except LOST:
+        own = again(block)
+    halo = []
+    for neighbour in block.neighbours:
+        try:
+            halo.append(read_halo(job.masks, block, neighbour))
+        except LOST:
+            halo.append(again(neighbour).halo[block.key])
+    return own, halo
 
 
-def _segment(job: Job, row: int, col: int) -> Part:
+def _segment(job: Job, block: Block) -> PartialBlock:
     model = job.model.load()
-    return patiently(
+    return with_retries(
         lambda: segment_block(
-            job.source,
-            model,
-            job.tiling,
-            row,
-            col,
-            arrays=job.masks.arrays,
-            batch=getattr(model, "batch", 1),
+            job.source, model, block, arrays=job.masks.arrays, batch=model.batch
         )
     )
 
 
-def patiently(action: Callable[[], T]) -> T:
+def with_retries(action: Callable[[], T]) -> T:
     """Try again what may work a moment later; not what is full, gone or replaced."""
     for wait in WAITS:
         try:
@@ -186,19 +188,18 @@ def patiently(action: Callable[[], T]) -> T:
     return action()
 
 
-def _write(job: Job, row: int, col: int, part: Part, arrays: Arrays) -> None:
-    facts: Mapping[str, Any] = {
-        "windows": part.windows,
-        "forward_seconds": round(part.forward_seconds, 4),
+def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
+    info = {
+        "windows": found.windows,
+        "forward_seconds": round(found.forward_seconds, 4),
         "crc32": {name: checksum(array) for name, array in arrays.items()},
     }
-    write_arrays(job, row, col, arrays)
-    patiently(lambda: job.masks.mark_done(row, col, facts))
+    write_arrays(job, block, arrays)
+    with_retries(lambda: job.masks.mark_done(block.key, info))
 
 
-def write_arrays(job: Job, row: int, col: int, arrays: Arrays) -> None:
-    """Write a block's chunks, unless the store was begun anew meanwhile."""
+def write_arrays(job: Job, block: Block, arrays: Arrays) -> None:
+    """Write a block's chunks, unless the store was begun again meanwhile."""
     job.masks.check_current()
-    window = job.tiling.block_window(row, col)
     for name, array in arrays.items():
-        patiently(lambda n=name, a=array: job.masks.write(n, window, a))  # type: ignore[misc]
+        with_retries(partial(job.masks.write, name, block.window, array))

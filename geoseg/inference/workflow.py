@@ -33,7 +33,7 @@ from geoseg.inference.memory import Memory, estimate
 from geoseg.inference.objects.scheduler import run_objects, splitting_job, table_of
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution, SegmentOptions
-from geoseg.inference.scheduler import RunFacts, run_blocks
+from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.worker import Job
 from geoseg.maps.store import Masks, create_masks, writing
 from geoseg.models.card import Card, Task
@@ -387,7 +387,7 @@ def run_plan(
     overwrite: bool = False,
     zarr_format: Literal[2, 3] = 2,
     progress: Callable[[Progress], None] | bool | None = None,
-) -> tuple[Masks, RunFacts]:
+) -> tuple[Masks, RunInfo]:
     """Create the store, or go on with it, and run the plan; see `segment`."""
     path = _checked_out(os.fspath(out), plan.source)
     begun = datetime.now(UTC)
@@ -425,14 +425,14 @@ def _run(
     client: Client | None,
     progress: Callable[[Progress], None] | bool | None,
     check: Callable[[], None],
-) -> tuple[Masks, RunFacts]:
+) -> tuple[Masks, RunInfo]:
     begun = datetime.now(UTC)
     record = masks.record()
     # A store that was begun with other blocks is finished with those: same answer.
     tiling = replace(plan.tiling, block=record["block"])
     job = Job(source=plan.source, model=plan.model, tiling=tiling, masks=masks)
     if record["complete"]:
-        return masks, RunFacts(windows=0, forward_seconds=0.0, pixels=0)
+        return masks, RunInfo()
     with _shown(progress, plan) as show:
 
         def tell(now: Progress) -> None:
@@ -450,7 +450,7 @@ def _run(
             {
                 "finished": datetime.now(UTC).isoformat(),
                 "seconds": seconds,
-                "devices": list(facts.devices),
+                "devices": sorted(facts.devices),
                 "stages": {
                     "reading and blending": round(facts.other_seconds, 3),
                     "model": round(facts.forward_seconds, 3),

@@ -106,7 +106,7 @@ def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not total:
         return []
     facts = [("Blocks", f"{done:,} of {total:,} done")]
-    noted = [masks.done_facts(*block) for block in sorted(masks.done())[:_MOST_FACTS]]
+    noted = [masks.done_info(block) for block in sorted(masks.done())[:_MOST_FACTS]]
     if not noted:
         return facts
     part = done / len(noted)

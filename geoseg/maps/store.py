@@ -45,9 +45,12 @@ META = ".geoseg"
 RECORD = ".geoseg/run.json"
 LOCK = ".geoseg/lock"
 DONE = ".geoseg/done"
-PARTS = ".geoseg/parts"
-RIMS = ".geoseg/rims"
-FOUND = ".geoseg/objects"
+PARTIAL = ".geoseg/parts"
+"""Partial blocks, which wait for their neighbours."""
+HALO = ".geoseg/rims"
+"""What each block adds to a neighbour."""
+OBJECT_CACHE = ".geoseg/objects"
+"""What is kept while objects are joined."""
 _KEPT_RAW = ("classes", "instances")  # values, not measurements
 
 
@@ -125,16 +128,16 @@ class Masks:
             )
         return _open_array(self.path, name, self.run)
 
-    def mark_done(self, row: int, col: int, facts: Mapping[str, Any]) -> None:
-        """Note that a block's chunks are all written."""
-        self.storage.put(f"{DONE}/{row}.{col}", json.dumps(dict(facts)).encode())
+    def mark_done(self, block: tuple[int, int], info: Mapping[str, Any]) -> None:
+        """Note that the chunks of a block (row, column) are all written."""
+        self.storage.put(_done_mark(block), json.dumps(dict(info)).encode())
 
-    def is_done(self, row: int, col: int) -> bool:
+    def is_done(self, block: tuple[int, int]) -> bool:
         """Return whether a block is done."""
-        return self.storage.exists(f"{DONE}/{row}.{col}")
+        return self.storage.exists(_done_mark(block))
 
     def check_current(self) -> None:
-        """Raise where the store was begun anew, or deleted, since this was opened.
+        """Raise where the store was begun again, or deleted, since this was opened.
 
         A worker whose client died may still be at work when the next run begins; what
         it has must not get into another map.
@@ -152,19 +155,23 @@ class Masks:
             )
 
     def done(self) -> set[tuple[int, int]]:
-        """Return the blocks that are done."""
-        return positions(self.storage.names(DONE))
+        """Return the blocks (row, column) that are done."""
+        return self.marked(DONE)
 
-    def done_facts(self, row: int, col: int) -> dict[str, Any]:
+    def marked(self, folder: str) -> set[tuple[int, int]]:
+        """Return the blocks (row, column) of which there is an object in a folder."""
+        return positions(self.storage.names(folder))
+
+    def done_info(self, block: tuple[int, int]) -> dict[str, Any]:
         """Return what `mark_done` noted of a block."""
-        return parsed(self.storage, f"{DONE}/{row}.{col}")
+        return parsed(self.storage, _done_mark(block))
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Forget that blocks are done; the next run makes them anew."""
         record = {**self.record(), "complete": False}
         self.storage.put(RECORD, json.dumps(record, indent=1).encode())
-        for row, col in blocks:
-            self.storage.discard(f"{DONE}/{row}.{col}")
+        for block in blocks:
+            self.storage.discard(_done_mark(block))
 
     def coordinate(self, name: str) -> NDArray[np.float64]:
         """Return the pixel centres `x` or `y` as they are stored."""
@@ -191,10 +198,6 @@ class Masks:
             name: partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
             for name, array in arrays.items()
         }
-
-    def parts(self) -> set[tuple[int, int]]:
-        """Return the blocks whose parts wait for their neighbours."""
-        return positions(self.storage.names(PARTS))
 
     def record(self) -> dict[str, Any]:
         """Return the run record."""
@@ -255,8 +258,8 @@ class Masks:
         provenance: Any = group.attrs["geoseg"]
         group.attrs["geoseg"] = {**provenance, **facts}
         consolidate(group.store)
-        self.storage.remove(PARTS)
-        self.storage.remove(RIMS)
+        self.storage.remove(PARTIAL)
+        self.storage.remove(HALO)
         self.storage.sweep()
         # Last: a run that is cut off before this one ends it again.
         record = {**self.record(), "complete": True}
@@ -278,6 +281,10 @@ def _is_chunk(
 def checksum(values: NDArray[Any]) -> int:
     """Return the CRC-32 of an array's bytes in C order."""
     return crc32(np.ascontiguousarray(values).data)
+
+
+def _done_mark(block: tuple[int, int]) -> str:
+    return f"{DONE}/{block[0]}.{block[1]}"
 
 
 def positions(names: Iterable[str]) -> set[tuple[int, int]]:
@@ -459,7 +466,7 @@ def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None
 
 def _clear(storage: Storage) -> None:
     """Delete what an earlier run left, done marks first: those must never outlive."""
-    for name in (f"{FOUND}/shown", DONE, PARTS, RIMS, FOUND):
+    for name in (f"{OBJECT_CACHE}/written", DONE, PARTIAL, HALO, OBJECT_CACHE):
         storage.remove(name)
     for name in storage.names(""):
         if name != META:

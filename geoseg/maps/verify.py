@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.tiling import Tiling
+from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
 from geoseg.maps.storage import is_temporary
@@ -81,12 +81,13 @@ def verify(
     tiling = _tiling(masks)
     done = sorted(masks.done())
     damaged: dict[tuple[int, int], str] = {}
-    check = partial(check_block, masks, tiling)
+    check = partial(check_block, masks)
+    blocks = (tiling.block_at(*key) for key in done)
     for count, (block, problem) in enumerate(
-        unordered(check, done, client=client), start=1
+        unordered(check, blocks, client=client), start=1
     ):
         if problem is not None:
-            damaged[block] = problem
+            damaged[block.key] = problem
         progress(count, len(done))
     found = Verified(
         blocks=tiling.blocks,
@@ -109,15 +110,16 @@ def _tiling(masks: Masks) -> Tiling:
         window=record["settings"]["window"],
         overlap=record["settings"]["overlap"],
         multiple=record["settings"]["multiple"],
+        chunk=record["block"],
         block=record["block"],
     )
 
 
-def check_block(masks: Masks, tiling: Tiling, block: tuple[int, int]) -> str | None:
+def check_block(masks: Masks, block: Block) -> str | None:
     """Return what is wrong with a block that is marked done, or None."""
-    window = tiling.block_window(*block)
+    window = block.window
     try:
-        expected = masks.done_facts(*block)["crc32"]
+        expected = masks.done_info(block.key)["crc32"]
     except (DamagedStoreError, FileNotFoundError, KeyError):
         return "its done mark is damaged"
     problems = []

@@ -16,7 +16,7 @@ from geoseg.viz.picture import class_overview, class_png
 
 if TYPE_CHECKING:
     from geoseg.core.grid import Grid
-    from geoseg.inference.scheduler import RunFacts
+    from geoseg.inference.scheduler import RunInfo
     from geoseg.inference.workflow import Plan
     from geoseg.maps.reader import ClassReader
     from geoseg.models.card import Card
@@ -116,7 +116,7 @@ def card_html(card: Card) -> str:
     )
 
 
-def run_html(facts: RunFacts) -> str:
+def run_html(facts: RunInfo) -> str:
     """Return what a run did."""
     rows = [
         ("windows", f"{facts.windows:,}"),
@@ -124,7 +124,7 @@ def run_html(facts: RunFacts) -> str:
         ("in the model", f"{facts.forward_seconds:.1f} s, summed over all workers"),
         ("beside it", f"{facts.other_seconds:.1f} s: reading, blending"),
         ("joining, writing", f"{facts.finish_seconds:.1f} s"),
-        ("on", "; ".join(facts.devices)),
+        ("on", "; ".join(sorted(facts.devices))),
     ]
     return facts_html("Run", rows)
 

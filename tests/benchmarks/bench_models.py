@@ -116,12 +116,10 @@ FAMILIES = {
 def windows_of(plan: Plan) -> list[np.ndarray]:
     """Return the windows that geoseg sees, scaled, one by one."""
     found = []
-    for row in range(plan.tiling.block_rows):
-        for col in range(plan.tiling.block_cols):
-            reach = plan.tiling.block_reach(row, col)
-            pixels = read_windows(plan.source, plan.model.card, reach)
-            for _, stack in batches(plan.tiling, row, col, pixels, 1):
-                found.append((stack.astype(np.float32) - 90) / 50)
+    for block in plan.tiling.each_block():
+        pixels = read_windows(plan.source, plan.model.card, block.reach)
+        for _, stack in batches(block, pixels, 1):
+            found.append((stack.astype(np.float32) - 90) / 50)
     return found
 
 

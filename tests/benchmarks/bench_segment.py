@@ -103,7 +103,6 @@ def card() -> Card:
 def forward_only(network: torch.nn.Module, scene: Path, precision: str) -> float:
     """Time the passes over geoseg's windows, everything else done before."""
     plan = make_plan(str(scene), model=_with_card(network), precision=precision)
-    tiling, source = plan.tiling, plan.source
     dtype = torch.bfloat16 if plan.model.load().precision == "bf16" else torch.float32
     module = _copy(network).to(dtype)
     for part in module.modules():
@@ -112,16 +111,14 @@ def forward_only(network: torch.nn.Module, scene: Path, precision: str) -> float
     module = module.to(memory_format=torch.channels_last)
     seconds = 0.0
     with torch.inference_mode():
-        for row in range(tiling.block_rows):
-            for col in range(tiling.block_cols):
-                reach = tiling.block_reach(row, col)
-                pixels = read_windows(source, plan.model.card, reach)
-                for _, stack in batches(tiling, row, col, pixels, 1):
-                    x = (torch.from_numpy(stack).float() - 90) / 50
-                    x = x.to(dtype, memory_format=torch.channels_last)
-                    begin = time.perf_counter()
-                    module(x)
-                    seconds += time.perf_counter() - begin
+        for block in plan.tiling.each_block():
+            pixels = read_windows(plan.source, plan.model.card, block.reach)
+            for _, stack in batches(block, pixels, 1):
+                x = (torch.from_numpy(stack).float() - 90) / 50
+                x = x.to(dtype, memory_format=torch.channels_last)
+                begin = time.perf_counter()
+                module(x)
+                seconds += time.perf_counter() - begin
     return seconds
 
 

@@ -42,35 +42,48 @@ def source():
     return ArraySource(values=values, mask=mask, names=("a", "b", "c"))
 
 
-def run(model, *, block, batch):
-    card = model.card
+def run(model, *, block, batch, order=0):
+    """Return the labels by the steps of a run, blocks in a random order."""
     tiling = Tiling(
-        height=700, width=650, window=128, overlap=32, multiple=32, block=block
+        height=700,
+        width=650,
+        window=128,
+        overlap=32,
+        multiple=32,
+        chunk=192,
+        block=block,
     )
-    blocks = [
-        (r, c) for r in range(tiling.block_rows) for c in range(tiling.block_cols)
-    ]
-    parts = {b: segment_block(source(), model, tiling, *b, batch=batch) for b in blocks}
+    blocks = list(tiling.each_block())
+    np.random.default_rng(order).shuffle(blocks)
+    found = {b.key: segment_block(source(), model, b, batch=batch) for b in blocks}
     out = np.zeros((700, 650), np.uint8)
-    for b, part in parts.items():
-        rims = [parts[n].rims[b] for n in tiling.neighbours(*b)]
-        arrays = finish_block(part, rims, card, tiling, *b)
-        out[tiling.block_window(*b).slices] = arrays["classes"]
+    for b in blocks:
+        halo = [found[n.key].halo[b.key] for n in b.neighbours]
+        arrays = finish_block(found[b.key], halo, model.card, b)
+        out[b.window.slices] = arrays["classes"]
     return out
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_blocks_never_change_the_answer(precision):
+    model = model_recipe(network(), device="cuda", precision=precision, batch=1).load()
+    small = run(model, block=192, batch=1)
+    large = run(model, block=384, batch=1, order=1)
+    assert small.tobytes() == large.tobytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_same_batches_give_the_same_answer(precision):
     model = model_recipe(network(), device="cuda", precision=precision, batch=5).load()
-    small = run(model, block=1056, batch=5)
-    again = run(model, block=1056, batch=5)
-    assert small.tobytes() == again.tobytes()
+    one = run(model, block=384, batch=5)
+    two = run(model, block=384, batch=5, order=1)
+    assert one.tobytes() == two.tobytes()
 
 
 def test_a_gpu_agrees_with_the_cpu():
     on_gpu = model_recipe(network(), device="cuda", precision="fp32", batch=8).load()
     on_cpu = model_recipe(network(), device="cpu", precision="fp32").load()
-    one, two = run(on_gpu, block=1056, batch=8), run(on_cpu, block=1056, batch=2)
+    one, two = run(on_gpu, block=768, batch=8), run(on_cpu, block=768, batch=2)
     assert (one == two).mean() > 0.9999
 
 
@@ -89,16 +102,16 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
     greedy = Greedy(net)
     greedy.card = net.card
     model = model_recipe(greedy, device="cuda", precision="fp32", batch=8).load()
-    labels = run(model, block=1056, batch=8)
+    labels = run(model, block=768, batch=8)
     assert model.batch <= 2
     assert (labels != 255).sum() == source().mask.sum()
 
 
 def test_memory_of_the_device_does_not_grow_with_the_raster():
     model = model_recipe(network(), device="cuda", precision="bf16", batch=8).load()
-    run(model, block=1056, batch=8)
+    run(model, block=768, batch=8)
     torch.cuda.reset_peak_memory_stats()
-    run(model, block=1056, batch=8)
+    run(model, block=768, batch=8)
     first = torch.cuda.max_memory_allocated()
-    run(model, block=1056, batch=8)
+    run(model, block=768, batch=8)
     assert torch.cuda.max_memory_allocated() <= first * 1.01

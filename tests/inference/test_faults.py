@@ -41,7 +41,7 @@ from geoseg.execution.interrupts import held_back
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.maps.store import Masks, open_masks
+from geoseg.maps.store import PARTIAL, Masks, open_masks
 from geoseg.testing import ArraySource, LocalModel, identity_card
 
 SIDE = 200
@@ -238,12 +238,12 @@ def test_a_task_that_ran_already_infers_nothing(scene, tmp_path):
         source=plan.source, model=plan.model, tiling=plan.tiling, masks=masks
     )
     before = seen(tmp_path)
-    for row, col in sorted(masks.parts() | masks.done()):
-        again = geoseg.inference.worker.infer(job, row, col)
-        assert again.done == ((row, col) in masks.done())
+    for key in sorted(masks.marked(PARTIAL) | masks.done()):
+        again = geoseg.inference.worker.infer(job, plan.tiling.block_at(*key))
+        assert again.done == (key in masks.done())
         assert again.windows == 4
-    for row, col in sorted(masks.done()):
-        assert geoseg.inference.worker.finish(job, row, col).done
+    for key in sorted(masks.done()):
+        assert geoseg.inference.worker.finish(job, plan.tiling.block_at(*key)).done
     assert seen(tmp_path) == before
 
 
@@ -337,7 +337,7 @@ def test_a_killed_client_goes_on_with_the_same_command(scene, whole, tmp_path):
     process.wait()
     assert (out / ".geoseg" / "lock").exists()  # nobody could remove it
     kept = open_masks(str(out))
-    inferred = len(kept.parts() | kept.done())
+    inferred = len(kept.marked(PARTIAL) | kept.done())
     before = seen(tmp_path)
     set_pace(tmp_path, 0.0)
     subprocess.run(line, check=True, timeout=120)
@@ -361,7 +361,7 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     assert said.strip().count("\n") == 0
     assert "the same command goes on" in said
     masks = open_masks(str(out))
-    inferred = len(masks.parts() | masks.done())
+    inferred = len(masks.marked(PARTIAL) | masks.done())
     assert 2 <= inferred < BLOCKS
     assert seen(tmp_path) == 4 * inferred  # what was begun was also kept
     set_pace(tmp_path, 0.0)
@@ -536,7 +536,7 @@ def test_a_worker_of_an_older_run_cannot_write_into_a_new_one(scene, tmp_path):
     for mark in (tmp_path / "m.zarr" / ".geoseg" / "done").iterdir():
         mark.unlink()
     with pytest.raises(MasksError, match="begun again"):
-        geoseg.inference.worker.infer(job, 2, 2)
+        geoseg.inference.worker.infer(job, plan.tiling.block_at(2, 2))
     assert chunks(tmp_path / "m.zarr") == after
 
 
@@ -623,7 +623,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
     assert error.value.exit_status == 3
     assert "No space left" in str(error.value)
     masks = open_masks(str(where / "m.zarr"))
-    kept = len(masks.parts() | masks.done())
+    kept = len(masks.marked(PARTIAL) | masks.done())
     assert kept < BLOCKS
     assert resize("20m") == 0
     before = seen(tmp_path)
@@ -660,17 +660,17 @@ def test_a_disk_that_fills_anywhere(scene, whole, tmp_path, monkeypatch, full_at
     assert chunks(tmp_path / "m.zarr") == whole
 
 
-def test_damaged_and_lost_parts_are_made_again(scene, whole, tmp_path):
+def test_what_is_damaged_or_lost_is_rebuilt(scene, whole, tmp_path):
     plan = make_plan(scene, model=LocalModel(card=card()), block=72)
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, out=tmp_path / "m.zarr", progress=_stop_after(2))
     meta = tmp_path / "m.zarr" / ".geoseg"
-    parts = sorted((meta / "parts").iterdir())
-    data = bytearray(parts[0].read_bytes())
+    partial = sorted((meta / "parts").iterdir())
+    data = bytearray(partial[0].read_bytes())
     data[len(data) // 2] ^= 1
-    parts[0].write_bytes(data)
-    for rim in list((meta / "rims").glob("*/*"))[::3]:
-        rim.unlink()
+    partial[0].write_bytes(data)
+    for halo in list((meta / "rims").glob("*/*"))[::3]:
+        halo.unlink()
     run(scene, tmp_path / "m.zarr")
     assert chunks(tmp_path / "m.zarr") == whole
 

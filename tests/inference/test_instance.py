@@ -1,6 +1,6 @@
 """Laws 1, 3, 5, 9 and 12 for objects: on blocks in memory, without any files."""
 
-import itertools
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -9,18 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import NoisyOracle, Oracle, Scene, card, numbered
 
-import geoseg.core.tiling
 from geoseg.accuracy.object_metrics import ObjectTable, count_overlaps, score_objects
 from geoseg.core.tiling import Tiling
 from geoseg.inference.instance import compose_block, find_objects, link_block
 from geoseg.inference.objects.numbering import number
 from geoseg.inference.objects.stitch import LINK, OBJECT, concatenated, solve
+from geoseg.models.contract import AnyModel
 from geoseg.models.objects import from_masks
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 48)
 
 
 def tiling_of(source, model, blocks=1):
@@ -31,18 +26,18 @@ def tiling_of(source, model, blocks=1):
         "overlap": model.card.overlap,
         "multiple": model.card.multiple,
     }
-    return Tiling(**sides, block=blocks * Tiling(**sides).chunk)
+    tiling = Tiling(**sides, chunk=48)  # so that small rasters have many blocks
+    return replace(tiling, block=blocks * tiling.chunk)
 
 
 def segment(source, model, *, blocks=1, order=0, batch=1):
     """Return ids (y, x) and the table of objects, by the steps of a run."""
     tiling = tiling_of(source, model, blocks)
-    every = list(itertools.product(range(tiling.block_rows), range(tiling.block_cols)))
+    every = list(tiling.each_block())
     np.random.default_rng(order).shuffle(every)
-    every = [tuple(b) for b in every]
-    found = {b: find_objects(source, model, tiling, *b, batch=batch) for b in every}
-    rims = {b: [found[n].rims[b] for n in tiling.neighbours(*b)] for b in every}
-    linked = {b: link_block(found[b].own, rims[b], tiling) for b in every}
+    found = {b: find_objects(source, model, b, batch=batch) for b in every}
+    halo = {b: [found[n].halo[b.key] for n in b.neighbours] for b in every}
+    linked = {b: link_block(found[b].own, halo[b], tiling) for b in every}
 
     table = concatenated([linked[b].open for b in every], OBJECT)
     table = table[np.argsort(table["key"])]
@@ -61,22 +56,21 @@ def segment(source, model, *, blocks=1, order=0, batch=1):
 
     composed = {}
     for b in every:
-        tellers = [b, *tiling.neighbours(*b)]
-        seen = [found[b].own, *rims[b]]
-        known = [groups(t, s.table["key"]) for t, s in zip(tellers, seen, strict=True)]
-        composed[b] = compose_block(seen, known, linked[b].reach, tiling, *b)
+        seen = [found[b].own, *halo[b]]
+        known = [
+            groups(teller, objects.table["key"])
+            for teller, objects in zip([b, *b.neighbours], seen, strict=True)
+        ]
+        composed[b] = compose_block(seen, known, linked[b].reach, b)
 
     ids = np.zeros((tiling.height, tiling.width), np.uint32)
     tables = []
-    for row in number(
-        lambda r, c: composed[r, c].facts, tiling.block_rows, tiling.block_cols
-    ):
+    for row in number(lambda b: composed[b].groups, tiling):
         tables.append(row.table)
-        for b, names in row.ids.items():
-            window = tiling.block_window(*b)
-            ids[window.slices] = np.append(names, 0).astype(np.uint32)[
-                composed[b].owner
-            ]
+        for key, names in row.ids.items():
+            b = tiling.block_at(*key)
+            names = np.append(names, 0).astype(np.uint32)  # noqa: PLW2901
+            ids[b.window.slices] = names[composed[b].owner]
     return ids, np.concatenate(tables)
 
 
@@ -219,7 +213,7 @@ def test_a_noisy_oracle_is_no_worse_than_over_the_whole_scene(
     assert tiled.pq >= at_least
 
 
-class Said:
+class Said(AnyModel):
     """Says of each window what it was told to; a cell's pixels hold its name."""
 
     def __init__(self, card, windows, scores=None):

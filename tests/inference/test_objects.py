@@ -168,9 +168,9 @@ def test_killed_at_any_write_it_ends_the_same(tmp_path, monkeypatch):
         assert contents(out) == whole, stop
         tried += 1
         assert {p.name for p in (out / ".geoseg" / "objects").iterdir()} <= {
-            "shown",
-            "is-solved",
-            "is-numbered",
+            "written",
+            "all-joined",
+            "all-numbered",
         }
     assert tried > 5
 

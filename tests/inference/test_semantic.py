@@ -1,19 +1,27 @@
 """Laws 1, 2, 3, 5, 10 and 12 on blocks in memory: no scheduler, no files."""
 
-import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import geoseg.core.tiling
 from geoseg.core.classes import nodata_value
 from geoseg.core.tiling import Tiling
 from geoseg.errors import ModelError
 from geoseg.inference.semantic import NotFiniteError, finish_block, segment_block
 from geoseg.inference.windows import reflect
+from geoseg.models.contract import AnyModel
 from geoseg.testing import ArraySource, IdentityModel, LocalModel, identity_card
+
+
+class Identity(IdentityModel, AnyModel):
+    """As it is when it is loaded."""
+
+
+class Local(LocalModel, AnyModel):
+    """As it is when it is loaded."""
 
 
 def segment(source, model, *, blocks=1, order=None, batch=1, names=("classes",)):
@@ -26,28 +34,27 @@ def segment(source, model, *, blocks=1, order=None, batch=1, names=("classes",))
         "overlap": card.overlap,
         "multiple": card.multiple,
     }
-    tiling = Tiling(**sides)
-    tiling = Tiling(**sides, block=blocks * tiling.chunk)
-    todo = list(itertools.product(range(tiling.block_rows), range(tiling.block_cols)))
+    tiling = Tiling(**sides, chunk=CHUNK)
+    tiling = replace(tiling, block=blocks * tiling.chunk)
+    todo = list(tiling.each_block())
     if order is not None:
         np.random.default_rng(order).shuffle(todo)
-    parts = {
-        tuple(rc): segment_block(source, model, tiling, *rc, arrays=names, batch=batch)
-        for rc in todo
+    found = {
+        block.key: segment_block(source, model, block, arrays=names, batch=batch)
+        for block in todo
     }
     shape = (tiling.height, tiling.width)
     out = {name: np.zeros(shape, np.uint8) for name in names}
-    for rc, part in parts.items():
-        rims = [parts[n].rims[rc] for n in tiling.neighbours(*rc) if parts[n].rims]
-        arrays = finish_block(part, rims, card, tiling, *rc)
+    for block in todo:
+        around = [found[n.key].halo for n in block.neighbours]
+        halo = [sums[block.key] for sums in around if sums]
+        arrays = finish_block(found[block.key], halo, card, block)
         for name in names:
-            out[name][tiling.block_window(*rc).slices] = arrays[name]
-    return out, tiling, parts
+            out[name][block.window.slices] = arrays[name]
+    return out, tiling, found
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 32)
+CHUNK = 32  # pixels, so that small rasters have many blocks
 
 
 @st.composite
@@ -73,7 +80,7 @@ def test_an_identity_model_gives_back_its_input(scene, blocks, batch):
     source, card = scene
     names = ("classes", "confidence")
     out, _, _ = segment(
-        source, IdentityModel(card=card), blocks=blocks, batch=batch, names=names
+        source, Identity(card=card), blocks=blocks, batch=batch, names=names
     )
     scores = (source.values * np.float32(65535) + np.float32(0.5)).astype(np.int64)
     best = scores.max(0)
@@ -87,7 +94,7 @@ def test_an_identity_model_gives_back_its_input(scene, blocks, batch):
 @settings(max_examples=40)
 def test_blocks_order_and_batches_never_change_the_answer(scene, blocks, order, batch):
     source, card = scene
-    model = LocalModel(card=card)
+    model = Local(card=card)
     names = ("classes", "confidence")
     one, _, _ = segment(source, model, names=names)
     two, _, _ = segment(
@@ -100,8 +107,8 @@ def test_blocks_order_and_batches_never_change_the_answer(scene, blocks, order, 
 @given(scenes(), st.integers(1, 3))
 def test_every_window_with_data_is_inferred_once(scene, blocks):
     source, card = scene
-    model = IdentityModel(card=card)
-    _, tiling, parts = segment(source, model, blocks=blocks)
+    model = Identity(card=card)
+    _, tiling, found = segment(source, model, blocks=blocks)
     with_data = sum(
         bool(source.mask[inside.slices].any())
         for i in range(tiling.cell_rows)
@@ -109,7 +116,7 @@ def test_every_window_with_data_is_inferred_once(scene, blocks):
         if (inside := tiling.model_window(i, j).intersection(tiling.raster))
     )
     assert model.seen == with_data
-    assert sum(part.windows for part in parts.values()) == with_data
+    assert sum(block.windows for block in found.values()) == with_data
 
 
 @given(scenes())
@@ -118,10 +125,8 @@ def test_pixels_under_nodata_never_matter(scene):
     source, card = scene
     other = source.values.copy()
     other[:, ~source.mask] = 1e30
-    one, _, _ = segment(source, LocalModel(card=card))
-    two, _, _ = segment(
-        ArraySource(values=other, mask=source.mask), LocalModel(card=card)
-    )
+    one, _, _ = segment(source, Local(card=card))
+    two, _, _ = segment(ArraySource(values=other, mask=source.mask), Local(card=card))
     assert one["classes"].tobytes() == two["classes"].tobytes()
     assert ((one["classes"] == 255) == ~source.mask).all()
 
@@ -136,7 +141,7 @@ def test_blending_hides_what_windows_do_at_their_edges():
     def confidence(overlap):
         card = identity_card(2, window=48, overlap=overlap)
         out, _, _ = segment(
-            source, LocalModel(card=card, bump=0.4), names=("classes", "confidence")
+            source, Local(card=card, bump=0.4), names=("classes", "confidence")
         )
         return out["confidence"].astype(float)
 
@@ -148,7 +153,7 @@ def test_blending_hides_what_windows_do_at_their_edges():
 
 
 def test_labels_of_windows_are_cropped_to_their_cells():
-    class Where:
+    class Where(AnyModel):
         card = identity_card(3, output="labels", window=16, overlap=4)
 
         def predict(self, pixels):
@@ -165,19 +170,20 @@ def test_labels_of_windows_are_cropped_to_their_cells():
 def test_probabilities_of_every_class():
     values = np.random.default_rng(0).dirichlet(np.ones(3), (40, 30))
     source = ArraySource(values=values.transpose(2, 0, 1).astype(np.float32))
-    model = IdentityModel(card=identity_card(3, window=16, overlap=4))
-    tiling = Tiling(height=40, width=30, window=16, overlap=4)
+    model = Identity(card=identity_card(3, window=16, overlap=4))
+    tiling = Tiling(height=40, width=30, window=16, overlap=4, chunk=CHUNK)
+    block = tiling.block_at(0, 0)
     names = ("classes", "probabilities")
-    part = segment_block(source, model, tiling, 0, 0, arrays=names)
+    partial = segment_block(source, model, block, arrays=names)
     exact = values[:36, :30].transpose(2, 0, 1) * 254
     inner = (slice(None), slice(0, 30), slice(0, 28))
-    found = part.arrays["probabilities"]
-    assert found.shape == (3, tiling.block_window(0, 0).height, 30)
+    found = partial.arrays["probabilities"]
+    assert found.shape == (3, block.window.height, 30)
     assert np.abs(found[inner] - exact[inner]).max() <= 0.51
 
 
 def test_nan_names_the_block():
-    class Broken(IdentityModel):
+    class Broken(Identity):
         def predict(self, pixels):
             scores = super().predict(pixels)
             scores[0, 0, 3, 3] = np.nan
@@ -185,14 +191,14 @@ def test_nan_names_the_block():
 
     source = ArraySource(values=np.zeros((3, 40, 60), np.float32))
     model = Broken(card=identity_card(3, window=16, overlap=4))
-    tiling = Tiling(height=40, width=60, window=16, overlap=4)
+    tiling = Tiling(height=40, width=60, window=16, overlap=4, chunk=CHUNK)
     assert tiling.block_cols > 1
     with pytest.raises(NotFiniteError, match=r"block 0,1 \(rows 0"):
-        segment_block(source, model, tiling, 0, 1)
+        segment_block(source, model, tiling.block_at(0, 1))
 
 
 def test_a_model_that_contradicts_its_card():
-    class Wrong(IdentityModel):
+    class Wrong(Identity):
         def predict(self, pixels):
             return super().predict(pixels)[:, :2]
 
@@ -207,11 +213,11 @@ def test_more_than_254_classes_are_sixteen_bit():
     values = np.zeros((300, 16, 16), np.float32)
     values[299] = 1
     tiling = Tiling(height=16, width=16, window=16, overlap=0)
-    part = segment_block(
-        ArraySource(values=values), IdentityModel(card=card), tiling, 0, 0
+    partial = segment_block(
+        ArraySource(values=values), Identity(card=card), tiling.block_at(0, 0)
     )
-    assert part.arrays["classes"].dtype == np.uint16
-    assert (part.arrays["classes"] == 299).all()
+    assert partial.arrays["classes"].dtype == np.uint16
+    assert (partial.arrays["classes"] == 299).all()
 
 
 @given(st.integers(-500, 500), st.integers(0, 600), st.integers(1, 90))

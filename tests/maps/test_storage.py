@@ -23,7 +23,7 @@ from geoseg.errors import LockedError, MasksError
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.maps.store import open_masks
+from geoseg.maps.store import PARTIAL, open_masks
 from geoseg.maps.verify import verify
 from geoseg.testing import LocalModel, identity_card
 
@@ -257,7 +257,7 @@ def test_an_interrupted_run_in_a_bucket_goes_on(scene, expected, bucket):
     with pytest.raises(KeyboardInterrupt):
         segment(scene, out, progress=stop)
     masks = open_masks(out)
-    inferred = len(masks.done() | masks.parts())
+    inferred = len(masks.done() | masks.marked(PARTIAL))
     assert 1 <= inferred <= 4
     segment(scene, out)
     assert (labels(out) == expected).all()

@@ -16,7 +16,7 @@ from pyproj import CRS
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import MasksError
-from geoseg.maps.store import create_masks, open_masks
+from geoseg.maps.store import PARTIAL, create_masks, open_masks
 
 PLACES = {
     "utm": (Affine(10, 0, 500_000, 0, -10, 5_000_000), 32633),
@@ -146,10 +146,10 @@ def test_writing_less_than_whole_chunks_is_refused(tmp_path):
 def test_other_settings_are_refused_and_the_same_go_on(tmp_path):
     masks = make(tmp_path / "m.zarr")
     values = filled(masks)
-    masks.mark_done(0, 1, {"windows": 3})
+    masks.mark_done((0, 1), {"windows": 3})
     again = make(tmp_path / "m.zarr", block=64)
     assert again.done() == {(0, 1)}
-    assert again.done_facts(0, 1) == {"windows": 3}
+    assert again.done_info((0, 1)) == {"windows": 3}
     assert again.record()["block"] == 32
     assert (again.read("classes", again.grid.window) == values).all()
     with pytest.raises(MasksError, match=r"model: a there, b now.*--overwrite"):
@@ -186,7 +186,7 @@ def test_finishing_removes_what_was_kept_for_neighbours(tmp_path):
     masks.storage.put(".geoseg/parts/0.0", b"part")
     masks.storage.put(".geoseg/rims/0.1/0.0", b"rim")
     masks.finish({"seconds": 1})
-    assert masks.parts() == set()
+    assert masks.marked(PARTIAL) == set()
     assert not masks.storage.exists(".geoseg/rims")
     assert masks.record()["complete"]
     assert masks.attributes()["geoseg"] == {"run": "r", "seconds": 1}

@@ -211,7 +211,7 @@ def test_a_store_that_is_being_written(make_store, tmp_path, monkeypatch):
         assert not tile(server, "classes/2/0/0").any()
         window = Window(y=0, x=600, height=600, width=600)
         masks.write("classes", window, np.ones((600, 600), np.uint8))
-        masks.mark_done(0, 1, {})
+        masks.mark_done((0, 1), {})
         before = get_json(server, "state.json")
         assert before["blocks"] == [1, 4]
         until(lambda: tile(server, "classes/2/0/0").max() > 0)

@@ -1,220 +1,157 @@
 """What lies beside the masks while objects are joined: one small object per block.
 
-    parts/   objects of a block's windows            linked/   after comparing them
-    rims/    the same, for a neighbour               solved/   what crosses blocks
-    facts/   groups that have pixels in a block      ids/      and their ids
+    found/   objects of a block's windows            linked/   after comparing them
+    halo/    the same, for a neighbour               joined/   what crosses blocks
+    groups/  groups that have pixels in a block      ids/      and their ids
 
-All of it can be made again from the raster; it is gone when the run is complete.
+All of it can be rebuilt from the raster; it is gone when the run is complete.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.grid import Window
+from geoseg.core.tiling import Block
 from geoseg.inference.block_cache import pack, unpack
-from geoseg.inference.instance import FACT, Linked
-from geoseg.inference.objects.stitch import GROUP, LINK, OBJECT, Seen, View
-from geoseg.maps.store import FOUND, Masks, positions
+from geoseg.inference.instance import FoundObjects, Linked
+from geoseg.inference.objects.stitch import ObjectSet, WindowObjects
+from geoseg.maps.store import OBJECT_CACHE, Masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.maps.storage import Storage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What is kept of a block that is inferred."""
-
-    own: Seen
-    """Objects of its windows."""
-    valid: NDArray[np.bool_]
-    """(y, x) which of its pixels are valid."""
-    windows: int
-    """How many windows were inferred."""
-    forward_seconds: float
-    """Time in the model."""
+FOUND, HALO, LINKED, JOINED, GROUPS, IDS, WRITTEN = (
+    f"{OBJECT_CACHE}/{kind}"
+    for kind in ("found", "halo", "linked", "joined", "groups", "ids", "written")
+)
+"""Folders of the store, in the order in which they fill."""
+ALL_JOINED = f"{OBJECT_CACHE}/all-joined"
+"""Is there when what crosses blocks is joined."""
+ALL_NUMBERED = f"{OBJECT_CACHE}/all-numbered"
+"""Is there when all groups have ids."""
+PROVISIONAL = f"{OBJECT_CACHE}/provisional"
+"""Is there while blocks are joined beside others that failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ObjectCache:
     """Where all of it lies for one store."""
 
     masks: Masks
 
-    @property
-    def _storage(self) -> Storage:
-        return self.masks.storage
-
-    def has(self, kind: str, row: int, col: int) -> bool:
-        """Return whether there is such a thing of a block."""
-        return self._storage.exists(_name(kind, row, col))
+    def has(self, kind: str, block: Block | None = None) -> bool:
+        """Return whether a block has such a thing, or a step is marked as complete."""
+        return self.masks.storage.exists(_name(kind, block))
 
     def blocks(self, kind: str) -> set[tuple[int, int]]:
-        """Return the blocks that have such a thing."""
-        return positions(self._storage.names(f"{FOUND}/{kind}"))
+        """Return the keys of the blocks that have such a thing."""
+        return self.masks.marked(kind)
 
-    def note(self, what: str) -> None:
-        """Note that a step is complete."""
-        self._storage.put(f"{FOUND}/{what}", b"")
+    def mark(self, kind: str, block: Block | None = None) -> None:
+        """Note that a step is complete, of a block or of all."""
+        self.masks.storage.put(_name(kind, block), b"")
 
-    def noted(self, what: str) -> bool:
-        """Return whether a step is complete."""
-        return self._storage.exists(f"{FOUND}/{what}")
-
-    def forget(self, kind: str) -> None:
-        """Remove a kind, or a note."""
-        self._storage.remove(f"{FOUND}/{kind}")
-
-    def forget_block(self, kind: str, row: int, col: int) -> None:
-        """Remove what is known of a block."""
-        self._storage.discard(_name(kind, row, col))
+    def forget(self, kind: str, block: Block | None = None) -> None:
+        """Remove what a block has of a kind, or the whole kind, or a mark."""
+        if block is None:
+            self.masks.storage.remove(kind)
+        else:
+            self.masks.storage.discard(_name(kind, block))
 
     def clear(self) -> None:
         """Remove everything but what says that it is no longer needed."""
-        for kind in ("parts", "rims", "linked", "solved", "facts", "ids"):
+        for kind in (FOUND, HALO, LINKED, JOINED, GROUPS, IDS):
             self.forget(kind)
 
-    def write_part(self, row: int, col: int, part: Part) -> None:
-        """Keep what a block's windows see; that it is there says: it is inferred."""
-        arrays = {**_arrays(part.own), "valid": part.valid}
-        facts = {"windows": part.windows, "forward_seconds": part.forward_seconds}
-        self._put("parts", row, col, arrays, facts)
+    def write(self, kind: str, block: Block, values: NDArray[Any]) -> None:
+        """Keep an array of a block."""
+        self._put(kind, block, {"values": values})
 
-    def read_part(self, row: int, col: int) -> Part:
-        """Return what `write_part` kept."""
-        arrays, facts = self._get("parts", row, col)
-        return Part(own=_seen(arrays), valid=arrays["valid"], **facts)
+    def read(self, kind: str, block: Block) -> NDArray[Any]:
+        """Return what `write` kept."""
+        return self._get(kind, block)[0]["values"]
 
-    def part_facts(self, row: int, col: int) -> tuple[int, float]:
-        """Return windows and seconds of a part."""
-        part = self.read_part(row, col)
-        return part.windows, part.forward_seconds
+    def write_found(self, block: Block, found: FoundObjects) -> None:
+        """Keep what a block's windows see, without the halo.
 
-    def write_rim(self, row: int, col: int, to: tuple[int, int], rim: Seen) -> None:
-        """Keep what a neighbour must know of a block."""
-        self._put(f"rims/{to[0]}.{to[1]}", row, col, _arrays(rim), {})
+        That it is there says that the block is inferred, so it comes last.
+        """
+        info = {"windows": found.windows, "forward_seconds": found.forward_seconds}
+        self._put(FOUND, block, {**_arrays(found.own), "valid": found.valid}, info)
 
-    def read_rim(self, row: int, col: int, of: tuple[int, int]) -> Seen:
+    def read_found(self, block: Block) -> FoundObjects:
+        """Return what `write_found` kept."""
+        arrays, info = self._get(FOUND, block)
+        return FoundObjects(own=_object_set(arrays), valid=arrays["valid"], **info)
+
+    def write_halo(self, block: Block, to: tuple[int, int], halo: ObjectSet) -> None:
+        """Keep what a neighbour (row, column) must know of a block."""
+        self._put(f"{HALO}/{to[0]}.{to[1]}", block, _arrays(halo))
+
+    def read_halo(self, block: Block, neighbour: Block) -> ObjectSet:
         """Return what a block must know of a neighbour."""
-        return _seen(self._get(f"rims/{row}.{col}", *of)[0])
+        return _object_set(self._get(f"{HALO}/{block.name}", neighbour)[0])
 
-    def write_linked(
-        self, row: int, col: int, keys: NDArray[np.int64], linked: Linked
-    ) -> None:
+    def write_linked(self, block: Block, linked: Linked) -> None:
         """Keep what is known of a block after comparing."""
-        arrays: dict[str, NDArray[Any]] = {
-            "keys": keys,
-            "reach": linked.reach,
-            "groups": linked.groups,
-            "open": linked.open,
-            "links": linked.links,
-            "clashes": linked.clashes,
-        }
-        self._put("linked", row, col, arrays, {})
+        arrays = {f.name: getattr(linked, f.name) for f in fields(linked)}
+        self._put(LINKED, block, arrays)
 
-    def read_linked(self, row: int, col: int) -> tuple[NDArray[np.int64], Linked]:
-        """Return the keys of a block's own objects and what is known of them."""
-        a = self._get("linked", row, col)[0]
-        linked = Linked(
-            reach=a["reach"],
-            groups=a["groups"].view(GROUP),
-            open=a["open"].view(OBJECT),
-            links=a["links"].view(LINK),
-            clashes=a["clashes"].view(LINK),
-        )
-        return a["keys"], linked
+    def read_linked(self, block: Block) -> Linked:
+        """Return what `write_linked` kept."""
+        return Linked(**self._get(LINKED, block)[0])
 
-    def write_solved(self, row: int, col: int, groups: NDArray[np.void]) -> None:
-        """Keep what became of a block's open objects."""
-        self._put("solved", row, col, {"groups": groups}, {})
-
-    def read_groups(
-        self, row: int, col: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    def read_groups(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.void]]:
         """Return the keys of a block's own objects and their groups."""
-        keys, linked = self.read_linked(row, col)
+        linked = self.read_linked(block)
         groups = linked.groups.copy()
         if len(linked.open):
-            solved = self._get("solved", row, col)[0]["groups"].view(GROUP)
-            groups[np.searchsorted(keys, linked.open["key"])] = solved
-        return keys, groups
-
-    def write_facts(self, row: int, col: int, facts: NDArray[np.void]) -> None:
-        """Keep where a block's groups are."""
-        self._put("facts", row, col, {"facts": facts}, {})
-
-    def read_facts(self, row: int, col: int) -> NDArray[np.void]:
-        """Return where a block's groups are."""
-        return self._get("facts", row, col)[0]["facts"].view(FACT)
-
-    def write_ids(self, row: int, col: int, ids: NDArray[np.uint32]) -> None:
-        """Keep the ids of a block's groups."""
-        self._put("ids", row, col, {"ids": ids}, {})
-
-    def read_ids(self, row: int, col: int) -> NDArray[np.uint32]:
-        """Return the ids of a block's groups."""
-        return self._get("ids", row, col)[0]["ids"]
-
-    def mark_shown(self, row: int, col: int) -> None:
-        """Note that a block's chunks are written."""
-        self._storage.put(_name("shown", row, col), b"")
+            at = np.searchsorted(linked.keys, linked.open["key"])
+            groups[at] = self.read(JOINED, block)
+        return linked.keys, groups
 
     def _put(
         self,
         kind: str,
-        row: int,
-        col: int,
+        block: Block,
         arrays: dict[str, NDArray[Any]],
-        facts: dict[str, Any],
+        info: dict[str, Any] | None = None,
     ) -> None:
-        self._storage.put(_name(kind, row, col), pack(arrays, facts))
+        self.masks.storage.put(_name(kind, block), pack(arrays, info or {}))
 
     def _get(
-        self, kind: str, row: int, col: int
+        self, kind: str, block: Block
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return unpack(self._storage.get(_name(kind, row, col)))
+        return unpack(self.masks.storage.get(_name(kind, block)))
 
 
-def _name(kind: str, row: int, col: int) -> str:
-    return f"{FOUND}/{kind}/{row}.{col}"
+def _name(kind: str, block: Block | None) -> str:
+    return kind if block is None else f"{kind}/{block.name}"
 
 
-def _arrays(seen: Seen) -> dict[str, NDArray[Any]]:
-    views = [
-        (v.row, v.col, v.where.y, v.where.x, v.where.height, v.where.width, v.first)
-        for v in seen.views
-    ]
-    few = all(len(v.labels) == 0 or v.labels.max() < 65536 for v in seen.views)
-    dtype = np.uint16 if few else np.int32
-    labels = np.empty(sum(v.labels.size for v in seen.views), dtype)
-    begin = 0
-    for v in seen.views:
-        labels[begin : begin + v.labels.size] = v.labels.ravel()
-        begin += v.labels.size
+def _arrays(seen: ObjectSet) -> dict[str, NDArray[Any]]:
+    places = [(w.row, w.col, *astuple(w.where), w.first) for w in seen.windows]
+    few = all(w.labels.max(initial=0) < 65536 for w in seen.windows)
+    dtype = np.dtype(np.uint16 if few else np.int32)
+    labels = [np.zeros(0, dtype), *(w.labels.ravel() for w in seen.windows)]
     return {
-        "views": np.array(views, np.int64).reshape(-1, 7),
-        "labels": labels,
+        "windows": np.array(places, np.int64).reshape(-1, 7),
+        "labels": np.concatenate(labels, dtype=dtype, casting="unsafe"),
         "table": seen.table,
     }
 
 
-def _seen(arrays: dict[str, NDArray[Any]]) -> Seen:
-    labels, begin, views = arrays["labels"].astype(np.int32), 0, []
-    for row, col, y, x, height, width, first in arrays["views"].tolist():
-        end = begin + height * width
-        views.append(
-            View(
-                row=row,
-                col=col,
-                where=Window(y=y, x=x, height=height, width=width),
-                labels=labels[begin:end].reshape(height, width),
-                first=first,
-            )
+def _object_set(arrays: dict[str, NDArray[Any]]) -> ObjectSet:
+    labels, begin, windows = arrays["labels"].astype(np.int32), 0, []
+    for row, col, y, x, height, width, first in arrays["windows"].tolist():
+        where = Window(y=y, x=x, height=height, width=width)
+        inside = labels[begin : begin + where.area].reshape(height, width)
+        begin += where.area
+        windows.append(
+            WindowObjects(row=row, col=col, where=where, labels=inside, first=first)
         )
-        begin = end
-    return Seen(views=tuple(views), table=arrays["table"].view(OBJECT))
+    return ObjectSet(windows=tuple(windows), table=arrays["table"])

@@ -1,33 +1,50 @@
-"""The run for objects: find and link block by block, join what crosses, number, show.
+"""The run for objects: find and link block by block, join what crosses, number, write.
 
-find, link      per block            solve     once, what crosses blocks only
+find, link      per block            join      once, what crosses blocks only
 compose         per block            number    once, row of blocks by row of blocks
-show            per block
+write           per block
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.tiling import Tiling
+from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import BlocksFailedError
 from geoseg.execution.progress import Progress
-from geoseg.inference.instance import FACT
-from geoseg.inference.objects.cache import Shelf
+from geoseg.inference.instance import BLOCK_GROUP
+from geoseg.inference.objects.cache import (
+    ALL_JOINED,
+    ALL_NUMBERED,
+    FOUND,
+    GROUPS,
+    IDS,
+    JOINED,
+    LINKED,
+    PROVISIONAL,
+    WRITTEN,
+    ObjectCache,
+)
 from geoseg.inference.objects.numbering import number
 from geoseg.inference.objects.split import MapSource, Splitter, Splitting, splitter_card
-from geoseg.inference.objects.stitch import LINK, OBJECT, SCORE, concatenated, solve
-from geoseg.inference.objects.worker import BACKGROUND, compose, find, link, show
-from geoseg.inference.scheduler import RunFacts, Work, run_blocks
-from geoseg.inference.worker import BlockReport, Job
+from geoseg.inference.objects.stitch import (
+    BOX,
+    LINK,
+    OBJECT,
+    SCORE,
+    concatenated,
+    solve,
+)
+from geoseg.inference.objects.worker import BACKGROUND, compose, find, link, write
+from geoseg.inference.scheduler import RunInfo, run_blocks
+from geoseg.inference.stage import Stage
+from geoseg.inference.worker import Job
 from geoseg.maps.group import create_objects
-from geoseg.maps.store import Masks
 from geoseg.models.load import model_recipe
 
 if TYPE_CHECKING:
@@ -36,34 +53,12 @@ if TYPE_CHECKING:
 
     from geoseg.models.card import Card
 
-
-def _step(function: Callable[[Job, int, int], BlockReport], done: str) -> Work:
-    """Return work that needs nothing from neighbours in the same step."""
-    return Work(
-        infer=function,
-        finish=function,
-        provisional=function,
-        inferred=_no_blocks,
-        done=partial(_blocks, kind=done),
-    )
-
-
-def _blocks(masks: Masks, kind: str) -> set[tuple[int, int]]:
-    return Shelf(masks).blocks(kind)
-
-
-def _no_blocks(masks: Masks) -> set[tuple[int, int]]:  # noqa: ARG001
-    return set()
-
-
-FIND = replace(
-    _step(find, "linked"),
-    finish=link,
-    provisional=partial(link, beside_failed=True),
-    inferred=partial(_blocks, kind="parts"),
+FIND = (
+    Stage(run=find, marks=FOUND),
+    Stage(run=link, marks=LINKED, needs_neighbours=True),
 )
-COMPOSE = _step(compose, "facts")
-SHOW = _step(show, "shown")
+COMPOSE = (Stage(run=compose, marks=GROUPS),)
+WRITE = (Stage(run=write, marks=WRITTEN),)
 
 
 def run_objects(
@@ -72,7 +67,7 @@ def run_objects(
     client: Client | None = None,
     threads: int | None = None,
     show: Callable[[Progress], None] = lambda _: None,
-) -> RunFacts:
+) -> RunInfo:
     """Write `instances` and the table of objects of all blocks.
 
     Args:
@@ -85,81 +80,81 @@ def run_objects(
         BlocksFailedError: Some blocks failed; the rest is written.
         GeosegError: As `run_blocks`.
     """
-    shelf, total = Shelf(job.masks), job.tiling.blocks
-    if len(shelf.blocks("shown")) == total:
-        return RunFacts(windows=0, forward_seconds=0.0, pixels=0)
-    if shelf.noted("draft"):
-        _forget_draft(shelf, job.tiling)
+    cache, total = ObjectCache(job.masks), job.tiling.blocks
+    if len(cache.blocks(WRITTEN)) == total:
+        return RunInfo()
+    if cache.has(PROVISIONAL):
+        _forget_provisional(cache, job.tiling)
+    run = _ObjectRun(job=job, client=client, threads=threads)
     try:
-        facts = run_blocks(job, work=FIND, client=client, threads=threads, show=show)
+        info = run.through(FIND, show)
     except BlocksFailedError:
-        shelf.note("draft")
-        _join_and_show(job, client, threads, lambda: None)
-        _forget_draft(shelf, job.tiling)
+        cache.mark(PROVISIONAL)
+        run.join_and_write(lambda _: None)
+        _forget_provisional(cache, job.tiling)
         raise
     found = Progress(
-        blocks=total, total=total, pixels=facts.pixels, windows=facts.windows
+        blocks=total, total=total, pixels=info.pixels, windows=info.windows
     )
-    _join_and_show(job, client, threads, lambda: show(found))
-    shelf.clear()
-    return facts
+    run.join_and_write(lambda _: show(found))
+    cache.clear()
+    return info
 
 
-def _join_and_show(
-    job: Job, client: Client | None, threads: int | None, check: Callable[[], None]
-) -> None:
-    """Do what comes after linking, for all blocks that are linked."""
-    shelf, tiling = Shelf(job.masks), job.tiling
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ObjectRun:
+    """Where the steps of a run for objects take place."""
 
-    def tell(_: Progress) -> None:
-        check()
+    job: Job
+    client: Client | None
+    threads: int | None
 
-    failed = _every(tiling) - shelf.blocks("linked")
-    if not shelf.noted("is-solved"):
-        _solve(shelf, tiling)
-        shelf.note("is-solved")
-    _run_step(job, COMPOSE, failed, client, threads, tell)
-    if not shelf.noted("is-numbered"):
-        _number(shelf, tiling, failed)
-        shelf.note("is-numbered")
-    _run_step(job, SHOW, failed, client, threads, tell)
+    def through(
+        self,
+        stages: Sequence[Stage],
+        show: Callable[[Progress], None],
+        skipped: frozenset[tuple[int, int]] = frozenset(),
+    ) -> RunInfo:
+        """Take all blocks but those that are left out through some stages."""
+        return run_blocks(
+            self.job,
+            stages=stages,
+            skipped=skipped,
+            client=self.client,
+            threads=self.threads,
+            show=show,
+        )
 
-
-def _run_step(
-    job: Job,
-    step: Work,
-    failed: set[tuple[int, int]],
-    client: Client | None,
-    threads: int | None,
-    tell: Callable[[Progress], None],
-) -> None:
-    """Run a step for all blocks but those that failed before."""
-    done = partial(_blocks_and, more=frozenset(failed), done=step.done)
-    work = replace(step, done=done)
-    run_blocks(job, work=work, client=client, threads=threads, show=tell)
-
-
-def _blocks_and(
-    masks: Masks,
-    more: frozenset[tuple[int, int]],
-    done: Callable[[Masks], set[tuple[int, int]]],
-) -> set[tuple[int, int]]:
-    return done(masks) | more
+    def join_and_write(self, show: Callable[[Progress], None]) -> None:
+        """Do what comes after linking, for all blocks that are linked."""
+        cache, tiling = ObjectCache(self.job.masks), self.job.tiling
+        failed = _missing(cache, LINKED, tiling)
+        if not cache.has(ALL_JOINED):
+            _join(cache, tiling)
+            cache.mark(ALL_JOINED)
+        self.through(COMPOSE, show, failed)
+        if not cache.has(ALL_NUMBERED):
+            _number(cache, tiling, failed)
+            cache.mark(ALL_NUMBERED)
+        self.through(WRITE, show, failed)
 
 
-def _every(tiling: Tiling) -> set[tuple[int, int]]:
-    return set(np.ndindex(tiling.block_rows, tiling.block_cols))
+def _missing(
+    cache: ObjectCache, kind: str, tiling: Tiling
+) -> frozenset[tuple[int, int]]:
+    """Return the blocks that have no such thing."""
+    every = np.ndindex(tiling.block_rows, tiling.block_cols)
+    return frozenset(every) - cache.blocks(kind)
 
 
-def _forget_draft(shelf: Shelf, tiling: Tiling) -> None:
+def _forget_provisional(cache: ObjectCache, tiling: Tiling) -> None:
     """Forget what was made beside failed blocks: it was written, but is not final."""
-    failed = _every(tiling) - shelf.blocks("parts")
-    for block in failed:
-        for neighbour in tiling.neighbours(*block):
-            shelf.forget_block("linked", *neighbour)
-    for kind in ("is-solved", "is-numbered", "solved", "facts", "ids", "shown"):
-        shelf.forget(kind)
-    shelf.forget("draft")
+    for failed in _missing(cache, FOUND, tiling):
+        for neighbour in tiling.block_at(*failed).neighbours:
+            cache.forget(LINKED, neighbour)
+    for kind in (ALL_JOINED, ALL_NUMBERED, JOINED, GROUPS, IDS, WRITTEN):
+        cache.forget(kind)
+    cache.forget(PROVISIONAL)
 
 
 def table_of(card: Card) -> tuple[Class, ...]:
@@ -200,57 +195,58 @@ def splitting_job(job: Job, splitting: Splitting) -> Job:
             window=card.window,
             overlap=card.overlap,
             multiple=card.multiple,
+            chunk=tiling.chunk,
             block=tiling.block,
         ),
         masks=masks,
     )
 
 
-def _solve(shelf: Shelf, tiling: Tiling) -> None:
+def _join(cache: ObjectCache, tiling: Tiling) -> None:
     """Join what crosses blocks: all that is held is what touches their borders."""
     opens, links, clashes = {}, [], []
-    for block in sorted(shelf.blocks("linked")):
-        _, linked = shelf.read_linked(*block)
+    for key in sorted(cache.blocks(LINKED)):
+        block = tiling.block_at(*key)
+        linked = cache.read_linked(block)
         opens[block] = linked.open
         links.append(linked.links)
         clashes.append(linked.clashes)
     table = concatenated(list(opens.values()), OBJECT)
-    order = np.argsort(table["key"])
+    table = table[np.argsort(table["key"])]
     groups = solve(
-        table[order], concatenated(links, LINK), concatenated(clashes, LINK), tiling
+        table, concatenated(links, LINK), concatenated(clashes, LINK), tiling
     )
     for block, objects in opens.items():
         if len(objects):
-            mine = groups[np.searchsorted(table["key"][order], objects["key"])]
-            shelf.write_solved(*block, mine)
+            mine = groups[np.searchsorted(table["key"], objects["key"])]
+            cache.write(JOINED, block, mine)
 
 
-def _number(shelf: Shelf, tiling: Tiling, failed: set[tuple[int, int]]) -> None:
+def _number(
+    cache: ObjectCache, tiling: Tiling, failed: frozenset[tuple[int, int]]
+) -> None:
     """Give ids, and write the table of objects."""
 
-    def read(row: int, col: int) -> NDArray[np.void]:
-        if (row, col) in failed:
-            return np.zeros(0, FACT)
-        return shelf.read_facts(row, col)
+    def read(block: Block) -> NDArray[np.void]:
+        if block.key in failed:
+            return np.zeros(0, BLOCK_GROUP)
+        return cache.read(GROUPS, block)
 
-    append = create_objects(shelf.masks.path)
-    for numbered in number(read, tiling.block_rows, tiling.block_cols):
+    append = create_objects(cache.masks.path)
+    for numbered in number(read, tiling):
         append(_columns(numbered.table, numbered.first_id))
-        for (row, col), ids in numbered.ids.items():
-            shelf.write_ids(row, col, ids)
+        for key, ids in numbered.ids.items():
+            cache.write(IDS, tiling.block_at(*key), ids)
 
 
 def _columns(table: NDArray[np.void], first_id: int) -> dict[str, NDArray[np.generic]]:
     """Return the columns of the table of objects."""
-    assert table.dtype == FACT
+    assert table.dtype == BLOCK_GROUP
     return {
         "instance_id": np.arange(first_id, first_id + len(table), dtype=np.uint32),
         "class_id": table["cls"].astype(np.uint16),
         "score": (table["score"] / SCORE).astype(np.float32),
         "pixels": table["pixels"].astype(np.int64),
-        "top": table["top"],
-        "left": table["left"],
-        "bottom": table["bottom"],
-        "right": table["right"],
+        **{edge: table[edge] for edge, _ in BOX},
         "pieces": table["pieces"],
     }

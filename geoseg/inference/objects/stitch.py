@@ -17,7 +17,7 @@ from the windows alone: blocks, their order and the workers change nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,9 @@ SAME_ACROSS = 0.5
 CLAIM = 0.5
 """Two objects claim the same pixels where this share of the smaller is the other's."""
 
+BOX = (("top", "<i4"), ("left", "<i4"), ("bottom", "<i4"), ("right", "<i4"))
+"""First row and column of a rectangle, and the row and column after its last."""
+
 OBJECT = np.dtype(
     [
         ("key", "<i8"),
@@ -49,10 +52,7 @@ OBJECT = np.dtype(
         ("score", "<i4"),
         ("inner", "<i8"),
         ("area", "<i8"),
-        ("top", "<i4"),
-        ("left", "<i4"),
-        ("bottom", "<i4"),
-        ("right", "<i4"),
+        *BOX,
     ]
 )
 """An object of a window: class value, score, its pixels in the window's own cell and in
@@ -66,10 +66,7 @@ GROUP = np.dtype(
         ("score", "<i4"),
         ("pieces", "<i4"),
         ("area", "<i8"),
-        ("top", "<i4"),
-        ("left", "<i4"),
-        ("bottom", "<i4"),
-        ("right", "<i4"),
+        *BOX,
     ]
 )
 """What an object is a part of: its group's lowest key; the key of the one object that
@@ -81,7 +78,7 @@ LINK = np.dtype([("one", "<i8"), ("other", "<i8"), ("weight", "<i4")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class WindowObjects:
     """The objects of one window inside a rectangle."""
 
     row: int
@@ -91,16 +88,16 @@ class View:
     where: Window
     """The rectangle, inside the window and the raster."""
     labels: NDArray[np.int32]
-    """(y, x) the object of each pixel: 1 is the first of this view, 0 none."""
+    """(y, x) the object of each pixel: 1 is the first of this window, 0 none."""
     first: int
     """Where the objects of this window begin in the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ObjectSet:
     """What some windows see: their objects, pixel by pixel and as a table."""
 
-    views: tuple[View, ...]
+    windows: tuple[WindowObjects, ...]
     """One per window that sees any."""
     table: NDArray[np.void]
     """(object,) of dtype `OBJECT`."""
@@ -125,35 +122,28 @@ def tolerance(tiling: Tiling) -> int:
     return max(1, tiling.margin // 4)
 
 
-def joined(parts: Iterable[Seen]) -> Seen:
-    """Return several windows' objects as one table with one list of views."""
-    views: list[View] = []
+def joined(sets: Iterable[ObjectSet]) -> ObjectSet:
+    """Return several windows' objects as one table."""
+    windows: list[WindowObjects] = []
     tables: list[NDArray[np.void]] = [np.zeros(0, OBJECT)]
     first = 0
-    for part in parts:
-        views += [
-            View(
-                row=v.row,
-                col=v.col,
-                where=v.where,
-                labels=v.labels,
-                first=v.first + first,
-            )
-            for v in part.views
-        ]
+    for part in sets:
+        windows += [replace(w, first=w.first + first) for w in part.windows]
         tables.append(part.table)
         first += len(part.table)
-    return Seen(views=tuple(views), table=np.concatenate(tables))
+    return ObjectSet(windows=tuple(windows), table=np.concatenate(tables))
 
 
 # --- two windows ----------------------------------------------------------------------
 
 
-def compare(one: View, other: View, table: NDArray[np.void]) -> Comparison | None:
+def compare(
+    one: WindowObjects, other: WindowObjects, table: NDArray[np.void]
+) -> Comparison | None:
     """Compare the objects of two windows on the pixels that both see.
 
     Args:
-        one: The window with the lower number; the views hold all that they share.
+        one: The window with the lower number; they hold all that they share.
         other: The other.
         table: The objects of both, of dtype `OBJECT`.
 
@@ -175,8 +165,8 @@ def compare(one: View, other: View, table: NDArray[np.void]) -> Comparison | Non
 def _compare(
     ours: NDArray[np.int32],
     theirs: NDArray[np.int32],
-    one: View,
-    other: View,
+    one: WindowObjects,
+    other: WindowObjects,
     table: NDArray[np.void],
 ) -> Comparison:
     our_pieces, our_object, our_size = take_apart(ours)
@@ -426,14 +416,7 @@ def _describe(
     n = len(first)
     # Keys are in order, so that the first of a group has its lowest key.
     out["group"] = table["key"][first][at]
-    for name, reduce in (
-        ("top", np.minimum),
-        ("left", np.minimum),
-        ("bottom", np.maximum),
-        ("right", np.maximum),
-    ):
-        edge = table[name][first].copy()
-        reduce.at(edge, at, table[name])
+    for name, edge in around(table, first, at).items():
         out[name] = edge[at]
     shown = _shown(table, out, at, n, tiling)
     out["shown"] = np.where(shown >= 0, table["key"][shown], -1)[at]
@@ -447,6 +430,24 @@ def _describe(
         at
     ]
     return out
+
+
+def around(
+    table: NDArray[np.void], first: NDArray[np.intp], at: NDArray[np.intp]
+) -> dict[str, NDArray[np.int32]]:
+    """Return the box around all members of each group, edge by edge (group,).
+
+    Args:
+        table: Members, with the fields of `BOX`.
+        first: (group,) place of one member of each.
+        at: (member,) its group.
+    """
+    edges = {}
+    for name, _ in BOX:
+        edges[name] = table[name][first].copy()
+        reduce = np.minimum if name in {"top", "left"} else np.maximum
+        reduce.at(edges[name], at, table[name])
+    return edges
 
 
 def _shown(

@@ -1,0 +1,70 @@
+"""A stage of a run: what is done with each block, and how long it took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from geoseg.core.tiling import Block
+from geoseg.inference.worker import BlockReport, Job, finish, infer
+from geoseg.maps.store import DONE, PARTIAL
+
+if TYPE_CHECKING:
+    from geoseg.models.contract import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What is done with each block; picklable, and itself what a worker calls."""
+
+    run: Callable[..., BlockReport]
+    """Called with the job and a block; where it needs neighbours also with the keyword
+    `provisional`, which asks for what can be done beside a neighbour that failed."""
+    marks: str
+    """Folder of the store in which a block that is through leaves an object."""
+    needs_neighbours: bool = False
+    """Whether all neighbours must have been through the stage before."""
+
+    @property
+    def __name__(self) -> str:
+        """Its name, by which Dask's dashboard lists tasks."""
+        return self.run.__name__
+
+    def __call__(
+        self, job: Job, block: Block, *, provisional: bool = False
+    ) -> BlockReport:
+        """Do the work; the report says how long it took and what the model ran on."""
+        begun = perf_counter()
+        how = {"provisional": True} if provisional else {}
+        report = self.run(job, block, **how)
+        seconds = perf_counter() - begun
+        device = device_of(job.model.load()) if report.windows else ""
+        return replace(report, seconds=seconds, device=device)
+
+    def provisionally(self, job: Job, block: Block) -> BlockReport:
+        """Do what can be done beside a neighbour that failed."""
+        return self(job, block, provisional=True)
+
+
+LABELS = (
+    Stage(run=infer, marks=PARTIAL),
+    Stage(run=finish, marks=DONE, needs_neighbours=True),
+)
+"""Semantic segmentation."""
+
+
+def device_of(model: Model) -> str:
+    """Return what a model runs on: device, precision, and of a GPU name and memory."""
+    if model.device == "own":
+        return ""
+    words = [model.device, model.precision]
+    torch = sys.modules.get("torch")
+    if model.device.startswith("cuda") and torch is not None:
+        peak = torch.cuda.max_memory_allocated(model.device) / 1e9
+        # To a tenth of a GB, so that many blocks tell few different things.
+        words = [torch.cuda.get_device_name(model.device), model.precision]
+        words.append(f"{peak:.1f} GB at most")
+    return ", ".join(words)
