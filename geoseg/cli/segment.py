@@ -17,7 +17,7 @@ from geoseg.inference.options import PlanOptions, SegmentOptions
 if TYPE_CHECKING:
     from distributed import Client
 
-    from geoseg.inference.scheduler import RunFacts
+    from geoseg.inference.scheduler import RunInfo
     from geoseg.inference.workflow import Plan
     from geoseg.maps.store import Masks
 
@@ -70,7 +70,7 @@ def segment(
 
 
 def _summary(
-    made: Plan, masks: Masks, facts: RunFacts, seconds: float
+    made: Plan, masks: Masks, facts: RunInfo, seconds: float
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what was done, as JSON and as lines."""
     speed = facts.pixels / 1e6 / seconds
