@@ -23,6 +23,7 @@ from geoseg.errors import GeosegError
 if TYPE_CHECKING:
     # What type checkers and editors see; `_MODULES` says the same while running.
     from geoseg.accuracy.accuracy import Accuracy, estimate
+    from geoseg.accuracy.compare import Comparison, compare
     from geoseg.accuracy.evaluate import evaluate
     from geoseg.accuracy.evaluation import Evaluation
     from geoseg.accuracy.sampling import sample
@@ -50,11 +51,13 @@ _MODULES = {
     "Band": "geoseg.models.card",
     "Card": "geoseg.models.card",
     "Class": "geoseg.core.classes",
+    "Comparison": "geoseg.accuracy.compare",
     "Evaluation": "geoseg.accuracy.evaluation",
     "Masks": "geoseg.maps.store",
     "Objects": "geoseg.models.contract",
     "Plan": "geoseg.inference.workflow",
     "check_seams": "geoseg.viz.seams",
+    "compare": "geoseg.accuracy.compare",
     "draw_evaluation": "geoseg.viz.figures",
     "estimate": "geoseg.accuracy.accuracy",
     "evaluate": "geoseg.accuracy.evaluate",
@@ -86,6 +89,7 @@ __all__ = [
     "Band",
     "Card",
     "Class",
+    "Comparison",
     "Evaluation",
     "GeosegError",
     "Masks",
@@ -93,6 +97,7 @@ __all__ = [
     "Plan",
     "__version__",
     "check_seams",
+    "compare",
     "draw_evaluation",
     "errors",
     "estimate",

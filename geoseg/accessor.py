@@ -15,13 +15,12 @@ import numpy as np
 import xarray as xr
 
 from geoseg.core.classes import Class, nodata_value
-from geoseg.core.grid import Grid, squares
+from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
     from geoseg.maps.reader import ClassReader
     from geoseg.viz.explorer import Explorer
@@ -118,30 +117,19 @@ class GeosegAccessor:
         """Return in how many pixels this map says one class and another map another.
 
         Args:
-            other: Masks, their path or dataset, or a class raster, on the same grid.
+            other: Any class map, on any grid: it is looked up at this map's pixels.
 
         Returns:
             Rows are this map's classes, columns the other's, by name; pixels that are
-            nodata in either are left out. `attrs["agreement"]` is the share of pixels
-            in which both say the same name.
+            nodata in either are left out. `attrs["agreement"]` is the share of the area
+            in which both say the same name. `geoseg.compare` also has the areas.
 
         Raises:
-            GeosegError: The grids differ.
+            GeosegError: The maps do not overlap.
         """
-        import pandas as pd
+        from geoseg.accuracy.compare import compare
 
-        theirs = _reader_of(other)
-        _check_same_grid(self.grid, theirs.grid)
-        counts = _cross(self._reader, theirs)
-        rows, columns = ([c.name for c in r.classes] for r in (self._reader, theirs))
-        table = pd.DataFrame(
-            counts,
-            index=pd.Index(rows, name="this"),
-            columns=pd.Index(columns, name="other"),
-        )
-        same = sum(int(table.loc[n, n]) for n in rows if n in columns)
-        table.attrs["agreement"] = same / max(1, int(counts.sum()))
-        return table
+        return compare(self._reader, other).to_dataframe()
 
     def sel(self, *names: str) -> Any:  # noqa: ANN401 - of the kind that it was
         """Return the map with only these classes; all else is nodata. Lazy.
@@ -208,38 +196,3 @@ def _reader_of(thing: Any) -> ClassReader:  # noqa: ANN401 - a map of any kind
     from geoseg.maps.open import open_classes
 
     return open_classes(thing)
-
-
-def _check_same_grid(one: Grid, other: Grid) -> None:
-    shapes = (one.height, one.width), (other.height, other.width)
-    near = one.transform.almost_equals(other.transform, 1e-6 * abs(one.transform.a))
-    if shapes[0] != shapes[1] or not near:
-        raise GeosegError(
-            f"the maps are not on the same grid ({one.height} x {one.width} px and "
-            f"{other.height} x {other.width} px): warp one onto the other first, as "
-            "with rio.reproject_match"
-        )
-
-
-def _cross(one: ClassReader, other: ClassReader) -> NDArray[np.int64]:
-    """Count pixels by this class and that, in pieces."""
-    from geoseg.maps.reader import read_plain
-
-    sizes = [len(r.classes) for r in (one, other)]
-    tables = [_positions(r.classes) for r in (one, other)]
-    counts = np.zeros((sizes[0] + 1) * (sizes[1] + 1), np.int64)
-    for window in squares(one.grid, _READ):
-        a, b = (
-            table[read_plain(r, "classes", window)]
-            for table, r in zip(tables, (one, other), strict=True)
-        )
-        pairs = a * (sizes[1] + 1) + b
-        counts += np.bincount(pairs.ravel(), minlength=counts.size)
-    return counts.reshape(sizes[0] + 1, sizes[1] + 1)[:-1, :-1]
-
-
-def _positions(classes: tuple[Class, ...]) -> NDArray[np.int64]:
-    """Return the place in the table by class value; the one after it for all others."""
-    table = np.full(nodata_value(classes) + 1, len(classes), np.int64)
-    table[[c.value for c in classes]] = np.arange(len(classes))
-    return table

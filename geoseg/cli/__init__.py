@@ -24,6 +24,7 @@ COMMANDS = {
     "vectorize": "geoseg.cli.vectorize",
     "evaluate": "geoseg.cli.quality",
     "sample": "geoseg.cli.quality",
+    "compare": "geoseg.cli.quality",
     "train": "geoseg.cli.train",
     "export": "geoseg.cli.export",
     "run": "geoseg.cli.pipeline",

@@ -1,4 +1,4 @@
-"""`geoseg evaluate` and `geoseg sample`."""
+"""`geoseg evaluate`, `geoseg sample` and `geoseg compare`."""
 
 from __future__ import annotations
 
@@ -194,3 +194,38 @@ def _drawn(path: Path) -> tuple[int, dict[str, int]]:
         path, layer=LAYER, columns=["stratum"], read_geometry=False
     )
     return len(frame), frame["stratum"].value_counts().to_dict()
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  geoseg compare masks.zarr worldcover.tif
+  geoseg compare summer.zarr winter.zarr --csv changes.csv
+"""
+)
+@click.argument("masks")
+@click.argument("other")
+@click.option("--csv", metavar="FILE.csv", help="Write each pair of classes that meet.")
+@output_options
+def compare(
+    *, masks: str, other: str, csv: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Compare MASKS with the class map OTHER, on any grid: a matrix with areas."""
+    from rich.console import Console
+
+    from geoseg.accuracy.compare import compare as run
+    from geoseg.execution.progress import steps
+
+    _check_places(csv)
+    with steps("compare", quiet=quiet or as_json) as show:
+        found = run(masks, other, progress=show)
+    if csv:
+        found.to_csv(csv)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+    elif not quiet:
+        console = Console()
+        wide = None if console.is_terminal else _WIDTH
+        Console(width=wide).print(found.table())
+        click.echo(f"the same name in {found.agreement:.1%} of what both map")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _STEP = 16
 _TOLERANCE = 0.02
+_MOST_READ = 1 << 24  # pixels of the other grid at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +39,46 @@ class Lookup:
         out = values[rows, columns]
         outside = (rows != self.rows) | (columns != self.columns)
         return np.where(outside, np.asarray(nothing, values.dtype), out)
+
+
+def look_up(
+    read: Callable[[Window], NDArray[Any]],
+    other: Grid,
+    grid: Grid,
+    window: Window,
+    *,
+    nothing: int,
+    dtype: type[np.generic],
+) -> NDArray[Any]:
+    """Return what another grid holds at the centres of a window's pixels, (y, x).
+
+    Args:
+        read: From a window of the other grid to its pixels, (y, x).
+        other: Where these are.
+        grid: Whose pixel centres are looked up.
+        window: Which of them; taken apart where it spans too many pixels of `other`.
+        nothing: What stands outside of the other grid.
+        dtype: Of the answer.
+    """
+    found = nearest_pixels(grid, window, other)
+    if found.span is None:
+        return np.full((window.height, window.width), nothing, dtype)
+    if found.span.area <= _MOST_READ or window.area == 1:
+        return found.take(read(found.span), nothing=nothing).astype(dtype)
+    tall = window.height >= window.width
+    half = (window.height if tall else window.width) // 2
+    y, x = (window.y + half, window.x) if tall else (window.y, window.x + half)
+    first = (
+        Window.spanning(window.y, y, window.x, window.right)
+        if tall
+        else Window.spanning(window.y, window.bottom, window.x, x)
+    )
+    second = Window.spanning(y, window.bottom, x, window.right)
+    parts = [
+        look_up(read, other, grid, w, nothing=nothing, dtype=dtype)
+        for w in (first, second)
+    ]
+    return np.concatenate(parts, axis=0 if tall else 1)
 
 
 def nearest_pixels(

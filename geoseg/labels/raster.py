@@ -11,7 +11,7 @@ import numpy as np
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window, squares
-from geoseg.core.lookup import nearest_pixels
+from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import LabelsError, RasterError, first_line
 from geoseg.labels.names import UNLABELLED, Kind, Names
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.rasters.open import Source
-
-_MOST_LOOKED_UP = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,15 +43,17 @@ class RasterLabels:
 
     def read(self, window: Window) -> NDArray[np.uint16]:
         """Return class values, (y, x)."""
-        found = nearest_pixels(self.grid, window, self.source.grid)
-        if found.span is None:
-            return np.full((window.height, window.width), UNLABELLED, np.uint16)
-        if found.span.area > _MOST_LOOKED_UP and window.area > 1:
-            return self._read_in_halves(window)
-        pixels, valid = self.source.read(found.span)
+        return look_up(
+            self._read, self.source.grid, self.grid, window,
+            nothing=UNLABELLED, dtype=np.uint16,
+        )  # fmt: skip
+
+    def _read(self, window: Window) -> NDArray[np.uint16]:
+        """Return class values of the raster's own pixels."""
+        pixels, valid = self.source.read(window)
         values = self._translate(pixels[0])
         values[~valid] = UNLABELLED
-        return found.take(values, nothing=UNLABELLED)
+        return values
 
     def _translate(self, raw: NDArray[np.generic]) -> NDArray[np.uint16]:
         """Return class values for raster values."""
@@ -66,20 +66,6 @@ class RasterLabels:
         for value, meaning in self.values_of.items():
             out[raw == value] = meaning
         return out
-
-    def _read_in_halves(self, window: Window) -> NDArray[np.uint16]:
-        """Read a window that spans too many pixels of a much finer raster."""
-        tall = window.height >= window.width
-        first = (window.height if tall else window.width) // 2
-        y, x = (window.y + first, window.x) if tall else (window.y, window.x + first)
-        one = Window.spanning(
-            window.y,
-            y if tall else window.bottom,
-            window.x,
-            window.right if tall else x,
-        )
-        other = Window.spanning(y, window.bottom, x, window.right)
-        return np.concatenate([self.read(one), self.read(other)], axis=0 if tall else 1)
 
 
 def raster_labels(

@@ -139,18 +139,11 @@ def _narrow_dtype(classes: Sequence[Class]) -> str:
 
 
 def _class_table(dataset: Any, nodata: int | None, name: str) -> tuple[Class, ...]:  # noqa: ANN401 - rasterio's
-    """Return classes for values that can occur, named and coloured by the file.
-
-    In 8 bits that is every value; wider integers are looked through once.
-    """
-    if dataset.dtypes[0] == "uint8":
-        values = [v for v in range(256) if v != nodata]
-    else:
-        remedy = "make it nodata with gdal_edit.py -a_nodata {value}"
-        values = values_that_occur(
-            _rows(dataset), nodata=nodata, name=name, remedy=remedy
-        )
-    return table_of(values, _category_names(dataset), _colors(dataset))
+    """Return the classes that occur or that the file names, as it colours them."""
+    remedy = "make it nodata with gdal_edit.py -a_nodata {value}"
+    values = values_that_occur(_rows(dataset), nodata=nodata, name=name, remedy=remedy)
+    names = _category_names(dataset)
+    return table_of(sorted({*values, *names} - {nodata}), names, _colors(dataset))
 
 
 def _rows(dataset: Any) -> Iterator[NDArray[Any]]:  # noqa: ANN401 - rasterio's

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoseg.core.files import replacing
 from geoseg.errors import RegionsError, is_full
 from geoseg.vector.table import Layer, Writer
 
@@ -46,59 +45,24 @@ def target(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
         if not overwrite:
             raise RegionsError(f"{path} exists: choose another name, or overwrite it")
         _refuse_in_use(path)
-    _remove_stale(path)
-    host = socket.gethostname() or "host"
-    temporary = path.with_name(f".{path.stem}.{host}-{os.getpid()}{path.suffix}")
     try:
-        temporary.touch()
-    except OSError as error:
-        raise RegionsError(
-            f"{path} cannot be written: {error.strerror} ({path.parent})"
-        ) from error
-    temporary.unlink()
-    try:
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as beside:
+            _check_writable(path, beside)
+            yield beside
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise  # it may be about what is read
         raise RegionsError(f"{path} cannot be written: {error}") from error
-    finally:
-        _remove(temporary)
 
 
-def _remove(temporary: Path) -> None:
-    """Remove a temporary file, and the files and folders named after it."""
-    temporary.unlink(missing_ok=True)
-    for beside in temporary.parent.iterdir():
-        if beside.name.startswith(f"{temporary.name}-"):
-            if beside.is_dir():
-                shutil.rmtree(beside, ignore_errors=True)
-            else:
-                beside.unlink(missing_ok=True)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove temporary files of processes of this machine that are gone."""
-    prefix = f".{path.stem}.{socket.gethostname() or 'host'}-"
-    for left in list(path.parent.iterdir()):
-        if left.name.startswith(prefix):
-            number, suffix, _ = left.name.removeprefix(prefix).partition(path.suffix)
-            if suffix and number.isdigit() and not _runs(int(number)):
-                _remove(left.with_name(f"{prefix}{number}{suffix}"))
-
-
-def _runs(process: int) -> bool:
-    """Whether a process of this machine is alive; where that is unknown, it is."""
-    if os.name != "posix":
-        return True
+def _check_writable(path: Path, beside: Path) -> None:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        beside.touch()
+    except OSError as error:
+        raise RegionsError(
+            f"{path} cannot be written: {error.strerror} ({path.parent})"
+        ) from error
+    beside.unlink()
 
 
 def _refuse_in_use(path: Path) -> None:

@@ -91,6 +91,7 @@ def test_a_timed_task_tells_how_long_and_on_what(monkeypatch):
     from types import SimpleNamespace
 
     from geoseg.inference.timing import Timed, device_of
+
     from geoseg.inference.worker import BlockReport, infer
 
     times = iter([5.0, 7.5])

@@ -28,12 +28,14 @@ class FlatGeobuf:
         self._schema = arrow_schema(layer, box=False)
         self._queue: Queue[Any] = Queue(maxsize=2)
         self._error: BaseException | None = None
+        self._ended = False
         self._thread = Thread(target=self._work, args=(path,), daemon=True)
         self._thread.start()
 
     def _batches(self) -> Iterator[Any]:
         while (batch := self._queue.get()) is not None:
             yield batch
+        self._ended = True
 
     def _work(self, path: Path) -> None:
         import pyarrow as pa
@@ -49,8 +51,8 @@ class FlatGeobuf:
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - carried to the writing thread
             self._error = error
-            while self._queue.get() is not None:
-                continue  # so that nobody waits for a full queue
+            while not self._ended:  # so that nobody waits for a full queue
+                self._ended = self._queue.get() is None
 
     def write(self, rows: Rows) -> None:
         """Append rows."""
