@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -126,28 +126,34 @@ def bytes_of(value: float | str | None) -> float | None:
     return float(match[1]) * _UNITS[match[2].lower()]
 
 
-def plain(value: object) -> Any:  # noqa: ANN401, PLR0911
-    """Return a value as JSON has it, without secrets; what JSON lacks as text.
+def plain(value: object, text: Callable[[str], str] = redact) -> Any:  # noqa: ANN401, PLR0911
+    """Return a value as JSON has it; what JSON lacks as text, NaN as null.
 
     Dataclasses and models of pydantic become objects, tuples and sets lists, NumPy's
     scalars and arrays numbers and lists.
 
-    >>> plain({"a": (1, 2.5, None), 3: "https://u:p@host/x"})
-    {'a': [1, 2.5, None], '3': 'https://host/x'}
+    Args:
+        value: Anything.
+        text: What becomes of strings; by default secrets are cut out.
+
+    >>> plain({"a": (1, 2.5, None), 3: "https://u:p@host/x", "b": float("nan")})
+    {'a': [1, 2.5, None], '3': 'https://host/x', 'b': None}
     """
     if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, (bool, int, float, type(None))):
+        return text(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, (bool, int, type(None))):
         return value
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, text) for k, v in value.items()}
     if isinstance(value, (Sequence, AbstractSet)) and not isinstance(
         value, (bytes, bytearray)
     ):
-        return [plain(v) for v in value]
+        return [plain(v, text) for v in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name), text) for f in fields(value)}
     for dump in ("model_dump", "tolist"):  # pydantic, NumPy
         if hasattr(value, dump):
-            return plain(getattr(value, dump)())
-    return redact(str(value))
+            return plain(getattr(value, dump)(), text)
+    return text(str(value))

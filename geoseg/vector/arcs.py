@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from geoseg.core.union_find import root
+from geoseg.core.union_find import join, root
 from geoseg.vector.scratch import borrowed
 
 if TYPE_CHECKING:
@@ -57,16 +57,6 @@ class Faces(NamedTuple):
     """Sum of confidence bytes over `scored` pixels, by face."""
     scored: NDArray[np.int64]
     """Pixels with a confidence, by face."""
-
-
-@compiled
-def _joined(parent: Any, one: int, other: int) -> int:
-    one, other = root(parent, one), root(parent, other)
-    if one < other:
-        parent[other] = one
-        return one
-    parent[one] = other
-    return other
 
 
 @compiled
@@ -127,7 +117,7 @@ def _label(pixels: Any, edges: Any, written: Any, confidence: Any, labels: Any) 
                         if label == 0:
                             label = old[j, 2]
                         elif label != old[j, 2]:
-                            label = _joined(parent, label, old[j, 2])
+                            label = join(parent, label, old[j, 2])
                     begin = old[j, 1]
                     j += 1
                 if label == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from geoseg.core.union_find import root
 from geoseg.vector.arcs import compiled
 
 
@@ -94,10 +95,7 @@ def settle(
         near.pop()
         e = head[node]
         while e >= 0:
-            other = edges[e >> 1, 1 - (e & 1)]
-            while parent[other] != other:
-                parent[other] = parent[parent[other]]
-                other = parent[other]
+            other = root(parent, edges[e >> 1, 1 - (e & 1)])
             if other != node:
                 if shared[other] == 0:
                     near.append(other)
@@ -138,10 +136,7 @@ def settle(
                 heapq.heappush(heap, (size[best], first[best], best))
     out = np.empty(n, np.int64)
     for node in range(n):
-        root = node
-        while parent[root] != root:
-            root = parent[root]
-        out[node] = value[root]
+        out[node] = value[root(parent, node)]
     return out
 
 

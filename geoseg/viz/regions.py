@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.text import plain
 from geoseg.errors import RegionsError
 
 if TYPE_CHECKING:
@@ -150,22 +150,13 @@ def _geojson(found: geopandas.GeoDataFrame, tolerance: float) -> dict[str, Any]:
         {
             "type": "Feature",
             "id": int(number),
-            "properties": {k: _plain(v) for k, v in row.items()},
+            "properties": plain(row, text=str),
             "geometry": json.loads(shapely.to_geojson(shape)),
         }
         for number, row, shape in rows
         if not shape.is_empty
     ]
     return {"type": "FeatureCollection", "features": features}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
-    """Return a value as JSON has it."""
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int | str | bool) or value is None else str(value)
 
 
 def open_regions(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from geoseg.core.union_find import root
+from geoseg.core.union_find import join, root
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,8 +116,7 @@ def _scan(labels: Any) -> Any:
             left = piece[y, x - 1] if x > 0 and labels[y, x - 1] == label else 0
             above = piece[y - 1, x] if y > 0 and labels[y - 1, x] == label else 0
             if left and above and left != above:
-                one, other = root(parent, left), root(parent, above)
-                parent[max(one, other)] = min(one, other)
+                join(parent, left, above)
             elif not left and not above:
                 n += 1
                 parent[n] = n

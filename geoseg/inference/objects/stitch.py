@@ -26,6 +26,7 @@ from scipy.sparse.csgraph import connected_components
 
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling
+from geoseg.core.union_find import find_root
 from geoseg.inference.objects.fragments import shared_counts, take_apart
 
 if TYPE_CHECKING:
@@ -378,16 +379,10 @@ class _Groups:
             self._join(int(ends[0][i]), int(ends[1][i]))
 
     def roots(self, objects: NDArray[np.intp]) -> NDArray[np.intp]:
-        return np.array([self._root(int(o)) for o in objects], np.intp)
-
-    def _root(self, name: int) -> int:
-        while self._parent[name] != name:
-            self._parent[name] = self._parent[self._parent[name]]
-            name = self._parent[name]
-        return name
+        return np.array([find_root(self._parent, int(o)) for o in objects], np.intp)
 
     def _join(self, one: int, other: int) -> None:
-        one, other = sorted((self._root(one), self._root(other)))
+        one, other = sorted(find_root(self._parent, name) for name in (one, other))
         if one == other or self._contradict(one, other):
             return
         self._parent[other] = one
@@ -402,7 +397,7 @@ class _Groups:
             if window in there and (whole or there[window]):
                 return True
         few, many = sorted((one, other), key=lambda g: len(self._apart[g]))
-        return any(self._root(name) == many for name in self._apart[few])
+        return any(find_root(self._parent, name) == many for name in self._apart[few])
 
 
 def _describe(
