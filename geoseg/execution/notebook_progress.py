@@ -7,31 +7,31 @@ from contextlib import contextmanager
 from html import escape
 from time import monotonic
 
-Tell = Callable[[int, int | None, str], None]
-"""Takes what is done, of how much, and words beside the bar."""
-_OFTEN = 0.2  # seconds between two pictures; more would only keep the browser busy
+Update = Callable[[int, int | None, str], None]
+"""Takes how much is done, of how much, and words beside the bar."""
+_EVERY = 0.2  # seconds between two updates; more would only keep the browser busy
 
 
 @contextmanager
-def line(title: str) -> Iterator[Tell]:
+def line(title: str, *, every: float = _EVERY) -> Iterator[Update]:
     """Show a bar with words under the cell, until the block ends; then its last state.
 
-    Jupyter, VS Code and Colab show it as it is: it is HTML that is shown anew.
+    Jupyter, VS Code and Colab show it as it is: it is HTML that is updated.
     """
     from IPython.display import HTML, display
 
     shown = display(HTML(bar_html(title, 0, None, "starting")), display_id=True)
-    last, latest = 0.0, ""
+    begun, last, latest = monotonic(), 0.0, ""
 
-    def tell(done: int, total: int | None, words: str) -> None:
+    def update(done: int, total: int | None, words: str) -> None:
         nonlocal last, latest
-        latest = bar_html(title, done, total, words)
-        if monotonic() - last > _OFTEN:
+        latest = bar_html(title, done, total, f"{clock(monotonic() - begun)} · {words}")
+        if monotonic() - last > every:
             last = monotonic()
             shown.update(HTML(latest))
 
     try:
-        yield tell
+        yield update
     finally:
         if latest:
             shown.update(HTML(latest))
@@ -48,7 +48,7 @@ def bar_html(title: str, done: int, total: int | None, words: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a time as people read it.
+    """Return seconds as minutes, and hours where there are any.
 
     >>> clock(5), clock(125), clock(7300)
     ('0:05', '2:05', '2:01:40')

@@ -1,4 +1,4 @@
-"""Progress for people: on a terminal or in a notebook; quiet elsewhere."""
+"""Progress: on a terminal or in a notebook; quiet elsewhere."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from geoseg.core.views import in_notebook
-from geoseg.execution.notebook_progress import Tell, clock, line
+from geoseg.execution.notebook_progress import Update, clock, line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is; given to whoever shows it."""
+    """How far a run is."""
 
     blocks: int
     """Blocks that are done, those of earlier runs too."""
@@ -31,61 +31,72 @@ class Progress:
 
 @contextmanager
 def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
-    """Show blocks, Mpx/s and time left; nothing where nobody looks.
+    """Show blocks, Mpx/s and time left; nothing where neither terminal nor notebook is.
 
     Args:
         title: What is at work, such as the device and precision.
         quiet: Nothing anywhere.
     """
-    if not quiet and in_notebook():
-        with line(title) as tell:
-            yield _blocks_teller(tell)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.progress import Progress as Bar
+    with _line(title, quiet=quiet, transient=False) as update:
+        timer = _timer()
 
-    console = Console(stderr=True)
-    shown = not quiet and console.is_terminal
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("blocks · {task.fields[speed]} ·"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    timer = _timer()
+        def show(now: Progress) -> None:
+            seconds, left = timer(now)
+            words = [f"{now.blocks:,} of {now.total:,} blocks", _speed(now, seconds)]
+            if left is not None:
+                words.append(f"about {clock(left)} left")
+            update(now.blocks, now.total, " · ".join(words))
 
-    def show(now: Progress) -> None:
-        seconds, left = timer(now)
-        lines.update(
-            task,
-            total=now.total,
-            completed=now.blocks,
-            speed=_speed(now, seconds),
-            left="" if left is None else f"· about {clock(left)} left",
-        )
-
-    with Bar(*columns, console=console, disable=not shown) as lines:
-        task = lines.add_task(title, total=None, speed="starting", left="")
         yield show
 
 
-def _timer() -> Callable[[Progress], tuple[float, float | None]]:
-    """Return what tells the seconds so far, and how many are left where that is known.
+@contextmanager
+def steps(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of how many steps are done, where `bar` would show blocks.
 
-    Blocks are done in lumps, once their neighbours are inferred; so it is by those that
-    are inferred that the time is reckoned, while there are any to infer.
+    Args:
+        title: What is at work.
+        quiet: Nothing anywhere.
+    """
+    with _line(title, quiet=quiet, transient=True) as update:
+        yield lambda done, total: update(done, total, f"{done:,} of {total:,}")
+
+
+@contextmanager
+def _line(title: str, *, quiet: bool, transient: bool) -> Iterator[Update]:
+    """Show a bar, the time since it began, and words; in a notebook as HTML."""
+    if not quiet and in_notebook():
+        with line(title) as update:
+            yield update
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Bar(*columns, console=console, disable=hidden, transient=transient) as lines:
+        task = lines.add_task(title, total=None, words="starting")
+        yield lambda done, total, words: lines.update(
+            task, completed=done, total=total, words=words
+        )
+
+
+def _timer() -> Callable[[Progress], tuple[float, float | None]]:
+    """Return a function of progress: the seconds so far, and those left if known.
+
+    Blocks are done in lumps, once their neighbours are inferred; so the time left
+    follows from those that are inferred, while there are any to infer.
     """
     begun, first = perf_counter(), None
 
-    def told(now: Progress) -> tuple[float, float | None]:
+    def times(now: Progress) -> tuple[float, float | None]:
         nonlocal first
         first = now if first is None else first
         seconds = perf_counter() - begun
@@ -94,7 +105,7 @@ def _timer() -> Callable[[Progress], tuple[float, float | None]]:
                 return seconds, seconds / (here - then) * (now.total - here)
         return seconds, None
 
-    return told
+    return times
 
 
 def _speed(now: Progress, seconds: float) -> str:
@@ -102,40 +113,3 @@ def _speed(now: Progress, seconds: float) -> str:
         return "starting"
     failed = f" · {now.failed} failed" if now.failed else ""
     return f"{now.pixels / 1e6 / max(seconds, 1e-9):.1f} Mpx/s{failed}"
-
-
-def _blocks_teller(tell: Tell) -> Callable[[Progress], None]:
-    """Return what tells a line how many blocks are done, how fast, how long yet."""
-    timer = _timer()
-
-    def show(now: Progress) -> None:
-        seconds, left = timer(now)
-        words = [f"{now.blocks:,} of {now.total:,} blocks", _speed(now, seconds)]
-        words.append(clock(seconds))
-        if left is not None:
-            words.append(f"about {clock(left)} left")
-        tell(now.blocks, now.total, " · ".join(words))
-
-    return show
-
-
-@contextmanager
-def steps(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of how many steps are done; nothing where nobody looks.
-
-    Args:
-        title: What is at work.
-        quiet: Nothing anywhere.
-    """
-    if not quiet and in_notebook():
-        with line(title) as tell:
-            yield lambda done, total: tell(done, total, f"{done:,} of {total:,}")
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    shown = not quiet and console.is_terminal
-    with Bar(console=console, disable=not shown, transient=True) as lines:
-        task = lines.add_task(title, total=None)
-        yield lambda done, total: lines.update(task, completed=done, total=total)

@@ -16,11 +16,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def cores() -> int:
     """Return how many cores this process may use: machine, affinity, container."""
-    allowed = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (os.cpu_count() or 1)
-    )
+    import psutil
+
+    try:
+        allowed = len(psutil.Process().cpu_affinity())
+    except AttributeError:  # macOS has none
+        allowed = psutil.cpu_count() or 1
     quota = container_quota(_CGROUP)
     return allowed if quota is None else max(1, min(allowed, round(quota)))
 
@@ -31,8 +32,8 @@ def threads() -> int:
     Whoever starts several processes on a machine tells each its share, as torch and
     BLAS want to be told: by OMP_NUM_THREADS.
     """
-    told = os.environ.get(THREADS[0], "")
-    return min(cores(), int(told)) if told.isdigit() and int(told) else cores()
+    share = os.environ.get(THREADS[0], "")
+    return min(cores(), int(share)) if share.isdigit() and int(share) else cores()
 
 
 def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - called by Dask

@@ -1,10 +1,12 @@
-"""Progress: on a terminal and in a notebook; nothing where nobody looks."""
+"""Progress: on a terminal and in a notebook; nothing elsewhere."""
 
 import re
+from functools import partial
 
 import pytest
 
 from geoseg.core.views import in_notebook
+from geoseg.execution import notebook_progress
 from geoseg.execution.notebook_progress import bar_html
 from geoseg.execution.progress import Progress, bar, steps
 
@@ -36,7 +38,9 @@ def now(blocks, total=40, failed=0):
 
 
 def test_a_notebook_shows_blocks_speed_and_time_left(notebook, monkeypatch):
-    monkeypatch.setattr("geoseg.execution.notebook_progress._OFTEN", -1)
+    monkeypatch.setattr(
+        "geoseg.execution.progress.line", partial(notebook_progress.line, every=-1)
+    )
     times = iter([0.0, 0.0, 10.0, 20.0])
     monkeypatch.setattr("geoseg.execution.progress.perf_counter", lambda: next(times))
     with bar("a <model>") as show:
@@ -46,8 +50,9 @@ def test_a_notebook_shows_blocks_speed_and_time_left(notebook, monkeypatch):
     assert "a &lt;model&gt;" in notebook[0]
     assert 'max="40" value="12"' in notebook[2]
     said = re.sub(r"<[^>]*>", "", notebook[2])
-    assert "12 of 40 blocks · 1.2 Mpx/s · 1 failed · 0:10" in said
-    assert "about 0:35 left" in said, "8 blocks in 10 s, 28 to go"
+    assert "0:00 · 12 of 40 blocks · 1.2 Mpx/s · 1 failed · about 0:35 left" in said, (
+        "8 blocks in 10 s, 28 to go"
+    )
     assert "left" not in notebook[-1]
 
 
@@ -61,7 +66,7 @@ def test_a_terminal_shows_time_left_before_the_first_block_is_done(monkeypatch, 
             show(Progress(blocks=0, total=40, pixels=0, windows=0, inferred=inferred))
     said = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().err)
     assert "unet cuda:0 bf16" in said
-    assert "0/40 blocks" in said
+    assert "0 of 40 blocks" in said
     assert "about 0:38 left" in said, "8 blocks in 10 s, 30 to go"
 
 
@@ -73,7 +78,7 @@ def test_the_last_state_stays_though_pictures_are_rare(notebook):
     assert "1,000 of 1,000" in notebook[-1]
 
 
-def test_nothing_where_nobody_looks(notebook, capsys):
+def test_nothing_elsewhere(notebook, capsys):
     with bar("model", quiet=True) as show, steps("more", quiet=True) as step:
         show(now(1))
         step(1, 2)
@@ -86,7 +91,7 @@ def test_a_bar_without_a_total_moves():
     assert "value=" not in bar_html("t", 3, None, "w")
 
 
-def test_a_timed_task_tells_how_long_and_on_what(monkeypatch):
+def test_a_timed_task_reports_its_seconds_and_device(monkeypatch):
     import pickle
     from types import SimpleNamespace
 
