@@ -89,22 +89,3 @@ def test_nothing_elsewhere(notebook, capsys):
 
 def test_a_bar_without_a_total_moves():
     assert "value=" not in bar_html("t", 3, None, "w")
-
-
-def test_a_timed_task_reports_its_seconds_and_device(monkeypatch):
-    import pickle
-    from types import SimpleNamespace
-
-    from geoseg.inference.timing import Timed, device_of
-
-    from geoseg.inference.worker import BlockReport, infer
-
-    times = iter([5.0, 7.5])
-    monkeypatch.setattr("geoseg.inference.timing.perf_counter", lambda: next(times))
-    model = SimpleNamespace(device="cpu", precision="bf16")
-    job = SimpleNamespace(model=SimpleNamespace(load=lambda: model))
-    task = Timed(lambda _, row, col: BlockReport(done=True, windows=row + col))
-    told = task(job, 1, 2)
-    assert (told.windows, told.seconds, told.device) == (3, 2.5, "cpu, bf16")
-    assert device_of(SimpleNamespace(device="own", precision="own")) == ""
-    assert pickle.loads(pickle.dumps(Timed(infer))).__name__ == "infer"
