@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
 from geoseg.core.options import Cli, Options
+from geoseg.core.text import size
 from geoseg.execution.options import ClusterOptions
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ def report(summary: Mapping[str, Any], lines: list[str], output: OutputOptions) 
     elif not output.quiet:
         for line in lines:
             click.echo(line)
+
+
+def report_file(path: Path, output: OutputOptions) -> None:
+    """Print that a file was written, and how large it is."""
+    bytes_ = path.stat().st_size
+    report({"file": str(path), "bytes": bytes_}, [f"{path}: {size(bytes_)}"], output)
 
 
 def one_or_more(values: tuple[str, ...]) -> str | list[str]:

@@ -4,48 +4,39 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common_old import cluster_options, output_options, report
+from geoseg.cli.common import OutputOptions, client_of, report
+from geoseg.cli.options import command, takes
+from geoseg.execution.options import ClusterOptions
+from geoseg.maps.options import VerifyOptions
 
 
-@click.command(
-    epilog="""
-\b
-Examples:
-  geoseg verify masks.zarr
-  geoseg verify s3://bucket/masks.zarr --workers 8 --json
-  geoseg verify masks.zarr --repair && geoseg segment …   # the same as before
-"""
+@command(
+    "geoseg verify masks.zarr",
+    "geoseg verify s3://bucket/masks.zarr --workers 8 --json",
+    "geoseg verify masks.zarr --repair && geoseg segment …   # the same as before",
 )
 @click.argument("masks")
-@click.option(
-    "--repair",
-    is_flag=True,
-    help="Forget damaged blocks, so that the same segment command makes them anew.",
-)
-@cluster_options
-@output_options
+@takes(VerifyOptions)
+@takes(ClusterOptions, "place")
+@takes(OutputOptions, "output")
 @click.pass_context
 def verify(
     context: click.Context,
     *,
     masks: str,
-    repair: bool,
-    workers: int | None,
-    scheduler: str | None,
-    cluster: str | None,
-    quiet: bool,
-    as_json: bool,
+    options: VerifyOptions,
+    place: ClusterOptions,
+    output: OutputOptions,
 ) -> None:
     """Compare MASKS with its checksums: damaged, missing and foreign objects.
 
     Exit status 0: whole. 3: it is not; what is wrong is listed, and the segment command
     that made it mends what --repair forgot.
     """
-    from geoseg.execution.clusters import open_client
     from geoseg.maps.verify import verify as verified
 
-    with open_client(workers=workers, scheduler=scheduler, cluster=cluster) as client:
-        found = verified(masks, client=client, repair=repair)
+    with client_of(place) as client:
+        found = verified(masks, client=client, **dict(options))
     summary = {
         "masks": masks,
         "whole": found.whole,
@@ -59,6 +50,6 @@ def verify(
         f"{masks}: {found.done} of {found.blocks} blocks are done, "
         + (f"{len(found.problems)} problems" if found.problems else "all as written"),
     ]
-    report(summary, lines, quiet=quiet, as_json=as_json)
+    report(summary, lines, output)
     if not found.whole:
         context.exit(3)

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import click
 
+from geoseg.cli.options import command, takes
+from geoseg.viz.options import ViewOptions
 
-@click.command(
-    epilog="""
-\b
-Examples:
-  geoseg view masks.zarr
-  geoseg view masks.zarr --raster scene.tif --regions regions.gpkg
-  geoseg view somebody-elses-landcover.tif --port 8900 --no-browser
-"""
+
+@command(
+    "geoseg view masks.zarr",
+    "geoseg view masks.zarr --raster scene.tif --regions regions.gpkg",
+    "geoseg view somebody-elses-landcover.tif --port 8900 --no-browser",
 )
 @click.argument("masks")
-@click.option(
-    "--raster",
-    metavar="RASTER",
-    help="The image under the map; default what the masks were made of.",
-)
-@click.option(
-    "--regions", metavar="FILE", help="Polygons to draw: .gpkg, .fgb, .parquet."
-)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Default: any free one."
-)
+@takes(ViewOptions)
 @click.option(
     "--no-browser", is_flag=True, help="Only say where the map is; open nothing."
 )
-def view(
-    *,
-    masks: str,
-    raster: str | None,
-    regions: str | None,
-    port: int,
-    no_browser: bool,
-) -> None:
+def view(*, masks: str, options: ViewOptions, no_browser: bool) -> None:
     """Show MASKS as a map in the browser; Ctrl-C ends it.
 
     Only this machine can see the map. It opens at once at any size: overviews that the
@@ -45,7 +27,7 @@ def view(
     """
     from geoseg.viz.view import view as serve
 
-    with serve(masks, raster=raster, regions=regions, port=port) as server:
+    with serve(masks, **dict(options)) as server:
         click.echo(f"{server.url} shows {masks}; Ctrl-C ends it")
         if not no_browser:
             click.launch(server.url)

@@ -73,6 +73,11 @@ class Options(Settings):
         arbitrary_types_allowed=True,
     )
 
+    def of(self, model: type[T], **others: Any) -> T:  # noqa: ANN401 - values
+        """Return the options of another model that it shares with this, and others."""
+        shared = type(self).model_fields.keys() & model.model_fields.keys()
+        return model(**{name: getattr(self, name) for name in shared} | others)
+
 
 def cli_of(model: type[Options], name: str) -> Cli:
     """Return what the command line says of an option."""

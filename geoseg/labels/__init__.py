@@ -17,6 +17,7 @@ import numpy as np
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window
+from geoseg.core.label_options import Order
 from geoseg.errors import LabelsError
 from geoseg.labels.features import (
     OutlinedLabels,
@@ -29,7 +30,7 @@ from geoseg.labels.features import (
     polygon_labels,
     read_features,
 )
-from geoseg.labels.names import UNLABELLED, Kind, Names, Order, with_class
+from geoseg.labels.names import UNLABELLED, Kind, Names, with_class
 from geoseg.labels.raster import RasterLabels, raster_labels
 
 if TYPE_CHECKING:

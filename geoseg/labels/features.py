@@ -11,8 +11,9 @@ import numpy as np
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window
+from geoseg.core.label_options import Order
 from geoseg.errors import LabelsError, first_line
-from geoseg.labels.names import UNLABELLED, Kind, Names, Order, text_of, with_class
+from geoseg.labels.names import UNLABELLED, Kind, Names, text_of, with_class
 
 if TYPE_CHECKING:
     from affine import Affine

@@ -15,7 +15,6 @@ UNLABELLED = 65535
 """In arrays of labels: nobody said what this pixel is. No class can have this value."""
 
 Kind = Literal["points", "polygons", "raster"]
-Order = Literal["last", "first", "smallest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.pipeline.settings import read_pipeline
 from geoseg.rasters.open import open_source, redact
+from geoseg.vector.options import VectorizeOptions
+from geoseg.viz.options import ReportOptions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -291,18 +293,13 @@ def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa
 
 
 def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.vector.vectorize import vectorize
+    from geoseg.vector.vectorize import write_regions
 
-    settings = run.pipeline.vectorize
-    assert settings is not None
-    vectorize(
-        run.pipeline.masks,
-        product,
-        client=run.client(),
-        overwrite=overwrite,
-        progress=run.progress("vectorize"),
-        **settings.model_dump(exclude={"file"}),
+    assert run.pipeline.vectorize is not None
+    options = run.pipeline.vectorize.of(
+        VectorizeOptions, out=product, overwrite=overwrite
     )
+    write_regions(run.pipeline.masks, options, run.client(), run.progress("vectorize"))
     return {"bytes": Path(product).stat().st_size}
 
 
@@ -314,17 +311,13 @@ def _export(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
 
 
 def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.viz.report import report
+    from geoseg.viz.report.write import write_page
 
     settings = run.pipeline.report
     assert settings is not None
-    report(
-        run.pipeline.masks,
-        product,
-        title=settings.title or run.pipeline.name,
-        overwrite=overwrite,
-        **settings.model_dump(exclude={"file", "title"}),
-    )
+    title = settings.title or run.pipeline.name
+    options = settings.of(ReportOptions, out=product, overwrite=overwrite, title=title)
+    write_page(run.pipeline.masks, options)
     return {"bytes": Path(product).stat().st_size}
 
 

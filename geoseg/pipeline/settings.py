@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, field_validator
 
 from geoseg.core.options import Cli, Options, cli_of
-from geoseg.core.toml_settings import Settings, checked_as, models, override, read_toml
+from geoseg.core.toml_settings import checked_as, models, override, read_toml
 from geoseg.execution.cluster_settings import Cluster, read_cluster
 from geoseg.inference.options import MasksOptions
+from geoseg.vector.options import RegionsOptions
+from geoseg.viz.options import PageOptions
 
 
 class Segment(MasksOptions):
@@ -25,47 +27,25 @@ class Segment(MasksOptions):
     """The store, in `out` unless it is a URL or an absolute path."""
 
 
-class Vectorize(Settings):
+class Vectorize(RegionsOptions):
     """As `geoseg vectorize`."""
 
     file: str = "regions.gpkg"
     """In `out`."""
-    simplify: float | None = None
-    method: Literal["visvalingam", "douglas-peucker"] = "visvalingam"
-    smooth: bool | float = False
-    regularize: bool | float = False
-    min_area: float | None = None
-    classes: list[str] | None = None
-    connectivity: Literal[4, 8] = 4
-    stats: str | None = None
-    layer: str | None = None
-    block: int | None = None
 
 
-class Export(Settings):
+class Export(Options):
     """As `geoseg export`."""
 
     file: str = "map.tif"
     """In `out`."""
 
 
-class Report(Settings):
+class Report(PageOptions):
     """As `geoseg report`."""
 
     file: str = "report.html"
     """In `out`."""
-    title: str | None = None
-    raster: str | None = None
-    reference: str | None = None
-    column: str | None = None
-    layer: str | None = None
-    mapping: dict[str, str] | None = None
-    """From a name or value of the reference to a class of the map, or `ignore`."""
-    constant: str | None = None
-    background: str | None = None
-    order: Literal["last", "first", "smallest"] = "last"
-    strict: bool = False
-    evaluation: str | None = None
 
 
 class Pipeline(Options):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +14,7 @@ import numpy as np
 from geoseg._version import __version__
 from geoseg.core.geodesy import measure
 from geoseg.core.grid import Window
+from geoseg.core.options import keywords
 from geoseg.errors import RegionsError
 from geoseg.maps.open import open_classes
 from geoseg.vector.footprints import FIELDS, Squaring
@@ -22,6 +25,7 @@ from geoseg.vector.instance_layer import (
     instance_fields,
     instance_reader,
 )
+from geoseg.vector.options import Method, VectorizeOptions
 from geoseg.vector.regions import open_writer, read_regions, target
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams
@@ -30,7 +34,7 @@ from geoseg.vector.table import Layer, as_rows, fields
 from geoseg.vector.topology import Drawing, trace_block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     import xarray as xr
     from distributed import Client
@@ -44,16 +48,85 @@ if TYPE_CHECKING:
 
 __all__ = ["read_regions", "vectorize"]
 
-Method = Literal["visvalingam", "douglas-peucker"]
-
 _BLOCK = 2048  # pixels: about 50 MB of work per thread
 _FURTHEST = 4096  # pixels around a block that may be read with it
 _NAME = 63  # characters a layer name may have
 
 
+def write_regions(
+    masks: str | Path | Masks | xr.Dataset | xr.DataArray,
+    options: VectorizeOptions,
+    client: Client | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Turn masks into polygons; as `vectorize`, with options as one object."""
+    reader = open_classes(masks)
+    written = _chosen(reader, options.classes)
+    layer = options.layer
+    if layer is None:
+        layer = INSTANCES if holds_objects_only(reader) else "regions"
+    objects = instance_reader(reader) if layer == INSTANCES else None
+    reader = objects or reader
+    _check(layer, options)
+    least_iou = _least_iou(options, several=objects is None and len(written) > 1)
+    drawing = _drawing(reader, None if objects else written, options)
+    side = _block_side(reader, drawing, options.block)
+    min_area = options.min_area
+    with (
+        target(Path(options.out), overwrite=options.overwrite) as path,
+        TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
+    ):
+        if min_area and objects is None:
+            from geoseg.vector.sieve import sieve
+
+            reader = sieve(
+                reader, min_area, drawing.measure, Path(scratch), side=side,
+                client=client,
+            )  # fmt: skip
+        statistics = None
+        if options.stats is not None:
+            from geoseg.vector.statistics import Statistics
+
+            statistics = Statistics.of(os.fspath(options.stats), reader.grid)
+        described = Layer(
+            name=layer,
+            fields=(
+                *(instance_fields() if objects else fields_of(reader)()),
+                *(FIELDS if least_iou is not None else ()),
+                *(statistics.fields if statistics else ()),
+            ),
+            crs=str(reader.grid.crs),
+            classes=tuple(c for c in reader.classes if c.value in written),
+            only_present="geoseg" not in reader.attributes(),
+            multi=drawing.eight,
+            provenance=_provenance(reader, options, least_iou),
+        )
+        features = _features(reader, drawing, side, client, progress)
+        if objects is not None:
+            whole = InstanceRows(
+                masks=objects.masks, values=written, min_area=min_area or 0.0
+            )
+            rows = whole.rows(features)
+        else:
+            rows = (as_rows(some, described) for some in features)
+        if least_iou is not None:
+            squaring = Squaring(
+                reader=reader,
+                drawing=drawing,
+                written=None if objects else tuple(written),
+                min_iou=least_iou,
+            )
+            rows = squaring.rows(rows, client)
+        if statistics:
+            rows = (statistics.added(some) for some in rows)
+        _write(path, described, rows)
+    return Path(options.out)
+
+
+@keywords(VectorizeOptions, write_regions)
 def vectorize(
     masks: str | Path | Masks | xr.Dataset | xr.DataArray,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     simplify: float | None = None,
     method: Method = "visvalingam",
@@ -62,7 +135,7 @@ def vectorize(
     min_area: float | None = None,
     classes: Sequence[str | int] | None = None,
     connectivity: Literal[4, 8] = 4,
-    stats: str | Path | None = None,
+    stats: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     client: Client | None = None,
     block: int | None = None,
@@ -115,82 +188,7 @@ def vectorize(
         GeosegError: The input or arguments are wrong, or `out` cannot be written. There
             is no half-written file then.
     """
-    reader = open_classes(masks)
-    written = _chosen(reader, classes)
-    if layer is None:
-        layer = INSTANCES if holds_objects_only(reader) else "regions"
-    objects = instance_reader(reader) if layer == INSTANCES else None
-    reader = objects or reader
-    _check(layer, connectivity, simplify=simplify, min_area=min_area, smooth=smooth)
-    least_iou = _least_iou(
-        regularize,
-        is_drawn_otherwise=bool(simplify or smooth),
-        several=objects is None and len(written) > 1,
-    )
-    drawing = _drawing(
-        reader,
-        None if objects else written,
-        simplify,
-        method,
-        smooth=smooth,
-        eight=connectivity == 8 or objects is not None,
-    )
-    side = _block_side(reader, drawing, block)
-    with (
-        target(out, overwrite=overwrite) as path,
-        TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
-    ):
-        if min_area and objects is None:
-            from geoseg.vector.sieve import sieve
-
-            reader = sieve(
-                reader, min_area, drawing.measure, Path(scratch), side=side,
-                client=client,
-            )  # fmt: skip
-        statistics = None
-        if stats is not None:
-            from geoseg.vector.statistics import Statistics
-
-            statistics = Statistics.of(stats, reader.grid)
-        described = Layer(
-            name=layer,
-            fields=(
-                *(instance_fields() if objects else fields_of(reader)()),
-                *(FIELDS if least_iou is not None else ()),
-                *(statistics.fields if statistics else ()),
-            ),
-            crs=str(reader.grid.crs),
-            classes=tuple(c for c in reader.classes if c.value in written),
-            only_present="geoseg" not in reader.attributes(),
-            multi=drawing.eight,
-            provenance=_provenance(reader, {
-                "simplify_m": simplify, "method": method if simplify else None,
-                "smooth": smooth, "regularize": least_iou,
-                "min_area_m2": min_area, "connectivity": connectivity,
-                "classes": list(classes) if classes is not None else None,
-                "stats": Path(stats).name if stats is not None else None,
-            }),
-        )  # fmt: skip
-        features = _features(reader, drawing, side, client, progress)
-        if objects is not None:
-            whole = InstanceRows(
-                masks=objects.masks, values=written, min_area=min_area or 0.0
-            )
-            rows = whole.rows(features)
-        else:
-            rows = (as_rows(some, described) for some in features)
-        if least_iou is not None:
-            squaring = Squaring(
-                reader=reader,
-                drawing=drawing,
-                written=None if objects else tuple(written),
-                min_iou=least_iou,
-            )
-            rows = squaring.rows(rows, client)
-        if statistics:
-            rows = (statistics.added(some) for some in rows)
-        _write(path, described, rows)
-    return Path(out)
+    raise NotImplementedError  # `write_regions` is what runs
 
 
 def fields_of(reader: ClassReader) -> Callable[..., tuple[Field, ...]]:
@@ -218,7 +216,7 @@ def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int
     return wanted
 
 
-def _check(layer: str, connectivity: int, **metres: float | None) -> None:
+def _check(layer: str, options: VectorizeOptions) -> None:
     if not layer or len(layer) > _NAME or not layer.replace("_", "a").isalnum():
         raise RegionsError(
             f"layer name {layer!r}: use 1 to {_NAME} letters, digits and underscores"
@@ -226,26 +224,21 @@ def _check(layer: str, connectivity: int, **metres: float | None) -> None:
     reserved = ("gpkg_", "rtree_", "sqlite_", "layer_styles")
     if layer.lower().startswith(reserved):
         raise RegionsError(f"layer name {layer!r} is reserved in a GeoPackage")
-    for name, value in metres.items():
+    metres = {"simplify": options.simplify, "smooth": options.smooth}
+    for name, value in {**metres, "min_area": options.min_area}.items():
         if value is not None and not 0 <= value < np.inf:
             raise RegionsError(f"{name} {value} must be a number from 0 up")
-    if connectivity not in (4, 8):
-        raise RegionsError(f"connectivity {connectivity} must be 4 or 8")
 
 
-def _least_iou(
-    regularize: bool | float,
-    *,
-    is_drawn_otherwise: bool,
-    several: bool,
-) -> float | None:
+def _least_iou(options: VectorizeOptions, *, several: bool) -> float | None:
     """Return what squared footprints must share with their pixels; None for as is."""
+    regularize = options.regularize
     if regularize is False:
         return None
     least = MIN_IOU if regularize is True else float(regularize)
     if not 0 < least <= 1:
         raise RegionsError(f"regularize {least:g}: an IoU lies above 0, and up to 1")
-    if is_drawn_otherwise:
+    if options.simplify or options.smooth:
         raise RegionsError(
             "footprints are squared instead of simplified or smoothed: leave out "
             "either regularize, or simplify and smooth"
@@ -261,20 +254,14 @@ def _least_iou(
 def _drawing(
     reader: ClassReader,
     written: set[int] | None,
-    simplify: float | None,
-    method: str,
-    *,
-    smooth: bool | float,
-    eight: bool,
+    options: VectorizeOptions,
 ) -> Drawing:
-    if method not in ("visvalingam", "douglas-peucker"):
-        raise RegionsError(
-            f"method {method!r} must be 'visvalingam' or 'douglas-peucker'"
-        )
+    """Return how lines are drawn; `written` is None where objects are."""
+    smooth = options.smooth
     grid = reader.grid
     on_ground = measure(grid)
     height, width = float(on_ground.south[0, 0]), float(on_ground.east[0, 0])
-    distance = float(simplify or 0)
+    distance = float(options.simplify or 0)
     radius = 0.0
     if smooth:
         radius = (distance or 2 * max(height, width)) if smooth is True else smooth
@@ -283,10 +270,10 @@ def _drawing(
         measure=on_ground,
         values=None if written is None else tuple(sorted(written)),
         limits=Limits(
-            distance**2 if method == "visvalingam" else np.inf,
+            distance**2 if options.method == "visvalingam" else np.inf,
             distance, height, width, float(radius),
         ),
-        eight=eight,
+        eight=options.connectivity == 8 or written is None,
         srs=_srs(grid),
     )  # fmt: skip
 
@@ -381,8 +368,21 @@ def _write(path: Path, layer: Layer, rows: Iterator[Rows]) -> None:
     writer.close()
 
 
-def _provenance(reader: ClassReader, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(
+    reader: ClassReader, options: VectorizeOptions, least_iou: float | None
+) -> dict[str, Any]:
     """Return what the regions were made from, and how."""
+    classes, stats = options.classes, options.stats
+    settings = {
+        "simplify_m": options.simplify,
+        "method": options.method if options.simplify else None,
+        "smooth": options.smooth,
+        "regularize": least_iou,
+        "min_area_m2": options.min_area,
+        "connectivity": options.connectivity,
+        "classes": list(classes) if classes is not None else None,
+        "stats": Path(stats).name if stats is not None else None,
+    }
     made = {
         "software": "geoseg",
         "version": __version__,

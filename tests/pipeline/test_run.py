@@ -101,24 +101,6 @@ def test_what_is_wrong_is_said_before_anything_runs(water, override, said):
     assert not (Path(water).parent / "out").exists()
 
 
-@pytest.mark.parametrize("stage", ["segment", "vectorize", "export", "report"])
-def test_a_stage_knows_what_its_command_knows(stage):
-    """Keys are the command's options; what the pipeline itself decides is not there."""
-    from geoseg.cli import program
-    from geoseg.pipeline.settings import Pipeline
-
-    command = program.get_command(None, stage)
-    options = {p.name for p in command.params}
-    decided = {"out", "masks", "overwrite", "quiet", "as_json"}
-    decided |= {"workers", "scheduler", "cluster"}
-    annotation = Pipeline.model_fields[stage].annotation
-    table = annotation if isinstance(annotation, type) else annotation.__args__[0]
-    own = {"segment": {"masks"}}.get(stage, {"file"})
-    known = {k for k in table.model_fields if k not in own}
-    # How a word on the command line becomes a value is its own affair.
-    assert known == options - decided
-
-
 def test_a_file_that_is_none(tmp_path):
     assert "cannot be read" in refusal(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("name = ")

@@ -451,7 +451,7 @@ def test_what_cannot_be_vectorized_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "3 bands" in refused(tmp_path, bands)
     high = write(tmp_path / "h.tif", np.full((4, 4), 65535, np.uint16))
     assert "65535" in refused(tmp_path, high)
-    assert "cannot be opened" in refused(tmp_path, tmp_path / "none.tif")
+    assert "cannot open" in refused(tmp_path, tmp_path / "none.tif")
     assert "not a Zarr group" in refused(tmp_path, tmp_path / "none.zarr")
     good = write(tmp_path / "g.tif", values)
     assert "no class 'sea'" in refused(tmp_path, good, classes=["sea"])

@@ -12,11 +12,14 @@ import numpy as np
 
 from geoseg._version import __version__
 from geoseg.core.files import replacing
+from geoseg.core.label_options import Order
+from geoseg.core.options import keywords
 from geoseg.errors import GeosegError, RasterError
 from geoseg.labels.names import UNLABELLED
 from geoseg.maps.open import open_classes
 from geoseg.maps.provenance import name_of, remembered_raster
 from geoseg.maps.store import Masks
+from geoseg.viz.options import ReportOptions
 from geoseg.viz.picture import Image, open_image
 from geoseg.viz.report.content import Inputs, content
 from geoseg.viz.statistics import Score, map_statistics
@@ -27,10 +30,41 @@ if TYPE_CHECKING:
 
     from geoseg.accuracy.evaluation import Evaluation
     from geoseg.core.grid import Window
-    from geoseg.labels import Labels, Order
+    from geoseg.labels import Labels
     from geoseg.maps.reader import ClassReader
 
 
+def write_page(
+    masks: str | Path | Masks | xr.Dataset | xr.DataArray,
+    options: ReportOptions,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a page about a map; as `report`, with options as one object."""
+    reader = open_classes(masks)
+    target = _target(reader, options.out, overwrite=options.overwrite)
+    evaluation, labels = options.evaluation, None
+    if options.reference is not None:
+        reference = os.fspath(options.reference)
+        if evaluation is None:
+            evaluation = _evaluate(reader, reference, options.reading)
+        labels = _labels(reader, reference, options.reading)
+    scores: dict[str, Score] = {} if labels is None else {"errors": _errors(labels)}
+    inputs = Inputs(
+        reader=reader,
+        statistics=map_statistics(
+            reader, scores=scores, threads=threads, progress=progress
+        ),
+        image=_image(reader, options.raster),
+        evaluation=_figures(evaluation),
+        title=options.title or name_of(reader),
+        reference=labels,
+    )
+    _put(target, render(content(inputs)))
+    return target
+
+
+@keywords(ReportOptions, write_page)
 def report(
     masks: str | Path | Masks | xr.Dataset | xr.DataArray,
     out: str | os.PathLike[str] | None = None,
@@ -44,7 +78,7 @@ def report(
     background: str | None = None,
     order: Order = "last",
     strict: bool = False,
-    evaluation: Evaluation | str | os.PathLike[str] | None = None,
+    evaluation: Any = None,  # noqa: ANN401 - an Evaluation, or its file
     title: str | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -86,33 +120,7 @@ def report(
     Raises:
         GeosegError: The input cannot be read, or the page cannot be written.
     """
-    reader = open_classes(masks)
-    target = _target(reader, out, overwrite=overwrite)
-    reading: dict[str, Any] = {
-        "column": column,
-        "layer": layer,
-        "mapping": mapping,
-        "constant": constant,
-        "background": background,
-        "order": order,
-        "strict": strict,
-    }
-    if evaluation is None and reference is not None:
-        evaluation = _evaluate(reader, reference, reading)
-    labels = None if reference is None else _labels(reader, reference, reading)
-    scores: dict[str, Score] = {} if labels is None else {"errors": _errors(labels)}
-    inputs = Inputs(
-        reader=reader,
-        statistics=map_statistics(
-            reader, scores=scores, threads=threads, progress=progress
-        ),
-        image=_image(reader, raster),
-        evaluation=_figures(evaluation),
-        title=title or name_of(reader),
-        reference=labels,
-    )
-    _put(target, render(content(inputs)))
-    return target
+    raise NotImplementedError  # `write_page` is what runs
 
 
 def _target(
@@ -134,7 +142,7 @@ def _target(
 
 
 def _evaluate(
-    reader: ClassReader, reference: str | os.PathLike[str], reading: Mapping[str, Any]
+    reader: ClassReader, reference: str, reading: Mapping[str, Any]
 ) -> Evaluation:
     from geoseg.accuracy.evaluate import evaluate
 
@@ -143,17 +151,13 @@ def _evaluate(
             "only masks of geoseg can be compared with a reference here: use "
             "--evaluation with the JSON of another evaluation, or leave it out"
         )
-    return evaluate(reader, os.fspath(reference), **reading)
+    return evaluate(reader, reference, **reading)
 
 
-def _labels(
-    reader: ClassReader, reference: str | os.PathLike[str], reading: Mapping[str, Any]
-) -> Labels:
+def _labels(reader: ClassReader, reference: str, reading: Mapping[str, Any]) -> Labels:
     from geoseg.labels import open_labels
 
-    return open_labels(
-        os.fspath(reference), reader.grid, classes=reader.classes, **reading
-    )
+    return open_labels(reference, reader.grid, classes=reader.classes, **reading)
 
 
 def _errors(labels: Labels) -> Score:

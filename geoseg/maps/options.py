@@ -1,0 +1,27 @@
+"""What `geoseg export` and `geoseg verify` are asked."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from geoseg.core.options import Cli, Options, Section
+
+
+class ExportOptions(Options):
+    """What `geoseg export` is asked."""
+
+    out: Annotated[
+        str | os.PathLike[str],
+        Cli(section=Section.WRITTEN, metavar="FILE.tif", location=True),
+    ]
+    """The file to write."""
+    overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Replace a file that is there."""
+
+
+class VerifyOptions(Options):
+    """What `geoseg verify` is asked."""
+
+    repair: bool = False
+    """Forget damaged blocks, so that the same segment command infers them again."""
