@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from geoseg.accuracy.sampling import sample
     from geoseg.core.classes import Class
     from geoseg.demo.example import example
-    from geoseg.inference.workflow import Plan, make_plan, run_plan, segment
+    from geoseg.inference.planning import Plan
+    from geoseg.inference.workflow import make_plan, run_plan, segment
     from geoseg.maps.cog import export
     from geoseg.maps.store import Masks, open_masks
     from geoseg.maps.verify import verify
@@ -55,7 +56,7 @@ _MODULES = {
     "Evaluation": "geoseg.accuracy.evaluation",
     "Masks": "geoseg.maps.store",
     "Objects": "geoseg.models.contract",
-    "Plan": "geoseg.inference.workflow",
+    "Plan": "geoseg.inference.planning",
     "check_seams": "geoseg.viz.seams",
     "compare": "geoseg.accuracy.compare",
     "draw_evaluation": "geoseg.viz.figures",

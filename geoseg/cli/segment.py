@@ -17,8 +17,8 @@ from geoseg.inference.options import PlanOptions, SegmentOptions
 if TYPE_CHECKING:
     from distributed import Client
 
+    from geoseg.inference.planning import Plan
     from geoseg.inference.scheduler import RunInfo
-    from geoseg.inference.workflow import Plan
     from geoseg.maps.store import Masks
 
 
@@ -50,7 +50,8 @@ def segment(
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
     from geoseg.execution.engine import processes
-    from geoseg.inference.workflow import plan_of, run_plan
+    from geoseg.inference.planning import plan_of
+    from geoseg.inference.workflow import run_plan
 
     with client_of(place) as client:
         made = plan_of(one_or_more(raster), options, processes(client))
@@ -119,7 +120,7 @@ def plan(
     Headers are read, pixels are not: windows and blocks, what will be read and written,
     and the most memory a process takes. Options are those of `segment`.
     """
-    from geoseg.inference.workflow import plan_of
+    from geoseg.inference.planning import plan_of
 
     workers = place.workers or 1
     made = plan_of(one_or_more(raster), options, workers)

@@ -60,11 +60,12 @@ def device_of(model: Model) -> str:
     """Return what a model runs on: device, precision, and of a GPU name and memory."""
     if model.device == "own":
         return ""
-    words = [model.device, model.precision]
+    precision = [] if model.precision == "own" else [model.precision]
+    words = [model.device, *precision]
     torch = sys.modules.get("torch")
     if model.device.startswith("cuda") and torch is not None:
         peak = torch.cuda.max_memory_allocated(model.device) / 1e9
         # To a tenth of a GB, so that many blocks tell few different things.
-        words = [torch.cuda.get_device_name(model.device), model.precision]
-        words.append(f"{peak:.1f} GB at most")
+        name = torch.cuda.get_device_name(model.device)
+        words = [name, *precision, f"{peak:.1f} GB at most"]
     return ", ".join(words)

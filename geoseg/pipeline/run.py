@@ -276,7 +276,8 @@ def _record(masks: str) -> Mapping[str, Any]:
 
 def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
     from geoseg.execution.engine import processes
-    from geoseg.inference.workflow import plan_of, run_plan
+    from geoseg.inference.planning import plan_of
+    from geoseg.inference.workflow import run_plan
 
     segment, client = run.pipeline.segment, run.client()
     plan = plan_of(segment.raster, segment, processes(client))

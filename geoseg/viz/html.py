@@ -16,8 +16,8 @@ from geoseg.viz.picture import class_overview, class_png
 
 if TYPE_CHECKING:
     from geoseg.core.grid import Grid
+    from geoseg.inference.planning import Plan
     from geoseg.inference.scheduler import RunInfo
-    from geoseg.inference.workflow import Plan
     from geoseg.maps.reader import ClassReader
     from geoseg.models.card import Card
 

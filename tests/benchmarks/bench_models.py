@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from bench_segment import make_scene
 
+from geoseg.inference.planning import Plan
 from geoseg.inference.windows import batches, read_windows
-from geoseg.inference.workflow import Plan, make_plan, run_plan
+from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.networks.smp import save_model as save_smp
 from geoseg.models.networks.smp import smp_card
 from geoseg.models.networks.torchvision_nets import save_model as save_torchvision

@@ -1,10 +1,15 @@
 """Laws of the plan: cells cover exactly, windows are counted, blocks are whole."""
 
+import pickle
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling, auto_block
 from geoseg.errors import PlanError
 
@@ -12,63 +17,115 @@ from geoseg.errors import PlanError
 @st.composite
 def tilings(draw):
     window = draw(st.integers(8, 300))
-    overlap = 2 * draw(st.integers(0, window // 4))
     tiling = Tiling(
         height=draw(st.integers(1, 3000)),
         width=draw(st.integers(1, 3000)),
         window=window,
-        overlap=overlap,
+        overlap=2 * draw(st.integers(0, window // 4)),
         multiple=draw(st.sampled_from([None, 1, 8, 32])),
+        chunk=draw(st.sampled_from([0, 300, 700])),
     )
-    blocks = draw(st.integers(1, 3))
-    return Tiling(
-        height=tiling.height,
-        width=tiling.width,
-        window=window,
-        overlap=overlap,
-        multiple=tiling.multiple,
-        block=blocks * tiling.chunk,
-    )
+    return replace(tiling, block=draw(st.integers(1, 3)) * tiling.chunk)
 
 
 @given(tilings())
 def test_blocks_and_cells_cover_the_raster_exactly_once(tiling):
-    rows = np.zeros(tiling.height, int)
-    cell_rows = []
-    for row in range(tiling.block_rows):
-        window = tiling.block_window(row, 0)
-        rows[window.y : window.bottom] += 1
-        cell_rows += tiling.block_cells(row, 0)[0]
-        assert window.y % tiling.chunk == 0
-    assert (rows == 1).all()
-    assert cell_rows == list(range(tiling.cell_rows))
-    assert tiling.windows == -(-tiling.height // tiling.stride) * -(
-        -tiling.width // tiling.stride
+    pixels = np.zeros((tiling.height, tiling.width), np.uint8)
+    cells = np.zeros((tiling.cell_rows, tiling.cell_cols), np.uint8)
+    for block in tiling.each_block():
+        pixels[block.window.slices] += 1
+        rows, cols = block.cells
+        cells[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] += 1
+        assert (block.window.y % tiling.chunk, block.window.x % tiling.chunk) == (0, 0)
+        assert block.window.y == rows[0] * tiling.stride
+        assert block.window.x == cols[0] * tiling.stride
+    assert (pixels == 1).all()
+    assert (cells == 1).all()
+    assert tiling.windows == cells.size
+    assert cells.shape == (
+        -(-tiling.height // tiling.stride),
+        -(-tiling.width // tiling.stride),
     )
 
 
 @given(tilings())
 def test_a_window_sees_its_cell_and_a_margin(tiling):
-    for i in {0, tiling.cell_rows // 2, tiling.cell_rows - 1}:
-        window = tiling.model_window(i, 0)
-        cell_bottom = min((i + 1) * tiling.stride, tiling.height)
-        assert window.y == i * tiling.stride - tiling.margin
-        assert window.bottom >= cell_bottom + tiling.margin
-        assert window.height <= tiling.window
-        if tiling.multiple and window.height < tiling.window:
-            assert window.height % tiling.multiple == 0
+    sides = (
+        (tiling.cell_rows, tiling.height, lambda w: (w.y, w.bottom, w.height)),
+        (tiling.cell_cols, tiling.width, lambda w: (w.x, w.right, w.width)),
+    )
+    for axis, (count, length, of) in enumerate(sides):
+        for i in {0, count // 2, count - 1}:
+            cell = (i, 0) if axis == 0 else (0, i)
+            begin, end, side = of(tiling.model_window(*cell))
+            assert begin == i * tiling.stride - tiling.margin
+            assert end >= min((i + 1) * tiling.stride, length) + tiling.margin
+            assert side <= tiling.window
+            if tiling.multiple and side < tiling.window:
+                assert side % tiling.multiple == 0
+            square = tiling.cell_window(*cell)
+            assert of(square)[:2] == (i * tiling.stride, (i + 1) * tiling.stride)
 
 
 @given(tilings())
-def test_only_the_eight_neighbours_reach_into_a_block(tiling):
-    for row in range(min(tiling.block_rows, 4)):
-        for col in range(min(tiling.block_cols, 4)):
-            block = tiling.block_window(row, col)
-            reach = block.pad(tiling.margin)
-            for other_row in range(min(tiling.block_rows, 6)):
-                other = tiling.block_window(other_row, col)
-                if reach.intersection(other) and other_row != row:
-                    assert (other_row, col) in set(tiling.neighbours(row, col))
+def test_a_block_reaches_as_far_as_its_windows(tiling):
+    for block in islice(tiling.each_block(), 12):
+        rows, cols = block.cells
+        windows = [tiling.model_window(r, c) for r in rows for c in cols]
+        reach = block.reach
+        assert (reach.y, reach.x) == (
+            min(w.y for w in windows),
+            min(w.x for w in windows),
+        )
+        assert (reach.bottom, reach.right) == (
+            max(w.bottom for w in windows),
+            max(w.right for w in windows),
+        )
+
+
+@given(tilings(), st.data())
+def test_the_eight_neighbours_are_those_whose_margin_lies_in_a_block(tiling, data):
+    tiling = replace(tiling, block=tiling.chunk)
+    block = tiling.block_at(
+        data.draw(st.integers(0, tiling.block_rows - 1)),
+        data.draw(st.integers(0, tiling.block_cols - 1)),
+    )
+    assert block.key == (block.row, block.col)
+    assert block.name == f"{block.row}.{block.col}"
+    touching = [
+        other.key
+        for other in tiling.each_block()
+        if other != block and other.window.pad(1).intersection(block.window)
+    ]
+    assert [n.key for n in block.neighbours] == touching
+    reached = {
+        other.key
+        for other in tiling.each_block()
+        if other.window.pad(tiling.margin).intersection(block.window)
+    }
+    assert reached <= {block.key, *touching}
+
+
+def test_blocks_of_a_raster_that_is_wider_than_high():
+    """In numbers, so that rows and columns cannot be taken for each other."""
+    tiling = Tiling(height=100, width=250, window=48, overlap=8, chunk=40, block=80)
+    assert (tiling.block_rows, tiling.block_cols, tiling.blocks) == (2, 4, 8)
+    block = tiling.block_at(1, 2)
+    assert block.window == Window(y=80, x=160, height=20, width=80)
+    assert block.cells == (range(2, 3), range(4, 6))
+    assert block.reach == Window(y=76, x=156, height=48, width=88)
+    around = [n.key for n in block.neighbours]
+    assert around == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 3)]
+    assert [n.key for n in tiling.block_at(0, 0).neighbours] == [(0, 1), (1, 0), (1, 1)]
+    assert pickle.loads(pickle.dumps(block)) == block
+
+
+def test_chunks_are_whole_cells_and_do_not_depend_on_blocks():
+    tiling = Tiling(height=5000, width=5000, window=512, overlap=64)
+    assert tiling.chunk == tiling.block == 896
+    assert replace(tiling, block=1792).chunk == 896
+    assert Tiling(height=9, width=9, window=48, overlap=12, chunk=64).chunk == 72
+    assert Tiling(height=9, width=9, window=48, overlap=12, chunk=1).chunk == 36
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,10 +22,10 @@ import dask
 import numpy as np
 import pytest
 import rasterio
+import small
 from affine import Affine
 
 import geoseg
-import geoseg.core.tiling
 import geoseg.inference.worker
 from geoseg.errors import (
     BlocksFailedError,
@@ -38,13 +39,15 @@ from geoseg.errors import (
 from geoseg.execution.clusters import local_cluster, open_client
 from geoseg.execution.engine import engine
 from geoseg.execution.interrupts import held_back
-from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import PARTIAL, Masks, open_masks
 from geoseg.testing import ArraySource, LocalModel, identity_card
 
 SIDE = 200
+CHUNK = 64  # pixels, so that this many have many blocks
+make_plan = partial(small.make_plan, chunk=CHUNK)
 BLOCKS = 9  # of 72 px
 WINDOWS = 36  # of 48 px, 36 apart
 
@@ -76,8 +79,7 @@ def scene(pixels, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
+def impatient(monkeypatch):
     monkeypatch.setattr(geoseg.inference.worker, "WAITS", (0.0, 0.0))
 
 
@@ -97,11 +99,7 @@ def run(scene, out, model=None, **options):
 def whole(scene, tmp_path_factory):
     """Return the chunks of a run that nothing happened to."""
     out = tmp_path_factory.mktemp("whole") / "m.zarr"
-    before, geoseg.core.tiling.CHUNK = geoseg.core.tiling.CHUNK, 64
-    try:
-        run(scene, out)
-    finally:
-        geoseg.core.tiling.CHUNK = before
+    run(scene, out)
     return chunks(out)
 
 
@@ -280,8 +278,6 @@ def _stop_after(blocks):
 MODEL = """
     import json, time
     from pathlib import Path
-    import geoseg.core.tiling
-    geoseg.core.tiling.CHUNK = 64
     from geoseg.testing import LocalModel, identity_card
 
     class Slow(LocalModel):
@@ -307,7 +303,8 @@ def command(folder, scene, out, *, pace=0.02, many=WINDOWS, then=0.0):
     names = {"log": str(folder / "windows.log"), "pace": str(folder / "pace")}
     (folder / "slow.py").write_text(textwrap.dedent(MODEL.format(**names)))
     model = f"{folder / 'slow.py'}:factory"
-    line = [sys.executable, "-m", "geoseg", "segment", scene, "--model", model]
+    line = [sys.executable, small.__file__, str(CHUNK), "segment", scene]
+    line += ["--model", model]
     return [*line, "--out", str(out), "--block", "72", "--quiet"]
 
 

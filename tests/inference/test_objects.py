@@ -8,11 +8,11 @@ import numpy as np
 import oracles
 import pytest
 import rasterio
+import small
 from oracles import Oracle, Scene, card, numbered
 from scipy import ndimage
 
 import geoseg
-import geoseg.core.tiling
 from geoseg.cli import run as cli
 from geoseg.core.classes import class_table
 from geoseg.errors import BlocksFailedError, GeosegError, ModelError
@@ -21,19 +21,13 @@ from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Objects
 
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 96)
-
-
 TRUTH = oracles.discs(300, 330, 250, radius=(3, 30))
 
 
 def segment(out, model=None, source=None, **kw):
     model = model or Oracle(card(64, 16), classes=2)
-    kw = {"progress": False, "block": 96, **kw}
-    return geoseg.segment(source or Scene(TRUTH), model=model, out=out, **kw)
+    kw = {"chunk": 96, "block": 96, **kw}
+    return small.segment(source or Scene(TRUTH), model=model, out=out, **kw)
 
 
 def contents(path):
@@ -46,9 +40,7 @@ def contents(path):
 def whole(tmp_path_factory):
     """Return what one block of everything gives."""
     out = tmp_path_factory.mktemp("whole") / "masks.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geoseg.core.tiling, "CHUNK", 96)
-        segment(out, block=480)
+    segment(out, block=480)
     return contents(out)
 
 
@@ -82,7 +74,7 @@ def test_somebodys_own_code_finds_objects(tmp_path):
     ) as file:
         file.write(values)
     line = ["segment", scene, "--model", f"{tmp_path / 'own.py'}:factory", "-q"]
-    line += ["--bands", "grey", "--block", "96", "--out", str(tmp_path / "m.zarr")]
+    line += ["--bands", "grey", "--out", str(tmp_path / "m.zarr")]
     assert cli(line) == 0
     masks = open_masks(str(tmp_path / "m.zarr"))
     ids = masks.read("instances", masks.grid.window)

@@ -6,21 +6,15 @@ from dataclasses import replace
 import numpy as np
 import oracles
 import pytest
+import small
 from oracles import NoisyOracle, Oracle, Scene, card, numbered
 
-import geoseg
-import geoseg.core.tiling
 from geoseg.errors import ModelError
 from geoseg.maps.store import open_masks
 from geoseg.models.objects import from_masks
 
 CLASSES = ("grass", "road", "tree", "house")
 GRASS, ROAD, TREE, HOUSE = range(4)
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 96)
 
 
 def scene(seed=0):
@@ -54,8 +48,8 @@ def panoptic(base, **fields):
 
 
 def segment(out, model, truth, valid, **kw):
-    kw = {"progress": False, "block": 96, **kw}
-    data = geoseg.segment(Scene(truth, valid), model=model, out=out, **kw)
+    kw = {"chunk": 96, "block": 96, **kw}
+    data = small.segment(Scene(truth, valid), model=model, out=out, **kw)
     return data["classes"].to_numpy(), data["instances"].to_numpy()
 
 

@@ -1,26 +1,44 @@
-"""A stage reports how long it took, and on what."""
+"""What a worker calls tells how long it took, and on what."""
 
 import pickle
 from types import SimpleNamespace
 
-from geoseg.inference import stage
+from geoseg.core.tiling import Tiling
 from geoseg.inference.stage import LABELS, Stage, device_of
 from geoseg.inference.worker import BlockReport
 
+BLOCK = Tiling(height=9, width=20, window=8, overlap=4, chunk=4).block_at(1, 2)
 
-def test_a_stage_reports_its_seconds_and_device(monkeypatch):
+
+def model(device="cpu", precision="bf16"):
+    return SimpleNamespace(device=device, precision=precision)
+
+
+def test_a_stage_tells_how_long_and_on_what(monkeypatch):
     times = iter([5.0, 7.5])
-    monkeypatch.setattr(stage, "perf_counter", lambda: next(times))
-    model = SimpleNamespace(device="cpu", precision="bf16")
-    job = SimpleNamespace(model=SimpleNamespace(load=lambda: model))
-    run = Stage(run=lambda _, block: BlockReport(done=True, windows=block), marks="m")
-    report = run(job, 3)
+    monkeypatch.setattr("geoseg.inference.stage.perf_counter", lambda: next(times))
+    job = SimpleNamespace(model=SimpleNamespace(load=model))
+    stage = Stage(
+        run=lambda _, block: BlockReport(done=True, windows=sum(block.key)), marks=""
+    )
+    report = stage(job, BLOCK)
     assert (report.windows, report.seconds, report.device) == (3, 2.5, "cpu, bf16")
 
 
-def test_a_model_of_ones_own_has_no_device_of_ours():
-    assert device_of(SimpleNamespace(device="own", precision="own")) == ""
+def test_only_a_stage_that_needs_neighbours_can_be_provisional():
+    def run(job, block, *, provisional=False):
+        return BlockReport(done=not provisional)
+
+    stage = Stage(run=run, marks="", needs_neighbours=True)
+    assert stage(None, BLOCK).done
+    assert not stage.provisionally(None, BLOCK).done
 
 
-def test_dask_names_a_stage_by_what_it_runs():
-    assert pickle.loads(pickle.dumps(LABELS[0])).__name__ == "infer"
+def test_a_stage_travels_and_has_the_name_of_its_work():
+    for stage, name in zip(LABELS, ("infer", "finish"), strict=True):
+        assert pickle.loads(pickle.dumps(stage)).__name__ == name
+
+
+def test_somebodys_own_code_sees_to_its_device_itself():
+    assert device_of(model("own", "own")) == ""
+    assert device_of(model("cpu", "own")) == "cpu"

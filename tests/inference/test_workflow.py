@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import geopandas
@@ -15,12 +16,13 @@ import pytest
 import rasterio
 import rioxarray  # noqa: F401 - the accessor
 import shapely
+import small
 from affine import Affine
 
 import geoseg
 from geoseg.errors import BlocksFailedError, GeosegError, MasksError, ModelError
 from geoseg.execution.clusters import local_cluster
-from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.inference.workflow import run_plan
 from geoseg.maps.store import open_masks
 from geoseg.models.card import Band
 from geoseg.testing import IdentityModel, LocalModel, identity_card
@@ -70,16 +72,13 @@ def chunks(store):
     }
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
+CHUNK = 64  # pixels, so that small rasters have many blocks
+make_plan = partial(small.make_plan, chunk=CHUNK)
 
 
 def run(scene, out, **options):
-    thing = options.pop("model", None) or model()
-    return geoseg.segment(
-        scene, model=thing, out=out, scores=True, progress=False, **options
-    )
+    options = {"model": model(), "chunk": CHUNK, "scores": True, **options}
+    return small.segment(scene, out=out, **options)
 
 
 def test_the_answer_does_not_depend_on_blocks(scene, tmp_path):
@@ -185,8 +184,6 @@ def test_a_run_that_only_has_to_finish_infers_nothing(scene, tmp_path):
 
 KILLED = """
     import time
-    import geoseg.core.tiling
-    geoseg.core.tiling.CHUNK = 64
     from geoseg.testing import LocalModel, identity_card
 
     class Slow(LocalModel):
@@ -199,9 +196,9 @@ KILLED = """
 """
 RUN = """
     import sys, killed
-    from geoseg.inference.workflow import segment
+    from small import segment
     segment({scene!r}, model="killed:factory", out={out!r}, block={block}, scores=True,
-            progress=False)
+            chunk=64)
 """
 
 
@@ -210,7 +207,7 @@ def test_a_killed_process_leaves_nothing_wrong(scene, tmp_path):
 
     def start(out, block=72):
         code = textwrap.dedent(RUN.format(scene=scene, out=str(out), block=block))
-        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env)
 
     assert start(tmp_path / "whole.zarr", block=144).wait(120) == 0
@@ -348,13 +345,12 @@ def test_rasters_of_any_shape(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", [(50, 200), (200, 50)])
-def test_rasters_that_are_shorter_than_a_chunk_one_way(tmp_path, monkeypatch, shape):
+def test_rasters_that_are_shorter_than_a_chunk_one_way(tmp_path, shape):
     """Zarr cuts a chunk's side to the raster's; blocks are whole chunks still."""
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 72)
     values = np.random.default_rng(0).random((3, *shape), np.float32)
     scene = write(tmp_path / "odd.tif", values)
     identity = IdentityModel(card=identity_card(3, window=48, overlap=12, multiple=8))
-    data = run(scene, tmp_path / "m.zarr", model=identity, block=72)
+    data = run(scene, tmp_path / "m.zarr", model=identity, block=72, chunk=72)
     scores = (values * np.float32(65535) + np.float32(0.5)).astype(np.int64)
     assert (data["classes"].to_numpy() == scores.argmax(0)).all()
 
@@ -387,13 +383,10 @@ def network(bands):
     ],
     ids=["banepa_buildings", "naip_urban_trees"],
 )
-def test_law_3_on_real_rasters(
-    shared, tmp_path, monkeypatch, client, name, bands, part
-):
+def test_law_3_on_real_rasters(shared, tmp_path, client, name, bands, part):
     """Byte equality over blocks, batches, threads and processes, of a real network."""
     import torch
 
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 256)
     y, x, height, width = part
     with rasterio.open(shared / name) as file:
         corners = file.transform @ (x, y), file.transform @ (x + width, y + height)

@@ -1,0 +1,246 @@
+"""The plan of a run: what is read, how it is cut, what it needs, before anything runs.
+
+open the source ─ load the model's card ─ fit one to the other ─ cut into blocks
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from geoseg.core import views
+from geoseg.core.tiling import Tiling, auto_block
+from geoseg.errors import GeosegError, PlanError
+from geoseg.execution.resources import cores
+from geoseg.inference.memory import Memory, estimate
+from geoseg.inference.objects.split import Splitting, method, things_of
+from geoseg.inference.options import PlanOptions, Resolution
+from geoseg.models.card import Card, Task
+from geoseg.models.check import check_fit
+from geoseg.models.load import ModelRecipe, model_recipe
+from geoseg.rasters.open import Source, match_bands, open_source, with_nodata
+
+_NEAR = 1.25
+"""Pixels this much larger or smaller than the model's are taken as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What would run; made without inferring a single window."""
+
+    source: Source
+    """The model's bands, in the model's order, on the grid of the masks."""
+    model: ModelRecipe
+    """The model, fitted to the raster where it is of that kind."""
+    tiling: Tiling
+    """Cells, windows, blocks."""
+    arrays: tuple[str, ...]
+    """Arrays of the masks."""
+    memory: Memory
+    """What a worker will need at most."""
+    tasks: int
+    """Blocks in work at once, per process."""
+    task: Task = "semantic"
+    """What is wanted: classes, objects, or both."""
+    splitting: Splitting | None = None
+    """How a semantic model's map becomes objects."""
+
+    def _repr_html_(self) -> str:
+        return views.html("plan", self)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the answer; a store keeps to it."""
+        grid = self.source.grid
+        objects: dict[str, Any] = {}
+        if self.task != "semantic":
+            objects["task"] = self.task
+        if self.splitting is not None:
+            objects["instances"] = self.splitting.spec
+            objects["things"] = list(self.splitting.things)
+        return {
+            **objects,
+            "source": dict(self.source.identity),
+            "bands": [band.name for band in self.source.bands],
+            "grid": [list(grid.transform)[:6], grid.height, grid.width],
+            "model": self.model.hash,
+            "model_name": self.model.card.name,
+            "window": self.tiling.window,
+            "overlap": self.tiling.overlap,
+            "multiple": self.tiling.multiple,
+            "arrays": list(self.arrays),
+        }
+
+
+def plan_of(
+    source: Any,  # noqa: ANN401 - whatever open_source takes
+    options: PlanOptions,
+    workers: int = 1,
+    *,
+    chunk: int = 0,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        source: What `open_source` takes.
+        options: What the user asks for.
+        workers: How many processes will be at work.
+        chunk: About the side of the store's chunks in pixels; 0: the usual one.
+
+    Raises:
+        GeosegError: The raster, the model and the numbers do not go together.
+    """
+    opened = open_source(
+        source, bands=options.bands, aoi=options.aoi, nodata=options.nodata
+    )
+    recipe = model_recipe(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        batch=options.batch,
+        tta=options.tta,
+        scales=options.scales,
+        prompts=options.prompts,
+        task=None if options.instances else options.task,
+        things=options.things,
+    )
+    recipe = recipe.bound(opened)
+    if recipe.card.nodata is not None:
+        opened = with_nodata(opened, recipe.card.nodata)
+    opened = opened.select(match_bands(opened, recipe.card.bands))
+    check_fit(recipe.card, opened)
+    opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
+    return _cut(opened, recipe.fit(opened), options, workers, chunk)
+
+
+def _cut(
+    source: Source,
+    recipe: ModelRecipe,
+    options: PlanOptions,
+    workers: int,
+    chunk: int,
+) -> Plan:
+    """Plan how a raster is cut, and what that needs."""
+    card = recipe.card
+    task, splitting = _objects(card, options.task, options.instances, options.things)
+    arrays = _arrays(
+        card, task, scores=options.scores, probabilities=options.probabilities
+    )
+    tiling = Tiling(
+        height=source.grid.height,
+        width=source.grid.width,
+        window=card.window,
+        overlap=card.overlap if options.overlap is None else options.overlap,
+        multiple=card.multiple,
+        chunk=chunk,
+    )
+    tasks = cores() if card.output == "labels" else 2
+    tiling = _with_block(tiling, source, recipe, arrays, tasks, workers, options)
+    needed = estimate(source, recipe, tiling, arrays, tasks)
+    allowed = options.memory_bytes
+    if allowed is not None and needed.total > allowed:
+        raise PlanError(needed.refusal(allowed, tiling))
+    return Plan(
+        source=source,
+        model=recipe,
+        tiling=tiling,
+        arrays=arrays,
+        memory=needed,
+        tasks=tasks,
+        task=task,
+        splitting=splitting,
+    )
+
+
+def _objects(
+    card: Card, task: Task | None, instances: str | None, things: Sequence[str] | None
+) -> tuple[Task, Splitting | None]:
+    """Return what is wanted, and how a map becomes objects where the model has none."""
+    wanted = task or card.task
+    if wanted == card.task or (card.task == "panoptic" and wanted == "instance"):
+        if instances or (things and tuple(things) != card.things):
+            raise GeosegError(
+                "--instances and --things are for a model of classes whose objects are "
+                f"wanted; here the task is {wanted} and {card.name!r} does it itself: "
+                "leave them out, or add --task instance"
+            )
+        return wanted, None
+    if card.task != "semantic":
+        raise GeosegError(
+            f"{card.name!r} is for the task {card.task}, not {wanted}: use --task "
+            f"{card.task} or another model"
+        )
+    spec = instances or "components"
+    how = method(spec, card.classes)
+    return wanted, Splitting(spec=spec, method=how, things=things_of(card, things))
+
+
+def _with_block(
+    tiling: Tiling,
+    source: Source,
+    recipe: ModelRecipe,
+    arrays: Sequence[str],
+    tasks: int,
+    workers: int,
+    options: PlanOptions,
+) -> Tiling:
+    if options.block is not None:
+        return replace(tiling, block=options.block)
+    smallest = estimate(source, recipe, tiling, arrays, tasks)
+    room = (options.memory_bytes or 2.5e9) - smallest.process - smallest.model
+    side = auto_block(
+        tiling,
+        bytes_per_pixel=smallest.per_task / tiling.block**2,
+        budget=max(room / tasks, 0),
+        workers=workers * tasks,
+    )
+    return replace(tiling, block=side)
+
+
+def _arrays(
+    card: Card, task: Task, *, scores: bool, probabilities: bool
+) -> tuple[str, ...]:
+    if card.task != "semantic" and probabilities:
+        raise GeosegError(
+            f"a model for the task {card.task} has no probabilities of all classes: "
+            "leave out --probabilities; --scores keeps how sure it is of each object"
+        )
+    labels = card.output == "labels" and card.task == "semantic"
+    if labels and (scores or probabilities):
+        raise GeosegError(
+            "this model answers labels, not scores: leave out --scores and "
+            "--probabilities, or use a model with scores"
+        )
+    arrays = ["classes"]
+    arrays += ["confidence"] if scores else []
+    arrays += ["probabilities"] if probabilities else []
+    arrays += ["instances"] if task != "semantic" else []
+    return tuple(arrays)
+
+
+def _at_resolution(source: Source, model: float | None, wanted: Resolution) -> Source:
+    """Return the source with pixels of the wanted size; itself where they are near."""
+    metres = model if wanted == "model" else wanted
+    if wanted == "native" or metres is None:
+        return source
+    metres = float(metres)
+    if metres <= 0:
+        raise GeosegError(f"resolution {metres} m must be more than 0")
+    size = source.grid.pixel_size_m
+    if size is None:
+        warnings.warn(
+            f"{source.name} does not say how large its pixels are in metres; it is "
+            f"taken to be {metres} m as the model wants",
+            stacklevel=3,
+        )
+        return source
+    factors = metres / size[0], metres / size[1]
+    near = _NEAR if wanted == "model" else 1.0 + 1e-9
+    if all(1 / near <= f <= near for f in factors):
+        return source
+    from geoseg.rasters.open import resampled
+
+    grid = source.grid.resampled(y_factor=factors[0], x_factor=factors[1])
+    return resampled(source, grid)

@@ -1,0 +1,33 @@
+"""Runs on small rasters that have many blocks all the same: their chunks are small."""
+
+from geoseg.core.options import checked
+from geoseg.execution.engine import processes
+from geoseg.inference.options import PlanOptions
+from geoseg.inference.planning import plan_of
+from geoseg.inference.workflow import run_plan
+
+RUN = ("client", "overwrite", "zarr_format", "progress")
+
+
+def make_plan(source, *, chunk, workers=1, **options):
+    """Plan a run as `geoseg.make_plan`, with chunks of about that many pixels."""
+    return plan_of(source, checked(PlanOptions, options), workers, chunk=chunk)
+
+
+def segment(source, *, out, chunk, **options):
+    """Segment as `geoseg.segment`, quietly, with chunks of about that many pixels."""
+    how = {name: options.pop(name) for name in RUN if name in options}
+    workers = processes(how.get("client"))
+    plan = make_plan(source, chunk=chunk, workers=workers, **options)
+    masks, _ = run_plan(plan, out=out, **{"progress": False, **how})
+    return masks.dataset()
+
+
+if __name__ == "__main__":  # small.py CHUNK ARGUMENTS: the program, with small chunks
+    import sys
+
+    import geoseg.core.tiling
+    from geoseg.cli import main
+
+    geoseg.core.tiling.CHUNK = int(sys.argv.pop(1))
+    main()
