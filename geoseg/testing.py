@@ -63,6 +63,11 @@ class ArraySource:
             digest.update(np.ascontiguousarray(self.mask).data)
         return {"sha256": digest.hexdigest()}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing is odd about it."""
+        return ()
+
     def select(self, bands: Sequence[int]) -> Self:
         """Return the source with only these bands."""
         names = tuple(self.bands[i].name for i in bands)

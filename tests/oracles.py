@@ -44,6 +44,8 @@ class Scene:
     def identity(self):
         return {"shape": list(self.truth.shape), "sum": int(self.truth.sum())}
 
+    notes = ()
+
     def read(self, window):
         values = self.truth[window.slices][None].copy()
         valid = np.ones(values.shape[1:], bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +54,12 @@ def report_file(path: Path, output: OutputOptions) -> None:
     """Print that a file was written, and how large it is."""
     bytes_ = path.stat().st_size
     report({"file": str(path), "bytes": bytes_}, [f"{path}: {size(bytes_)}"], output)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Say on stderr what was heard, guessed or left out, whatever else is quiet."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def one_or_more(values: tuple[str, ...]) -> str | list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.cli.common import OutputOptions, client_of, one_or_more, report
+from geoseg.cli.common import OutputOptions, client_of, one_or_more, report, tell
 from geoseg.cli.options import command, takes
 from geoseg.core.text import size
 from geoseg.execution.options import ClusterOptions
@@ -55,6 +55,7 @@ def segment(
 
     with client_of(place) as client:
         made = plan_of(one_or_more(raster), options, processes(client))
+        tell(made.source.notes)
         if client is not None and not output.silent:
             _tell_dashboard(client)
         begun = perf_counter()
@@ -125,6 +126,7 @@ def plan(
     workers = place.workers or 1
     made = plan_of(one_or_more(raster), options, workers)
     lines = [f"{name:<22}{value}" for name, value in _readable(made, workers).items()]
+    lines += [f"{'note':<22}{note}" for note in made.source.notes]
     report(plan_summary(made, workers), lines, output)
 
 
@@ -140,6 +142,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
         "width": grid.width,
         "bands": [band.name for band in source.bands],
         "dtype": str(source.dtype),
+        "notes": list(source.notes),
         "pixel_size_m": grid.pixel_size_m,
         "model": made.model.card.name,
         "classes": [c.name for c in made.model.card.classes],

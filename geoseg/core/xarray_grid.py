@@ -7,6 +7,7 @@ them in either order, and keep the CRS in as many places.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,14 @@ _STANDARD = {
     "grid_longitude": "x",
 }
 """CF's standard names of the coordinates of rows and columns."""
+_GEOGRAPHIC = (
+    'GEOGCRS["WGS 84",DATUM["World Geodetic System 1984",ELLIPSOID["WGS 84",6378137,'
+    '298.257223563,LENGTHUNIT["metre",1]]],PRIMEM["Greenwich",0,ANGLEUNIT["degree",'
+    '0.0174532925199433]],CS[ellipsoidal,2],AXIS["geodetic latitude (Lat)",north,'
+    'ORDER[1],ANGLEUNIT["degree",0.0174532925199433]],AXIS["geodetic longitude (Lon)",'
+    'east,ORDER[2],ANGLEUNIT["degree",0.0174532925199433]],ID["EPSG",4326]]'
+)
+"""WKT of EPSG:4326."""
 _UNEVEN = 0.1
 """In pixels: how far a coordinate may be from where an even spacing puts it. Northings
 in float32 are off by half a metre."""
@@ -70,7 +79,17 @@ def _axis_of(array: xr.DataArray, dim: Hashable) -> str:
 def grid_of(
     array: xr.DataArray, name: str, told: Mapping[Hashable, Any] | None = None
 ) -> Grid:
-    """Return the grid of an array.
+    """Return the grid of an array; see `located`."""
+    return located(array, name, told)[0]
+
+
+def located(
+    array: xr.DataArray, name: str, told: Mapping[Hashable, Any] | None = None
+) -> tuple[Grid, tuple[str, ...]]:
+    """Return the grid of an array, and what was guessed of it.
+
+    Coordinates are the centres of pixels, but for those that lie half a pixel off a
+    stored transform both ways: these are corners, as stackstac writes them.
 
     Args:
         array: With dims for rows and columns, as `spatial_dims` finds them.
@@ -90,14 +109,33 @@ def grid_of(
             "known as rows and columns: rename them to y and x"
         )
     y, x = dims
-    placed = array.rio.set_spatial_dims(x_dim=x, y_dim=y)
-    crs = _wkt(placed, told or {})
-    return Grid(
+    notes = []
+    crs = _wkt(array.rio.set_spatial_dims(x_dim=x, y_dim=y), told or {})
+    if crs is None and _in_degrees(array, y, x):
+        crs = _GEOGRAPHIC
+        notes.append(f"{name} has no CRS: its degrees are taken to be of EPSG:4326")
+    transform = _transform(array, y, x, name, needs_place=crs is not None)
+    if transform.corners:
+        notes.append(
+            f"{name}: its coordinates lie half a pixel off its transform: they are "
+            "taken for the corners of pixels"
+        )
+    grid = Grid(
         crs=crs,
-        transform=_transform(placed, y, x, name, needs_place=crs is not None),
+        transform=transform.affine,
         height=array.sizes[y],
         width=array.sizes[x],
     )
+    return grid, tuple(notes)
+
+
+def _in_degrees(array: xr.DataArray, y: Hashable, x: Hashable) -> bool:
+    """Whether rows and columns are latitudes and longitudes by name and values."""
+    named = str(y).lower().startswith("lat") and str(x).lower().startswith("lon")
+    if not named or y not in array.coords or x not in array.coords:
+        return False
+    ys, xs = (np.abs(np.asarray(array.coords[d].values, np.float64)) for d in (y, x))
+    return bool(ys.max() <= 90 and xs.max() <= 360)
 
 
 def _wkt(array: xr.DataArray, told: Mapping[Hashable, Any]) -> str | None:
@@ -145,26 +183,74 @@ def _other_names(
             yield int(value) if str(value).isdigit() else str(value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    affine: Affine
+    corners: bool = False
+
+
 def _transform(
     array: xr.DataArray, y: Hashable, x: Hashable, name: str, *, needs_place: bool
-) -> Affine:
+) -> _Place:
     """Return the transform that the coordinates tell; the stored one if it agrees.
 
     What is stored is exact to the last bit, but stays behind when an array is sliced.
     """
-    stored = array.rio.transform()
+    stored = _stored(array)
     if y not in array.coords or x not in array.coords:
-        if stored == Affine.identity() and needs_place:
+        if stored is None and needs_place:
             raise RasterError(
                 f"{name} has a CRS, but neither coordinates {y} and {x} nor a "
                 "GeoTransform that say where in it: assign them first"
             )
-        return stored
-    y_origin, y_step = _spacing(array.coords[y].values, stored.e, stored.a, name)
-    x_origin, x_step = _spacing(array.coords[x].values, stored.a, stored.e, name)
+        return _Place(stored or Affine.identity())
+    a, e = (stored.a, stored.e) if stored else (1.0, 1.0)
+    y_origin, y_step = _spacing(array.coords[y].values, e, a, name)
+    x_origin, x_step = _spacing(array.coords[x].values, a, e, name)
     told = Affine(x_step, 0.0, x_origin, 0.0, y_step, y_origin)
+    if stored is None:
+        return _Place(told)
+    corners = _are_corners(~stored @ told)
+    if corners:
+        told = told @ Affine.translation(0.5, 0.5)
     near = _largest_gap(~told @ stored, (array.sizes[x], array.sizes[y])) < _STALE
-    return stored if near else told
+    return _Place(stored if near else told, corners)
+
+
+def _are_corners(place: Affine) -> bool:
+    """Whether pixels lie whole and a half of the stored ones off, both ways."""
+    if max(abs(place.a - 1), abs(place.e - 1), abs(place.b), abs(place.d)) > _STALE:
+        return False
+    return all(abs((n % 1) - 0.5) < _STALE for n in (place.c, place.f))
+
+
+def _stored(array: xr.DataArray) -> Affine | None:
+    """Return the transform that an array carries, where it does.
+
+    GDAL's of the grid mapping (`GeoTransform`), or `transform` as rasterio, stackstac
+    and GeoZarr (`spatial:transform`) have it.
+    """
+    mapping = array.encoding.get("grid_mapping") or array.attrs.get("grid_mapping")
+    for key in (mapping, "spatial_ref", "crs"):
+        held = array.coords.get(key) if key else None
+        text = None if held is None else held.attrs.get("GeoTransform")
+        numbers = _numbers(str(text).split() if text else None)
+        if numbers:
+            return Affine.from_gdal(*numbers)
+    for key in ("transform", "spatial:transform"):
+        numbers = _numbers(array.attrs.get(key))
+        if numbers:
+            return Affine(*numbers)
+    return None
+
+
+def _numbers(values: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - an attribute
+    """Return the first six of some numbers, where they are that."""
+    try:
+        found = tuple(float(v) for v in values or ())[:6]
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == 6 and np.isfinite(found).all() else None
 
 
 def _largest_gap(place: Affine, size: tuple[int, int]) -> float:

@@ -20,7 +20,7 @@ from geoseg.inference.options import PlanOptions, Resolution
 from geoseg.models.card import Card, Task
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
-from geoseg.rasters.open import Source, match_bands, open_source, with_nodata
+from geoseg.rasters.open import Source, for_model, open_source
 
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
@@ -92,9 +92,7 @@ def plan_of(
     Raises:
         GeosegError: The raster, the model and the numbers do not go together.
     """
-    opened = open_source(
-        source, bands=options.bands, aoi=options.aoi, nodata=options.nodata
-    )
+    opened = open_source(source, **options.of_source)
     recipe = model_recipe(
         options.model,
         device=options.device,
@@ -107,9 +105,7 @@ def plan_of(
         things=options.things,
     )
     recipe = recipe.bound(opened)
-    if recipe.card.nodata is not None:
-        opened = with_nodata(opened, recipe.card.nodata)
-    opened = opened.select(match_bands(opened, recipe.card.bands))
+    opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
     return _cut(opened, recipe.fit(opened), options, workers, chunk)

@@ -21,7 +21,13 @@ from geoseg.execution.engine import processes
 from geoseg.execution.progress import Progress
 from geoseg.execution.resources import cores
 from geoseg.inference.objects.scheduler import run_objects, splitting_job, table_of
-from geoseg.inference.options import PlanOptions, Resolution, SegmentOptions
+from geoseg.inference.options import (
+    NodataRule,
+    PlanOptions,
+    Resolution,
+    SegmentOptions,
+    Units,
+)
 from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.stage import device_of
@@ -43,6 +49,9 @@ def make_plan(
     aoi: str | os.PathLike[str] | None = None,
     bands: Sequence[str] | None = None,
     nodata: float | None = None,
+    nodata_rule: NodataRule = "auto",
+    units: Units = "file",
+    trust: Sequence[str] | None = None,
     overlap: int | None = None,
     block: int | None = None,
     batch: int | None = None,
@@ -96,6 +105,9 @@ def segment(
     aoi: str | os.PathLike[str] | None = None,
     bands: Sequence[str] | None = None,
     nodata: float | None = None,
+    nodata_rule: NodataRule = "auto",
+    units: Units = "file",
+    trust: Sequence[str] | None = None,
     overlap: int | None = None,
     block: int | None = None,
     batch: int | None = None,
@@ -128,8 +140,14 @@ def segment(
             with a card; see `geoseg models`. A list of them is averaged.
         out: The masks' Zarr store, a folder or URL.
         aoi: Vector file; pixels whose centre is outside are nodata.
-        bands: Names of the raster's bands in order, or which ones (1-based) to use.
-        nodata: Pixel value that is nodata too.
+        bands: Names of the raster's bands in order, `name=number` for some, or which
+            ones (1-based) to use, in the model's order.
+        nodata: Pixel value that is nodata, whatever the raster says of it.
+        nodata_rule: A pixel is nodata where `any` band is, or where `all` are; `auto`
+            is `all` for pictures of bytes with red, green and blue.
+        units: `file`: numbers as they are stored; `reflectance`: as the raster says
+            that they become reflectance.
+        trust: Folders, files and hosts that a VRT, tile index or STAC item may name.
         overlap: Pixels that neighbouring windows share; default the card's.
         block: Side of a block in pixels; default by memory. Never changes the answer.
         batch: Windows per forward pass; default by device.
@@ -268,6 +286,7 @@ def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
         "begun": begun.isoformat(),
         "model": {"name": card.name, "hash": plan.model.hash},
         "source": plan.source.name,
+        "notes": list(plan.source.notes),
         "settings": plan.settings,
     }
 

@@ -7,13 +7,13 @@ small seeded sample, so the answer is the same every time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from geoseg.errors import ModelError, RasterError
 from geoseg.models.classical.sample import sample_windows
-from geoseg.rasters.open import match_bands
+from geoseg.rasters.open import for_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from geoseg.models.card import Band, Card
     from geoseg.rasters.open import Source
 
+_GDAL_TYPES = {
+    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16",
+    "uint32": "UInt32", "int32": "Int32", "float32": "Float32", "float64": "Float64",
+}  # fmt: skip
 _WINDOWS = 16
 _PIXELS = 4096  # of each window
 _FAR = 100.0  # scaled values of trained-on pixels are of the order of 1
@@ -32,7 +36,7 @@ class Finding:
     """One line of what was found."""
 
     subject: str
-    """`bands`, `dtype`, `values`, `scaling`, `resolution` or `crs`."""
+    """`bands`, `raster`, `dtype`, `values`, `scaling`, `resolution` or `crs`."""
     level: Literal["ok", "note", "wrong"]
     """`wrong`: the labels would be nonsense; the run is refused."""
     text: str
@@ -59,21 +63,24 @@ def check_fit(card: Card, source: Source) -> list[Finding]:
 def examine(card: Card, source: Source) -> list[Finding]:
     """Return all findings, good and bad, as `geoseg model check` shows them."""
     try:
-        chosen = match_bands(source, card.bands)
+        selected = for_model(source, card)
     except RasterError as error:
         return [Finding(subject="bands", level="wrong", text=str(error))]
-    selected = source.select(chosen)
-    found = [_bands(card, source, chosen), _dtype(card, source)]
-    if found[-1].level != "wrong" and _says_values(card):
+    found = [_bands(card, selected), _dtype(card, selected)]
+    found += [Finding(subject="raster", level="note", text=n) for n in selected.notes]
+    if found[1].level != "wrong" and _says_values(card):
         sample = _sample(selected)
         found += [_values(card, selected, sample), *_scaled(card, sample)]
     return [*found, _resolution(card, source), _crs(source)]
 
 
-def _bands(card: Card, source: Source, chosen: tuple[int, ...]) -> Finding:
+def _bands(card: Card, source: Source) -> Finding:
+    """Say which band of the file is which of the model's, as the run will have it."""
     pairs = ", ".join(
-        f"{band.name} <- {index + 1} ({source.bands[index].name})"
-        for band, index in zip(card.bands, chosen, strict=True)
+        f"{wanted.name} <- {band.number or index} ({band.name})"
+        for index, (wanted, band) in enumerate(
+            zip(card.bands, source.bands, strict=True), 1
+        )
     )
     unnamed = all(b.name.isdigit() for b in source.bands)
     how = "by position, the raster does not name its bands: " if unnamed else ""
@@ -86,12 +93,28 @@ def _dtype(card: Card, source: Source) -> Finding:
         text = f"its pixels are complex ({name}), no model takes those"
         return Finding(subject="dtype", level="wrong", text=text)
     if card.dtypes is not None and name not in card.dtypes:
-        text = (
-            f"its pixels are {name}, the model was trained on {', '.join(card.dtypes)}"
-        )
+        trained = f"the model was trained on {', '.join(card.dtypes)}"
+        remedy = _converted(source.dtype, card.dtypes[0])
+        text = f"its pixels are {name}, {trained}; {remedy}"
         return Finding(subject="dtype", level="wrong", text=text)
     text = name if card.dtypes else f"{name}; the card does not say which it takes"
     return Finding(subject="dtype", level="ok" if card.dtypes else "note", text=text)
+
+
+def _converted(have: np.dtype[Any], wanted: str) -> str:
+    """Return how GDAL makes pixels of one dtype from those of another."""
+    name = _GDAL_TYPES.get(wanted, wanted)
+    plain = f"gdal_translate -ot {name} IN OUT.tif"
+    target = np.dtype(wanted)
+    if target.kind not in "iu":
+        return f"convert it: {plain}"
+    top = np.iinfo(wanted).max
+    if have.kind in "iu" and have.itemsize > target.itemsize:
+        scale = f"-scale 0 {np.iinfo(have.name).max} 0 {top}"
+        return f"rescale it: gdal_translate -ot {name} {scale} IN OUT.tif"
+    if have.kind == "f":
+        return f"where its values are whole numbers of 0 ... {top}, convert it: {plain}"
+    return f"convert it: {plain}"
 
 
 def _says_values(card: Card) -> bool:

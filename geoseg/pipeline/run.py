@@ -256,9 +256,7 @@ def _key(run: Run, name: str, settings: Settings) -> str:
 def _identity(segment: Segment) -> Any:  # noqa: ANN401 - JSON
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the stage itself will say it
-        opened = open_source(
-            segment.raster, bands=segment.bands, aoi=segment.aoi, nodata=segment.nodata
-        )
+        opened = open_source(segment.raster, **segment.of_source)
     return dict(opened.identity)
 
 
@@ -281,6 +279,8 @@ def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa
 
     segment, client = run.pipeline.segment, run.client()
     plan = plan_of(segment.raster, segment, processes(client))
+    for note in plan.source.notes:
+        run.log("segment", "note", text=note)
     masks, facts = run_plan(
         plan,
         out=product,

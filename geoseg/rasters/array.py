@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.grid import Grid, Window
-from geoseg.core.xarray_grid import grid_of, spatial_dims
+from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import with_common_names
+from geoseg.rasters.bands import COMMON_NAMES, as_before, with_common_names
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.source import Source, SourceBand, check_inside
 from geoseg.rasters.validity import valid_pixels
@@ -35,6 +35,7 @@ class ArraySource:
     """Where along the first dim each band is."""
     nodata: float | None
     identity: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -113,10 +114,12 @@ def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
                 f"variable {name} of the Dataset has {len(source.bands)} bands beside "
                 "other variables: give one DataArray"
             )
-    names = with_common_names(list(found))
-    return stack(
-        [replace(s, bands=(b,)) for s, b in zip(opened, names, strict=True)], "Dataset"
-    )
+    called = with_common_names(list(found))
+    named = [
+        replace(source, bands=as_before(source.bands, [band]))
+        for source, band in zip(opened, called, strict=True)
+    ]
+    return stack(named, "Dataset")
 
 
 def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
@@ -135,14 +138,16 @@ def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
     flat = _banded(array, y, x, name)
     own = _nodata(flat) if nodata is None else nodata
     bands = _bands(flat)
+    grid, notes = located(flat, name)
     return ArraySource(
         array=flat.drop_vars(list(flat.coords)),  # the grid and bands hold them
         name=name,
-        grid=grid_of(flat, name),
+        grid=grid,
         bands=bands,
         layers=tuple(range(len(bands))),
         nodata=own,
         identity=_identity(flat, name),
+        notes=notes,
     )
 
 
@@ -192,7 +197,40 @@ def _bands(array: xr.DataArray) -> tuple[SourceBand, ...]:
         names = [str(i + 1) for i in range(count)]
     if len(set(names)) < count:
         names = [str(i + 1) for i in range(count)]
-    return with_common_names(names)
+    return _with_attributes(array, with_common_names(names))
+
+
+def _with_attributes(
+    array: xr.DataArray, bands: tuple[SourceBand, ...]
+) -> tuple[SourceBand, ...]:
+    """Return bands with what attributes and other coordinates tell of them.
+
+    stackstac has a coordinate `common_name` along the bands; scale and offset are
+    `scale_factor` and `add_offset`, where they have not been applied.
+    """
+    scale = _number(array.attrs.get("scale_factor"))
+    offset = _number(array.attrs.get("add_offset"))
+    told = array.coords.get("common_name")
+    common = [""] * len(bands)
+    if told is not None and told.dims == array.dims[:1]:
+        common = [str(c) for c in told.values]
+    return tuple(
+        replace(
+            band,
+            common_name=name if name in COMMON_NAMES else band.common_name,
+            scale=1.0 if scale is None else scale,
+            offset=offset or 0.0,
+            number=i,
+        )
+        for i, (band, name) in enumerate(zip(bands, common, strict=True), 1)
+    )
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - an attribute
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None  # one for each band, or words
 
 
 def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:

@@ -9,11 +9,14 @@ but only where the sensor is evident: from the path (`S2A_…`, `Sentinel-2`, `H
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from geoseg.errors import RasterError
-from geoseg.rasters.source import Named, Renamed, Source, SourceBand
+from geoseg.rasters.source import Named, Renamed, Source, SourceBand, noted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +32,10 @@ _ALIASES: Final = {
     "near infrared": "nir", "near-infrared": "nir", "nearinfrared": "nir",
     "near_infrared": "nir", "infrared": "nir", "swir1": "swir16", "swir2": "swir22",
     "panchromatic": "pan", "red edge": "rededge", "red-edge": "rededge",
-    "red_edge": "rededge", "coastal aerosol": "coastal",
+    "red_edge": "rededge", "coastal aerosol": "coastal", "coastal blue": "coastal",
+    "coastal_blue": "coastal", "green i": "green05", "green_i": "green05",
+    "near ir": "nir", "rededge1": "rededge071", "rededge2": "rededge075",
+    "rededge3": "rededge078",
 }  # fmt: skip
 _SENTINEL2: Final = {
     "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge071",
@@ -68,22 +74,39 @@ _IN_FILE_NAME: Final = re.compile(
     r"(?<![A-Za-z0-9])(S[RT]_B\d{1,2}|B(?:0?[1-9]|1[0-3]|8A)|VV|VH|HH|HV)(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
-_LAST_WORD: Final = re.compile(r"([A-Za-z]+\d*)$")
+ALPHA: Final = frozenset({"alpha", "a", "mask", "transparency"})
+"""What the band that tells which pixels are transparent may be called."""
+_POLARISATIONS: Final = frozenset({"VV", "VH", "HH", "HV"})
+_LAST_WORDS: Final = re.compile(r"(?:([A-Za-z]+)[ _-])?([A-Za-z]+\d*)$")
+# What cameras call their bands at the end of a file's name, in capitals.
+_CAMERAS: Final = {"RE": "rededge", "REG": "rededge", "GRE": "green", "NIR": "nir"}
+# How GDAL describes the bands of Sentinel-2 (`B4, central wavelength 665 nm`), and
+# others theirs (`red (B4)`, `Band 4: red`).
+_DESCRIBED: Final = (
+    re.compile(r"(?P<name>B\d{1,2}A?),? central wavelength\b.*", re.IGNORECASE),
+    re.compile(r"(?P<name>[\w -]+?) \(B\d{1,2}A?\)", re.IGNORECASE),
+    re.compile(r"(?:band|b) ?\d+ ?[:(-] ?(?P<name>[A-Za-z][\w -]*?)\)?", re.IGNORECASE),
+)
+_WAVELENGTHS: Final = re.compile(r"B\d{1,2}A?,? central wavelength", re.IGNORECASE)
 
 
 def band_in_file_name(path: str) -> str | None:
     """Return the band that a file's name tells of (`B08`, `SR_B4`, `VV`, `red`).
 
-    The last of several counts; a colour counts only as the name's last word.
+    The last of several counts; a colour counts only as the name's last word or two
+    (`… red edge.tif`).
     """
     stem = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1].rsplit(".", 1)[0]
     found = _IN_FILE_NAME.findall(stem)
     if found:
         return str(found[-1]).upper()
-    word = _LAST_WORD.search(stem)
-    if word and word[1].lower() in COMMON_NAMES:
-        return word[1].lower()
-    return None
+    words = _LAST_WORDS.search(stem)
+    if words is None:
+        return None
+    both, last = f"{words[1]} {words[2]}".lower(), words[2].lower()
+    if words[1] and both in _ALIASES:
+        return _ALIASES[both]
+    return last if last in COMMON_NAMES else _CAMERAS.get(words[2])
 
 
 def bands_of(
@@ -103,21 +126,40 @@ def bands_of(
     single = band_in_file_name(path) if len(numbers) == 1 else None
     names = []
     for description, colour, number in zip(descriptions, colours, numbers, strict=True):
-        described = (description or "").strip()
+        described = _described(description or "")
         shown = colour if colour in COMMON_NAMES else None
         names.append(described or single or shown or str(number))
-    if len(set(names)) < len(names):  # such as four bands all described as "levels"
-        doubled = {n for n in names if names.count(n) > 1}
-        names = [
-            str(i) if n in doubled else n for n, i in zip(names, numbers, strict=True)
-        ]
-    return with_common_names(names, path)
+    count = Counter(names)  # such as four bands all described as "levels"
+    names = [
+        n if count[n] == 1 else str(i) for n, i in zip(names, numbers, strict=True)
+    ]
+    if any(_WAVELENGTHS.match(d or "") for d in descriptions):
+        path = f"SENTINEL2 {path}"
+    bands = with_common_names(names, path)
+    return tuple(replace(b, number=i) for b, i in zip(bands, numbers, strict=True))
+
+
+def _described(description: str) -> str:
+    """Return the band that a description tells of, or all of it."""
+    text = description.strip()
+    for pattern in _DESCRIBED:
+        match = pattern.fullmatch(text)
+        if match and is_band_name(match["name"]):
+            return match["name"].strip()
+    return text
 
 
 def with_common_names(names: Sequence[str], path: str = "") -> tuple[SourceBand, ...]:
     """Return bands of these names with their common names, where they can be known."""
     table = _sensor(names, path)
     return tuple(SourceBand(name=n, common_name=_common_name(n, table)) for n in names)
+
+
+def is_band_name(name: str) -> bool:
+    """Whether a word is what a band is called: `B08`, `nir`, `swir1`, `VV`."""
+    word = name.strip()
+    known = word.lower() in COMMON_NAMES or word.lower() in _ALIASES
+    return known or bool(_BAND.fullmatch(word)) or word.upper() in _POLARISATIONS
 
 
 def number_band(number: int) -> SourceBand:
@@ -172,34 +214,86 @@ def listed(bands: Sequence[Named | int]) -> str:
 def choose(source: Source, wanted: Sequence[str]) -> Source:
     """Return the source with the bands that `--bands` asks for.
 
-    Numbers (`4,3,2`) pick bands by 1-based number. As many names as the source has
-    bands name them, in their order, whatever they were called before. Fewer names pick
-    the bands of those names.
+    Numbers (`4,3,2`) are an order: the bands of the file by 1-based number, for the
+    bands of the model one by one. `NAME=NUMBER` (`green=2,nir=7`) names some. As many
+    names as the source has bands name them, in their order, whatever they were called
+    before. Fewer names pick the bands of those names.
+
+    Raises:
+        RasterError: There is no such band, or numbers and names are mixed.
     """
-    if all(word.strip().isdigit() for word in wanted):
-        return source.select(_numbered(source, [int(word) for word in wanted]))
-    if len(wanted) == len(source.bands):
-        return Renamed(
-            source=source, names=with_common_names([w.strip() for w in wanted])
-        )
-    found = [_find(source.bands, SourceBand(name=w), source.name) for w in wanted]
-    missing = [w for w, f in zip(wanted, found, strict=True) if f is None]
+    words = [word.strip() for word in wanted]
+    if all(word.isdigit() for word in words):
+        at = _numbered(source, [int(word) for word in words])
+        bands = tuple(replace(source.bands[i], by_number=True) for i in at)
+        return Renamed(source=source.select(at), names=bands)
+    if any("=" in word for word in words):
+        return _partly_named(source, words)
+    if len(words) == len(source.bands) + 1:  # alpha is no band, but may be named
+        words = [w for w in words if w.lower() not in ALPHA] or words
+    if len(words) == len(source.bands):
+        named = with_common_names(words)
+        return Renamed(source=source, names=as_before(source.bands, named))
+    found = [_find(source.bands, SourceBand(name=w), source.name) for w in words]
+    missing = [w for w, f in zip(words, found, strict=True) if f is None]
     if missing:
         raise RasterError(
-            f"{source.name} has no band {', '.join(missing)}: it has "
-            f"{len(source.bands)} bands ({listed(source.bands)}); give one name for "
-            "each of them, or numbers of those to use"
+            f"{source.name} has no band {', '.join(missing)}{_near(missing[0], source)}"
+            f": it has {len(source.bands)} bands ({listed(source.bands)}); give one "
+            "name for each of them, or numbers of those to use"
         )
     return source.select([f for f in found if f is not None])
 
 
+def as_before(
+    before: Sequence[SourceBand], named: Sequence[SourceBand]
+) -> tuple[SourceBand, ...]:
+    """Return bands with other names; what their numbers mean stays."""
+    return tuple(
+        replace(b, name=n.name, common_name=n.common_name)
+        for b, n in zip(before, named, strict=True)
+    )
+
+
+def _partly_named(source: Source, words: Sequence[str]) -> Source:
+    """Return the source with names for the bands that `name=number` tells of."""
+    bands = list(source.bands)
+    for word in words:
+        name, equals, number = (part.strip() for part in word.partition("="))
+        if not (equals and name and number.isdigit()):
+            raise RasterError(
+                f"--bands {','.join(words)} mixes names and numbers: {word!r} should "
+                "be NAME=NUMBER, such as nir=4"
+            )
+        at = _numbered(source, [int(number)])[0]
+        bands[at] = as_before([bands[at]], with_common_names([name]))[0]
+    given = {word.partition("=")[0].strip() for word in words}
+    for i, band in enumerate(bands):  # what was called so before is called so no more
+        if band == source.bands[i] and {band.name, band.common_name} & given:
+            bands[i] = as_before([band], [number_band(band.number or i + 1)])[0]
+    return Renamed(source=source, names=tuple(bands))
+
+
+def _near(name: str, source: Source) -> str:
+    """Return a question where a band is called almost so."""
+    known = [w for b in source.bands for w in (b.name, b.common_name) if w]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
 def _numbered(source: Source, wanted: Sequence[int]) -> list[int]:
-    """Return the places of bands by their 1-based numbers in the file."""
-    numbers = list(getattr(source, "numbers", range(1, len(source.bands) + 1)))
+    """Return the places of bands by their 1-based numbers in the file.
+
+    Bands of several files (a stack) are counted in the source's order.
+    """
+    told = [band.number for band in source.bands]
+    one_file = None not in told and len(set(told)) == len(told)
+    numbers = told if one_file else list(range(1, len(told) + 1))
     missing = [number for number in wanted if number not in numbers]
     if missing:
+        known = listed([n for n in numbers if n is not None])
         raise RasterError(
-            f"{source.name} has no band {missing[0]}: its bands are {listed(numbers)}"
+            f"{source.name} has no band {missing[0]}: its bands are {known}"
         )
     return [numbers.index(number) for number in wanted]
 
@@ -207,13 +301,14 @@ def _numbered(source: Source, wanted: Sequence[int]) -> list[int]:
 def match_bands(source: Source, wanted: Sequence[Named]) -> tuple[int, ...]:
     """Return which bands of the source are the ones a model wants (0-based).
 
-    By name, else by common name, either in any case (`B8` is `B08`). Where the source's
-    bands have no names at all and are as many as the model wants, by position.
+    By name, else by common name, either in any case (`B8` is `B08`). By position where
+    as many bands were chosen by their numbers as the model wants, and where as many
+    there are and those of the source or of the model have no names at all.
 
     Raises:
         RasterError: A band is missing, or two could be meant.
     """
-    if len(wanted) == len(source.bands) and all(map(is_unnamed, source.bands)):
+    if by_position(source, wanted):
         return tuple(range(len(wanted)))
     found = [
         _find(
@@ -232,6 +327,48 @@ def match_bands(source: Source, wanted: Sequence[Named]) -> tuple[int, ...]:
             "its bands are"
         )
     return tuple(f for f in found if f is not None)
+
+
+def by_position(source: Source, wanted: Sequence[Named]) -> bool:
+    """Whether bands are matched by their places, not by their names."""
+    if len(wanted) != len(source.bands):
+        return False
+    if all(band.by_number for band in source.bands):
+        return True
+    nameless = all(w.name.isdigit() and w.common_name is None for w in wanted)
+    named = {band.name for band in source.bands}
+    if nameless and not all(w.name in named for w in wanted):
+        return True
+    return all(map(is_unnamed, source.bands))
+
+
+def matched(source: Source, wanted: Sequence[Named]) -> Source:
+    """Return the source with the bands that a model wants, in its order.
+
+    Matched by position although there are names, it says so in a note.
+
+    Raises:
+        RasterError: A band is missing, or two could be meant.
+    """
+    chosen = source.select(match_bands(source, wanted))
+    if not by_position(source, wanted) or all(map(is_unnamed, source.bands)):
+        return chosen
+    if all(_is_called(b, w) for b, w in zip(chosen.bands, wanted, strict=True)):
+        return chosen
+    pairs = [
+        f"{w.name} <- band {b.number or i + 1}{_called(b)}"
+        for i, (w, b) in enumerate(zip(wanted, chosen.bands, strict=True))
+    ]
+    return noted(chosen, f"{source.name}: bands by position: {', '.join(pairs)}")
+
+
+def _called(band: SourceBand) -> str:
+    return "" if is_unnamed(band) else f" ({listed([band])})"
+
+
+def _is_called(band: SourceBand, wanted: Named) -> bool:
+    mine = {band_key(n) for n in (band.name, band.common_name) if n}
+    return bool(mine & {band_key(n) for n in (wanted.name, wanted.common_name) if n})
 
 
 def _find(bands: Sequence[SourceBand], wanted: SourceBand, where: str) -> int | None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SourceChangedError
-from geoseg.rasters.bands import bands_of
+from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.gdal import Handles, environment, is_remote, open_dataset, reporting
+from geoseg.rasters.products import known
+from geoseg.rasters.references import contents
 from geoseg.rasters.source import SourceBand, check_inside
-from geoseg.rasters.validity import both, valid_pixels
+from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
+from geoseg.rasters.versions import Versions, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
     from rasterio import DatasetReader
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # GDAL decodes whole blocks. Larger ones are a mistake of whoever wrote the file, or an
 # attack, and would break what the plan promises about memory.
 MAX_BLOCK_BYTES: Final = 400_000_000
+
+NodataRule = Literal["auto", "any", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,14 @@ class RasterFile:
     """For each band, the number of the one whose GDAL mask is its own too; or None."""
     alpha: int | None = None
     """Number of the band that tells where the others are transparent."""
+    together: tuple[int, ...] = ()
+    """Numbers of the bands of which a pixel is nodata only where all of them are; where
+    there are none, it is where any band that is read is."""
+    covered: tuple[NDArray[np.float64], ...] | None = field(default=None, compare=False)
+    """For each band of the file, what of it holds pixels; see `references.Contents`."""
+    notes: tuple[str, ...] = ()
+    versions: Versions = field(default_factory=Versions, compare=False, repr=False)
+    """The files that it is made of, as they were when it was opened."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     handles: Handles = field(default_factory=Handles, compare=False, repr=False)
 
@@ -65,7 +77,11 @@ class RasterFile:
         told = any(n is not None for n in self.nodata) or any(self.masks)
         if told or self.alpha is not None:
             return self
-        return replace(self, nodata=(value,) * len(self.nodata))
+        nodata = (value,) * len(self.nodata)
+        return replace(self, nodata=nodata, together=self._together(nodata))
+
+    def _together(self, nodata: Sequence[float | None]) -> tuple[int, ...]:
+        return together(self.bands, self.numbers, self.dtype, nodata, "auto")
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
@@ -77,45 +93,83 @@ class RasterFile:
                 told_by = {number for number in self.masks if number is not None}
                 masks = [_mask(dataset, number, window) for number in told_by]
             finally:
-                self._check_unchanged(dataset)
+                self._check_unchanged()
         count = len(self.numbers)
-        valid = valid_pixels(pixels[:count], self.nodata)
+        valid = self._told_valid(pixels)
         if self.alpha is not None:
             masks.append(pixels[count] != 0)
+        masks += [covered_pixels(c, window) for c in self._coverage()]
         for mask in masks:
             valid = both(valid, mask)
         return pixels[:count], valid
 
-    def _check_unchanged(self, dataset: DatasetReader) -> None:
-        """Raise where the file is another than the one that was opened.
+    def _told_valid(self, pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Return where pixels are valid by their values."""
+        count = len(self.numbers)
+        if not self.together:
+            return valid_pixels(pixels[:count], self.nodata)
+        others = pixels[count + (self.alpha is not None) :]
+        value = next(n for n in self.nodata if n is not None)
+        return valid_together(pixels[:count], others, value)
+
+    def _coverage(self) -> list[NDArray[np.float64]]:
+        """Return what the bands that are read have files for, each once."""
+        if self.covered is None:
+            return []
+        found: list[NDArray[np.float64]] = []
+        for number in self.numbers:
+            rectangles = self.covered[number - 1]
+            if not any(np.array_equal(rectangles, f) for f in found):
+                found.append(rectangles)
+        return found
+
+    def _check_unchanged(self) -> None:
+        """Raise where a file is another than the one that was opened.
 
         Looked at after each read, so that what was read is of the file it began with.
         A server that does not answer now, or did not then, is believed.
         """
-        then = self.identity
-        if is_remote(self.path) and not then.keys() & _REMOTE_VERSION:
-            return  # nothing to compare with, so nothing to ask the server
-        now = _identity(dataset, self.path, self.name)
-        known = _VERSION if not is_remote(self.path) else then.keys() & now.keys()
-        if any(now.get(key) != then.get(key) for key in known):
+        if not self.versions.same():
             raise SourceChangedError(
                 f"{self.name} was replaced or changed after the run began: its map "
                 "would be of two rasters; begin anew with --overwrite"
             )
 
     def _pixels(self, dataset: DatasetReader, window: Window) -> NDArray[np.generic]:
-        """Return the bands, and last the alpha band where there is one."""
-        numbers = [*self.numbers, *([] if self.alpha is None else [self.alpha])]
+        """Return the bands, then alpha, then what else tells where they are valid."""
+        alpha = () if self.alpha is None else (self.alpha,)
+        others = [n for n in self.together if n not in self.numbers]
+        numbers = [*self.numbers, *alpha, *others]
         out = np.empty((len(numbers), window.height, window.width), self.dtype)
         dataset.read(numbers, window=_slices(window), out=out)
         return out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is known of a file from elsewhere than itself: the user, an item."""
+
+    nodata: float | None = None
+    """Means nodata in every band, whatever the file says."""
+    rule: NodataRule = "auto"
+    """Whether a pixel is nodata where any band is, or where all are."""
+    wanted: Sequence[str] | None = None
+    """The bands that are asked for; an alpha band is a band like any other where its
+    number is among them, or there is a name for it that is not `alpha`."""
+    count: int | None = None
+    """How many bands there are by what an item says; more than there are without an
+    alpha band: it is none."""
+    trust: tuple[str, ...] = ()
+    """Folders and hosts whose files may be read where a raster names them."""
+
+
+NOTHING_TOLD: Final = Told()
+
+
 def open_file(
     path: str,
+    told: Told = NOTHING_TOLD,
     *,
-    nodata: float | None = None,
-    wanted: Sequence[str] | None = None,
     handles: Handles | None = None,
     probe: bool = True,
 ) -> RasterFile:
@@ -126,41 +180,60 @@ def open_file(
 
     Args:
         path: What GDAL opens.
-        nodata: Means nodata in every band, whatever the file says of it.
-        wanted: The bands that are asked for; an alpha band is a band like any other
-            where its number is among them, or there is a name for it too.
+        told: What is known of it from elsewhere.
         handles: Where it is kept open, shared with other files of one source.
         probe: Whether to decode those two blocks.
 
     Raises:
-        RasterError: It cannot be opened, or is nothing that can be segmented.
+        RasterError: It cannot be opened, is nothing that can be segmented, or names
+            files that it may not.
     """
     name = redact(path)
+    inside = contents(path, told.trust)
     with (
         reporting("open", name, path),
         environment(path),
         open_dataset(path) as dataset,
     ):
-        _check(dataset, name)
-        found = _describe(dataset, path, name, nodata)
+        header = Header.of(dataset)
+        _check(header, dataset, name)
+        found = _describe(header, path, name, told)
         if probe and not is_remote(path):
             _probe(dataset, found)
+    versions = Versions.of((*inside.files, *header.files))
+    found = replace(
+        found,
+        covered=None if any(n is not None for n in found.nodata) else inside.covered,
+        versions=versions,
+        identity={
+            "path": place_of(name),
+            "shape": [header.count, header.height, header.width],
+            "dtype": header.dtypes[0],
+            **versions.summary(),
+        },
+    )
     if handles is not None:
         found = replace(found, handles=handles)
-    if found.alpha is not None and _wants_alpha(found, wanted or ()):
+    if found.alpha is not None and _wants_alpha(found, told):
         return _with_alpha(found, found.alpha)
     return found
 
 
-def _wants_alpha(source: RasterFile, wanted: Sequence[str]) -> bool:
-    asked = str(source.alpha) in (word.strip() for word in wanted)
-    return asked or len(wanted) == len(source.bands) + 1
+def _wants_alpha(source: RasterFile, told: Told) -> bool:
+    words = [word.strip().lower() for word in told.wanted or ()]
+    numbers = {word.rpartition("=")[2].strip() for word in words}
+    if str(source.alpha) in numbers or told.count == len(source.bands) + 1:
+        return True
+    if len(words) != len(source.bands) + 1 or all(w.isdigit() for w in words):
+        return False
+    order = sorted([*source.numbers, source.alpha or 0])
+    return words[order.index(source.alpha or 0)] not in ALPHA
 
 
 def _with_alpha(source: RasterFile, alpha: int) -> RasterFile:
     """Return the source with its alpha band as one more band like any other."""
     order = sorted([*source.numbers, alpha])
-    extra = SourceBand(name=str(alpha))
+    extra = SourceBand(name=str(alpha), number=alpha)
     parts = zip(source.bands, source.nodata, source.masks, strict=True)
     known = dict(zip(source.numbers, parts, strict=True))
     chosen = [known.get(number, (extra, None, None)) for number in order]
@@ -175,59 +248,141 @@ def _with_alpha(source: RasterFile, alpha: int) -> RasterFile:
     )
 
 
-def _describe(
-    dataset: DatasetReader, path: str, name: str, nodata: float | None
-) -> RasterFile:
-    colours = _colours(dataset)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a dataset says of itself.
+
+    Each is asked for once: for any of these rasterio looks at every band.
+    """
+
+    count: int
+    height: int
+    width: int
+    dtypes: tuple[str, ...]
+    descriptions: tuple[str | None, ...]
+    colours: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    flags: tuple[frozenset[int], ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    grid: Grid
+    files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: DatasetReader) -> Self:
+        """Return the header of an open dataset."""
+        return cls(
+            count=dataset.count,
+            height=dataset.height,
+            width=dataset.width,
+            dtypes=tuple(dataset.dtypes),
+            descriptions=tuple(dataset.descriptions),
+            colours=_colours(dataset),
+            nodata=tuple(None if n is None else float(n) for n in dataset.nodatavals),
+            flags=tuple(
+                frozenset(int(flag.value) for flag in flags)
+                for flags in dataset.mask_flag_enums
+            ),
+            scales=tuple(dataset.scales),
+            offsets=tuple(dataset.offsets),
+            grid=_grid(dataset),
+            files=tuple(dataset.files),
+        )
+
+
+def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
     # GDAL calls the fourth of four byte bands alpha where nobody said what it is; a
     # band that has a name of its own (`nir`) is none.
     numbers = [
         n
-        for n, colour, name_ in zip(
-            dataset.indexes, colours, dataset.descriptions, strict=True
+        for n, (colour, called) in enumerate(
+            zip(header.colours, header.descriptions, strict=True), 1
         )
-        if colour != "alpha" or (name_ and "alpha" not in name_.lower())
+        if colour != "alpha" or (called and "alpha" not in called.lower())
     ]
-    alpha = next((n for n in dataset.indexes if n not in numbers), None)
+    taken = set(numbers)
+    alpha = next((n for n in range(1, header.count + 1) if n not in taken), None)
     if not numbers:
         raise RasterError(f"{name} has an alpha band only: nothing to segment")
     at = [n - 1 for n in numbers]
-    flags = [{int(flag.value) for flag in dataset.mask_flag_enums[i]} for i in at]
+    bands = bands_of(
+        path,
+        [header.descriptions[i] for i in at],
+        [header.colours[i] for i in at],
+        numbers,
+    )
+    bands = tuple(
+        replace(band, scale=header.scales[i], offset=header.offsets[i])
+        if _is_formula(header.scales[i], header.offsets[i])
+        else band
+        for band, i in zip(bands, at, strict=True)
+    )
+    dtype = np.result_type(*{header.dtypes[i] for i in at})
+    nodata = tuple(header.nodata[i] if told.nodata is None else told.nodata for i in at)
+    product = known(path, bands)
+    if product is not None:
+        bands = product.bands
+        if not any(n is not None for n in nodata):
+            nodata = (product.nodata,) * len(nodata)
     return RasterFile(
         path=path,
         name=name,
-        grid=_grid(dataset),
-        bands=bands_of(
-            path,
-            [dataset.descriptions[i] for i in at],
-            [colours[i] for i in at],
-            numbers,
-        ),
-        dtype=np.result_type(*{dataset.dtypes[i] for i in at}),
+        grid=header.grid,
+        bands=bands,
+        dtype=dtype,
         numbers=tuple(numbers),
-        nodata=tuple(_nodata(dataset, i) if nodata is None else nodata for i in at),
-        masks=_masks(numbers, flags),
+        nodata=nodata,
+        masks=_masks(numbers, [header.flags[i] for i in at]),
         alpha=alpha,
-        identity=_identity(dataset, path, name),
+        together=together(bands, numbers, dtype, nodata, told.rule),
+        notes=() if product is None else product.notes,
     )
 
 
-def _check(dataset: DatasetReader, name: str) -> None:
+def _is_formula(scale: float, offset: float) -> bool:
+    return scale != 0 and math.isfinite(scale) and math.isfinite(offset)
+
+
+def together(
+    bands: Sequence[SourceBand],
+    numbers: Sequence[int],
+    dtype: np.dtype[Any],
+    nodata: Sequence[float | None],
+    rule: NodataRule,
+) -> tuple[int, ...]:
+    """Return the numbers of the bands that are nodata only together; none for `any`.
+
+    In a picture of bytes a 0 or 255 in one band is a colour: red roofs have no blue.
+    rasterio's `dataset_mask` and gdalwarp (UNIFIED_SRC_NODATA) take a pixel for nodata
+    where all bands are, and so do we there. In measurements, where a band that is
+    missing leaves a model without what it needs, it is nodata where any band is.
+    """
+    values = set(nodata)
+    if len(values) != 1 or None in values or len(numbers) < 2:
+        return ()
+    colours = {band.common_name for band in bands}
+    picture = dtype == np.uint8 and {"red", "green", "blue"} <= colours
+    return tuple(numbers) if rule == "all" or (rule == "auto" and picture) else ()
+
+
+def _check(header: Header, dataset: DatasetReader, name: str) -> None:
     """Raise where the header says that it is nothing to segment."""
-    if dataset.count == 0:
+    if header.count == 0:
         inside = "; ".join(redact(s) for s in dataset.subdatasets[:3])
         raise RasterError(
             f"{name} has no bands of its own"
             + (f": open one of its parts, such as {inside}" if inside else "")
         )
-    kinds = {d for d in dataset.dtypes if "complex" in d}
+    kinds = {d for d in header.dtypes if "complex" in d}
     if kinds:
         raise RasterError(
             f"{name} has complex pixels ({', '.join(sorted(kinds))}): models read real "
             "numbers, so make its amplitude or intensity first"
         )
-    _check_blocks(dataset, name)
-    if dataset.transform.is_identity and (dataset.gcps[0] or dataset.rpcs is not None):
+    _check_blocks(header, dataset, name)
+    if header.grid.transform.is_identity and (
+        dataset.gcps[0] or dataset.rpcs is not None
+    ):
         by, option = (
             ("RPCs", "-rpc ") if dataset.rpcs else ("ground control points", "")
         )
@@ -237,10 +392,10 @@ def _check(dataset: DatasetReader, name: str) -> None:
         )
 
 
-def _check_blocks(dataset: DatasetReader, name: str) -> None:
-    together = dataset.count if _is_pixel_interleaved(dataset) else 1
+def _check_blocks(header: Header, dataset: DatasetReader, name: str) -> None:
+    together = header.count if _is_pixel_interleaved(dataset) else 1
     height, width = max(dataset.block_shapes[:1], key=math.prod)
-    size = height * width * together * np.dtype(dataset.dtypes[0]).itemsize
+    size = height * width * together * np.dtype(header.dtypes[0]).itemsize
     if size > MAX_BLOCK_BYTES:
         raise RasterError(
             f"{name} is stored in blocks of {height} x {width} pixels x {together} "
@@ -281,19 +436,16 @@ def wkt_of(crs: Any) -> str | None:  # noqa: ANN401 - a rasterio CRS or None
         return str(crs.to_wkt())
 
 
-def _colours(dataset: DatasetReader) -> list[str]:
+def _colours(dataset: DatasetReader) -> tuple[str, ...]:
     try:
-        return [colour.name for colour in dataset.colorinterp]
+        return tuple(colour.name for colour in dataset.colorinterp)
     except (ValueError, KeyError):  # newer than this rasterio knows of
-        return ["undefined"] * int(dataset.count)
+        return ("undefined",) * int(dataset.count)
 
 
-def _nodata(dataset: DatasetReader, index: int) -> float | None:
-    value = dataset.nodatavals[index]
-    return None if value is None else float(value)
-
-
-def _masks(numbers: Sequence[int], flags: Sequence[set[int]]) -> tuple[int | None, ...]:
+def _masks(
+    numbers: Sequence[int], flags: Sequence[AbstractSet[int]]
+) -> tuple[int | None, ...]:
     """Return whose mask GDAL must be asked for, for each band; one for a shared mask.
 
     Flags as in GDALGetMaskFlags: 1 all valid, 2 one mask for the dataset, 4 from alpha,
@@ -314,51 +466,3 @@ def _mask(dataset: DatasetReader, number: int, window: Window) -> NDArray[np.boo
 
 def _slices(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
     return (window.y, window.bottom), (window.x, window.right)
-
-
-_VERSION: Final = ("size", "mtime_ns", "files")
-_REMOTE_VERSION: Final = frozenset({"etag", "last-modified", "content-length"})
-
-
-def _identity(dataset: DatasetReader, path: str, name: str) -> dict[str, Any]:
-    """Return what changes when the pixels may have: of the file and those beside it."""
-    facts: dict[str, Any] = {
-        "path": _place(name),
-        "shape": [dataset.count, dataset.height, dataset.width],
-        "dtype": dataset.dtypes[0],
-    }
-    if is_remote(path):
-        return facts | remote_facts(path)
-    files = dataset.files or [path.removeprefix("GTI:")]
-    stats = [Path(f).stat() for f in files if Path(f).exists()]
-    if not stats:
-        return facts
-    parts = sorted((s.st_size, s.st_mtime_ns) for s in stats)
-    facts["size"] = sum(s.st_size for s in stats)
-    facts["mtime_ns"] = max(s.st_mtime_ns for s in stats)
-    if len(parts) > 1:
-        facts["files"] = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return facts
-
-
-def _place(name: str) -> str:
-    """Return a local file's place, the same from any folder; else the name."""
-    try:
-        return str(Path(name).resolve(strict=True))
-    except OSError:
-        return name
-
-
-def remote_facts(path: str) -> dict[str, Any]:
-    """Return a web server's own word on which version of a file this is."""
-    from urllib.error import URLError
-    from urllib.request import Request, urlopen
-
-    if not path.lower().startswith(("http://", "https://")):
-        return {}
-    try:
-        with urlopen(Request(path, method="HEAD"), timeout=10) as answer:  # noqa: S310
-            headers = answer.headers
-    except (URLError, OSError, ValueError):
-        return {}  # servers may refuse HEAD; GDAL has read the header already
-    return {key: headers[key] for key in sorted(_REMOTE_VERSION) if headers[key]}

@@ -25,6 +25,27 @@ if TYPE_CHECKING:
 # the machine, which a dozen workers on a large one turn into half of it.
 CACHE_MB: Final = 256
 
+# What is opened. Drivers that read other files which the raster names are left out,
+# but for those whose files we look through before (`references`), and so are those that
+# write, ask databases or services, or are too odd to be anybody's raster.
+IMAGES: Final = (
+    "GTiff", "COG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "PNG",
+    "WEBP", "JPEGXL", "AVIF", "GIF", "BMP", "PNM", "HFA", "ENVI", "EHdr", "AAIGrid",
+    "AIG", "GRASSASCIIGrid", "GSAG", "GSBG", "GS7BG", "XYZ", "SAGA", "RST", "ILWIS",
+    "ISCE", "ROI_PAC", "PCRaster", "RMF", "SRTMHGT", "DTED", "USGSDEM", "BYN", "NITF",
+    "GRIB", "netCDF", "HDF4", "HDF4Image", "HDF5", "HDF5Image", "BAG", "Zarr", "GPKG",
+    "MBTiles",
+)  # fmt: skip
+# Opened where the name says so: what a file holds must be what its name promises.
+_BY_NAME: Final = (
+    (re.compile(r"\.vrt$"), ("VRT",)),
+    (re.compile(r"^gti:|\.gti(\.\w+)?$"), ("GTI",)),
+    (re.compile(r"^sentinel2_l"), ("SENTINEL2",)),
+)
+# GDAL opens files beside a raster (`.ovr`, `.msk`) with whatever driver knows them;
+# this one writes files (https://github.com/OSGeo/gdal/issues/14739).
+_NEVER: Final = "MRF"
+
 # rasterio hands GDAL's messages to logging; without any handler Python prints them on
 # stderr. Whoever wants them adds a handler to the logger "rasterio".
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
@@ -95,7 +116,7 @@ def environment(path: str) -> Iterator[None]:
     """Set what GDAL needs while it opens and reads `path`."""
     import rasterio
 
-    options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_MB}
+    options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_MB, "GDAL_SKIP": _NEVER}
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
         options["GDAL_NUM_THREADS"] = min(4, threads())
     if is_remote(path):
@@ -115,15 +136,26 @@ def environment(path: str) -> Iterator[None]:
         yield
 
 
+def drivers(path: str) -> tuple[str, ...]:
+    """Return GDAL's drivers that may open a path, by what its name promises."""
+    name = path.split("?", maxsplit=1)[0].lower() if is_remote(path) else path.lower()
+    return next((d for pattern, d in _BY_NAME if pattern.search(name)), IMAGES)
+
+
 def open_dataset(path: str, overview: int | None = None) -> DatasetReader:
     """Open a dataset, or one of its overviews, for reading in `environment(path)`."""
-    import rasterio
+    from rasterio.env import ensure_env_with_credentials
     from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import DatasetReader
 
-    level = {} if overview is None else {"overview_level": overview}
+    # `rasterio.open` takes one driver, not a list of them.
+    opened = ensure_env_with_credentials(DatasetReader)
+    options: dict[str, Any] = {"driver": list(drivers(path))}
+    if overview is not None:
+        options["overview_level"] = overview
     with warnings.catch_warnings():  # `open_source` warns, once, in its own words
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(gdal_path(path), **level)
+        return opened(gdal_path(path), **options)
 
 
 class Handles:

@@ -11,14 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
+from affine import Affine
 
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import listed
-from geoseg.rasters.source import Source, SourceBand, check_inside
+from geoseg.rasters.numbers import alike
+from geoseg.rasters.source import (
+    Derived,
+    Source,
+    SourceBand,
+    check_inside,
+    noted,
+    unique,
+)
 from geoseg.rasters.validity import all_valid, both, is_all_valid
 from geoseg.rasters.warp import footprint, onto, same_crs
 
@@ -49,6 +59,11 @@ class Joined:
     def identity(self) -> Mapping[str, Any]:
         """How many, and a digest of who they are."""
         return {"files": len(self.parts), "digest": digest(self.parts)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of any of them, each once."""
+        return unique(note for part in self.parts for note in part.notes)
 
     def on_parts(self, change: Callable[[Source], Source]) -> Self:
         """Return the same, made of what `change` makes of each part."""
@@ -138,10 +153,11 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
                 f"{len(first.bands)} ({listed(first.bands)}), {other.name} has "
                 f"{len(other.bands)} ({listed(other.bands)})"
             )
+    sources, changed = alike([_turned(s, first.grid) for s in sources])
     places = [_place(source, first.grid) for source in sources]
     y, x = min(p.y for p in places), min(p.x for p in places)
     bottom, right = max(p.bottom for p in places), max(p.right for p in places)
-    return Mosaic(
+    joined = Mosaic(
         name=name,
         grid=first.grid[Window.spanning(y, bottom, x, right)],
         parts=tuple(
@@ -152,6 +168,49 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
+    return noted(joined, *([f"{name}: {changed}"] if changed else []))
+
+
+def _turned(source: Source, lattice: Grid) -> Source:
+    """Return a source on the other side of 180 degrees where that is nearer.
+
+    In degrees -179.5 is 180.5: neighbours across the antimeridian stay neighbours.
+    """
+    turn = _full_turn(lattice.crs)
+    if turn is None or not same_crs(source.grid.crs, lattice.crs):
+        return source
+    middles = [(g.bounds[0] + g.bounds[2]) / 2 for g in (source.grid, lattice)]
+    turns = round((middles[1] - middles[0]) / turn)
+    if not turns:
+        return source
+    moved = Affine.translation(turns * turn, 0) @ source.grid.transform
+    return Moved(source=source, target=replace(source.grid, transform=moved))
+
+
+@cache
+def _full_turn(crs: str | None) -> float | None:
+    """Return how many units of a geographic CRS go once around, else None."""
+    if crs is None:
+        return None
+    from pyproj import CRS
+
+    known = CRS.from_user_input(crs)
+    if not known.is_geographic:
+        return None
+    return 2 * np.pi / known.axis_info[0].unit_conversion_factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved(Derived):
+    """A source whose pixels are said to lie elsewhere."""
+
+    target: Grid
+    """Where; of the same shape."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        return self.target
 
 
 def _place(source: Source, lattice: Grid) -> Window:

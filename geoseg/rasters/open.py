@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.aoi import clipped
-from geoseg.rasters.array import ArraySource, open_array
-from geoseg.rasters.bands import choose, match_bands
-from geoseg.rasters.file import RasterFile, open_file
-from geoseg.rasters.mosaic import Joined
+from geoseg.rasters.array import open_array
+from geoseg.rasters.bands import choose, match_bands, matched
+from geoseg.rasters.file import NodataRule, Told, open_file
+from geoseg.rasters.mosaic import mosaic
+from geoseg.rasters.nodata import suspected, with_nodata
+from geoseg.rasters.numbers import (
+    Units,
+    as_reflectance,
+    formula,
+    in_numbers,
+)
+from geoseg.rasters.products import product_of
 from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
-from geoseg.rasters.source import Derived, Source, SourceBand
-from geoseg.rasters.stac import open_item, read_item
+from geoseg.rasters.source import Named, Source, SourceBand, noted
+from geoseg.rasters.stac import items_of, open_items, read_items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +33,7 @@ __all__ = [
     "Source",
     "SourceBand",
     "at_resolution",
+    "for_model",
     "match_bands",
     "open_source",
     "redact",
@@ -39,31 +48,46 @@ def open_source(
     bands: Sequence[str] | None = None,
     aoi: str | os.PathLike[str] | None = None,
     nodata: float | None = None,
+    nodata_rule: NodataRule = "auto",
+    units: Units = "file",
+    trust: Sequence[str] = (),
 ) -> Source:
     """Return the source of pixels that `source` stands for.
 
     Args:
         source: A path or URL that GDAL can open (also `/vsis3/…`, `s3://…`, a VRT, a
-            GTI tile index); a glob, a folder or a list of paths: a mosaic, or a stack
-            of bands where single-band files are named like bands; a STAC item as dict,
-            path or URL of its JSON; an xarray.DataArray or Dataset; or a Source.
-        bands: 1-based numbers of the bands to use; or a name for each band; or the
-            names of those to use. A number also means an alpha band, which otherwise
-            is no band but tells which pixels are valid.
+            GTI tile index); a product's folder, archive or metadata file; a glob, a
+            folder or a list of paths: a mosaic, or a stack of bands where single-band
+            files are named like bands; STAC items as JSON's path or URL, as dicts or
+            pystac's; an xarray.DataArray or Dataset; or a Source.
+        bands: 1-based numbers of the bands to use, in the model's order; or a name for
+            each band; or the names of those to use; or `name=number` for some. A number
+            or name also means an alpha band, which otherwise is no band but tells which
+            pixels are valid.
         aoi: Vector file with polygons, in any CRS. The grid is cropped to the pixels
             around them, and those whose centre lies outside are invalid.
         nodata: Pixel value that means nodata, whatever the raster itself says of it.
+        nodata_rule: `any`: a pixel is nodata where any band that is read is; `all`:
+            where all bands of the file are; `auto`: `all` for pictures (bytes, with
+            red, green and blue), `any` for all others.
+        units: `file`: the numbers as they are stored; `reflectance`: as the file, the
+            product or the item says that they become reflectance.
+        trust: Folders, files and hosts that may be read where a VRT, a tile index or an
+            item names them; below its own folder and on its own host all may.
 
-    A pixel is invalid if any of the source's bands is nodata, NaN, infinite or masked
-    out there, or if its alpha is 0. Pixels are the stored numbers; scale and offset
-    tags are not applied. A raster without CRS is allowed, with a UserWarning.
+    A pixel is invalid too where any band is NaN, infinite or masked out, where its
+    alpha is 0, and where no file of a VRT lies. A raster without CRS is allowed, with a
+    UserWarning. What was guessed, heard or left out stands in the source's `notes`.
 
     Raises:
         RasterError: It cannot be opened, or is nothing that can be segmented.
     """
-    opened = _opened(source, nodata, bands)
+    told = Told(nodata=nodata, rule=nodata_rule, wanted=bands, trust=tuple(trust))
+    opened = _opened(source, told)
     if bands is not None:
         opened = choose(opened, bands)
+    if units == "reflectance":
+        opened = _in_reflectance(opened)
     if aoi is not None:
         opened = clipped(opened, aoi)
     if opened.grid.crs is None:
@@ -76,50 +100,90 @@ def open_source(
     return opened
 
 
+def _in_reflectance(source: Source) -> Source:
+    changed = as_reflectance(source)
+    if changed is not source:
+        return noted(changed, f"{source.name}: {formula(source.bands)}")
+    return noted(
+        source,
+        f"{source.name} does not say how its numbers become reflectance: --units "
+        "reflectance changes nothing",
+    )
+
+
 def _opened(
-    source: Any,  # noqa: ANN401 - as above
-    nodata: float | None,
-    wanted: Sequence[str] | None,
+    source: Any,  # noqa: ANN401 - whatever pixels can come from
+    told: Told,
 ) -> Source:
     if isinstance(source, Source):
         return source
-    if isinstance(source, dict):
-        return open_item(source, nodata=nodata)
     if isinstance(source, str | os.PathLike):
-        return _open_path(os.fspath(source), nodata, wanted)
+        return _open_path(os.fspath(source), told)
     if type(source).__module__.partition(".")[0] == "xarray":
-        return open_array(source, nodata=nodata)
+        return open_array(source, nodata=told.nodata)
+    items = items_of(source)
+    if items is not None:
+        return open_items(items, told=told)
     if isinstance(source, list | tuple) and source:
-        paths = [os.fspath(path) for path in source]
-        name = f"{len(paths)} rasters from {redact(paths[0])}"
-        return open_several(paths, name=name, nodata=nodata, wanted=wanted)
+        return _open_paths([os.fspath(path) for path in source], told)
     raise RasterError(
-        f"a raster is a path, a URL, a list of paths, a STAC item, an xarray.DataArray "
+        f"a raster is a path, a URL, a list of paths, STAC items, an xarray.DataArray "
         f"or a Source; got {type(source).__name__}"
     )
 
 
-def _open_path(path: str, nodata: float | None, wanted: Sequence[str] | None) -> Source:
+def _open_paths(paths: Sequence[str], told: Told) -> Source:
+    """Return a list of files, products or items as one source."""
+    name = f"{len(paths)} rasters from {redact(paths[0])}"
+    if any(_is_json(path) or product_of(path) for path in paths):
+        return mosaic([_open_path(path, told) for path in paths], name)
+    return open_several(paths, name=name, told=told)
+
+
+def _open_path(path: str, told: Told) -> Source:
     if not path:
         raise RasterError("the path of the raster is empty")
-    if path.split("?", maxsplit=1)[0].lower().endswith((".json", ".geojson")):
-        return open_item(read_item(path), nodata=nodata)
+    if _is_json(path):
+        return open_items(read_items(path, told.trust), told=told)
     files = files_meant(path)
     if files is None:
-        return open_file(path, nodata=nodata, wanted=wanted)
-    return open_several(files, name=redact(path), nodata=nodata, wanted=wanted)
+        return open_file(path, told)
+    return open_several(files, name=redact(path), told=told)
 
 
-def with_nodata(source: Source, value: float | None) -> Source:
-    """Return the source with `value` as nodata where it does not tell of any itself.
+def _is_json(path: str) -> bool:
+    name = path.split("?", maxsplit=1)[0].lower()
+    return name.endswith((".json", ".geojson")) and "_mtl." not in name
 
-    What a model's card says of nodata is such a value. Rasters with a nodata tag, a
-    mask or an alpha band, and sources that are not geoseg's own, stay as they are.
+
+class Wanted(Protocol):
+    """What a model wants of a raster; its card says."""
+
+    @property
+    def bands(self) -> Sequence[Named]:
+        """What it reads, in its order."""
+        ...
+
+    @property
+    def numbers(self) -> str:
+        """What its pixels were: `DN`, `reflectance`, `s2-l2a-before-0400`."""
+        ...
+
+    @property
+    def nodata(self) -> float | None:
+        """What means nodata where the raster does not say."""
+        ...
+
+
+def for_model(source: Source, wanted: Wanted) -> Source:
+    """Return the source as a model takes it: its bands, in its numbers.
+
+    What was matched by position, converted, or may be nodata stands in the notes.
+
+    Raises:
+        RasterError: A band is missing, or two could be meant.
     """
-    if value is None:
-        return source
-    if isinstance(source, RasterFile | ArraySource):
-        return source.with_nodata(value)
-    if isinstance(source, Derived | Joined):
-        return source.on_parts(lambda part: with_nodata(part, value))
-    return source
+    chosen = matched(with_nodata(source, wanted.nodata), wanted.bands)
+    question = suspected(chosen)
+    chosen = in_numbers(chosen, wanted.numbers)
+    return noted(chosen, *([question] if question else []))

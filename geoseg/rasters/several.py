@@ -9,43 +9,45 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_in_file_name
-from geoseg.rasters.file import RasterFile, open_file
+from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told, open_file
 from geoseg.rasters.gdal import Handles, is_remote
 from geoseg.rasters.mosaic import mosaic, stack
+from geoseg.rasters.products import (
+    RASTER_SUFFIXES,
+    bands_and_tiles,
+    files_in,
+    product_of,
+)
+from geoseg.rasters.source import Source, SourceBand, noted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
-    from geoseg.rasters.source import Source, SourceBand
-
-RASTER_SUFFIXES: Final = frozenset(
-    {".tif", ".tiff", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".asc", ".dat", ".bil"}
-)
 # How many of a source's files one thread keeps open.
 _OPEN: Final = 64
 
 
 def files_meant(path: str) -> list[str] | None:
-    """Return the files that a glob or folder stands for; None where it is one raster.
+    """Return the files that a glob, folder or archive stands for; None for one raster.
 
     Raises:
         RasterError: There are none.
     """
     if is_remote(path) or path.startswith("/vsi"):
         return None
-    place = Path(path)
-    if place.is_dir():
-        return _in_folder(place)
-    if glob.has_magic(path) and not place.exists():
+    product = product_of(path)
+    if product is not None:
+        return _in_product(Path(product))
+    if glob.has_magic(path) and not Path(path).exists():
         found = sorted(
             f
             for f in glob.glob(path, recursive=True)  # noqa: PTH207 - as typed
@@ -57,55 +59,47 @@ def files_meant(path: str) -> list[str] | None:
     return None
 
 
-def _in_folder(folder: Path) -> list[str] | None:
-    if folder.suffix == ".zarr":
+def _in_product(place: Path) -> list[str] | None:
+    if place.suffix == ".zarr":
         return None
-    files = sorted(f for f in folder.iterdir() if f.is_file())
-    found = [str(f) for f in files if f.suffix.lower() in RASTER_SUFFIXES]
-    if not found and (folder / "hdr.adf").exists():
+    found = files_in(str(place))
+    if not found and (place / "hdr.adf").exists():
         return None  # an ESRI grid is a folder
     if not found:
-        wanted = ", ".join(sorted(RASTER_SUFFIXES))
-        raise RasterError(f"{folder} is a folder without rasters ({wanted}) in it")
+        endings = ", ".join(sorted(RASTER_SUFFIXES))
+        kind = "a folder" if place.is_dir() else "an archive"
+        raise RasterError(f"{place} is {kind} without rasters ({endings}) in it")
     return found
 
 
 def open_several(
-    paths: Sequence[str],
-    *,
-    name: str,
-    nodata: float | None = None,
-    wanted: Sequence[str] | None = None,
+    paths: Sequence[str], *, name: str, told: Told = NOTHING_TOLD
 ) -> Source:
     """Return several files as one source.
 
     Raises:
         RasterError: One cannot be opened, or they do not go together.
     """
-    if len(paths) == 1:
-        return open_file(paths[0], nodata=nodata, wanted=wanted)
-    opened = _shared(open_all(paths, nodata=nodata, wanted=wanted))
+    files = bands_and_tiles(paths, told.wanted)
+    more = [f"{name}: {note}" for note in files.notes]
+    if len(files.paths) == 1:
+        return noted(open_file(files.paths[0], told), *more)
+    opened = _shared(open_all(files.paths, told))
     of_band: dict[str, list[RasterFile]] = {}
     for source in opened:
         band = band_in_file_name(source.path) if len(source.bands) == 1 else None
         of_band.setdefault(band or "", []).append(source)
     if "" in of_band or len(of_band) == 1:
-        return mosaic(opened, name)
-    return stack([mosaic(group, redact(name)) for group in of_band.values()], name)
+        return noted(mosaic(opened, name), *more)
+    layers = [mosaic(group, name) for group in of_band.values()]
+    return noted(stack(layers, name), *more)
 
 
-def open_all(
-    paths: Sequence[str],
-    *,
-    nodata: float | None = None,
-    wanted: Sequence[str] | None = None,
-) -> list[RasterFile]:
+def open_all(paths: Iterable[str], told: Told = NOTHING_TOLD) -> list[RasterFile]:
     """Open many at once: of remote ones each is a wait, of local ones a seek."""
+    paths = list(paths)
     handles = Handles(limit=_OPEN)
-    probe = len(paths) <= _OPEN
-    open_one = partial(
-        open_file, nodata=nodata, wanted=wanted, handles=handles, probe=probe
-    )
+    open_one = partial(open_file, told=told, handles=handles, probe=len(paths) <= _OPEN)
     with ThreadPoolExecutor(min(16, len(paths))) as pool:
         return list(pool.map(open_one, paths))
 

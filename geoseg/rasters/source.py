@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from geoseg.errors import RasterError
@@ -37,6 +37,20 @@ class SourceBand:
     """Its description, its file's band name (`B08`), or `1`, `2`, … where unnamed."""
     common_name: str | None = None
     """STAC common name (`red`, `nir`, …) where it can be known, else None."""
+    scale: float = 1.0
+    """What a stored number is multiplied by to be in physical units: reflectance from 0
+    to 1, mostly."""
+    offset: float = 0.0
+    """What is added after that."""
+    number: int | None = field(default=None, compare=False)
+    """Its 1-based number in the file; None where it lies in no file."""
+    by_number: bool = field(default=False, compare=False)
+    """Whether it was asked for by its number: such bands are the model's, in order."""
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether its numbers are not in physical units themselves."""
+        return (self.scale, self.offset) != (1.0, 0.0)
 
 
 @runtime_checkable
@@ -44,9 +58,8 @@ class Source(Protocol):
     """Where pixels come from: a recipe that can be pickled, never an open handle.
 
     `read` may be called from several threads at once. What it returns for a pixel does
-    not depend on the window that the pixel was read in. Pixels are the stored numbers:
-    scale and offset tags are never applied, because models are trained on the stored
-    numbers and state their own scaling on their card.
+    not depend on the window that the pixel was read in. Pixels are the stored numbers;
+    what they mean stands in the bands' scale and offset (`geoseg.rasters.numbers`).
     """
 
     @property
@@ -72,6 +85,11 @@ class Source(Protocol):
     @property
     def identity(self) -> Mapping[str, Any]:
         """JSON-able facts that change when the pixels may have (size, mtime, etag)."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was heard, guessed or left out, a line each, that changes the map."""
         ...
 
     def select(self, bands: Sequence[int]) -> Source:
@@ -134,6 +152,11 @@ class Derived:
         """Facts that change when the pixels may have."""
         return self.source.identity
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The source's."""
+        return self.source.notes
+
     def select(self, bands: Sequence[int]) -> Self:
         """Return the source with only these bands (0-based), in this order."""
         return self.on_parts(lambda part: part.select(bands))
@@ -171,3 +194,26 @@ class Renamed(Derived):
         return Renamed(
             source=self.source.select(bands), names=tuple(self.names[b] for b in bands)
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(Derived):
+    """A source of which there is more to say."""
+
+    more: tuple[str, ...]
+    """What, a line each."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The source's, and more."""
+        return unique((*self.source.notes, *self.more))
+
+
+def noted(source: Source, *more: str) -> Source:
+    """Return the source with more notes; itself where there are none."""
+    return Noted(source=source, more=more) if more else source
+
+
+def unique(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return each note once, in the order in which they first come."""
+    return tuple(dict.fromkeys(notes))

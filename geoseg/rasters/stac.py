@@ -1,30 +1,50 @@
-"""A STAC item as a source: its assets' bands under their own and common names.
+"""STAC items as sources: their assets' bands under their own and common names.
 
-https://github.com/radiantearth/stac-spec (1.0 with `eo:bands`, 1.1 with `bands`).
+https://github.com/radiantearth/stac-spec: 1.0 with `eo:bands` and `raster:bands`, 1.1
+with `bands`, and items that tell of neither, by the keys of their assets.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import band_key, with_common_names
-from geoseg.rasters.gdal import is_remote, one_line
-from geoseg.rasters.mosaic import stack
-from geoseg.rasters.several import RASTER_SUFFIXES, open_all
-from geoseg.rasters.source import Renamed, Source, SourceBand
+from geoseg.rasters.bands import (
+    band_in_file_name,
+    band_key,
+    is_band_name,
+    with_common_names,
+)
+from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told
+from geoseg.rasters.gdal import is_remote
+from geoseg.rasters.mosaic import mosaic, stack
+from geoseg.rasters.products import RASTER_SUFFIXES
+from geoseg.rasters.references import allowed, read_bytes
+from geoseg.rasters.several import open_all
+from geoseg.rasters.source import Source, SourceBand, noted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 _MAX_BYTES: Final = 50_000_000
-_NOT_PIXELS: Final = frozenset({"thumbnail", "overview", "visual", "metadata"})
+_DEEPEST: Final = 64  # of nested JSON; items have some ten levels
+_NOT_PIXELS: Final = frozenset({
+    "thumbnail", "overview", "visual", "metadata", "data-mask", "cloud", "snow-ice",
+    "saturation", "water-mask", "cloud-shadow",
+})  # fmt: skip
+_NO_BAND: Final = re.compile(
+    r"visual|thumbnail|preview|rendered_preview|tilejson|scl|aot|wvp|(\w+_)?qa(_\w+)?"
+    r"|cloud|snow|fmask|(.+_)?mask|(s[az]a|v[az]a)|granule_metadata|atran|cdist|drad"
+    r"|emis|emsd|trad|urad",
+    re.IGNORECASE,
+)
+_RASTER_TYPES: Final = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,64 +55,131 @@ class Asset:
     href: str
     bands: tuple[SourceBand, ...]
     """As the item tells; none where it does not."""
+    nodata: float | None = None
+    """As the item tells."""
+    scaled: bool = False
+    """Whether it tells what numbers mean."""
 
 
-def read_item(path: str) -> dict[str, Any]:
-    """Return an item from its JSON, a file or a URL.
+def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the items of a JSON file or URL: an item, a search result, a collection.
+
+    Their assets' addresses are made whole; they lie where `references.allowed` says.
 
     Raises:
-        RasterError: It cannot be read, or is no JSON object.
+        RasterError: It cannot be read, or holds no items.
     """
+    text = read_bytes(path, most=_MAX_BYTES)
     try:
-        item = json.loads(_read(path))
-    except (OSError, ValueError) as error:
-        raise RasterError(
-            f"cannot open {redact(path)}: {one_line(error, path)}"
-        ) from error
-    if not isinstance(item, dict):
-        raise RasterError(f"{redact(path)} is no STAC item: not a JSON object")
-    here = path if is_remote(path) else str(Path(path).absolute())
-    return {**item, "links": [{"rel": "self", "href": here}]}
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RasterError(f"cannot open {redact(path)}: {error}") from error
+    if not isinstance(found, dict):
+        raise RasterError(f"{redact(path)} is not a STAC item: not a JSON object")
+    items = found.get("features", [found])
+    if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
+        raise RasterError(f"{redact(path)} is not a collection of STAC items")
+    return [_placed(item, path, trust) for item in items]
 
 
-def _read(path: str) -> bytes:
-    if path.lower().startswith(("http://", "https://")):
-        from urllib.request import urlopen
+def _placed(item: dict[str, Any], path: str, trust: Sequence[str]) -> dict[str, Any]:
+    """Return an item with addresses that do not depend on where it lies."""
+    assets = item.get("assets")
+    if not isinstance(assets, Mapping):
+        return item
+    placed = {
+        key: {**asset, "href": allowed(str(asset["href"]), path, trust)}
+        for key, asset in assets.items()
+        if isinstance(asset, Mapping) and _is_raster(asset)
+    }
+    return {**item, "assets": {**assets, **placed}}
 
-        with urlopen(path, timeout=20) as answer:  # noqa: S310 - http or https
-            data: bytes = answer.read(_MAX_BYTES + 1)
-    else:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise RasterError(f"{redact(path)} is larger than {_MAX_BYTES:,} bytes")
-    return data
+
+def items_of(source: Any) -> list[Mapping[str, Any]] | None:  # noqa: ANN401 - anything
+    """Return the items that Python values stand for; None where they are not items.
+
+    Args:
+        source: A dict (an item or a collection of them), pystac's Item or
+            ItemCollection, or a list of items.
+    """
+    many = source if isinstance(source, list | tuple) else [source]
+    found: list[Mapping[str, Any]] = []
+    for one in many:
+        if type(one).__module__.partition(".")[0] in {"pystac", "pystac_client"}:
+            one = one.to_dict()  # noqa: PLW2901 - as its JSON from here on
+        if not isinstance(one, Mapping):
+            return None
+        features = one.get("features")
+        found += features if isinstance(features, list) else [one]
+    return found or None
 
 
-def open_item(item: Mapping[str, Any], *, nodata: float | None = None) -> Source:
-    """Return the bands of a STAC item as one source.
+def open_items(
+    items: Sequence[Mapping[str, Any]], *, name: str = "", told: Told = NOTHING_TOLD
+) -> Source:
+    """Return STAC items as one source: each a stack or a file, several a mosaic.
 
     Assets of one band each are stacked, on the grid of the finest; else the first
     asset with several bands is the source.
 
     Raises:
-        RasterError: It is no item, has no rasters, or they cannot be opened.
+        RasterError: One is no item, has no rasters, or they cannot be opened.
     """
+    if not items:
+        raise RasterError(f"{name or 'the collection'} holds no STAC items")
+    opened = [_open_item(item, told) for item in items]
+    return mosaic(opened, name or f"{len(items)} STAC items from {opened[0].name}")
+
+
+def _open_item(item: Mapping[str, Any], told: Told) -> Source:
     name = f"STAC item {item.get('id', '?')}"
     if item.get("type") != "Feature" or not isinstance(item.get("assets"), Mapping):
         raise RasterError(
-            f"{name} is none: type is {item.get('type')!r} instead of 'Feature', or "
-            "there are no assets; collections and catalogs are not rasters"
+            f"{name} is not an item: type is {item.get('type')!r} instead of "
+            "'Feature', or there are no assets; collections and catalogs are not "
+            "rasters"
         )
     assets = list(_rasters(item))
     if not assets:
         raise RasterError(
             f"{name} has no rasters among its assets ({', '.join(item['assets'])})"
         )
-    chosen = _single_bands(assets) or assets[:1]
-    opened = open_all([asset.href for asset in chosen], nodata=nodata)
-    named = [_named(s, a) for s, a in zip(opened, chosen, strict=True)]
-    return named[0] if len(named) == 1 else stack(named, name)
+    chosen = _wanted(_single_bands(assets), told.wanted) or assets[:1]
+    opened = open_all(
+        [a.href for a in chosen], replace(told, count=len(chosen[0].bands))
+    )
+    named = [_named(s, a, told) for s, a in zip(opened, chosen, strict=True)]
+    joined = named[0] if len(named) == 1 else stack(named, name)
+    return noted(joined, *(f"{name}: {n}" for n in _notes(item, chosen, assets)))
+
+
+def _notes(
+    item: Mapping[str, Any], chosen: Sequence[Asset], assets: Sequence[Asset]
+) -> Iterator[str]:
+    told = {a.nodata for a in chosen if a.nodata is not None}
+    if told:
+        yield f"nodata is {', '.join(f'{n:g}' for n in sorted(told))} by the item"
+    if any(a.scaled for a in chosen):
+        band = next(b for a in chosen if a.scaled for b in a.bands)
+        yield (
+            f"reflectance = number x {band.scale:g} {band.offset:+g} by the item"
+            f"{_baseline_told(item)}"
+        )
+    if len(chosen) == 1 and len(assets) > 1 and not chosen[0].bands:
+        others = ", ".join(a.key for a in assets if a is not chosen[0])
+        yield f"asset {chosen[0].key} is used; left out: {others}"
+
+
+def _baseline_told(item: Mapping[str, Any]) -> str:
+    baseline = _baseline(item)
+    return "" if baseline is None else f", processing baseline {baseline:05.2f}"
+
+
+def _is_raster(asset: Mapping[str, Any]) -> bool:
+    href = str(asset.get("href", ""))
+    suffix = Path(href.split("?", maxsplit=1)[0]).suffix.lower()
+    told = str(asset.get("type", "")).startswith(_RASTER_TYPES)
+    return suffix in RASTER_SUFFIXES or (told and not suffix and is_remote(href))
 
 
 def _rasters(item: Mapping[str, Any]) -> Iterator[Asset]:
@@ -100,34 +187,120 @@ def _rasters(item: Mapping[str, Any]) -> Iterator[Asset]:
         (k["href"] for k in item.get("links", []) if k.get("rel") == "self"), ""
     )
     for key, asset in item["assets"].items():
-        if not isinstance(asset, Mapping):
+        if not isinstance(asset, Mapping) or not _is_raster(asset):
             continue
-        href = str(asset.get("href", ""))
-        suffix = Path(href.split("?", maxsplit=1)[0]).suffix.lower()
-        if suffix not in RASTER_SUFFIXES or _NOT_PIXELS & set(asset.get("roles") or ()):
+        if _NOT_PIXELS & set(asset.get("roles") or ()):
             continue
-        yield Asset(key=key, href=_absolute(href, base), bands=_bands(asset))
+        bands, scaled = _bands(key, asset, item)
+        if not bands and _NO_BAND.fullmatch(key):
+            continue
+        yield Asset(
+            key=key,
+            href=_absolute(str(asset["href"]), base),
+            bands=bands,
+            nodata=_nodata(asset),
+            scaled=scaled,
+        )
 
 
 def _absolute(href: str, base: str) -> str:
     if is_remote(href) or href.startswith("/") or not base:
         return href
     if is_remote(base):
-        return urljoin(base, href)
+        return f"{base.rpartition('/')[0]}/{href.removeprefix('./')}"
     return str(Path(base).parent / href)
 
 
-def _bands(asset: Mapping[str, Any]) -> tuple[SourceBand, ...]:
-    told = asset.get("bands") or asset.get("eo:bands") or ()
+def _bands(
+    key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
+) -> tuple[tuple[SourceBand, ...], bool]:
+    """Return an asset's bands, and whether the item tells what their numbers mean."""
+    told = _objects(asset.get("bands")) or _objects(asset.get("eo:bands"))
     names = [str(b.get("name", "")) for b in told]
     common = [b.get("eo:common_name", b.get("common_name")) for b in told]
-    if not all(n or c for n, c in zip(names, common, strict=True)):
-        return ()
-    guessed = with_common_names(names)
-    return tuple(
-        SourceBand(name=n or str(c), common_name=c or g.common_name)
-        for n, c, g in zip(names, common, guessed, strict=True)
+    if not told or not all(n or c for n, c in zip(names, common, strict=True)):
+        name = _from_key(key, asset)
+        names, common = ([name], [None]) if name else ([], [])
+    sensor = f"{item.get('collection', '')} {item.get('id', '')}"
+    guessed = with_common_names(
+        [n or str(c) for n, c in zip(names, common, strict=True)], sensor
     )
+    rules = _rules(asset, item, len(names))
+    bands = tuple(
+        replace(g, common_name=c or g.common_name, scale=scale, offset=offset)
+        for g, c, (scale, offset) in zip(guessed, common, rules, strict=True)
+    )
+    return bands, any(band.is_scaled for band in bands)
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - as JSON has it
+    return (
+        [b for b in value if isinstance(b, Mapping)] if isinstance(value, list) else []
+    )
+
+
+def _from_key(key: str, asset: Mapping[str, Any]) -> str | None:
+    """Return the band that an asset's key tells of, where it tells of one."""
+    roles = set(asset.get("roles") or ("data",))
+    if not roles & {"data", "reflectance"}:
+        return None
+    name = band_in_file_name(key) or key
+    return name if is_band_name(name) else None
+
+
+def _rules(
+    asset: Mapping[str, Any], item: Mapping[str, Any], count: int
+) -> list[tuple[float, float]]:
+    """Return scale and offset of each band."""
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    told = told if len(told) == count else [{}] * count
+    return [_rule({**asset, **band}, item) for band in told]
+
+
+def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, float]:
+    """Return scale and offset by what a band and its item tell.
+
+    Earth Search takes the offset of baseline 04.00 off the pixels, says so in
+    `earthsearch:boa_offset_applied`, and leaves it in `raster:bands`
+    (https://github.com/Element84/earth-search/issues/9). Planetary Computer's items
+    tell of the baseline only.
+    """
+    scale = _number(facts.get("raster:scale", facts.get("scale")))
+    offset = _number(facts.get("raster:offset", facts.get("offset")))
+    properties = item.get("properties") or {}
+    applied = properties.get("earthsearch:boa_offset_applied") is True
+    baseline = _baseline(item)
+    if scale is None and offset is None and baseline is not None:
+        return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
+    return 1.0 if scale is None else scale, 0.0 if applied else offset or 0.0
+
+
+def _baseline(item: Mapping[str, Any]) -> float | None:
+    """Return the processing baseline of a Sentinel-2 item, where it tells."""
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping):
+        return None
+    told = properties.get("s2:processing_baseline")
+    told = told or (
+        properties.get("processing:version")
+        if "sentinel-2" in f"{item.get('collection')} {properties.get('constellation')}"
+        else None
+    )
+    return _number(str(told).lstrip("Nn")) if told else None
+
+
+def _nodata(asset: Mapping[str, Any]) -> float | None:
+    """Return the nodata value of an asset, or of all its bands alike."""
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    values = {_number(b.get("nodata", asset.get("nodata"))) for b in told or [{}]}
+    return values.pop() if len(values) == 1 else None
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _single_bands(assets: Sequence[Asset]) -> list[Asset]:
@@ -139,7 +312,41 @@ def _single_bands(assets: Sequence[Asset]) -> list[Asset]:
     return list(found.values())
 
 
-def _named(source: Source, asset: Asset) -> Source:
+def _wanted(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset]:
+    """Return those assets that `--bands` asks for by name; all where it does not."""
+    keys = [band_key(word) for word in words or ()]
+    if not keys or any(key.isdigit() or "=" in key for key in keys):
+        return list(assets)
+    found = []
+    for key in keys:
+        called = (
+            a for a in assets if key in {band_key(n) for n in (a.key, *_names(a)) if n}
+        )
+        asset = next(called, None)
+        if asset is None:
+            return list(assets)
+        found.append(asset)
+    return found
+
+
+def _names(asset: Asset) -> tuple[str | None, ...]:
+    return asset.bands[0].name, asset.bands[0].common_name
+
+
+def _named(source: RasterFile, asset: Asset, told: Told) -> Source:
+    """Return a file with what the item tells of it; its own tags count less."""
+    silent = not any(n is not None for n in source.nodata)
+    if asset.nodata is not None and told.nodata is None and silent:
+        source = source.with_nodata(asset.nodata)
     if not asset.bands or len(asset.bands) != len(source.bands):
         return source
-    return Renamed(source=source, names=asset.bands)
+    bands = tuple(
+        replace(
+            theirs
+            if asset.scaled
+            else replace(theirs, scale=own.scale, offset=own.offset),
+            number=own.number,
+        )
+        for theirs, own in zip(asset.bands, source.bands, strict=True)
+    )
+    return replace(source, bands=bands)

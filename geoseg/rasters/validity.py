@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from geoseg.core.grid import Window
+
 
 def all_valid(shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return a read-only (y, x) True everywhere that takes no memory."""
@@ -49,6 +51,47 @@ def both(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if is_all_valid(a):
         return b
     return a if is_all_valid(b) else np.logical_and(a, b)
+
+
+def valid_together(
+    pixels: NDArray[np.generic], others: NDArray[np.generic], nodata: float
+) -> NDArray[np.bool_]:
+    """Return which pixels are not nodata in all bands at once, and finite in each.
+
+    Args:
+        pixels: (band, y, x) of any real dtype.
+        others: More bands of the same raster, which are looked at for nodata only.
+        nodata: The nodata value of all of them.
+    """
+    finite = valid_pixels(pixels, [None] * len(pixels))
+    span = nodata_range(nodata, pixels.dtype)
+    if span is None:
+        return finite
+    low, high = span
+    nothing = np.ones(pixels.shape[1:], np.bool_)
+    for band in (*pixels, *others):
+        nothing &= (band >= low) & (band <= high)
+    return both(finite, np.logical_not(nothing, nothing))
+
+
+def covered_pixels(
+    rectangles: NDArray[np.float64], window: Window
+) -> NDArray[np.bool_]:
+    """Return which pixels of a window lie in any of some rectangles, (y, x).
+
+    Args:
+        rectangles: (n, 4) first and last row and column edges, in pixels.
+        window: What is looked at.
+    """
+    edges = np.floor(rectangles.clip(-1e9, 1e9) + 0.5).astype(np.int64)
+    edges -= np.array([window.y, window.y, window.x, window.x])
+    edges[:, :2] = edges[:, :2].clip(0, window.height)
+    edges[:, 2:] = edges[:, 2:].clip(0, window.width)
+    y, bottom, x, right = edges.T
+    covered = np.zeros((window.height, window.width), np.bool_)
+    for top, low, left, far in edges[(y < bottom) & (x < right)]:
+        covered[top:low, left:far] = True
+    return all_valid(covered.shape) if covered.all() else covered
 
 
 def _invalid(

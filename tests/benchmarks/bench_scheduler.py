@@ -55,6 +55,8 @@ class Nothing:
     def identity(self) -> Mapping[str, Any]:
         return {"name": self.name}
 
+    notes = ()
+
     def select(self, _: Any) -> "Nothing":
         return self
 

@@ -290,12 +290,12 @@ def test_what_is_no_item(item, tmp_path, shared):
     for given, message in [
         (
             {"type": "Collection", "id": "c"},
-            "STAC item c is none: type is 'Collection'",
+            "STAC item c is not an item: type is 'Collection'",
         ),
         ({"type": "Feature", "id": "e", "assets": {}}, "STAC item e has no rasters"),
         (item, r"cannot open .*assets/none\.tif: No such file"),
         (tmp_path / "broken.json", r"cannot open .*broken\.json: Expecting property"),
-        (tmp_path / "list.json", r"list\.json is no STAC item: not a JSON object"),
+        (tmp_path / "list.json", r"list\.json is not a STAC item: not a JSON object"),
         (tmp_path / "none.json", r"cannot open .*none\.json: .*No such file"),
         (
             shared / "banepa_buildings/stac-item.json",

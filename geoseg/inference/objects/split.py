@@ -127,6 +127,11 @@ class MapSource:
         return self.masks.grid
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing is to be guessed of a map of ours."""
+        return ()
+
+    @property
     def _names(self) -> list[str]:
         return [n for n in ("classes", "confidence") if n in self.masks.arrays]
 

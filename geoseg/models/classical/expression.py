@@ -63,6 +63,8 @@ class Expression:
     """The same with bands as `x0`, `x1`, …, in float32: safe Python."""
     is_difference: bool
     """Whether it is a normalised difference, which lies in -1 … 1 and parts at 0."""
+    is_ratio: bool = False
+    """Whether it divides by a band."""
 
     @property
     def is_band(self) -> bool:
@@ -97,7 +99,11 @@ def parse(text: str) -> Expression:
     if not names:
         raise ModelError(f"the expression {text!r} names no band")
     return Expression(
-        text=text, bands=tuple(names), code=code, is_difference=_is_difference(tree)
+        text=text,
+        bands=tuple(names),
+        code=code,
+        is_difference=_is_difference(tree),
+        is_ratio=any(map(_divides_by_band, ast.walk(tree))),
     )
 
 
@@ -150,6 +156,16 @@ def _fits(number: float) -> bool:
 def _takes(function: str, count: int) -> bool:
     _, fewest, most = _FUNCTIONS[function]
     return fewest <= count <= most
+
+
+def _divides_by_band(node: ast.AST) -> bool:
+    divides = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+    below = ast.walk(node.right) if divides else ()  # type: ignore[attr-defined]
+    return any(
+        isinstance(part, ast.Name)
+        or (isinstance(part, ast.Constant) and isinstance(part.value, str))
+        for part in below
+    )
 
 
 def _is_difference(tree: ast.expr) -> bool:

@@ -245,5 +245,11 @@ def _card(expression: Expression, name: str, comparison: str) -> Card:
     method, _, rule = name.partition(":")
     about = f"{one} where {rule}"
     return method_card(
-        name, expression.bands, table, about, framework={"family": method}
+        name,
+        expression.bands,
+        table,
+        about,
+        framework={"family": method},
+        # A ratio of stored numbers is another one where these have an offset.
+        numbers="reflectance" if expression.is_ratio else "DN",
     )

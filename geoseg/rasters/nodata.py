@@ -1,0 +1,137 @@
+"""Nodata that nobody tells of: found, and asked for, never applied by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from geoseg.core.grid import Grid, Window
+from geoseg.rasters.array import ArraySource
+from geoseg.rasters.file import RasterFile
+from geoseg.rasters.gdal import environment, is_remote
+from geoseg.rasters.mosaic import Joined
+from geoseg.rasters.references import file_of
+from geoseg.rasters.source import Derived, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LEAST: Final = 0.02  # of the raster: less is dark water, or a white roof
+_SIDE: Final = 64  # of a sample, in pixels
+_PLACES: Final = 8  # samples along each side: the first and the last lie on the edges
+_REMOTE_PLACES: Final = 2  # the corners: a sample fetches a tile
+_WHOLE: Final = 512 * 512  # pixels that are read as they are
+_FEW: Final = 16  # distinct values: a map of classes, in which any may be common
+
+
+def with_nodata(source: Source, value: float | None) -> Source:
+    """Return the source with `value` as nodata where it does not tell of any itself.
+
+    What a model's card says of nodata is such a value. Rasters with a nodata tag, a
+    mask or an alpha band, and sources that are not geoseg's own, stay as they are.
+    """
+    if value is None:
+        return source
+    if isinstance(source, RasterFile | ArraySource):
+        return source.with_nodata(value)
+    if isinstance(source, Derived | Joined):
+        return source.on_parts(lambda part: with_nodata(part, value))
+    return source
+
+
+def is_silent(source: Source) -> bool:
+    """Whether a source of ours says nothing of where it has no data."""
+    if isinstance(source, RasterFile):
+        told = any(n is not None for n in source.nodata) or any(source.masks)
+        return not told and source.alpha is None and source.covered is None
+    if isinstance(source, ArraySource):
+        return source.nodata is None
+    if isinstance(source, Derived):
+        return is_silent(source.source)
+    return isinstance(source, Joined) and all(map(is_silent, source.parts))
+
+
+def suspected(source: Source) -> str | None:
+    """Return a question about a value that may be nodata; None where there is none.
+
+    Such a value is the lowest or the highest there is, the same in all bands, fills 2 %
+    of the raster and more, and touches its edge. It is looked for in an overview of a
+    file, or else in 64 places that are always the same and include the edges; of what
+    is far away, in the four corners.
+    """
+    if not is_silent(source):
+        return None
+    values, edge = _sample(source)
+    if not len(values) or len(np.unique(values)) <= _FEW:
+        return None
+    alike = (values == values[:, :1]).all(axis=1)
+    for value in (values.min(), values.max()):
+        there = alike & (values[:, 0] == value)
+        share = float(there.mean())
+        if share >= _LEAST and bool((there & edge).any()):
+            return (
+                f"{source.name}: {100 * share:.0f} % of it is {value:g}"
+                f"{' in all bands' * (values.shape[1] > 1)}, out to its edge, and "
+                f"nothing says that this is nodata; if it is: --nodata {value:g}"
+            )
+    return None
+
+
+def _sample(source: Source) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return valid pixels as (n, band), and which of them lie on the raster's edge."""
+    read = _overview(source) if isinstance(source, RasterFile) else None
+    parts = [read] if read is not None else list(_places(source))
+    values = np.concatenate([p[:, v].T for p, v, _ in parts])
+    edges = np.concatenate([e[v] for _, v, e in parts])
+    return values, edges
+
+
+_Part = tuple["NDArray[np.generic]", "NDArray[np.bool_]", "NDArray[np.bool_]"]
+
+
+def _places(source: Source) -> Iterator[_Part]:
+    grid = source.grid
+    places = _REMOTE_PLACES if _is_far(source) else _PLACES
+    if grid.pixels <= _WHOLE and places == _PLACES:
+        pixels, valid = source.read(grid.window)
+        yield pixels, valid, _edge(grid.window, grid)
+        return
+    height, width = min(_SIDE, grid.height), min(_SIDE, grid.width)
+    for y in sorted(set(np.linspace(0, grid.height - height, places).astype(int))):
+        for x in sorted(set(np.linspace(0, grid.width - width, places).astype(int))):
+            window = Window(y=int(y), x=int(x), height=height, width=width)
+            pixels, valid = source.read(window)
+            yield pixels, valid, _edge(window, grid)
+
+
+def _is_far(source: Source) -> bool:
+    """Whether any of a source's pixels come over a network."""
+    if isinstance(source, RasterFile):
+        return is_remote(file_of(source.path))
+    if isinstance(source, Derived):
+        return _is_far(source.source)
+    return isinstance(source, Joined) and any(map(_is_far, source.parts))
+
+
+def _edge(window: Window, grid: Grid) -> NDArray[np.bool_]:
+    """Return which pixels of a window lie on the edge of the grid, (y, x)."""
+    rows, columns = np.arange(window.height), np.arange(window.width)
+    outer_rows = np.isin(rows + window.y, (0, grid.height - 1))
+    outer_columns = np.isin(columns + window.x, (0, grid.width - 1))
+    return np.asarray(outer_rows[:, None] | outer_columns[None])
+
+
+def _overview(source: RasterFile) -> _Part | None:
+    """Return a file's coarsest overview, or None where it has none that is small."""
+    with environment(source.path):
+        dataset = source.handles.get(source.path)
+        factor = max(dataset.overviews(source.numbers[0]), default=1)
+        height, width = dataset.height // factor, dataset.width // factor
+        if factor == 1 or not 0 < height * width <= 4 * _WHOLE:
+            return None
+        shape = (len(source.numbers), height, width)
+        pixels = dataset.read(list(source.numbers), out_shape=shape)
+    grid = Grid(crs=None, transform=source.grid.transform, height=height, width=width)
+    return pixels, np.ones((height, width), np.bool_), _edge(grid.window, grid)

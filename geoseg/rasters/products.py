@@ -1,0 +1,356 @@
+"""Products as their makers deliver them: which files are bands, and what numbers mean.
+
+Sentinel-2 (`.SAFE`, its zip, a granule, `IMG_DATA`, `R10m`), Sentinel-1's measurements,
+Landsat Collection 2, HLS, PlanetScope, and folders of single bands as Pix4D, DJI,
+Metashape and OpenDroneMap write them.
+
+Sources: Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD 14.9), the
+Landsat 8-9 Collection 2 Level 1 and Level 2 Data Format Control Books (LSDS-1822,
+LSDS-1619), the HLS User Guide 2.0, Planet's Combined Imagery Product Specification.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from geoseg.core.text import redact
+from geoseg.errors import RasterError
+from geoseg.rasters.bands import band_in_file_name, band_key, with_common_names
+from geoseg.rasters.references import read_bytes
+from geoseg.rasters.source import SourceBand
+
+RASTER_SUFFIXES: Final = frozenset(
+    {".tif", ".tiff", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".asc", ".dat", ".bil"}
+)
+_ARCHIVES: Final = {
+    ".zip": "/vsizip/", ".tar": "/vsitar/", ".tgz": "/vsitar/", ".tar.gz": "/vsitar/",
+}  # fmt: skip
+# Folders of a product that hold its files, at any depth.
+_INSIDE: Final = re.compile(
+    r"GRANULE|IMG_DATA|R[126]0m|measurement|.*\.SAFE|L[12][AC]_T\d{2}[A-Z]{3}_.*",
+    re.IGNORECASE,
+)
+_METADATA: Final = re.compile(
+    r"MTD_(?:MSIL1C|MSIL2A|TL)\.xml|manifest\.safe|.*_MTL\.(?:txt|xml|json)",
+    re.IGNORECASE,
+)
+# Files of products that are no bands: pictures, classifications, quality, angles.
+_NO_BAND: Final = re.compile(
+    r"(?:^|[_\-. ])(?:TCI|AOT|WVP|SCL|PVI|CLD|SNW|DDV|CLDPRB|SNWPRB"
+    r"|(?:\w+_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
+    r"|ql|visual|overview|MSK_\w+|ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD|inc_map|ls_map"
+    r"|ndvi|ndre|gndvi|osavi|lci)(?:_[126]0m)?$",
+    re.IGNORECASE,
+)
+_RESOLUTION: Final = re.compile(r"_([126]0)m$", re.IGNORECASE)
+_SENTINEL2: Final = re.compile(
+    r"T\d{2}[A-Z]{3}_(?P<day>\d{8})T\d{6}_(?:B\d[\dA])(?:_[126]0m)?$"
+)
+_BASELINE: Final = re.compile(r"_N(\d{2})(\d{2})_")
+_LANDSAT: Final = re.compile(
+    r"L[COTEM]0[4-9]_(?P<level>L[12]\w{2})_\d{6}_\d{8}_\d{8}_02_(?:T1|T2|RT)"
+    r"_(?P<kind>S[RT])?_?(?P<band>B\d{1,2})$"
+)
+_PLANET: Final = re.compile(
+    r"_(?:3B|2B|1B)?_?Analytic(?:MS)?(?P<sr>_SR)?(?:_8b)?", re.IGNORECASE
+)
+_PLANET_BANDS: Final[Mapping[int, tuple[str, ...]]] = {
+    4: ("blue", "green", "red", "nir"),
+    5: ("blue", "green", "red", "rededge", "nir"),
+    8: ("coastal", "blue", "green05", "green", "yellow", "red", "rededge", "nir"),
+}
+_LARGEST_METADATA: Final = 50_000_000
+# Of Sentinel-2 the tables of offsets count bands so.
+_S2_ORDER: Final = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10",
+                    "B11", "B12")  # fmt: skip
+# Since this day all scenes were made by processing baseline 04.00 and later.
+_OFFSET_SINCE: Final = "20220125"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a product's file beyond what the file says."""
+
+    bands: tuple[SourceBand, ...]
+    """Its bands, with what their numbers mean."""
+    nodata: float | None = None
+    """What means nodata where the file has no tag for it."""
+    notes: tuple[str, ...] = ()
+    """What was heard or could not be known."""
+
+
+# --- what numbers mean ---
+
+
+def known(path: str, bands: tuple[SourceBand, ...]) -> Known | None:
+    """Return what is known of a file by its name and its product's metadata, or None.
+
+    Args:
+        path: What GDAL opens.
+        bands: Its bands as the file has them.
+    """
+    stem = _stem(path)
+    if len(bands) == 1 and (match := _SENTINEL2.search(stem)):
+        return _sentinel2(path, bands[0], match["day"])
+    if len(bands) == 1 and (match := _LANDSAT.search(stem)):
+        return _landsat(path, bands[0], match)
+    if match := _PLANET.search(stem):
+        return _planet(path, bands, surface=match["sr"] is not None)
+    return None
+
+
+def _stem(path: str) -> str:
+    name = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1]
+    return name.rpartition(".")[0] or name
+
+
+def _sentinel2(path: str, band: SourceBand, day: str) -> Known:
+    """DN 0 is nodata; from baseline 04.00 on numbers are 1000 higher."""
+    offset = _sentinel2_offset(path, band.name)
+    baseline = _BASELINE.search(path)
+    if offset is not None:
+        why = "its metadata"
+    elif baseline or day >= _OFFSET_SINCE:
+        later = baseline is None or int(baseline[1]) >= 4
+        offset = -1000 if later else 0
+        why = f"processing baseline {baseline[1]}.{baseline[2]}" if baseline else day
+    else:
+        note = (
+            f"Sentinel-2 of {day} without its metadata: whether its numbers are 1000 "
+            "higher (reprocessed, baseline 04.00 and later) is not known; they are "
+            "used as they are"
+        )
+        return Known(bands=(band,), nodata=0, notes=(note,))
+    told = replace(band, scale=1e-4, offset=offset / 1e4)
+    rule = f"(number {offset:+d}) / 10000" if offset else "number / 10000"
+    note = f"Sentinel-2: 0 is nodata; reflectance = {rule} by {why}"
+    return Known(bands=(told,), nodata=0, notes=(note,))
+
+
+def _sentinel2_offset(path: str, band: str) -> int | None:
+    """Return what a product's metadata adds to a band's numbers, None without any.
+
+    Without the element there is no offset: that is how products were before.
+    """
+    root = re.match(r".*?\.SAFE(?=/|\\|$)", path)
+    if root is None:
+        return None
+    for name in ("MTD_MSIL2A.xml", "MTD_MSIL1C.xml"):
+        text = _metadata(f"{root[0]}/{name}")
+        if text is None:
+            continue
+        offsets = dict(
+            re.findall(
+                r"<(?:BOA|RADIO)_ADD_OFFSET band_id=\"(\d+)\">\s*(-?\d+)\s*<", text
+            )
+        )
+        key = band_key(band).upper()
+        at = str(_S2_ORDER.index(key)) if key in _S2_ORDER else ""
+        return int(offsets.get(at, 0))
+    return None
+
+
+@lru_cache(maxsize=64)
+def _metadata(path: str) -> str | None:
+    """Return the text of a metadata file, or None where there is none."""
+    try:
+        return read_bytes(path, most=_LARGEST_METADATA).decode("utf-8", "replace")
+    except RasterError:
+        return None
+
+
+def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Known:
+    """Level 2 has fixed factors; of level 1 they stand in the MTL file."""
+    stem = re.sub(r"(?:_S[RT])?_B\d{1,2}\.\w+$", "", path)
+    told = _metadata(f"{stem}_MTL.txt") or _metadata(f"{stem}_MTL.xml")
+    kind = match["kind"]
+    if kind == "ST":  # a temperature: no index is made of it
+        scaled = replace(band, scale=0.00341802, offset=149.0)
+    elif kind == "SR":
+        scaled = replace(band, scale=2.75e-5, offset=-0.2)
+    else:
+        scaled = _landsat_level1(told or "", band, match["band"].removeprefix("B"))
+    if not told:
+        note = (
+            f"Landsat {match['level']} without its MTL file: 0 is nodata; numbers are "
+            "used as they are stored"
+        )
+        more = "; reflectance would be number x 2.75e-05 - 0.2" * (kind == "SR")
+        return Known(bands=(band,), nodata=0, notes=(note + more,))
+    rule = f"number x {scaled.scale:g} {scaled.offset:+g}"
+    note = f"Landsat {match['level']}: 0 is nodata; reflectance = {rule}"
+    shown = scaled.is_scaled and kind != "ST"
+    return Known(bands=(scaled,), nodata=0, notes=(note,) * shown)
+
+
+def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
+    """Top-of-atmosphere reflectance, for the sun's height."""
+    values = dict(
+        re.findall(r"(\w+) = (-?[\d.Ee+-]+)\s*\n", text)
+        or re.findall(r"<(\w+)>\s*(-?[\d.Ee+-]+)\s*</", text)
+    )
+    try:
+        gain = float(values[f"REFLECTANCE_MULT_BAND_{number}"])
+        shift = float(values[f"REFLECTANCE_ADD_BAND_{number}"])
+        sun = math.sin(math.radians(float(values["SUN_ELEVATION"])))
+    except (KeyError, ValueError):
+        return band
+    return replace(band, scale=gain / sun, offset=shift / sun) if sun > 0 else band
+
+
+def _planet(path: str, bands: tuple[SourceBand, ...], *, surface: bool) -> Known | None:
+    names = _PLANET_BANDS.get(len(bands))
+    if names is None:
+        return None
+    if all(b.name.isdigit() or b.common_name for b in bands):
+        called = with_common_names(names)
+        bands = tuple(
+            replace(b, name=c.name, common_name=c.common_name)
+            for b, c in zip(bands, called, strict=True)
+        )
+    if surface:
+        scales = [1e-4] * len(bands)
+    else:
+        text = _metadata(re.sub(r"\.\w+$", "_metadata.xml", path)) or ""
+        found = re.findall(r"reflectanceCoefficient>\s*([\d.Ee+-]+)\s*<", text)
+        scales = [float(f) for f in found] if len(found) == len(bands) else []
+    if scales:
+        bands = tuple(replace(b, scale=s) for b, s in zip(bands, scales, strict=True))
+    return Known(bands=bands, nodata=0)
+
+
+# --- which files ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The rasters of a folder, an archive, a glob or a list that are bands or tiles."""
+
+    paths: tuple[str, ...]
+    """What GDAL opens."""
+    left_out: tuple[str, ...] = ()
+    """Names of those that are no bands."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, in a line."""
+        if not self.left_out:
+            return ()
+        names = list(dict.fromkeys(self.left_out))
+        shown = ", ".join(names[:12])
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        return (f"left out, for they are no bands: {shown}{more}",)
+
+
+def product_of(path: str) -> str | None:
+    """Return the folder or archive that a path means with all its files, or None.
+
+    A product's own metadata file (`MTD_MSIL2A.xml`, `…_MTL.txt`) means its folder.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return path
+    if _METADATA.fullmatch(place.name) and place.is_file():
+        return str(place.parent)
+    return path if _archive(path) and place.is_file() else None
+
+
+def _archive(path: str) -> str | None:
+    return next((v for s, v in _ARCHIVES.items() if path.lower().endswith(s)), None)
+
+
+def files_in(path: str) -> list[str]:
+    """Return the rasters in a folder or an archive, in the order of their names.
+
+    Folders in it are looked into where they are those of a product.
+
+    Raises:
+        RasterError: The archive cannot be read.
+    """
+    prefix = _archive(path)
+    if prefix is None:
+        return [str(f) for f in _below(Path(path), 6)]
+    try:
+        members = _members(path)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise RasterError(f"cannot open {redact(path)}: {error}") from error
+    rasters = [m for m in members if _is_raster(Path(m))]
+    return [f"{prefix}{path}/{member}" for member in sorted(rasters)]
+
+
+def _members(path: str) -> list[str]:
+    if path.lower().endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    with tarfile.open(path) as tar:
+        return [m.name for m in tar if m.isfile()]
+
+
+def _is_raster(file: Path) -> bool:
+    return file.suffix.lower() in RASTER_SUFFIXES and not file.name.startswith(".")
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    inside = sorted(folder.iterdir())
+    rasters = [f for f in inside if _is_raster(f) and f.is_file()]
+    yield from rasters
+    for child in inside:
+        if depth and child.is_dir() and _INSIDE.fullmatch(child.name):
+            yield from _below(child, depth - 1)
+
+
+def bands_and_tiles(paths: Sequence[str], wanted: Sequence[str] | None = None) -> Files:
+    """Return which of several files are pixels for a model.
+
+    Where files are named like bands, those that are not are left out; where none is,
+    only the pictures, masks and quality files that come with products are. Of a band
+    that a product has at several pixel sizes the finest counts; the panchromatic band
+    of Landsat, twice as fine as all others, where it is asked for.
+    """
+    kept = [p for p in paths if not _NO_BAND.search(_stem(p))] or list(paths)
+    bands = {path: band_in_file_name(path) for path in kept}
+    if len({b for b in bands.values() if b}) > 1:
+        kept = [p for p in kept if bands[p]]
+        kept = _finest(kept)
+        words = {w.strip().lower() for w in wanted or ()}
+        if not words & {"pan", "b8"}:
+            kept = [p for p in kept if not _is_pan(p)] or kept
+    finer = {_without_resolution(p) for p in kept}
+    out = [p for p in paths if p not in set(kept)]
+    left = tuple(_called(p) for p in out if _without_resolution(p) not in finer)
+    return Files(paths=tuple(kept), left_out=left)
+
+
+def _called(path: str) -> str:
+    """Return what a file that is no band is called: `TCI`, or its name."""
+    found = _NO_BAND.search(_stem(path))
+    return found[0].strip("_-. ") if found else Path(path).name
+
+
+def _is_pan(path: str) -> bool:
+    match = _LANDSAT.search(_stem(path))
+    return match is not None and match["band"] == "B8"
+
+
+def _without_resolution(path: str) -> str:
+    return _RESOLUTION.sub("", _stem(path))
+
+
+def _finest(paths: Sequence[str]) -> list[str]:
+    """Return the paths without those of which there is a finer version."""
+    best: dict[str, tuple[int, str]] = {}
+    for path in paths:
+        found = _RESOLUTION.search(_stem(path))
+        size = int(found[1]) if found else 0
+        key = _without_resolution(path) if found else path
+        if key not in best or size < best[key][0]:
+            best[key] = size, path
+    return sorted((path for _, path in best.values()), key=paths.index)

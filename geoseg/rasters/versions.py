@@ -1,0 +1,141 @@
+"""Which versions of its files a raster was opened from, and whether they still are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+from geoseg.rasters.gdal import is_remote
+from geoseg.rasters.references import file_of
+
+# Written by viewers and gdaladdo beside a raster, at any time: no pixel changes.
+_NO_CHANGE: Final = (".aux.xml", ".ovr", ".rrd")
+_HEADERS: Final = frozenset({"etag", "last-modified", "content-length"})
+# Asked again after each read: of more files only the first are, the raster's own among
+# them, so that a read does not become a thousand questions.
+_ASKED_LOCAL: Final = 2000
+_ASKED_REMOTE: Final = 4
+# How many remote files are asked for when a raster is opened.
+_MOST_REMOTE: Final = 500
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Files as they were at one moment: size and time, or what their server says."""
+
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    """By file; empty where its server says nothing."""
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> Self:
+        """Look at files by the names that GDAL has for them."""
+        files = dict.fromkeys(file_of(p) for p in paths)
+        kept = [f for f in files if f and not f.lower().endswith(_NO_CHANGE)]
+        remote = [f for f in kept if is_remote(f)][:_MOST_REMOTE]
+        facts = {f: local_facts(f) for f in kept if not is_remote(f)}
+        if remote:
+            with ThreadPoolExecutor(min(16, len(remote))) as pool:
+                facts |= dict(zip(remote, pool.map(remote_facts, remote), strict=True))
+        return cls(facts)
+
+    def same(self) -> bool:
+        """Whether the files are what they were, as far as can be asked."""
+        local = [f for f in self.facts if not is_remote(f)][:_ASKED_LOCAL]
+        if any(local_facts(f) != self.facts[f] for f in local):
+            return False
+        remote = [f for f in self.facts if is_remote(f) and self.facts[f]]
+        return all(_agree(self.facts[f], f) for f in remote[:_ASKED_REMOTE])
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a map keeps of them; nothing where nothing is known."""
+        known = [f for f in self.facts.values() if f]
+        if not known:
+            return {}
+        if len(known) == 1:
+            return dict(known[0])
+        told = sorted(json.dumps(f, sort_keys=True) for f in known)
+        out: dict[str, Any] = {
+            "files": hashlib.sha256("\n".join(told).encode()).hexdigest()
+        }
+        stats = [f for f in known if "mtime_ns" in f]
+        if stats:
+            out["size"] = sum(f["size"] for f in stats)
+            out["mtime_ns"] = max(f["mtime_ns"] for f in stats)
+        return out
+
+
+def _agree(then: Facts, file: str) -> bool:
+    now = remote_facts(file)
+    return all(now[key] == then[key] for key in then.keys() & now.keys())
+
+
+def local_facts(file: str) -> Facts:
+    """Return size and time of a file; nothing where there is none."""
+    try:
+        stat = Path(file).stat()
+    except OSError:
+        return {}
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def place_of(name: str) -> str:
+    """Return a local file's place, the same from any folder; else the name."""
+    try:
+        return str(Path(name).resolve(strict=True))
+    except OSError:
+        return name
+
+
+def remote_facts(url: str) -> Facts:
+    """Return the server's own word on which version of a file this is.
+
+    Nothing where it does not answer, or what would ask it is not installed.
+    """
+    if url.lower().startswith(("http://", "https://")):
+        return _of_web_server(url)
+    return _of_bucket(url)
+
+
+def _of_web_server(url: str) -> Facts:
+    from urllib.error import URLError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=10) as answer:  # noqa: S310
+            headers = answer.headers
+    except (URLError, OSError, ValueError):
+        return {}  # servers may refuse HEAD; GDAL has read the header already
+    return {key: headers[key] for key in sorted(_HEADERS) if headers[key]}
+
+
+def _of_bucket(url: str) -> Facts:
+    """Ask a bucket through fsspec: s3fs, gcsfs or adlfs, where it is installed."""
+    try:
+        info = _filesystem(url.partition("://")[0]).info(url, refresh=True)
+    except Exception:  # noqa: BLE001 - of many kinds; GDAL has read the header already
+        return {}
+    keys = ("ETag", "etag", "LastModified", "last_modified", "updated", "size")
+    return {key.lower(): str(info[key]) for key in keys if info.get(key) is not None}
+
+
+@cache
+def _filesystem(scheme: str) -> Any:  # noqa: ANN401 - an fsspec file system
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if scheme == "s3":  # GDAL's settings, where the two have other names for them
+        options["anon"] = os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() == "YES"
+        endpoint = os.environ.get("AWS_S3_ENDPOINT")
+        if endpoint:
+            plain = os.environ.get("AWS_HTTPS", "YES").upper() == "NO"
+            options["endpoint_url"] = f"http{'s' * (not plain)}://{endpoint}"
+    return fsspec.filesystem(scheme, **options)
