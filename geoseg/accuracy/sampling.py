@@ -16,17 +16,20 @@ that is.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoseg.accuracy.options import Allocation, SampleDesign, SampleOptions
 from geoseg.core.classes import Class
 from geoseg.core.geodesy import pixel_areas
 from geoseg.core.grid import Window, squares
+from geoseg.core.options import keywords
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError
 from geoseg.maps.open import ClassMap, open_classes
@@ -35,21 +38,73 @@ from geoseg.maps.reader import ClassReader, block_side, read_plain
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+_DEFAULT = 500
+"""Points of a sample where nobody says how many."""
 
-SampleDesign = Literal["stratified", "systematic", "simple"]
-Allocation = Literal["proportional", "equal", "neyman"]
+
+def draw_sample(
+    masks: ClassMap,
+    options: SampleOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw a sample of a map; as `sample`, with options as one object."""
+    from geoseg.accuracy.sample_form import Points, write_points
+
+    reader = open_classes(masks)
+    path = Path(options.out)
+    if path.suffix.lower() != ".gpkg" or not path.parent.is_dir():
+        raise GeosegError(
+            f"{path} must end in .gpkg and lie in a folder that is there: the form "
+            "to label it travels inside a GeoPackage"
+        )
+    if path.exists() and not options.overwrite:
+        raise GeosegError(f"{path} exists: choose another name, or overwrite it")
+    n = _points(options)
+    if n is not None and n < 1:
+        raise GeosegError(f"a sample of {n} points cannot be drawn: ask for 1 or more")
+    accuracies = _accuracies(reader.classes, options.expected)
+    windows = list(squares(reader.grid, block_side(reader, options.block)))
+    design, seed = options.design, options.seed
+    drawn = _Draw(reader, seed, _most(design, n)).run(_reported(windows, progress))
+    pixels = drawn.pixels
+    if not pixels.any():
+        raise GeosegError(f"{redact(reader.path)} holds no valid pixel to sample")
+    sizes = pixels if drawn.m2 is None else drawn.m2
+    error = options.standard_error
+    total = n or sample_size(sizes, accuracies, standard_error=error or 0.01)
+    if design == "stratified":
+        shares = allocate(
+            pixels, total, options.allocation, accuracies, minimum=options.minimum,
+            areas=drawn.m2,
+        )  # fmt: skip
+        _warn_of_thin(reader.classes, pixels, shares)
+        index, stratum = drawn.per_class(shares)
+    elif design == "simple":
+        index, stratum = drawn.over_all(total)
+    else:
+        index, stratum = _systematic(reader, windows, total, int(pixels.sum()), seed)
+    order = np.argsort(_keys(index, seed + 1), kind="stable")
+    points = Points(
+        index=index[order],
+        stratum=stratum[order],
+        pixels=pixels,
+        m2=drawn.m2,
+        design=design,
+    )
+    return write_points(reader, path, points)
 
 
+@keywords(SampleOptions, draw_sample)
 def sample(
     masks: ClassMap,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     design: SampleDesign = "stratified",
-    n: int | None = 500,
+    n: int | None = None,
     allocation: Allocation = "proportional",
     minimum: int = 0,
     expected: Mapping[str, float] | None = None,
-    standard_error: float = 0.01,
+    standard_error: float | None = None,
     seed: int = 0,
     block: int = 2048,
     overwrite: bool = False,
@@ -67,13 +122,14 @@ def sample(
         out: the GeoPackage to write.
         design: `stratified`, at random in each class of the map; `simple`, at random
             over the whole map; `systematic`, on a square grid with a random start.
-        n: how many points; None computes it from `expected` and `standard_error`. A
+        n: how many points; default 500, or as many as `standard_error` takes. A
             systematic sample comes close to it.
         allocation: how a stratified sample is shared: by area; the same for each class;
             or, Neyman, by area and by how uncertain a class is, from `expected`.
         minimum: at least so many points in each class (stratified).
         expected: user's accuracy that is expected of each class, by name.
-        standard_error: of overall accuracy, to compute `n` for.
+        standard_error: of overall accuracy: as many points as it takes by `expected`,
+            instead of `n`.
         seed: another seed, another sample; the same seed, the same sample.
         block: side of a block in pixels; changes speed and memory, not the sample.
         overwrite: replace a file that is there.
@@ -85,46 +141,16 @@ def sample(
     Raises:
         GeosegError: numbers that do not go together, or a file that is there.
     """
-    from geoseg.accuracy.sample_form import Points, write_points
+    raise NotImplementedError  # `draw_sample` is what runs
 
-    reader = open_classes(masks)
-    path = Path(out)
-    if path.suffix.lower() != ".gpkg" or not path.parent.is_dir():
-        raise GeosegError(
-            f"{path} must end in .gpkg and lie in a folder that is there: the form "
-            "to label it travels inside a GeoPackage"
-        )
-    if path.exists() and not overwrite:
-        raise GeosegError(f"{path} exists: choose another name, or overwrite it")
-    if n is not None and n < 1:
-        raise GeosegError(f"a sample of {n} points cannot be drawn: ask for 1 or more")
-    accuracies = _accuracies(reader.classes, expected)
-    windows = list(squares(reader.grid, block_side(reader, block)))
-    drawn = _Draw(reader, seed, _most(design, n)).run(_reported(windows, progress))
-    pixels = drawn.pixels
-    if not pixels.any():
-        raise GeosegError(f"{redact(reader.path)} holds no valid pixel to sample")
-    sizes = pixels if drawn.m2 is None else drawn.m2
-    total = n or sample_size(sizes, accuracies, standard_error=standard_error)
-    if design == "stratified":
-        shares = allocate(
-            pixels, total, allocation, accuracies, minimum=minimum, areas=drawn.m2
-        )
-        _warn_of_thin(reader.classes, pixels, shares)
-        index, stratum = drawn.per_class(shares)
-    elif design == "simple":
-        index, stratum = drawn.over_all(total)
-    else:
-        index, stratum = _systematic(reader, windows, total, int(pixels.sum()), seed)
-    order = np.argsort(_keys(index, seed + 1), kind="stable")
-    points = Points(
-        index=index[order],
-        stratum=stratum[order],
-        pixels=pixels,
-        m2=drawn.m2,
-        design=design,
-    )
-    return write_points(reader, path, points)
+
+def _points(options: SampleOptions) -> int | None:
+    """Return how many points are asked for; None for as many as it takes."""
+    if options.standard_error is None:
+        return _DEFAULT if options.n is None else options.n
+    if options.n is not None:
+        raise GeosegError("give --n or --standard-error, not both")
+    return None
 
 
 def _warn_of_thin(
@@ -264,10 +290,6 @@ def _accuracies(
 
 def _most(design: SampleDesign, n: int | None) -> int:
     """Return how many candidates to keep in each class."""
-    if design not in ("stratified", "systematic", "simple"):
-        raise GeosegError(
-            f"design {design!r} is none of stratified, systematic, simple"
-        )
     if design == "systematic":
         return 0
     return 250_000 if n is None else n

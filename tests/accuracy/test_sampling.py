@@ -252,7 +252,7 @@ def test_class_maps_of_other_tools_are_sampled_and_evaluated(scene):
     [
         ({"n": 0}, "cannot be drawn"),
         ({"n": 10, "minimum": 9}, "more than the 10"),
-        ({"design": "clever"}, "none of stratified"),
+        ({"design": "clever"}, "design 'clever': input should be 'stratified'"),
         ({"expected": {"glacier": 0.5}}, "no class glacier"),
         ({"expected": {"town": 5}}, "not between 0 and 1"),
         ({"out": "a.shp"}, "must end in .gpkg"),

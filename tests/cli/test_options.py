@@ -9,7 +9,9 @@ import click
 import pytest
 
 import geoseg
+from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
 from geoseg.cli import program
+from geoseg.cli.quality import FigureOptions, PairsOptions
 from geoseg.core.options import checked, cli_of, flag_of
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
@@ -28,6 +30,9 @@ DECLARED = {
     VerifyOptions: (geoseg.verify, "verify"),
     ReportOptions: (geoseg.report, "report"),
     ViewOptions: (geoseg.view, "view"),
+    EvaluateOptions: (geoseg.evaluate, "evaluate"),
+    SampleOptions: (geoseg.sample, "sample"),
+    CompareOptions: (geoseg.compare, "compare"),
 }
 # Options → the table of a pipeline, and what it calls the product.
 TABLES = {
@@ -38,7 +43,9 @@ TABLES = {
 # What has no counterpart: what is worked on, where, and what is said meanwhile.
 PYTHON_ONLY = {"client", "progress", "threads"}
 CLI_ONLY = {"quiet", "as_json", "no_browser", *ClusterOptions.model_fields}
-WHAT = {"source", "raster", "rasters", "masks", "path", "help", "workers"}
+CLI_ONLY |= {*FigureOptions.model_fields, *PairsOptions.model_fields}
+WHAT = {"source", "raster", "rasters", "masks", "path", "one", "other"}
+WHAT |= {"help", "workers"}
 
 
 def command_of(name):
