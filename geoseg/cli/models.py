@@ -1,4 +1,4 @@
-"""`geoseg models` and `geoseg model show | check | pack | import`."""
+"""`geoseg models` and `geoseg model show | check | new | pack | import`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def models(*, as_json: bool) -> None:
 
 @click.group()
 def model() -> None:
-    """Look at one model: show its card, check it against a raster, pack, import."""
+    """Look at one model: show its card, check it, write a new one, pack, import."""
 
 
 @model.command(
@@ -103,6 +103,24 @@ def check(
             click.echo(f"{finding.level:<6}{finding.subject:<12}{finding.text}")
     if any(f.level == "wrong" for f in findings):
         context.exit(2)
+
+
+@model.command(
+    epilog="""
+\b
+Examples:
+  geoseg model new roads.json
+  geoseg model new models/roads
+"""
+)
+@click.argument("card", metavar="CARD", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+def new(*, card: Path, overwrite: bool) -> None:
+    """Write a card to fill in: CARD.json beside a model file, or into a folder."""
+    from geoseg.models.pack import new_card
+
+    path = new_card(card, overwrite=overwrite)
+    click.echo(f"{path}: fill it in, then geoseg model check MODEL RASTER")
 
 
 @model.command(

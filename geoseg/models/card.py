@@ -117,6 +117,11 @@ class Card:
             raise ModelError(f"the card of {self.name!r} names no input bands")
         if self.window < 1:
             raise ModelError(f"window {self.window} px of {self.name!r} must be >= 1")
+        if self.threshold is not None and len(self.classes) != 2:
+            raise ModelError(
+                f"threshold {self.threshold} of {self.name!r} parts two classes, not "
+                f"{len(self.classes)}"
+            )
         scored = self.task == "semantic" and self.output != "labels"
         if scored and len(self.classes) == 1:
             raise ModelError(

@@ -84,6 +84,8 @@ def _bands(card: Card, source: Source) -> Finding:
     )
     unnamed = all(b.name.isdigit() for b in source.bands)
     how = "by position, the raster does not name its bands: " if unnamed else ""
+    if not unnamed and all(b.name.isdigit() for b in card.bands):
+        unnamed, how = True, "by position, the model does not name its bands: "
     return Finding(subject="bands", level="note" if unnamed else "ok", text=how + pairs)
 
 

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from geoseg.core.grid import Window
     from geoseg.rasters.open import Source
 
-_SPEC = re.compile(r"(?P<module>[^:]+):(?P<attribute>[A-Za-z_][\w.]*)")
+_SPEC = re.compile(
+    r"(?P<module>(?:[A-Za-z]:(?=[\\/]))?[^:]+):(?P<attribute>[A-Za-z_][\w.]*)"
+)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 

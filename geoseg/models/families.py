@@ -43,7 +43,7 @@ FOLDERS = {
 """By `family` in a card's framework: modules with `load_folder(folder, options)`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Family:
     """One line of `geoseg models`."""
 
@@ -64,119 +64,53 @@ class Family:
         return all(find_spec(package) is not None for package in self.packages)
 
 
-_ALL = (
-    Family(
-        name="threshold",
-        example="threshold:ndwi",
-        summary="a band, an index or an expression against a number: threshold:nir>12",
-    ),
-    Family(
-        name="otsu",
-        example="otsu:ndwi",
-        summary="the same; the number is found from the whole raster's histogram; "
-        "otsu:nir:4 finds three, for four classes",
-    ),
-    Family(
-        name="kmeans",
-        example="kmeans:6",
-        summary="clusters of pixels by colour, fitted to a sample of the whole raster",
-        extra="sklearn",
-        packages=("sklearn",),
-    ),
-    Family(
-        name="gmm",
-        example="gmm:6",
-        summary="likewise, a mixture of Gaussians: clusters of unlike size and shape",
-        extra="sklearn",
-        packages=("sklearn",),
-    ),
-    Family(
-        name="slic",
-        example="slic:16:6",
-        summary="superpixels about 16 px wide, of 6 clusters by their mean colour",
-        extra="superpixels",
-        packages=("skimage", "sklearn"),
-    ),
-    Family(
-        name="grow",
-        example="grow:seeds.gpkg",
-        summary="regions grown from points, lines or polygons of a vector file; "
-        "grow:seeds.gpkg:12:COLUMN, within 12 of a marker's value in every band",
-    ),
-    Family(
-        name="smp",
-        example="models/landcover",
-        summary="a folder with card and weights: U-Net, U-Net++, FPN, DeepLabV3+, PAN, "
-        "PSPNet, MAnet, LinkNet, UPerNet, SegFormer, DPT with any encoder",
-        extra="models",
-        packages=("segmentation_models_pytorch",),
-    ),
-    Family(
-        name="torchvision",
-        example="models/buildings",
-        summary="likewise: FCN, DeepLabV3, LR-ASPP; Mask R-CNN for instances",
-        extra="models",
-        packages=("torchvision",),
-    ),
-    Family(
-        name="transformers",
-        example="hf:nvidia/segformer-b0-finetuned-ade-512-512",
-        summary="SegFormer, UPerNet, DPT, BEiT, MaskFormer, Mask2Former, OneFormer, "
-        "EoMT: a folder that save_pretrained wrote, or hf:owner/name",
-        extra="transformers",
-        packages=("transformers", "huggingface_hub"),
-    ),
-    Family(
-        name="sam",
-        example="hf:facebook/sam2.1-hiera-tiny",
-        summary="SAM, SAM-HQ, SAM 2, SAM 3's tracker, EdgeTAM: all objects, or those "
-        "that points, boxes or polygons ask for: --prompts FILE",
-        extra="transformers",
-        packages=("transformers", "huggingface_hub"),
-    ),
-    Family(
-        name="onnx",
-        example="roads.onnx",
-        summary="an ONNX file with a card beside it, or Deepness's metadata inside",
-        extra="onnx",
-        packages=("onnxruntime", "onnx"),
-    ),
-    Family(
-        name="exported",
-        example="roads.pt2",
-        summary="a program of torch.export (.pt2) or TorchScript (.pt), card beside it",
-    ),
-    Family(
-        name="checkpoint",
-        example="unet.ckpt",
-        summary="a checkpoint of torchgeo's or terratorch's trainers, card beside it",
-        extra="models",
-        packages=("segmentation_models_pytorch",),
-    ),
-    Family(
-        name="dynamicworld",
-        example="models/dynamicworld",
-        summary="Google's land cover from Sentinel-2, once imported: geoseg "
-        "model import dynamicworld FOLDER",
-    ),
-    Family(
-        name="forest",
-        example="models/landcover-forest",
-        summary="random forest, extra trees or boosted trees on bands, gradients, "
-        "texture: a folder from geoseg train --arch forest, extra-trees, boosting",
-    ),
-    Family(
-        name="svm",
-        example="models/landcover-svm",
-        summary="support vectors, or any linear classifier, on the same features: a "
-        "folder from geoseg train --arch svm",
-    ),
-    Family(
-        name="own code",
-        example="my_module:make_model",
-        summary="a function that returns (card, network or callable); or model.py:make",
-    ),
+_SMP, _TRANSFORMERS = (
+    ("segmentation_models_pytorch",),
+    ("transformers", "huggingface_hub"),
 )
+_ALL = (
+    Family("threshold", "threshold:ndwi", "a band, an index or an expression against a "
+           "number: threshold:nir>12"),
+    Family("otsu", "otsu:ndwi", "the same; the number is found from the whole raster's "
+           "histogram; otsu:nir:4 finds three, for four classes"),
+    Family("kmeans", "kmeans:6", "clusters of pixels by colour, fitted to a sample of "
+           "the whole raster", "sklearn", ("sklearn",)),
+    Family("gmm", "gmm:6", "likewise, a mixture of Gaussians: clusters of unlike size "
+           "and shape", "sklearn", ("sklearn",)),
+    Family("slic", "slic:16:6", "superpixels about 16 px wide, of 6 clusters by their "
+           "mean colour", "superpixels", ("skimage", "sklearn")),
+    Family("grow", "grow:seeds.gpkg", "regions grown from points, lines or polygons of "
+           "a vector file; grow:seeds.gpkg:12:COLUMN, within 12 of a marker's value in "
+           "every band"),
+    Family("smp", "models/landcover", "a folder with card and weights: U-Net, U-Net++, "
+           "FPN, DeepLabV3+, PAN, PSPNet, MAnet, LinkNet, UPerNet, SegFormer, DPT with "
+           "any encoder", "models", _SMP),
+    Family("torchvision", "models/buildings", "likewise: FCN, DeepLabV3, LR-ASPP; Mask "
+           "R-CNN for instances", "models", ("torchvision",)),
+    Family("transformers", "hf:nvidia/segformer-b0-finetuned-ade-512-512", "SegFormer, "
+           "UPerNet, DPT, BEiT, MaskFormer, Mask2Former, OneFormer, EoMT: a folder "
+           "that save_pretrained wrote, or hf:owner/name",
+           "transformers", _TRANSFORMERS),
+    Family("sam", "hf:facebook/sam2.1-hiera-tiny", "SAM, SAM-HQ, SAM 2, SAM 3's "
+           "tracker, EdgeTAM: all objects, or those that points, boxes or polygons ask "
+           "for: --prompts FILE", "transformers", _TRANSFORMERS),
+    Family("onnx", "roads.onnx", "an ONNX file with a card beside it, or Deepness's "
+           "metadata inside", "onnx", ("onnxruntime", "onnx")),
+    Family("exported", "roads.pt2", "a program of torch.export (.pt2) or TorchScript "
+           "(.pt), card beside it"),
+    Family("checkpoint", "unet.ckpt", "a checkpoint of torchgeo's or terratorch's "
+           "trainers, or a state_dict of a network that its card names",
+           "models", _SMP),
+    Family("dynamicworld", "models/dynamicworld", "Google's land cover from "
+           "Sentinel-2, once imported: geoseg model import dynamicworld FOLDER"),
+    Family("forest", "models/landcover-forest", "random forest, extra trees or boosted "
+           "trees on bands, gradients, texture: a folder from geoseg train --arch "
+           "forest, extra-trees, boosting"),
+    Family("svm", "models/landcover-svm", "support vectors, or any linear classifier, "
+           "on the same features: a folder from geoseg train --arch svm"),
+    Family("own code", "my_module:make_model", "a function that returns (card, network "
+           "or callable); or model.py:make"),
+)  # fmt: skip
 
 
 def families() -> tuple[Family, ...]:

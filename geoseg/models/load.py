@@ -6,6 +6,7 @@ the few numbers a fitted model has learned. Weights are read where they are used
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from geoseg.models import custom
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
-from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.identity import Opened, content_hash, file_sha256, opened
 from geoseg.models.networks.device import Options, Precision
 
 if TYPE_CHECKING:
@@ -330,16 +332,19 @@ def _open(spec: str) -> Opened:
         return _open_path(path.resolve())
     if custom.is_factory_spec(spec):
         return _open_factory(spec)
+    close = difflib.get_close_matches(head, CLASSICAL, n=1)
+    known = f"{', '.join(f'{n}:' for n in CLASSICAL)} hf:owner/name or module:factory"
     raise ModelError(
         f"there is no model {spec!r}: no such file or folder, and none of "
-        f"{', '.join(f'{name}:' for name in CLASSICAL)} hf:owner/name or module:factory"
+        f"{known}" + (f"; did you mean {close[0]}:?" if close else "")
     )
 
 
 def _open_path(path: Path) -> Opened:
     """Open a model folder, a card, or a file of an exported model."""
-    if path.is_file() and path.suffix in FILES:
-        return import_module(FILES[path.suffix]).open_file(path)  # type: ignore[no-any-return]
+    ending = path.suffix.lower()
+    if path.is_file() and ending in FILES:
+        return import_module(FILES[ending]).open_file(path)  # type: ignore[no-any-return]
     if path.is_dir() and not (path / "card.json").is_file():
         if (path / "config.json").is_file():
             return import_module("geoseg.models.networks.hf").open_folder(path)  # type: ignore[no-any-return]
@@ -348,17 +353,15 @@ def _open_path(path: Path) -> Opened:
             "transformers config.json"
         )
     folder = open_folder(path)
-    module = import_module(_folder_module(folder))
-
-    def load(options: Options) -> Model:
-        return module.load_folder(folder, options)  # type: ignore[no-any-return]
-
-    return Opened(
-        spec=str(path),
-        card=folder.card,
-        content=content_hash(folder.card, *_weights_hashes(folder)),
-        load=load,
-    )
+    family = folder.card.framework.get("family")
+    if family not in FOLDERS:
+        close = difflib.get_close_matches(str(family), FOLDERS, n=1)
+        raise ModelError(
+            f"the card {path} names the family {family!r} in its framework: "
+            + (f"did you mean {close[0]!r}?" if close else f"{', '.join(FOLDERS)} are")
+        )
+    load = partial(import_module(FOLDERS[family]).load_folder, folder)
+    return opened(path, folder.card, load, *_weights_hashes(folder))
 
 
 def _weights_hashes(folder: ModelFolder) -> list[str]:
@@ -372,16 +375,6 @@ def _weights_hashes(folder: ModelFolder) -> list[str]:
         return [folder.sha256, *beside]
     files = [*folder.path.glob("config.json"), *folder.path.glob("*.safetensors")]
     return [file_sha256(file) for file in sorted(files)]
-
-
-def _folder_module(folder: ModelFolder) -> str:
-    family = folder.card.framework.get("family")
-    if family not in FOLDERS:
-        raise ModelError(
-            f"the card of {folder.card.name!r} names the family {family!r} in its "
-            f"framework; known are {', '.join(FOLDERS)}"
-        )
-    return FOLDERS[family]
 
 
 def _open_factory(spec: str) -> Opened:

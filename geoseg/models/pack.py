@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from geoseg.errors import ModelError
-from geoseg.models.families import CLASSICAL, FILES
+from geoseg.core.files import replacing
+from geoseg.errors import ModelError, first_line
+from geoseg.models.card import Card
+from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import CARD, open_folder, write_folder
 from geoseg.models.load import model_recipe
 from geoseg.models.networks.onnx_file import data_files
+from geoseg.models.plain import card_from_dict
 
 if TYPE_CHECKING:
-    from geoseg.models.card import Card
+    from torch import nn
 
 _FAMILIES = {".pt2": "torch.export", ".onnx": "onnx", ".ckpt": "checkpoint"}
 _TRANSFORMERS = ("*.json", "*.safetensors", "merges.txt", "LICENSE*", "README.md")
@@ -74,3 +83,118 @@ def _pack_transformers(card: Card, folder: Path, out: Path) -> Path:
             if file.name != CARD:
                 shutil.copy2(file, out / file.name)
     return write_folder(_of_family(card, "transformers"), out)
+
+
+def save_model(
+    net: nn.Module, card: Card | Mapping[str, Any], folder: str | os.PathLike[str]
+) -> Path:
+    """Write a network of your own as a model folder that `--model` takes.
+
+    A network of segmentation_models_pytorch, torchvision or transformers whose card
+    says which (`"framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"}`)
+    is kept as safetensors. Any other is exported by `torch.export`, for windows of the
+    card's size; so it needs none of its code to run.
+
+    Args:
+        net: Takes (n, band, y, x) floats, scaled as the card says, and answers scores
+            (n, class, y, x), or one channel for the second of two classes.
+        card: Its card, or the fields of one as `card_from_dict` takes them.
+        folder: Where; made if it is not there, and its card replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: The network is not the one that the card describes, or cannot be
+            exported.
+    """
+    path = Path(folder)
+    own = card if isinstance(card, Card) else card_from_dict(card, name=path.name)
+    family = own.framework.get("family")
+    if family in _SAVED:
+        saved: Path = import_module(FOLDERS[family]).save_model(net, own, path)
+        return saved
+    if family is not None:
+        raise ModelError(
+            f"the card of {own.name!r} names the family {family!r}: write one of "
+            f"{', '.join(_SAVED)}, or leave 'framework' out to have it exported"
+        )
+    return _export(net, replace(own, multiple=None), path)
+
+
+def _export(net: nn.Module, card: Card, folder: Path) -> Path:
+    """Write a network as a program of torch.export."""
+    import torch
+
+    window = torch.zeros(1, len(card.bands), card.window, card.window)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "network.pt2"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what tracing finds odd
+            exact = deepcopy(net).cpu().float().eval()
+            program = torch.export.export(exact, (window,))
+            with replacing(weights) as new:
+                torch.export.save(program, new)
+    except Exception as error:  # tracing fails in as many ways as there are networks
+        raise ModelError(
+            f"the network of {card.name!r} cannot be exported ({first_line(error)}): "
+            "give --model a function that makes it, as in my_module:make_model"
+        ) from error
+    return write_folder(_of_family(card, "torch.export"), folder, weights)
+
+
+def new_card(path: Path, *, overwrite: bool = False) -> Path:
+    """Write a card to fill in, with a comment for every field.
+
+    Args:
+        path: The card to write, or the folder for a `card.json`.
+        overwrite: Replace what is there.
+
+    Raises:
+        ModelError: There is one already.
+    """
+    card = path if path.suffix == ".json" else path / CARD
+    if card.exists() and not overwrite:
+        raise ModelError(f"{card} is there already: choose another, or --overwrite")
+    card.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(card) as new:
+        plain = dict(_TEMPLATE) | {"name": card.parent.name or card.stem}
+        if card.name != CARD:
+            plain["name"] = card.stem
+        new.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+_SAVED = ("smp", "torchvision", "transformers")
+_TEMPLATE: Mapping[str, Any] = {
+    "# ": "keys that begin with # are comments; leave out what you do not need",
+    "name": "my-model",
+    "# bands": "what the model reads, in its order: names as in the raster, or STAC's "
+    "common names (red, nir, swir16)",
+    "bands": ["red", "green", "blue"],
+    "# mean, std": "scaled = (pixel - mean) / std, one number or one per band, in "
+    "pixel units; for [0.485, 0.456, 0.406] on bytes it is 255 times that",
+    "mean": [123.675, 116.28, 103.53],
+    "std": [58.395, 57.12, 57.375],
+    "# numbers": "what pixels were in training: DN (the file's own numbers), "
+    "reflectance (0 ... 1), s2-l2a-before-0400, s2-l1c-before-0400",
+    "numbers": "DN",
+    "# classes": "in the order of the score channels, with colours; a network with one "
+    "sigmoid: background first, and activation sigmoid",
+    "classes": {"background": "#BBBBBB", "building": "#D55E00"},
+    "# output": "logits, probabilities or labels; activation: softmax or sigmoid",
+    "output": "logits",
+    "activation": "softmax",
+    "# window": "side of the square that the model sees, in pixels; neighbours share "
+    "overlap; multiple: sides at the raster's edge may be any multiple of it",
+    "window": 512,
+    "overlap": 64,
+    "# resolution": "metres per pixel in training; value_range: lowest and highest "
+    "pixel value that makes sense",
+    "resolution": 0.5,
+    "value_range": [0, 255],
+    "# framework": "of a checkpoint, which network it is of; leave it out for .pt2, "
+    ".onnx and TorchScript",
+    "framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"},
+}

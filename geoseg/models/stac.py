@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,32 @@ class Asset:
 def read_card(path: Path) -> Card:
     """Return the card in a JSON file, STAC or plain; see `read_item`."""
     return read_item(path)[0]
+
+
+def card_beside(path: Path, inside: Callable[[Path], Card] | None = None) -> Card:
+    """Return the card that lies beside a model file, as a JSON file.
+
+    Args:
+        path: The model file.
+        inside: Makes a card of what the file holds, where there is none beside it.
+
+    Raises:
+        ModelError: There is none.
+    """
+    own, named, shared = (
+        path.with_suffix(".json"),
+        path.with_name(path.name + ".json"),
+        path.with_name("card.json"),
+    )
+    for candidate in (own, named, shared):
+        if candidate.is_file():
+            return read_card(candidate)
+    if inside is not None:
+        return inside(path)
+    raise ModelError(
+        f"{path} has no card beside it: write {own.name} with bands and their mean and "
+        f"std as in training, classes, and window (geoseg model new {own.name})"
+    )
 
 
 def read_item(path: Path) -> tuple[Card, Asset | None]:

@@ -224,7 +224,7 @@ class ClassTask(Task):
         x = x.to(memory_format=torch.channels_last)
         if self._own_loss:
             return scores_of(self.module, x)
-        logits = tensor_of(self.module(x))
+        logits = tensor_of(self.module(x), self._card)
         if logits.shape[-2:] != x.shape[-2:]:
             logits = nn.functional.interpolate(
                 logits, size=x.shape[-2:], mode="bilinear", align_corners=False

@@ -283,7 +283,7 @@ class TestOtsu:
         np.testing.assert_array_equal(
             again.load().predict(pixels), recipe.load().predict(pixels)
         )
-        assert json.loads(recipe.fitted).keys() == {"value"}
+        assert json.loads(recipe.fitted).keys() == {"values"}
 
 
 def renamed(source):

@@ -241,7 +241,7 @@ class TestFootprint:
             nn.Conv2d(1, 8, 1, bias=False), nn.Conv2d(8, 2, 1, bias=False)
         )
         side = 64 * 64 * 4
-        peak = forward_bytes(net, (1, 1, 64, 64), torch.float32)
+        peak = forward_bytes(net, net, (1, 1, 64, 64), torch.float32)
         assert peak == pytest.approx(1.5 * (1 + 8 + 2) * side)
         assert weight_bytes(net) == 4 * (8 + 16)
 

@@ -11,8 +11,9 @@ import geoseg.core.tiling
 from geoseg.core.grid import Window
 from geoseg.errors import ModelError
 from geoseg.models.classical.features import Features
-from geoseg.models.classical.forest import Trees, save_forest
-from geoseg.models.classical.svm import Machine, save_svm
+from geoseg.models.classical.forest import Trees
+from geoseg.models.classical.pixelwise import save
+from geoseg.models.classical.svm import Machine
 from geoseg.models.load import load_model, model_recipe
 from geoseg.models.plain import card_from_dict
 from geoseg.rasters.open import open_source
@@ -33,6 +34,10 @@ def a_card(classes, bands=8, **more):
             "window": 128, "overlap": 32, "multiple": 1, **more,
         }
     )  # fmt: skip
+
+
+def save_svm(machine, features, card, folder):
+    return save(machine, features, card, folder, family="svm", output="logits")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_boosted_trees(tmp_path, window, classes):
     library = ensemble.HistGradientBoostingClassifier(max_iter=12, random_state=0)
     library.fit(rows[::7], y[::7])
     trees = Trees.of_boosting(library, classes)
-    save_forest(trees, FEATURES, a_card(classes), tmp_path, output="logits")
+    save(trees, FEATURES, a_card(classes), tmp_path, family="forest", output="logits")
     scores = softmax(load_model(tmp_path).predict(pixels[None])[0], 0)
     expected = library.predict_proba(rows).T.reshape(scores.shape)
     np.testing.assert_allclose(scores, expected, atol=1e-4)

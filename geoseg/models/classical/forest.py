@@ -8,22 +8,18 @@ Breiman (2001), "Random forests", Machine Learning 45, 5-32; Geurts, Ernst, Wehe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numba
 import numpy as np
 
 from geoseg.errors import ModelError
-from geoseg.models.classical.pixelwise import PixelModel, read_arrays, save
+from geoseg.models.classical.pixelwise import Classifier, PixelModel, read_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.models.card import Card
-    from geoseg.models.classical.features import Features
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
     from geoseg.models.networks.device import Options
@@ -36,19 +32,16 @@ KINDS = {
 """What `--arch` calls them, and scikit-learn's classes."""
 _NEVER = -50.0  # logit of a class that no pixel was shown of
 
-_DTYPES = {
-    "roots": np.int32,
-    "left": np.int32,
-    "right": np.int32,
-    "feature": np.int32,
-    "threshold": np.float32,
-    "votes": np.float32,
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trees:
+class Trees(Classifier):
     """Decision trees, one after the other in the same arrays."""
+
+    dtypes: ClassVar = {
+        **dict.fromkeys(("roots", "left", "right", "feature"), np.int32),
+        **dict.fromkeys(("threshold", "votes"), np.float32),
+    }
+    kind: ClassVar = "forest"
 
     roots: NDArray[np.int32]
     """(tree,) first node of each tree."""
@@ -113,7 +106,7 @@ class Trees:
                 part[side] = np.where(part[side] < 0, -1, part[side] + root)
         joined: dict[str, Any] = {
             name: np.concatenate([p[name] for p in parts]).astype(dtype)
-            for name, dtype in _DTYPES.items()
+            for name, dtype in cls.dtypes.items()
             if name != "roots"
         }
         return cls(roots=roots, **joined)
@@ -139,43 +132,14 @@ class Trees:
         )  # fmt: skip
         return np.ascontiguousarray(out.T).reshape(-1, height, width)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything by name."""
-        return {name: getattr(self, name) for name in _DTYPES}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Return the trees that arrays from a file hold; they are not trusted.
-
-        Raises:
-            ModelError: Arrays are missing, or nodes lead out of their tree.
-        """
-        wrong = [
-            name
-            for name, dtype in _DTYPES.items()
-            if name not in arrays or arrays[name].dtype != dtype
-        ]
-        if wrong:
-            raise ModelError(
-                f"the forest's file lacks {', '.join(wrong)}, or their type"
-            )
-        trees = cls(**{name: np.ascontiguousarray(arrays[name]) for name in _DTYPES})
-        trees._check()
-        return trees
-
-    def _check(self) -> None:
-        """Raise where following the nodes would leave the arrays or never end."""
+    def wrong(self) -> str | None:
+        """Say where following the nodes would leave the arrays or never end."""
         n = len(self.left)
-        one_each = {
-            len(self.right),
-            len(self.feature),
-            len(self.threshold),
-            len(self.votes),
-        }
+        each = (self.right, self.feature, self.threshold, self.votes)
         here = np.arange(n)
         inner = self.left >= 0
         sound = (
-            one_each == {n}
+            {len(array) for array in each} == {n}
             and self.votes.ndim == 2
             and len(self.roots) > 0
             and ((self.roots >= 0) & (self.roots < n)).all()
@@ -184,20 +148,14 @@ class Trees:
             and max(self.left.max(initial=0), self.right.max(initial=0)) < n
             and (self.feature[inner] >= 0).all()
         )
-        if not sound:
-            raise ModelError("the forest's file is damaged: its nodes lead astray")
+        return None if sound else "its nodes lead astray"
 
 
 def _stump(scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Return a tree of one leaf."""
-    no = np.array([-1])
-    return {
-        "left": no,
-        "right": no,
-        "feature": np.array([0]),
-        "threshold": np.array([0.0]),
-        "votes": scores[None],
-    }
+    no, zero = np.array([-1]), np.array([0])
+    row = {"left": no, "right": no, "feature": zero, "threshold": zero}
+    return row | {"votes": scores[None]}
 
 
 def _boosted_tree(
@@ -253,23 +211,3 @@ def _vote(
 def load_folder(folder: ModelFolder, options: Options) -> Model:
     """Load the trees of a model folder."""
     return PixelModel(folder.card, Trees.from_arrays(read_arrays(folder)), options)
-
-
-def save_forest(
-    trees: Trees,
-    features: Features,
-    card: Card,
-    folder: Path,
-    *,
-    output: Literal["probabilities", "logits"] = "probabilities",
-) -> Path:
-    """Write trees and their card as a model folder that `--model` takes.
-
-    Args:
-        trees: The trees.
-        features: What they look at.
-        card: Their card.
-        folder: Where.
-        output: `logits` where they were boosted.
-    """
-    return save(trees, features, card, folder, family="forest", output=output)

@@ -49,7 +49,7 @@ CELL = 512
 """Side of the cells that are looked at one by one, in pixels: the card's window."""
 _LARGEST = 2048  # pixels that a marker may span: it is an example, not the region
 _SPEC = re.compile(
-    r"(?P<file>.+?)(?::(?P<tolerance>[0-9.eE+-]*))?(?::(?P<column>[^:/]+))?"
+    r"(?P<file>(?:[A-Za-z]:(?=[\\/]))?.+?)(?::(?P<tolerance>[0-9.eE+-]*))?(?::(?P<column>[^:/\\]+))?"
 )
 _OTHER = "other"
 """The class of what is in no region; markers of it keep regions away."""

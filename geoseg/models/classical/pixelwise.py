@@ -6,19 +6,21 @@ and scikit-learn is not needed to use it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from geoseg.errors import ModelError, first_line
+from geoseg.errors import ModelError
 from geoseg.models.classical.features import Features
 from geoseg.models.contract import AnyModel
 from geoseg.models.folder import WEIGHTS, write_folder
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads
+from geoseg.models.networks.weights import load_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,26 +32,57 @@ if TYPE_CHECKING:
 _KERNELS = 1 << 27  # bytes of the distances to some thousand support vectors
 
 
-class Classifier(Protocol):
-    """What tells classes apart by features."""
+class Classifier(ABC):
+    """What tells classes apart by features: a frozen dataclass of arrays."""
+
+    dtypes: ClassVar[Mapping[str, type[np.generic]]]
+    """The arrays by name, and what they are of."""
+    kind: ClassVar[str]
+    """What messages call it."""
 
     @property
+    @abstractmethod
     def classes(self) -> int:
         """How many."""
-        ...
 
     @property
+    @abstractmethod
     def features(self) -> int:
         """How many features it needs at least."""
-        ...
 
+    @abstractmethod
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scores (class, y, x) of features (feature, y, x)."""
-        ...
 
-    def arrays(self) -> Mapping[str, NDArray[Any]]:
+    @abstractmethod
+    def wrong(self) -> str | None:
+        """Return what does not go together, of arrays that are not trusted."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything by name."""
-        ...
+        return {name: np.ascontiguousarray(getattr(self, name)) for name in self.dtypes}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the classifier that arrays from a file hold; they are not trusted.
+
+        Raises:
+            ModelError: Arrays are missing, or do not go together.
+        """
+        missing = [
+            name
+            for name, dtype in cls.dtypes.items()
+            if name not in arrays or arrays[name].dtype != dtype
+        ]
+        if missing:
+            raise ModelError(
+                f"the {cls.kind}'s file lacks {', '.join(missing)}, or their type"
+            )
+        found = cls(**{name: np.ascontiguousarray(arrays[name]) for name in cls.dtypes})
+        wrong = found.wrong()
+        if wrong is not None:
+            raise ModelError(f"the {cls.kind}'s file is damaged: {wrong}")
+        return found
 
 
 class PixelModel(AnyModel):
@@ -103,20 +136,9 @@ class PixelModel(AnyModel):
 
 
 def read_arrays(folder: ModelFolder) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a model folder.
-
-    Raises:
-        ModelError: Its weights are no safetensors file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(folder.weights_file)  # type: ignore[no-any-return]
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{folder.weights_file} cannot be read as safetensors: {first_line(error)}"
-        ) from error
+    """Return the arrays of a model folder, or raise a ModelError."""
+    tensors = load_safetensors(folder.weights_file)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def save(

@@ -8,36 +8,37 @@ Fitted by scikit-learn: `SVC` with the kernels `rbf` and `linear`, or anything l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 
 from geoseg.errors import ModelError
-from geoseg.models.classical.pixelwise import PixelModel, read_arrays, save
+from geoseg.models.classical.pixelwise import Classifier, PixelModel, read_arrays
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from geoseg.models.card import Card
-    from geoseg.models.classical.features import Features
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
     from geoseg.models.networks.device import Options
 
-_ARRAYS = ("mean", "scale", "support", "weights", "intercept", "gamma", "places")
 _CHUNK = 1024  # pixels whose distances to all support vectors are held at once
 _NEVER = -1e3  # score of a class that no pixel was shown of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Machine:
+class Machine(Classifier):
     """Kernels between pixels and support vectors, weighted."""
+
+    dtypes: ClassVar = {
+        **dict.fromkeys(("mean", "scale", "support", "weights"), np.float64),
+        **dict.fromkeys(("intercept", "gamma"), np.float64),
+        "places": np.int64,
+    }
+    kind: ClassVar = "machine"
 
     mean: NDArray[np.float64]
     """(feature,) subtracted first."""
@@ -72,22 +73,19 @@ class Machine:
         mean = np.zeros(features) if scaler is None else np.asarray(scaler.mean_)
         scale = np.ones(features) if scaler is None else np.asarray(scaler.scale_)
         kernel = getattr(machine, "kernel", "linear")
-        if hasattr(machine, "support_vectors_"):
+        weights, support, gamma = machine.__dict__.get("coef_"), [], 0.0
+        if weights is None:  # an SVC: coefficients of its support vectors
             if kernel not in {"rbf", "linear"}:
                 raise ModelError(f"kernel {kernel!r} is neither rbf nor linear")
             support, weights = machine.support_vectors_, _pair_weights(machine)
             # What gamma="scale" came to stands nowhere else.
             gamma = float(machine._gamma) if kernel == "rbf" else 0.0  # noqa: SLF001
-            intercept = machine.intercept_
-        else:
-            support, gamma = np.zeros((0, features)), 0.0
-            weights, intercept = machine.coef_, machine.intercept_
         return cls(
             mean=np.asarray(mean, np.float64),
             scale=np.asarray(scale, np.float64),
-            support=np.asarray(support, np.float64),
+            support=np.reshape(support, (-1, features)).astype(np.float64),
             weights=np.atleast_2d(np.asarray(weights, np.float64)),
-            intercept=np.atleast_1d(np.asarray(intercept, np.float64)),
+            intercept=np.atleast_1d(np.asarray(machine.intercept_, np.float64)),
             gamma=np.array([gamma]),
             places=places,
         )
@@ -142,40 +140,24 @@ class Machine:
             sums[:, j] -= scores[:, pair]
         return np.asarray(votes + sums / (3 * (np.abs(sums) + 1)))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything by name."""
-        return {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Return the machine that arrays from a file hold; they are not trusted.
-
-        Raises:
-            ModelError: Arrays are missing, or do not go together.
-        """
-        missing = [name for name in _ARRAYS if name not in arrays]
-        if missing:
-            raise ModelError(f"the machine's file lacks {', '.join(missing)}")
-        machine = cls(**{name: arrays[name] for name in _ARRAYS})
-        known = len(machine.places) - 1
-        inner = len(machine.support) or machine.features
-        pairs = known * (known - 1) // 2 if len(machine.support) else known
+    def wrong(self) -> str | None:
+        """Say which arrays are not of the shape that the others imply."""
+        known = len(self.places) - 1
+        inner = len(self.support) or self.features
+        pairs = known * (known - 1) // 2 if len(self.support) else known
         scores = 1 if known == 2 else pairs
         shapes = {
-            "scale": (machine.features,),
-            "support": (len(machine.support), machine.features),
+            "scale": (self.features,),
+            "support": (len(self.support), self.features),
             "weights": (scores, inner),
             "intercept": (scores,),
             "gamma": (1,),
         }
-        wrong = [n for n, shape in shapes.items() if arrays[n].shape != shape]
-        in_table = (machine.places[:-1] >= 0) & (machine.places[:-1] < machine.classes)
+        wrong = [n for n, shape in shapes.items() if getattr(self, n).shape != shape]
+        in_table = (self.places[:-1] >= 0) & (self.places[:-1] < self.places[-1:])
         if wrong or known < 2 or not in_table.all():
-            raise ModelError(
-                f"the machine's file is damaged: {', '.join(wrong) or 'its classes'} "
-                "do not go with the rest"
-            )
-        return machine
+            return f"{', '.join(wrong) or 'its classes'} do not go with the rest"
+        return None
 
 
 def _pair_weights(machine: Any) -> NDArray[np.float64]:  # noqa: ANN401 - an SVC
@@ -194,8 +176,3 @@ def _pair_weights(machine: Any) -> NDArray[np.float64]:  # noqa: ANN401 - an SVC
 def load_folder(folder: ModelFolder, options: Options) -> Model:
     """Load the machine of a model folder."""
     return PixelModel(folder.card, Machine.from_arrays(read_arrays(folder)), options)
-
-
-def save_svm(machine: Machine, features: Features, card: Card, folder: Path) -> Path:
-    """Write a machine and its card as a model folder that `--model` takes."""
-    return save(machine, features, card, folder, family="svm", output="logits")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,12 +19,7 @@ from geoseg.core.classes import Class, class_table
 from geoseg.errors import ModelError
 from geoseg.models.card import OTHER_COLOR, Card
 from geoseg.models.classical.expression import Expression, compiled_mask, parse
-from geoseg.models.classical.histogram import (
-    Histogram,
-    multi_otsu,
-    otsu,
-    raster_histogram,
-)
+from geoseg.models.classical.histogram import multi_otsu, otsu, raster_histogram
 from geoseg.models.classical.method import (
     Method,
     count_in,
@@ -58,105 +54,68 @@ _ABOVE: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold(Method):
-    """Two classes, parted by a number: 1 where `expression comparison value`, else 0.
+    """Classes parted by numbers: how many `expression comparison value` hold.
 
     A pixel whose expression is NaN (zero divided by zero) belongs to class 0.
     """
 
     card: Card
-    """Two classes, the second where the comparison holds."""
+    """One class more than there are numbers."""
     expression: Expression
     """What is compared."""
     comparison: str = ">"
     """`>`, `>=`, `<` or `<=`."""
-    value: float | None
-    """With what; None until it is fitted."""
+    values: tuple[float, ...] | None = None
+    """With what, ascending; None until it is fitted."""
 
-    learned = ("value",)
+    learned = ("values",)
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Return (n, y, x) labels 0 and 1."""
-        (value,) = self.known()
+        """Return (n, y, x) labels."""
+        (values,) = self.known()
+        return each_window(pixels, partial(self._label, values))
 
-        def label(item: NDArray[np.generic], labels: NDArray[np.uint8]) -> None:
-            if self.expression.is_band:
-                _compare(item[0], self.comparison, value, labels)
-            else:
-                loop = compiled_mask(self.expression, self.comparison)
-                loop(
-                    *item.reshape(len(item), -1), np.float32(value), labels.reshape(-1)
-                )
-
-        return each_window(pixels, label)
+    def _label(
+        self,
+        values: Sequence[float],
+        item: NDArray[np.generic],
+        labels: NDArray[np.uint8],
+    ) -> None:
+        first, *others = values
+        if self.expression.is_band:
+            _compare(item[0], self.comparison, first, labels)
+        else:
+            loop = compiled_mask(self.expression, self.comparison)
+            loop(*item.reshape(len(item), -1), np.float32(first), labels.reshape(-1))
+        if not others:
+            return
+        plane = item[0] if self.expression.is_band else self.expression(*item)
+        holds = np.empty_like(labels)
+        for value in others:
+            _compare(plane, self.comparison, value, holds)
+            np.add(labels, holds, out=labels)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the threshold."""
-        return {"value": self.value}
+        """Return the numbers."""
+        return {"values": list(self.values or ())}
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
-        """Return the model with that threshold."""
-        return replace(self, value=float(parameters["value"]))
+        """Return the model with those numbers."""
+        return replace(self, values=tuple(float(v) for v in parameters["values"]))
 
 
 class Otsu(Threshold):
-    """A threshold that Otsu's method finds from the whole raster's histogram."""
+    """Thresholds that Otsu's method finds from the whole raster's histogram."""
 
     __slots__ = ()
     fits = True
 
     def fit(self, source: Source) -> Self:
-        """Return the model with the threshold of the whole raster."""
-        return replace(self, value=otsu(_histogram(source, self.expression)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MultiOtsu(Method):
-    """Several classes, parted by the numbers that Otsu's method finds.
-
-    A pixel whose expression is NaN belongs to class 0.
-    """
-
-    card: Card
-    """Classes from low to high."""
-    expression: Expression
-    """What is compared."""
-    values: tuple[float, ...] | None = None
-    """With what, ascending; None until fitted."""
-
-    fits = True
-    learned = ("values",)
-
-    def fit(self, source: Source) -> Self:
         """Return the model with the thresholds of the whole raster."""
-        histogram = _histogram(source, self.expression)
-        found = multi_otsu(histogram, len(self.card.classes))
+        value = None if self.expression.is_band else self.expression
+        histogram, classes = raster_histogram(source, value), len(self.card.classes)
+        found = [otsu(histogram)] if classes == 2 else multi_otsu(histogram, classes)
         return replace(self, values=tuple(found))
-
-    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Return (n, y, x) labels: how many of the thresholds a pixel is above."""
-        (values,) = self.known()
-        above = np.empty(pixels.shape[2:], np.uint8)
-
-        def label(item: NDArray[np.generic], labels: NDArray[np.uint8]) -> None:
-            plane = item[0] if self.expression.is_band else self.expression(*item)
-            labels[...] = 0
-            for value in values:
-                _compare(plane, ">", value, above)
-                np.add(labels, above, out=labels)
-
-        return each_window(pixels, label)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the thresholds."""
-        return {"values": list(self.values or ())}
-
-    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
-        """Return the model with those thresholds."""
-        return replace(self, values=tuple(float(v) for v in parameters["values"]))
-
-
-def _histogram(source: Source, expression: Expression) -> Histogram:
-    return raster_histogram(source, None if expression.is_band else expression)
 
 
 def _compare(
@@ -183,15 +142,15 @@ def open_spec(spec: str) -> Opened:
     return open_method(spec, read(text, spec))
 
 
-def _otsu(text: str, spec: str) -> Otsu | MultiOtsu:
+def _otsu(text: str, spec: str) -> Otsu:
     left, colon, count = text.rpartition(":")
     expression = parse(left if colon else text)
     card = _card(expression, f"otsu:{text.strip()}", ">")
-    if not colon or count.strip() == "2":
-        return Otsu(card=card, expression=expression, value=None)
-    levels = count_in(count, spec, "the number of classes", 2, 16, "otsu:nir:4")
-    table = class_table(f"level {i + 1}" for i in range(levels))
-    return MultiOtsu(card=replace(card, classes=table), expression=expression)
+    if colon and count.strip() != "2":
+        levels = count_in(count, spec, "the number of classes", 2, 16, "otsu:nir:4")
+        table = class_table(f"level {i + 1}" for i in range(levels))
+        card = replace(card, classes=table)
+    return Otsu(card=card, expression=expression)
 
 
 def _threshold(text: str, spec: str) -> Threshold:
@@ -208,7 +167,7 @@ def _threshold(text: str, spec: str) -> Threshold:
         card=_card(expression, name, comparison),
         expression=expression,
         comparison=comparison,
-        value=value,
+        values=(value,),
     )
 
 

@@ -1,10 +1,11 @@
-"""Checkpoints of Lightning trainers (`.ckpt`) from torchgeo and terratorch.
+"""Checkpoints (`.ckpt`, `.pth`): of Lightning's trainers, or a bare `state_dict`.
 
 The networks of torchgeo's `SemanticSegmentationTask`, and of terratorch's where its
 `SMPModelFactory` made them, are those of segmentation_models_pytorch and are built here
 from the settings in the checkpoint; neither package is needed. torchgeo's FCN, and what
-else terratorch makes, is built by those (optional) packages themselves. Nothing is
-unpickled but tensors and plain values.
+else terratorch makes, is built by those (optional) packages themselves. Of any other
+checkpoint the card says which network it is: `"framework": {"family": "smp", "arch":
+"FPN", "encoder": "resnet18"}`. Nothing is unpickled but tensors and plain values.
 
 The card lies beside the checkpoint, as for exported networks. What it does not say of
 architecture, encoder and arguments is the checkpoint's.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,11 @@ from torch import nn
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.extras import require
-from geoseg.models.identity import Opened, content_hash, file_sha256
-from geoseg.models.networks import smp
-from geoseg.models.networks.exported import card_beside
+from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.networks import smp, torchvision_nets
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights
+from geoseg.models.stac import card_beside
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -41,35 +43,22 @@ _NETWORKS = {
     "manet": "MAnet", "linknet": "Linknet", "upernet": "UPerNet",
     "segformer": "Segformer", "dpt": "DPT",
 }  # fmt: skip
-_WRAPPERS = ("model.", "smp_model.")  # what tasks and factories put before names
+_WRAPPERS = frozenset(
+    {"model", "module", "smp_model", "net", "network", "backbone_model", "_orig_mod"}
+)
+"""What tasks, factories and compilers put before the names of weights."""
 
 
 def open_file(path: Path) -> Opened:
     """Return the model in a checkpoint."""
-    card = card_beside(path)
-    if card is None:
-        raise ModelError(
-            f"{path} has no card beside it: write {path.with_suffix('.json').name} "
-            "with bands and their mean and std as in training, classes, and window"
-        )
-    whole = _card(card, path, _settings(_read(path), path))
-
-    def load(options: Options) -> Model:
-        return _load(path, whole, options)
-
-    return Opened(
-        spec=str(path),
-        card=whole,
-        content=content_hash(whole, file_sha256(path)),
-        load=load,
-    )
+    card = _card(card_beside(path), path, _read(path))
+    return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model:
     """Load the network of a model folder whose weights are a checkpoint."""
     path = folder.weights_file
-    card = _card(folder.card, path, _settings(_read(path), path))
-    return _load(path, card, options)
+    return _load(path, _card(folder.card, path, _read(path)), options)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -85,46 +74,54 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} holds more than tensors and plain values, which geoseg does not "
             f"unpickle: {first_line(error)}; save its state_dict as safetensors"
         ) from error
-    if not isinstance(found, dict) or "state_dict" not in found:
-        raise ModelError(f"{path} is no checkpoint of Lightning: it has no state_dict")
-    return found
-
-
-def _settings(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the trainer's settings."""
-    found = checkpoint.get("hyper_parameters")
-    if not isinstance(found, Mapping):
+    if isinstance(found, dict) and "state_dict" in found:
+        return found
+    if isinstance(found, dict) and "model_state_dict" in found:
+        return {"state_dict": found["model_state_dict"]}
+    tensors = isinstance(found, dict) and any(map(torch.is_tensor, found.values()))
+    if not tensors:
         raise ModelError(
-            f"{path} does not say which network it is of: it has no hyper_parameters"
+            f"{path} is not a checkpoint: it holds no state_dict of named tensors"
         )
-    return dict(found)
+    return {"state_dict": found}
 
 
-def _card(card: Card, path: Path, settings: Mapping[str, Any]) -> Card:
-    """Return the card with the framework that the checkpoint's settings imply."""
+def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
+    """Return the card with the framework that it and the checkpoint's settings imply.
+
+    Raises:
+        ModelError: Neither says which network the weights are of.
+    """
+    settings = checkpoint.get("hyper_parameters")
+    settings = dict(settings) if isinstance(settings, Mapping) else {}
     if _is_terratorch(settings) and settings.get("model_factory") != "SMPModelFactory":
         return replace(card, framework={"family": "checkpoint", "arch": "terratorch"})
-    told = dict(settings.get("model_args") or settings)
-    name = str(told.pop("model", ""))
+    arguments = settings.get("model_args")
+    told = dict(arguments) if isinstance(arguments, Mapping) else settings
+    name = str(told.get("model", ""))
     if name == "fcn":  # torchgeo's own: five convolutions
         filters = int(told.get("num_filters") or 64)
         plain = {"family": "checkpoint", "arch": "torchgeo-fcn", "filters": filters}
         return replace(card, framework=plain, multiple=card.multiple or 1)
-    arch = _NETWORKS.get(name.lower().replace("_", ""))
-    if arch is None:
+    if card.framework.get("family") == "torchvision":
+        return replace(
+            card,
+            framework={**card.framework, "family": "checkpoint", "of": "torchvision"},
+        )
+    arch = _NETWORKS.get(name.lower().replace("_", "")) or card.framework.get("arch")
+    encoder = card.framework.get("encoder") or told.get("backbone")
+    if arch is None or encoder is None:
         raise ModelError(
-            f"{path} is of the network {name!r}; known are {', '.join(_NETWORKS)}"
+            f"{path} does not say which network it is of (its settings name {name!r}; "
+            f"known are {', '.join(_NETWORKS)}): write into its card "
+            '"framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"}'
         )
     # What terratorch hands to the network's constructor is prefixed.
     smps = {k[4:]: v for k, v in told.items() if k.startswith("smp_")}
-    arguments = smps | dict(card.framework)
-    framework = {
-        **{k: v for k, v in arguments.items() if k != "family"},
-        "family": "checkpoint",
-        "arch": arch,
-        "encoder": str(card.framework.get("encoder") or told.get("backbone")),
-    }
-    if int(told.get("num_classes") or 0) == 1 and card.channels == 2:
+    framework = smps | dict(card.framework)
+    framework |= {"family": "checkpoint", "arch": arch, "encoder": str(encoder)}
+    one = told.get("task") == "binary" or told.get("num_classes") == 1
+    if one and card.channels == 2:
         framework["classes"] = 1
     multiple = card.multiple if card.multiple is not None else smp.multiple_of(arch)
     return replace(card, framework=framework, multiple=multiple)
@@ -136,26 +133,41 @@ def _is_terratorch(settings: Mapping[str, Any]) -> bool:
 
 def _load(path: Path, card: Card, options: Options) -> Model:
     checkpoint = _read(path)
-    state = checkpoint["state_dict"]
-    # The loss and metrics have tensors too.
-    weights = {k: v for k, v in state.items() if k.startswith("model.")}
-    if card.framework.get("arch") == "terratorch":
-        module = _terratorch(_settings(checkpoint, path))
-        fill_weights(module, weights, card)
-        return TorchModel(module, card, options)
-    if card.framework.get("arch") == "torchgeo-fcn":
+    weights = {k: v for k, v in checkpoint["state_dict"].items() if torch.is_tensor(v)}
+    arch = card.framework.get("arch")
+    if arch == "terratorch":
+        module = _terratorch(dict(checkpoint["hyper_parameters"]))
+    elif arch == "torchgeo-fcn":
         models = require("torchgeo.models", what="this checkpoint", extra="torchgeo")
         module = models.FCN(
             len(card.bands), card.channels, num_filters=card.framework["filters"]
         )
-        inner = {k.removeprefix("model."): v for k, v in weights.items()}
-        fill_weights(module, inner, card)
-        return TorchModel(module, card, options)
-    while weights and any(all(k.startswith(w) for k in weights) for w in _WRAPPERS):
-        weights = {k.partition(".")[2]: v for k, v in weights.items()}
-    module = smp.build(replace(card, framework={**card.framework, "family": "smp"}))
-    fill_weights(module, weights, card)
+    else:
+        framework = {k: v for k, v in card.framework.items() if k != "of"}
+        family = card.framework.get("of", "smp")
+        build = torchvision_nets.build if family == "torchvision" else smp.build
+        module = build(replace(card, framework={**framework, "family": family}))
+    fill_weights(module, _of(module, weights), card)
     return TorchModel(module, card, options)
+
+
+def _of(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights that are a network's, by its own names.
+
+    Beside it a training module has tensors of its loss, its metrics, its scaling.
+    """
+    own = module.state_dict().keys()
+    while not own & weights.keys():
+        wrappers = {k.partition(".")[0] for k in weights} & _WRAPPERS
+        if not wrappers:
+            break
+        before = next(iter(sorted(wrappers))) + "."
+        weights = {
+            k.removeprefix(before): v
+            for k, v in weights.items()
+            if k.startswith(before)
+        }
+    return weights
 
 
 def _terratorch(settings: Mapping[str, Any]) -> nn.Module:
@@ -164,8 +176,7 @@ def _terratorch(settings: Mapping[str, Any]) -> nn.Module:
     from terratorch.tasks import SemanticSegmentationTask
 
     try:
-        arguments = dict(settings["model_args"])
-        arguments = {k: v for k, v in arguments.items() if "ckpt" not in k}
+        arguments = smp.plain_arguments(settings["model_args"], "the checkpoint")
         for key in arguments:
             if key.endswith("pretrained"):  # its weights are in the checkpoint
                 arguments[key] = False

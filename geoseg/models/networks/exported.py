@@ -1,24 +1,28 @@
 """Exported networks: `torch.export` (`.pt2`) and TorchScript (`.pt`), card beside.
 
 The card is a JSON file of the same name (`roads.pt2`, `roads.json`), or `card.json` in
-the same folder. Exported graphs have their dtype built in, so they run in fp32.
+the same folder. Exported graphs have their dtype built in, so they run in fp32. A `.pt`
+or `.pth` without code is a checkpoint.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from geoseg.errors import ModelError, first_line
-from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.errors import ModelError
+from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.networks import checkpoint
 from geoseg.models.networks.device import Options
-from geoseg.models.networks.safe_program import load_program
+from geoseg.models.networks.safe_program import is_script, load_program, load_script
 from geoseg.models.networks.torch_adapter import TorchModel
-from geoseg.models.stac import read_card
+from geoseg.models.stac import card_beside
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -27,21 +31,11 @@ if TYPE_CHECKING:
 
 
 def open_file(path: Path) -> Opened:
-    """Return the model in an exported file."""
+    """Return the model in an exported file, or in a checkpoint of the same ending."""
+    if path.suffix != ".pt2" and path.is_file() and not is_script(path):
+        return checkpoint.open_file(path)
     card = card_beside(path)
-    if card is None:
-        raise ModelError(
-            f"{path} has no card beside it: write {path.with_suffix('.json').name} "
-            "with bands, classes, window (geoseg model show prints examples)"
-        )
-
-    def load(options: Options) -> Model:
-        return _load(path, card, options)
-
-    return Opened(
-        spec=str(path), card=card, content=content_hash(card, file_sha256(path)),
-        load=load,
-    )  # fmt: skip
+    return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model:
@@ -49,54 +43,64 @@ def load_folder(folder: ModelFolder, options: Options) -> Model:
     return _load(folder.weights_file, folder.card, options)
 
 
-def card_beside(path: Path) -> Card | None:
-    """Return the card that lies beside a model file, or None."""
-    for candidate in (
-        path.with_suffix(".json"),
-        path.with_name(path.name + ".json"),
-        path.with_name("card.json"),
-    ):
-        if candidate.is_file():
-            return read_card(candidate)
-    return None
-
-
 def _load(path: Path, card: Card, options: Options) -> Model:
     if options.precision == "auto":
         options = replace(options, precision="fp32")
-    module = _program(path) if path.suffix == ".pt2" else _script(path)
-    return TorchModel(module, card, options)
+    if path.suffix == ".pt2":
+        return TorchModel(_program(path, card), card, options)
+    return TorchModel(Frozen(load_script(path)), card, options)
 
 
-def _program(path: Path) -> nn.Module:
-    try:
-        module = load_program(path)
-    except ModelError:
-        raise
-    except Exception as error:  # torch raises whatever the damage leads to
+def _program(path: Path, card: Card) -> nn.Module:
+    program = load_program(path)
+    inputs = program.graph_signature.user_inputs
+    values = [n.meta["val"] for n in program.graph.nodes if n.name in inputs]
+    if len(values) != 1 or len(values[0].shape) != 4:
         raise ModelError(
-            f"{path} cannot be read as a program of torch.export: {first_line(error)}"
-        ) from error
-    return Frozen(module)
+            f"the program {path.name} takes {', '.join(map(str, inputs))}; one input "
+            "of four dimensions is needed"
+        )
+    shape = [side if isinstance(side, int) else None for side in values[0].shape]
+    check_input(shape, card, f"the program {path.name}")
+    return Frozen(program.module(), shape[0])
 
 
-def _script(path: Path) -> nn.Module:
-    try:
-        module: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, OSError) as error:
+def check_input(shape: Sequence[Any], card: Card, what: str) -> None:
+    """Compare a graph's input with a card, before anything runs.
+
+    Args:
+        shape: Windows, bands, height and width; what is not an integer is free.
+        card: The card.
+        what: Whose graph it is, for the message.
+
+    Raises:
+        ModelError: It takes other bands or windows than the card says.
+    """
+    _, bands, *sides = shape
+    if isinstance(bands, int) and bands != len(card.bands):
         raise ModelError(
-            f"{path} is not TorchScript ({first_line(error)}): geoseg does not "
-            "unpickle checkpoints; export the network, or save safetensors"
-        ) from error
-    return Frozen(module)
+            f"{what} takes {bands} bands, its card names {len(card.bands)}"
+        )
+    fixed = [side for side in sides if isinstance(side, int)]
+    if any(side != card.window for side in fixed):
+        raise ModelError(
+            f"{what} takes windows of {sides[0]} x {sides[1]} px, its card says "
+            f'{card.window} px: write "window": {fixed[0]} into {card.name!r}, or '
+            "export it again with dynamic sides"
+        )
+    if fixed and card.multiple is not None:
+        raise ModelError(
+            f"{what} takes full windows only: leave 'multiple' out of its card"
+        )
 
 
 class Frozen(nn.Module):
-    """A network whose mode was set when it was exported."""
+    """A network whose mode, and perhaps batch, was set when it was exported."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, batch: int | None = None) -> None:
         super().__init__()
         self.network = network
+        self.batch = batch
 
     def train(self, mode: bool = True) -> Frozen:
         """Do nothing: exported programs refuse to change."""
@@ -104,5 +108,8 @@ class Frozen(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> Any:  # noqa: ANN401 - as it was exported
-        """Pass windows through."""
-        return self.network(x.contiguous())
+        """Pass windows through; a batch that is too small is filled up."""
+        x = x.contiguous()
+        if self.batch is not None and len(x) < self.batch:
+            x = torch.cat([x, x[:1].expand(self.batch - len(x), -1, -1, -1)])
+        return self.network(x)

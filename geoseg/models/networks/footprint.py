@@ -11,12 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
 _KERNELS = 1.5  # what kernels keep for themselves while they run, beside their results
 
 
-def forward_bytes(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def forward_bytes(
+    module: nn.Module,
+    forward: Callable[[torch.Tensor], object],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> int:
     """Return the most bytes that tensors take at once during one forward pass.
 
     The pass is made with tensors that have shapes but no values, so it costs neither
@@ -24,6 +31,7 @@ def forward_bytes(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype)
 
     Args:
         module: The network, whose own weights are not counted.
+        forward: Passes its input through it, and what follows.
         shape: (n, band, y, x) of its input.
         dtype: Of its input.
     """
@@ -35,7 +43,7 @@ def forward_bytes(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype)
         ledger,
     ):
         x = torch.empty(shape, dtype=dtype, device=next(_tensors(module)).device)
-        module(x.contiguous(memory_format=torch.channels_last))
+        forward(x.contiguous(memory_format=torch.channels_last))
     return int(_KERNELS * ledger.peak)
 
 

@@ -10,7 +10,7 @@ network that answers masks does the task that it is asked for: classes, objects 
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.core.classes import Class, class_table, default_color
+from geoseg.core.classes import default_color
 from geoseg.errors import ModelError, first_line
-from geoseg.models.card import Band, Card
+from geoseg.models.card import Card
 from geoseg.models.extras import require
 from geoseg.models.folder import write_folder
-from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks.torch_adapter import TorchModel
+from geoseg.models.plain import card_from_dict, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +35,10 @@ if TYPE_CHECKING:
     from geoseg.models.folder import ModelFolder
     from geoseg.models.networks.device import Options
 
-SAMS = frozenset(
-    {
-        "sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_video", "edgetam",
-        "edgetam_video",
-    }
-)  # fmt: skip
+SAMS = frozenset((
+    "sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_video", "edgetam",
+    "edgetam_video",
+))  # fmt: skip
 """Model types that answer prompts with masks."""
 QUERIES = frozenset({"maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3"})
 """Model types that answer masks with classes instead of scores per class."""
@@ -54,6 +53,11 @@ _DEFAULTS: Mapping[str, Any] = {
     "data2vec-vision": {"out_indices": [3, 5, 7, 11]},
 }  # without them its default configuration cannot segment
 _FILES = ("*.json", "*.safetensors", "merges.txt", "LICENSE*")
+_BACKBONE = frozenset({"out_indices", "out_features", "num_channels", "features_only"})
+"""What a configuration may hand to a backbone of timm."""
+_FETCHING = ("use_pretrained_backbone", "auto_map", "quantization_config")
+_NAMES = ("backbone", "attn_implementation", "_attn_implementation", "experts")
+"""What may be a name, but neither a path nor a repository."""
 
 
 def open_spec(spec: str) -> Opened:
@@ -75,17 +79,10 @@ def open_spec(spec: str) -> Opened:
 def open_folder(path: Path, *, name: str | None = None) -> Opened:
     """Return the model in a folder as `save_pretrained` writes it."""
     card = card_of(path, name=name or path.name)
-
-    def load_as(card: Card, options: Options) -> Any:  # noqa: ANN401 - of either kind
-        return _load(path, card, options)
-
-    return Opened(
-        spec=str(path),
-        card=card,
-        content=content_hash(card, *_hashes(path)),
-        load=partial(load_as, card),
-        load_as=load_as if card.framework["arch"] in QUERIES else None,
-    )
+    several = card.framework["arch"] in QUERIES
+    found = opened(path, card, partial(_load, path, card), *_hashes(path))
+    load_as: Any = partial(_load, path)
+    return replace(found, load_as=load_as if several else None)
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
@@ -107,8 +104,16 @@ def card_of(path: Path, *, name: str) -> Card:
     """Return the card that a folder's configuration implies.
 
     Three channels are taken for red, green and blue; others are bands by number.
+
+    Raises:
+        ModelError: The folder does not say how pixels are scaled.
     """
-    config = read_config(path)
+    config, beside = read_config(path), path / "card.json"
+    if "_model_class" in config:
+        raise ModelError(
+            f"{path} is a folder of segmentation_models_pytorch without a card: write "
+            f"{beside}: {_example(config)}"
+        )
     processor = _processor(path)
     channels = _channels(config)
     kind = str(config.get("model_type"))
@@ -116,44 +121,73 @@ def card_of(path: Path, *, name: str) -> Card:
     names = ["red", "green", "blue"]
     if channels != 3:
         names = [str(i + 1) for i in range(channels)]
+    if not processor:
+        raise ModelError(
+            f"{path} holds no preprocessor_config.json, which says how pixels are "
+            f"scaled: write {beside}: {_example(config)}"
+        )
     side = _side(config, processor)
     factor = _factor(processor)
-    return Card(
-        name=name,
-        bands=tuple(_band(band, processor, factor, i) for i, band in enumerate(names)),
-        classes=class_table(["object"]) if answers_prompts else _classes(config),
-        task="instance" if answers_prompts else "semantic",
-        output="probabilities" if kind in QUERIES | SAMS else "logits",
-        window=side,
-        overlap=side // (4 if answers_prompts else 8) // 2 * 2,
-        multiple=_ANY_SIZE.get(kind),
-        value_range=(0.0, 1 / factor) if factor else None,
-        description=f"{kind} of transformers",
-        framework={"family": "transformers", "arch": kind},
+    table = [{"name": "object"}] if answers_prompts else _classes(config)
+    # One label alone is a sigmoid's, but of masks it is that of all objects.
+    objects = answers_prompts or (kind in QUERIES and len(table) == 1)
+    plain = {
+        "name": name,
+        "bands": [_band(band, processor, factor, i) for i, band in enumerate(names)],
+        "classes": table,
+        "task": "instance" if objects else "semantic",
+        "output": "probabilities" if kind in QUERIES | SAMS else "logits",
+        "activation": "sigmoid" if len(table) == 1 else "softmax",
+        "window": side,
+        "overlap": side // (4 if answers_prompts else 8) // 2 * 2,
+        "multiple": _ANY_SIZE.get(kind),
+        "value_range": (0.0, 1 / factor) if factor else None,
+        "description": f"{kind} of transformers",
+        "framework": {"family": "transformers", "arch": kind},
+    }
+    return card_from_dict(plain, where=f"the configuration in {path}")
+
+
+def _example(config: Mapping[str, Any]) -> str:
+    """Return the card to write where a folder does not say how pixels are scaled."""
+    family = "smp" if "_model_class" in config else "transformers"
+    return (
+        '{"bands": ["red", "green", "blue"], "mean": [123.675, 116.28, 103.53], '
+        '"std": [58.395, 57.12, 57.375], "classes": ["background", "building"], '
+        f'"framework": {{"family": "{family}"}}}}, with the mean and std of training '
+        "(these are ImageNet's of bytes)"
     )
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a folder's `config.json` holds."""
-    return _json(path / "config.json")
+    """Return what a folder's `config.json` holds.
 
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no JSON object")
-    return found
+    Raises:
+        ModelError: It has the library fetch, read or run something else.
+    """
+    config = read_json(path / "config.json")
+    beside = [name for name in ("adapter_config.json",) if (path / name).exists()]
+    parts = [config, *(v for k, v in config.items() if k.endswith("_config"))]
+    for part in (part for part in parts if isinstance(part, Mapping)):
+        arguments = part.get("backbone_kwargs") or {}
+        beside += [k for k in arguments if k not in _BACKBONE]
+        beside += [k for k in _FETCHING if part.get(k)]
+        texts = [k for k in _NAMES if re.search(r"[/\\:]", str(part.get(k) or ""))]
+        beside += [
+            k for k in texts if k != "backbone" or not part.get("backbone_config")
+        ]
+    if beside:
+        raise ModelError(
+            f"{path / 'config.json'} has {beside[0]!r}, which makes transformers read "
+            "or fetch something else: save the whole model with save_pretrained"
+        )
+    return config
 
 
 def _processor(path: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (path / name).is_file():
-            found = _json(path / name)
+            found = read_json(path / name)
             return found.get("image_processor", found)  # type: ignore[no-any-return]
     return {}
 
@@ -193,35 +227,51 @@ def _factor(processor: Mapping[str, Any]) -> float:
     return float(processor.get("rescale_factor", 1 / 255))
 
 
-def _band(name: str, processor: Mapping[str, Any], factor: float, index: int) -> Band:
+def _band(
+    name: str, processor: Mapping[str, Any], factor: float, index: int
+) -> dict[str, Any]:
     """Return a band scaled by `(x * factor - mean) / std`, as the processor does it."""
     unit = factor or 1.0
-    mean, std = processor.get("image_mean"), processor.get("image_std")
-    if not processor.get("do_normalize", bool(processor)) or not (mean and std):
-        return Band(name=name, scale=1 / unit)
-    return Band(
-        name=name, offset=float(mean[index]) / unit, scale=float(std[index]) / unit
-    )
+    means, stds = processor.get("image_mean"), processor.get("image_std")
+    if not processor.get("do_normalize", True) or not (means and stds):
+        return {"name": name, "scale": 1 / unit}
+    mean, std = _entry(means, index), _entry(stds, index)
+    return {"name": name, "offset": mean / unit, "scale": std / unit}
 
 
-def _classes(config: Mapping[str, Any]) -> tuple[Class, ...]:
+def _entry(values: Any, index: int) -> float:  # noqa: ANN401 - a number, or several
+    """Return a band's own value, or the one of all."""
+    if isinstance(values, (int, float)):
+        return float(values)
+    if len(values) == 1:
+        return float(values[0])
+    if index >= len(values):
+        raise ModelError(
+            f"the preprocessor has {len(values)} means and deviations, the network "
+            f"more bands: write a card.json with one mean and std per band"
+        )
+    return float(values[index])
+
+
+def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     labels = config.get("id2label") or {
         str(i): f"class {i}" for i in range(int(config.get("num_labels", 2)))
     }
     rows = sorted((int(value), str(name)) for value, name in labels.items())
     names = [name for _, name in rows]
-    return tuple(
-        Class(
-            value=value,
-            name=name if names.count(name) == 1 else f"{name} ({value})",
-            color=default_color(value),
-        )
+    return [
+        {
+            "value": value,
+            "name": name if names.count(name) == 1 else f"{name} ({value})",
+            "color": default_color(value),
+        }
         for value, name in rows
-    )
+    ]
 
 
 def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
     transformers = require("transformers", what="this model", extra="transformers")
+    read_config(path)
     _hashes(path)
     config = _config(transformers, path)
     kind = config.model_type

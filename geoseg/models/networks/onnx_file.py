@@ -1,14 +1,14 @@
 """Networks in ONNX files, run by onnxruntime; also those of QGIS's Deepness plugin.
 
 The card is a JSON file of the same name, `card.json` in the same folder, or, where
-there is none, what Deepness keeps inside the file (`class_names`, `resolution`,
-`tiles_overlap`, `standardization_mean` and `_std`; its page "Add metadata to model").
+there is none, what Deepness keeps inside the file.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from geoseg.core.classes import class_table
 from geoseg.errors import ModelError, first_line
-from geoseg.models.card import Band, Card
 from geoseg.models.extras import require
-from geoseg.models.identity import Opened, content_hash, file_sha256
+from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.networks import deepness
 from geoseg.models.networks.device import Options, choose_device
-from geoseg.models.networks.exported import card_beside
+from geoseg.models.networks.exported import check_input
 from geoseg.models.networks.torch_adapter import TorchModel
+from geoseg.models.stac import card_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from geoseg.models.card import Card
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
 
@@ -38,21 +37,15 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(uint16)": np.uint16,
 }
+_READERS = frozenset({"EPContext"})
+"""Nodes that have the runtime open files."""
 
 
 def open_file(path: Path) -> Opened:
     """Return the model in an ONNX file."""
-    card = card_beside(path) or _card_inside(path)
-
-    def load(options: Options) -> Model:
-        return _load(path, card, options)
-
-    return Opened(
-        spec=str(path),
-        card=card,
-        content=content_hash(card, file_sha256(path), *data_hashes(path)),
-        load=load,
-    )
+    card = card_beside(path, lambda file: deepness.card_inside(file, read_onnx(file)))
+    load = partial(_load, path, card)
+    return opened(path, card, load, file_sha256(path), *data_hashes(path))
 
 
 def data_hashes(path: Path) -> list[str]:
@@ -68,11 +61,11 @@ def data_files(path: Path) -> list[Path]:
     Raises:
         ModelError: It is not an ONNX file, or names a file outside its folder.
     """
-    graph = _read(path).graph
     names = {
         entry.value
-        for tensor in graph.initializer
-        for entry in tensor.external_data
+        for message in _messages(read_onnx(path), path)
+        if message.DESCRIPTOR.name == "TensorProto"
+        for entry in message.external_data
         if entry.key == "location"
     }
     folder = path.resolve().parent
@@ -86,6 +79,30 @@ def data_files(path: Path) -> list[Path]:
         if not file.is_file():
             raise ModelError(f"{path} keeps weights in {name!r}, which is not there")
     return files
+
+
+def _messages(model: Any, path: Path) -> Iterator[Any]:  # noqa: ANN401 - of protobuf
+    """Yield a model's messages of all kinds, wherever they hang.
+
+    Weights may lie in initializers, sparse ones too, in attributes, subgraphs,
+    functions and training graphs.
+
+    Raises:
+        ModelError: A node would read a file of its own.
+    """
+    waiting = [model]
+    while waiting:
+        message = waiting.pop()
+        yield message
+        if message.DESCRIPTOR.name == "NodeProto" and message.op_type in _READERS:
+            raise ModelError(
+                f"{path} holds a node {message.op_type}, which reads other files: "
+                "export the network itself"
+            )
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                several = isinstance(value, Iterable)
+                waiting += list(value) if several else [value]
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model:
@@ -149,50 +166,31 @@ class OnnxNetwork(nn.Module):
                 f"the ONNX graph of {card.name!r} takes {inputs[0].type}, which no "
                 "raster is turned into"
             )
-        shape = inputs[0].shape
-        self._last = _bands_are_last(shape, card)
-        _check_shape(shape, card, last=self._last)
-        self._batch = shape[0] if isinstance(shape[0], int) else 1
+        windows, *rest = inputs[0].shape
+        self._last = rest[0] != len(card.bands) and rest[2] == len(card.bands)
+        bands_first = [rest[2], *rest[:2]] if self._last else rest
+        what = f"the ONNX graph of {card.name!r}"
+        check_input([windows, *bands_first], card, what)
+        self._batch = windows if isinstance(windows, int) else 1
+        self._outputs = [output.name for output in session.get_outputs()]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the graph's first output for windows (n, band, y, x)."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Return the graph's outputs for windows (n, band, y, x); its only one bare."""
         pixels = x.float().numpy()
         if self._last:
             pixels = np.moveaxis(pixels, 1, -1)
         pixels = np.ascontiguousarray(pixels, dtype=self._dtype)
         if len(pixels) < self._batch:
             pixels = np.concatenate([pixels] + [pixels[:1]] * (self._batch - 1))
-        answer = torch.from_numpy(self._session.run(None, {self._name: pixels})[0])
-        answer = answer[: len(x)]
-        return answer.movedim(-1, 1) if self._last and answer.ndim == 4 else answer
+        found = self._session.run(None, {self._name: pixels})
+        answers = [torch.from_numpy(answer)[: len(x)] for answer in found]
+        if len(answers) == 1:
+            return answers[0]
+        return dict(zip(self._outputs, answers, strict=True))
 
 
-def _bands_are_last(shape: list[Any], card: Card) -> bool:
-    bands = len(card.bands)
-    return bool(shape[1] != bands and shape[3] == bands)
-
-
-def _check_shape(shape: list[Any], card: Card, *, last: bool) -> None:
-    bands, sides = (shape[3], shape[1:3]) if last else (shape[1], shape[2:])
-    if isinstance(bands, int) and bands != len(card.bands):
-        raise ModelError(
-            f"the ONNX graph of {card.name!r} takes {bands} bands, its card names "
-            f"{len(card.bands)}"
-        )
-    fixed = [side for side in sides if isinstance(side, int)]
-    if any(side != card.window for side in fixed):
-        raise ModelError(
-            f"the ONNX graph of {card.name!r} takes windows of {sides[0]} x {sides[1]} "
-            f"px, its card says {card.window} px"
-        )
-    if fixed and card.multiple is not None:
-        raise ModelError(
-            f"the ONNX graph of {card.name!r} takes full windows only: leave "
-            "'multiple' out of its card"
-        )
-
-
-def _read(path: Path) -> Any:  # noqa: ANN401 - a message of protobuf
+def read_onnx(path: Path) -> Any:  # noqa: ANN401 - a message of protobuf
+    """Return an ONNX file's message, without data outside it, or raise a ModelError."""
     onnx = require("onnx", what="an ONNX model", extra="onnx")
     try:
         return onnx.load(str(path), load_external_data=False)
@@ -200,74 +198,3 @@ def _read(path: Path) -> Any:  # noqa: ANN401 - a message of protobuf
         raise ModelError(
             f"{path} cannot be read as ONNX: {first_line(error)}"
         ) from error
-
-
-def _card_inside(path: Path) -> Card:
-    """Return the card made of what Deepness keeps in the file."""
-    model = _read(path)
-    facts = {p.key: _value(p.value) for p in model.metadata_props}
-    if "class_names" not in facts and "resolution" not in facts:
-        raise ModelError(
-            f"{path} has no card beside it and no metadata of Deepness inside: write "
-            f"{path.with_suffix('.json').name} with bands, classes, window"
-        )
-    kind = str(facts.get("model_type", "Segmentor"))
-    if kind != "Segmentor":
-        raise ModelError(f"{path} is a {kind}, not a Segmentor")
-    graph = model.graph
-    size = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
-    channels = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    last = next((n.op_type for n in graph.node if graph.output[0].name in n.output), "")
-    return _deepness(path, facts, size, channels, last)
-
-
-def _value(text: str) -> Any:  # noqa: ANN401 - whatever JSON holds
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _deepness(
-    path: Path, facts: Mapping[str, Any], size: list[int], channels: int, last: str
-) -> Card:
-    names = {int(k): str(v) for k, v in dict(facts.get("class_names") or {}).items()}
-    if channels == 1:
-        table = ["background", names.get(1, names.get(0, path.stem))]
-    else:
-        table = [names.get(i, f"class {i}") for i in range(channels)]
-    window = size[2] or int(facts.get("tiles_size", 512))
-    overlap = round(window * float(facts.get("tiles_overlap", 15)) / 100) // 2 * 2
-    centimetres = facts.get("resolution")
-    scores = channels == 1 or last in {"Softmax", "Sigmoid"}
-    return Card(
-        name=path.stem,
-        bands=_deepness_bands(facts, size[1] or 3),
-        classes=class_table(table),
-        output="probabilities" if scores else "logits",
-        window=window,
-        overlap=min(overlap, window // 2 // 2 * 2),
-        resolution=float(centimetres) / 100 if centimetres else None,
-        dtypes=("uint8",),
-        value_range=(0.0, 255.0),
-        description="a Segmentor of the Deepness plugin of QGIS",
-        framework={"family": "onnx"},
-    )
-
-
-def _deepness_bands(facts: Mapping[str, Any], count: int) -> tuple[Band, ...]:
-    """Return bands scaled by 255 first, and then standardised where the file says."""
-    names = (
-        ["red", "green", "blue"] if count == 3 else [str(i + 1) for i in range(count)]
-    )
-    mean = facts.get("standardization_mean") or [0.0] * count
-    std = facts.get("standardization_std") or [1.0] * count
-    if len(mean) != count or len(std) != count:
-        raise ModelError(
-            f"the file has {len(mean)} means and {len(std)} deviations for "
-            f"{count} bands"
-        )
-    return tuple(
-        Band(name=name, offset=255 * float(m), scale=255 * float(s))
-        for name, m, s in zip(names, mean, std, strict=True)
-    )

@@ -7,6 +7,8 @@ The card's framework says which: `{"family": "smp", "arch": "Unet", "encoder":
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,9 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.extras import require
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors, save_network
+from geoseg.models.plain import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
@@ -33,14 +35,34 @@ ARCHITECTURES = (
 _FULL_WINDOWS_ONLY = frozenset({"DPT"})  # its position embedding fits one size
 MULTIPLE = 32
 """The encoders halve five times: windows must be whole multiples of this."""
+_TIMM = frozenset({"drop_path_rate", "drop_rate", "dynamic_img_size", "img_size"})
+"""What encoders of timm may be told; others of its arguments name files."""
 _PYRAMIDS = {"PAN": 128}  # pools three times more, on what is left of 16
 
 
 def load_folder(folder: ModelFolder, options: Options) -> Model:
     """Load the network of a model folder."""
-    module = build(folder.card)
-    fill_weights(module, load_safetensors(folder.weights_file), folder.card)
-    return TorchModel(module, folder.card, options)
+    card, weights = folder.card, folder.weights
+    if (folder.path / "config.json").is_file():  # as its save_pretrained writes it
+        framework = {**_pretrained(folder.path), **card.framework}
+        multiple = card.multiple or multiple_of(str(framework["arch"]))
+        card = replace(card, framework=framework, multiple=multiple)
+        weights = weights or folder.path / "model.safetensors"
+    module = build(card)
+    tensors = load_safetensors(weights or folder.weights_file)
+    fill_weights(module, tensors, card)
+    return TorchModel(module, card, options)
+
+
+def _pretrained(path: Path) -> dict[str, Any]:
+    """Return the framework that the library's own `config.json` describes."""
+    config = read_json(path / "config.json")
+    ours = {"_model_class": "arch", "encoder_name": "encoder"}
+    if not ours.keys() <= config.keys():
+        raise ModelError(f"{path / 'config.json'} is not segmentation_models_pytorch's")
+    names = {**ours, **{k: k for k in config if k.startswith("decoder")}}
+    names |= {"encoder_depth": "encoder_depth", "classes": "classes"}
+    return {ours: config[k] for k, ours in names.items() if k in config}
 
 
 def build(card: Card) -> nn.Module:
@@ -52,12 +74,11 @@ def build(card: Card) -> nn.Module:
     require("segmentation_models_pytorch", what="this model", extra="models")
     import segmentation_models_pytorch as smp
 
-    arguments = dict(card.framework)
-    arguments.pop("family", None)
+    arguments = plain_arguments(card.framework, f"the card of {card.name!r}")
     arch = str(arguments.pop("arch", ""))
     encoder = arguments.pop("encoder", "resnet34")
     arguments.pop("classes", None)  # 1: one sigmoid, see _channels
-    if arch not in ARCHITECTURES or not hasattr(smp, arch):
+    if arch not in ARCHITECTURES or arch not in vars(smp):
         raise ModelError(
             f"arch {arch!r} of {card.name!r} is none of {', '.join(ARCHITECTURES)}"
         )
@@ -67,10 +88,17 @@ def build(card: Card) -> nn.Module:
             f"window {card.window} px of {card.name!r} is not a multiple of {step} "
             f"px, which {arch} needs: use {-(-card.window // step) * step}"
         )
+    if not re.fullmatch(r"[\w.+-]+", str(encoder)):  # no path, no address
+        raise ModelError(f"encoder {encoder!r} of {card.name!r} is not a name")
     known = inspect.signature(getattr(smp, arch).__init__).parameters
-    unknown = sorted(arguments.keys() - known.keys())
-    if unknown and not str(encoder).startswith("tu-"):  # those take timm's arguments
-        raise ModelError(f"{arch} of {card.name!r} takes no argument {unknown[0]!r}")
+    known_too = _TIMM if str(encoder).startswith("tu-") else frozenset()
+    unknown = sorted(arguments.keys() - known.keys() - known_too)
+    if unknown:
+        raise ModelError(
+            f"{arch} of {card.name!r} takes no argument {unknown[0]!r}: "
+            f"{', '.join(n for n in known if n.startswith(('enc', 'dec', 'aux')))} "
+            "are known"
+        )
     try:
         module: nn.Module = getattr(smp, arch)(
             encoder_name=encoder,
@@ -87,10 +115,29 @@ def build(card: Card) -> nn.Module:
     return module
 
 
+def plain_arguments(given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """Return arguments for a library's factory, without the names that are ours.
+
+    Raises:
+        ModelError: One names files or weights, which the factory would read.
+    """
+    found = {k: v for k, v in given.items() if k not in {"family", "answer"}}
+    for key, value in found.items():
+        texts = [value, *value.values()] if isinstance(value, Mapping) else [value]
+        reads = re.search(
+            "path(?!_rate)|file|checkpoint|ckpt|url|cache|cfg|hub", str(key)
+        )
+        if reads or any(isinstance(t, str) and re.search(r"[/\\:]", t) for t in texts):
+            raise ModelError(
+                f"{whose} hands {key!r} to the network's factory, which may read "
+                "files: arguments are numbers, names and switches"
+            )
+    return found
+
+
 def _channels(card: Card) -> int:
     """Return the network's own number of output channels."""
-    one_sigmoid = card.activation == "sigmoid" and card.framework.get("classes") == 1
-    return 1 if one_sigmoid else card.channels
+    return 1 if card.framework.get("classes") == 1 else card.channels
 
 
 def smp_card(card: Card, *, arch: str, encoder: str, **arguments: object) -> Card:

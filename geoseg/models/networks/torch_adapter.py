@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -123,10 +125,16 @@ class TorchModel(AnyModel):
         card, side = self.card, self.card.window
         scalars = side**2 * (4 * len(card.bands) + 8 * card.channels)
         shape = (1, len(card.bands), side, side)
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return self._in_pixels(self._module(x), side, side)
+
         try:
-            passing = forward_bytes(self._module, shape, self._input)
+            passing = forward_bytes(self._module, forward, shape, self._input)
         except (RuntimeError, TypeError, ValueError, AssertionError):
-            # It looks at values, which the estimate has none of: a generous guess.
+            # It looks at values, which the estimate has none of: a generous guess,
+            # after a pass that says now what it does not take.
+            self.predict(np.zeros(shape, np.uint8))
             passing = 4 * 512 * side**2
         if self._threads is not None:
             passing += _HEAP
@@ -136,7 +144,13 @@ class TorchModel(AnyModel):
         """Return the answer for one batch, or None where memory was too small."""
         try:
             return self._forward(pixels)
-        except (RuntimeError, MemoryError, ValueError, TypeError) as error:
+        except (
+            RuntimeError,
+            MemoryError,
+            ValueError,
+            TypeError,
+            AssertionError,
+        ) as error:
             if _is_out_of_memory(error):
                 return None
             raise ModelError(
@@ -176,11 +190,14 @@ class TorchModel(AnyModel):
                 # and where a remainder falls depends on the blocks.
                 x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch - size))
             x = x.to(self._input, memory_format=torch.channels_last)
-            answer = tensor_of(self._module(x))[:size]
-        height, width = pixels.shape[-2:]
+            answer = self._module(x)
+        return self._in_pixels(answer, *pixels.shape[-2:])[:size]
+
+    def _in_pixels(self, output: object, height: int, width: int) -> torch.Tensor:
+        answer = tensor_of(output, self.card)
         if self.card.output == "labels":
             return _labels(answer, height, width)
-        return _to_pixels(fit_channels(answer, self.card), height, width)
+        return _to_pixels(fit_channels(answer, self.card), height, width, self.card)
 
     def _kernels(self) -> AbstractContextManager[None]:
         """Kernels whose answer does not change from run to run; true fp32 in fp32."""
@@ -229,18 +246,19 @@ def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
         ) from error
 
 
-def tensor_of(output: object) -> torch.Tensor:
-    """Return the tensor in what a network answers, as the usual libraries wrap it."""
+def tensor_of(output: object, card: Card) -> torch.Tensor:
+    """Return the tensor in what a network answers, as the usual libraries wrap it.
+
+    Raises:
+        ModelError: There is none, or one of several names must be chosen.
+    """
     for _ in range(3):
         if isinstance(output, torch.Tensor):
             return output
-        if isinstance(output, dict) and output:
-            output = next(
-                (output[key] for key in ("out", "logits") if key in output),
-                next(iter(output.values())),
-            )
-        elif hasattr(output, "logits"):
+        if hasattr(output, "logits"):  # of transformers
             output = output.logits
+        elif isinstance(output, Mapping) and output:
+            output = _chosen(output, card)
         elif isinstance(output, (list, tuple)) and output:
             output = output[0]
     raise ModelError(
@@ -248,33 +266,87 @@ def tensor_of(output: object) -> torch.Tensor:
     )
 
 
-def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
-    """Return scores with one channel per class, or raise.
-
-    A single channel is the score of the second of two classes, as in networks with one
-    sigmoid output; the first class gets what is left.
-    """
-    channels = scores.shape[1] if scores.ndim == 4 else -1
-    if channels == card.channels:
-        return scores
-    if channels == 1 and card.channels == 2:
-        if card.output == "probabilities":
-            return torch.cat([1 - scores, scores], dim=1)
-        if card.activation == "sigmoid":
-            return torch.cat([-scores, scores], dim=1)
+def _chosen(output: Mapping[Any, Any], card: Card) -> object:
+    """Return the entry with the scores, by the card or by its usual name."""
+    for name in (card.framework.get("answer"), "out", "logits"):
+        if name in output:
+            return output[name]
+    if len(output) == 1:
+        return next(iter(output.values()))
+    names = list(map(str, output))
     raise ModelError(
-        f"model {card.name!r} answers scores of shape {tuple(scores.shape)}, but its "
-        f"card names {card.channels} classes: (n, {card.channels}, y, x) is needed"
+        f"model {card.name!r} answers {', '.join(names)}: say which are the scores in "
+        f'the framework of its card: "answer": "{names[0]}"'
     )
 
 
-def _to_pixels(scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bring scores at a stride to pixels, as the networks' own libraries do it."""
-    if scores.shape[-2:] == (height, width):
+def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
+    """Return scores (n, class, y, x) with one channel per class, or raise.
+
+    Channels may come last. One channel, or none, is the score of the second of two
+    classes, as in networks with one sigmoid output; the first gets what is left.
+    """
+    two = card.channels == 2
+    known = (card.channels, 1) if two else (card.channels,)
+    shape = tuple(scores.shape)
+    if scores.ndim == 3 and two:
+        scores = scores[:, None]
+    elif scores.ndim == 4 and shape[1] not in known and shape[-1] in known:
+        scores = scores.movedim(-1, 1)
+    if scores.ndim != 4 or scores.shape[1] not in known:
+        raise ModelError(
+            f"model {card.name!r} answers scores of shape {shape}, but its card names "
+            f"{card.channels} classes: (n, {card.channels}, y, x) is needed"
+        )
+    if scores.shape[1] != card.channels:
+        rest = torch.zeros_like(scores)  # under softmax, of the second's sigmoid
+        if card.output == "probabilities":
+            rest = 1 - scores
+        elif card.activation == "sigmoid":
+            rest = -scores
+        scores = torch.cat([rest, scores], dim=1)
+    return scores if card.threshold is None else _shifted(scores, card)
+
+
+def _shifted(scores: torch.Tensor, card: Card) -> torch.Tensor:
+    """Move the odds of two classes so that they are even at the card's threshold."""
+    assert card.threshold is not None
+    odds = card.threshold / (1 - card.threshold)
+    first, second = scores[:, :1], scores[:, 1:]
+    if card.output == "probabilities":
+        second = second / (second + first * odds).clamp_min(1e-9)
+        return torch.cat([1 - second, second], dim=1)
+    if card.activation == "sigmoid":
+        first = first + math.log(odds)
+    return torch.cat([first, second - math.log(odds)], dim=1)
+
+
+def _to_pixels(
+    scores: torch.Tensor, height: int, width: int, card: Card
+) -> torch.Tensor:
+    """Bring scores to the pixels of a window.
+
+    Sides that divide the window's are at a stride, and are enlarged as the networks'
+    own libraries do it. Others are the middle of the window, as of networks that do not
+    pad: around it no class is preferred, and neighbouring windows say what is there.
+    """
+    high, wide = scores.shape[-2:]
+    if (high, wide) == (height, width):
         return scores
-    return functional.interpolate(
-        scores.float(), size=(height, width), mode="bilinear", align_corners=False
-    )
+    if max(height, high) % min(height, high) + max(width, wide) % min(width, wide) == 0:
+        return functional.interpolate(
+            scores.float(), size=(height, width), mode="bilinear", align_corners=False
+        )
+    rows, cols = height - high, width - wide
+    if min(rows, cols) < 0 or rows % 2 or cols % 2 or max(rows, cols) > card.overlap:
+        raise ModelError(
+            f"model {card.name!r} answers {high} x {wide} of a window of {height} x "
+            f"{width} px, which is neither a stride nor, with an overlap of "
+            f"{card.overlap} px, a middle that meets its neighbours': "
+            f'"overlap": {max(rows, cols) + 1 >> 1 << 1} at least, of at most half a '
+            "window"
+        )
+    return functional.pad(scores, (cols // 2, cols // 2, rows // 2, rows // 2))
 
 
 def _labels(labels: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.extras import require
+from geoseg.models.networks import smp
 from geoseg.models.networks.detector import DetectorModel, Found
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors, save_network
@@ -77,8 +78,7 @@ def build(card: Card) -> nn.Module:
     require("torchvision", what="this model", extra="models")
     from torchvision.models import detection, segmentation
 
-    arguments = dict(card.framework)
-    arguments.pop("family", None)
+    arguments = smp.plain_arguments(card.framework, f"the card of {card.name!r}")
     arch = str(arguments.pop("arch", ""))
     known = SEMANTIC if card.task == "semantic" else INSTANCE
     if arch not in known:
