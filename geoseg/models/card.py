@@ -16,7 +16,7 @@ from geoseg.errors import ModelError
 Task = Literal["semantic", "instance", "panoptic"]
 Output = Literal["logits", "probabilities", "labels"]
 Activation = Literal["softmax", "sigmoid"]
-Numbers = Literal["DN", "reflectance", "s2-l1c-before-0400", "s2-l2a-before-0400"]
+Numbers = Literal["DN", "reflectance", "s2-l2a-before-0400"]
 """What the pixels were that a model was trained on: the file's own numbers, reflectance
 from 0 to 1 by the file's scale and offset, or a product's numbers as they were before a
 change: Sentinel-2's digital numbers without the offset of processing baseline 04.00."""

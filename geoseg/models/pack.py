@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FAMILIES = {".pt2": "torch.export", ".onnx": "onnx", ".ckpt": "checkpoint"}
-_TRANSFORMERS = ("*.json", "*.safetensors", "merges.txt", "LICENSE*", "README.md")
+_PRETRAINED = ("*.json", "*.safetensors", "merges.txt", "LICENSE*", "README.md")
 
 
 def pack(spec: str, out: Path, *, overwrite: bool = False) -> Path:
@@ -59,7 +59,7 @@ def pack(spec: str, out: Path, *, overwrite: bool = False) -> Path:
         return _pack_weights(_of_family(card, family), path, out)
     folder = path if path.is_dir() else path.parent
     if (folder / "config.json").is_file():
-        return _pack_transformers(card, folder, out)
+        return _pack_pretrained(card, folder, out)
     return _pack_weights(card, open_folder(path).weights, out)
 
 
@@ -76,13 +76,13 @@ def _pack_weights(card: Card, weights: Path | None, out: Path) -> Path:
     return write_folder(card, out, weights)
 
 
-def _pack_transformers(card: Card, folder: Path, out: Path) -> Path:
+def _pack_pretrained(card: Card, folder: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in _TRANSFORMERS:
+    for pattern in _PRETRAINED:
         for file in folder.glob(pattern):
             if file.name != CARD:
                 shutil.copy2(file, out / file.name)
-    return write_folder(_of_family(card, "transformers"), out)
+    return write_folder(card, out)
 
 
 def save_model(
@@ -178,7 +178,7 @@ _TEMPLATE: Mapping[str, Any] = {
     "mean": [123.675, 116.28, 103.53],
     "std": [58.395, 57.12, 57.375],
     "# numbers": "what pixels were in training: DN (the file's own numbers), "
-    "reflectance (0 ... 1), s2-l2a-before-0400, s2-l1c-before-0400",
+    "reflectance (0 ... 1), s2-l2a-before-0400 (without its offset)",
     "numbers": "DN",
     "# classes": "in the order of the score channels, with colours; a network with one "
     "sigmoid: background first, and activation sigmoid",

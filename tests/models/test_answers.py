@@ -67,7 +67,7 @@ def test_answers_with_names_are_chosen_by_name():
     assert tensor_of(({"only": scores}, other), a_card()) is scores
     named = a_card(framework={"answer": "mask"})
     assert tensor_of({"edge": other, "mask": scores}, named) is scores
-    with pytest.raises(ModelError, match='answers edge, mask: .*"answer": "edge"'):
+    with pytest.raises(ModelError, match=r'answers edge, mask: .*"answer": "edge"'):
         tensor_of({"edge": other, "mask": scores}, a_card())
 
 
@@ -123,7 +123,8 @@ class TestTheMiddle:
 def test_what_a_network_does_not_take_is_said_before_the_run():
     class Picky(nn.Module):
         def forward(self, x):
-            assert float(x.sum()) == 0 and x.shape[-1] == 64, "sides are 64"
+            assert float(x.sum()) == 0
+            assert x.shape[-1] == 64, "sides are 64"
             return torch.cat([x, x], 1)
 
     with pytest.raises(ModelError, match="sides are 64"):

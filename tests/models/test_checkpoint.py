@@ -112,6 +112,62 @@ def test_one_sigmoid(tmp_path, pixels):
     torch.testing.assert_close(found.sigmoid()[:, 1:], wanted, rtol=0, atol=1e-4)
 
 
+FPN = {"family": "smp", "arch": "FPN", "encoder": "resnet18"}
+
+
+@pytest.mark.parametrize("before", ["", "model.", "module.", "_orig_mod.net.", "x"])
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pth", "a.pt"])
+def test_the_card_may_say_which_network_it_is_of(tmp_path, pixels, before, name):
+    """A bare state_dict, and what trainers put around one."""
+    net = a_network("FPN")
+    state = {f"{before}{k}": v for k, v in net.state_dict().items()}
+    path = tmp_path / name
+    bare = state if before in ("", "module.") else {"state_dict": state}
+    torch.save(bare, path)
+    path.with_suffix(".json").write_text(json.dumps(CARD | {"framework": FPN}))
+    if before == "x":
+        with pytest.raises(ModelError, match="tensors are missing"):
+            load_model(path, device="cpu")
+        return
+    found = load_model(path, device="cpu", precision="fp32").predict(pixels)
+    torch.testing.assert_close(
+        found.softmax(1), expected(net, pixels).softmax(1), rtol=0, atol=1e-4
+    )
+
+
+def test_a_module_of_ones_own(tmp_path, pixels):
+    """As the library's own example: one sigmoid, mean and std beside the network."""
+    net = a_network("FPN", classes=1)
+    state = {f"model.{k}": v for k, v in net.state_dict().items()}
+    state |= {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}
+    card = CARD | {"classes": ["field"], "activation": "sigmoid"}
+    settings = {"arch": "FPN", "encoder_name": "resnet18", "out_classes": 1}
+    framework = FPN | {"classes": 1}
+    write(tmp_path / "a.ckpt", state, settings, card | {"framework": framework})
+    model = load_model(tmp_path / "a.ckpt", device="cpu", precision="fp32")
+    assert [c.name for c in model.card.classes] == ["background", "field"]
+    wanted = expected(net, pixels).sigmoid()
+    torch.testing.assert_close(
+        model.predict(pixels).sigmoid()[:, 1:], wanted, rtol=0, atol=1e-4
+    )
+
+
+def test_the_librarys_own_folder(tmp_path, pixels):
+    """`save_pretrained` of segmentation_models_pytorch; the card says the scaling."""
+    net = a_network("FPN")
+    folder = tmp_path / "fpn"
+    net.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"without a card: write .*card\.json: \{"):
+        model_recipe(folder)
+    card = CARD | {"framework": {"family": "smp"}}
+    (folder / "card.json").write_text(json.dumps(card))
+    for where in (folder, pack(str(folder), tmp_path / "packed")):
+        found = load_model(where, device="cpu", precision="fp32").predict(pixels)
+        torch.testing.assert_close(
+            found.softmax(1), expected(net, pixels).softmax(1), rtol=0, atol=1e-4
+        )
+
+
 def test_a_packed_folder(tmp_path, pixels):
     path = torchgeo(tmp_path / "a.ckpt", a_network())
     folder = pack(str(path), tmp_path / "packed")
@@ -125,13 +181,13 @@ def test_what_is_wrong_is_one_line(tmp_path):
     with pytest.raises(ModelError, match=r"no card beside it: write a\.json"):
         model_recipe(path)
     torchgeo(path, a_network(), model="mamba")
-    with pytest.raises(ModelError, match="of the network 'mamba'"):
+    with pytest.raises(ModelError, match="settings name 'mamba'"):
         model_recipe(path)
     torchgeo(path, a_network(), card=CARD | {"classes": ["a", "b"]})
     with pytest.raises(ModelError, match="2 classes, the weights 3"):
         load_model(path)
     torch.save({"weights": torch.ones(2)}, path)
-    with pytest.raises(ModelError, match="no checkpoint of Lightning"):
+    with pytest.raises(ModelError, match="which network it is of"):
         model_recipe(path)
     path.write_bytes(b"nonsense" * 99)
     with pytest.raises(ModelError) as caught:

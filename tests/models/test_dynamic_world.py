@@ -8,7 +8,7 @@ from geoseg.errors import ModelError
 from geoseg.models.check import check_fit
 from geoseg.models.load import load_model
 from geoseg.models.networks.dynamic_world import CARD, import_folder
-from geoseg.models.networks.tensor_bundle import read_bundle
+from geoseg.models.networks.tensor_bundle import _unsnapped, _varint, read_bundle
 from geoseg.rasters.open import match_bands, open_source
 
 # Logits that TensorFlow 2.21 computed with the published SavedModel and the published
@@ -103,3 +103,14 @@ def test_what_is_not_the_network_is_refused(tmp_path, shared):
     (variables / "variables.data-00000-of-00001").write_bytes(data[:1000])
     with pytest.raises(ModelError, match="outside the data file"):
         read_bundle(variables)
+
+
+def test_snappy():
+    literal = bytes([11, 10 << 2]) + b"hello world"
+    assert _unsnapped(literal) == b"hello world"
+    # "ab", then eight bytes copied from two back (tag 1), then four (tag 2)
+    copies = bytes([14, 1 << 2]) + b"ab" + bytes([4 << 2 | 1, 2, 3 << 2 | 2, 2, 0])
+    assert _unsnapped(copies) == b"ab" * 7
+    with pytest.raises(ValueError, match="from nowhere"):
+        _unsnapped(bytes([9, 4 << 2 | 1, 2]))
+    assert _varint(bytes([0x96, 0x01]), 0) == (150, 2)

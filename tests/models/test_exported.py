@@ -187,6 +187,27 @@ class TestTorch:
     def test_sizes_are_arithmetic(self, text, good):
         assert _is_size(text) is good
 
+    def test_a_fixed_window_is_compared_before_the_run(self, tmp_path):
+        """What was exported for 64 px takes no other, whatever its card says."""
+        zeros = torch.zeros(1, 3, 64, 64)
+        torch.export.save(
+            torch.export.export(a_network(), (zeros,)), tmp_path / "m.pt2"
+        )
+        for card, message in (
+            ({"window": 128}, "takes windows of 64 x 64 px, its card says 128 px"),
+            ({"bands": ["a"]}, "takes 3 bands, its card names 1"),
+            ({"multiple": 32}, "takes full windows only"),
+        ):
+            write_card(tmp_path / "m.json", **card)
+            with pytest.raises(ModelError, match=message):
+                load_model(tmp_path / "m.pt2")
+
+    def test_a_fixed_batch_is_filled(self, tmp_path, pixels):
+        zeros, net = torch.zeros(4, 3, 64, 64), a_network()
+        torch.export.save(torch.export.export(net, (zeros,)), tmp_path / "m.pt2")
+        write_card(tmp_path / "m.json")
+        check(load_model(tmp_path / "m.pt2", device="cpu"), net, pixels)
+
     def test_a_file_without_a_card(self, tmp_path):
         (tmp_path / "m.pt2").write_bytes(b"")
         with pytest.raises(ModelError, match=r"no card beside it: write m\.json"):
@@ -233,6 +254,38 @@ class TestOnnx:
 
         write_onnx(tmp_path / "m.onnx", Last(), shape=(1, 64, 64, 3))
         write_card(tmp_path / "m.json")
+        check(load_model(tmp_path / "m.onnx"), a_network(), pixels)
+
+    def test_channels_may_come_last(self, tmp_path, pixels):
+        class Mixed(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = a_network()
+
+            def forward(self, x):
+                return self.net(x).permute(0, 2, 3, 1)
+
+        write_onnx(tmp_path / "m.onnx", Mixed())
+        write_card(tmp_path / "m.json")
+        check(load_model(tmp_path / "m.onnx"), a_network(), pixels)
+
+    def test_several_answers_have_names(self, tmp_path, pixels):
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = a_network()
+
+            def forward(self, x):
+                return x[:, :1] + 1, self.net(x)
+
+        torch.onnx.export(
+            Two(), (torch.zeros(1, 3, 64, 64),), str(tmp_path / "m.onnx"),
+            input_names=["x"], output_names=["edge", "mask"], dynamo=False,
+        )  # fmt: skip
+        write_card(tmp_path / "m.json")
+        with pytest.raises(ModelError, match=r'edge, mask: .*"answer": "edge"'):
+            load_model(tmp_path / "m.onnx").predict(pixels)
+        write_card(tmp_path / "m.json", framework={"answer": "mask"})
         check(load_model(tmp_path / "m.onnx"), a_network(), pixels)
 
     def test_a_fixed_batch_is_filled(self, tmp_path, pixels):
@@ -324,6 +377,45 @@ class TestOnnx:
         with torch.inference_mode():
             wanted = net(torch.from_numpy(pixels) / 255)[:, 0] > 0.5
         assert (model.predict(pixels).argmax(1) == wanted).float().mean() > 0.9999
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"class_names": "{0: 'ground', 1: 'roof', 2: 'tree'}"},
+            {"names": '{"0": "ground", "1": "roof", "2": "tree"}'},
+            {"class_names": '[{"0": "ground", "1": "roof", "2": "tree"}]'},
+            {"class_names": '["ground", "roof", "tree"]', "model_type": "SEGMENTOR"},
+        ],
+    )
+    def test_deepness_in_its_spellings(self, tmp_path, told):
+        onnx = pytest.importorskip("onnx")
+        write_onnx(tmp_path / "m.onnx", a_network())
+        model = onnx.load(str(tmp_path / "m.onnx"))
+        for key, value in told.items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value
+        onnx.save(model, str(tmp_path / "m.onnx"))
+        classes = model_recipe(tmp_path / "m.onnx").card.classes
+        assert [c.name for c in classes] == ["ground", "roof", "tree"]
+
+    @pytest.mark.parametrize("flat", [False, True])
+    def test_deepness_honours_its_threshold(self, tmp_path, pixels, flat):
+        net = nn.Sequential(a_network(1), nn.Sigmoid(), nn.Flatten(0, 1) if flat
+                            else nn.Identity()).eval()  # fmt: skip
+        write_onnx(tmp_path / "m.onnx", net, class_names={"0": "road"}, seg_thresh=0.45)
+        found = load_model(tmp_path / "m.onnx", device="cpu").predict(pixels).argmax(1)
+        with torch.inference_mode():
+            chance = net(torch.from_numpy(pixels) / 255).reshape(found.shape)
+        assert 0.02 < ((chance > 0.45) != (chance > 0.5)).float().mean() < 1
+        assert ((found == 1) == (chance > 0.45)).float().mean() > 0.9999
+
+    def test_deepness_that_makes_no_sense(self, tmp_path):
+        write_onnx(tmp_path / "m.onnx", a_network(), class_names={"a": "b"})
+        with pytest.raises(ModelError, match=r"metadata of Deepness .* is wrong"):
+            model_recipe(tmp_path / "m.onnx")
+        write_onnx(tmp_path / "m.onnx", a_network(), model_type="Detector")
+        with pytest.raises(ModelError, match="is a Detector, not a Segmentor"):
+            model_recipe(tmp_path / "m.onnx")
 
     def test_neither_card_nor_metadata(self, tmp_path):
         write_onnx(tmp_path / "m.onnx", a_network())

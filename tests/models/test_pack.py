@@ -10,7 +10,8 @@ from torch import nn
 
 from geoseg.errors import ModelError
 from geoseg.models.load import load_model
-from geoseg.models.pack import pack
+from geoseg.models.pack import new_card, pack, save_model
+from geoseg.models.stac import read_card
 
 CARD = {"bands": ["a", "b"], "classes": ["x", "y", "z"], "window": 32, "overlap": 8}
 PIXELS = np.random.default_rng(0).random((2, 2, 32, 32)).astype("f4")
@@ -59,6 +60,8 @@ def test_a_folder_of_transformers(tmp_path):
     )  # fmt: skip
     net = transformers.SegformerForSemanticSegmentation(config)
     net.save_pretrained(tmp_path / "origin")
+    scaling = json.dumps({"do_rescale": False, "do_normalize": False})
+    (tmp_path / "origin" / "preprocessor_config.json").write_text(scaling)
     folder = pack(str(tmp_path / "origin"), tmp_path / "packed")
     assert (folder / "card.json").is_file()
     the_same(tmp_path / "origin", folder)
@@ -68,3 +71,61 @@ def test_a_folder_of_transformers(tmp_path):
 def test_nothing_to_pack(tmp_path, spec):
     with pytest.raises(ModelError, match="nothing to pack"):
         pack(spec, tmp_path / "out")
+
+
+class Own(nn.Module):
+    """Somebody's network, of no library."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+@pytest.mark.filterwarnings("ignore")
+class TestSaveModel:
+    def test_a_network_of_ones_own_is_exported(self, tmp_path):
+        net = Own().eval()
+        folder = save_model(net, CARD | {"mean": 0.5, "std": 2.0}, tmp_path / "m")
+        model = load_model(folder, device="cpu")
+        with torch.no_grad():
+            expected = net((torch.from_numpy(PIXELS) - 0.5) / 2)
+        torch.testing.assert_close(model.predict(PIXELS), expected)
+        assert model.card.name == "m"
+        assert net.conv.weight.requires_grad
+
+    def test_a_network_of_a_library_is_kept_as_weights(self, tmp_path):
+        smp = pytest.importorskip("segmentation_models_pytorch")
+        net = smp.Unet("resnet18", encoder_weights=None, in_channels=2, classes=3)
+        framework = {"family": "smp", "arch": "Unet", "encoder": "resnet18"}
+        folder = save_model(net.eval(), CARD | {"framework": framework}, tmp_path / "m")
+        assert (folder / "weights.safetensors").is_file()
+        scores = load_model(folder, device="cpu", precision="fp32").predict(PIXELS)
+        with torch.no_grad():
+            expected = net(torch.from_numpy(PIXELS))
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+
+    def test_what_cannot_be_saved_is_told(self, tmp_path):
+        class Peeks(nn.Module):
+            def forward(self, x):
+                return x if float(x.sum()) > 0 else x.numpy()
+
+        with pytest.raises(ModelError, match="cannot be exported"):
+            save_model(Peeks(), CARD, tmp_path / "m")
+        with pytest.raises(ModelError, match="names the family 'magic'"):
+            save_model(Own(), CARD | {"framework": {"family": "magic"}}, tmp_path)
+
+
+def test_a_new_card_is_one(tmp_path):
+    """What `geoseg model new` writes is read as it stands, comments and all."""
+    path = new_card(tmp_path / "roads.json")
+    card = read_card(path)
+    assert card.name == "roads"
+    assert [b.name for b in card.bands] == ["red", "green", "blue"]
+    assert read_card(new_card(tmp_path / "forest")).name == "forest"
+    with pytest.raises(ModelError, match="is there already"):
+        new_card(tmp_path / "roads.json")
+    new_card(tmp_path / "roads.json", overwrite=True)

@@ -277,6 +277,41 @@ def test_other_channel_counts(tmp_path):
     assert model.predict(windows).shape == (1, 3, 64, 96)
 
 
+def test_one_label_is_that_of_a_sigmoid(tmp_path):
+    labels = {"id2label": {0: "building"}, "label2id": {"building": 0}}
+    _, folder = saved(tmp_path, lambda: segformer(**labels))
+    model = load_model(folder, device="cpu", precision="fp32")
+    names = [(c.value, c.name) for c in model.card.classes]
+    assert names == [(0, "background"), (1, "building")]
+    scores = model.predict(np.full((1, 3, 64, 64), 90, np.uint8))
+    assert scores.shape == (1, 2, 64, 64)
+    assert torch.equal(scores[:, 0], -scores[:, 1])
+
+
+def test_scaling_is_asked_for_and_never_guessed(tmp_path):
+    _, folder = saved(tmp_path, segformer)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(
+        ModelError, match=r'card\.json: \{"bands".*"mean": \[123'
+    ) as told:
+        model_recipe(folder)
+    written = str(told.value).partition("card.json: ")[2].partition("}}")[0] + "}}"
+    plain = json.loads(written) | {"classes": ["a", "b", "c"], "window": 64}
+    (folder / "card.json").write_text(json.dumps(plain | {"overlap": 16}))
+    assert load_model(folder).predict(np.zeros((1, 3, 64, 64), np.uint8)).shape[1] == 3
+
+
+def test_one_mean_may_be_that_of_all(tmp_path):
+    for means in ([0.5], 0.5):
+        about = {"image_mean": means, "image_std": means}
+        _, folder = saved(tmp_path, lambda: segformer(num_channels=5), **about)
+        bands = model_recipe(folder).card.bands
+        assert [b.offset for b in bands] == pytest.approx([127.5] * 5)
+    _, folder = saved(tmp_path, lambda: segformer(num_channels=5))
+    with pytest.raises(ModelError, match="3 means"):
+        model_recipe(folder)
+
+
 def test_what_is_missing_is_named(tmp_path):
     torch.manual_seed(0)
     _, folder = saved(tmp_path, segformer)

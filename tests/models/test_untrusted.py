@@ -116,8 +116,8 @@ class TestArchives:
 
     def test_no_operator_of_torch_that_names_a_file_is_harmless(self):
         for schema in torch._C._jit_get_all_schemas():
-            names = {argument.name for argument in schema.arguments}
-            if names & {"filename", "path", "file", "filepath"}:
+            texts = {a.name for a in schema.arguments if "str" in str(a.type)}
+            if texts & {"filename", "path", "file", "filepath"}:
                 assert not is_harmless(schema.name), schema
 
 
@@ -213,8 +213,8 @@ def test_versions_with_known_holes_are_excluded():
     """What is relied on to be closed there; never lower these."""
     least = {
         "torch": (2, 10),  # weights_only: CVE-2025-32434, CVE-2026-24747
-        "timm": (1, 0, 16),  # checkpoints were unpickled
-        "onnx": (1, 19),  # paths of external data: CVE-2025-51480
+        "timm": (1, 0, 27),  # checkpoints were unpickled
+        "onnx": (1, 21),  # external data outside: CVE-2026-27489, CVE-2026-34446
         "safetensors": (0, 4),
         "transformers": (4, 56),
         "zarr": (3, 0, 8),

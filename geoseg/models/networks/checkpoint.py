@@ -167,7 +167,8 @@ def _of(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.
             for k, v in weights.items()
             if k.startswith(before)
         }
-    return weights
+    tops = {k.partition(".")[0] for k in own}
+    return {k: v for k, v in weights.items() if k.partition(".")[0] in tops}
 
 
 def _terratorch(settings: Mapping[str, Any]) -> nn.Module:

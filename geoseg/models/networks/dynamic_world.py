@@ -62,6 +62,8 @@ CARD = Card(
     multiple=2,
     resolution=10.0,
     value_range=(0.0, 20000.0),
+    # Of L1C, but the numbers are the same: reflectance x 10000 without an offset.
+    numbers="s2-l2a-before-0400",
     description="Dynamic World by Google, National Geographic Society and the World "
     "Resources Institute: land cover from Sentinel-2 L1C",
     license="Apache-2.0",

@@ -1,8 +1,8 @@
 """Weights of a TensorFlow SavedModel, read without TensorFlow.
 
 A bundle is an index, a sorted table of LevelDB's format, and a data file. Sources:
-`tensorflow/core/protobuf/tensor_bundle.proto`, `tensor_bundle.cc` (tables are written
-without compression); LevelDB's `doc/table_format.md`.
+`tensorflow/core/protobuf/tensor_bundle.proto`; LevelDB's `doc/table_format.md`;
+Snappy's `format_description.txt`.
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def _block(raw: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]
     """Yield a block's entries; a key is told by what it shares with the one before."""
     offset, size = handle
     block = raw[offset : offset + size]
-    if raw[offset + size] != 0:
-        raise ValueError("it is compressed, which TensorFlow's writer does not do")
+    if raw[offset + size] == 1:
+        block = _unsnapped(block)
+    elif raw[offset + size] != 0:
+        raise ValueError("it is compressed in an unknown way")
     restarts = int.from_bytes(block[-4:], "little")
     end, at, key = len(block) - 4 * (restarts + 1), 0, b""
     while at < end:
@@ -114,6 +116,36 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("a number is too long")
+
+
+def _unsnapped(raw: bytes) -> bytes:
+    """Undo Snappy: a length, then literal bytes and copies of what came before."""
+    length, at = _varint(raw, 0)
+    out = bytearray()
+    while at < len(raw):
+        tag, kind = raw[at] >> 2, raw[at] & 3
+        at += 1
+        if kind == 0:
+            more = max(0, tag - 59)  # so many bytes hold the length, where it is large
+            count = 1 + (int.from_bytes(raw[at : at + more], "little") if more else tag)
+            at += more
+            out += raw[at : at + count]
+            at += count
+            continue
+        if kind == 1:
+            count, back = 4 + (tag & 7), tag >> 3 << 8 | raw[at]
+            at += 1
+        else:
+            width = 2 if kind == 2 else 4
+            count, back = 1 + tag, int.from_bytes(raw[at : at + width], "little")
+            at += width
+        if not 0 < back <= len(out) or len(out) + count > length:
+            raise ValueError("a copy from nowhere")
+        for _ in range(count):
+            out.append(out[-back])
+    if len(out) != length:
+        raise ValueError("it ends too early")
+    return bytes(out)
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
