@@ -15,6 +15,7 @@ from geoseg.core.tiling import Tiling, auto_block
 from geoseg.errors import GeosegError, PlanError
 from geoseg.execution.resources import cores
 from geoseg.inference.memory import Memory, estimate
+from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
 from geoseg.models.card import Card, Task
@@ -46,6 +47,8 @@ class Plan:
     """What is wanted: classes, objects, or both."""
     splitting: Splitting | None = None
     """How a semantic model's map becomes objects."""
+    numerics: Numerics | None = None
+    """How it computes; None until a run has chosen."""
 
     def _repr_html_(self) -> str:
         return views.html("plan", self)
@@ -53,8 +56,11 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that changes the answer; a store keeps to it."""
-        grid = self.source.grid
-        objects: dict[str, Any] = {}
+        grid, objects = self.source.grid, dict[str, Any]()
+        # The precision stands beside it, so that a message names what differs.
+        unpinned = replace(
+            self.model, options=replace(self.model.options, precision="auto")
+        )
         if self.task != "semantic":
             objects["task"] = self.task
         if self.splitting is not None:
@@ -65,7 +71,8 @@ class Plan:
             "source": dict(self.source.identity),
             "bands": [band.name for band in self.source.bands],
             "grid": [list(grid.transform)[:6], grid.height, grid.width],
-            "model": self.model.hash,
+            **(self.numerics.settings() if self.numerics is not None else {}),
+            "model": unpinned.hash,
             "model_name": self.model.card.name,
             "window": self.tiling.window,
             "overlap": self.tiling.overlap,

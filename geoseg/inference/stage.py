@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Block
-from geoseg.inference.worker import BlockReport, Job, finish, infer
+from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
 from geoseg.maps.store import DONE, PARTIAL
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Stage:
         self, job: Job, block: Block, *, provisional: bool = False
     ) -> BlockReport:
         """Do the work; the report says how long it took and what the model ran on."""
+        _check_once(job)
         begun = perf_counter()
         how = {"provisional": True} if provisional else {}
         report = self.run(job, block, **how)
@@ -47,6 +48,16 @@ class Stage:
     def provisionally(self, job: Job, block: Block) -> BlockReport:
         """Do what can be done beside a neighbour that failed."""
         return self(job, block, provisional=True)
+
+
+_CHECKED: set[str] = set()
+"""Runs for which this process was found fit."""
+
+
+def _check_once(job: Job) -> None:
+    if job.masks.run not in _CHECKED:
+        check_worker(job)
+        _CHECKED.add(job.masks.run)
 
 
 LABELS = (

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, TypeVar
 
+from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
-from geoseg.errors import RasterError, SourceChangedError, is_full
+from geoseg.errors import ClusterError, RasterError, SourceChangedError, is_full
 from geoseg.inference.block_cache import (
     DamagedPartialError,
     read_halo,
@@ -18,6 +21,7 @@ from geoseg.inference.block_cache import (
     remove_partial,
     write_partial,
 )
+from geoseg.inference.numerics import Numerics
 from geoseg.inference.semantic import (
     Arrays,
     PartialBlock,
@@ -52,6 +56,10 @@ class Job:
     """How the raster is cut."""
     masks: Masks
     """Where the answer goes."""
+    numerics: Numerics | None = None
+    """How all workers compute; None: as each likes."""
+    files: tuple[str, ...] = ()
+    """Local files and folders that every worker must see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +76,28 @@ class BlockReport:
     """Time of the whole task."""
     device: str = ""
     """What the model ran on."""
+
+
+def check_worker(job: Job) -> None:
+    """Raise where this process cannot do the job.
+
+    Raises:
+        ClusterError: It does not see the files of the run, or computes otherwise.
+    """
+    unseen = [redact(file) for file in job.files if not Path(file).exists()]
+    if unseen:
+        raise ClusterError(
+            f"a worker on {gethostname()} does not see {', '.join(unseen)}: start "
+            "workers where the same folders are mounted, or use URLs (s3://…)"
+        )
+    if job.numerics is None:
+        return
+    here, chosen = job.model.load().precision, job.numerics.precision
+    if here != chosen:
+        raise ClusterError(
+            f"a worker on {gethostname()} computes in {here}, the run was begun in "
+            f"{chosen}: its answers would differ; give it a device that computes so"
+        )
 
 
 def infer(job: Job, block: Block) -> BlockReport:

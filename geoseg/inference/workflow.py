@@ -20,6 +20,7 @@ from geoseg.errors import MasksError, StorageFullError, is_full
 from geoseg.execution.engine import processes
 from geoseg.execution.progress import Progress
 from geoseg.execution.resources import cores
+from geoseg.inference.numerics import choose_numerics, keeping_to
 from geoseg.inference.objects.scheduler import run_objects, splitting_job, table_of
 from geoseg.inference.options import (
     NodataRule,
@@ -32,7 +33,7 @@ from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.stage import device_of
 from geoseg.inference.worker import Job
-from geoseg.maps.store import Masks, create_masks, writing
+from geoseg.maps.store import Masks, create_masks, settings_of, writing
 from geoseg.models.card import Task
 from geoseg.rasters.open import Source
 
@@ -199,6 +200,10 @@ def run_plan(
     with ExitStack() as stack:
         with _writable(path):
             check = stack.enter_context(writing(path, overwrite=overwrite))
+            begun_with = None if overwrite else settings_of(path)
+        numerics = choose_numerics(plan.model, client=client, begun=begun_with)
+        plan = replace(plan, model=keeping_to(plan.model, numerics), numerics=numerics)
+        with _writable(path):
             masks = create_masks(
                 path,
                 grid=plan.source.grid,
@@ -235,7 +240,14 @@ def _run(
     record = masks.record()
     # A store that was begun with other blocks is finished with those: same answer.
     tiling = replace(plan.tiling, block=record["block"])
-    job = Job(source=plan.source, model=plan.model, tiling=tiling, masks=masks)
+    job = Job(
+        source=plan.source,
+        model=plan.model,
+        tiling=tiling,
+        masks=masks,
+        numerics=plan.numerics,
+        files=(*_local_files(plan.source), *_existing(masks.path)),
+    )
     if record["complete"]:
         return masks, RunInfo()
     with _shown(progress, plan) as show:
@@ -296,13 +308,11 @@ def _checked_out(out: str, source: Source) -> str:
     if "://" in out:
         return out.rstrip("/")
     target = Path(out).resolve()
-    for place in _places(source.identity, source.name):
-        path = Path(place)
-        if path.exists() and (
-            path.resolve() == target or path.resolve() in target.parents
-        ):
+    for file in _local_files(source):
+        place = Path(file).resolve()
+        if place == target or place in target.parents:
             raise MasksError(
-                f"the output {out} lies on or inside the input {place}: choose "
+                f"the output {out} lies on or inside the input {file}: choose "
                 "another --out"
             )
     if target.is_file():
@@ -312,10 +322,21 @@ def _checked_out(out: str, source: Source) -> str:
     return str(target)
 
 
-def _places(identity: Mapping[str, Any], name: str) -> list[str]:
-    """Return the local files or the folder that a source's identity tells of."""
-    places = [str(identity["path"])] if "path" in identity else []
-    places += [name] if "files" in identity else []
-    for inner in identity.values():  # of what is clipped, resampled, warped
-        places += _places(inner, name) if isinstance(inner, Mapping) else []
-    return [p for p in places if "://" not in p and not p.startswith("/vsi")]
+def _local_files(source: Source) -> list[str]:
+    """Return the local files or the folder that a source is read from."""
+
+    def named(identity: Mapping[str, Any]) -> Iterator[str]:
+        if "path" in identity:
+            yield str(identity["path"])
+        if "files" in identity:
+            yield source.name
+        for inner in identity.values():  # of what is clipped, resampled, warped
+            if isinstance(inner, Mapping):
+                yield from named(inner)
+
+    return [file for name in named(source.identity) for file in _existing(name)]
+
+
+def _existing(name: str) -> list[str]:
+    there = "://" not in name and os.path.exists(name)  # noqa: PTH110 - never raises
+    return [name] if there else []

@@ -440,6 +440,12 @@ def create_masks(
     return open_masks(storage.url)
 
 
+def settings_of(path: str) -> dict[str, Any] | None:
+    """Return the settings that a store was begun with, or None where there is none."""
+    storage = Storage(path.rstrip("/"))
+    return _record(storage)["settings"] if storage.exists(RECORD) else None
+
+
 @contextmanager
 def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None]]:
     """Be the only one who writes a store; nothing is held where it is complete.

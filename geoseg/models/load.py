@@ -114,6 +114,29 @@ class ModelRecipe:
         facts += [self.asked, *(self.card.things or ())] if self.asked else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def with_options(self, options: Options) -> ModelRecipe:
+        """Return the recipe with other options, of all its parts.
+
+        A model that is loaded and is what they ask for is not loaded again.
+        """
+        spec = self.spec
+        if isinstance(spec, tuple):
+            spec = tuple(part.with_options(options) for part in spec)
+        other, own = replace(self, options=options, spec=spec), self.options
+        with _LOCK:
+            model = _LOADED.get(self._key())
+            if model is not None:
+                chosen = replace(
+                    options,
+                    precision=own.precision
+                    if options.precision == model.precision
+                    else options.precision,
+                    batch=own.batch if options.batch == model.batch else options.batch,
+                )
+                if chosen == own:
+                    _LOADED[other._key()] = model  # noqa: SLF001
+        return other
+
     @property
     def needs_fit(self) -> bool:
         """Whether the model must look at the whole raster before it can predict."""

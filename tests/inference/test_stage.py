@@ -3,9 +3,13 @@
 import pickle
 from types import SimpleNamespace
 
+import pytest
+
 from geoseg.core.tiling import Tiling
+from geoseg.errors import ClusterError
+from geoseg.inference.numerics import Numerics
 from geoseg.inference.stage import LABELS, Stage, device_of
-from geoseg.inference.worker import BlockReport
+from geoseg.inference.worker import BlockReport, check_worker
 
 BLOCK = Tiling(height=9, width=20, window=8, overlap=4, chunk=4).block_at(1, 2)
 
@@ -14,10 +18,19 @@ def model(device="cpu", precision="bf16"):
     return SimpleNamespace(device=device, precision=precision)
 
 
+def job_of(model, run="a run", files=(), numerics=None):
+    return SimpleNamespace(
+        model=SimpleNamespace(load=lambda: model),
+        masks=SimpleNamespace(run=run),
+        files=files,
+        numerics=numerics,
+    )
+
+
 def test_a_stage_tells_how_long_and_on_what(monkeypatch):
     times = iter([5.0, 7.5])
     monkeypatch.setattr("geoseg.inference.stage.perf_counter", lambda: next(times))
-    job = SimpleNamespace(model=SimpleNamespace(load=model))
+    job = job_of(model())
     stage = Stage(
         run=lambda _, block: BlockReport(done=True, windows=sum(block.key)), marks=""
     )
@@ -30,8 +43,9 @@ def test_only_a_stage_that_needs_neighbours_can_be_provisional():
         return BlockReport(done=not provisional)
 
     stage = Stage(run=run, marks="", needs_neighbours=True)
-    assert stage(None, BLOCK).done
-    assert not stage.provisionally(None, BLOCK).done
+    job = job_of(model())
+    assert stage(job, BLOCK).done
+    assert not stage.provisionally(job, BLOCK).done
 
 
 def test_a_stage_travels_and_has_the_name_of_its_work():
@@ -42,3 +56,20 @@ def test_a_stage_travels_and_has_the_name_of_its_work():
 def test_somebodys_own_code_sees_to_its_device_itself():
     assert device_of(model("own", "own")) == ""
     assert device_of(model("cpu", "own")) == "cpu"
+
+
+def test_a_worker_that_does_not_see_the_files_says_so(tmp_path):
+    there = tmp_path / "scene.tif"
+    there.touch()
+    check_worker(job_of(model(), files=(str(there),)))
+    job = job_of(model(), run="another", files=(str(there), "/nowhere/masks.zarr"))
+    with pytest.raises(ClusterError, match=r"does not see /nowhere/masks.zarr: start"):
+        LABELS[0](job, BLOCK)
+
+
+def test_a_worker_that_computes_otherwise_is_refused():
+    chosen = Numerics(precision="fp32", batch=None)
+    check_worker(job_of(model(precision="fp32"), numerics=chosen))
+    job = job_of(model(precision="bf16"), run="a third", numerics=chosen)
+    with pytest.raises(ClusterError, match="computes in bf16, the run was begun in fp"):
+        LABELS[0](job, BLOCK)

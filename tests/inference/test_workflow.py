@@ -254,6 +254,42 @@ def test_other_settings_on_a_store_are_refused(scene, tmp_path):
     run(scene, tmp_path / "m.zarr", overlap=8, overwrite=True)
 
 
+def test_precision_is_chosen_once_and_stands_in_the_store(scene, tmp_path, client):
+    import torch
+
+    net = torch.nn.Conv2d(3, 3, 1)
+    net.card = identity_card(3, window=48, overlap=12, output="logits")
+
+    def begin(out, **options):
+        plan = make_plan(scene, model=net, block=72, **options)
+        with pytest.raises(Interrupted):
+            run_plan(plan, out=out, progress=_stop_at(3))
+        return open_masks(str(out)).record()["settings"]
+
+    chosen = begin(tmp_path / "auto.zarr")["precision"]
+    assert chosen in {"fp32", "bf16"}
+    other = {"fp32": "bf16", "bf16": "fp32"}[chosen]
+    assert begin(tmp_path / "m.zarr", precision=other)["precision"] == other
+    plan = make_plan(scene, model=net, block=72, precision=chosen)
+    match = f"precision: {other} there, {chosen} now"
+    with pytest.raises(MasksError, match=match):
+        run_plan(plan, out=tmp_path / "m.zarr", progress=False)
+    plan = make_plan(scene, model=net, block=72)  # auto: what stands in the store
+    run_plan(plan, out=tmp_path / "m.zarr", progress=False, client=client)
+    whole = make_plan(scene, model=net, block=144, precision=other)
+    run_plan(whole, out=tmp_path / "whole.zarr", progress=False)
+    one, two = (tmp_path / n / "classes" for n in ("m.zarr", "whole.zarr"))
+    assert all(p.read_bytes() == (two / p.name).read_bytes() for p in one.iterdir())
+
+
+def _stop_at(blocks):
+    def show(now):
+        if now.blocks >= blocks:
+            raise Interrupted
+
+    return show
+
+
 def test_the_output_must_not_lie_in_the_input(scene, tmp_path):
     with pytest.raises(MasksError, match="lies on or inside the input"):
         run(scene, scene)
