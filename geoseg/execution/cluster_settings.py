@@ -15,7 +15,7 @@ from geoseg.errors import GeosegError
 _WALLTIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
-class _Any(Settings):
+class _Common(Settings):
     threads: int = Field(default=2, ge=1)
     """Blocks in work at once in a process; one computes, the others read and write."""
     dashboard: str | None = "127.0.0.1:8787"
@@ -24,7 +24,7 @@ class _Any(Settings):
     """Any of Dask's own settings, such as "distributed.worker.memory.spill" = 0.7."""
 
 
-class Local(_Any):
+class Local(_Common):
     """Processes on this machine."""
 
     kind: Literal["local"]
@@ -34,7 +34,7 @@ class Local(_Any):
     """Of a process; it is restarted at 95 % of that."""
 
 
-class Gpus(_Any):
+class Gpus(_Common):
     """A process per GPU of this machine; each sees its own."""
 
     kind: Literal["gpus"]
@@ -44,13 +44,13 @@ class Gpus(_Any):
     """Main memory of a process."""
 
 
-class _Growing(_Any):
+class _Growing(_Common):
     workers: int = Field(ge=1)
     """How many there are at most."""
     minimum: int = Field(default=0, ge=0)
     """How many there are at least."""
     idle_checks: int = Field(default=30, ge=1)
-    """Looks, every two seconds, at which a worker must be idle before it goes."""
+    """Checks, one every two seconds, that find a worker idle before it ends."""
 
 
 class Slurm(_Growing):
@@ -95,6 +95,15 @@ class Slurm(_Growing):
             raise ValueError(f"{value!r} is not a walltime such as 12:00:00")
         return value
 
+    @field_validator("shared_directory")
+    @classmethod
+    def _is_one_word(cls, value: str) -> str:
+        if any(character.isspace() for character in value):
+            raise ValueError(
+                f"{value!r} has a blank, which dask-jobqueue cannot pass to its jobs"
+            )
+        return value
+
     @property
     def walltime_seconds(self) -> int:
         """The walltime in seconds."""
@@ -121,7 +130,7 @@ class Kubernetes(_Growing):
     env: Mapping[str, str] = Field(default_factory=dict)
 
 
-class Ssh(_Any):
+class Ssh(_Common):
     """Machines that are reached by SSH."""
 
     kind: Literal["ssh"]
@@ -135,7 +144,7 @@ class Ssh(_Any):
     """For asyncssh.connect, such as username."""
 
 
-class Address(_Any):
+class Address(_Common):
     """A scheduler that runs already."""
 
     kind: Literal["address"]
@@ -162,21 +171,21 @@ class Address(_Any):
         )
 
 
-Cluster = Annotated[
+ClusterSpec = Annotated[
     Local | Gpus | Slurm | Kubernetes | Ssh | Address, Field(discriminator="kind")
 ]
-_ADAPTER: TypeAdapter[Cluster] = TypeAdapter(Cluster)
+_ADAPTER: TypeAdapter[ClusterSpec] = TypeAdapter(ClusterSpec)
 
 
-def read_cluster(path: str | os.PathLike[str]) -> Cluster:
+def read_cluster(path: str | os.PathLike[str]) -> ClusterSpec:
     """Read the settings of a cluster; GeosegError says on one line what is wrong."""
-    return checked_as(_ADAPTER, read_toml(path), os.fspath(path), Cluster)
+    return checked_as(_ADAPTER, read_toml(path), os.fspath(path), ClusterSpec)
 
 
 def chosen_cluster(
     workers: int | None, scheduler: str | None, cluster: str | None
-) -> Cluster:
-    """Return what one of `--workers`, `--scheduler` and `--cluster` stands for.
+) -> ClusterSpec:
+    """Return the cluster that one of `--workers`, `--scheduler`, `--cluster` asks for.
 
     Raises:
         GeosegError: More than one is given, or it is wrong.
@@ -191,4 +200,4 @@ def chosen_cluster(
     if scheduler is not None:
         return Address(kind="address", address=scheduler)
     values = {"kind": "local", "workers": workers}
-    return checked_as(_ADAPTER, values, "--workers", Cluster)
+    return checked_as(_ADAPTER, values, "--workers", ClusterSpec)

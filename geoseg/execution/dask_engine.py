@@ -125,6 +125,8 @@ class DaskEngine:
         self._longest = 0.0
         self._stuck = float(dask.config.get("geoseg.stuck-after", STUCK_AFTER))
         self._patience = self._stuck
+        self._refusals: list[str] = dask.config.get("geoseg.refusals", [])
+        """Why the queue of a cluster refused jobs, in its own words."""
         # Of a cluster that grows with the work: how far it can.
         self._most = int(dask.config.get("geoseg.slots", 0))
         self._share()
@@ -222,6 +224,7 @@ class DaskEngine:
             if outcomes or time.monotonic() >= deadline:
                 return outcomes
             self._check_connected()
+            self._check_queue()
             self._look_after_workers()
             self._warn_without_workers()
         return []
@@ -290,6 +293,19 @@ class DaskEngine:
                 "the Dask scheduler is gone and did not come back; what is done stays "
                 "done, and the same command resumes"
             )
+
+    def _check_queue(self) -> None:
+        """Stop where the queue refuses the workers' jobs and there is no worker."""
+        if not self._refusals:
+            return
+        self._count_workers()
+        if not self._checked_workers:
+            raise GeosegError(
+                f"the queue refuses the workers' jobs: {self._refusals[0]}; mend the "
+                "settings of --cluster"
+            )
+        _LOG.warning("the queue refused a worker's job: %s", self._refusals[0])
+        self._refusals.clear()
 
     def _look_after_workers(self) -> None:
         """Restart workers that have been in one task for far too long."""

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, field_validator
 
 from geoseg.core.options import Cli, Options, cli_of
 from geoseg.core.toml_settings import checked_as, models, override, read_toml
-from geoseg.execution.cluster_settings import Cluster, read_cluster
+from geoseg.execution.cluster_settings import ClusterSpec, read_cluster
 from geoseg.inference.options import MasksOptions
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
@@ -59,7 +59,7 @@ class Pipeline(Options):
     vectorize: Vectorize | None = None
     export: Export | None = None
     report: Report | None = None
-    cluster: Annotated[Cluster | None, Cli(location=True)] = None
+    cluster: Annotated[ClusterSpec | None, Cli(location=True)] = None
     """Where workers come from: a file, or its contents; absent: this process."""
 
     @field_validator("out")
@@ -89,7 +89,7 @@ def read_pipeline(
     path: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
-    cluster: Cluster | None = None,
+    cluster: ClusterSpec | None = None,
 ) -> Pipeline:
     """Read and check a pipeline file, and that of its cluster.
 

@@ -233,6 +233,62 @@ def test_a_slurm_job_asks_for_what_the_file_says():
         assert line in script
 
 
+@pytest.fixture
+def refusing_queue(tmp_path, monkeypatch):
+    """Put commands of SLURM on PATH that answer as a queue that takes no job."""
+    pytest.importorskip("dask_jobqueue")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    said = "sbatch: error: Batch job submission failed: Invalid partition name"
+    for name, line in (("sbatch", f"echo '{said}' >&2; exit 1"), ("scancel", "true")):
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return tmp_path
+
+
+def test_a_queue_that_refuses_every_job_is_quoted(refusing_queue):
+    """At once, and not after waiting for workers that never come."""
+    folder = refusing_queue / "made when needed"
+    made = settings(
+        refusing_queue,
+        f"kind = 'slurm'\nworkers = 2\nlog_directory = '{folder}'\n"
+        f"shared_directory = '{refusing_queue}/new/one'\ntls = false\n"
+        "dashboard = '127.0.0.1:0'\n",
+    )
+    with cluster_client(made) as client, engine(1, client=client) as tasks:
+        tasks.submit("sum", operator.add, 1)
+        with pytest.raises(
+            GeosegError, match=r"refuses .*: Batch job .* partition name"
+        ):
+            tasks.wait(timeout=60)
+    assert folder.is_dir()
+    assert (refusing_queue / "new" / "one").stat().st_mode & 0o777 == 0o700
+
+
+def test_directories_with_blanks_are_one_word_for_slurm(tmp_path):
+    text = f"""
+        kind = 'slurm'
+        workers = 1
+        log_directory = '{tmp_path}/my logs'
+        local_directory = '/scratch/my disk'
+    """
+    options = slurm_options(settings(tmp_path, text))
+    directives = options["job_extra_directives"]
+    assert f'--output="{tmp_path}/my logs/geoseg-worker-%j.out"' in directives
+    assert options["local_directory"] == "'/scratch/my disk'"
+    with pytest.raises(GeosegError, match=r"shared_directory: .* has a blank"):
+        settings(tmp_path, "kind='slurm'\nworkers=1\nshared_directory='/a b'")
+
+
+def test_no_sbatch_is_said(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = settings(tmp_path, "kind = 'slurm'\nworkers = 2")
+    with pytest.raises(GeosegError, match="not on PATH"), cluster_client(made):
+        pass
+
+
 # --- this machine ---------------------------------------------------------------------
 
 
