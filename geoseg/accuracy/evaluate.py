@@ -6,7 +6,7 @@ Figures are shares of the ground: pixels weigh by their true area. The module
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -20,6 +20,7 @@ from geoseg.accuracy.calibration import calibrate
 from geoseg.accuracy.evaluation import Evaluation
 from geoseg.accuracy.options import Design, EvaluateOptions
 from geoseg.accuracy.true_objects import ObjectTally, score, tally_objects
+from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Window, squares
 from geoseg.core.label_options import Order
@@ -29,6 +30,7 @@ from geoseg.errors import GeosegError, LabelsError, MasksError
 from geoseg.execution.engine import ordered
 from geoseg.execution.resources import cores
 from geoseg.labels import Labels, PointLabels, open_labels
+from geoseg.labels.names import did_you_mean, with_class
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import ClassReader, block_side, read_plain
 from geoseg.maps.store import Masks
@@ -55,22 +57,21 @@ def evaluate_map(
 ) -> Evaluation:
     """Compare a map with a reference; as `evaluate`, with options as one object."""
     reader = open_classes(masks)
+    table, counted_as = merged_classes(reader.classes, options.map_classes or {})
     labels = open_labels(
         options.reference,
         reader.grid,
-        classes=reader.classes,
+        classes=table,
         within=options.within,
         **options.reading,
     )
+    labels.pairing.check_alike(labels.name)
     job = _Job(
         masks=reader,
         labels=labels,
+        counted_as=counted_as,
         areas=pixel_areas(reader.grid),
-        design=options.design,
-        boundary=options.boundary,
-        objects=options.objects,
-        finite=options.finite_population,
-        confidence=options.confidence,
+        options=options,
     )
     if options.objects:
         _masks(job)
@@ -103,6 +104,7 @@ def evaluate(
     column: str | None = None,
     layer: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    map_classes: Mapping[str, str] | None = None,
     constant: str | None = None,
     background: str | None = None,
     order: Order = "last",
@@ -133,6 +135,8 @@ def evaluate(
         layer: of a reference with several layers.
         mapping: from a name or value of the reference to a class of the map, or to
             `ignore`.
+        map_classes: from a class of the map to the class that it counts as here, so
+            that classes can be merged; objects keep theirs.
         constant: all features of the reference are of this class.
         background: pixels that the reference does not cover are of this class.
         order: which of overlapping polygons wins: the last, the first or the smallest.
@@ -164,18 +168,43 @@ def evaluate(
     raise NotImplementedError  # `evaluate_map` is what runs
 
 
+def merged_classes(
+    classes: Sequence[Class], merged: Mapping[str, str]
+) -> tuple[tuple[Class, ...], dict[int, int]]:
+    """Return a map's class table with classes merged, and what each value counts as.
+
+    Raises:
+        GeosegError: the map has no class of a name that is to be merged.
+    """
+    by_name = {c.name.casefold(): c for c in classes}
+    for name in merged:
+        if name.casefold() not in by_name:
+            known = [c.name for c in classes]
+            raise GeosegError(
+                f"--map-class {name}=…: the map has no class {name!r}; it has "
+                f"{', '.join(known)}{did_you_mean(name, known)}"
+            )
+    target = {name.casefold(): to for name, to in merged.items()}
+    table = tuple(c for c in classes if c.name.casefold() not in target)
+    for to in merged.values():
+        table, _ = with_class(table, to)
+    counted_as = {
+        c.value: with_class(table, target.get(c.name.casefold(), c.name))[1]
+        for c in classes
+    }
+    return table, counted_as
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """What is compared, and how; the same for every block."""
 
     masks: ClassReader
     labels: Labels
+    counted_as: Mapping[int, int]
+    """Class value that pixels of the map count as, by value."""
     areas: PixelAreas | None
-    design: Design
-    boundary: float | None
-    objects: bool
-    finite: bool
-    confidence: float
+    options: EvaluateOptions
 
     @property
     def k(self) -> int:
@@ -186,6 +215,13 @@ class _Job:
         table = np.full(65536, self.k, np.uint16)
         table[[c.value for c in self.labels.classes]] = np.arange(self.k)
         return table
+
+    def map_values(self, window: Window) -> NDArray[np.uint16]:
+        """Return the map's class values in a window, as they count, (y, x)."""
+        values = read_plain(self.masks, "classes", window)
+        table = np.full(65536, nodata_value(self.labels.classes), np.uint16)
+        table[list(self.counted_as)] = list(self.counted_as.values())
+        return np.asarray(table[values])
 
     def m2(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return units of area as m²; NaN where the map has no place on the Earth."""
@@ -269,7 +305,7 @@ def _reported(
 
 def _tally(job: _Job, window: Window) -> _Tally:
     k, place = job.k, job.lookup()
-    ours = place[read_plain(job.masks, "classes", window)]
+    ours = place[job.map_values(window)]
     touched = job.labels.touches(window)
     none = np.zeros((k, k), np.int64)
     tally = _Tally(
@@ -281,7 +317,9 @@ def _tally(job: _Job, window: Window) -> _Tally:
         by_confidence=np.zeros((2, _LEVELS), np.int64),
         boundary=_boundaries(job, window) if touched else np.zeros((k, 4), np.int64),
         objects=(
-            (tally_objects(_masks(job), job.labels, window),) if job.objects else ()
+            (tally_objects(_masks(job), job.labels, window),)
+            if job.options.objects
+            else ()
         ),
     )
     if not touched:
@@ -289,6 +327,12 @@ def _tally(job: _Job, window: Window) -> _Tally:
     if isinstance(job.labels, PointLabels):
         return _with_points(job, window, ours, job.labels, tally)
     return _with_pixels(job, window, ours, tally)
+
+
+def _objects(job: _Job, window: Window) -> tuple[ObjectTally, ...]:
+    if not job.options.objects:
+        return ()
+    return (tally_objects(_masks(job), job.labels, window),)
 
 
 def _with_points(
@@ -320,7 +364,7 @@ def _with_pixels(
         return tally
     area = _by_pair(k, job.sums(pairs, window, (k + 1) ** 2))
     squares = counts.astype(np.float64)
-    if job.areas is not None and job.design not in ("auto", "census", "counts"):
+    if job.areas is not None and job.options.design not in ("auto", "census", "counts"):
         weights = np.broadcast_to(job.areas.of_window(window) ** 2, pairs.shape)
         squares = _by_pair(k, np.bincount(pairs.ravel(), weights.ravel()))
     return replace(
@@ -365,16 +409,16 @@ def _by_level(
 
 def _boundaries(job: _Job, window: Window) -> NDArray[np.int64]:
     none = np.zeros((job.k, 4), np.int64)
-    if job.boundary is None or job.labels.kind == "points":
+    if job.options.boundary is None or job.labels.kind == "points":
         return none
-    padded = window.pad(halo(job.boundary)).intersection(job.masks.grid.window)
+    padded = window.pad(halo(job.options.boundary)).intersection(job.masks.grid.window)
     if padded is None:
         return none
     return count_boundaries(
-        read_plain(job.masks, "classes", padded),
+        job.map_values(padded),
         job.labels.read(padded),
         [c.value for c in job.labels.classes],
-        job.boundary,
+        job.options.boundary,
         window.relative_to(padded).slices,
     )
 
@@ -385,8 +429,8 @@ def _boundaries(job: _Job, window: Window) -> NDArray[np.int64]:
 def _estimate(job: _Job, total: _Tally) -> Accuracy:
     settings: dict[str, Any] = {
         "names": [c.name for c in job.labels.classes],
-        "confidence": job.confidence,
-        "finite_population": job.finite,
+        "confidence": job.options.confidence,
+        "finite_population": job.options.finite_population,
     }
     if not total.compared:
         raise GeosegError(
@@ -500,7 +544,7 @@ def _point_areas(
 
 
 def _chosen(job: _Job, *, drawn: bool) -> Estimator:
-    design = job.design
+    design = job.options.design
     if design == "auto":
         if job.labels.kind != "points":
             return "census"
@@ -516,7 +560,7 @@ def _strata(job: _Job, total: _Tally) -> _Strata | None:
     if not isinstance(labels, PointLabels):
         return None
     design, named, pixels, m2 = (
-        labels.attributes.get(name)
+        _with_waiting(labels, name)
         for name in ("design", "stratum", "stratum_pixels", "stratum_m2")
     )
     drawn_otherwise = design is not None and design[0] != "stratified"
@@ -544,6 +588,17 @@ def _strata(job: _Job, total: _Tally) -> _Strata | None:
     )
 
 
+def _with_waiting(labels: PointLabels, name: str) -> NDArray[Any] | None:
+    """Return a column of points, then of those that wait for a label; None if missing.
+
+    A stratum whose points all wait is a stratum too, which is named.
+    """
+    values = labels.attributes.get(name)
+    if values is None:
+        return None
+    return np.append(values, labels.unlabelled.get(name, values[:0]))
+
+
 def _same_within(
     labels: PointLabels,
     values: NDArray[Any],
@@ -566,6 +621,7 @@ def _same_within(
 
 def _notes(job: _Job, total: _Tally, chosen: Estimator) -> Iterator[str]:
     k = job.k
+    yield from job.labels.notes
     if job.areas is None:
         yield "the map has no place on the Earth: figures are of pixels, not of areas"
     elif chosen != "counts" and _spread_of_areas(total) > _ALIKE:
@@ -593,10 +649,10 @@ def _spread_of_areas(total: _Tally) -> float:
 
 
 def _boundary_score(job: _Job, total: _Tally) -> BoundaryScore | None:
-    if job.boundary is None or job.labels.kind == "points":
+    if job.options.boundary is None or job.labels.kind == "points":
         return None
     return BoundaryScore(
         names=tuple(c.name for c in job.labels.classes),
-        distance=job.boundary,
+        distance=job.options.boundary,
         counts=total.boundary,
     )

@@ -30,7 +30,7 @@ class Overlaps:
     """How many pixels each pair of a mapped and a true object shares.
 
     Objects are named by any integers; 0 on either side means none of them, and -1 on
-    the true side that nobody said.
+    the true side that it is unlabelled.
     """
 
     mapped: NDArray[np.int64]
@@ -88,7 +88,7 @@ class ClassObjects:
     true: int
     """True objects."""
     mapped: int
-    """Mapped objects, without those that lie mostly where nobody said."""
+    """Mapped objects, without those that lie mostly where nothing is labelled."""
     matched: int
     """Pairs of the same class with an IoU above one half."""
     sq: float
@@ -176,7 +176,7 @@ def score_objects(
 ) -> ObjectScores:
     """Score mapped objects against true ones, class by class.
 
-    Pixels where nobody said do not count for or against a mapped object, and one that
+    Unlabelled pixels do not count for or against a mapped object, and one that
     lies mostly there is left out (Kirillov et al. 2019).
 
     Args:

@@ -24,6 +24,11 @@ class EvaluateOptions(LabelOptions):
         str | Path, Cli(section=Section.LABELS, metavar="FILE", location=True)
     ]
     """Points, polygons or a class raster; any CRS and grid."""
+    map_classes: Annotated[
+        Mapping[str, str] | None,
+        Cli(section=Section.LABELS, name="--map-class", metavar="CLASS=CLASS"),
+    ] = None
+    """Count a class of the map as another, to merge them; repeatable."""
     within: Annotated[
         str | Path | tuple[float, float, float, float] | None,
         Cli(section=Section.LABELS, metavar="FILE", location=True),

@@ -54,13 +54,16 @@ def tally_objects(masks: Masks, labels: Labels, window: Window) -> ObjectTally:
             f"{masks.path} holds no instances: segment with --task instance or panoptic"
         )
     ours = masks.read("instances", window).astype(np.int64)
+    classes = masks.read("classes", window)
+    theirs = read_objects(labels, window)
+    theirs[classes == masks.nodata] = -1  # what the image cannot show is nobody's miss
     ids, index, pixels = np.unique(ours, return_inverse=True, return_counts=True)
     level = np.zeros(ours.size)
     if "confidence" in masks.arrays:
         level = masks.read("confidence", window).ravel().astype(np.float64)
     return ObjectTally(
-        overlaps=count_overlaps(ours, read_objects(labels, window)),
-        classes=count_overlaps(ours, masks.read("classes", window)),
+        overlaps=count_overlaps(ours, theirs),
+        classes=count_overlaps(ours, classes),
         ids=ids.astype(np.int64),
         pixels=pixels.astype(np.int64),
         confidence=np.bincount(index.ravel(), level).astype(np.int64),

@@ -23,14 +23,13 @@ from geoseg.labels.features import (
     OutlinedLabels,
     PointLabels,
     PolygonLabels,
-    check_overlap,
+    area_labels,
     feature_labels,
-    holds_features,
+    open_features,
     outlined,
-    polygon_labels,
     read_features,
 )
-from geoseg.labels.names import UNLABELLED, Kind, Names, with_class
+from geoseg.labels.names import UNLABELLED, Kind, Names, Pairing, with_class
 from geoseg.labels.raster import RasterLabels, raster_labels
 
 if TYPE_CHECKING:
@@ -73,12 +72,22 @@ class Labels(Protocol):
         """The class table that their values are of."""
         ...
 
+    @property
+    def pairing(self) -> Pairing:
+        """How what the file calls its classes was paired with the class table."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen or lost, one sentence each."""
+        ...
+
     def touches(self, window: Window) -> bool:
         """Whether the window may hold labels; False is certain."""
         ...
 
     def read(self, window: Window) -> NDArray[np.uint16]:
-        """Return class values, (y, x) uint16, `UNLABELLED` where nobody said."""
+        """Return class values, (y, x) uint16, `UNLABELLED` where there are none."""
         ...
 
 
@@ -123,8 +132,9 @@ def open_labels(
             geometries, or do not overlap the grid.
     """
     names = Names(known=tuple(classes), mapping=dict(mapping or {}))
-    if holds_features(path):
-        frame = read_features(path, layer, grid)
+    file = open_features(path)
+    if file is not None:
+        frame = read_features(file, layer, grid)
         labels: Labels = feature_labels(
             frame, path, grid, names, column, constant, order
         )
@@ -144,7 +154,7 @@ def open_labels(
 
 
 def read_objects(labels: Labels, window: Window) -> NDArray[np.int64]:
-    """Return which polygon each pixel is of, (y, x): 1 … n, 0 none, -1 nobody said.
+    """Return which polygon each pixel is of, (y, x): 1 … n, 0 none, -1 unlabelled.
 
     Raises:
         LabelsError: the labels are not polygons.
@@ -189,12 +199,10 @@ def polygons_of(labels: Labels) -> PolygonLabels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Filled:
-    """Labels with a background class where there are none."""
+class _Around:
+    """Labels that change those of another; what is said of those holds for these."""
 
     inner: Labels
-    classes: tuple[Class, ...]
-    value: int
 
     @property
     def name(self) -> str:
@@ -203,6 +211,22 @@ class _Filled:
     @property
     def kind(self) -> Kind:
         return self.inner.kind
+
+    @property
+    def pairing(self) -> Pairing:
+        return self.inner.pairing
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.inner.notes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Filled(_Around):
+    """Labels with a background class where there are none."""
+
+    classes: tuple[Class, ...]
+    value: int
 
     def touches(self, window: Window) -> bool:
         return window.area > 0
@@ -214,19 +238,10 @@ class _Filled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Within:
+class _Within(_Around):
     """Labels without those outside of an area."""
 
-    inner: Labels
     area: PolygonLabels
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def kind(self) -> Kind:
-        return self.inner.kind
 
     @property
     def classes(self) -> tuple[Class, ...]:
@@ -251,7 +266,8 @@ def _area(
         box = [shapely.box(*within)]
         frame, name = geopandas.GeoDataFrame(geometry=box, crs=grid.crs), "the area"
     else:
-        frame, name = read_features(within, None, grid), str(within)
-    check_overlap(frame, name, grid)
-    ones = np.ones(len(frame), np.uint16)
-    return polygon_labels(frame, name, grid, ones, (), "last")
+        file = open_features(within)
+        if file is None:
+            raise LabelsError(f"the area {within} is no file of polygons")
+        frame, name = read_features(file, None, grid), Path(within).name
+    return area_labels(frame, name, grid)

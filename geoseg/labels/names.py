@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +13,56 @@ from geoseg.core.classes import Class, class_table, default_color
 from geoseg.errors import LabelsError
 
 UNLABELLED = 65535
-"""In arrays of labels: nobody said what this pixel is. No class can have this value."""
+"""In arrays of labels: this pixel has none. No class can have this value."""
 
 Kind = Literal["points", "polygons", "raster"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """How what a file calls its classes was paired with a class table."""
+
+    values: Mapping[Any, int]
+    """Class value by what stands in the file."""
+    classes: tuple[Class, ...]
+    """The class table, with what only the file has at its end."""
+    by_number: tuple[tuple[str, str], ...] = ()
+    """What was paired by number alone, and the class's name."""
+    unknown: tuple[str, ...] = ()
+    """What the file has and the table did not."""
+    unused: tuple[str, ...] = ()
+    """Names of the mapping that the file does not have."""
+
+    def check_alike(self, name: str) -> None:
+        """Raise where the file's classes do not look like those of the table.
+
+        Raises:
+            LabelsError: A name of the mapping occurs nowhere, or fewer than half of
+                what the file has is in the table.
+        """
+        found = [text_of(raw) for raw in self.values]
+        listed = ", ".join(found[:10])
+        if self.unused:
+            raise LabelsError(
+                f"--map {self.unused[0]}=…: {name} has no class of that name; it has "
+                f"{listed}{did_you_mean(self.unused[0], found)}"
+            )
+        if self.unknown and 2 * len(self.unknown) > len(found):
+            table = [c for c in self.classes if c.name not in self.unknown]
+            raise LabelsError(
+                f"the classes of {name} ({listed}) are not those of the map "
+                f"({', '.join(f'{c.value} {c.name}' for c in table[:10])}): pair them "
+                f"with --map, as in --map {self.unknown[0]}={table[0].name}, or leave "
+                "them out with --map NAME=ignore"
+            )
+
+    def notes(self, name: str) -> Iterator[str]:
+        """Say what was paired by number alone, and what the table did not have."""
+        if self.by_number:
+            pairs = ", ".join(f"{raw} = {of}" for raw, of in self.by_number[:10])
+            yield f"{name} has no names: classes are paired by number ({pairs})"
+        if self.unused:
+            yield f"--map of {', '.join(self.unused)} changes nothing of {name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,21 +72,64 @@ class Names:
     known: tuple[Class, ...]
     mapping: Mapping[str, str]
 
-    def resolve(self, found: Iterable[Any]) -> tuple[dict[Any, int], tuple[Class, ...]]:
-        """Return the class value of each thing found, and the table they are of."""
-        asked = {raw: self.mapping.get(text_of(raw), text_of(raw)) for raw in found}
+    def paired(
+        self, found: Iterable[Any], legend: Mapping[Any, str] | None = None
+    ) -> Pairing:
+        """Return the class value of each thing found, and the table they are of.
+
+        Args:
+            found: What stands in the file: names or numbers.
+            legend: The file's own names of its numbers, where it has them.
+        """
+        # A table without names of its own is matched by number, whatever the file has.
+        if self.known and all(c.name == f"class_{c.value}" for c in self.known):
+            legend = None
+        called = {raw: (legend or {}).get(raw, text_of(raw)) for raw in found}
+        asked = {raw: self._asked(text_of(raw), name) for raw, name in called.items()}
         used = {text for text in asked.values() if text.casefold() != "ignore"}
-        if not self.known and not all(_is_value(text) for text in used):
-            table = class_table(sorted(used))
-        else:
-            table = self.known
-            for text in sorted(used, key=lambda t: (not _is_value(t), _number(t), t)):
-                table = with_class(table, text)[0]
+        table = self._table(used)
         values = {
-            raw: UNLABELLED if text not in used else with_class(table, text)[1]
+            raw: with_class(table, text)[1] if text in used else UNLABELLED
             for raw, text in asked.items()
         }
-        return values, table
+        names = {c.value: c.name for c in table}
+        known = {c.value for c in self.known}
+        seen = {*map(text_of, called), *called.values()}
+        by_number = [
+            (text, names[values[raw]])
+            for raw, text in asked.items()
+            if text in used and _is_value(text) and names[values[raw]] != text
+        ]
+        unknown = [
+            text for raw, text in asked.items()
+            if self.known and text in used and values[raw] not in known
+        ]  # fmt: skip
+        return Pairing(
+            values=values,
+            classes=table,
+            by_number=tuple(dict.fromkeys(by_number)),
+            unknown=tuple(dict.fromkeys(unknown)),
+            unused=tuple(key for key in self.mapping if key not in seen),
+        )
+
+    def _asked(self, text: str, name: str) -> str:
+        return self.mapping.get(name, self.mapping.get(text, name))
+
+    def _table(self, used: set[str]) -> tuple[Class, ...]:
+        """Return the class table with all that is used in it."""
+        if not self.known and not all(_is_value(text) for text in used):
+            return class_table(sorted(used))
+        table = self.known
+        for text in sorted(used, key=lambda t: (not _is_value(t), _number(t), t)):
+            table = with_class(table, text)[0]
+        return table
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for the known name that is nearest, or nothing."""
+    by_fold = {name.casefold(): name for name in known}
+    near = get_close_matches(name.casefold(), list(by_fold), n=1)
+    return f"; did you mean {by_fold[near[0]]!r}?" if near else ""
 
 
 def with_class(table: tuple[Class, ...], text: str) -> tuple[tuple[Class, ...], int]:

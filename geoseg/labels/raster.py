@@ -12,8 +12,8 @@ import numpy as np
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
-from geoseg.errors import LabelsError, RasterError, first_line
-from geoseg.labels.names import UNLABELLED, Kind, Names
+from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
+from geoseg.labels.names import UNLABELLED, Kind, Names, Pairing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +31,10 @@ class RasterLabels:
     source: Source
     values_of: Mapping[int, int]
     """Class value by raster value; others are unlabelled."""
+    pairing: Pairing
+    """How its values were paired with the class table."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or lost, one sentence each."""
 
     @property
     def kind(self) -> Kind:
@@ -99,10 +103,27 @@ def raster_labels(
             f"the label raster {path} does not overlap the raster: it spans "
             f"{_spread(source.grid)}, the raster {_spread(grid)}"
         )
-    values_of, table = names.resolve(distinct_values(source))
+    pairing = names.paired(distinct_values(source), _legend(path))
     return RasterLabels(
-        name=source.name, classes=table, grid=grid, source=source, values_of=values_of
+        name=source.name,
+        classes=pairing.classes,
+        grid=grid,
+        source=source,
+        values_of={int(raw): value for raw, value in pairing.values.items()},
+        pairing=pairing,
+        notes=tuple(pairing.notes(source.name)),
     )
+
+
+def _legend(path: str | Path) -> dict[int, str]:
+    """Return the names that a class map gives its values; none where it has none."""
+    from geoseg.maps.open import open_classes
+
+    try:
+        classes = open_classes(path).classes
+    except GeosegError:  # rasters of whole floats, mosaics: no class maps, no names
+        return {}
+    return {c.value: c.name for c in classes if c.name != f"class_{c.value}"}
 
 
 def distinct_values(source: Source, *, most: int = 1000) -> list[int]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.densify import densified
 from geoseg.core.grid import Grid
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.gdal import squeezed
+from geoseg.rasters.gdal import is_remote, squeezed
+from geoseg.rasters.vectors import open_vectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+TOLERANCE = 0.1
+"""How far an edge may move, in pixels, when its vertices are brought into a CRS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,25 +50,23 @@ def read_shapes(file: str, what: str, *, columns: bool = False) -> Shapes:
     Raises:
         RasterError: It cannot be read, or has several layers and none is named.
     """
-    import pyogrio.raw
     import shapely
-    from pyogrio.errors import DataLayerError, DataSourceError, GeometryError
 
     path, _, layer = file.partition("|layername=")
-    try:
-        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
-        if not layer and len(layers) > 1:
-            raise RasterError(
-                f"{redact(path)} has layers {', '.join(layers[:10])}: say which, as in "
-                f"'{redact(path)}|layername={layers[0]}'"
-            )
-        meta, _, wkb, fields = pyogrio.raw.read(
-            path, layer=layer or None, columns=None if columns else []
-        )
-    except (DataSourceError, DataLayerError, GeometryError) as error:
+    opened = open_vectors(path, what, RasterError)
+    if opened is None:
+        known = is_remote(path) or Path(path).exists()
+        why = "OGR finds no features in it" if known else "there is no such file"
+        raise RasterError(f"cannot read {what} {redact(file)}: {why}")
+    layers = list(opened.layers)
+    if not layer and len(layers) > 1:
         raise RasterError(
-            f"cannot read {what} {redact(file)}: {squeezed(error, path)}"
-        ) from error
+            f"{redact(path)} has layers {', '.join(layers[:10])}: say which, as in "
+            f"'{redact(path)}|layername={layers[0]}'"
+        )
+    meta, _, wkb, fields = opened.read_raw(
+        layer or layers[0], columns=None if columns else []
+    )
     there = np.array([g is not None for g in wkb], bool)
     names = meta["fields"] if columns else ()
     return Shapes(
@@ -74,7 +79,8 @@ def read_shapes(file: str, what: str, *, columns: bool = False) -> Shapes:
 def in_pixels(shapes: Shapes, grid: Grid, file: str) -> NDArray[np.object_]:
     """Return geometries in pixels of a grid: x is the column, y the row.
 
-    Their vertices are brought into the raster's CRS. A file or a raster that does not
+    Their vertices are brought into the raster's CRS, long edges with vertices added so
+    that they stay where they are drawn. A file or a raster that does not
     say its CRS is taken to be in the other's.
 
     Raises:
@@ -82,9 +88,11 @@ def in_pixels(shapes: Shapes, grid: Grid, file: str) -> NDArray[np.object_]:
     """
     import shapely
 
-    moved = shapely.transform(
-        shapes.geometries, _into_pixels(grid, shapes.crs, file), interleaved=False
-    )
+    there = _into_pixels(grid, shapes.crs, file)
+    drawn = shapes.geometries
+    if shapes.crs is not None and grid.crs is not None:
+        drawn = densified(drawn, there, TOLERANCE)
+    moved = shapely.transform(drawn, there, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise RasterError(f"{redact(file)} cannot be brought into the raster's CRS")
     return np.asarray(moved)

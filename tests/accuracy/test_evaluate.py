@@ -403,6 +403,21 @@ def test_objects_are_scored_against_polygons(tmp_path):
         evaluate(masks, geotiff(tmp_path / "r.tif", classes), objects=True)
 
 
+def test_objects_that_the_image_cannot_show_are_nobodys_miss(tmp_path):
+    squares = [(10, 10, 20), (60, 30, 20), (200, 40, 20), (120, 200, 30)]
+    frame_of_squares([(*s, "town") for s in squares]).to_file(tmp_path / "p.gpkg")
+    classes = np.ones((300, 420), np.uint8)
+    ids = np.zeros((300, 420), np.uint32)
+    for k, (row, col, side) in enumerate(squares[:3], 1):
+        ids[row : row + side, col : col + side] = k
+        classes[row : row + side, col : col + side] = 2
+    classes[:, 50:] = 255  # the last object wholly, others in part
+    ids[:, 50:] = 0
+    masks = store(tmp_path / "m.zarr", classes, instances=ids)
+    (town,) = evaluate(masks, tmp_path / "p.gpkg", objects=True).objects.per_class
+    assert (town.true, town.mapped, town.matched, town.pq) == (3, 3, 3, 1)
+
+
 def test_results_are_written_whole(scene):
     truth, _, masks, tmp = scene
     got = evaluate(masks, geotiff(tmp / "r.tif", truth), boundary=1.5)

@@ -1,0 +1,228 @@
+"""Labels as people draw and name them: what they say is heard, what is lost is said."""
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from pyproj import CRS, Transformer
+
+from geoseg.accuracy.evaluate import evaluate
+from geoseg.core.classes import class_table
+from geoseg.core.grid import Grid
+from geoseg.errors import GeosegError, LabelsError
+from geoseg.labels import UNLABELLED, open_labels
+from geoseg.maps.cog import export
+from geoseg.maps.store import create_masks
+
+UTM = CRS.from_epsg(32633).to_wkt()
+GRID = Grid(
+    crs=UTM, transform=Affine(10, 0, 400_000, 0, -10, 5_300_000), height=100, width=120
+)
+CLASSES = class_table(["water", "forest", "town"])
+
+
+def at(column, row):
+    return GRID.transform @ (column, row)
+
+
+def square(column, row, side):
+    x, y = at(column, row)
+    return shapely.box(x, y - 10 * side, x + 10 * side, y)
+
+
+def write(path, geometries, crs=UTM, **columns):
+    geopandas.GeoDataFrame(columns, geometry=geometries, crs=crs).to_file(path)
+    return path
+
+
+def masks_of(path, values, classes=CLASSES):
+    masks = create_masks(
+        str(path), grid=GRID, classes=classes, chunk=64, block=64,
+        arrays=["classes"], settings={}, provenance={"run": path.name},
+    )  # fmt: skip
+    masks.write("classes", GRID.window, values)
+    return masks
+
+
+def geotiff(path, values, nodata=255):
+    with rasterio.open(
+        path, "w", driver="GTiff", height=100, width=120, count=1, dtype="uint8",
+        crs=UTM, transform=GRID.transform, nodata=nodata,
+    ) as out:  # fmt: skip
+        out.write(values, 1)
+    return path
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(3).integers(0, 3, (100, 120)).astype(np.uint8)
+
+
+# --- names ----------------------------------------------------------------------------
+
+
+def test_a_map_equals_itself_whatever_numbers_its_export_has(tmp_path, values):
+    masks = masks_of(tmp_path / "m.zarr", values)
+    tif = export(masks, tmp_path / "m.tif")
+    turned = class_table(["town", "water", "forest"])
+    other = masks_of(tmp_path / "o.zarr", np.choose(values, [1, 2, 0]), turned)
+    for reference in (tif, other.path):
+        found = evaluate(masks, reference)
+        assert found.accuracy.overall.value == 1
+        assert found.accuracy.names == ("water", "forest", "town")
+
+
+def test_numbers_without_names_are_paired_and_said(tmp_path, values):
+    masks = masks_of(tmp_path / "m.zarr", values)
+    found = evaluate(masks, geotiff(tmp_path / "r.tif", values))
+    assert found.accuracy.overall.value == 1
+    assert any("0 = water, 1 = forest" in note for note in found.accuracy.notes)
+
+
+def test_legends_that_do_not_look_alike_are_refused(tmp_path, values):
+    masks = masks_of(tmp_path / "m.zarr", values)
+    other = geotiff(tmp_path / "r.tif", values * 10 + 10)
+    with pytest.raises(LabelsError, match=r"10, 20, 30.*--map 10=water"):
+        evaluate(masks, other)
+    mapping = {"10": "water", "20": "forest", "30": "town"}
+    assert evaluate(masks, other, mapping=mapping).accuracy.overall.value == 1
+    named = masks_of(tmp_path / "n.zarr", values, class_table(["a", "b", "c"]))
+    with pytest.raises(LabelsError, match="a, b, c"):
+        evaluate(masks, named.path)
+
+
+def test_a_mapping_that_nothing_has_is_an_error_with_a_hint(tmp_path, values):
+    masks = masks_of(tmp_path / "m.zarr", values)
+    polygons = write(tmp_path / "p.gpkg", [square(1, 1, 9)], label=["woods"])
+    with pytest.raises(LabelsError, match="did you mean 'woods'"):
+        evaluate(masks, polygons, mapping={"wood": "forest"})
+
+
+def test_map_classes_are_merged_for_the_comparison(tmp_path, values):
+    masks = masks_of(tmp_path / "m.zarr", values)
+    coarse = np.where(values == 0, 0, 1).astype(np.uint8)
+    two = class_table(["water", "land"])
+    reference = masks_of(tmp_path / "r.zarr", coarse, two)
+    merged = {"Forest": "land", "town": "land"}
+    found = evaluate(masks, reference.path, map_classes=merged)
+    assert found.accuracy.names == ("water", "land")
+    assert found.accuracy.overall.value == 1
+    with pytest.raises(GeosegError, match="did you mean 'forest'"):
+        evaluate(masks, reference.path, map_classes={"forrest": "land"})
+
+
+def test_the_column_is_said_and_doubted_where_each_is_its_own_class(tmp_path):
+    shapes = [square(3 * i, 3 * i, 2) for i in range(25)]
+    names = [f"parcel {i}" for i in range(25)]
+    path = write(
+        tmp_path / "p.gpkg", shapes, name=names, crop=["wheat", "rye"] * 12 + ["rye"]
+    )
+    with pytest.raises(LabelsError, match=r"column 'name'.*each of the 25 features"):
+        open_labels(path, GRID)
+    labels = open_labels(path, GRID, column="crop")
+    assert {c.name for c in labels.classes} == {"wheat", "rye"}
+    with pytest.warns(UserWarning, match="each of the 25"):
+        open_labels(path, GRID, column="name")
+    said = write(tmp_path / "q.gpkg", shapes, landcover=["wheat"] * 25)
+    assert "'landcover'" in " ".join(open_labels(said, GRID).notes)
+    with pytest.raises(LabelsError, match="did you mean 'landcover'"):
+        open_labels(said, GRID, column="land_cover")
+
+
+# --- geometries -----------------------------------------------------------------------
+
+
+def test_spikes_and_collapsed_rings_label_nothing(tmp_path):
+    x, y = at(20, 20)
+    spike = shapely.Polygon(
+        [(x, y), (x + 50, y), (x + 50, y - 25), (x + 900, y - 25), (x + 50, y - 25),
+         (x + 50, y - 50), (x, y - 50)]
+    )  # fmt: skip
+    flat = shapely.Polygon([(x, y - 300), (x + 700, y - 300), (x, y - 300)])
+    bow = shapely.Polygon([(x, y - 400), (x + 60, y - 460), (x + 60, y - 400),
+                           (x, y - 460)])  # fmt: skip
+    path = write(tmp_path / "p.gpkg", [spike, flat, bow], label=["a", "a", "b"])
+    labels = open_labels(path, GRID)
+    got = labels.read(GRID.window)
+    columns, rows = np.meshgrid(np.arange(120) + 0.5, np.arange(100) + 0.5)
+    centres = GRID.transform @ (columns.ravel(), rows.ravel())
+    assert (got == 0).sum() == 25
+    inside = shapely.contains_xy(shapely.make_valid(bow), *centres)
+    assert abs(int((got == 1).sum()) - int(inside.sum())) <= 12  # centres on its edge
+    assert not (got[:, 60:] != UNLABELLED).any()
+    assert any("a 1 of 2" in note for note in labels.notes)
+
+
+def test_polygons_without_a_pixel_centre_are_counted_and_their_class_named(tmp_path):
+    rng = np.random.default_rng(1)
+    places = rng.integers(0, 90, (30, 2))
+    crowns = [shapely.Point(*at(c, r)).buffer(2) for c, r in places]
+    path = write(
+        tmp_path / "p.gpkg",
+        [*crowns, square(50, 50, 9)],
+        label=["tree"] * 30 + ["field"],
+    )
+    with pytest.warns(UserWarning, match="no polygon of class tree"):
+        labels = open_labels(path, GRID)
+    assert any("tree 30 of 30" in note for note in labels.notes)
+    assert (labels.read(GRID.window) != UNLABELLED).sum() == 81
+
+
+def test_edges_stay_where_they_were_drawn_in_another_crs(tmp_path):
+    """A parallel is straight in degrees, and curved on a map of a whole country."""
+    crs = CRS.from_epsg(3035).to_wkt()
+    grid = Grid(
+        crs=crs, transform=Affine(1000, 0, 3_000_000, 0, -1000, 3_600_000),
+        height=1200, width=2500,
+    )  # fmt: skip
+    path = write(
+        tmp_path / "p.gpkg", [shapely.box(0, 48, 25, 52)], crs=4326, label=["band"]
+    )
+    got = open_labels(path, grid).read(grid.window) != UNLABELLED
+    back = Transformer.from_crs(crs, 4326, always_xy=True)
+    columns, rows = np.meshgrid(np.arange(2500) + 0.5, np.arange(1200) + 0.5)
+    lon, lat = back.transform(*(grid.transform @ (columns, rows)))
+    want = (lon > 0) & (lon < 25) & (lat > 48) & (lat < 52)
+    wrong = got != want
+    assert wrong.sum() < 0.002 * want.sum()
+    assert not wrong[1:-1][wrong[:-2] & wrong[2:]].any()  # nowhere two pixels deep
+
+
+# --- what is opened -------------------------------------------------------------------
+
+VRT = """<OGRVRTDataSource><OGRVRTLayer name="p"><SrcDataSource>{0}</SrcDataSource>
+</OGRVRTLayer></OGRVRTDataSource>"""
+STREAMED = """{{"type": "gdal_streamed_alg", "command_line": "gdal vector read {0}"}}"""
+
+
+@pytest.mark.parametrize("text", [VRT, "\ufeff \n" + VRT, STREAMED])
+@pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".shp", ".vrt", ".json"])
+def test_files_that_name_other_sources_are_refused(tmp_path, text, ending, values):
+    secret = write(tmp_path / "secret.gpkg", [square(1, 1, 9)], label=["a"])
+    path = tmp_path / f"labels{ending}"
+    path.write_text(text.format(secret), encoding="utf-8")
+    masks = masks_of(tmp_path / "m.zarr", values)
+    with pytest.raises(LabelsError, match="virtual layer"):
+        open_labels(path, GRID)
+    with pytest.raises(LabelsError, match="virtual layer"):
+        evaluate(masks, secret, within=path, mapping={"a": "town"})
+
+
+@pytest.mark.parametrize(
+    "name", ["PG:host=db password=x", "WFS:https://host/wfs", "<OGRVRTDataSource/>"]
+)
+def test_databases_and_services_are_not_opened(name):
+    with pytest.raises(LabelsError, match="is no file") as caught:
+        open_labels(name, GRID)
+    assert "password=x" not in str(caught.value)
+
+
+def test_regions_in_parquet_are_labels_too(tmp_path):
+    frame = geopandas.GeoDataFrame(
+        {"class_name": ["a"]}, geometry=[square(2, 2, 5)], crs=UTM
+    )
+    frame.to_parquet(tmp_path / "r.parquet")
+    got = open_labels(tmp_path / "r.parquet", GRID).read(GRID.window)
+    assert (got != UNLABELLED).sum() == 25
