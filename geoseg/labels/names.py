@@ -26,6 +26,8 @@ class Pairing:
     """Class value by what stands in the file."""
     classes: tuple[Class, ...]
     """The class table, with what only the file has at its end."""
+    found: tuple[str, ...] = ()
+    """What the file calls its classes."""
     by_number: tuple[tuple[str, str], ...] = ()
     """What was paired by number alone, and the class's name."""
     unknown: tuple[str, ...] = ()
@@ -40,8 +42,7 @@ class Pairing:
             LabelsError: A name of the mapping occurs nowhere, or fewer than half of
                 what the file has is in the table.
         """
-        found = [text_of(raw) for raw in self.values]
-        listed = ", ".join(found[:10])
+        found, listed = self.found, ", ".join(self.found[:10])
         if self.unused:
             raise LabelsError(
                 f"--map {self.unused[0]}=…: {name} has no class of that name; it has "
@@ -107,6 +108,7 @@ class Names:
         return Pairing(
             values=values,
             classes=table,
+            found=tuple(called.values()),
             by_number=tuple(dict.fromkeys(by_number)),
             unknown=tuple(dict.fromkeys(unknown)),
             unused=tuple(key for key in self.mapping if key not in seen),
