@@ -36,6 +36,7 @@ from geoseg.maps.group import (
 from geoseg.maps.lock import held
 from geoseg.maps.metadata import classes_from_attributes, grid_from_attributes
 from geoseg.maps.storage import Storage, access, reporting
+from geoseg.rasters.versions import changes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -495,14 +496,18 @@ def _check_same(
 ) -> None:
     different = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
     if different:
-        shown = "; ".join(
-            f"{k}: {_short(old.get(k))} there, {_short(new.get(k))} now"
-            for k in different
-        )
+        shown = "; ".join(_differs(k, old.get(k), new.get(k)) for k in different)
         raise MasksError(
             f"{redact(storage.url)} was begun with other settings ({shown}): use "
             "those, another --out, or --overwrite"
         )
+
+
+def _differs(key: str, old: object, new: object) -> str:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        what = "the raster was replaced or changed" if key == "source" else key
+        return f"{what}: {redact('; '.join(changes(old, new)))}"
+    return f"{key}: {_short(old)} there, {_short(new)} now"
 
 
 def _short(value: object) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
@@ -24,6 +25,14 @@ _ASKED_LOCAL: Final = 2000
 _ASKED_REMOTE: Final = 4
 # How many remote files are asked for when a raster is opened.
 _MOST_REMOTE: Final = 500
+
+# What changes with the content, in words: digests tell a reader nothing.
+_CONTENT: Final = {
+    "etag": "its content is another",
+    "digest": "some of its files are others",
+    "files": "some of its files are others",
+    "area": "the area of interest is another",
+}
 
 Facts = Mapping[str, Any]
 
@@ -85,6 +94,43 @@ def local_facts(file: str) -> Facts:
     except OSError:
         return {}
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def changes(then: Facts, now: Facts) -> list[str]:
+    """Return in words what differs between what two moments know of a raster.
+
+    Args:
+        then: A source's identity, as a map keeps it.
+        now: The same, of what lies there now.
+    """
+    out: list[str] = []
+    for key in sorted({*then, *now}):
+        old, new = then.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            out += changes(old, new)
+        else:
+            out.append(_changed(key, old, new))
+    return list(dict.fromkeys(out))
+
+
+def _changed(key: str, old: Any, new: Any) -> str:  # noqa: ANN401 - as JSON has it
+    if key in _CONTENT:
+        return _CONTENT[key]
+    if key == "mtime_ns" and isinstance(old, int) and isinstance(new, int):
+        days = [datetime.fromtimestamp(n / 1e9, UTC) for n in (old, new)]
+        shown = [f"{day:%Y-%m-%d %H:%M:%S} UTC" for day in days]
+        return f"last changed {shown[0]} then, {shown[1]} now"
+    if key in {"size", "content-length"}:
+        return f"{old} bytes then, {new} now"
+    if key == "shape" and isinstance(old, list) and isinstance(new, list):
+        sizes = [" x ".join(map(str, n)) for n in (old, new)]
+        return f"{sizes[0]} bands, rows, columns then, {sizes[1]} now"
+    if key == "dtype":
+        return f"{old} pixels then, {new} now"
+    texts = [v if len(v) <= 60 else f"{v[:57]}..." for v in (str(old), str(new))]
+    return f"{key}: {texts[0]} then, {texts[1]} now"
 
 
 def place_of(name: str) -> str:

@@ -1,0 +1,280 @@
+"""Products as their makers deliver them: which files are bands, what numbers mean."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from geoseg.errors import RasterError
+from geoseg.rasters.open import open_source
+from geoseg.rasters.products import bands_and_tiles
+
+TILE = "T32TQM_20230715T101559"
+
+
+def write(path, pixels, size=10, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pixels if pixels.ndim == 3 else pixels[None]
+    count, height, width = pixels.shape
+    jp2 = {"QUALITY": "100", "REVERSIBLE": "YES"} if path.suffix == ".jp2" else {}
+    with rasterio.open(
+        path,
+        "w",
+        driver="JP2OpenJPEG" if path.suffix == ".jp2" else "GTiff",
+        crs="EPSG:32632",
+        transform=Affine(size, 0, 600000, 0, -size, 5200000),
+        count=count,
+        height=height,
+        width=width,
+        dtype=pixels.dtype,
+        **(jp2 | more),
+    ) as d:
+        d.write(pixels)
+    return path
+
+
+def numbers(size, seed, low=1100, high=4000, dtype="uint16"):
+    side = 600 // size
+    return np.random.default_rng(seed).integers(low, high, (side, side)).astype(dtype)
+
+
+def safe(folder, *, level="L2A", baseline="05.09", offset=-1000, day="20230715"):
+    """Write a small .SAFE and return it with its 10 m bands."""
+    n = f"N{baseline.replace('.', '')}"
+    root = folder / f"S2B_MSI{level}_{day}T101559_{n}_R065_T32TQM_{day}T141200.SAFE"
+    images = root / "GRANULE" / f"{level}_T32TQM_A033197_{day}T101600" / "IMG_DATA"
+    kind = "BOA" if level == "L2A" else "RADIO"
+    offsets = "".join(
+        f'<{kind}_ADD_OFFSET band_id="{i}">{offset}</{kind}_ADD_OFFSET>'
+        for i in range(13)
+        if offset
+    )
+    root.mkdir(parents=True)
+    (root / f"MTD_MSI{level}.xml").write_text(
+        f"<P><PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>{offsets}</P>"
+    )
+    made = {}
+    stem = f"T32TQM_{day}T101559"
+    sizes = {10: ("B02", "B03", "B04", "B08"), 20: ("B02", "B8A", "B11"), 60: ("B01",)}
+    for size, bands in sizes.items():
+        for i, band in enumerate(bands):
+            pixels = numbers(size, seed=size + i)
+            pixels[0, 0] = 0
+            if level == "L2A":
+                name = f"R{size}m/{stem}_{band}_{size}m.jp2"
+            elif band in made:
+                continue
+            else:
+                name = f"{stem}_{band}.jp2"
+            write(images / name, pixels, size)
+            made.setdefault(band, pixels)
+    extra = "R10m/" if level == "L2A" else ""
+    tail = "_10m" if level == "L2A" else ""
+    rgb = np.stack([numbers(10, 1, 0, 255, "uint8")] * 3)
+    write(images / f"{extra}{stem}_TCI{tail}.jp2", rgb)
+    if level == "L2A":
+        write(images / f"R20m/{stem}_SCL_20m.jp2", numbers(20, 2, 0, 11, "uint8"), 20)
+    return root, made
+
+
+def zipped(root):
+    path = root.with_name("product.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in root.rglob("*"):
+            archive.write(file, file.relative_to(root.parent))
+    return path
+
+
+def common(source):
+    return {b.common_name: i for i, b in enumerate(source.bands)}
+
+
+@pytest.mark.parametrize("level", ["L1C", "L2A"])
+@pytest.mark.parametrize("given", ["safe", "zip", "granule", "images", "metadata"])
+def test_sentinel2_opens_by_any_of_its_folders(tmp_path, level, given):
+    root, made = safe(tmp_path, level=level)
+    granule = next((root / "GRANULE").iterdir())
+    path = {
+        "safe": root,
+        "zip": None,
+        "granule": granule,
+        "images": granule / "IMG_DATA",
+        "metadata": root / f"MTD_MSI{level}.xml",
+    }[given]
+    source = open_source(path or zipped(root))
+    assert sorted(b.name for b in source.bands) == sorted(made)
+    assert (source.grid.height, source.grid.width) == (60, 60)
+    at = common(source)
+    values, valid = source.read(source.grid.window)
+    np.testing.assert_array_equal(values[at["nir"]], made["B08"])
+    assert not valid[0, 0]  # 0 is nodata, without any tag
+    assert {(b.scale, b.offset) for b in source.bands} == {(1e-4, -0.1)}
+    left = next(note for note in source.notes if "left out" in note)
+    assert "TCI" in left
+    assert ("SCL" in left) == (level == "L2A")
+    assert any("(number -1000) / 10000 by its metadata" in n for n in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "offset", "day", "expected"),
+    [
+        ("02.14", 0, "20210715", 0.0),
+        ("05.00", -1000, "20210715", -0.1),  # reprocessed
+        ("05.09", -1000, "20230715", -0.1),
+    ],
+)
+def test_the_offset_is_that_of_the_baseline_not_of_the_day(
+    tmp_path, baseline, offset, day, expected
+):
+    root, _ = safe(tmp_path, baseline=baseline, offset=offset, day=day)
+    source = open_source(root)
+    assert {b.offset for b in source.bands} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("day", "rule"),
+    [("20230715", {(1e-4, -0.1)}), ("20210715", {(1.0, 0.0)})],
+)
+def test_a_folder_without_metadata_says_what_cannot_be_known(tmp_path, day, rule):
+    root, _ = safe(tmp_path, day=day)
+    lone = tmp_path / "R10m"
+    shutil.copytree(next(root.rglob("R10m")), lone)
+    source = open_source(lone)
+    assert {(b.scale, b.offset) for b in source.bands} == rule
+    if day < "2022":
+        assert any("is not known" in note for note in source.notes)
+
+
+def landsat(folder, *, level="L2SP", metadata=True):
+    stem = f"LC09_{level}_190026_20220615_20220617_02_T1"
+    kind = "_SR" if level == "L2SP" else ""
+    made = {}
+    for band in range(1, 8):
+        made[f"B{band}"] = numbers(30, band, 7300, 20000)
+        write(folder / f"{stem}{kind}_B{band}.TIF", made[f"B{band}"], 30)
+    if level == "L2SP":
+        write(folder / f"{stem}_ST_B10.TIF", numbers(30, 10, 30000, 48000), 30)
+    else:
+        write(folder / f"{stem}_B8.TIF", numbers(15, 8), 15)
+    for name in ("QA_PIXEL", "QA_RADSAT", "SR_QA_AEROSOL", "ST_QA"):
+        write(folder / f"{stem}_{name}.TIF", numbers(30, 3, 1, 200), 30)
+    if metadata:
+        (folder / f"{stem}_MTL.txt").write_text(
+            "GROUP = LEVEL1_RADIOMETRIC_RESCALING\n"
+            + "".join(
+                f"    REFLECTANCE_MULT_BAND_{b} = 2.0000E-05\n"
+                f"    REFLECTANCE_ADD_BAND_{b} = -0.100000\n"
+                for b in range(1, 9)
+            )
+            + "    SUN_ELEVATION = 30.0\nEND\n"
+        )
+    return made
+
+
+def test_landsat_level_2_with_its_metadata_is_reflectance(tmp_path):
+    made = landsat(tmp_path)
+    source = open_source(tmp_path)
+    at = common(source)
+    np.testing.assert_array_equal(
+        source.read(source.grid.window)[0][at["nir08"]], made["B5"]
+    )
+    red = source.bands[at["red"]]
+    assert (red.scale, red.offset) == (2.75e-5, -0.2)
+    assert any("QA_PIXEL" in note for note in source.notes)
+    assert source.bands[at["lwir11"]].scale == 0.00341802
+
+
+def test_landsat_level_1_is_for_the_height_of_the_sun(tmp_path):
+    landsat(tmp_path, level="L1TP")
+    source = open_source(tmp_path)
+    assert (source.grid.height, source.grid.width) == (20, 20)  # not the 15 m of B8
+    red = source.bands[common(source)["red"]]
+    assert red.scale == pytest.approx(4e-5)
+    assert red.offset == pytest.approx(-0.2)
+    with_pan = open_source(tmp_path, bands=["pan"])
+    assert (with_pan.grid.height, with_pan.grid.width) == (40, 40)
+
+
+def test_landsat_without_metadata_is_as_stored_and_says_so(tmp_path):
+    landsat(tmp_path, metadata=False)
+    source = open_source(tmp_path)
+    assert not any(b.is_scaled for b in source.bands)
+    assert any("without its MTL file" in note for note in source.notes)
+
+
+def test_planet_with_its_masks_is_the_one_file(tmp_path):
+    stem = "20230715_101559_12_2475_3B_AnalyticMS"
+    pixels = np.stack([numbers(10, i) for i in range(4)])
+    write(tmp_path / f"{stem}_SR.tif", pixels)
+    write(tmp_path / "20230715_101559_12_2475_3B_udm2.tif", pixels.astype("uint8"))
+    source = open_source(tmp_path)
+    assert [b.common_name for b in source.bands] == ["blue", "green", "red", "nir"]
+    assert {b.scale for b in source.bands} == {1e-4}
+    assert "udm2" in source.notes[0]
+
+
+def test_planet_at_sensor_takes_the_coefficients_of_its_xml(tmp_path):
+    stem = "20230715_101559_12_2475_3B_AnalyticMS"
+    path = write(tmp_path / f"{stem}.tif", np.stack([numbers(10, i) for i in range(4)]))
+    (tmp_path / f"{stem}_metadata.xml").write_text(
+        "".join(
+            f"<ps:reflectanceCoefficient>{c}e-05</ps:reflectanceCoefficient>"
+            for c in (2.1, 2.2, 2.5, 3.4)
+        )
+    )
+    source = open_source(path)
+    assert [b.scale for b in source.bands] == [2.1e-5, 2.2e-5, 2.5e-5, 3.4e-5]
+
+
+def test_bands_of_drones_are_known_by_their_last_words(tmp_path):
+    called = ("green", "nir", "red edge", "red")
+    for i, name in enumerate(called):
+        write(tmp_path / f"farm_transparent_reflectance_{name}.tif", numbers(10, i))
+    source = open_source(tmp_path)
+    assert {b.common_name for b in source.bands} == {"green", "nir", "rededge", "red"}
+
+
+def test_a_hls_folder_leaves_its_mask_and_angles_out(tmp_path):
+    stem = "HLS.S30.T17SLU.2020209T155956.v2.0"
+    for i, band in enumerate(("B04", "B8A", "Fmask", "SAA", "VZA")):
+        write(tmp_path / f"{stem}.{band}.tif", numbers(30, i), 30)
+    source = open_source(tmp_path)
+    assert [b.common_name for b in source.bands] == ["red", "nir08"]
+    assert source.notes[0].endswith("Fmask, SAA, VZA")
+
+
+def test_tiles_stay_a_mosaic_whatever_they_are_called():
+    tiles = ("tile_red.tif", "tile_2.tif", "other.tif")
+    assert bands_and_tiles(tiles).paths == tiles
+    masks = ("a_mask.tif", "b_ndvi.tif")
+    assert bands_and_tiles(masks).left_out == ("ndvi",)
+    lone = ("b_ndvi.tif", "c_ndvi.tif")
+    assert bands_and_tiles(lone).paths == lone
+
+
+def test_sentinel2_bands_as_gdal_describes_them(tmp_path):
+    path = write(tmp_path / "sub.tif", np.stack([numbers(10, i) for i in range(3)]))
+    with rasterio.open(path, "r+") as d:
+        d.descriptions = (
+            "B4, central wavelength 665 nm",
+            "B8, central wavelength 842 nm",
+            "B8A, central wavelength 865 nm",
+        )
+    source = open_source(path)
+    assert [b.name for b in source.bands] == ["B4", "B8", "B8A"]
+    assert [b.common_name for b in source.bands] == ["red", "nir", "nir08"]
+
+
+def test_an_archive_that_is_broken_or_empty_is_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(RasterError, match=r"cannot open .*a\.zip"):
+        open_source(tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    with pytest.raises(RasterError, match="an archive without rasters"):
+        open_source(tmp_path / "b.zip")
+    assert Path(tmp_path / "b.zip").exists()
