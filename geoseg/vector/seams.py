@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.union_find import join_pairs
 from geoseg.vector.arcs import CUT_END, CUT_START, compiled, mark_tiles
 from geoseg.vector.rings import Arcs, assemble
 from geoseg.vector.simplify import Ground
-from geoseg.vector.topology import TILE, Drawing, Facts, Features, Open, draw, unions
+from geoseg.vector.topology import TILE, Drawing, Facts, Features, Open, draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -271,14 +272,14 @@ class Seams:
             )
         ]
         roots, face = np.unique(
-            unions(count, np.concatenate(pairs)), return_inverse=True
+            join_pairs(count, np.concatenate(pairs)), return_inverse=True
         )
         face = face.astype(np.int64)
         self._facts = facts.merged(face, len(roots))
         touching = [self._touching]
         touching += [b.touching + o for b, o in zip(row, base, strict=False)]
         self._touching = face[np.concatenate(touching)]
-        group = unions(len(roots), self._touching)
+        group = join_pairs(len(roots), self._touching)
         frontier = [
             np.where(b.bottom >= 0, face[b.bottom + o] if count else -1, -1)
             for b, o in zip(row, base, strict=False)

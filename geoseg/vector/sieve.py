@@ -1,16 +1,17 @@
 """Small regions join a neighbour: a mask in, a mask out, the same for any blocks.
 
-The rule. Regions are the 4-connected ones of the mask as it was; a region is small when
-its true area is below the minimum. Small regions are taken smallest first (ties: by
-first pixel in reading order). Each joins a neighbour: one of its own class where it has
-come to touch one, else the one with which it shares the longest border in metres
-(ties: the larger, then the one whose first pixel comes first). Two small regions that
-join may be large enough then. Nodata is no neighbour; a region alone in nodata stays.
+The rule. Regions are the connected ones of the mask as it was: by edges, or by corners
+too where that is asked. A region is small when its true area is below the minimum.
+Small regions are taken smallest first (ties: by first pixel in reading order). Each
+joins a neighbour: one of its own class where it has come to touch one, else the one
+with which it shares the longest border in metres (ties: the larger, then the one whose
+first pixel comes first). Two small regions that join may be large enough then. Nodata
+is no neighbour; a region alone in nodata stays.
 
 Why blocks do not matter. A large region only ever receives, and its size decides
 nothing but ties, for which its original size is taken. So each cluster of small regions
-that touch each other can be settled alone. A cluster inside one block is settled there;
-those that reach a border are settled together at the end.
+that touch each other can be merged alone. A cluster inside one block is merged there;
+those that reach a border are merged together at the end.
 """
 
 from __future__ import annotations
@@ -24,15 +25,13 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.polynomial import polynomial
 
-from geoseg.core.grid import Window
+from geoseg.core.grid import Window, squares
 from geoseg.core.union_find import join_pairs
 from geoseg.vector.arcs import Faces, corner_bytes, label_faces, list_edges
-from geoseg.vector.settle import borders, face_areas, face_runs, settle
-from geoseg.vector.topology import read_pixels
+from geoseg.vector.merging import borders, face_areas, face_runs, merge_small
+from geoseg.vector.topology import corner_pairs, read_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from distributed import Client
     from numpy.typing import NDArray
 
@@ -131,23 +130,25 @@ class SievedRaster:
         """Return the pixels of an array in a window inside the grid."""
         if name != "classes":
             return self.base.read(name, window)
-        parts = []
-        for y in range(window.y // self.side * self.side, window.bottom, self.side):
-            row = []
-            for x in range(window.x // self.side * self.side, window.right, self.side):
-                block = _block(self.grid, y, x, self.side)
-                part = block.intersection(window)
-                assert part is not None, "only blocks that the window meets"
-                values = _load(self.folder, block)
-                row.append(values[part.relative_to(block).slices])
-            parts.append(np.concatenate(row, axis=1))
-        return np.concatenate(parts)
+        first = _load(self.folder, self._block_of(window.y, window.x))
+        out = np.empty((window.height, window.width), first.dtype)
+        for part in squares(window, self.side):
+            block = self._block_of(part.y, part.x)
+            values = _load(self.folder, block)
+            out[part.relative_to(window).slices] = values[
+                part.relative_to(block).slices
+            ]
+        return out
 
-
-def _block(grid: Grid, y: int, x: int, side: int) -> Window:
-    return Window(
-        y=y, x=x, height=min(side, grid.height - y), width=min(side, grid.width - x)
-    )
+    def _block_of(self, y: int, x: int) -> Window:
+        """Return the block that holds a pixel."""
+        y, x = y // self.side * self.side, x // self.side * self.side
+        return Window(
+            y=y,
+            x=x,
+            height=min(self.side, self.grid.height - y),
+            width=min(self.side, self.grid.width - x),
+        )
 
 
 def _file(folder: str, window: Window, kind: str) -> Path:
@@ -183,6 +184,8 @@ class Outline:
     """Raster position of the first known pixel of each open face."""
     area: NDArray[np.int64]
     """Its area in the block."""
+    touching: NDArray[np.int64]
+    """(n, 2) open faces that are one region by a corner of the block."""
     above: NDArray[np.int32]
     """Open face of each pixel in the row above, -1 for nodata."""
     before: NDArray[np.int32]
@@ -193,10 +196,31 @@ class Outline:
     """Likewise the last column."""
 
 
-def _labelled(
-    masks: ClassReader, window: Window, scale: Scale
-) -> tuple[NDArray[Any], Faces, NDArray[np.int64], NDArray[np.int64]]:
-    """Return a block's pixels with a row and column before, faces, areas, positions."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Regions:
+    """The regions of a block, a row and a column before it included."""
+
+    pixels: NDArray[Any]
+    """(y, x) class values."""
+    faces: Faces
+    """Its faces."""
+    value: NDArray[np.int64]
+    """Class by number of a face; 0 of none."""
+    own_area: NDArray[np.int64]
+    """Area of each face in the block, by number."""
+    area: NDArray[np.int64]
+    """Area in the block of the region that it is part of."""
+    first: NDArray[np.int64]
+    """Position in the raster of the region's first known pixel; -1 of none."""
+    is_open: NDArray[np.bool_]
+    """Whether the region goes on, or may, in a neighbour."""
+    touching: NDArray[np.int64]
+    """(n, 2) numbers of faces that are one region by a corner."""
+
+
+def _regions(
+    masks: ClassReader, window: Window, scale: Scale, *, eight: bool
+) -> _Regions:
     around = read_pixels(masks, window, 1)
     pixels = around[:-1, :-1]
     outside = 256 if pixels.dtype == np.uint16 else 65536
@@ -212,7 +236,33 @@ def _labelled(
     )  # fmt: skip
     y, x = np.divmod(faces.first, window.width + 1)
     first = (window.y - 1 + y) * (masks.grid.width + 1) + window.x - 1 + x
-    return pixels, faces, area, first
+    first[0] = -1
+    value = np.zeros(len(area), np.int64)
+    value[1:] = pixels[np.divmod(faces.first[1:], pixels.shape[1])]
+    touching = np.empty((0, 2), np.int64)
+    if eight:
+        touching = corner_pairs(edges, faces, value[1:]) + 1
+    is_open = _open(faces, window, masks.grid)
+    group = join_pairs(len(area), touching)
+    return _Regions(
+        pixels=pixels,
+        faces=faces,
+        value=value,
+        own_area=area,
+        area=_of_groups(np.add, group, area, 0),
+        first=_of_groups(np.minimum, group, first, 1 << 62),
+        is_open=_of_groups(np.maximum, group, is_open.astype(np.int64), 0) > 0,
+        touching=touching,
+    )
+
+
+def _of_groups(
+    what: np.ufunc, group: NDArray[np.int64], values: NDArray[np.int64], start: int
+) -> NDArray[np.int64]:
+    """Return for each member what all of its group come to."""
+    total = np.full(len(group), start, np.int64)
+    what.at(total, group, values)
+    return np.asarray(total[group])
 
 
 def _open(faces: Faces, window: Window, grid: Grid) -> NDArray[np.bool_]:
@@ -228,17 +278,22 @@ def _open(faces: Faces, window: Window, grid: Grid) -> NDArray[np.bool_]:
     return touched
 
 
-def outline(masks: ClassReader, window: Window, scale: Scale) -> Outline:
+def outline(
+    masks: ClassReader, window: Window, scale: Scale, *, eight: bool
+) -> Outline:
     """Return what a block's neighbours must know of its regions (first pass)."""
-    _, faces, area, first = _labelled(masks, window, scale)
-    chosen = np.flatnonzero(_open(faces, window, masks.grid))
+    found = _regions(masks, window, scale, eight=eight)
+    faces, chosen = found.faces, np.flatnonzero(found.is_open)
     place = np.full(len(faces.first), -1, np.int32)
     place[chosen] = np.arange(len(chosen))
     at = faces.labels[:-1, :-1]
     return Outline(
         window=window,
-        first=first[chosen],
-        area=area[chosen],
+        first=found.first[chosen],
+        area=found.own_area[chosen],
+        touching=place[found.touching[found.is_open[found.touching[:, 0]]]].astype(
+            np.int64
+        ),
         above=place[faces.number[at[0]]],
         before=place[faces.number[at[1:, 0]]],
         bottom=place[faces.number[at[-1, 1:]]],
@@ -267,6 +322,7 @@ def know(outlines: list[Outline], grid: Grid) -> list[Known]:
     lowest = bottom.copy()
     for each, offset in zip(outlines, base, strict=False):
         window = each.window
+        pairs.append(each.touching + offset)
         if window.x == 0:
             bottom, after = lowest.copy(), None
         if window.y > 0:
@@ -295,7 +351,7 @@ def know(outlines: list[Outline], grid: Grid) -> list[Known]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Unsettled:
+class Unmerged:
     """Clusters of small regions that reach a block's border."""
 
     regions: NDArray[np.int64]
@@ -304,18 +360,23 @@ class Unsettled:
     """First pixels of two regions, length of their border, (m, 3)."""
 
 
-def settle_block(
-    known: Known, masks: ClassReader, scale: Scale, folder: str
-) -> Unsettled:
-    """Write a block with its own small regions settled (second pass).
+def merge_block(
+    known: Known, masks: ClassReader, scale: Scale, folder: str, *, eight: bool
+) -> Unmerged:
+    """Write a block with its own small regions merged (second pass).
 
     What reaches the border is returned, and noted in the folder for `patch_block`.
     """
     window = known.window
-    pixels, faces, area, first = _labelled(masks, window, scale)
-    is_open = _open(faces, window, masks.grid)
+    found = _regions(masks, window, scale, eight=eight)
+    pixels, faces, value, is_open = (
+        found.pixels,
+        found.faces,
+        found.value,
+        found.is_open,
+    )
+    area, first = found.area, found.first
     area[is_open], first[is_open] = known.area, known.first
-    first[0] = -1
     # Faces that are one region elsewhere are one region here.
     _, place, inverse = np.unique(first, return_index=True, return_inverse=True)
     node = place[inverse]
@@ -326,28 +387,28 @@ def settle_block(
     )
     edges[:, :2] = np.sort(node[edges[:, :2]], axis=1)
     edges = _summed(edges)
-    value = np.zeros(len(area), np.int64)
-    value[1:] = pixels[np.divmod(faces.first[1:], pixels.shape[1])]
     both = small[edges[:, 0]] & small[edges[:, 1]]
     cluster = join_pairs(len(area), edges[both, :2])
-    unsettled = np.zeros(len(area), np.bool_)
-    unsettled[cluster[node[is_open & small]]] = True
-    unsettled = (unsettled[cluster] & small)[node]
-    beside = unsettled[edges[:, 0]] | unsettled[edges[:, 1]]
-    final = settle(area, first, value, small & ~unsettled, edges[~beside], scale.least)
+    unmerged = np.zeros(len(area), np.bool_)
+    unmerged[cluster[node[is_open & small]]] = True
+    unmerged = (unmerged[cluster] & small)[node]
+    beside = unmerged[edges[:, 0]] | unmerged[edges[:, 1]]
+    final = merge_small(
+        area, first, value, small & ~unmerged, edges[~beside], scale.least
+    )
     at = faces.number[faces.labels[1:-1, 1:-1]]
     old = pixels[1:, 1:]
     dtype = np.uint8 if pixels.dtype == np.uint16 else np.uint16
     _save(folder, window, np.where(at > 0, final[node][at], old).astype(dtype))
-    runs = face_runs(faces.labels, faces.number, unsettled)
+    runs = face_runs(faces.labels, faces.number, unmerged)
     runs[:, 3] = first[runs[:, 3]]
     with _file(folder, window, "runs").open("wb") as file:
         np.save(file, runs)
-    nodes = np.union1d(np.flatnonzero(unsettled), edges[beside, :2])
+    nodes = np.union1d(np.flatnonzero(unmerged), edges[beside, :2])
     regions = np.stack([first, area, value, small.astype(np.int64)], axis=1)[nodes]
     out = edges[beside].copy()
     out[:, :2] = first[out[:, :2]]
-    return Unsettled(regions=regions, edges=out)
+    return Unmerged(regions=regions, edges=out)
 
 
 def _summed(edges: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -363,16 +424,16 @@ def _summed(edges: NDArray[np.int64]) -> NDArray[np.int64]:
     return out
 
 
-def settle_rest(
-    parts: list[Unsettled], least: int
+def merge_rest(
+    parts: list[Unmerged], least: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Settle the clusters that reach borders; return first pixels and their classes."""
+    """Merge the clusters that reach borders; return first pixels and their classes."""
     regions = np.concatenate([p.regions for p in parts])
     regions = np.unique(regions, axis=0)
     first = regions[:, 0]
     edges = np.concatenate([p.edges for p in parts])
     edges[:, :2] = np.sort(np.searchsorted(first, edges[:, :2]), axis=1)
-    final = settle(
+    final = merge_small(
         regions[:, 1].copy(), first.copy(), regions[:, 2].copy(), regions[:, 3] > 0,
         _summed(edges), least,
     )  # fmt: skip
@@ -382,7 +443,7 @@ def settle_rest(
 def patch_block(
     window: Window, folder: str, first: NDArray[np.int64], final: NDArray[np.int64]
 ) -> None:
-    """Write into a block what was settled at the end (third pass)."""
+    """Write into a block what was merged at the end (third pass)."""
     with _file(folder, window, "runs").open("rb") as file:
         runs = np.load(file)
     if not len(runs):
@@ -401,6 +462,7 @@ def sieve(
     folder: Path,
     *,
     side: int,
+    eight: bool = False,
     client: Client | None = None,
 ) -> SievedRaster:
     """Let regions below a true area join a neighbour; the module says how.
@@ -411,6 +473,7 @@ def sieve(
         measure: How to measure on its grid.
         folder: An empty folder that every worker sees; the result lies in it.
         side: Side of a block in pixels.
+        eight: Whether pixels that touch at a corner are one region.
         client: Where to run; None is threads of this process.
 
     Returns:
@@ -418,23 +481,17 @@ def sieve(
     """
     from geoseg.execution.engine import unordered
 
-    grid = masks.grid
-    scale = Scale.of(grid, measure, min_area)
-    windows = list(_blocks(grid, side))
-    outlines = dict(
-        unordered(partial(outline, masks, scale=scale), windows, client=client)
+    scale = Scale.of(masks.grid, measure, min_area)
+    windows = list(squares(masks.grid, side))
+    outlining = partial(outline, masks, scale=scale, eight=eight)
+    outlines = dict(unordered(outlining, windows, client=client))
+    knowledge = know([outlines[w] for w in windows], masks.grid)
+    merging = partial(
+        merge_block, masks=masks, scale=scale, folder=str(folder), eight=eight
     )
-    knowledge = know([outlines[w] for w in windows], grid)
-    settling = partial(settle_block, masks=masks, scale=scale, folder=str(folder))
-    parts = [part for _, part in unordered(settling, knowledge, client=client)]
-    first, final = settle_rest(parts, scale.least)
+    rest = [some for _, some in unordered(merging, knowledge, client=client)]
+    first, final = merge_rest(rest, scale.least)
     patch = partial(patch_block, folder=str(folder), first=first, final=final)
     for _ in unordered(patch, windows, client=client):
         pass
     return SievedRaster(base=masks, folder=str(folder), side=side)
-
-
-def _blocks(grid: Grid, side: int) -> Iterator[Window]:
-    for y in range(0, grid.height, side):
-        for x in range(0, grid.width, side):
-            yield _block(grid, y, x, side)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.text import redact
-from geoseg.errors import MissingExtraError
-from geoseg.rasters.gdal import environment, open_dataset, reporting
+from geoseg.core.densify import densified
+from geoseg.core.grid import Grid, Window
+from geoseg.errors import MissingExtraError, RasterError
+from geoseg.rasters.open import open_source
+from geoseg.rasters.shapes import TOLERANCE
 from geoseg.vector.rings import HEADER
 from geoseg.vector.table import Field, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from numpy.typing import NDArray
 
-    from geoseg.core.grid import Grid
+    from geoseg.rasters.source import Source
 
 _OPS = ("mean", "min", "max")
 
@@ -28,17 +32,16 @@ class Statistics:
     """Fields from a raster: each band's mean, min and max inside each region.
 
     Pixels count by the part of them that the polygon covers (Baston 2023,
-    exactextract); nodata does not count. Regions beside the raster get NULL.
+    exactextract); nodata does not count, nor what a mask or alpha band leaves out.
+    Regions beside the raster get NULL.
     """
 
-    path: str
-    """The raster."""
+    bands: tuple[Source, ...]
+    """The raster, band by band."""
     names: tuple[str, ...]
     """Field names, three per band."""
-    crs: str
+    crs: str | None
     """CRS of the regions."""
-    raster_crs: str | None
-    """CRS of the raster."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -46,12 +49,12 @@ class Statistics:
         return tuple(Field(name=name, kind="real") for name in self.names)
 
     @staticmethod
-    def of(path: str | Path, grid: Grid) -> Statistics:
+    def of(path: str | os.PathLike[str], grid: Grid) -> Statistics:
         """Return the statistics of a raster for regions on a grid.
 
         Raises:
             MissingExtraError: exactextract is not installed.
-            RasterError: The raster cannot be opened.
+            RasterError: The raster cannot be opened, or has no CRS.
         """
         try:
             import exactextract  # noqa: F401 - only to say so early
@@ -59,19 +62,19 @@ class Statistics:
             raise MissingExtraError(
                 "statistics of a raster", "exactextract", "stats"
             ) from error
-        path = str(path)
-        with (
-            reporting("open for statistics", redact(path), path),
-            environment(path),
-            open_dataset(path) as dataset,
-        ):
-            bands = _band_names(dataset.descriptions)
-            crs = dataset.crs.to_wkt() if dataset.crs else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no CRS: said below
+            source = open_source(os.fspath(path))
+        if source.grid.crs is None:
+            raise RasterError(
+                f"{source.name} has no CRS, so statistics of it would lie anywhere: "
+                "give it one first, as with gdal_edit.py -a_srs"
+            )
+        names = _field_names([band.name for band in source.bands])
         return Statistics(
-            path=path,
-            names=tuple(f"{band}_{op}" for band in bands for op in _OPS),
-            crs=str(grid.crs),
-            raster_crs=crs,
+            bands=tuple(source.select([i]) for i in range(len(source.bands))),
+            names=tuple(f"{name}_{op}" for name in names for op in _OPS),
+            crs=grid.crs,
         )
 
     def added(self, rows: Rows) -> Rows:
@@ -80,35 +83,82 @@ class Statistics:
         import shapely
         from exactextract import exact_extract
 
-        shapes = shapely.from_wkb(list(map(bytes, rows.blobs(HEADER))))
-        frame = geopandas.GeoDataFrame(geometry=shapes, crs=self.crs)
-        if self.raster_crs is None:
-            frame = frame.set_crs(None, allow_override=True)
-        elif frame.crs != self.raster_crs:
-            frame = frame.to_crs(self.raster_crs)
-        with (
-            reporting("read", redact(self.path), self.path),
-            environment(self.path),
-            open_dataset(self.path) as dataset,
-        ):
-            found: Any = exact_extract(
-                dataset, frame, list(_OPS), output="pandas",
-                strategy="raster-sequential",
-            )  # fmt: skip
+        shapes = np.asarray(shapely.from_wkb(list(map(bytes, rows.blobs(HEADER)))))
+        # exactextract wants to see the same CRS on both; both are in pixels.
+        crs = self.bands[0].grid.crs
+        frame = geopandas.GeoDataFrame(geometry=self._in_pixels(shapes), crs=crs)
+        found: Any = exact_extract(
+            [_as_raster(band, f"b{i}") for i, band in enumerate(self.bands)],
+            frame, list(_OPS), output="pandas", strategy="raster-sequential",
+        )  # fmt: skip
         columns = dict(rows.columns)
-        several = len(self.names) > len(_OPS)
         for index, name in enumerate(self.names):
-            op = _OPS[index % len(_OPS)]
-            key = f"band_{index // len(_OPS) + 1}_{op}" if several else op
+            band, op = divmod(index, len(_OPS))
+            key = f"b{band}_{_OPS[op]}" if len(self.bands) > 1 else _OPS[op]
             columns[name] = np.asarray(found[key], np.float64)
         return Rows(polygons=rows.polygons, columns=columns)
 
+    def _in_pixels(self, shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+        """Return regions in pixels of the raster: column, and row counted from below.
 
-def _band_names(descriptions: Sequence[str | None]) -> list[str]:
-    """Return field names for bands: what they are called, else b1, b2."""
+        There every raster is a square grid with north up, however it lies on the map.
+        """
+        import shapely
+        from pyproj import CRS, Transformer
+
+        grid = self.bands[0].grid
+        back, crs = ~grid.transform, CRS.from_user_input(grid.crs)
+        ours = CRS.from_user_input(self.crs or grid.crs)
+        there = Transformer.from_crs(ours, crs, always_xy=True)
+        same = ours == crs
+
+        def to_pixels(
+            x: NDArray[np.float64], y: NDArray[np.float64]
+        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            u, v = (x, y) if same else there.transform(x, y)
+            columns = back.a * u + back.b * v + back.c
+            return columns, grid.height - (back.d * u + back.e * v + back.f)
+
+        drawn = shapes if same else densified(shapes, to_pixels, TOLERANCE)
+        return np.asarray(shapely.transform(drawn, to_pixels, interleaved=False))
+
+
+def _as_raster(band: Source, name: str) -> Any:  # noqa: ANN401 - untyped library
+    """Return a band as exactextract reads rasters, its pixels squares of size 1."""
+    from exactextract.raster import RasterSource
+
+    class Band(RasterSource):  # type: ignore[misc]
+        def res(self) -> tuple[float, float]:
+            return 1.0, 1.0
+
+        def extent(self) -> tuple[float, float, float, float]:
+            return 0.0, 0.0, float(band.grid.width), float(band.grid.height)
+
+        def nodata_value(self) -> None:
+            return None
+
+        def srs_wkt(self) -> str | None:
+            return band.grid.crs
+
+        def read_window(self, x0: int, y0: int, nx: int, ny: int) -> Any:  # noqa: ANN401
+            if not nx or not ny:  # asked for the dtype
+                return np.ma.zeros((ny, nx), band.dtype)
+            pixels, valid = band.read(Window(y=y0, x=x0, height=ny, width=nx))
+            return np.ma.masked_array(pixels[0], ~valid)
+
+    raster = Band()
+    raster.set_name(name)
+    return raster
+
+
+def _field_names(bands: Sequence[str]) -> list[str]:
+    """Return different field names for bands: what they are called, else b1, b2."""
     names: list[str] = []
-    for index, text in enumerate(descriptions, start=1):
-        name = re.sub(r"\W+", "_", (text or "").lower()).strip("_")
-        taken = not name or name in names
-        names.append(f"b{index}" if taken else name)
+    for index, text in enumerate(bands, start=1):
+        name = re.sub(r"\W+", "_", text.lower()).strip("_")
+        if not name or name.isdigit() or name in names:
+            name = f"b{index}"
+        while name in names:
+            name += "_"
+        names.append(name)
     return names

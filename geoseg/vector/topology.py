@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.grid import Window
+from geoseg.core.union_find import join_pairs
 from geoseg.maps.reader import ClassReader
 from geoseg.vector import arcs as _arcs
 from geoseg.vector.arcs import NODE, Faces
@@ -247,7 +248,7 @@ def trace_block(
         pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
     )  # fmt: skip
     pairs = (
-        _corner_pairs(edges, faces, facts.value)
+        corner_pairs(edges, faces, facts.value)
         if drawing.eight
         else np.empty((0, 2), np.int64)
     )
@@ -278,7 +279,7 @@ def _mark_raster_corners(
                 corners[row, column] |= NODE
 
 
-def _corner_pairs(
+def corner_pairs(
     edges: tuple[NDArray[Any], ...], faces: Faces, value: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return pairs of faces (0 …) of one class that touch at a corner of the block."""
@@ -317,17 +318,10 @@ def _open_faces(
     is_open = touched[1:]
     if not len(pairs):
         return np.arange(count), is_open
-    group = unions(count, pairs)
+    group = join_pairs(count, pairs)
     open_groups = np.zeros(count, np.bool_)
     open_groups[group[is_open]] = True
     return group, open_groups[group]
-
-
-def unions(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the smallest member of each one's set, after joining the pairs."""
-    from geoseg.core.union_find import join_pairs
-
-    return np.asarray(join_pairs(count, pairs))
 
 
 def _drawn(

@@ -13,7 +13,7 @@ import numpy as np
 
 from geoseg._version import __version__
 from geoseg.core.geodesy import measure
-from geoseg.core.grid import Window
+from geoseg.core.grid import squares
 from geoseg.core.options import keywords
 from geoseg.errors import RegionsError
 from geoseg.maps.open import open_classes
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
 
-    from geoseg.core.grid import Grid
+    from geoseg.core.grid import Grid, Window
     from geoseg.execution.progress import Progress
     from geoseg.maps.reader import ClassReader
     from geoseg.maps.store import Masks
@@ -81,7 +81,7 @@ def write_regions(
 
             reader = sieve(
                 reader, min_area, drawing.measure, Path(scratch), side=side,
-                client=client,
+                eight=drawing.eight, client=client,
             )  # fmt: skip
         statistics = None
         if options.stats is not None:
@@ -302,16 +302,6 @@ def _block_side(reader: ClassReader, drawing: Drawing, block: int | None) -> int
     return -(-side // chunk) * chunk if chunk <= 2 * _BLOCK else side
 
 
-def _windows(grid: Grid, side: int) -> Iterator[Window]:
-    """Return blocks in rows, from the first to the last."""
-    for y in range(0, grid.height, side):
-        for x in range(0, grid.width, side):
-            yield Window(
-                y=y, x=x, height=min(side, grid.height - y),
-                width=min(side, grid.width - x),
-            )  # fmt: skip
-
-
 def _features(
     reader: ClassReader,
     drawing: Drawing,
@@ -324,7 +314,7 @@ def _features(
     from geoseg.execution.progress import Progress
 
     grid = reader.grid
-    windows = list(_windows(grid, side))
+    windows = list(squares(grid, side))
     seams = Seams(drawing)
     traced: dict[Window, tuple[Features | None, Open]] = {}
     order = iter(windows)

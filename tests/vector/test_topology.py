@@ -341,22 +341,22 @@ def test_a_mask_without_a_place_on_earth_is_refused() -> None:
 FLAT = np.array([[1.0]])
 
 
-def sieved(values: Any, least: int, side: int, folder: Any) -> Any:
+def sieved(values: Any, least: int, side: int, folder: Any, *, eight: bool) -> Any:
     mask = a_mask(values)
     height, width = values.shape
     unit = Measure(
         density=FLAT, east=FLAT, south=FLAT, skew=0 * FLAT,
         half_x=width / 2, half_y=height / 2,
     )  # fmt: skip
-    made = sieve(mask, least, unit, folder, side=side)
+    made = sieve(mask, least, unit, folder, side=side, eight=eight)
     return made.read("classes", mask.grid.window)
 
 
-def sieved_slowly(values: Any, least: int) -> Any:  # noqa: C901 - word by word
+def sieved_slowly(values: Any, least: int, *, eight: bool) -> Any:  # noqa: C901
     """The rule of the module `sieve`, word by word, on the whole mask."""
     labels, count = np.zeros(values.shape, int), 0
     for v in np.unique(values[values != NODATA]):
-        found, more = ndimage.label(values == v)
+        found, more = ndimage.label(values == v, np.ones((3, 3)) if eight else None)
         labels[found > 0] = found[found > 0] + count
         count += more
     flat = labels.reshape(-1)
@@ -394,13 +394,19 @@ def sieved_slowly(values: Any, least: int) -> Any:  # noqa: C901 - word by word
     return out
 
 
-@given(values=masks(), least=st.integers(2, 12), side=st.integers(3, 30))
+@given(
+    values=masks(),
+    least=st.integers(2, 12),
+    side=st.integers(3, 30),
+    eight=st.booleans(),
+)
 def test_small_regions_join_by_the_rule_whatever_the_blocks(
-    tmp_path_factory: Any, values: Any, least: int, side: int
+    tmp_path_factory: Any, values: Any, least: int, side: int, eight: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("sieve")
-    expected = sieved_slowly(values, least)
-    np.testing.assert_array_equal(sieved(values, least, side, folder), expected)
+    expected = sieved_slowly(values, least, eight=eight)
+    found = sieved(values, least, side, folder, eight=eight)
+    np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(expected == NODATA, values == NODATA)
 
 

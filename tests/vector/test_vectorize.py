@@ -16,6 +16,7 @@ import rioxarray  # noqa: F401 - the accessor
 import shapely
 import xarray as xr
 from affine import Affine
+from rasterio.enums import ColorInterp
 from rasterio.features import shapes
 from rasterio.windows import Window as RasterioWindow
 from scipy import ndimage
@@ -23,6 +24,7 @@ from scipy import ndimage
 import geoseg
 from geoseg import GeosegError, read_regions, vectorize
 from geoseg.maps.geotiff import open_class_raster
+from geoseg.vector.statistics import _field_names
 
 RASTERS = [
     pytest.param("cci_landcover_2015_300m_amazon.tif", marks=pytest.mark.slow),
@@ -335,6 +337,70 @@ def test_statistics_are_those_of_the_pixels(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("how", ["nodata", "mask", "alpha"])
+def test_statistics_leave_out_what_a_raster_masks(tmp_path: Path, how: str) -> None:
+    """A nodata value, a mask band and alpha say the same: the collar is no value."""
+    pytest.importorskip("exactextract")
+    path = write(tmp_path / "c.tif", np.ones((60, 60), np.uint8))
+    values = np.random.default_rng(3).integers(90, 110, (60, 60)).astype(np.uint8)
+    valid = np.ones((60, 60), bool)
+    valid[:20] = False
+    values[~valid] = 255
+    with rasterio.open(path) as file:
+        profile = {**file.profile, "nodata": 255 if how == "nodata" else None}
+    other = tmp_path / "v.tif"
+    if how == "alpha":
+        profile |= {"count": 2, "alpha": "yes"}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(other, "w", **profile) as out,
+    ):
+        out.write(values, 1)
+        if how == "alpha":
+            out.write(valid * np.uint8(255), 2)
+            out.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        if how == "mask":
+            out.write_mask(valid)
+    frame = read_regions(vectorize(path, tmp_path / "r.gpkg", stats=other))
+    (mean,) = frame["b1_mean"]
+    assert mean == pytest.approx(values[valid].mean())
+    assert frame["b1_max"].max() < 110
+
+
+def test_statistics_of_a_raster_without_a_place_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("exactextract")
+    path = write(tmp_path / "c.tif", np.ones((9, 9), np.uint8))
+    other = tmp_path / "v.tif"
+    with rasterio.open(
+        other, "w", driver="GTiff", height=9, width=9, count=1, dtype="uint8"
+    ) as out:
+        out.write(np.ones((1, 9, 9), np.uint8))
+    assert "has no CRS" in refused(tmp_path, path, stats=other)
+
+
+def test_field_names_of_bands_never_collide() -> None:
+    names = _field_names(["NDVI", "ndvi", "b2", "3", "n d v i", "b4"])
+    assert len(set(names)) == 6
+    assert names[0] == "ndvi"
+
+
+def test_the_minimum_area_counts_corners_where_regions_do(tmp_path: Path) -> None:
+    """A river of pixels that touch at corners is one region, and large enough."""
+    values = np.zeros((60, 60), np.uint8)
+    values[np.arange(5, 55), np.arange(5, 55)] = 1
+    values[40:42, 10:12] = 2
+    path = write(tmp_path / "c.tif", values)
+    options = {"min_area": 10 * 100.0, "block": 23}
+    eight = read_regions(
+        vectorize(path, tmp_path / "8.gpkg", connectivity=8, **options)
+    )
+    assert sorted(zip(eight.class_id, eight.pixels, strict=True)) == [
+        (0, 3550), (1, 50),
+    ]  # fmt: skip
+    four = read_regions(vectorize(path, tmp_path / "4.gpkg", **options))
+    assert set(four.class_id) == {0}
+
+
 def test_a_store_gives_class_names_and_confidence(tmp_path: Path) -> None:
     masks, values, confidence = a_store(tmp_path)
     frame = read_regions(vectorize(masks, tmp_path / "r.gpkg", block=32))
@@ -461,7 +527,7 @@ def test_what_cannot_be_vectorized_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "connectivity 6" in refused(tmp_path, good, connectivity=6)
     assert "layer name" in refused(tmp_path, good, layer='a"; drop')
     assert "method" in refused(tmp_path, good, method="magic")
-    assert "cannot be opened" in refused(tmp_path, good, stats=tmp_path / "no.tif")
+    assert "cannot open" in refused(tmp_path, good, stats=tmp_path / "no.tif")
 
 
 def test_a_damaged_raster_is_refused_not_half_written(tmp_path: Path) -> None:

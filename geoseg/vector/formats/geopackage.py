@@ -81,7 +81,12 @@ CREATE TABLE layer_styles (
 """
 
 _EXTENSIONS = (
-    (None, None, "gpkg_crs_wkt", "http://www.geopackage.org/spec/#extension_crs_wkt"),
+    (
+        "gpkg_spatial_ref_sys",
+        "definition_12_063",
+        "gpkg_crs_wkt",
+        "http://www.geopackage.org/spec/#extension_crs_wkt",
+    ),
     (
         "gpkg_metadata",
         None,
@@ -320,7 +325,18 @@ def _reference_systems(crs: CRS) -> Iterator[tuple[Any, ...]]:
         except CRSError:  # not every CRS can be said in WKT 1
             first = "undefined"
         organization, number = authority(each)
-        yield each.name, number, organization, number, first, None, each.to_wkt()
+        yield each.name, number, organization, number, first, None, _second(each)
+
+
+def _second(crs: CRS) -> str:
+    """Return WKT 2 of OGC 12-063 (2015); of 18-010 where only that can say it."""
+    from pyproj.enums import WktVersion
+    from pyproj.exceptions import CRSError
+
+    try:
+        return crs.to_wkt(WktVersion.WKT2_2015) or crs.to_wkt()
+    except CRSError:
+        return str(crs.to_wkt())
 
 
 class _RTree:

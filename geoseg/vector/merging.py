@@ -1,4 +1,4 @@
-"""The loops of `sieve`: areas, borders, and who joins whom. Compiled."""
+"""The compiled loops of `sieve`: areas, borders, and which region joins which."""
 
 # ruff: noqa: ANN401, C901, PLR0912, PLR0915
 # numba infers the types of compiled loops, and is fast at a loop in one piece.
@@ -56,7 +56,7 @@ def borders(labels: Any, number: Any, small: Any, east: Any, south: Any, y: int)
 
 
 @compiled
-def settle(
+def merge_small(
     area: Any, first: Any, value: Any, small: Any, edges: Any, least: int
 ) -> Any:
     """Let small regions join neighbours by the rule; return each one's final value.
