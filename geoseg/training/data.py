@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geoseg.core.classes import Class
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
+from geoseg.models.classical.features import Features
 from geoseg.rasters.open import Source, at_resolution, open_source
+from geoseg.training.architectures import CLASSICAL
+from geoseg.training.options import Paths, TrainOptions
 from geoseg.training.scenes import (
     Scene,
     check_classes,
@@ -25,11 +28,15 @@ from geoseg.training.split import Split, split_blocks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Paths = str | Path | Sequence[str | Path]
+# How labels are read, of all options.
+_READING = {
+    "column", "layer", "mapping", "constant", "background", "boundary", "order",
+    "strict",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ground:
+class TrainingData:
     """What there is to learn from."""
 
     scenes: tuple[Scene, ...]
@@ -41,21 +48,32 @@ class Ground:
     split: Split | None
     """What is held out; None for nothing."""
     folds: int
-    """In how many parts the ground is cut; 0 for none."""
+    """In how many folds the labelled blocks are dealt; 0 for none."""
     objects: NDArray[np.int64] | None = None
     """(object,) place in the class table of each, where objects are learned."""
 
 
-def open_sources(
-    rasters: Paths,
-    bands: Sequence[str] | None,
-    aoi: str | Path | None,
-    nodata: float | None,
-    resolution: float | None,
-) -> list[Source]:
+def open_training_data(rasters: Paths, options: TrainOptions) -> TrainingData:
+    """Open rasters and labels, and hold blocks out.
+
+    Raises:
+        LabelsError: Labels and rasters do not go together, or too little is labelled.
+    """
+    pairs, table = _open_pairs(_open_sources(rasters, options), options)
+    gap = options.gap
+    if gap is None and options.arch in CLASSICAL:
+        gap = (options.features or Features()).reach
+    return hold_out(
+        pairs, table, options.validation, options.block, gap, options.seed,
+        objects=options.task == "instance",
+    )  # fmt: skip
+
+
+def _open_sources(rasters: Paths, options: TrainOptions) -> list[Source]:
     """Return the rasters with the same bands, at about the same pixel size."""
     found = [
-        open_source(r, bands=bands, aoi=aoi, nodata=nodata) for r in _several(rasters)
+        open_source(r, bands=options.bands, aoi=options.aoi, nodata=options.nodata)
+        for r in _several(rasters)
     ]
     if not found:
         raise GeosegError("no raster to train on")
@@ -66,10 +84,10 @@ def open_sources(
                 f"{other.name} has {len(other.bands)} bands, {first.name} "
                 f"{len(first.bands)}: choose the same with --bands"
             )
-    size = resolution or metres_of(first)
+    size = options.resolution or metres_of(first)
     if size is None:
         return found
-    return [_sized(s, size, always=resolution is not None) for s in found]
+    return [_sized(s, size, always=options.resolution is not None) for s in found]
 
 
 def metres_of(source: Source) -> float | None:
@@ -84,32 +102,29 @@ def _sized(source: Source, metres: float, *, always: bool) -> Source:
     return source if near and not always else at_resolution(source, metres)
 
 
-def _several(paths: Paths) -> list[str | Path]:
-    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+def _several(paths: Paths) -> list[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
 
 
-def open_pairs(
-    sources: Sequence[Source],
-    labels: Paths,
-    how: Mapping[str, Any],
-    classes: Sequence[Class],
+def _open_pairs(
+    sources: Sequence[Source], options: TrainOptions
 ) -> tuple[list[tuple[Source, Labels]], tuple[Class, ...]]:
     """Return each raster with its labels, and the class table of them all."""
-    paths = _several(labels)
-    if len(paths) == 1:
-        paths = paths * len(sources)
+    given = _several(options.labels)
+    paths = given * len(sources) if len(given) == 1 else given
     if len(paths) != len(sources):
         raise LabelsError(
             f"{len(paths)} labels for {len(sources)} rasters: give one for each, in "
             "the same order, or one for all"
         )
+    how = options.model_dump(include=_READING)
     pairs: list[tuple[Source, Labels]] = []
-    table, missed = tuple(classes), None
+    table, missed = tuple(options.classes), None
     for source, path in zip(sources, paths, strict=True):
         try:
-            opened = open_labels(path, source.grid, classes=table, **how)
+            opened = open_labels(os.fspath(path), source.grid, classes=table, **how)
         except LabelsError as error:
-            if len(_several(labels)) > 1 or len(sources) == 1:
+            if len(given) > 1 or len(sources) == 1:
                 raise
             missed = error  # one file for several rasters need not cover them all
             continue
@@ -129,7 +144,7 @@ def hold_out(
     seed: int,
     *,
     objects: bool = False,
-) -> Ground:
+) -> TrainingData:
     """Count labels, leave out classes without any, and hold blocks out."""
     counted = [count_cells(s, len(table)) for s in make_scenes(pairs, table)]
     total = np.sum([c.sum(axis=(0, 1)) for c in counted], axis=0)
@@ -143,7 +158,7 @@ def hold_out(
     split = None
     if folds:
         split = split_blocks(cells, folds, side=block, gap=gap, seed=seed)
-    return Ground(
+    return TrainingData(
         scenes=make_scenes(pairs, classes, objects=objects),
         classes=classes,
         cells=cells,

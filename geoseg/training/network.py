@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,18 +18,18 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.core.files import replacing
 from geoseg.models.networks.device import choose_device, choose_precision
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.curves import write_curves
 from geoseg.training.epochs import EpochBar
 from geoseg.training.patches import Index
-from geoseg.training.tasks import ClassTask, NetworkSettings, ObjectTask, Task
+from geoseg.training.tasks import ClassNetwork, ObjectNetwork, TrainedNetwork
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
-    from geoseg.training.data import Ground
-
-__all__ = ["NetworkSettings", "Trained", "train_network"]
+    from geoseg.training.data import TrainingData
+    from geoseg.training.options import TrainOptions
 
 _LAST, _BEST = "last.ckpt", "best.ckpt"
 
@@ -52,9 +51,9 @@ class Trained:
 def train_network(
     module: nn.Module,
     card: Card,
-    ground: Ground,
+    data: TrainingData,
     index: Index,
-    settings: NetworkSettings,
+    options: TrainOptions,
     folder: Path,
     *,
     progress: bool,
@@ -64,20 +63,20 @@ def train_network(
     Args:
         module: the network, trained in place.
         card: its card, with bands and scaling.
-        ground: what to learn from.
+        data: what to learn from.
         index: where the labelled pixels are that may be learned from.
-        settings: how.
+        options: how.
         folder: where checkpoints and curves go. Where it holds the checkpoint of an
-            interrupted training, that goes on.
+            interrupted training, it is resumed.
         progress: show a bar.
     """
-    kind = ObjectTask if card.task == "instance" else ClassTask
-    task = kind(module, card, ground, index, settings)
+    kind = ObjectNetwork if card.task == "instance" else ClassNetwork
+    task = kind(module, card, data, index, options)
     curves = _Curves(folder)
     last = folder / _LAST
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Lightning, on loaders and sanity checks
-        trainer = _trainer(task, card, settings, folder, curves, progress=progress)
+        trainer = _trainer(task, card, options, folder, curves, progress=progress)
         try:
             resumed = str(last) if last.is_file() else None
             trainer.fit(task, ckpt_path=resumed, weights_only=True)
@@ -101,22 +100,20 @@ def train_network(
 
 
 def _trainer(
-    task: Task,
+    task: TrainedNetwork,
     card: Card,
-    settings: NetworkSettings,
+    options: TrainOptions,
     folder: Path,
     curves: Callback,
     *,
     progress: bool,
 ) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    device = choose_device(settings.device)
+    device = choose_device(options.device)
     # Masks are matched to objects by their losses: lower precision would move them.
-    exact = settings.precision == "auto" and has_own_loss(card)
-    precision = choose_precision(device, "fp32" if exact else settings.precision)
-    devices: Any = (
-        "auto" if settings.device in ("auto", "cuda") else [device.index or 0]
-    )
+    exact = options.precision == "auto" and has_own_loss(card)
+    precision = choose_precision(device, "fp32" if exact else options.precision)
+    devices: Any = "auto" if options.device in ("auto", "cuda") else [device.index or 0]
     callbacks: list[Callback] = [curves, *([EpochBar()] if progress else [])]
     if task.is_validated:
         callbacks += [
@@ -125,11 +122,11 @@ def _trainer(
                 enable_version_counter=False,
             ),
             EarlyStopping(
-                task.monitor, mode="max", patience=settings.patience,
+                task.monitor, mode="max", patience=options.patience,
                 check_on_train_epoch_end=False,
             ),
         ]  # fmt: skip
-    # At the very end of an epoch: what goes on from it begins the next one.
+    # At the very end of an epoch: what resumes from it begins the next one.
     callbacks.append(
         ModelCheckpoint(
             folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -141,7 +138,7 @@ def _trainer(
         precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[
             precision
         ],
-        max_epochs=settings.epochs,
+        max_epochs=options.epochs,
         callbacks=callbacks,
         logger=False,
         enable_progress_bar=False,
@@ -167,10 +164,10 @@ class _WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
         storage_options: Any = None,  # noqa: ANN401, ARG002 - Lightning's signature
     ) -> None:
         """Write beside the place, then put it there at once."""
-        part = Path(path).with_suffix(".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, part)
-        os.replace(part, path)  # noqa: PTH105 - atomic, and says so
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as part:
+            torch.save(checkpoint, part)
 
 
 class _Curves(Callback):  # type: ignore[misc]
@@ -204,7 +201,7 @@ class _Curves(Callback):  # type: ignore[misc]
     def on_validation_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> None:
-        assert isinstance(pl_module, Task)
+        assert isinstance(pl_module, TrainedNetwork)
         self._row(trainer).update(pl_module.figures())
 
     def on_train_epoch_end(

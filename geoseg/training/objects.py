@@ -1,6 +1,7 @@
 """Objects in patches: taken apart into masks to learn from, and scored in windows.
 
-A patch holds for each pixel the number of its object, 0 for none, -1 where nobody said.
+A patch holds for each pixel the number of its object, 0 for none, -1 where that is
+unknown.
 Networks that answer masks learn from one mask per object, and bring a loss of their
 own; classes are learned by such networks as objects, one for each class.
 """
@@ -25,7 +26,7 @@ from geoseg.accuracy.object_metrics import (
 from geoseg.models.networks.detector import SURE, Found
 from geoseg.models.networks.queries import Queries, QueryObjects, QueryScores
 from geoseg.models.objects import from_masks
-from geoseg.training.scenes import NOBODY
+from geoseg.training.scenes import UNKNOWN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from geoseg.training.scenes import Scene
 
 _LEAST, _THINNEST = 9, 2
-"""Pixels of an object in a patch, its rows and columns: less nobody could tell."""
+"""Pixels of an object in a patch, its rows and columns: smaller ones are only noise."""
 _LEVELS = 5
 """Levels of a detector's pyramid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Parts:
+class PatchObjects:
     """The objects of one patch."""
 
     masks: torch.Tensor
@@ -50,7 +51,7 @@ class Parts:
     """(k,) place of each in the class table."""
 
 
-def take_apart(numbers: torch.Tensor, places: torch.Tensor) -> Parts:
+def split_objects(numbers: torch.Tensor, places: torch.Tensor) -> PatchObjects:
     """Return the objects of a patch, without the slivers that its edge leaves of some.
 
     Args:
@@ -61,13 +62,13 @@ def take_apart(numbers: torch.Tensor, places: torch.Tensor) -> Parts:
     found = found[pixels >= _LEAST].long()
     masks = numbers == found[:, None, None]
     wide = masks.any(1).sum(1).minimum(masks.any(2).sum(1)) >= _THINNEST
-    return Parts(masks=masks[wide], channels=places[found[wide] - 1])
+    return PatchObjects(masks=masks[wide], channels=places[found[wide] - 1])
 
 
 def own_loss(
     network: Any,  # noqa: ANN401 - of torchvision or transformers
     x: torch.Tensor,
-    patches: Sequence[Parts],
+    patches: Sequence[PatchObjects],
 ) -> torch.Tensor:
     """Return the loss that a network computes itself.
 
@@ -77,26 +78,26 @@ def own_loss(
         patches: the objects of each.
     """
     if hasattr(network, "roi_heads"):
-        losses = network(list(x), [_boxed(parts) for parts in patches])
+        losses = network(list(x), [_boxed(objects) for objects in patches])
         return torch.stack(list(losses.values())).sum()
     answer = network(
         pixel_values=x,
-        mask_labels=[parts.masks.float() for parts in patches],
-        class_labels=[parts.channels for parts in patches],
+        mask_labels=[objects.masks.float() for objects in patches],
+        class_labels=[objects.channels for objects in patches],
     )
     return answer.loss.sum()  # type: ignore[no-any-return]
 
 
-def _boxed(parts: Parts) -> dict[str, torch.Tensor]:
+def _boxed(objects: PatchObjects) -> dict[str, torch.Tensor]:
     """Return what a detector learns from; its first class is the background."""
     from torchvision.ops import masks_to_boxes
 
-    boxes = masks_to_boxes(parts.masks)
+    boxes = masks_to_boxes(objects.masks)
     boxes[:, 2:] += 1  # to the far side of the last pixel
     return {
         "boxes": boxes,
-        "labels": parts.channels + 1,
-        "masks": parts.masks.to(torch.uint8),
+        "labels": objects.channels + 1,
+        "masks": objects.masks.to(torch.uint8),
     }
 
 
@@ -146,7 +147,7 @@ def anchor_sides(scenes: Sequence[Scene]) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class WindowComparison:
     """The objects of one window, those found and the true ones."""
 
     overlaps: Overlaps
@@ -154,12 +155,14 @@ class Seen:
     true: ObjectTable
 
 
-def look(found: Found, numbers: torch.Tensor, places: torch.Tensor) -> Seen:
+def compare_window(
+    found: Found, numbers: torch.Tensor, places: torch.Tensor
+) -> WindowComparison:
     """Compare what was found in a window with what is there.
 
     Args:
         found: what the network answers; those that it is sure of count.
-        numbers: (y, x) as in `take_apart`.
+        numbers: (y, x) as in `split_objects`.
         places: (object,) likewise.
     """
     kept = found.scores >= SURE
@@ -169,14 +172,14 @@ def look(found: Found, numbers: torch.Tensor, places: torch.Tensor) -> Seen:
         found.scores[kept].float().cpu().numpy(),
         min_score=SURE,
     )
-    parts = take_apart(numbers, places)
-    true = np.where(numbers.cpu().numpy() == 0, 0, NOBODY)
-    for i, mask in enumerate(parts.masks.cpu().numpy(), start=1):
+    there = split_objects(numbers, places)
+    true = np.where(numbers.cpu().numpy() == 0, 0, UNKNOWN)
+    for i, mask in enumerate(there.masks.cpu().numpy(), start=1):
         true[mask] = i
-    return Seen(
+    return WindowComparison(
         overlaps=count_overlaps(objects.labels, true),
         mapped=_table(objects.classes, objects.scores),
-        true=_table(parts.channels.cpu().numpy()),
+        true=_table(there.channels.cpu().numpy()),
     )
 
 
@@ -190,24 +193,21 @@ def _table(
     )
 
 
-def score_windows(windows: Sequence[Seen], card: Card) -> ObjectScores:
+def score_windows(windows: Sequence[WindowComparison], card: Card) -> ObjectScores:
     """Score the objects of all windows together; one that is cut counts in each."""
     ours, theirs = 0, 0
-    overlaps, mapped, true = [], [], []
-    for seen in windows:
-        o = seen.overlaps
-        overlaps.append(
-            replace(
-                o,
-                mapped=np.where(o.mapped > 0, o.mapped + ours, o.mapped),
-                true=np.where(o.true > 0, o.true + theirs, o.true),
-            )
-        )
-        mapped.append(seen.mapped)
-        true.append(seen.true)
-        ours, theirs = ours + len(seen.mapped.ids), theirs + len(seen.true.ids)
+    overlaps = []
+    for window in windows:  # objects are numbered on from window to window
+        o = window.overlaps
+        mapped = np.where(o.mapped > 0, o.mapped + ours, o.mapped)
+        true = np.where(o.true > 0, o.true + theirs, o.true)
+        overlaps.append(replace(o, mapped=mapped, true=true))
+        ours += len(window.mapped.ids)
+        theirs += len(window.true.ids)
+    mapped_table = _joined([w.mapped for w in windows])
+    true_table = _joined([w.true for w in windows])
     names = [(place, c.name) for place, c in enumerate(card.classes)]
-    return score_objects(add_overlaps(overlaps), _joined(mapped), _joined(true), names)
+    return score_objects(add_overlaps(overlaps), mapped_table, true_table, names)
 
 
 def _joined(tables: Sequence[ObjectTable]) -> ObjectTable:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
-from geoseg.core.grid import Window
+from geoseg.core.grid import Window, squares
 from geoseg.training.scenes import Scene
 from geoseg.training.split import CELL, Split
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.models.card import Card
+    from geoseg.training.data import TrainingData
+    from geoseg.training.options import TrainOptions
 
 Item = tuple[torch.Tensor, torch.Tensor]
 
@@ -56,7 +58,7 @@ class Index:
 
 def training_index(cells: Sequence[NDArray[np.int64]], split: Split | None) -> Index:
     """Return the labelled cells that may be learned from."""
-    parts = []
+    found = []
     for r, counts in enumerate(cells):
         y, x = np.nonzero(counts.any(axis=2))
         if split is not None:
@@ -64,8 +66,8 @@ def training_index(cells: Sequence[NDArray[np.int64]], split: Split | None) -> I
             centre = Window(y=0, x=0, height=rows * CELL, width=columns * CELL)
             kept = _cell_centres(split, r, centre)
             y, x = y[kept[y, x]], x[kept[y, x]]
-        parts.append((np.full(len(y), r), y * CELL, x * CELL, counts[y, x]))
-    raster, row, column, counted = (np.concatenate(p) for p in zip(*parts, strict=True))
+        found.append((np.full(len(y), r), y * CELL, x * CELL, counts[y, x]))
+    raster, row, column, counted = (np.concatenate(p) for p in zip(*found, strict=True))
     return Index(raster=raster, row=row, column=column, counts=counted)
 
 
@@ -92,11 +94,11 @@ def class_weights(index: Index, balance: str) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-class Turn(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """Which items come in an epoch: the next so many, shared among processes."""
 
     def __init__(self, count: int, *, endless: bool) -> None:
-        """Take note of how many; `endless`: an epoch goes on where the last ended."""
+        """Remember how many; `endless`: an epoch goes on where the last ended."""
         self._count, self._endless, self._epoch = count, endless, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -129,32 +131,23 @@ class Patches(Dataset[Item]):
 
     def __init__(
         self,
-        scenes: Sequence[Scene],
-        split: Split | None,
+        data: TrainingData,
         index: Index,
         card: Card,
-        *,
-        side: int,
-        balance: str,
-        zoom: float,
-        seed: int,
+        options: TrainOptions,
     ) -> None:
-        """Take note of what to cut.
+        """Remember what to read.
 
         Args:
-            scenes: rasters with labels.
-            split: what is held out; None for nothing.
-            index: where to cut.
+            data: rasters with labels, and what is held out.
+            index: where the labels are.
             card: tells what lies under nodata.
-            side: of the patches, in pixels.
-            balance: see `class_weights`.
-            zoom: patches show ground 1/zoom to zoom times as large.
-            seed: of everything random.
+            options: `patch`, `balance`, `zoom` and `seed`.
         """
-        self._scenes, self._split, self._index = scenes, split, index
-        self._card, self._side = card, side
-        self._weights = class_weights(index, balance)
-        self._zoom, self._seed = zoom, seed
+        self._scenes, self._split, self._index = data.scenes, data.split, index
+        self._card, self._side = card, options.patch
+        self._weights = class_weights(index, options.balance)
+        self._zoom, self._seed = options.zoom, options.seed
 
     def __getitem__(self, i: int) -> Item:
         """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
@@ -162,7 +155,7 @@ class Patches(Dataset[Item]):
         raster, row, column = self._index.draw(rng, self._weights)
         zoom = float(np.exp(rng.uniform(-1, 1) * np.log(self._zoom)))
         window = self._around(raster, row, column, max(8, round(self._side * zoom)))
-        pixels, targets = cut(self._scenes[raster], window, self._card)
+        pixels, targets = read_patch(self._scenes[raster], window, self._card)
         if self._split is not None:
             learned = self._split.learned(raster, VALIDATION, window)
             targets[~torch.from_numpy(learned)] = self._scenes[raster].ignored
@@ -185,7 +178,7 @@ class Patches(Dataset[Item]):
         )
 
 
-def cut(scene: Scene, window: Window, card: Card) -> Item:
+def read_patch(scene: Scene, window: Window, card: Card) -> Item:
     """Return a window's pixels, the card's fill under nodata, and its targets."""
     pixels, valid, targets = scene.read(window)
     values = pixels.astype(np.float32)
@@ -235,43 +228,41 @@ class ValidationWindows(Dataset[Item]):
         self._scenes, self._split, self._card, self._side = scenes, split, card, side
         inner = max(CELL, side * 3 // 4)
         found = [
-            (r, part)
+            (r, target)
             for r, folds in enumerate(split.folds)
             for row, column in np.argwhere(folds == VALIDATION).tolist()
-            for part in _parts(scenes[r], split.side, row, column, inner)
+            for target in _targets(scenes[r], split.side, row, column, inner)
         ]
-        self._parts = found[:: -(-len(found) // most)] if len(found) > most else found
+        every = -(-len(found) // most) if len(found) > most else 1
+        self._windows = found[::every]
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._windows)
 
     def __getitem__(self, i: int) -> Item:
         """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
-        raster, part = self._parts[i]
-        margin_y, margin_x = self._side - part.height, self._side - part.width
+        raster, target = self._windows[i]
+        margin_y, margin_x = self._side - target.height, self._side - target.width
         window = Window(
-            y=part.y - margin_y // 2,
-            x=part.x - margin_x // 2,
+            y=target.y - margin_y // 2,
+            x=target.x - margin_x // 2,
             height=self._side,
             width=self._side,
         )
-        pixels, targets = cut(self._scenes[raster], window, self._card)
+        pixels, targets = read_patch(self._scenes[raster], window, self._card)
         outside = torch.ones_like(targets, dtype=torch.bool)
-        outside[part.relative_to(window).slices] = False
+        outside[target.relative_to(window).slices] = False
         targets[outside] = self._scenes[raster].ignored
         return pixels, targets
 
 
-def _parts(scene: Scene, side: int, row: int, column: int, inner: int) -> list[Window]:
+def _targets(
+    scene: Scene, side: int, row: int, column: int, inner: int
+) -> list[Window]:
     """Return a block cut into squares that fit a window's inside."""
     block = Window(y=row * side, x=column * side, height=side, width=side)
     inside = block.intersection(scene.grid.window)
     if inside is None:
         return []
-    return [
-        Window.spanning(
-            y, min(y + inner, inside.bottom), x, min(x + inner, inside.right)
-        )
-        for y in range(inside.y, inside.bottom, inner)
-        for x in range(inside.x, inside.right, inner)
-    ]
+    whole = Window(y=0, x=0, height=inside.height, width=inside.width)
+    return [w.shift(y=inside.y, x=inside.x) for w in squares(whole, inner)]

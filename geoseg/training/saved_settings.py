@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geoseg.core.classes import Class
 from geoseg.errors import GeosegError
-from geoseg.models.classical.features import Features
 from geoseg.models.folder import CARD
-from geoseg.rasters.open import redact
 
 WORK = "training"
 """Folder inside the model folder with settings and checkpoints."""
 
 _SETTINGS = "settings.json"
-
-
-def plain(value: object) -> object:
-    """Return a setting as JSON has it."""
-    if isinstance(value, str):
-        return redact(value)  # cards are handed on
-    if isinstance(value, (int, float, bool, type(None))):
-        return value
-    if isinstance(value, (Features, Class)):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence):
-        return [plain(v) for v in value]
-    return redact(str(value))
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -42,11 +23,11 @@ def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -
     Raises:
         GeosegError: the folder holds something else.
     """
-    record = folder / WORK / _SETTINGS
-    if overwrite and (record.is_file() or (folder / CARD).is_file()):
+    file = folder / WORK / _SETTINGS
+    if overwrite and (file.is_file() or (folder / CARD).is_file()):
         return False
-    if record.is_file():
-        there = json.loads(record.read_text(encoding="utf-8"))
+    if file.is_file():
+        there = json.loads(file.read_text(encoding="utf-8"))
         different = sorted(
             k for k in {*there, *settings} if there.get(k) != settings.get(k)
         )
@@ -58,19 +39,19 @@ def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -
         return (folder / CARD).is_file()
     if folder.exists() and any(folder.iterdir()):
         raise GeosegError(
-            f"{folder} exists and is no training to go on with: choose another --out"
+            f"{folder} exists and is not a training to resume: choose another --out"
             + (", or --overwrite" if (folder / CARD).is_file() else "")
         )
     return False
 
 
 def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Note the settings; with `overwrite`, delete what is there first."""
+    """Save the settings; with `overwrite`, delete what is there first."""
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    record = folder / WORK / _SETTINGS
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    file = folder / WORK / _SETTINGS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def end(folder: Path) -> None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 IGNORED = 255
 """In targets that are classes: a pixel that nothing is learned from."""
-NOBODY = -1
-"""In targets that are objects: nobody said whether there is one."""
+UNKNOWN = -1
+"""In targets that are objects: a pixel that is unlabelled, or held out."""
 
 _COUNTED_AT_ONCE = 1024
 _MOST_IN_MEMORY = 2 << 30
@@ -59,7 +59,7 @@ class Scene:
     @property
     def ignored(self) -> int:
         """In its targets: a pixel that nothing is learned from."""
-        return IGNORED if self.first is None else NOBODY
+        return IGNORED if self.first is None else UNKNOWN
 
     @property
     def target_dtype(self) -> np.dtype[Any]:

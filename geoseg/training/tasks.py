@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L  # noqa: N812 - as its documentation calls it
@@ -12,67 +11,32 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geoseg.models.networks.device import Precision, choose_device
+from geoseg.models.networks.device import choose_device
 from geoseg.models.networks.scaling import Scaling
 from geoseg.models.networks.torch_adapter import fit_channels, tensor_of
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.losses import make_loss
 from geoseg.training.objects import (
-    Seen,
-    look,
+    WindowComparison,
+    compare_window,
     objects_of,
     own_loss,
     score_windows,
     scores_of,
-    take_apart,
+    split_objects,
 )
-from geoseg.training.patches import Index, Patches, Turn, ValidationWindows
-from geoseg.training.scenes import IGNORED, NOBODY
+from geoseg.training.patches import EpochSampler, Index, Patches, ValidationWindows
+from geoseg.training.scenes import IGNORED, UNKNOWN
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
-    from geoseg.training.data import Ground
+    from geoseg.training.data import TrainingData
+    from geoseg.training.options import TrainOptions
 
 _MOST_VALIDATION = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkSettings:
-    """How a network is trained."""
-
-    epochs: int
-    """At most."""
-    windows: int
-    """Patches in an epoch."""
-    patch: int
-    """Side of the patches, in pixels."""
-    batch: int
-    """Patches in a step, on each device."""
-    lr: float
-    """Highest learning rate of the one-cycle schedule."""
-    weight_decay: float
-    """Of AdamW."""
-    loss: str
-    """`ce`, `dice`, `focal`, or a sum."""
-    balance: str
-    """How patches are spread over classes: `none`, `sqrt`, `equal`."""
-    brightness: float
-    """How much gain and offset of bands vary, in standard deviations."""
-    zoom: float
-    """How much the scale of the ground varies, as a factor."""
-    patience: int
-    """Epochs without a better mean IoU after which training ends."""
-    seed: int
-    """Of everything random."""
-    device: str
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    precision: Precision
-    """`auto`, `fp32`, `bf16` or `fp16`."""
-    loaders: int | None
-    """Processes that cut patches; None: by the number of cores."""
-
-
-class Task(L.LightningModule):  # type: ignore[misc]
+class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
     """What all networks have in common: steps, patches, brightness."""
 
     monitor: ClassVar[str]
@@ -82,19 +46,19 @@ class Task(L.LightningModule):  # type: ignore[misc]
         self,
         module: nn.Module,
         card: Card,
-        ground: Ground,
+        data: TrainingData,
         index: Index,
-        settings: NetworkSettings,
+        options: TrainOptions,
     ) -> None:
         super().__init__()
         self.module = module.to(memory_format=torch.channels_last)
-        self._card, self._ground, self._settings = card, ground, settings
+        self._card, self._data, self._options = card, data, options
         self._index = index
 
     @property
     def is_validated(self) -> bool:
         """Whether anything is held out."""
-        return self._ground.split is not None
+        return self._data.split is not None
 
     def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return what is to become small, of scaled pixels (n, band, y, x)."""
@@ -106,58 +70,46 @@ class Task(L.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
         """AdamW, and one cycle of the learning rate."""
-        settings = self._settings
+        options = self._options
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+            self.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=settings.lr,
+            max_lr=options.lr,
             total_steps=int(self.trainer.estimated_stepping_batches),
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def train_dataloader(self) -> Any:  # noqa: ANN401
         """Patches to learn from."""
-        settings, ground = self._settings, self._ground
-        patches = Patches(
-            ground.scenes,
-            ground.split,
-            self._index,
-            self._card,
-            side=settings.patch,
-            balance=settings.balance,
-            zoom=settings.zoom,
-            seed=settings.seed,
-        )
-        return self._loader(patches, Turn(settings.windows, endless=True))
+        options, data = self._options, self._data
+        patches = Patches(data, self._index, self._card, options)
+        assert options.windows is not None
+        return self._loader(patches, EpochSampler(options.windows, endless=True))
 
     def val_dataloader(self) -> Any:  # noqa: ANN401
         """Windows on what is held out."""
-        ground = self._ground
-        if ground.split is None:
+        data, side = self._data, self._options.patch
+        if data.split is None:
             return []
         windows = ValidationWindows(
-            ground.scenes,
-            ground.split,
-            self._card,
-            side=self._settings.patch,
-            most=_MOST_VALIDATION,
+            data.scenes, data.split, self._card, side=side, most=_MOST_VALIDATION
         )
-        return self._loader(windows, Turn(len(windows), endless=False))
+        return self._loader(windows, EpochSampler(len(windows), endless=False))
 
-    def _loader(self, data: Any, turn: Turn) -> Any:  # noqa: ANN401
-        on_gpu = choose_device(self._settings.device).type == "cuda"
-        loaders = self._settings.loaders
+    def _loader(self, data: Any, sampler: EpochSampler) -> Any:  # noqa: ANN401
+        on_gpu = choose_device(self._options.device).type == "cuda"
+        loaders = self._options.loaders
         if loaders is None:
             # On a CPU the network needs all cores; in front of a GPU they are free.
             loaders = min(16, os.cpu_count() or 1) if on_gpu else 0
         return DataLoader(
             data,
-            batch_size=self._settings.batch,
-            sampler=turn,
+            batch_size=self._options.batch,
+            sampler=sampler,
             num_workers=loaders,
-            drop_last=len(turn) >= self._settings.batch and isinstance(data, Patches),
+            drop_last=len(sampler) >= self._options.batch and isinstance(data, Patches),
             pin_memory=on_gpu,
             persistent_workers=loaders > 0,
         )
@@ -166,7 +118,7 @@ class Task(L.LightningModule):  # type: ignore[misc]
         """Make what is random in a step its own."""
         # Dropout and brightness of a step do not depend on where the run was begun.
         step = self.global_step + 1_000_003 * self.global_rank
-        torch.manual_seed(self._settings.seed * 2**32 + step)
+        torch.manual_seed(self._options.seed * 2**32 + step)
 
     def _scaled(self, pixels: torch.Tensor) -> torch.Tensor:
         return Scaling(self._card.bands, pixels.device)(pixels)
@@ -180,7 +132,7 @@ class Task(L.LightningModule):  # type: ignore[misc]
 
     def _lit(self, x: torch.Tensor) -> torch.Tensor:
         """Vary gain and offset of all bands together, and of each on its own."""
-        strength = self._settings.brightness
+        strength = self._options.brightness
         if not strength:
             return x
         n, bands = x.shape[:2]
@@ -190,7 +142,7 @@ class Task(L.LightningModule):  # type: ignore[misc]
         return x * gain + strength * (1.2 * noise[1] + 0.6 * noise[3])
 
 
-class ClassTask(Task):
+class ClassNetwork(TrainedNetwork):
     """To tell classes apart, pixel by pixel."""
 
     monitor = "mean_iou"
@@ -199,12 +151,12 @@ class ClassTask(Task):
         self,
         module: nn.Module,
         card: Card,
-        ground: Ground,
+        data: TrainingData,
         index: Index,
-        settings: NetworkSettings,
+        options: TrainOptions,
     ) -> None:
-        super().__init__(module, card, ground, index, settings)
-        self._loss = make_loss(settings.loss)
+        super().__init__(module, card, data, index, options)
+        self._loss = make_loss(options.loss)
         self._own_loss = has_own_loss(card)
         k = len(card.classes)
         self.confusion: torch.Tensor
@@ -216,7 +168,7 @@ class ClassTask(Task):
             return self._loss(self._scores(x), targets)
         # Classes are the objects of networks with queries, one mask for each.
         unknown = targets == IGNORED
-        numbers = targets.int().add(1).masked_fill(unknown, NOBODY)
+        numbers = targets.int().add(1).masked_fill(unknown, UNKNOWN)
         places = torch.arange(len(self._card.classes), device=x.device)
         return loss_of_objects(self.module, x, numbers, places)
 
@@ -263,7 +215,7 @@ class ClassTask(Task):
         return {"confusion": self.confusion.cpu().tolist()}
 
 
-class ObjectTask(Task):
+class ObjectNetwork(TrainedNetwork):
     """To find objects."""
 
     monitor = "ap50"
@@ -272,15 +224,15 @@ class ObjectTask(Task):
         self,
         module: nn.Module,
         card: Card,
-        ground: Ground,
+        data: TrainingData,
         index: Index,
-        settings: NetworkSettings,
+        options: TrainOptions,
     ) -> None:
-        super().__init__(module, card, ground, index, settings)
-        assert ground.objects is not None
+        super().__init__(module, card, data, index, options)
+        assert data.objects is not None
         self.places: torch.Tensor
-        self.register_buffer("places", torch.from_numpy(ground.objects), False)
-        self._seen: list[Seen] = []
+        self.register_buffer("places", torch.from_numpy(data.objects), False)
+        self._seen: list[WindowComparison] = []
         self._figures: dict[str, Any] = {}
 
     def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -296,7 +248,7 @@ class ObjectTask(Task):
         pixels, targets = batch
         for window, numbers in zip(self._scaled(pixels), targets, strict=True):
             found = objects_of(self.module, window[None])
-            self._seen.append(look(found, numbers, self.places))
+            self._seen.append(compare_window(found, numbers, self.places))
 
     def on_validation_epoch_end(self) -> None:
         """Bring together what all batches, in all processes, saw."""
@@ -317,13 +269,13 @@ def loss_of_objects(
 
     So what is unknown, or held out, is covered as nodata is, and nothing is there.
     """
-    covered = x.masked_fill((numbers == NOBODY)[:, None], 0.0)
-    return own_loss(module, covered, [take_apart(n, places) for n in numbers])
+    covered = x.masked_fill((numbers == UNKNOWN)[:, None], 0.0)
+    return own_loss(module, covered, [split_objects(n, places) for n in numbers])
 
 
-def _of_all_processes(seen: list[Seen]) -> list[Seen]:
+def _of_all_processes(seen: list[WindowComparison]) -> list[WindowComparison]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return seen
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, seen)
-    return [window for part in parts for window in part]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, seen)
+    return [window for windows in gathered for window in windows]

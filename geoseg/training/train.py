@@ -5,21 +5,22 @@ open rasters and labels ─ hold blocks of ground out ─ scale ─ train ─ wr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg._version import __version__
 from geoseg.core.classes import Class
+from geoseg.core.options import keywords
+from geoseg.core.text import plain
 from geoseg.errors import GeosegError
-from geoseg.labels import Order, object_classes
 from geoseg.models.card import Card, Task
 from geoseg.models.classical.features import Features
 from geoseg.models.extras import require
+from geoseg.models.networks.device import Precision
 from geoseg.training.architectures import (
     CLASSICAL,
     family_of,
@@ -28,40 +29,60 @@ from geoseg.training.architectures import (
     network_card,
     task_of,
 )
-from geoseg.training.data import (
-    Ground,
-    Paths,
-    hold_out,
-    metres_of,
-    open_pairs,
-    open_sources,
-)
-from geoseg.training.saved_settings import WORK, begin, end, is_complete, plain
-from geoseg.training.scenes import check_classes, scaled_bands
+from geoseg.training.data import TrainingData, open_training_data
+from geoseg.training.model_card import untrained_card, with_figures
+from geoseg.training.options import LOSS, Balance, Order, Paths, TrainOptions
+from geoseg.training.saved_settings import WORK, begin, end, is_complete
+from geoseg.training.scenes import check_classes
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from geoseg.accuracy.accuracy import Accuracy
-    from geoseg.models.networks.device import Precision
-
-_LOSS = "ce+dice"
 # What does not change the answer, or only where it is written.
-_NOT_SETTINGS = frozenset(
-    {"out", "overwrite", "progress", "device", "loaders", "name", "license"}
-)
+_NOT_SETTINGS = {"out", "overwrite", "device", "loaders", "name", "license"}
 
 
+def _train(rasters: Paths, options: TrainOptions, *, progress: bool) -> Path:
+    """Train a model; see `train`."""
+    saved = {"rasters": rasters, **options.model_dump(exclude=_NOT_SETTINGS)}
+    settings = plain(saved)
+    framework = _framework(options)
+    task = _task(framework, options)
+    options = options.model_copy(update={"task": task})
+    _check(options)
+    folder = Path(options.out)
+    if is_complete(folder, settings, overwrite=options.overwrite):
+        return folder
+    data = open_training_data(rasters, options)
+    card = untrained_card(data, options, settings)
+    if options.arch in CLASSICAL:
+        begin(folder, settings, overwrite=options.overwrite)
+        _train_classical(data, card, folder, options)
+        return folder
+    if task == "instance" and options.init is None:
+        framework |= _fitting_anchors(framework, data)
+    card = network_card(card, framework, options.patch, options.arguments or {}, task)
+    if has_own_loss(card) and options.loss != LOSS:
+        raise GeosegError(
+            f"leave out --loss: {framework['arch']} has a loss of its own"
+        )
+    module = _network(card, options)
+    begin(folder, settings, overwrite=options.overwrite)
+    _train_network(data, module, card, folder, options, progress=progress)
+    return folder
+
+
+@keywords(TrainOptions, run=_train)
 def train(
     rasters: Paths,
     *,
     labels: Paths,
-    out: str | Path,
+    out: str | os.PathLike[str],
     arch: str | None = None,
     task: Task | None = None,
     encoder: str = "resnet18",
     arguments: Mapping[str, Any] | None = None,
-    init: str | Path | None = None,
+    init: str | os.PathLike[str] | None = None,
     column: str | None = None,
     layer: str | None = None,
     classes: Sequence[Class] = (),
@@ -72,7 +93,7 @@ def train(
     order: Order = "last",
     strict: bool = False,
     bands: Sequence[str] | None = None,
-    aoi: str | Path | None = None,
+    aoi: str | os.PathLike[str] | None = None,
     nodata: float | None = None,
     resolution: float | None = None,
     validation: float = 0.2,
@@ -84,8 +105,8 @@ def train(
     batch: int = 8,
     lr: float = 2e-3,
     weight_decay: float = 1e-2,
-    loss: str = _LOSS,
-    balance: str = "sqrt",
+    loss: str = LOSS,
+    balance: Balance = "sqrt",
     brightness: float = 0.2,
     zoom: float = 1.3,
     patience: int = 12,
@@ -176,310 +197,128 @@ def train(
             too few places to hold any out.
         GeosegError: another training is there, or the numbers do not go together.
     """
-    settings = {k: plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
-    classical = arch if arch in CLASSICAL else None
-    framework = _framework(arch, encoder, init)
-    task = task_of(framework, task or _task_of(arch, init))
-    _check_task(task, background, boundary)
-    _check(validation, patch, balance, zoom, loss)
-    _check_positive(
-        epochs=epochs, windows=windows, batch=batch, lr=lr, patience=patience,
-        trees=trees, leaf=leaf, samples=samples, resolution=resolution,
-        boundary=boundary,
-    )  # fmt: skip
-    folder = Path(out)
-    if is_complete(folder, settings, overwrite=overwrite):
-        return folder
-    sources = open_sources(rasters, bands, aoi, nodata, resolution)
-    how: dict[str, Any] = {
-        "column": column,
-        "layer": layer,
-        "mapping": mapping,
-        "constant": constant,
-        "background": background,
-        "boundary": boundary,
-        "order": order,
-        "strict": strict,
-    }
-    pairs, table = open_pairs(sources, labels, how, classes)
-    wide = (features or Features()).reach if classical else None
-    ground = hold_out(
-        pairs, table, validation, block, wide if gap is None else gap, seed,
-        objects=task == "instance",
-    )  # fmt: skip
-    card = _card(ground, name or folder.resolve().name, license, settings)
-    if boundary is not None:
-        card = replace(card, things=_things(ground))
-    if classical is not None:
-        begin(folder, settings, overwrite=overwrite)
-        kind = {"kind": classical, "trees": trees, "leaf": leaf, "samples": samples}
-        _train_forest(ground, card, folder, {**kind, "seed": seed}, features)
-        return folder
-    network = {
-        "epochs": epochs,
-        "windows": windows,
-        "patch": patch,
-        "batch": batch,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "loss": loss,
-        "balance": balance,
-        "brightness": brightness,
-        "zoom": zoom,
-        "patience": patience,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "loaders": loaders,
-    }
-    if task == "instance" and init is None:
-        framework |= _fitting_anchors(framework, ground)
-    card = network_card(card, framework, patch, arguments or {}, task)
-    if has_own_loss(card) and loss != _LOSS:
-        raise GeosegError(
-            f"leave out --loss: {framework['arch']} has a loss of its own"
-        )
-    module = _network(card, init, seed)
-    begin(folder, settings, overwrite=overwrite)
-    _train_network(ground, module, card, folder, network, progress=progress)
-    return folder
+    raise NotImplementedError
 
 
-def _framework(
-    arch: str | None, encoder: str, init: str | Path | None
-) -> dict[str, Any]:
+def _framework(options: TrainOptions) -> dict[str, Any]:
     """Return how to build the network; nothing for trees."""
-    if arch in CLASSICAL:
-        if init is not None:
-            raise GeosegError(f"{arch} starts from nothing: leave out --init")
+    if options.arch in CLASSICAL:
+        if options.init is not None:
+            raise GeosegError(f"{options.arch} starts from nothing: leave out --init")
         return {}
     require("lightning", what="training a network", extra="train")
-    if arch is None and init is not None:
+    if options.arch is None and options.init is not None:
         from geoseg.training.transfer import framework_of
 
-        return framework_of(init)
-    return framework_for(arch or "unet", encoder)
+        return framework_of(options.init)
+    return framework_for(options.arch or "unet", options.encoder)
 
 
-def _task_of(arch: str | None, init: str | Path | None) -> Task | None:
-    """Return the task of the model that is started from, where that says it all."""
-    if arch is not None or init is None:
-        return None
-    from geoseg.training.transfer import card_of
+def _task(framework: Mapping[str, Any], options: TrainOptions) -> Task:
+    """Return what to learn: as asked, as the model started from, as the network."""
+    asked = options.task
+    if asked is None and options.arch is None and options.init is not None:
+        from geoseg.training.transfer import card_of
 
-    return card_of(init).task
+        asked = card_of(options.init).task
+    return task_of(framework, asked)
 
 
-def _check_task(task: Task, background: str | None, boundary: float | None) -> None:
-    """Raise where what is asked of labels has no meaning for objects."""
-    if task != "instance":
+def _check(options: TrainOptions) -> None:
+    """Raise where what is asked makes no sense, before anything is read."""
+    from geoseg.training.losses import make_loss
+
+    make_loss(options.loss)
+    if options.task != "instance":
         return
-    if background is not None:
+    if options.background is not None:
         raise GeosegError(
             "leave out --background: where no polygon is, there is no object"
         )
-    if boundary is not None:
+    if options.boundary is not None:
         raise GeosegError(
             "leave out --boundary: a network that finds objects needs none between them"
         )
 
 
-def _things(ground: Ground) -> tuple[str, ...]:
-    """Return the names of the polygons' own classes."""
-    found = {
-        int(value)
-        for s in ground.scenes
-        for value in np.unique(object_classes(s.labels))
-    }
-    return tuple(c.name for c in ground.classes if c.value in found)
-
-
 def _fitting_anchors(
-    framework: Mapping[str, Any], ground: Ground
+    framework: Mapping[str, Any], data: TrainingData
 ) -> dict[str, list[int]]:
     """Return what a detector starts from, by the size of what it is to find."""
     from geoseg.training.objects import anchor_sides
 
     if framework["family"] != "torchvision":
         return {}
-    return {"anchors": anchor_sides(ground.scenes)}
+    return {"anchors": anchor_sides(data.scenes)}
 
 
-def _check(validation: float, patch: int, balance: str, zoom: float, loss: str) -> None:
-    """Raise where numbers or names make no sense, before anything is read."""
-    if not 0 <= validation < 1:
-        raise GeosegError(f"validation {validation} must be at least 0 and below 1")
-    if patch < 32 or patch % 32:
-        raise GeosegError(f"patch {patch} px must be a multiple of 32 px")
-    if balance not in ("none", "sqrt", "equal"):
-        raise GeosegError(f"balance {balance!r} is none of none, sqrt, equal")
-    if zoom < 1:
-        raise GeosegError(f"zoom {zoom} must be a factor of at least 1")
-    from geoseg.training.losses import make_loss
-
-    make_loss(loss)
-
-
-def _check_positive(**given: float | None) -> None:
-    for name, value in given.items():
-        if value is not None and not value > 0:
-            raise GeosegError(f"{name} {value} must be above 0")
-
-
-def _card(
-    ground: Ground, name: str, license_: str | None, settings: Mapping[str, Any]
-) -> Card:
-    """Return the card, still without a framework and figures."""
-    sources = [s.source for s in ground.scenes]
-    metres = [m for m in map(metres_of, sources) if m is not None]
-    names = [s.name for s in sources]
-    shown = ", ".join(names[:3]) + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
-    counts = sum(c.sum(axis=(0, 1)) for c in ground.cells)
-    labelled = zip(ground.classes, np.asarray(counts).tolist(), strict=True)
-    return Card(
-        name=name,
-        bands=scaled_bands(ground.scenes, int(settings["seed"])),
-        classes=ground.classes,
-        resolution=float(np.round(np.mean(metres), 6)) if metres else None,
-        dtypes=tuple(sorted({s.dtype.name for s in sources})),
-        license=license_,
-        description=f"{', '.join(c.name for c in ground.classes)}; trained on {shown}",
-        facts={
-            "training": {
-                "geoseg": __version__,
-                "finished": None,
-                "rasters": names,
-                "where": [list(s.grid.bounds) for s in ground.scenes],
-                "crs": ground.scenes[0].grid.crs,
-                "labelled_pixels": {c.name: n for c, n in labelled},
-                "settings": dict(settings),
-            }
-        },
-    )
-
-
-def _with_figures(
-    card: Card,
-    ground: Ground,
-    accuracy: Accuracy | None,
-    facts: Mapping[str, Any],
-    objects: Mapping[str, Any] | None = None,
-) -> Card:
-    """Return the card with how training went, and its figures on held-out ground."""
-    training = {**card.facts["training"], **facts}
-    training["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    out: dict[str, Any] = {**card.facts, "training": training}
-    how = ""
-    if ground.split is not None:
-        how = f"blocks of {ground.split.side} px held out, with a gap of "
-        how += f"{ground.split.gap} px"
-    if objects is not None and how:
-        cut = f"{how}; objects are cut at windows of {card.window * 3 // 4} px"
-        out["validation"] = {"how": cut, "notes": [], "objects": dict(objects)}
-    if accuracy is not None and how:
-        out["validation"] = {
-            "how": how,
-            "notes": list(accuracy.notes[1:]),
-            "pixels": accuracy.n,
-            "overall_accuracy": accuracy.overall.value,
-            "mean_iou": accuracy.mean_iou,
-            "classes": {
-                name: {
-                    "users_accuracy": figures.users.to_dict()["value"],
-                    "producers_accuracy": figures.producers.to_dict()["value"],
-                    "iou": figures.iou.to_dict()["value"],
-                }
-                for name, figures in zip(
-                    accuracy.names, accuracy.per_class, strict=True
-                )
-            },
-            "confusion_matrix": accuracy.counts.tolist(),
-        }
-    return replace(card, facts=out)
-
-
-def _network(card: Card, init: str | Path | None, seed: int) -> nn.Module:
+def _network(card: Card, options: TrainOptions) -> nn.Module:
     """Return the network to train: at random by the seed, or as another was."""
     import torch
 
     from geoseg.training.transfer import start_from
 
-    torch.manual_seed(seed)
+    torch.manual_seed(options.seed)
     module: nn.Module = family_of(card).build(card)
-    if init is not None:
-        start_from(module, card, init)
+    if options.init is not None:
+        start_from(module, card, options.init)
     return module
 
 
 def _train_network(
-    ground: Ground,
+    data: TrainingData,
     module: nn.Module,
     card: Card,
     folder: Path,
-    settings: dict[str, Any],
+    options: TrainOptions,
     *,
     progress: bool,
 ) -> None:
     from geoseg.training.curves import write_curves
-    from geoseg.training.network import NetworkSettings, train_network
+    from geoseg.training.network import train_network
     from geoseg.training.patches import training_index
 
-    index = training_index(ground.cells, ground.split)
+    index = training_index(data.cells, data.split)
     least = 1 if card.task == "instance" else 2
-    check_classes(index.counts.sum(axis=0), ground.classes, least=least)
-    if settings["windows"] is None:
-        patches = 2 * int(index.counts.sum()) / settings["patch"] ** 2
-        settings["windows"] = max(8 * settings["batch"], round(patches))
+    check_classes(index.counts.sum(axis=0), data.classes, least=least)
+    if options.windows is None:
+        patches = 2 * int(index.counts.sum()) / options.patch**2
+        windows = max(8 * options.batch, round(patches))
+        options = options.model_copy(update={"windows": windows})
     trained = train_network(
-        module,
-        card,
-        ground,
-        index,
-        NetworkSettings(**settings),
-        folder / WORK,
-        progress=progress,
+        module, card, data, index, options, folder / WORK, progress=progress
     )
     facts = {"best_epoch": trained.best, "epochs_run": len(trained.rows)}
     write_curves(trained.rows, folder, best=trained.best)
-    card = _with_figures(card, ground, trained.accuracy, facts, trained.objects)
+    card = with_figures(card, data, trained.accuracy, facts, trained.objects)
     family_of(card).save_model(module, card, folder)
     end(folder)
 
 
-def _train_forest(
-    ground: Ground,
-    card: Card,
-    folder: Path,
-    settings: dict[str, Any],
-    features: Features | None,
+def _train_classical(
+    data: TrainingData, card: Card, folder: Path, options: TrainOptions
 ) -> None:
     from geoseg.models.classical.pixelwise import save
-    from geoseg.training.trees import ForestSettings, collect, cross_validate, fit
+    from geoseg.training.trees import collect, cross_validate, fit
 
-    features = features or Features()
-    how = ForestSettings(**settings)
+    features, kind = options.features or Features(), str(options.arch)
     # Trees do not care for scale: pixels stay as they are, but what lies under nodata.
     bands = tuple(replace(b, offset=0.0, scale=1.0, clip=None) for b in card.bands)
     fill = float(np.mean([b.offset for b in card.bands]))
     overlap = -(-features.reach // 2) * 4
     card = replace(
         card, bands=bands, fill=fill, window=max(256, 2 * overlap), overlap=overlap,
-        multiple=1, framework={"arch": how.kind},
+        multiple=1, framework={"arch": kind},
     )  # fmt: skip
-    found = collect(
-        ground.scenes, ground.cells, ground.split, card, features, how, ground.folds
-    )
-    names = [c.name for c in ground.classes]
-    accuracy = cross_validate(found, how, names) if ground.split else None
-    facts = {"samples": len(found.targets), "folds": ground.folds}
-    card = _with_figures(card, ground, accuracy, facts)
+    found = collect(data, card, features, options)
+    names = [c.name for c in data.classes]
+    accuracy = cross_validate(found, options, names) if data.split else None
+    facts = {"samples": len(found.targets), "folds": data.folds}
     save(
-        fit(found, how, len(names)),
+        fit(found, options, len(names)),
         features,
-        card,
+        with_figures(card, data, accuracy, facts),
         folder,
-        family="svm" if how.kind == "svm" else "forest",
-        output="logits" if how.kind in {"svm", "boosting"} else "probabilities",
+        family="svm" if kind == "svm" else "forest",
+        output="logits" if kind in {"svm", "boosting"} else "probabilities",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _OWN = frozenset({"id2label", "label2id", "num_labels", "num_channels"})
 
 
-def framework_of(folder: str | Path) -> dict[str, Any]:
+def framework_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the framework of the model in a folder: how to build one like it.
 
     Args:
@@ -55,7 +56,7 @@ def _of_transformers(path: Path, framework: dict[str, Any]) -> dict[str, Any]:
     return {"family": "transformers", "arch": framework["arch"], "config": config}
 
 
-def card_of(folder: str | Path) -> Card:
+def card_of(folder: str | os.PathLike[str]) -> Card:
     """Return the card of a model folder, or of one that `save_pretrained` wrote."""
     path = Path(folder)
     if (path / CARD).is_file() or not (path / "config.json").is_file():
@@ -73,7 +74,7 @@ def _weights_of(path: Path, card: Card) -> dict[str, torch.Tensor]:
     return load_safetensors(open_folder(path).weights_file)
 
 
-def start_from(module: nn.Module, card: Card, folder: str | Path) -> None:
+def start_from(module: nn.Module, card: Card, folder: str | os.PathLike[str]) -> None:
     """Fill a network with another's weights, as far as they mean the same.
 
     Weights of bands and classes go to the bands and classes of the same name; a band

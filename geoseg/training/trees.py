@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
-from geoseg.core.grid import Window
+from geoseg.core.grid import Window, squares
 from geoseg.models.classical.features import Features
 from geoseg.models.classical.forest import KINDS, Trees
 from geoseg.models.classical.pixelwise import Classifier
 from geoseg.models.classical.svm import Machine
 from geoseg.models.extras import require
-from geoseg.training.patches import cut
+from geoseg.training.data import TrainingData
+from geoseg.training.options import TrainOptions
+from geoseg.training.patches import read_patch
 from geoseg.training.scenes import IGNORED, Scene
-from geoseg.training.split import Split
+from geoseg.training.split import CELL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,22 +28,6 @@ if TYPE_CHECKING:
 
 _READ = 256
 _SVM_SAMPLES = 5000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForestSettings:
-    """How a forest is trained."""
-
-    kind: str
-    """`forest`, `extra-trees`, `boosting` or `svm`."""
-    trees: int
-    """How many."""
-    leaf: int
-    """Samples in a leaf, at least."""
-    samples: int
-    """Pixels to learn from, at most; every class gets its share."""
-    seed: int
-    """Of everything random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,29 +45,24 @@ class Samples:
 
 
 def collect(
-    scenes: Sequence[Scene],
-    cells: Sequence[NDArray[np.int64]],
-    split: Split | None,
-    card: Card,
-    features: Features,
-    settings: ForestSettings,
-    folds: int,
+    data: TrainingData, card: Card, features: Features, options: TrainOptions
 ) -> Samples:
     """Return labelled pixels with their features, drawn evenly over the ground.
 
     Every class may give the same number of pixels; what small classes cannot give, the
     others do.
     """
-    total = sum(c.sum(axis=(0, 1)) for c in cells)
-    keep = _rates(np.asarray(total), settings.samples)
-    parts = []
-    for r, scene in enumerate(scenes):
-        for window in _labelled_windows(cells[r], scene):
-            rng = np.random.default_rng([settings.seed, r, window.y, window.x])
-            found = _window(scene, r, window, split, card, features, keep, folds, rng)
-            parts.append(found)
-    x, y, fold, near = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return Samples(features=x, targets=y, fold=fold, near=near)
+    total = sum(c.sum(axis=(0, 1)) for c in data.cells)
+    keep = _rates(np.asarray(total), options.samples)
+    found = []
+    for number, scene in enumerate(data.scenes):
+        for window in _labelled_windows(data.cells[number], scene):
+            rng = np.random.default_rng([options.seed, number, window.y, window.x])
+            drawn = _draw(scene, window, card, features, keep, rng)
+            folds = _folds(data, number, window, drawn)
+            found.append((drawn.features, drawn.targets, *folds))
+    values, targets, fold, near = (np.concatenate(p) for p in zip(*found, strict=True))
+    return Samples(features=values, targets=targets, fold=fold, near=near)
 
 
 def _rates(total: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
@@ -95,55 +76,68 @@ def _rates(total: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
 
 
 def _labelled_windows(cells: NDArray[np.int64], scene: Scene) -> list[Window]:
-    from geoseg.training.split import CELL
+    """Return the squares in which anything is labelled."""
 
-    k = _READ // CELL
-    found = []
-    for y in range(0, cells.shape[0], k):
-        for x in range(0, cells.shape[1], k):
-            if cells[y : y + k, x : x + k].any():
-                block = Window(y=y * CELL, x=x * CELL, height=_READ, width=_READ)
-                inside = block.intersection(scene.grid.window)
-                assert inside is not None
-                found.append(inside)
-    return found
+    def is_labelled(window: Window) -> bool:
+        y, bottom, x, right = (
+            -(-n // CELL) for n in (window.y, window.bottom, window.x, window.right)
+        )
+        return bool(cells[y:bottom, x:right].any())
+
+    return [w for w in squares(scene.grid, _READ) if is_labelled(w)]
 
 
-def _window(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Drawn:
+    """Pixels of one window."""
+
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    features: NDArray[np.float32]
+    targets: NDArray[np.uint8]
+
+
+def _draw(
     scene: Scene,
-    raster: int,
     window: Window,
-    split: Split | None,
     card: Card,
     features: Features,
     keep: NDArray[np.float64],
-    folds: int,
     rng: np.random.Generator,
-) -> tuple[NDArray[Any], ...]:
+) -> _Drawn:
+    """Draw some of the labelled pixels of a window, a share of each class."""
     padded = window.pad(features.reach)
-    pixels, targets = cut(scene, padded, card)
+    pixels, targets = read_patch(scene, padded, card)
     inside = window.relative_to(padded).slices
     here = targets.numpy()[inside]
     y, x = np.nonzero(here != IGNORED)
     drawn = rng.random(len(y)) < keep[here[y, x]]
     y, x = y[drawn], x[drawn]
     values = features.of(pixels.numpy())[(slice(None), *inside)][:, y, x].T
-    near = np.zeros((len(y), folds), bool)
+    return _Drawn(y=y, x=x, features=np.ascontiguousarray(values), targets=here[y, x])
+
+
+def _folds(
+    data: TrainingData, number: int, window: Window, drawn: _Drawn
+) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Return which fold each pixel is in, and to which it is too near to be learned."""
+    y, x = drawn.y, drawn.x
+    near = np.zeros((len(y), data.folds), bool)
     fold = np.zeros(len(y), np.int16)
-    if split is not None:
-        for f in range(folds):
-            near[:, f] = ~split.learned(raster, f, window)[y, x]
-            fold[split.held_out(raster, f, window)[y, x]] = f
-    return np.ascontiguousarray(values), here[y, x], fold, near
+    if data.split is not None:
+        for f in range(data.folds):
+            near[:, f] = ~data.split.learned(number, f, window)[y, x]
+            fold[data.split.held_out(number, f, window)[y, x]] = f
+    return fold, near
 
 
-def fit(samples: Samples, settings: ForestSettings, classes: int) -> Classifier:
+def fit(samples: Samples, options: TrainOptions, classes: int) -> Classifier:
     """Return a classifier of all samples."""
-    return _fit(samples.features, samples.targets, settings, classes)
+    return _fit(samples.features, samples.targets, options, classes)
 
 
 def cross_validate(
-    samples: Samples, settings: ForestSettings, names: Sequence[str]
+    samples: Samples, options: TrainOptions, names: Sequence[str]
 ) -> Accuracy | None:
     """Return the accuracy on every fold, by forests that saw nothing near it.
 
@@ -160,7 +154,7 @@ def cross_validate(
         test &= known
         if not test.any():
             continue
-        trees = _fit(samples.features[learn], samples.targets[learn], settings, k)
+        trees = _fit(samples.features[learn], samples.targets[learn], options, k)
         votes = trees.predict(
             np.ascontiguousarray(samples.features[test].T)[:, :, None]
         )
@@ -179,31 +173,31 @@ def cross_validate(
 def _fit(
     features: NDArray[np.float32],
     targets: NDArray[np.uint8],
-    settings: ForestSettings,
+    options: TrainOptions,
     classes: int,
 ) -> Classifier:
-    require("sklearn", what=f"arch {settings.kind}", extra="train")
+    require("sklearn", what=f"arch {options.arch}", extra="train")
     from sklearn import ensemble
 
-    if settings.kind == "svm":
-        return _fit_svm(features, targets, settings, classes)
-    make = getattr(ensemble, KINDS[settings.kind])
+    if options.arch == "svm":
+        return _fit_svm(features, targets, options, classes)
+    make = getattr(ensemble, KINDS[str(options.arch)])
     common = {
-        "min_samples_leaf": settings.leaf,
-        "random_state": settings.seed,
+        "min_samples_leaf": options.leaf,
+        "random_state": options.seed,
         "class_weight": "balanced",
     }
-    if settings.kind == "boosting":
-        boosted = make(max_iter=settings.trees, early_stopping=False, **common)
+    if options.arch == "boosting":
+        boosted = make(max_iter=options.trees, early_stopping=False, **common)
         return Trees.of_boosting(boosted.fit(features, targets), classes)
-    forest = make(settings.trees, n_jobs=-1, **common)
+    forest = make(options.trees, n_jobs=-1, **common)
     return Trees.of(forest.fit(features, targets), classes)
 
 
 def _fit_svm(
     features: NDArray[np.float32],
     targets: NDArray[np.uint8],
-    settings: ForestSettings,
+    options: TrainOptions,
     classes: int,
 ) -> Machine:
     """Fit to at most some thousand pixels: the time grows with their square."""
@@ -211,11 +205,11 @@ def _fit_svm(
     from sklearn.svm import SVC
 
     if len(features) > _SVM_SAMPLES:
-        drawn = np.random.default_rng(settings.seed).permutation(len(features))
+        drawn = np.random.default_rng(options.seed).permutation(len(features))
         features, targets = (
             features[drawn[:_SVM_SAMPLES]],
             targets[drawn[:_SVM_SAMPLES]],
         )
     scaler = StandardScaler().fit(features)
-    machine = SVC(C=10.0, class_weight="balanced", random_state=settings.seed)
+    machine = SVC(C=10.0, class_weight="balanced", random_state=options.seed)
     return Machine.of(machine.fit(scaler.transform(features), targets), classes, scaler)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,7 @@ from geoseg.accuracy.evaluate import evaluate
 from geoseg.cli import run
 from geoseg.core.classes import Class
 from geoseg.core.grid import Window
+from geoseg.core.text import plain
 from geoseg.errors import GeosegError, LabelsError, ModelError
 from geoseg.inference.workflow import segment
 from geoseg.models.classical.features import Features
@@ -41,14 +43,14 @@ from geoseg.models.load import load_model
 from geoseg.models.networks import hf
 from geoseg.training.epochs import EpochBar
 from geoseg.training.losses import make_loss
+from geoseg.training.options import TrainOptions
 from geoseg.training.patches import (
+    EpochSampler,
     Patches,
-    Turn,
     ValidationWindows,
     class_weights,
     training_index,
 )
-from geoseg.training.saved_settings import plain
 from geoseg.training.scenes import IGNORED
 from geoseg.training.split import CELL, split_blocks
 from geoseg.training.train import train
@@ -199,8 +201,8 @@ def test_patches_see_no_held_out_label(ground):
     )
     card = Card(name="t", bands=scaled_bands([scene], 0), classes=labels.classes)
     index = training_index(job.cells, job.split)
-    settings = {"side": 64, "balance": "sqrt", "seed": 0}
-    data = Patches([scene], job.split, index, card, zoom=1.0, **settings)
+    options = TrainOptions(labels=label, out="m", patch=64, zoom=1.0)
+    data = Patches(replace(job, scenes=(scene,)), index, card, options)
     learned = job.split.learned(0, 0, source.grid.window)
     seen = 0
     for i in range(30):
@@ -223,9 +225,9 @@ def test_patches_see_no_held_out_label(ground):
     # The same patch again; another number, another patch; epochs go on.
     assert torch.equal(data[5][0], data[5][0])
     assert not torch.equal(data[5][0], data[6][0])
-    turn = Turn(4, endless=True)
-    turn.set_epoch(3)
-    assert list(turn) == [12, 13, 14, 15]
+    sampler = EpochSampler(4, endless=True)
+    sampler.set_epoch(3)
+    assert list(sampler) == [12, 13, 14, 15]
 
 
 def test_classes_are_balanced_as_asked():
@@ -576,13 +578,13 @@ def test_bad_labels_get_one_clear_line(ground, tmp_path):
         ("other.tif", {"strict": True}, "not on the raster's grid"),
         ("flat.tif", {}, "one class only"),
         ("gone.gpkg", {}, "neither points, polygons nor a raster"),
-        ("p.gpkg", {"arch": "clever"}, "cannot be trained; known are"),
+        ("p.gpkg", {"arch": "clever"}, "cannot be trained; known"),
         ("p.gpkg", {"arch": "dpt", "encoder": "vgg11", "arguments": {}}, "Only Timm"),
         ("p.gpkg", {"arch": "maskrcnn", "loss": "ce"}, "leave out --loss"),
-        ("p.gpkg", {"validation": 1.0}, "below 1"),
+        ("p.gpkg", {"validation": 1.0}, "validation 1.0: .* less than 1"),
         ("p.gpkg", {"patch": 50}, "multiple of 32"),
         ("p.gpkg", {"loss": "hinge"}, "ce, dice, focal"),
-        ("p.gpkg", {"epochs": 0}, "epochs 0 must be above 0"),
+        ("p.gpkg", {"epochs": 0}, "epochs 0: .* greater than 0"),
         ("p.gpkg", {"arch": "forest", "init": "m"}, "leave out --init"),
         ("p.gpkg", {"arch": None, "encoder": "", "init": "gone"}, "gone"),
     ):
@@ -664,7 +666,7 @@ def test_the_command_line_says_what_it_made(ground, tmp_path, capsys):
         (["--class", "a=7"], "VALUE=NAME"),
         (["--argument", "depth"], "NAME=VALUE"),
         (["--scales", "wide"], "numbers"),
-        (["--trees", "0"], "trees 0 must be above 0"),
+        (["--trees", "0"], "trees 0: input should be greater than 0"),
     ):
         assert run([*command, *wrong]) == 2
         said = capsys.readouterr()

@@ -23,7 +23,12 @@ from geoseg.models.load import load_model
 from geoseg.models.networks.detector import Found
 from geoseg.models.networks.hf import QUERIES, TRAINABLE
 from geoseg.models.plain import card_from_dict
-from geoseg.training.objects import look, own_loss, score_windows, take_apart
+from geoseg.training.objects import (
+    compare_window,
+    own_loss,
+    score_windows,
+    split_objects,
+)
 from geoseg.training.tasks import loss_of_objects
 from geoseg.training.train import train
 
@@ -412,7 +417,7 @@ def test_what_a_network_learns_from_is_what_is_there():
     numbers[0, 12:30, 31] = 2  # and a thin one
     numbers[1, :, 16:] = -1
     places = torch.tensor([0, 1, 1])
-    parts = [take_apart(n, places) for n in numbers]
+    parts = [split_objects(n, places) for n in numbers]
     assert [len(p.masks) for p in parts] == [1, 0]
     x = torch.ones(2, 4, 32, 32)
     network = Recorder()
@@ -443,7 +448,7 @@ def test_objects_of_windows_are_scored_as_whole_maps_are():
         scores=torch.tensor([0.9, 0.8, 0.7, 0.3]),
     )
     card = card_from_dict({"bands": ["a"], "classes": ["disc"], "task": "instance"})
-    seen = look(found, numbers, places)
+    seen = compare_window(found, numbers, places)
     for windows in ([seen], [seen, seen]):
         scores = score_windows(windows, card)
         assert scores.names == ("disc",)
@@ -451,6 +456,6 @@ def test_objects_of_windows_are_scored_as_whole_maps_are():
         assert scores.f1 == 1
         assert scores.mean("ap50") == 1
         assert scores.mean("sq") == pytest.approx((10 / 18 + 1 + 1) / 3)
-    nothing = look(replace(found, scores=found.scores * 0), numbers, places)
+    nothing = compare_window(replace(found, scores=found.scores * 0), numbers, places)
     scores = score_windows([seen, nothing], card)
     assert scores.f1 == pytest.approx(2 * 3 / (6 + 3))

@@ -1,0 +1,162 @@
+"""What `geoseg train` is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from geoseg.core.classes import Class
+from geoseg.core.options import Cli, Options, Section
+from geoseg.models.card import Task
+from geoseg.models.classical.features import Features
+from geoseg.models.networks.device import Precision
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Order = Literal["last", "first", "smallest"]
+Balance = Literal["none", "sqrt", "equal"]
+LOSS = "ce+dice"
+"""The loss of networks that have none of their own."""
+
+_LABELS = Cli(section=Section.LABELS)
+_PIXELS = Cli(section=Section.LABELS, metavar="PX")
+_FILE = Cli(section=Section.LABELS, metavar="FILE", location=True)
+_HELD_OUT = Cli(section=Section.HELD_OUT, metavar="PX")
+_NETWORK = Cli(section=Section.NETWORK)
+_LEARNING = Cli(section=Section.LEARNING)
+_TREES = Cli(section=Section.TREES)
+_WRITTEN = Cli(section=Section.WRITTEN)
+_SPEED = Cli(section=Section.SPEED)
+
+
+class TrainOptions(Options):
+    """From what, how and into which folder a model is trained."""
+
+    labels: Annotated[
+        Paths, Cli(section=Section.LABELS, metavar="FILE", repeats=True, location=True)
+    ]
+    """Points, polygons or class rasters: one, or one for each raster."""
+    out: Annotated[
+        str | os.PathLike[str],
+        Cli(section=Section.WRITTEN, metavar="FOLDER", location=True),
+    ]
+    """The model folder to write."""
+    arch: Annotated[str | None, _NETWORK] = None
+    """A forest, extra-trees, boosting or svm; or a network of torchvision, transformers
+    or segmentation_models_pytorch: a name that is not known lists them all; maskrcnn
+    for objects. Default that of --init, or unet."""
+    task: Annotated[Task | None, _NETWORK] = None
+    """Classes, or objects, one for each polygon; default what the network is for."""
+    encoder: Annotated[str, _NETWORK] = "resnet18"
+    """Of segmentation_models_pytorch, or tu- and any of timm."""
+    arguments: Annotated[
+        Mapping[str, Any] | None,
+        Cli(section=Section.NETWORK, name="--argument", metavar="NAME=VALUE"),
+    ] = None
+    """Of the network's constructor, as in encoder_depth=4; repeatable."""
+    init: Annotated[
+        str | os.PathLike[str] | None,
+        Cli(section=Section.NETWORK, metavar="FOLDER", location=True),
+    ] = None
+    """A model to start from; its bands and classes may be others."""
+    column: Annotated[str | None, _LABELS] = None
+    """Column with class names or values; found by its usual names by default."""
+    layer: Annotated[str | None, _LABELS] = None
+    """Layer of a file with several."""
+    classes: Annotated[
+        Sequence[Class],
+        Cli(
+            section=Section.LABELS,
+            name="--class",
+            metavar="VALUE=NAME[:#RRGGBB]",
+            repeats=True,
+        ),
+    ] = ()
+    """A class with its colour; default what the labels hold; repeatable."""
+    mapping: Annotated[
+        Mapping[str, str] | None,
+        Cli(section=Section.LABELS, name="--map", metavar="NAME=CLASS"),
+    ] = None
+    """Another name for a label's class, or `ignore`; repeatable."""
+    constant: Annotated[str | None, _LABELS] = None
+    """Class of all features."""
+    background: Annotated[str | None, _LABELS] = None
+    """Class of pixels that nothing covers."""
+    boundary: Annotated[float | None, Field(gt=0), _PIXELS] = None
+    """Pixels of polygons so near to their outline are a class `boundary`, for segment
+    --task instance --instances boundary:boundary."""
+    order: Annotated[Order, _LABELS] = "last"
+    """Which of overlapping polygons wins."""
+    strict: Annotated[bool, _LABELS] = False
+    """Refuse rasters on another grid."""
+    bands: Annotated[
+        Sequence[str] | None, Cli(section=Section.LABELS, metavar="red,…")
+    ] = None
+    """As in segment."""
+    aoi: Annotated[str | os.PathLike[str] | None, _FILE] = None
+    """Polygons; outside is not seen."""
+    nodata: Annotated[float | None, _LABELS] = None
+    """A pixel value that is nodata too."""
+    resolution: Annotated[
+        float | None, Field(gt=0), Cli(section=Section.LABELS, metavar="METRES")
+    ] = None
+    """To work at; default the first raster's own."""
+    validation: Annotated[float, Field(ge=0, lt=1), Cli(section=Section.HELD_OUT)] = 0.2
+    """Share of the labelled ground that is held out; 0 for none."""
+    block: Annotated[int | None, _HELD_OUT] = None
+    """Side of the held-out blocks, a multiple of 32; default by the labels."""
+    gap: Annotated[int | None, _HELD_OUT] = None
+    """What is left out around them; default a quarter of a block, at most 64; for trees
+    as far as their features reach."""
+    epochs: Annotated[int, Field(gt=0), _LEARNING] = 40
+    """At most."""
+    windows: Annotated[int | None, Field(gt=0), _LEARNING] = None
+    """Patches in an epoch; default twice what covers the labelled ground."""
+    patch: Annotated[
+        int,
+        Field(ge=32, multiple_of=32),
+        Cli(section=Section.LEARNING, metavar="PX"),
+    ] = 256
+    """Their side, a multiple of 32."""
+    batch: Annotated[int, Field(gt=0), _LEARNING] = 8
+    """Patches in a step."""
+    lr: Annotated[float, Field(gt=0), _LEARNING] = 2e-3
+    """Highest of the one-cycle schedule."""
+    weight_decay: Annotated[float, _LEARNING] = 1e-2
+    """Of AdamW."""
+    loss: Annotated[str, _LEARNING] = LOSS
+    """One of ce, dice, focal, or a sum of them; networks that answer masks have their
+    own."""
+    balance: Annotated[Balance, _LEARNING] = "sqrt"
+    """How patches are spread over classes."""
+    brightness: Annotated[float, _LEARNING] = 0.2
+    """How much gain and offset of bands vary, in standard deviations."""
+    zoom: Annotated[float, Field(ge=1), _LEARNING] = 1.3
+    """How much the scale of the ground varies, as a factor."""
+    patience: Annotated[int, Field(gt=0), _LEARNING] = 12
+    """Epochs without a better mean IoU, or AP50 of objects, after which training
+    ends."""
+    trees: Annotated[int, Field(gt=0), _TREES] = 100
+    """How many."""
+    leaf: Annotated[int, Field(gt=0), _TREES] = 3
+    """Pixels in a leaf."""
+    samples: Annotated[int, Field(gt=0), _TREES] = 100_000
+    """Pixels to learn from, at most."""
+    features: Annotated[Features | None, _TREES] = None
+    """What a pixel's features are."""
+    seed: Annotated[int, _LEARNING] = 0
+    """Of everything random."""
+    device: Annotated[str, _SPEED] = "auto"
+    """As in segment."""
+    precision: Annotated[Precision, _SPEED] = "auto"
+    """Of the steps; weights stay fp32."""
+    loaders: Annotated[int | None, Cli(section=Section.SPEED, metavar="N")] = None
+    """Processes that cut patches; default by device and cores."""
+    name: Annotated[str | None, _WRITTEN] = None
+    """What the model is called."""
+    license: Annotated[str | None, _WRITTEN] = None
+    """SPDX identifier, for the card."""
+    overwrite: Annotated[bool, _WRITTEN] = False
+    """Replace a model that is there."""
