@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Band, Card
     from geoseg.models.contract import Objects
     from geoseg.models.load import load_model
+    from geoseg.models.pack import save_model
     from geoseg.pipeline.run import run
     from geoseg.rasters.open import open_source
     from geoseg.training.train import train
@@ -73,6 +74,7 @@ _MODULES = {
     "report": "geoseg.viz.report",
     "run": "geoseg.pipeline.run",
     "run_plan": "geoseg.inference.workflow",
+    "save_model": "geoseg.models.pack",
     "sample": "geoseg.accuracy.sampling",
     "segment": "geoseg.inference.workflow",
     "train": "geoseg.training.train",
@@ -115,6 +117,7 @@ __all__ = [
     "run",
     "run_plan",
     "sample",
+    "save_model",
     "segment",
     "train",
     "vectorize",

@@ -13,11 +13,9 @@ from typing import Any
 import click
 
 from geoseg._version import __version__
-from geoseg.cli.options import Command
-from geoseg.cli.sections import sectioned
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
-# Command → the room that holds it; imported when it is called, so `--help` is fast.
+# Command → the module that holds it; imported when it is called, so `--help` is fast.
 COMMANDS = {
     "segment": "geoseg.cli.segment",
     "plan": "geoseg.cli.segment",
@@ -53,7 +51,7 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(COMMANDS[name]), name)
-        return command if isinstance(command, Command) else sectioned(command)
+        return command
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter

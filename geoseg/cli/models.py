@@ -8,18 +8,16 @@ from pathlib import Path
 
 import click
 
-from geoseg.cli.common_old import comma_list
+from geoseg.cli.common import OutputOptions, one_or_more
+from geoseg.cli.options import command, takes
+from geoseg.core.raster_options import RasterOptions
 
 
-@click.command(
-    epilog="""
-\b
-Example:
-  geoseg models
-"""
+@command(
+    "geoseg models",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def models(*, as_json: bool) -> None:
+@takes(OutputOptions, "output", only="as_json")
+def models(*, output: OutputOptions) -> None:
     """List what can be used as MODEL, and what is installed."""
     from rich.console import Console
     from rich.table import Table
@@ -27,7 +25,7 @@ def models(*, as_json: bool) -> None:
     from geoseg.models.families import families
 
     found = families()
-    if as_json:
+    if output.as_json:
         rows = [{**asdict(f), "installed": f.installed} for f in found]
         click.echo(json.dumps(rows))
         return
@@ -48,55 +46,47 @@ def model() -> None:
     """Look at one model: show its card, check it, write a new one, pack, import."""
 
 
-@model.command(
-    epilog="""
-\b
-Example:
-  geoseg model show models/landcover
-"""
+@command(
+    "geoseg model show models/landcover",
+    group=model,
 )
 @click.argument("spec", metavar="MODEL")
-@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
-def show(*, spec: str, as_json: bool) -> None:
+@takes(OutputOptions, "output", only="as_json")
+def show(*, spec: str, output: OutputOptions) -> None:
     """Show the card of MODEL: bands, scaling, window, classes."""
     from geoseg.models.describe import describe
     from geoseg.models.load import model_recipe
     from geoseg.models.stac import card_to_item
 
     card = model_recipe(spec).card
-    click.echo(json.dumps(card_to_item(card)) if as_json else describe(card))
+    click.echo(json.dumps(card_to_item(card)) if output.as_json else describe(card))
 
 
-@model.command(
-    epilog="""
-\b
-Example:
-  geoseg model check models/landcover scene.tif
-"""
+@command(
+    "geoseg model check models/landcover scene.tif",
+    group=model,
 )
 @click.argument("spec", metavar="MODEL")
 @click.argument("raster", nargs=-1, required=True)
-@click.option(
-    "--bands", callback=comma_list, metavar="red,green,…", help="As in segment."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@takes(RasterOptions)
+@takes(OutputOptions, "output", only="as_json")
 @click.pass_context
 def check(
     context: click.Context,
     *,
     spec: str,
     raster: tuple[str, ...],
-    bands: list[str] | None,
-    as_json: bool,
+    options: RasterOptions,
+    output: OutputOptions,
 ) -> None:
     """Say whether RASTER can be what MODEL was trained on; exit status 2 if not."""
     from geoseg.models.check import examine
     from geoseg.models.load import model_recipe
     from geoseg.rasters.open import open_source
 
-    source = open_source(raster[0] if len(raster) == 1 else list(raster), bands=bands)
+    source = open_source(one_or_more(raster), **options.of_source)
     findings = examine(model_recipe(spec).bound(source).card, source)
-    if as_json:
+    if output.as_json:
         click.echo(json.dumps([asdict(f) for f in findings]))
     else:
         for finding in findings:
@@ -105,13 +95,10 @@ def check(
         context.exit(2)
 
 
-@model.command(
-    epilog="""
-\b
-Examples:
-  geoseg model new roads.json
-  geoseg model new models/roads
-"""
+@command(
+    "geoseg model new roads.json",
+    "geoseg model new models/roads",
+    group=model,
 )
 @click.argument("card", metavar="CARD", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
@@ -123,13 +110,10 @@ def new(*, card: Path, overwrite: bool) -> None:
     click.echo(f"{path}: fill it in, then geoseg model check MODEL RASTER")
 
 
-@model.command(
-    epilog="""
-\b
-Examples:
-  geoseg model pack segformer-folder --out models/segformer
-  geoseg model pack net.onnx --out models/net
-"""
+@command(
+    "geoseg model pack segformer-folder --out models/segformer",
+    "geoseg model pack net.onnx --out models/net",
+    group=model,
 )
 @click.argument("spec", metavar="MODEL")
 @click.option("--out", required=True, metavar="FOLDER", help="The folder to write.")
@@ -141,13 +125,10 @@ def pack(*, spec: str, out: str, overwrite: bool) -> None:
     click.echo(str(run(spec, Path(out), overwrite=overwrite)))
 
 
-@model.command(
-    "import",
-    epilog="""
-\b
-Example:
-  geoseg model import dynamicworld dynamicworld/forward --out models/dynamicworld
-""",
+@command(
+    "geoseg model import dynamicworld dynamicworld/forward --out models/dynamicworld",
+    group=model,
+    name="import",
 )
 @click.argument("kind", type=click.Choice(["dynamicworld"]))
 @click.argument("folder", type=click.Path())

@@ -54,7 +54,8 @@ class Command(click.Command):
         """Write the options, those of a section under its name."""
         sections: dict[str, list[tuple[str, str]]] = {s: [] for s in Section}
         many = sum(isinstance(p, click.Option) for p in self.params) > _MANY
-        for parameter in self.get_params(ctx):
+        # What has to be given comes first in its section.
+        for parameter in sorted(self.get_params(ctx), key=lambda p: not p.required):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
                 section = getattr(parameter, "section", Section.OTHER)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geoseg.cli.common_old import cluster_options, output_options, report
+from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.options import command, takes
+from geoseg.execution.options import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,14 +17,10 @@ if TYPE_CHECKING:
     from geoseg.execution.progress import Progress
 
 
-@click.command(
-    epilog="""
-\b
-Examples:
-  geoseg run pipelines/water.toml
-  geoseg run water.toml --set segment.raster=june.tif --set out=out/june
-  geoseg run landcover.toml --cluster cluster/slurm.toml
-"""
+@command(
+    "geoseg run pipelines/water.toml",
+    "geoseg run water.toml --set segment.raster=june.tif --set out=out/june",
+    "geoseg run landcover.toml --cluster cluster/slurm.toml",
 )
 @click.argument("pipeline", type=click.Path(dir_okay=False), metavar="PIPELINE.toml")
 @click.option(
@@ -33,20 +31,17 @@ Examples:
     help="Instead of what the file says, such as vectorize.simplify=5; repeatable.",
 )
 @click.option("--check", is_flag=True, help="Check the file, and run nothing.")
-@click.option("--overwrite", is_flag=True, help="Begin anew.")
-@cluster_options
-@output_options
+@click.option("--overwrite", is_flag=True, help="Begin again.")
+@takes(ClusterOptions, "place")
+@takes(OutputOptions, "output")
 def run(
     *,
     pipeline: str,
     overrides: tuple[str, ...],
     check: bool,
     overwrite: bool,
-    workers: int | None,
-    scheduler: str | None,
-    cluster: str | None,
-    quiet: bool,
-    as_json: bool,
+    place: ClusterOptions,
+    output: OutputOptions,
 ) -> None:
     """Run PIPELINE.toml: segment, vectorize, export, report as one job.
 
@@ -55,26 +50,22 @@ def run(
     run already; 3 some blocks failed or workers were lost, run it again; 130 and 143
     interrupted, run it again.
     """
-    from geoseg.execution.cluster_settings import chosen_cluster
     from geoseg.pipeline.run import run_pipeline
-    from geoseg.pipeline.settings import read_pipeline
+    from geoseg.pipeline.settings import opened_pipeline
 
-    given = (workers, scheduler, cluster)
-    place = None if given == (None, None, None) else chosen_cluster(*given)
-    settings = read_pipeline(pipeline, overrides, cluster=place)
+    settings = opened_pipeline(pipeline, overrides, place)
     if check:
-        report({"ok": True}, [f"{pipeline}: fine"], quiet=quiet, as_json=as_json)
+        report({"ok": True}, [f"{pipeline}: fine"], output)
         return
     with ExitStack() as stack:
-        made = run_pipeline(
-            settings, overwrite=overwrite, show=_bars(stack, quiet=quiet or as_json)
-        )
+        show = _bars(stack, quiet=output.silent)
+        made = run_pipeline(settings, overwrite=overwrite, show=show)
     lines = [
         f"{stage}: {facts['product']}"
         + (f" in {facts['seconds']:.1f} s" if facts["made"] else " was there already")
         for stage, facts in made.items()
     ]
-    report({"name": settings.name, "stages": made}, lines, quiet=quiet, as_json=as_json)
+    report({"name": settings.name, "stages": made}, lines, output)
 
 
 def _bars(stack: ExitStack, *, quiet: bool) -> Callable[[str, Progress], None]:

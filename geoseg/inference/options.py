@@ -8,17 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from geoseg.core.options import Cli, Options, Section
+from geoseg.core.options import Cli, Section
+from geoseg.core.raster_options import RasterOptions
 from geoseg.core.text import bytes_of
 from geoseg.models.card import Task
 from geoseg.models.networks.device import Precision
 
-NodataRule = Literal["auto", "any", "all"]
-Units = Literal["file", "reflectance"]
 Resolution = Literal["model", "native"] | float
 
 
-class PlanOptions(Options):
+class PlanOptions(RasterOptions):
     """What decides how a raster becomes masks."""
 
     model: Annotated[
@@ -37,28 +36,6 @@ class PlanOptions(Options):
         Cli(section=Section.MODEL, metavar="FILE", location=True),
     ] = None
     """Points, boxes or polygons that SAM and its like are asked for."""
-    aoi: Annotated[
-        str | os.PathLike[str] | None,
-        Cli(section=Section.MODEL, metavar="FILE", location=True),
-    ] = None
-    """Polygons; outside is nodata."""
-    bands: Annotated[
-        Sequence[str] | None, Cli(section=Section.MODEL, metavar="red,green,…")
-    ] = None
-    """Names of the raster's bands in order, NAME=NUMBER for some, or the numbers of
-    those to use, in the model's order."""
-    nodata: Annotated[float | None, Cli(section=Section.MODEL)] = None
-    """A pixel value that is nodata, whatever the raster says of it."""
-    nodata_rule: Annotated[NodataRule, Cli(section=Section.MODEL)] = "auto"
-    """A pixel is nodata where any band is, or where all are; auto: all for pictures of
-    bytes with red, green and blue, any for all others."""
-    units: Annotated[Units, Cli(section=Section.MODEL)] = "file"
-    """Numbers as stored, or as reflectance where the raster says how."""
-    trust: Annotated[
-        Sequence[str] | None,
-        Cli(section=Section.MODEL, metavar="PATH|HOST", repeats=True),
-    ] = None
-    """What a VRT, tile index or STAC item may name beside its own folder and host."""
     resolution: Annotated[
         Resolution, Cli(section=Section.MODEL, metavar="model|native|METRES")
     ] = "model"
@@ -94,18 +71,6 @@ class PlanOptions(Options):
         Cli(section=Section.SPEED, metavar="SIZE"),
     ] = None
     """What one process may use, such as 8GB; what does not fit is refused."""
-
-    @property
-    def of_source(self) -> dict[str, Any]:
-        """What `open_source` is asked, by its keywords."""
-        return {
-            "bands": self.bands,
-            "aoi": self.aoi,
-            "nodata": self.nodata,
-            "nodata_rule": self.nodata_rule,
-            "units": self.units,
-            "trust": tuple(self.trust or ()),
-        }
 
     @property
     def memory_bytes(self) -> float | None:

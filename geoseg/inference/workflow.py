@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from geoseg._version import __version__
 from geoseg.core.options import keywords
+from geoseg.core.raster_options import NodataRule, Units
 from geoseg.errors import MasksError, StorageFullError, is_full
 from geoseg.execution.engine import processes
 from geoseg.execution.progress import Progress
@@ -23,11 +24,9 @@ from geoseg.execution.resources import cores
 from geoseg.inference.numerics import choose_numerics, keeping_to
 from geoseg.inference.objects.scheduler import run_objects, splitting_job, table_of
 from geoseg.inference.options import (
-    NodataRule,
     PlanOptions,
     Resolution,
     SegmentOptions,
-    Units,
 )
 from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks

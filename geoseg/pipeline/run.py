@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
-from geoseg.execution.cluster_settings import chosen_cluster
+from geoseg.execution.options import ClusterOptions
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.settings import read_pipeline
+from geoseg.pipeline.settings import opened_pipeline
 from geoseg.rasters.open import open_source, redact
 from geoseg.vector.options import VectorizeOptions
 from geoseg.viz.options import ReportOptions
@@ -125,7 +125,7 @@ def run(
     overwrite: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
-    cluster: str | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     progress: Callable[[str, Progress], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a pipeline file; the same call again does what is left.
@@ -146,9 +146,8 @@ def run(
         GeosegError: The file is wrong or a stage failed; what is done stays done.
         LockedError: It is being run already.
     """
-    given = (workers, scheduler, cluster)
-    place = None if given == (None, None, None) else chosen_cluster(*given)
-    pipeline = read_pipeline(path, overrides, cluster=place)
+    place = ClusterOptions(workers=workers, scheduler=scheduler, cluster=cluster)
+    pipeline = opened_pipeline(path, overrides, place)
     return run_pipeline(pipeline, overwrite=overwrite, show=progress)
 
 

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, field_validator
 
 from geoseg.core.options import Cli, Options, cli_of
 from geoseg.core.toml_settings import checked_as, models, override, read_toml
-from geoseg.execution.cluster_settings import ClusterSpec, read_cluster
+from geoseg.execution.cluster_settings import ClusterSpec, chosen_cluster, read_cluster
+from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
@@ -111,6 +112,15 @@ def read_pipeline(
     elif isinstance(values.get("cluster"), str):
         values["cluster"] = read_cluster(values["cluster"])
     return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
+
+
+def opened_pipeline(
+    path: str | os.PathLike[str], overrides: Sequence[str], place: ClusterOptions
+) -> Pipeline:
+    """Read a pipeline file; workers come from where `place` says, if it says so."""
+    given = tuple(dict(place).values())
+    cluster = chosen_cluster(*given) if any(v is not None for v in given) else None
+    return read_pipeline(path, overrides, cluster=cluster)
 
 
 def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from geoseg.core.grid import Grid, Window
+from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 # GDAL decodes whole blocks. Larger ones are a mistake of whoever wrote the file, or an
 # attack, and would break what the plan promises about memory.
 MAX_BLOCK_BYTES: Final = 400_000_000
-
-NodataRule = Literal["auto", "any", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from geoseg.core.grid import Window
 
-Units = Literal["file", "reflectance"]
 
 BEFORE_0400: Final = "s2-l2a-before-0400"
 """Sentinel-2's digital numbers without the offset of processing baseline 04.00."""

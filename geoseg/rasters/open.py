@@ -6,16 +6,16 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
+from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array
 from geoseg.rasters.bands import choose, match_bands, matched
-from geoseg.rasters.file import NodataRule, Told, open_file
+from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.mosaic import mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
-    Units,
     as_reflectance,
     formula,
     in_numbers,

@@ -12,7 +12,6 @@ import numpy as np
 from geoseg.core.classes import Class
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
-from geoseg.models.classical.features import Features
 from geoseg.rasters.open import Source, at_resolution, open_source
 from geoseg.training.architectures import CLASSICAL
 from geoseg.training.options import Paths, TrainOptions
@@ -62,7 +61,7 @@ def open_training_data(rasters: Paths, options: TrainOptions) -> TrainingData:
     pairs, table = _open_pairs(_open_sources(rasters, options), options)
     gap = options.gap
     if gap is None and options.arch in CLASSICAL:
-        gap = (options.features or Features()).reach
+        gap = options.features.reach
     return hold_out(
         pairs, table, options.validation, options.block, gap, options.seed,
         objects=options.task == "instance",
@@ -71,10 +70,7 @@ def open_training_data(rasters: Paths, options: TrainOptions) -> TrainingData:
 
 def _open_sources(rasters: Paths, options: TrainOptions) -> list[Source]:
     """Return the rasters with the same bands, at about the same pixel size."""
-    found = [
-        open_source(r, bands=options.bands, aoi=options.aoi, nodata=options.nodata)
-        for r in _several(rasters)
-    ]
+    found = [open_source(r, **options.of_source) for r in _several(rasters)]
     if not found:
         raise GeosegError("no raster to train on")
     first = found[0]

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from geoseg.core.classes import Class
-from geoseg.core.options import Cli, Options, Section
-from geoseg.models.card import Task
-from geoseg.models.classical.features import Features
+from geoseg.core.classes import Class, default_color
+from geoseg.core.label_options import LabelOptions
+from geoseg.core.options import Cli, Section
+from geoseg.core.raster_options import RasterOptions
 from geoseg.models.networks.device import Precision
 
+if TYPE_CHECKING:
+    from geoseg.models.classical.features import Features
+
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-Order = Literal["last", "first", "smallest"]
+Learned = Literal["semantic", "instance"]
 Balance = Literal["none", "sqrt", "equal"]
 LOSS = "ce+dice"
 """The loss of networks that have none of their own."""
 
 _LABELS = Cli(section=Section.LABELS)
 _PIXELS = Cli(section=Section.LABELS, metavar="PX")
-_FILE = Cli(section=Section.LABELS, metavar="FILE", location=True)
 _HELD_OUT = Cli(section=Section.HELD_OUT, metavar="PX")
 _NETWORK = Cli(section=Section.NETWORK)
 _LEARNING = Cli(section=Section.LEARNING)
@@ -31,7 +34,39 @@ _WRITTEN = Cli(section=Section.WRITTEN)
 _SPEED = Cli(section=Section.SPEED)
 
 
-class TrainOptions(Options):
+def _argument(text: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Read a value as JSON; what is none is a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _class(text: str) -> tuple[int, str, str | None]:
+    """Read `1=building:#D55E00` as value, name and colour."""
+    value, _, rest = text.partition("=")
+    name, _, color = rest.partition(":")
+    if not value.isdigit() or not name:
+        raise ValueError("there is no value or no name")
+    return int(value), name, color or None
+
+
+def _with_colors(classes: Sequence[Any]) -> Sequence[Class]:
+    """Return classes of which some are a value, a name and perhaps a colour."""
+    return [
+        c
+        if isinstance(c, Class)
+        else Class(value=c[0], name=c[1], color=c[2] or default_color(i))
+        for i, c in enumerate(classes)
+    ]
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """Read `1,2,4`; `none` is none of them."""
+    return tuple(float(v) for v in text.split(",") if v.strip() not in {"", "none"})
+
+
+class TrainOptions(RasterOptions, LabelOptions):
     """From what, how and into which folder a model is trained."""
 
     labels: Annotated[
@@ -47,13 +82,18 @@ class TrainOptions(Options):
     """A forest, extra-trees, boosting or svm; or a network of torchvision, transformers
     or segmentation_models_pytorch: a name that is not known lists them all; maskrcnn
     for objects. Default that of --init, or unet."""
-    task: Annotated[Task | None, _NETWORK] = None
+    task: Annotated[Learned | None, _NETWORK] = None
     """Classes, or objects, one for each polygon; default what the network is for."""
     encoder: Annotated[str, _NETWORK] = "resnet18"
     """Of segmentation_models_pytorch, or tu- and any of timm."""
     arguments: Annotated[
         Mapping[str, Any] | None,
-        Cli(section=Section.NETWORK, name="--argument", metavar="NAME=VALUE"),
+        Cli(
+            section=Section.NETWORK,
+            name="--argument",
+            metavar="NAME=VALUE",
+            parse=_argument,
+        ),
     ] = None
     """Of the network's constructor, as in encoder_depth=4; repeatable."""
     init: Annotated[
@@ -61,46 +101,23 @@ class TrainOptions(Options):
         Cli(section=Section.NETWORK, metavar="FOLDER", location=True),
     ] = None
     """A model to start from; its bands and classes may be others."""
-    column: Annotated[str | None, _LABELS] = None
-    """Column with class names or values; found by its usual names by default."""
-    layer: Annotated[str | None, _LABELS] = None
-    """Layer of a file with several."""
     classes: Annotated[
         Sequence[Class],
+        BeforeValidator(_with_colors),
         Cli(
             section=Section.LABELS,
             name="--class",
             metavar="VALUE=NAME[:#RRGGBB]",
             repeats=True,
+            parse=_class,
         ),
     ] = ()
     """A class with its colour; default what the labels hold; repeatable."""
-    mapping: Annotated[
-        Mapping[str, str] | None,
-        Cli(section=Section.LABELS, name="--map", metavar="NAME=CLASS"),
-    ] = None
-    """Another name for a label's class, or `ignore`; repeatable."""
-    constant: Annotated[str | None, _LABELS] = None
-    """Class of all features."""
-    background: Annotated[str | None, _LABELS] = None
-    """Class of pixels that nothing covers."""
     boundary: Annotated[float | None, Field(gt=0), _PIXELS] = None
     """Pixels of polygons so near to their outline are a class `boundary`, for segment
     --task instance --instances boundary:boundary."""
-    order: Annotated[Order, _LABELS] = "last"
-    """Which of overlapping polygons wins."""
-    strict: Annotated[bool, _LABELS] = False
-    """Refuse rasters on another grid."""
-    bands: Annotated[
-        Sequence[str] | None, Cli(section=Section.LABELS, metavar="red,…")
-    ] = None
-    """As in segment."""
-    aoi: Annotated[str | os.PathLike[str] | None, _FILE] = None
-    """Polygons; outside is not seen."""
-    nodata: Annotated[float | None, _LABELS] = None
-    """A pixel value that is nodata too."""
     resolution: Annotated[
-        float | None, Field(gt=0), Cli(section=Section.LABELS, metavar="METRES")
+        float | None, Field(gt=0), Cli(section=Section.MODEL, metavar="METRES")
     ] = None
     """To work at; default the first raster's own."""
     validation: Annotated[float, Field(ge=0, lt=1), Cli(section=Section.HELD_OUT)] = 0.2
@@ -144,8 +161,13 @@ class TrainOptions(Options):
     """Pixels in a leaf."""
     samples: Annotated[int, Field(gt=0), _TREES] = 100_000
     """Pixels to learn from, at most."""
-    features: Annotated[Features | None, _TREES] = None
-    """What a pixel's features are."""
+    scales: Annotated[
+        Sequence[float], Cli(section=Section.TREES, metavar="1,2,4", parse=_scales)
+    ] = (1.0, 2.0, 4.0)
+    """Of the features, in pixels: Gaussian mean, gradient, spread; `none` for bands on
+    their own."""
+    differences: Annotated[bool, _TREES] = False
+    """Normalised differences of all pairs of bands are features too."""
     seed: Annotated[int, _LEARNING] = 0
     """Of everything random."""
     device: Annotated[str, _SPEED] = "auto"
@@ -160,3 +182,10 @@ class TrainOptions(Options):
     """SPDX identifier, for the card."""
     overwrite: Annotated[bool, _WRITTEN] = False
     """Replace a model that is there."""
+
+    @property
+    def features(self) -> Features:
+        """What a pixel's features are."""
+        from geoseg.models.classical.features import Features
+
+        return Features(scales=tuple(self.scales), differences=self.differences)

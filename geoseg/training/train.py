@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class
+from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
+from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError
 from geoseg.models.card import Card, Task
-from geoseg.models.classical.features import Features
 from geoseg.models.extras import require
 from geoseg.models.networks.device import Precision
 from geoseg.training.architectures import (
@@ -31,7 +32,7 @@ from geoseg.training.architectures import (
 )
 from geoseg.training.data import TrainingData, open_training_data
 from geoseg.training.model_card import untrained_card, with_figures
-from geoseg.training.options import LOSS, Balance, Order, Paths, TrainOptions
+from geoseg.training.options import LOSS, Balance, Learned, Paths, TrainOptions
 from geoseg.training.saved_settings import WORK, begin, end, is_complete
 from geoseg.training.scenes import check_classes
 
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 _NOT_SETTINGS = {"out", "overwrite", "device", "loaders", "name", "license"}
 
 
-def _train(rasters: Paths, options: TrainOptions, *, progress: bool) -> Path:
-    """Train a model; see `train`."""
+def train_model(
+    rasters: Paths, options: TrainOptions, *, progress: bool = False
+) -> Path:
+    """Train a model; as `train`, with options as one object."""
     saved = {"rasters": rasters, **options.model_dump(exclude=_NOT_SETTINGS)}
     settings = plain(saved)
     framework = _framework(options)
@@ -72,14 +75,14 @@ def _train(rasters: Paths, options: TrainOptions, *, progress: bool) -> Path:
     return folder
 
 
-@keywords(TrainOptions, run=_train)
+@keywords(TrainOptions, train_model)
 def train(
     rasters: Paths,
     *,
     labels: Paths,
     out: str | os.PathLike[str],
     arch: str | None = None,
-    task: Task | None = None,
+    task: Learned | None = None,
     encoder: str = "resnet18",
     arguments: Mapping[str, Any] | None = None,
     init: str | os.PathLike[str] | None = None,
@@ -95,6 +98,9 @@ def train(
     bands: Sequence[str] | None = None,
     aoi: str | os.PathLike[str] | None = None,
     nodata: float | None = None,
+    nodata_rule: NodataRule = "auto",
+    units: Units = "file",
+    trust: Sequence[str] | None = None,
     resolution: float | None = None,
     validation: float = 0.2,
     block: int | None = None,
@@ -113,7 +119,8 @@ def train(
     trees: int = 100,
     leaf: int = 3,
     samples: int = 100_000,
-    features: Features | None = None,
+    scales: Sequence[float] = (1.0, 2.0, 4.0),
+    differences: bool = False,
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "auto",
@@ -156,7 +163,12 @@ def train(
         strict: refuse label rasters on another grid than their raster's.
         bands: bands to use, as in `open_source`.
         aoi: polygons outside of which nothing is seen.
-        nodata: pixel value that means nodata too.
+        nodata: pixel value that is nodata, whatever the raster says of it.
+        nodata_rule: whether a pixel is nodata where `any` band is, or where `all` are;
+            `auto`: all for pictures of bytes, any for all others.
+        units: numbers as stored, `file`, or as `reflectance`.
+        trust: paths and hosts that a VRT, tile index or STAC item may name beside its
+            own folder and host.
         resolution: pixel size to work at, in metres; None: the first raster's own, to
             which others are resampled where they differ by more than a quarter.
         validation: share of the labelled ground that is held out, below 1; 0 for none.
@@ -178,7 +190,9 @@ def train(
         trees: number of trees (forests; the following too).
         leaf: samples in a leaf, at least.
         samples: pixels to learn from, at most.
-        features: what a pixel's features are.
+        scales: of a pixel's features, in pixels: Gaussian mean, gradient and spread of
+            every band; none for bands on their own.
+        differences: normalised differences of all pairs of bands are features too.
         seed: of everything random: same seed, same machine, same model on a CPU.
         device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; weights stay fp32.
@@ -197,7 +211,7 @@ def train(
             too few places to hold any out.
         GeosegError: another training is there, or the numbers do not go together.
     """
-    raise NotImplementedError
+    raise NotImplementedError  # `train_model` is what runs
 
 
 def _framework(options: TrainOptions) -> dict[str, Any]:
@@ -216,7 +230,7 @@ def _framework(options: TrainOptions) -> dict[str, Any]:
 
 def _task(framework: Mapping[str, Any], options: TrainOptions) -> Task:
     """Return what to learn: as asked, as the model started from, as the network."""
-    asked = options.task
+    asked: Task | None = options.task
     if asked is None and options.arch is None and options.init is not None:
         from geoseg.training.transfer import card_of
 
@@ -301,7 +315,7 @@ def _train_classical(
     from geoseg.models.classical.pixelwise import save
     from geoseg.training.trees import collect, cross_validate, fit
 
-    features, kind = options.features or Features(), str(options.arch)
+    features, kind = options.features, str(options.arch)
     # Trees do not care for scale: pixels stay as they are, but what lies under nodata.
     bands = tuple(replace(b, offset=0.0, scale=1.0, clip=None) for b in card.bands)
     fill = float(np.mean([b.offset for b in card.bands]))

@@ -18,6 +18,7 @@ from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions, PlanOptions, SegmentOptions
 from geoseg.maps.options import ExportOptions, VerifyOptions
 from geoseg.pipeline import settings as pipeline
+from geoseg.training.options import TrainOptions
 from geoseg.vector.options import RegionsOptions, VectorizeOptions
 from geoseg.viz.options import PageOptions, ReportOptions, ViewOptions
 
@@ -33,6 +34,7 @@ DECLARED = {
     EvaluateOptions: (geoseg.evaluate, "evaluate"),
     SampleOptions: (geoseg.sample, "sample"),
     CompareOptions: (geoseg.compare, "compare"),
+    TrainOptions: (geoseg.train, "train"),
 }
 # Options → the table of a pipeline, and what it calls the product.
 TABLES = {

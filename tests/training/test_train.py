@@ -665,7 +665,7 @@ def test_the_command_line_says_what_it_made(ground, tmp_path, capsys):
     for wrong, words in (
         (["--class", "a=7"], "VALUE=NAME"),
         (["--argument", "depth"], "NAME=VALUE"),
-        (["--scales", "wide"], "numbers"),
+        (["--scales", "wide"], "1,2,4"),
         (["--trees", "0"], "trees 0: input should be greater than 0"),
     ):
         assert run([*command, *wrong]) == 2
