@@ -126,6 +126,25 @@ def bytes_of(value: float | str | None) -> float | None:
     return float(match[1]) * _UNITS[match[2].lower()]
 
 
+_TIME = re.compile(r"\s*([0-9.]+)\s*(s|sec|min|m|h|d)?\s*", re.IGNORECASE)
+_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(value: float | str) -> float:
+    """Return seconds that are given as a number, or as people write them.
+
+    >>> seconds_of("10min"), seconds_of("2 h"), seconds_of("90"), seconds_of(5)
+    (600.0, 7200.0, 90.0, 5.0)
+
+    Raises:
+        ValueError: It is not a duration.
+    """
+    match = _TIME.fullmatch(str(value))
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration such as 90s, 10min or 2h")
+    return float(match[1]) * _SECONDS[(match[2] or "s").lower()]
+
+
 def plain(value: object, text: Callable[[str], str] = redact) -> Any:  # noqa: ANN401, PLR0911
     """Return a value as JSON has it; what JSON lacks as text, NaN as null.
 

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.text import seconds_of
 from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
 from geoseg.execution.resources import PROCESSES, THREADS, cores
 from geoseg.execution.versions import check_versions
@@ -49,6 +50,7 @@ def open_client(
     workers: int | None = None,
     scheduler: str | None = None,
     cluster: str | None = None,
+    wait: float | str | None = None,
 ) -> Iterator[Client | None]:
     """Open a client to where the work shall run.
 
@@ -57,6 +59,7 @@ def open_client(
         scheduler: Address of a running scheduler, such as `tcp://host:8786` or
             `tls://host:8786` (certificates as Dask's settings say).
         cluster: A settings file, see `cluster/` in the repository.
+        wait: How long a cluster without workers is waited for, such as `10min`.
 
     Yields:
         A client, or None where nothing is given: this process then does the work.
@@ -70,8 +73,12 @@ def open_client(
         return
     from geoseg.execution.cluster_settings import chosen_cluster
 
+    patience = {} if wait is None else {"geoseg.wait": seconds_of(wait)}
     with cluster_client(chosen_cluster(workers, scheduler, cluster)) as client:
-        yield client
+        import dask
+
+        with dask.config.set(patience):
+            yield client
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+from geoseg.core.text import span_of_time
 from geoseg.errors import ClusterError, GeosegError, WorkersDiedError
 from geoseg.execution.tasks import (
     POLL,
@@ -37,6 +38,9 @@ STUCK_AFTER = 1800.0
 NO_WORKERS_AFTER = 20.0
 """Seconds without any worker after which that is said; Dask's setting
 `geoseg.no-workers-after`."""
+GIVE_UP_AFTER = 600.0
+"""Seconds without any worker after which a run ends; `--wait`, or Dask's setting
+`geoseg.wait`. A cluster that grows by itself is waited for without end."""
 SEND_EVERY = 0.1
 """Seconds between two messages with tasks, while no worker is short of them."""
 _LOG = logging.getLogger("geoseg")
@@ -116,7 +120,10 @@ class DaskEngine:
         self._slots = 1
         self._checked_workers: set[str] = set()
         self._asked = self._looked = self._sent_at = -1e9  # monotonic, long ago
-        self._opened, self._warned = time.monotonic(), False
+        self._alone_since: float | None = time.monotonic()
+        """Since when there is no worker; None while there are some."""
+        self._warned = False
+        self._give_up_after = float(dask.config.get("geoseg.wait", GIVE_UP_AFTER))
         self._warn_after = float(
             dask.config.get("geoseg.no-workers-after", NO_WORKERS_AFTER)
         )
@@ -163,20 +170,48 @@ class DaskEngine:
                 threads: dict[str, int] = self._client.nthreads()
                 self._slots = max(1, self._most, sum(threads.values()))
                 self._check_new(set(threads))
+                if threads:
+                    self._alone_since, self._warned = None, False
+                elif self._alone_since is None:
+                    self._alone_since = self._asked
 
-    def _warn_without_workers(self) -> None:
-        """Say once that there is no worker, where none came for a while."""
-        if self._checked_workers or self._warned:
-            return
+    def _watch_for_workers(self) -> None:
+        """Say once that there is no worker, and give up when none comes for long.
+
+        Raises:
+            ClusterError: There was none for as long as one is waited for.
+        """
         self._count_workers()
-        waited = time.monotonic() - self._opened
-        if not self._checked_workers and waited > self._warn_after:
-            self._warned = True
-            warnings.warn(
-                "the cluster has no workers yet, and the work waits for some: are "
-                "their jobs queued, or were none started (dask worker ADDRESS)?",
-                stacklevel=2,
+        if self._alone_since is None or self._client.status != "running":
+            return
+        alone = time.monotonic() - self._alone_since
+        grows = self._most > 0  # by itself: its jobs may wait in a queue for days
+        if alone > self._give_up_after and not grows:
+            raise ClusterError(
+                f"the cluster had no workers for {span_of_time(alone)}: what is done "
+                "stays done, and the same command resumes once there are some; --wait "
+                "says how long to wait"
             )
+        if alone > self._warn_after and not self._warned:
+            self._warned = True
+            warnings.warn(self._without_workers(grows=grows), stacklevel=2)
+
+    def _without_workers(self, *, grows: bool) -> str:
+        if not self._checked_workers:
+            said = (
+                "the cluster has no workers yet, and the work waits for some: are "
+                "their jobs queued, or were none started (dask worker ADDRESS)?"
+            )
+        else:
+            said = (
+                "all workers of the cluster are gone, and the work waits for others: "
+                "have their jobs ended, or were they killed (memory)?"
+            )
+        if grows:
+            return f"{said} The cluster starts others by itself"
+        return (
+            f"{said} Without any, this ends after {span_of_time(self._give_up_after)}"
+        )
 
     def _check_new(self, workers: set[str]) -> None:
         """Compare the packages of workers that were not there before with ours."""
@@ -226,7 +261,7 @@ class DaskEngine:
             self._check_connected()
             self._check_queue()
             self._look_after_workers()
-            self._warn_without_workers()
+            self._watch_for_workers()
         return []
 
     def _completed(self, timeout: float) -> list[tuple[Hashable, Any]]:

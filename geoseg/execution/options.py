@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from geoseg.core.options import Cli, Options, Section
+from geoseg.core.text import seconds_of
 
 
 class ClusterOptions(Options):
@@ -26,3 +27,9 @@ class ClusterOptions(Options):
         Cli(section=Section.SPEED, metavar="FILE.toml", location=True),
     ] = None
     """Workers as a file says: GPUs, SLURM, Kubernetes, SSH, an address."""
+    wait: Annotated[
+        float | str,
+        BeforeValidator(seconds_of),
+        Cli(section=Section.SPEED, metavar="TIME"),
+    ] = "10min"
+    """How long a cluster without workers is waited for, such as 90s, 10min, 2h."""

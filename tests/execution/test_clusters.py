@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import dask
@@ -515,6 +516,47 @@ def test_a_cluster_without_workers_is_told_of_and_waited_for():
             assert tasks.wait(timeout=3) == []
         cluster.scale(1)
         assert [o.result for o in tasks.wait(timeout=60)] == [2]
+
+
+def test_when_all_workers_are_gone_that_is_said_and_others_are_waited_for():
+    quiet = {"dashboard_address": None, "processes": False}
+    with (
+        dask.config.set({"geoseg.no-workers-after": 0.5}),
+        LocalCluster(n_workers=1, **quiet) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        engine(1, client=client) as tasks,
+    ):
+        tasks.submit("sum", operator.add, 1)
+        assert [o.result for o in tasks.wait(timeout=60)] == [2]
+        cluster.scale(0)
+        while client.nthreads():
+            time.sleep(0.05)
+        tasks.submit("sum", operator.add, 2)
+        with pytest.warns(UserWarning, match=r"workers .* are gone.*after 10 min"):
+            assert tasks.wait(timeout=4) == []
+        cluster.scale(1)
+        assert [o.result for o in tasks.wait(timeout=60)] == [3]
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_nobody_is_waited_for_without_end(grows):
+    """But for clusters that start workers themselves: their jobs may be queued."""
+    quiet = {"dashboard_address": None, "processes": False}
+    patience = {"geoseg.wait": 0.5, "geoseg.no-workers-after": 0.2}
+    with (
+        dask.config.set({**patience, "geoseg.slots": 4 * grows}),
+        LocalCluster(n_workers=0, **quiet) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        engine(1, client=client) as tasks,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        tasks.submit("sum", operator.add, 1)
+        if grows:
+            assert tasks.wait(timeout=4) == []
+        else:
+            with pytest.raises(ClusterError, match=r"had no workers for .*resumes"):
+                tasks.wait(timeout=30)
 
 
 def test_tasks_are_sent_together(running, monkeypatch):
