@@ -123,6 +123,8 @@ class DaskEngine:
         self._alone_since: float | None = time.monotonic()
         """Since when there is no worker; None while there are some."""
         self._warned = False
+        self._worked = False
+        """Whether there ever was one."""
         self._give_up_after = float(dask.config.get("geoseg.wait", GIVE_UP_AFTER))
         self._warn_after = float(
             dask.config.get("geoseg.no-workers-after", NO_WORKERS_AFTER)
@@ -171,7 +173,7 @@ class DaskEngine:
                 self._slots = max(1, self._most, sum(threads.values()))
                 self._check_new(set(threads))
                 if threads:
-                    self._alone_since, self._warned = None, False
+                    self._alone_since, self._warned, self._worked = None, False, True
                 elif self._alone_since is None:
                     self._alone_since = self._asked
 
@@ -197,7 +199,7 @@ class DaskEngine:
             warnings.warn(self._without_workers(grows=grows), stacklevel=2)
 
     def _without_workers(self, *, grows: bool) -> str:
-        if not self._checked_workers:
+        if not self._worked:
             said = (
                 "the cluster has no workers yet, and the work waits for some: are "
                 "their jobs queued, or were none started (dask worker ADDRESS)?"
@@ -299,6 +301,7 @@ class DaskEngine:
         with suppress(*_LOST):  # what is missing then is sent again
             results = self._client.gather(whole, errors="skip") if whole else {}
         outcomes = []
+        self._worked = self._worked or bool(found)
         for tag, future in found:
             sent = self._sent.pop(future.key)
             if future.key in results:
