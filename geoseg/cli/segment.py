@@ -49,12 +49,17 @@ def segment(
     what would run and whether it fits; `geoseg model check MODEL RASTER` whether the
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
-    from geoseg.execution.engine import processes
+    from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan
 
     with client_of(place) as client:
-        made = plan_of(one_or_more(raster), options, processes(client))
+        made = plan_of(
+            one_or_more(raster),
+            options,
+            processes(client),
+            worker_memory=worker_memory(client),
+        )
         tell(made.source.notes)
         if client is not None and not output.silent:
             _tell_dashboard(client)

@@ -19,6 +19,22 @@ _PATIENCE = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds between tries to replace a file that another program holds (Windows)."""
 
 
+def absolute(path: str) -> str:
+    """Return a path that means the same in any folder, as where workers were started.
+
+    URLs, GDAL's virtual files and what is not there stay as they are; a driver's prefix
+    (`GTI:index.gti`) stays in front.
+    """
+    prefix, colon, rest = path.partition(":")
+    if colon and len(prefix) > 1 and prefix.isalnum() and _is_there(rest):
+        return f"{prefix}:{os.path.abspath(rest)}"  # noqa: PTH100 - keeps links
+    return os.path.abspath(path) if _is_there(path) else path  # noqa: PTH100
+
+
+def _is_there(path: str) -> bool:
+    return "://" not in path and os.path.exists(path)  # noqa: PTH110 - never raises
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a name beside a file; what is written there takes the file's place.

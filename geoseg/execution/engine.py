@@ -124,6 +124,21 @@ def processes(client: Client | None) -> int:
     return max(1, grown, len(checked_client(client).nthreads()))
 
 
+def worker_memory(client: Client | None) -> float | None:
+    """Return what a client's workers may use each, in bytes: the smallest limit.
+
+    None where there is no client, no worker yet, or no limit.
+    """
+    if client is None:
+        return None
+    limits = checked_client(client).run_on_scheduler(_memory_limits)
+    return min(filter(None, limits), default=None)
+
+
+def _memory_limits(dask_scheduler: Any) -> list[float | None]:  # noqa: ANN401 - Dask's
+    return [worker.memory_limit for worker in dask_scheduler.workers.values()]
+
+
 def unordered(
     function: Callable[[T], R],
     items: Iterable[T],

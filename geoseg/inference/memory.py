@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Tiling
+from geoseg.errors import PlanError
 
 if TYPE_CHECKING:
     from geoseg.models.load import ModelRecipe
@@ -34,14 +35,26 @@ class Memory:
         """Peak bytes of one process."""
         return self.process + self.model + self.tasks * self.per_task
 
-    def refusal(self, allowed: float, tiling: Tiling) -> str:
-        """Return the line that says what would fit."""
-        return (
+    def check(self, allowed: float | None, tiling: Tiling, more: str) -> None:
+        """Raise where a process may use less than this.
+
+        Args:
+            allowed: Bytes that it may use; None: any.
+            tiling: How the raster is cut.
+            more: How it may use more.
+
+        Raises:
+            PlanError: The line says what would fit.
+        """
+        if allowed is None or self.total <= allowed:
+            return
+        smaller = f"--block {tiling.chunk}, " if tiling.block > tiling.chunk else ""
+        raise PlanError(
             f"this needs {self.total / 1e9:.2f} GB per process, {allowed / 1e9:.2f} GB "
             f"are allowed: libraries {self.process / 1e9:.2f}, model "
             f"{self.model / 1e9:.2f}, {self.tasks} blocks of {tiling.block} px "
-            f"{self.tasks * self.per_task / 1e9:.2f}; use --block {tiling.chunk}, a "
-            f"smaller window, or --memory {self.total / 1e9 + 0.1:.1f}GB"
+            f"{self.tasks * self.per_task / 1e9:.2f}; use {smaller}a smaller window, "
+            f"or {more} ({self.total / 1e9 + 0.1:.1f}GB)"
         )
 
 

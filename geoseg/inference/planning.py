@@ -12,7 +12,7 @@ from typing import Any
 
 from geoseg.core import views
 from geoseg.core.tiling import Tiling, auto_block
-from geoseg.errors import GeosegError, PlanError
+from geoseg.errors import GeosegError
 from geoseg.execution.resources import cores
 from geoseg.inference.memory import Memory, estimate
 from geoseg.inference.numerics import Numerics
@@ -23,6 +23,8 @@ from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.rasters.open import Source, for_model, open_source
 
+_ROOM = 2.5e9
+"""Bytes that a process uses at most where nobody says."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
 
@@ -86,6 +88,7 @@ def plan_of(
     options: PlanOptions,
     workers: int = 1,
     *,
+    worker_memory: float | None = None,
     chunk: int = 0,
 ) -> Plan:
     """Plan a run.
@@ -94,6 +97,7 @@ def plan_of(
         source: What `open_source` takes.
         options: What the user asks for.
         workers: How many processes will be at work.
+        worker_memory: Bytes that each may use, where the user does not say.
         chunk: About the side of the store's chunks in pixels; 0: the usual one.
 
     Raises:
@@ -115,7 +119,8 @@ def plan_of(
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
-    return _cut(opened, recipe.fit(opened), options, workers, chunk)
+    room = options.memory_bytes or min(_ROOM, worker_memory or _ROOM)
+    return _cut(opened, recipe.fit(opened), options, workers, room, chunk)
 
 
 def _cut(
@@ -123,6 +128,7 @@ def _cut(
     recipe: ModelRecipe,
     options: PlanOptions,
     workers: int,
+    room: float,
     chunk: int,
 ) -> Plan:
     """Plan how a raster is cut, and what that needs."""
@@ -140,11 +146,13 @@ def _cut(
         chunk=chunk,
     )
     tasks = cores() if card.output == "labels" else 2
-    tiling = _with_block(tiling, source, recipe, arrays, tasks, workers, options)
+    if options.block is not None:
+        tiling = replace(tiling, block=options.block)
+    else:
+        smallest = estimate(source, recipe, tiling, arrays, tasks)
+        tiling = _with_block(tiling, smallest, workers, room)
     needed = estimate(source, recipe, tiling, arrays, tasks)
-    allowed = options.memory_bytes
-    if allowed is not None and needed.total > allowed:
-        raise PlanError(needed.refusal(allowed, tiling))
+    needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
         source=source,
         model=recipe,
@@ -180,24 +188,21 @@ def _objects(
     return wanted, Splitting(spec=spec, method=how, things=things_of(card, things))
 
 
-def _with_block(
-    tiling: Tiling,
-    source: Source,
-    recipe: ModelRecipe,
-    arrays: Sequence[str],
-    tasks: int,
-    workers: int,
-    options: PlanOptions,
-) -> Tiling:
-    if options.block is not None:
-        return replace(tiling, block=options.block)
-    smallest = estimate(source, recipe, tiling, arrays, tasks)
-    room = (options.memory_bytes or 2.5e9) - smallest.process - smallest.model
+def _with_block(tiling: Tiling, smallest: Memory, workers: int, room: float) -> Tiling:
+    """Return the tiling with blocks as large as a process has room for.
+
+    Args:
+        tiling: With blocks of one chunk.
+        smallest: What those need.
+        workers: How many processes will be at work.
+        room: Bytes that each may use.
+    """
+    left = room - smallest.process - smallest.model
     side = auto_block(
         tiling,
         bytes_per_pixel=smallest.per_task / tiling.block**2,
-        budget=max(room / tasks, 0),
-        workers=workers * tasks,
+        budget=max(left / smallest.tasks, 0),
+        workers=workers * smallest.tasks,
     )
     return replace(tiling, block=side)
 

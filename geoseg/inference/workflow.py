@@ -18,7 +18,7 @@ from geoseg._version import __version__
 from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
 from geoseg.errors import MasksError, StorageFullError, is_full
-from geoseg.execution.engine import processes
+from geoseg.execution.engine import processes, worker_memory
 from geoseg.execution.progress import Progress
 from geoseg.execution.resources import cores
 from geoseg.inference.numerics import choose_numerics, keeping_to
@@ -84,7 +84,9 @@ def _segment(
     progress: Callable[[Progress], None] | bool | None,
 ) -> xr.Dataset:
     """Segment a raster; see `segment`."""
-    plan = plan_of(source, options, processes(client))
+    plan = plan_of(
+        source, options, processes(client), worker_memory=worker_memory(client)
+    )
     masks, _ = run_plan(
         plan,
         out=options.out,
@@ -195,6 +197,7 @@ def run_plan(
 ) -> tuple[Masks, RunInfo]:
     """Create the store, or go on with it, and run the plan; see `segment`."""
     path = _checked_out(os.fspath(out), plan.source)
+    plan.memory.check(worker_memory(client), plan.tiling, "workers with more memory")
     begun = datetime.now(UTC)
     with ExitStack() as stack:
         with _writable(path):

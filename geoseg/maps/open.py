@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
+from geoseg.core.files import absolute
 from geoseg.errors import MasksError
 from geoseg.maps.reader import ClassReader
 
@@ -29,7 +30,7 @@ def open_classes(masks: ClassMap) -> ClassReader:
         RasterError: It cannot be read, or is not a class map.
     """
     if isinstance(masks, str | os.PathLike):
-        return _from_path(os.fspath(masks))
+        return _from_path(absolute(os.fspath(masks)))
     if _is_xarray(masks):
         from geoseg.maps.dataset import class_reader
 

@@ -23,6 +23,7 @@ import zarr
 
 from geoseg.core import views
 from geoseg.core.classes import Class, nodata_value
+from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import DamagedStoreError, MasksError, first_line
@@ -338,7 +339,7 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
         MasksError: There is none, or it is somebody else's.
         DamagedStoreError: Its metadata are empty, cut or missing.
     """
-    storage = Storage(os.fspath(path).rstrip("/"))
+    storage = Storage(absolute(os.fspath(path).rstrip("/")))
     name = redact(storage.url)
     try:
         with reporting(storage.url):

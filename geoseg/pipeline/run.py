@@ -272,12 +272,17 @@ def _record(masks: str) -> Mapping[str, Any]:
 
 
 def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
-    from geoseg.execution.engine import processes
+    from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan
 
     segment, client = run.pipeline.segment, run.client()
-    plan = plan_of(segment.raster, segment, processes(client))
+    plan = plan_of(
+        segment.raster,
+        segment,
+        processes(client),
+        worker_memory=worker_memory(client),
+    )
     for note in plan.source.notes:
         run.log("segment", "note", text=note)
     masks, facts = run_plan(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
@@ -187,7 +188,7 @@ def open_file(
         RasterError: It cannot be opened, is nothing that can be segmented, or names
             files that it may not.
     """
-    name = redact(path)
+    name, path = redact(path), absolute(path)
     inside = contents(path, told.trust)
     with (
         reporting("open", name, path),

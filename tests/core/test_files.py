@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from geoseg.core import files
-from geoseg.core.files import replace, replacing
+from geoseg.core.files import absolute, replace, replacing
 
 
 def names(folder):
@@ -76,3 +76,13 @@ def test_a_file_that_others_hold_is_tried_again(tmp_path, monkeypatch):
     replace(source, target)
     assert target.read_text() == "new"
     assert len(calls) == 3
+
+
+def test_a_path_means_the_same_in_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "scene.tif").touch()
+    monkeypatch.chdir(tmp_path)
+    whole = str(tmp_path / "scene.tif")
+    assert absolute("scene.tif") == absolute("./scene.tif") == absolute(whole) == whole
+    assert absolute("GTI:scene.tif") == f"GTI:{whole}"
+    for other in ("s3://bucket/scene.tif", "/vsizip/a.zip/b.tif", "nowhere.tif"):
+        assert absolute(other) == other

@@ -20,8 +20,15 @@ import small
 from affine import Affine
 
 import geoseg
-from geoseg.errors import BlocksFailedError, GeosegError, MasksError, ModelError
+from geoseg.errors import (
+    BlocksFailedError,
+    GeosegError,
+    MasksError,
+    ModelError,
+    PlanError,
+)
 from geoseg.execution.clusters import local_cluster
+from geoseg.execution.engine import worker_memory
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.store import open_masks
 from geoseg.models.card import Band
@@ -111,6 +118,14 @@ def test_the_answer_does_not_depend_on_the_cluster(scene, tmp_path, client):
     run(scene, tmp_path / "here.zarr", block=144)
     run(scene, tmp_path / "there.zarr", block=72, client=client)
     assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
+
+
+def test_workers_may_be_started_in_any_folder(scene, tmp_path, client, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the workers are not
+    run("scene.tif", "there.zarr", client=client)
+    run(scene, tmp_path / "here.zarr")
+    assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
+    assert geoseg.verify("there.zarr", client=client).damaged == {}
 
 
 def test_moving_the_origin_moves_the_output_and_changes_nothing(tmp_path):
@@ -345,7 +360,20 @@ def test_a_model_that_contradicts_its_card_stops_the_run(scene, tmp_path):
 
 def test_memory_that_does_not_suffice_is_refused(scene):
     with pytest.raises(GeosegError, match="use --block"):
-        make_plan(scene, model=model(), memory=1e6)
+        make_plan(scene, model=model(), block=144, memory=1e6)
+
+
+def test_workers_with_too_little_memory_are_refused_before_the_run(scene, tmp_path):
+    with local_cluster(1, memory="0.9GB", dashboard=None) as client:
+        assert worker_memory(client) == pytest.approx(0.9e9)
+        data = run(scene, tmp_path / "m.zarr", client=client)  # smaller blocks will do
+        assert data["classes"].shape == (330, 290)
+        plan = make_plan(scene, model=model(), block=72 * 200)
+        match = r"0\.90 GB are allowed.*use --block 72, .* workers with more memory"
+        with pytest.raises(PlanError, match=match):
+            run_plan(plan, out=tmp_path / "n.zarr", client=client)
+    assert not (tmp_path / "n.zarr").exists()
+    assert worker_memory(None) is None
 
 
 def test_labels_have_no_scores(scene, tmp_path):
