@@ -142,7 +142,8 @@ def _as_raster(band: Source, name: str) -> Any:  # noqa: ANN401 - untyped librar
 
         def read_window(self, x0: int, y0: int, nx: int, ny: int) -> Any:  # noqa: ANN401
             if not nx or not ny:  # asked for the dtype
-                return np.ma.zeros((ny, nx), band.dtype)
+                empty = np.zeros((ny, nx), band.dtype)
+                return np.ma.masked_array(empty, np.zeros((ny, nx), np.bool_))
             pixels, valid = band.read(Window(y=y0, x=x0, height=ny, width=nx))
             return np.ma.masked_array(pixels[0], ~valid)
 
