@@ -2,7 +2,7 @@
 
 The same map as `geoseg view`: tiles are drawn as they are looked at, so a million
 polygons and a mask of 10^9 pixels stay responsive, where libraries that send data to
-the browser do not. (The room is not called `explore.py`: it would hide the function.)
+the browser do not. (The module is not called `explore`: it would hide the function.)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from weakref import finalize
 
 from geoseg.errors import GeosegError
@@ -56,8 +57,8 @@ def browser_url(url: str, environment: Any) -> str:  # noqa: ANN401 - os.environ
     prefix = environment.get("JUPYTERHUB_SERVICE_PREFIX")
     if not prefix:
         return url
-    port = url.rstrip("/").rsplit(":", 1)[-1]
-    return f"{prefix.rstrip('/')}/proxy/{port}/"
+    here = urlsplit(url)
+    return f"{prefix.rstrip('/')}/proxy/{here.port}{here.path}"
 
 
 def explore(

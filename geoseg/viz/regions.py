@@ -49,7 +49,10 @@ class RegionsFile:
         Returns:
             A FeatureCollection; without features, and `more`, where there are too many.
         """
-        found = self.within(left, top, right, bottom, most=MOST + 1)
+        x = [min(max(v, 0.0), self.grid.width) for v in (left, right)]
+        y = [min(max(v, 0.0), self.grid.height) for v in (top, bottom)]
+        pixel = min(max(pixel, 0.0), max(self.grid.height, self.grid.width))
+        found = self.within(x[0], y[0], x[1], y[1], most=MOST + 1)
         if len(found) > MOST:
             return {"type": "FeatureCollection", "features": [], "more": True}
         return {**_geojson(found, pixel / 2), "more": False}

@@ -186,7 +186,10 @@ def test_objects_and_boundaries_need_polygons(tmp_path, capsys):
         assert "r.tif is of raster" in said
         assert said.count("\n") == 1
     for more, words in (
-        (["--arch", "forest", "--boundary", "0"], "boundary 0.0 must be above 0"),
+        (
+            ["--arch", "forest", "--boundary", "0"],
+            "boundary 0.0: input should be greater than 0",
+        ),
         (["--task", "instance"], "Unet cannot be trained for the task instance: use"),
         (["--arch", "maskrcnn", "--task", "semantic"], "use --task instance"),
         (["--arch", "maskrcnn", "--boundary", "1"], "leave out --boundary"),

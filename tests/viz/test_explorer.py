@@ -69,10 +69,10 @@ def test_the_frame_is_usable_in_a_browser(masks, browser, tmp_path):
 
 
 def test_on_a_hub_the_browser_is_elsewhere():
-    url = "http://127.0.0.1:8123/"
+    url = "http://127.0.0.1:8123/secret/"
     assert browser_url(url, {}) == url
     hub = {"JUPYTERHUB_SERVICE_PREFIX": "/user/ann/"}
-    assert browser_url(url, hub) == "/user/ann/proxy/8123/"
+    assert browser_url(url, hub) == "/user/ann/proxy/8123/secret/"
 
 
 def test_bad_input(masks, tmp_path):

@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -183,11 +186,30 @@ def test_bad_requests_are_answered_in_one_line(server):
         assert caught.value.code == 404
 
 
-def test_only_this_machine_can_look(server):
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        get(server, "map.json", Host="evil.example")
-    assert caught.value.code == 400
-    port = int(server.url.rsplit(":", 1)[1].strip("/"))
+def bare(server, path="map.json"):
+    """Return an address without the secret."""
+    return f"http://127.0.0.1:{urlsplit(server.url).port}/{path}"
+
+
+def status(address, **headers):
+    request = urllib.request.Request(address, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_only_who_has_the_link_or_has_started_it_can_look(server, tmp_path):
+    assert status(server.url + "map.json") == 200
+    assert status(server.url + "map.json", Host="hub.example.org") == 200, "a proxy"
+    assert status(bare(server, "wrong/map.json")) in (403, 404)
+    linux = Path("/proc/net/tcp").exists()
+    assert status(bare(server)) == (200 if linux else 403)
+    assert status(bare(server), Host="evil.example") == 403
+    other_page = {"Sec-Fetch-Site": "cross-site"}
+    assert status(bare(server), **other_page) == 403
+    port = urlsplit(server.url).port
     for address in {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None)}:
         if not address.startswith("127.") and ":" not in address:
             with socket.socket() as s:
@@ -195,6 +217,44 @@ def test_only_this_machine_can_look(server):
                 assert s.connect_ex((address, port)) != 0
     with pytest.raises(GeosegError, match=f"port {port} cannot be used"):
         view(server.layers.classes.reader, raster=False, port=port)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another"
+)
+def test_another_user_of_the_machine_needs_the_link(server):
+    code = (
+        "import sys, urllib.request, urllib.error\n"
+        "for url in sys.argv[1:]:\n"
+        "    try: print(urllib.request.urlopen(url, timeout=20).status)\n"
+        "    except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    asked = [bare(server), bare(server, ""), server.url + "map.json"]
+    answer = subprocess.run(
+        ["python3", "-I", "-c", code, *asked], user=65534, cwd="/",
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert answer.stdout.split() == ["403", "403", "200"]
+
+
+ODD = (
+    "tiles/classes/0/99999999999999999999999/0.png", "tiles/classes/99999999/0/0.png",
+    "tiles/classes/24/2147483648/2147483648.png", "tiles/classes/-1/0/0.png",
+    "tiles/classes/0/9223372036854775807/0.png", "tiles/none/0/0/0.png",
+    f"tiles/classes/0/{'9' * 5000}/0.png", "tiles/classes/0/0/%C2%B2.png",
+    "tiles/classes/0/0/0.png?hide=%C2%B2", "at.json?row=0&column=0&row=5",
+    f"tiles/classes/0/0/0.png?hide={'9' * 5000}", "at.json?row=1e308&column=1e308",
+    "regions.json?left=-1e308&top=-1e308&right=1e308&bottom=1e308&pixel=1",
+    "regions.json?left=0&top=0&right=10&bottom=10&pixel=1e308",
+    "regions.json?left=0&top=0&right=10&bottom=10&pixel=-5",
+    "regions.json?left=10&top=10&right=0&bottom=0&pixel=1",
+    "static/%00", "static/%2fetc%2fpasswd", "%ff%fe", "static",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ODD, ids=lambda p: p[:40])
+def test_odd_requests_are_no_faults_of_the_server(server, path):
+    assert status(server.url + path) < 500
 
 
 def test_overviews_are_kept_in_the_store(server, masks):

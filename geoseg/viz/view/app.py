@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from geoseg.errors import GeosegError, MissingExtraError, first_line
 from geoseg.maps.provenance import crs_name
 from geoseg.viz.picture import lon_lat
+from geoseg.viz.view.guard import Guard
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from geoseg.viz.view.image_layer import ImageLayer
 
 STATIC = Path(__file__).with_name("static")
+# What a request asks for wrongly, or what cannot be read, is no fault of the server's.
+_REQUESTS_FAULTS = (GeosegError, ArithmeticError, LookupError, OSError, ValueError)
+_COARSEST = 24  # halvings: a tile of 2^32 pixels a side
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'"
@@ -38,16 +41,18 @@ class Layers:
     regions: RegionsFile | None
 
 
-def make_app(layers: Layers) -> Starlette:
-    """Return the application; it answers only to this machine's own names.
+def make_app(layers: Layers, token: str) -> Guard:
+    """Return the application.
+
+    Args:
+        layers: What is shown.
+        token: The secret in the path of the map's address.
 
     Raises:
         MissingExtraError: starlette is not installed.
     """
     try:
         from starlette.applications import Starlette
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
         from starlette.routing import Mount, Route
         from starlette.staticfiles import StaticFiles
     except ImportError as error:
@@ -59,14 +64,11 @@ def make_app(layers: Layers) -> Starlette:
         Route("/state.json", answers.state),
         Route("/at.json", answers.at),
         Route("/regions.json", answers.regions),
-        Route("/tiles/{layer}/{z:int}/{x:int}/{y:int}.png", answers.tile),
+        Route("/tiles/{layer}/{z}/{x}/{y}.png", answers.tile),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    # A page elsewhere must not reach the map by a name that resolves to this machine.
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"])
-    return Starlette(
-        routes=routes, middleware=[hosts], exception_handlers={GeosegError: _refused}
-    )
+    refusals = dict.fromkeys(_REQUESTS_FAULTS, _refused)
+    return Guard(Starlette(routes=routes, exception_handlers=refusals), token)
 
 
 def _refused(_: Request, error: Exception) -> Response:
@@ -85,7 +87,8 @@ class _Answers:
         from starlette.responses import HTMLResponse
 
         text = (STATIC / "index.html").read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY})
+        headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
+        return HTMLResponse(text, headers=headers)
 
     def map(self, _: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -103,7 +106,7 @@ class _Answers:
                     {"value": c.value, "name": c.name, "color": c.color}
                     for c in layers.classes.reader.classes
                 ],
-                "confidence": "confidence" in layers.classes.reader.arrays,
+                "confidence": layers.classes.has_confidence,
                 "image": layers.image is not None,
                 "regions": layers.regions is not None,
             }
@@ -129,15 +132,16 @@ class _Answers:
         from starlette.responses import Response
 
         p, layers = request.path_params, self.layers
-        where = min(p["z"], 24), p["x"], p["y"]
+        z, x, y = (_whole(p[name]) for name in ("z", "x", "y"))
+        if z is None or x is None or y is None or z > _COARSEST:
+            return Response(status_code=404)
         if p["layer"] == "classes":
-            hidden = request.query_params.get("hide", "")
-            off = [int(v) for v in hidden.split(",") if v.isdigit()]
-            png = layers.classes.tile(*where, off)
-        elif p["layer"] == "confidence":
-            png = layers.classes.confidence_tile(*where)
+            hidden = map(_whole, request.query_params.get("hide", "").split(","))
+            png = layers.classes.tile(z, x, y, [v for v in hidden if v is not None])
+        elif p["layer"] == "confidence" and layers.classes.has_confidence:
+            png = layers.classes.confidence_tile(z, x, y)
         elif p["layer"] == "image" and layers.image is not None:
-            png = layers.image.tile(*where)
+            png = layers.image.tile(z, x, y)
         else:
             return Response(status_code=404)
         return Response(
@@ -171,13 +175,19 @@ class _Answers:
         return JSONResponse(self.layers.regions.seen(*box))
 
 
+def _whole(text: str) -> int | None:
+    """Return a number of at most ten digits; None where it is not one."""
+    fits = text.isascii() and text.isdecimal() and len(text) <= 10
+    return int(text) if fits else None
+
+
 def _numbers(request: Request, *names: str) -> list[float]:
     try:
         values = [float(request.query_params[name]) for name in names]
     except (KeyError, ValueError) as error:
-        raise GeosegError(f"wanted are numbers: {', '.join(names)}") from error
+        raise GeosegError(f"expected numbers: {', '.join(names)}") from error
     if not all(math.isfinite(v) for v in values):
-        raise GeosegError("wanted are finite numbers")
+        raise GeosegError(f"expected finite numbers: {', '.join(names)}")
     return values
 
 

@@ -73,6 +73,11 @@ class ClassesLayer:
         """Where the pixels are."""
         return self.reader.grid
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether there is confidence to be shown."""
+        return "confidence" in self.reader.arrays
+
     def tile(self, z: int, x: int, y: int, hidden: Iterable[int]) -> bytes:
         """Return a tile of classes as PNG, some of them left out."""
         values = self._look("classes", z, x, y)
@@ -90,10 +95,12 @@ class ClassesLayer:
 
     def _look(self, name: str, z: int, x: int, y: int) -> NDArray[Any]:
         """Return a tile's values; nothing yet where overviews are to come."""
-        if z > len(self.pyramid.levels) + _WITHOUT and not self.ready:
+        window = tile_window(z, x, y)
+        too_early = z > len(self.pyramid.levels) + _WITHOUT and not self.ready
+        if too_early or window.intersection(self.grid.window) is None:
             dtype = np.uint8 if name == "confidence" else dtype_of(self.reader.classes)
             return np.full((TILE, TILE), np.iinfo(dtype).max, dtype)
-        return self.pyramid.look(name, tile_window(z, x, y), TILE, TILE)
+        return self.pyramid.look(name, window, TILE, TILE)
 
     def at(self, row: int, column: int) -> dict[str, Any]:
         """Return what one pixel holds."""
@@ -105,7 +112,7 @@ class ClassesLayer:
             "color": None if named is None else named.color,
             "value": None if value == self.pyramid.nodata else value,
         }
-        if "confidence" in self.reader.arrays:
+        if self.has_confidence:
             byte = int(self.reader.read("confidence", pixel)[0, 0])
             found["confidence"] = None if byte == 255 else byte / 254
         return found

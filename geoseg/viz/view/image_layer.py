@@ -55,6 +55,8 @@ class ImageLayer:
     def tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile of the map's grid as PNG, clear where there is no image."""
         window = tile_window(z, x, y)
+        if window.intersection(self.grid.window) is None:
+            return encode(np.zeros((TILE, TILE, 4), np.uint8), "PNG")
         factor = window.width / TILE
         grid = Grid(
             crs=self.grid.crs,

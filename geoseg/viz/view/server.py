@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_urlsafe
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,7 +36,7 @@ class MapServer:
     """A map that is being served; close it, or use it in a `with`."""
 
     url: str
-    """Where it is, on this machine."""
+    """Where it is, on this machine; whoever knows it can look."""
     layers: Layers
     thread: Thread
     server: Any
@@ -90,7 +91,8 @@ def view(
         raise MissingExtraError("the map", "uvicorn", "view") from error
     reader = open_classes(masks)
     layers = _layers(reader, raster, regions)
-    app = make_app(layers)
+    token = token_urlsafe(16)
+    app = make_app(layers, token)
     listener = _listen(port)
     config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
     server = uvicorn.Server(config)
@@ -106,12 +108,12 @@ def view(
         if time.monotonic() - begun > _PATIENCE or not thread.is_alive():
             raise GeosegError("the map could not be served: the server did not start")
         time.sleep(0.01)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
     return MapServer(url=url, layers=layers, thread=thread, server=server)
 
 
 def _listen(port: int) -> socket.socket:
-    """Take a port of this machine; nobody else can reach it."""
+    """Take a port of this machine, which other machines cannot reach."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
