@@ -37,6 +37,7 @@ def untrained_card(
         name=options.name or Path(options.out).resolve().name,
         bands=scaled_bands(data.scenes, options.seed),
         classes=data.classes,
+        task=options.task or "semantic",
         things=() if options.boundary is None else _things(data),
         resolution=float(np.round(np.mean(metres), 6)) if metres else None,
         dtypes=tuple(sorted({s.dtype.name for s in sources})),
