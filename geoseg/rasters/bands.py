@@ -232,6 +232,8 @@ def choose(source: Source, wanted: Sequence[str]) -> Source:
     if len(words) == len(source.bands) + 1:  # alpha is no band, but may be named
         words = [w for w in words if w.lower() not in ALPHA] or words
     if len(words) == len(source.bands):
+        if all(map(_is_called, source.bands, map(_by_name, words))):
+            return source  # they are called so already
         named = with_common_names(words)
         return Renamed(source=source, names=as_before(source.bands, named))
     found = [_find(source.bands, SourceBand(name=w), source.name) for w in words]
@@ -360,6 +362,10 @@ def matched(source: Source, wanted: Sequence[Named]) -> Source:
         for i, (w, b) in enumerate(zip(wanted, chosen.bands, strict=True))
     ]
     return noted(chosen, f"{source.name}: bands by position: {', '.join(pairs)}")
+
+
+def _by_name(word: str) -> SourceBand:
+    return SourceBand(name=word)
 
 
 def _called(band: SourceBand) -> str:

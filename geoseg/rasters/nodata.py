@@ -72,7 +72,7 @@ def suspected(source: Source) -> str | None:
         share = float(there.mean())
         if share >= _LEAST and bool((there & edge).any()):
             return (
-                f"{source.name}: {100 * share:.0f} % of it is {value:g}"
+                f"{source.name}: {100 * share:.0f} % of a sample is {value:g}"
                 f"{' in all bands' * (values.shape[1] > 1)}, out to its edge, and "
                 f"nothing says that this is nodata; if it is: --nodata {value:g}"
             )

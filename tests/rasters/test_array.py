@@ -209,6 +209,62 @@ def test_arrays_that_are_no_rasters(array, message):
         open_source(array)
 
 
+def stackstac_array(**coords):
+    """Two bands as stackstac stacks them: coordinates are corners, attrs the truth."""
+    return xr.DataArray(
+        noise(2, 6, 8)[None],
+        dims=("time", "band", "y", "x"),
+        coords={
+            "time": [np.datetime64("2022-06-01")],
+            "band": ["B04", "B08"],
+            "common_name": ("band", ["red", "nir"]),
+            "epsg": 32632,
+            "y": 5200020.0 - 10 * np.arange(6),
+            "x": 399960.0 + 10 * np.arange(8),
+            **coords,
+        },
+        attrs={"transform": Affine(10, 0, 399960, 0, -10, 5200020)},
+    )
+
+
+@pytest.mark.parametrize("part", [np.s_[:, :, :, :], np.s_[:, :, 2:5, 3:]])
+def test_coordinates_that_are_corners_are_heard(part):
+    array = stackstac_array()[part]
+    source = open_source(array)
+    y, x = float(array.y[0]), float(array.x[0])
+    assert source.grid.transform == Affine(10, 0, x, 0, -10, y)
+    assert source.grid.crs is not None
+    assert [b.common_name for b in source.bands] == ["red", "nir"]
+    assert "half a pixel" in source.notes[0]
+
+
+def test_coordinates_that_are_centres_stay_centres():
+    array = stackstac_array(
+        y=5200015.0 - 10 * np.arange(6), x=399965.0 + 10 * np.arange(8)
+    )
+    source = open_source(array)
+    assert source.grid.transform == Affine(10, 0, 399960, 0, -10, 5200020)
+    assert source.notes == ()
+
+
+def test_degrees_without_a_crs_are_taken_for_wgs84():
+    array = xr.DataArray(
+        noise(4, 5),
+        dims=("lon", "lat"),
+        coords={"lon": 10 + np.arange(4) / 10, "lat": 50 - np.arange(5) / 10},
+    )
+    source = open_source(array)
+    assert (source.grid.height, source.grid.width) == (5, 4)
+    np.testing.assert_array_equal(whole(source)[0][0], noise(4, 5).T)
+    assert "EPSG:4326" in source.notes[0]
+    assert '"EPSG",4326' in source.grid.crs
+
+
+def test_scale_and_offset_of_an_array_are_known():
+    array = scene(noise(1, 4, 4)).assign_attrs(scale_factor=1e-4, add_offset=-0.1)
+    assert {(b.scale, b.offset) for b in open_source(array).bands} == {(1e-4, -0.1)}
+
+
 def test_arrays_without_crs_are_told():
     with pytest.warns(UserWarning, match="DataArray has no coordinate reference"):
         open_source(scene(noise(1, 3, 3), crs=None))
@@ -217,11 +273,11 @@ def test_arrays_without_crs_are_told():
 # --- STAC items ---
 
 
-def write(path, pixels, scale=1):
+def write(path, pixels, scale=1, at=None):
     count, height, width = pixels.shape
     with rasterio.open(
         path, "w", driver="GTiff", count=count, height=height, width=width,
-        dtype=pixels.dtype, crs="EPSG:32633", transform=UTM @ Affine.scale(scale),
+        dtype=pixels.dtype, crs="EPSG:32633", transform=at or UTM @ Affine.scale(scale),
     ) as dataset:  # fmt: skip
         dataset.write(pixels)
 
@@ -281,6 +337,105 @@ def test_an_item_of_one_raster_is_that_raster(item, tmp_path):
     source = open_source(item)
     assert [b.common_name for b in source.bands] == ["red", "green", "nir"]
     np.testing.assert_array_equal(whole(source)[0], noise(3, 8, 10))
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_item_tells_nodata_and_what_numbers_mean(item, tmp_path, version):
+    facts = {"nodata": 0, "scale": 1e-4, "offset": -0.1}
+    for asset in (item["assets"]["B04"], item["assets"]["swir"]):
+        if version == "1.0":
+            asset["raster:bands"] = [facts]
+        else:
+            asset["nodata"] = 0
+            names = asset.pop("eo:bands", None) or asset["bands"]
+            told = {"raster:scale": 1e-4, "raster:offset": -0.1}
+            asset["bands"] = [{**names[0], **told}]
+    write(
+        tmp_path / "assets/x1.tif",
+        np.pad(noise(1, 7, 10).clip(1), ((0, 0), (1, 0), (0, 0))),
+    )
+    source = open_source(item)
+    assert {(b.scale, b.offset) for b in source.bands} == {(1e-4, -0.1)}
+    assert not whole(source)[1][0].any()
+    assert any("nodata is 0 by the item" in note for note in source.notes)
+    assert any("x 0.0001 -0.1 by the item" in note for note in source.notes)
+    told = open_source(item, nodata=65535)
+    assert whole(told)[1].all()
+
+
+@pytest.mark.parametrize(
+    ("properties", "offset"),
+    [
+        ({"s2:processing_baseline": "02.14"}, 0.0),
+        ({"s2:processing_baseline": "05.09"}, -0.1),
+        (
+            {
+                "s2:processing_baseline": "05.09",
+                "earthsearch:boa_offset_applied": True,
+            },
+            0.0,
+        ),
+    ],
+)
+def test_the_baseline_of_an_item_is_heard(item, properties, offset):
+    source = open_source({**item, "properties": properties})
+    assert {(b.scale, b.offset) for b in source.bands} == {(1e-4, offset)}
+
+
+def test_an_item_without_bands_goes_by_keys_and_roles(item):
+    files = item["assets"]["B04"]["href"], item["assets"]["swir"]["href"]
+    item["assets"] = {
+        "scl": {"href": "./gone.tif", "roles": ["data"]},
+        "aot": {"href": "./gone.tif", "roles": ["data"]},
+        "preview": {"href": "./gone.tif"},
+        "red": {"href": files[0], "roles": ["data"]},
+        "swir16": {"href": files[1], "roles": ["data", "reflectance"]},
+    }
+    source = open_source(item)
+    assert [b.common_name for b in source.bands] == ["red", "swir16"]
+
+
+def test_bands_of_an_item_are_chosen_before_they_are_opened(item):
+    item["assets"]["gone"] = {
+        "href": "./gone.tif",
+        "eo:bands": [{"name": "B08", "common_name": "nir"}],
+    }
+    source = open_source(item, bands=["swir16", "B4"])
+    assert [b.common_name for b in source.bands] == ["swir16", "red"]
+
+
+@pytest.mark.parametrize("given", ["list", "collection", "file"])
+def test_several_items_are_a_mosaic(item, tmp_path, given):
+    east = UTM @ Affine.translation(10, 0)
+    for name, at in (("y1", east), ("y2", east @ Affine.scale(2))):
+        size = 1 if name == "y1" else 2
+        pixels = noise(1, 8 // size, 10 // size, seed=5)
+        write(tmp_path / f"assets/{name}.tif", pixels, at=at)
+    other = json.loads(json.dumps({**item, "id": "scene-2"}).replace("/x", "/y"))
+    collection = {"type": "FeatureCollection", "features": [item, other]}
+    (tmp_path / "found.json").write_text(json.dumps(collection))
+    source = open_source(
+        {
+            "list": [item, other],
+            "collection": collection,
+            "file": tmp_path / "found.json",
+        }[given]
+    )
+    assert (source.grid.height, source.grid.width) == (8, 20)
+    np.testing.assert_array_equal(
+        whole(source)[0][0, :, 10:], noise(1, 8, 10, seed=5)[0]
+    )
+
+
+def test_an_item_file_names_nothing_outside_its_folder(item, tmp_path):
+    item["assets"]["B04"]["href"] = "http://127.0.0.1:9/x1.tif"
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    with pytest.raises(RasterError, match=r"it is on 127.0.0.1:9; .*--trust 127.0.0.1"):
+        open_source(tmp_path / "item.json")
+    item["assets"]["B04"]["href"] = "../../etc/x.tif"
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    with pytest.raises(RasterError, match="not below that file's folder"):
+        open_source(tmp_path / "item.json")
 
 
 def test_what_is_no_item(item, tmp_path, shared):

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from geoseg.rasters.gdal import Handles
 from geoseg.rasters.open import (
     Source,
     SourceBand,
+    for_model,
     match_bands,
     open_source,
     redact,
@@ -49,6 +51,15 @@ def write(path, pixels, **profile):
 
 def noise(*shape, dtype="uint8", seed=0):
     return np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+
+
+@dataclass
+class Wanted:
+    """What the card of a model says of its input."""
+
+    bands: list
+    numbers: str = "DN"
+    nodata: float | None = None
 
 
 def names(source):
@@ -361,6 +372,136 @@ def test_two_bands_that_may_be_meant_are_refused(tmp_path):
     source = open_source(path, bands=["swir1", "swir16"])
     with pytest.raises(RasterError, match=r"may be any of its bands 1 \(swir1\), 2"):
         match_bands(source, [Band(name="B11", common_name="swir16")])
+
+
+def test_numbers_are_an_order_whatever_names_say(tmp_path):
+    """A file stored blue, green, red, which GDAL tags red, green, blue."""
+    path = write(tmp_path / "bgr.tif", noise(3, 4, 4), photometric="RGB")
+    wanted = [Band(name=n) for n in ("red", "green", "blue")]
+    source = for_model(open_source(path, bands=["3", "2", "1"]), Wanted(wanted))
+    np.testing.assert_array_equal(
+        source.read(source.grid.window)[0], noise(3, 4, 4)[::-1]
+    )
+    assert [band.number for band in source.bands] == [3, 2, 1]
+    assert "red <- band 3 (blue)" in source.notes[0]
+    same = for_model(open_source(path, bands=["1", "2", "3"]), Wanted(wanted))
+    np.testing.assert_array_equal(same.read(same.grid.window)[0], noise(3, 4, 4))
+    assert same.notes == ()
+    # More numbers than the model has bands are a choice: the names tell which.
+    source = open_source(path, bands=["3", "2", "1"])
+    assert match_bands(source, wanted[:2]) == (2, 1)
+
+
+def test_some_bands_are_named_by_their_numbers(tmp_path):
+    path = write(tmp_path / "a.tif", noise(4, 4, 4), photometric="RGB", alpha="NO")
+    source = open_source(path, bands=["nir=4", "green=1"])
+    assert names(source) == ["green", "2", "blue", "nir"]
+    assert match_bands(source, [Band(name="nir"), Band(name="green")]) == (3, 0)
+    with pytest.raises(RasterError, match="'red' should be NAME=NUMBER"):
+        open_source(path, bands=["nir=4", "red"])
+    with pytest.raises(RasterError, match="has no band 7"):
+        open_source(path, bands=["nir=7"])
+
+
+def test_a_model_without_names_takes_named_bands_by_position(tmp_path):
+    path = write(tmp_path / "a.tif", noise(3, 4, 4), photometric="RGB")
+    wanted = Wanted([Band(name="1"), Band(name="2"), Band(name="3")])
+    source = for_model(open_source(path), wanted)
+    np.testing.assert_array_equal(source.read(source.grid.window)[0], noise(3, 4, 4))
+    pairs = "1 <- band 1 (red), 2 <- band 2 (green), 3 <- band 3 (blue)"
+    assert source.notes == (f"{path}: bands by position: {pairs}",)
+
+
+def test_a_band_that_is_almost_called_so_is_asked_for(tmp_path):
+    path = write(tmp_path / "a.tif", noise(3, 4, 4), photometric="RGB")
+    with pytest.raises(RasterError, match=r"no band gren \(did you mean green\?\)"):
+        open_source(path, bands=["gren"])
+
+
+@pytest.mark.parametrize("last", ["alpha", "Alpha"])
+def test_alpha_that_is_called_alpha_stays_validity(rgba, last):
+    path, pixels = rgba
+    source = open_source(path, bands=["r", "g", "b", last])
+    assert names(source) == ["r", "g", "b"]
+    np.testing.assert_array_equal(source.read(source.grid.window)[1], pixels[3] != 0)
+
+
+def test_alpha_that_is_given_a_name_and_number_is_a_band(rgba):
+    path, pixels = rgba
+    source = open_source(path, bands=["nir=4"])
+    assert common(source) == ["red", "green", "blue", "nir"]
+    read, valid = source.read(source.grid.window)
+    np.testing.assert_array_equal(read[3], pixels[3])
+    assert valid.all()
+
+
+# --- nodata that nobody tells of ---
+
+
+def test_a_picture_of_bytes_is_nodata_where_all_its_bands_are(tmp_path):
+    pixels = noise(3, 8, 8).clip(1)
+    pixels[2, 3, 3] = 0  # a red roof has no blue
+    pixels[:, :, 0] = 0
+    path = write(tmp_path / "a.tif", pixels, photometric="RGB", nodata=0)
+    with rasterio.open(path) as dataset:
+        theirs = dataset.dataset_mask() > 0
+    for source in (open_source(path), open_source(path).select([2])):
+        np.testing.assert_array_equal(source.read(source.grid.window)[1], theirs)
+    strict = open_source(path, nodata_rule="any")
+    assert not strict.read(strict.grid.window)[1][3, 3]
+    reflectance = write(tmp_path / "b.tif", pixels.astype("uint16"), nodata=0)
+    for rule, valid in (("auto", False), ("any", False), ("all", True)):
+        source = open_source(reflectance, nodata_rule=rule)
+        assert source.read(source.grid.window)[1][3, 3] == valid
+
+
+@pytest.mark.parametrize("where", ["edge", "inside", "few"])
+def test_a_constant_frame_without_a_tag_is_asked_for(tmp_path, where):
+    pixels = noise(2, 700, 900, dtype="uint16") + 1
+    frame = {
+        "edge": np.s_[:, :60],
+        "inside": np.s_[:, 300:400, 300:600],
+        "few": np.s_[:, :2, :2],
+    }[where]
+    pixels[frame] = 0
+    wanted = Wanted([Band(name="1"), Band(name="2")])
+    path = write(tmp_path / "a.tif", pixels)
+    told = for_model(open_source(path), wanted).notes
+    assert len(told) == (where == "edge")
+    if told:
+        assert "% of a sample is 0 in all bands, out to its edge" in told[0]
+        assert told[0].endswith("--nodata 0")
+    assert for_model(open_source(path, nodata=0), wanted).notes == ()
+    # Never applied by itself.
+    source = for_model(open_source(path), wanted)
+    assert source.read(source.grid.window)[1].all()
+
+
+def test_a_frame_is_found_in_overviews_and_in_mosaics(tmp_path):
+    pixels = noise(2, 700, 900, dtype="uint16") + 1
+    pixels[:, :60] = 0
+    wanted = Wanted([Band(name="1"), Band(name="2")])
+    path = write(tmp_path / "a.tif", pixels, tiled=True, blockxsize=128, blockysize=128)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4, 8])
+    assert "is 0 in all bands" in for_model(open_source(path), wanted).notes[0]
+    moved = UTM["transform"] @ Affine.translation(900, 0)
+    write(tmp_path / "b.tif", pixels, transform=moved)
+    assert "is 0 in all bands" in for_model(open_source(tmp_path), wanted).notes[0]
+
+
+# --- many bands ---
+
+
+def test_opening_many_bands_takes_time_in_proportion(tmp_path):
+    """Three times the bands, at most some four times the seconds; it was nine."""
+    seconds = {}
+    for count in (600, 1800):
+        path = write(tmp_path / f"{count}.tif", noise(count, 2, 2), interleave="band")
+        begun = time.process_time()
+        assert len(open_source(path).bands) == count
+        seconds[count] = time.process_time() - begun
+    assert seconds[1800] < 6 * seconds[600] + 0.5
 
 
 # --- recipes, threads ---

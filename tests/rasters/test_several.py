@@ -379,6 +379,26 @@ def test_nodata_of_a_card_reaches_every_part(tmp_path, dtype):
     assert not whole(told)[1].all()
 
 
+@pytest.mark.parametrize("first", ["east", "west"])
+def test_neighbours_across_the_antimeridian_stay_neighbours(tmp_path, first):
+    places = {"east": 179, "west": -180}
+    order = sorted(places, key=lambda name: name != first)
+    for i, name in enumerate(order):
+        at = Affine(0.1, 0, places[name], 0, -0.1, -16)
+        write(
+            tmp_path / f"{i}.tif",
+            noise(1, 10, 10, seed=places[name] % 7),
+            crs="EPSG:4326",
+            at=at,
+        )
+    source = open_source(tmp_path)
+    assert (source.grid.height, source.grid.width) == (10, 20)
+    pixels, valid = whole(source)
+    assert valid.all()
+    np.testing.assert_array_equal(pixels[0, :, :10], noise(1, 10, 10, seed=179 % 7)[0])
+    np.testing.assert_array_equal(pixels[0, :, 10:], noise(1, 10, 10, seed=-180 % 7)[0])
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
