@@ -13,6 +13,7 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.maps.values import table_of, values_that_occur
 from geoseg.rasters.gdal import Handles, environment, open_dataset, reporting
+from geoseg.rasters.references import contents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,6 +90,7 @@ def open_class_raster(path: str) -> ClassRaster:
             0 or above 65534, or more bands.
     """
     name = redact(path)
+    contents(path)  # what a VRT names is looked through before GDAL sees it
     with environment(path), reporting("open", name, path), open_dataset(path) as file:
         return _described(file, path, name)
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LARGEST_XML: Final = 200_000_000
+_LARGEST_XML: Final = 64_000_000
 _DEEPEST: Final = 8
+# Rectangles of a mosaic that are told apart; of more, gaps count as what GDAL reads.
+_MOST_RECTANGLES: Final = 1_000_000
 # Elements of a VRT whose text names a file.
 _NAMES: Final = frozenset({"SourceFilename", "SourceDataset", "IndexDataset"})
 # What a VRT has no need of, and what reads or runs what it likes.
@@ -115,19 +117,34 @@ def contents(path: str, trust: Sequence[str] = ()) -> Contents:
     Raises:
         RasterError: It names what it may not, or does what a raster need not.
     """
-    return _contents(path, tuple(trust), 0)
+    return _Walk(tuple(trust), {}).contents(path, 0)
 
 
-def _contents(path: str, trust: tuple[str, ...], depth: int) -> Contents:
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """One way down; a file that is named a thousand times is looked at once."""
+
+    trust: tuple[str, ...]
+    seen: dict[str, Contents]
+
+    def contents(self, path: str, depth: int) -> Contents:
+        """Return what is in a file, so many files below the user's own."""
+        key = path if is_remote(path) else os.path.realpath(path)
+        if key not in self.seen:
+            self.seen[key] = _contents(path, self, depth)
+        return self.seen[key]
+
+
+def _contents(path: str, walk: _Walk, depth: int) -> Contents:
     if depth > _DEEPEST:
         raise RasterError(
             f"{redact(path)} is a VRT of VRTs more than {_DEEPEST} deep: build one of "
             "the rasters themselves"
         )
     if is_index(path):
-        return _of_index(path, trust, depth)
+        return _of_index(path, walk, depth)
     if is_vrt(path):
-        return _of_vrt(path, trust, depth)
+        return _of_vrt(path, walk, depth)
     if depth and _looks_like_text(path):
         raise RasterError(
             f"{redact(path)} is not the raster that its name promises but text that "
@@ -149,7 +166,7 @@ def _looks_like_text(path: str) -> bool:
 # --- VRTs ---
 
 
-def _of_vrt(path: str, trust: tuple[str, ...], depth: int) -> Contents:
+def _of_vrt(path: str, walk: _Walk, depth: int) -> Contents:
     root = _parsed(path)
     _check_harmless(root, path)
     named = {}
@@ -158,8 +175,8 @@ def _of_vrt(path: str, trust: tuple[str, ...], depth: int) -> Contents:
             text = (element.text or "").strip()
             key = (text, element.get("relativeToVRT", element.get("relativetoVRT")))
             if key not in named:
-                child = allowed(text, path, trust, beside=key[1] == "1")
-                named[key] = child, _contents(child, trust, depth + 1)
+                child = allowed(text, path, walk.trust, beside=key[1] == "1")
+                named[key] = child, walk.contents(child, depth + 1)
     files = {path: None}
     for _, inside in named.values():
         files.update(dict.fromkeys(inside.files))
@@ -351,13 +368,14 @@ def _rectangles(
     band: Element, named: dict[tuple[str, str | None], tuple[str, Contents]]
 ) -> NDArray[np.float64]:
     found: list[NDArray[np.float64]] = []
+    everything = np.array([[-np.inf, np.inf, -np.inf, np.inf]])
     for source in band:
         name = source.find("SourceFilename")
         if not source.tag.endswith("Source") or name is None:
             continue
         there, here = _edges(source.find("DstRect")), _edges(source.find("SrcRect"))
         if there is None:
-            return np.array([[-np.inf, np.inf, -np.inf, np.inf]])
+            return everything
         key = (name.text or "").strip(), name.get("relativeToVRT")
         inside = named[key][1].covered if key in named else None
         number = int(source.findtext("SourceBand", "1").removeprefix("mask,"))
@@ -365,6 +383,8 @@ def _rectangles(
             found.append(there[None])
         else:
             found.append(_moved(inside[number - 1], here, there))
+        if not np.isfinite(found[-1]).all() or sum(map(len, found)) > _MOST_RECTANGLES:
+            return everything
     return np.concatenate(found) if found else np.zeros((0, 4))
 
 
@@ -374,7 +394,8 @@ def _moved(
     """Return rectangles of a source's pixels as they lie in the VRT's."""
     out = rectangles.copy()
     for low in (0, 2):
-        scale = (there[low + 1] - there[low]) / (here[low + 1] - here[low])
+        size = float(here[low + 1] - here[low])
+        scale = (there[low + 1] - there[low]) / size if size else np.nan
         edges = (rectangles[:, low : low + 2] - here[low]) * scale + there[low]
         out[:, low : low + 2] = edges.clip(there[low], there[low + 1])
     return out
@@ -400,7 +421,7 @@ def _is_whole(rectangles: NDArray[np.float64], size: tuple[float, float]) -> boo
 # --- tile indexes ---
 
 
-def _of_index(path: str, trust: tuple[str, ...], depth: int) -> Contents:
+def _of_index(path: str, walk: _Walk, depth: int) -> Contents:
     index = path[4:] if path.upper().startswith("GTI:") else path
     if _looks_like_text(index):
         root = _parsed(index)
@@ -413,14 +434,14 @@ def _of_index(path: str, trust: tuple[str, ...], depth: int) -> Contents:
             )
         beside = root.find("IndexDataset")
         relative = beside is None or beside.get("relativeToVRT", "1") == "1"
-        inner = allowed(told, index, trust, beside=relative)
-        inside = _of_table(inner, trust, depth)
+        inner = allowed(told, index, walk.trust, beside=relative)
+        inside = _of_table(inner, walk, depth)
         return Contents(files=(path, *inside.files))
-    return _of_table(index, trust, depth, shown=path)
+    return _of_table(index, walk, depth, shown=path)
 
 
 def _of_table(
-    index: str, trust: tuple[str, ...], depth: int, shown: str | None = None
+    index: str, walk: _Walk, depth: int, shown: str | None = None
 ) -> Contents:
     """Return the files of a table of footprints."""
     import pyogrio.raw
@@ -440,8 +461,8 @@ def _of_table(
         )
     files = {shown or index: None}
     for named in _texts(fields[0]):
-        child = allowed(named, index, trust)
-        files.update(dict.fromkeys(_contents(child, trust, depth + 1).files))
+        child = allowed(named, index, walk.trust)
+        files.update(dict.fromkeys(walk.contents(child, depth + 1).files))
     return Contents(files=tuple(files))
 
 

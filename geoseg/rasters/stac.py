@@ -7,6 +7,7 @@ with `bands`, and items that tell of neither, by the keys of their assets.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from geoseg.rasters.bands import (
     with_common_names,
 )
 from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told
-from geoseg.rasters.gdal import is_remote
+from geoseg.rasters.gdal import is_remote, squeezed
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import RASTER_SUFFIXES
 from geoseg.rasters.references import allowed, read_bytes
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_BYTES: Final = 50_000_000
-_DEEPEST: Final = 64  # of nested JSON; items have some ten levels
 _NOT_PIXELS: Final = frozenset({
     "thumbnail", "overview", "visual", "metadata", "data-mask", "cloud", "snow-ice",
     "saturation", "water-mask", "cloud-shadow",
@@ -127,8 +127,19 @@ def open_items(
     """
     if not items:
         raise RasterError(f"{name or 'the collection'} holds no STAC items")
-    opened = [_open_item(item, told) for item in items]
+    opened = [_valid_item(item, told) for item in items]
     return mosaic(opened, name or f"{len(items)} STAC items from {opened[0].name}")
+
+
+def _valid_item(item: Mapping[str, Any], told: Told) -> Source:
+    """Open an item, or say that it is none by the specification."""
+    try:
+        return _open_item(item, told)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RasterError(
+            f"STAC item {item.get('id', '?')} is not as the specification has it: "
+            f"{squeezed(error)}"
+        ) from error
 
 
 def _open_item(item: Mapping[str, Any], told: Told) -> Source:
@@ -272,7 +283,7 @@ def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, flo
     baseline = _baseline(item)
     if scale is None and offset is None and baseline is not None:
         return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
-    return 1.0 if scale is None else scale, 0.0 if applied else offset or 0.0
+    return scale or 1.0, 0.0 if applied else offset or 0.0
 
 
 def _baseline(item: Mapping[str, Any]) -> float | None:
@@ -298,9 +309,10 @@ def _nodata(asset: Mapping[str, Any]) -> float | None:
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
     try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _single_bands(assets: Sequence[Asset]) -> list[Asset]:

@@ -438,6 +438,22 @@ def test_an_item_file_names_nothing_outside_its_folder(item, tmp_path):
         open_source(tmp_path / "item.json")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"assets": {"a": {"href": 7, "roles": 5, "type": None}}},
+        {"links": [{"rel": "self"}]},
+        {"links": 5},
+        {"properties": [1]},
+        {"assets": {"B04": {"href": "a.tif", "bands": [{"name": "B04"}, 3]}}},
+    ],
+)
+def test_items_that_are_not_as_they_should_be_are_one_line(item, change):
+    with pytest.raises(RasterError) as caught:
+        open_source({**item, "assets": {"B04": {"href": "gone.tif"}}, **change})
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_item(item, tmp_path, shared):
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "list.json").write_text("[]")

@@ -1,7 +1,10 @@
 """What a raster names: below its own folder, on its own host, or not at all."""
 
 import os
+import re
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +229,34 @@ def test_what_is_named_from_afar_stays_there(named, by):
         allowed(named, by)
     if "other" in named:
         assert allowed(named, by, [host_of(named)]) == named
+
+
+def test_files_that_are_named_many_times_are_looked_at_once(tmp_path):
+    """Ten levels of thirty spellings would be 30 ** 7 files."""
+    write(tmp_path / "v0.tif", noise(1, 20, 20))
+    (tmp_path / "v0.tif").rename(tmp_path / "v0.vrt.tif")
+    vrt(tmp_path / "v0.vrt", part("v0.vrt.tif"))
+    for level in range(1, 8):
+        names = [f"{'./' * n}v{level - 1}.vrt" for n in range(30)]
+        vrt(tmp_path / f"v{level}.vrt", *(part(n) for n in names))
+    begun = time.monotonic()
+    assert contents(str(tmp_path / "v7.vrt")).files[0].endswith("v7.vrt")
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "rectangle",
+    ['xOff="0" yOff="0" xSize="0" ySize="0"', 'xOff="nan" yOff="0" xSize="1e999"', ""],
+)
+def test_rectangles_that_make_no_sense_end_on_one_line(tmp_path, rectangle):
+    write(tmp_path / "a.tif", noise(1, 20, 20))
+    vrt(tmp_path / "inner.vrt", part("a.tif", 10), width=40)
+    text = vrt(tmp_path / "a.vrt", part("inner.vrt", width=40), width=60).read_text()
+    for tag in ("SrcRect", "DstRect"):
+        path = tmp_path / f"{tag}.vrt"
+        path.write_text(re.sub(f"<{tag}[^>]*/>", f"<{tag} {rectangle}/>", text))
+        with suppress(RasterError):  # or it opens; no traceback either way
+            whole(open_source(path))
 
 
 # --- gaps ---
