@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from geoseg import errors
 from geoseg._version import __version__
-from geoseg.core import views
+from geoseg.core import numba_cache, views
 from geoseg.errors import GeosegError
+
+numba_cache.ensure()
 
 if TYPE_CHECKING:
     # What type checkers and editors see; `_MODULES` says the same while running.
