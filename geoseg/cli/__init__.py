@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from geoseg._version import __version__
+from geoseg.cli.encoding import make_output_safe
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
@@ -102,6 +103,7 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; never a traceback for what a user can mend."""
+    make_output_safe()
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)
     # Python counts what killed workers left behind; that is no news to a user.

@@ -1,0 +1,39 @@
+"""Output that a terminal or a pipe of few characters can show.
+
+Under `PYTHONIOENCODING=ascii`, in consoles of Windows and in logs of batch systems a
+character may have no code. What geoseg itself writes then has a plain form; anything
+else is a question mark. Nothing ends because of it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+
+_PLAIN = {
+    "×": "x", "·": "-", "–": "-", "—": "-", "\N{MINUS SIGN}": "-", "…": "...",
+    "→": "->", "’": "'", "“": '"', "”": '"', "±": "+/-", "²": "2", "³": "3",
+    "°": " deg", "µ": "u", "≤": "<=", "≥": ">=",
+}  # fmt: skip
+
+
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters without a code; an error handler of `codecs`.
+
+    >>> codecs.register_error("plain", plain)
+    >>> "512 × 512 px · 3 km² ☃".encode("ascii", errors="plain")
+    b'512 x 512 px - 3 km2 ?'
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in lost), error.end
+
+
+def make_output_safe() -> None:
+    """Let standard output and errors take any text."""
+    codecs.register_error("plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")

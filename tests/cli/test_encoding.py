@@ -1,0 +1,32 @@
+"""What is printed, wherever it goes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_tables_and_help_are_printed_in_any_encoding(encoding):
+    for line in (["models"], ["segment", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "geoseg", *line],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        if line == ["models"]:  # a table; text without one is click's, in UTF-8
+            assert done.stdout.decode(encoding)
+
+
+def test_names_without_a_code_are_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "geoseg", "report", str(tmp_path / "mäske☃.zarr")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "is not a Zarr group" in done.stderr
+    assert "Traceback" not in done.stderr
