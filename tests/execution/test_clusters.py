@@ -25,12 +25,12 @@ import yaml
 from affine import Affine
 from distributed import Client, LocalCluster
 from geopandas.testing import assert_geodataframe_equal
-from landscape.scene import write_scene
 
 import geoseg.execution.clusters
 import geoseg.execution.versions
 from geoseg.cli import run as geoseg_run
 from geoseg.errors import ClusterError, GeosegError
+from geoseg.execution.certificates import write_certificates
 from geoseg.execution.cluster_settings import read_cluster
 from geoseg.execution.clusters import (
     cluster_client,
@@ -146,6 +146,8 @@ def at_work(running):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
+    from landscape.scene import write_scene  # workers import this file without it
+
     folder = tmp_path_factory.mktemp("scene")
     write_scene(folder / "scene.tif", folder / "truth.tif", 300, 280, 7)
     return folder
@@ -186,7 +188,8 @@ def test_every_long_command_takes_a_cluster_file(
     assert files(tmp_path / "there.zarr") == files(tmp_path / "alone.zarr")
     assert files(tmp_path / "there" / "masks.zarr") == files(tmp_path / "alone.zarr")
     alone, there = (
-        geopandas.read_file(tmp_path / f"{name}.gpkg") for name in ("alone", "there")
+        geopandas.read_file(tmp_path / f"{name}.gpkg", layer="regions")
+        for name in ("alone", "there")
     )
     assert_geodataframe_equal(alone, there)
     alone, there = ((tmp_path / f"{n}.csv").read_text() for n in ("alone", "there"))
@@ -907,6 +910,42 @@ def test_batch_scripts_are_shell(path):
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", "-S", "warning", str(path)], check=True)
     assert "#SBATCH --requeue" in path.read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="batch scripts are for Unix")
+@pytest.mark.parametrize(("status", "again"), [(0, 0), (2, 0), (3, 1), (143, 1)])
+def test_an_array_job_keeps_rasters_apart_and_comes_back(tmp_path, status, again):
+    """Rasters of one name have maps of their own; what may be retried is requeued."""
+    rasters = ["a/tile.tif", "b/tile.tif", "b/tile.jp2"]
+    (tmp_path / "rasters.txt").write_text("\n".join(rasters) + "\n")
+    for name, line in (
+        ("geoseg", f'echo "$@" >> {tmp_path}/runs; exit {status}'),
+        ("scontrol", f'echo "$@" >> {tmp_path}/requeued'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    line = ["bash", str(CLUSTER / "slurm" / "array.sbatch"), "rasters.txt", "p", "out"]
+    for i in range(len(rasters) + 1):
+        task = {"SLURM_ARRAY_TASK_ID": str(i + 1), "SLURM_JOB_ID": f"7{i}"}
+        done = subprocess.run(line, cwd=tmp_path, env=env | task, check=False)
+        assert done.returncode == (status if i < len(rasters) else 2)
+    said = (tmp_path / "runs").read_text()
+    assert len(set(re.findall(r"out=(out/tile-\w{8})", said))) == len(rasters)
+    requeued = tmp_path / "requeued"
+    count = requeued.read_text().count("requeue") if requeued.exists() else 0
+    assert count == again * len(rasters)
+
+
+def test_certificates_of_a_run_are_for_its_user_only(tmp_path):
+    pytest.importorskip("cryptography")
+    folder = tmp_path / "new"
+    write_certificates(folder)
+    assert {p.name for p in folder.iterdir()} == {"ca.pem", "cert.pem", "key.pem"}
+    if os.name != "nt":
+        assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o600}
+    with pytest.raises(GeosegError, match="cannot be written into"):
+        write_certificates(folder)  # what is there is not overwritten
 
 
 def test_no_secret_is_in_the_errors_of_addresses():
