@@ -41,6 +41,12 @@ class DamagedStoreError(MasksError):
     exit_status = 3
 
 
+class IncompleteError(MasksError):
+    """A map is not complete; the run that makes it can be resumed."""
+
+    exit_status = 3
+
+
 class StorageFullError(MasksError):
     """There is no room left for the masks; a rerun goes on once there is."""
 

@@ -22,7 +22,8 @@ from geoseg.core.grid import Window
 from geoseg.core.tiling import Block
 from geoseg.errors import MasksError
 from geoseg.inference.semantic import PartialBlock, PartialSums
-from geoseg.maps.store import HALO, PARTIAL, Masks
+from geoseg.maps.state import HALO, PARTIAL
+from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,11 +43,11 @@ def write_partial(masks: Masks, block: Block, partial: PartialBlock) -> None:
     """
     for (row, col), sums in partial.halo.items():
         name = f"{HALO}/{row}.{col}/{block.name}"
-        masks.storage.put(name, _pack({"halo": sums}, {}, {}))
+        masks.state.put(name, _pack({"halo": sums}, {}, {}))
     info = {"windows": partial.windows, "forward_seconds": partial.forward_seconds}
     border = {f"border{i}": sums for i, sums in enumerate(partial.border)}
     name = f"{PARTIAL}/{block.name}"
-    masks.storage.put(name, _pack(border, partial.arrays, info))
+    masks.state.put(name, _pack(border, partial.arrays, info))
 
 
 def read_partial(masks: Masks, block: Block) -> PartialBlock:
@@ -56,7 +57,7 @@ def read_partial(masks: Masks, block: Block) -> PartialBlock:
         FileNotFoundError: There is none.
         DamagedPartialError: It is not what was written.
     """
-    data = masks.storage.get(f"{PARTIAL}/{block.name}")
+    data = masks.state.get(f"{PARTIAL}/{block.name}")
     border, arrays, info = _unpack(data)
     return PartialBlock(arrays=arrays, border=tuple(border.values()), **info)
 
@@ -64,13 +65,13 @@ def read_partial(masks: Masks, block: Block) -> PartialBlock:
 def read_halo(masks: Masks, block: Block, neighbour: Block) -> PartialSums:
     """Return what a neighbour adds to a block; raises as `read_partial`."""
     name = f"{HALO}/{block.name}/{neighbour.name}"
-    return _unpack(masks.storage.get(name))[0]["halo"]
+    return _unpack(masks.state.get(name))[0]["halo"]
 
 
 def remove_partial(masks: Masks, block: Block) -> None:
     """Remove what is kept of a block and the halo sums kept for it."""
-    masks.storage.remove(f"{HALO}/{block.name}")
-    masks.storage.discard(f"{PARTIAL}/{block.name}")
+    masks.state.remove(f"{HALO}/{block.name}")
+    masks.state.discard(f"{PARTIAL}/{block.name}")
 
 
 def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:

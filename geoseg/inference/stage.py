@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Block
 from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
-from geoseg.maps.store import DONE, PARTIAL
+from geoseg.maps.state import DONE, PARTIAL
 
 if TYPE_CHECKING:
     from geoseg.models.contract import Model

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
-from geoseg.errors import ClusterError, RasterError, SourceChangedError, is_full
+from geoseg.errors import (
+    ClusterError,
+    DamagedStoreError,
+    RasterError,
+    SourceChangedError,
+    is_full,
+)
 from geoseg.inference.block_cache import (
     DamagedPartialError,
     read_halo,
@@ -124,7 +130,7 @@ def infer(job: Job, block: Block) -> BlockReport:
 
 
 def _known(job: Job, block: Block) -> BlockReport | None:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, DamagedStoreError):
         info = job.masks.done_info(block.key)
         return BlockReport(
             done=True, windows=info["windows"], forward_seconds=info["forward_seconds"]
@@ -197,9 +203,10 @@ def read_or_infer(
 
 def _segment(job: Job, block: Block) -> PartialBlock:
     model = job.model.load()
+    arrays = [name for name in job.masks.arrays if name != "instances"]
     return with_retries(
         lambda: segment_block(
-            job.source, model, block, arrays=job.masks.arrays, batch=model.batch
+            job.source, model, block, arrays=arrays, batch=model.batch
         )
     )
 

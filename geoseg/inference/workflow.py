@@ -32,6 +32,7 @@ from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.stage import device_of
 from geoseg.inference.worker import Job
+from geoseg.maps.overviews import remake_overviews
 from geoseg.maps.store import Masks, create_masks, settings_of, writing
 from geoseg.models.card import Task
 from geoseg.rasters.open import Source
@@ -277,6 +278,7 @@ def _run(
                 },
             }
         )
+    remake_overviews(masks)
     return masks, facts
 
 

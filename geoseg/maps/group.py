@@ -1,10 +1,11 @@
 """What the Zarr group of masks looks like: metadata, arrays, coordinates, objects.
 
-With `geoseg.maps.store`, the room that imports zarr.
+With `maps/store` and `maps/state`, all that imports zarr.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,10 +29,11 @@ from geoseg.maps.metadata import (
 from geoseg.maps.storage import Storage, access
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
     from zarr.core.buffer import Buffer
 
 OBJECTS = "objects"
+OVERVIEW = "overview_"
+"""What the names of groups with overviews begin with."""
 OBJECT_COLUMNS = {
     "instance_id": ("uint32", "id in the array instances"),
     "class_id": ("uint16", "class value"),
@@ -57,11 +59,24 @@ def open_group(path: str, mode: str = "r") -> zarr.Group:
     )
 
 
-def consolidate(store: Store) -> None:
-    """Write the metadata of all arrays in one place too, for readers far away."""
+def consolidate(path: str, group: zarr.Group) -> None:
+    """Write the metadata of all arrays in one place too, for readers far away.
+
+    Overviews are left out: GDAL takes the last array that it finds there for the
+    raster.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Zarr 3, whose consolidation is unofficial
-        zarr.consolidate_metadata(store)
+        zarr.consolidate_metadata(group.store)
+    storage = Storage(path)
+    name = "zarr.json" if storage.exists("zarr.json") else ".zmetadata"
+    document = json.loads(storage.get(name))
+    told = document.get("consolidated_metadata", document)["metadata"]
+    overviews = [key for key in told if key.startswith(OVERVIEW)]
+    if overviews:
+        for key in overviews:
+            del told[key]
+        storage.put(name, json.dumps(document, indent=2).encode())
 
 
 def create_group(
@@ -85,8 +100,10 @@ def create_group(
     group.attrs.update({**group_attributes(grid, classes), "geoseg": dict(provenance)})
     for name in arrays:
         _create_array(group, name, grid, classes, chunk)
-    _create_coordinates(group, grid)
-    consolidate(store)
+    create_coordinates(group, grid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        zarr.consolidate_metadata(store)
     for name, data in objects.items():
         Storage(path).put(name, data.to_bytes())
 
@@ -143,7 +160,7 @@ def _array(
     )
 
 
-def _create_coordinates(group: zarr.Group, grid: Grid) -> None:
+def create_coordinates(group: zarr.Group, grid: Grid) -> None:
     """Write `spatial_ref`, and pixel centres where rows and columns run with axes."""
     _array(group, "spatial_ref", (), (), "int64", (), 0, grid_mapping_attributes(grid))
     if not grid.is_rectilinear:

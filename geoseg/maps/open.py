@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from geoseg.core.files import absolute
 from geoseg.errors import MasksError
+from geoseg.maps.complete import check_complete
 from geoseg.maps.reader import ClassReader
 
 if TYPE_CHECKING:
@@ -18,17 +19,25 @@ ClassMap: TypeAlias = "str | os.PathLike[str] | ClassReader | xr.Dataset | xr.Da
 """A class map of any kind: what `open_classes` takes."""
 
 
-def open_classes(masks: ClassMap) -> ClassReader:
+def open_classes(masks: ClassMap, *, partial: bool = False) -> ClassReader:
     """Return what reads the classes of any class map.
 
     Args:
         masks: A masks store, a class raster that GDAL opens or a Zarr of another tool,
             by path or URL; an xarray object; or what has been opened already.
+        partial: Take a store that is not complete, with a warning.
 
     Raises:
         MasksError: There is no class map.
         RasterError: It cannot be read, or is not a class map.
+        IncompleteError: The run that makes it is not complete.
     """
+    reader = _opened(masks)
+    check_complete(reader, partial=partial)
+    return reader
+
+
+def _opened(masks: ClassMap) -> ClassReader:
     if isinstance(masks, str | os.PathLike):
         return _from_path(absolute(os.fspath(masks)))
     if _is_xarray(masks):

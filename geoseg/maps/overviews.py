@@ -11,22 +11,24 @@ leaves them out, since GDAL takes the last array it finds there for the raster.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+from zlib import crc32
 
 import numpy as np
 
 from geoseg.core.classes import Class, nodata_value
-from geoseg.core.grid import Window
-from geoseg.errors import MasksError
+from geoseg.core.grid import Window, squares
+from geoseg.errors import MasksError, first_line
 from geoseg.execution.resources import cores
-from geoseg.maps.group import create_group
+from geoseg.maps.group import OVERVIEW, consolidate, create_group, open_group
 from geoseg.maps.reader import dtype_of, read_plain
+from geoseg.maps.state import RECORD, write_record
 from geoseg.maps.store import Masks, open_masks
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from geoseg.core.grid import Grid
     from geoseg.maps.reader import ClassReader
 
-PREFIX = "overview_"
 REGION = 2048
 """Side of the squares that are halved at once; memory does not grow with the raster."""
 CHUNK = 512
@@ -195,7 +196,7 @@ def create_levels(
     arrays = tuple(n for n in ("classes", "confidence") if n in reader.arrays)
     levels = []
     for depth, grid in enumerate(_grids(reader.grid), start=1):
-        folder = f"{path}/{PREFIX}{2**depth}"
+        folder = f"{path}/{OVERVIEW}{2**depth}"
         create_group(
             folder,
             grid=grid,
@@ -219,18 +220,14 @@ def _grids(grid: Grid) -> Iterator[Grid]:
 
 def regions(grid: Grid, touched: Iterable[Window] | None = None) -> list[Window]:
     """Return the squares to be halved, row by row; only those with a touched window."""
-    squares = [
-        Window.spanning(y, min(y + REGION, grid.height), x, min(x + REGION, grid.width))
-        for y in range(0, grid.height, REGION)
-        for x in range(0, grid.width, REGION)
-    ]
+    every = list(squares(grid, REGION))
     if touched is None:
-        return squares
+        return every
     hit = set()
     for w in touched:
         for y in range(w.y // REGION, (w.bottom - 1) // REGION + 1):
             hit |= {(y, x) for x in range(w.x // REGION, (w.right - 1) // REGION + 1)}
-    return [s for s in squares if (s.y // REGION, s.x // REGION) in hit]
+    return [s for s in every if (s.y // REGION, s.x // REGION) in hit]
 
 
 def fill(
@@ -321,15 +318,32 @@ def _fill(
 def announce(masks: Masks, levels: Sequence[Masks]) -> None:
     """Tell readers of overviews that are whole: `multiscales` of the store's group.
 
-    Its consolidated metadata tells too, but is not made anew, or it would hold them.
+    Its consolidated metadata tell too, but are not made again, or they would hold
+    them. Each level notes the checksums of its arrays.
     """
+    for level in levels:
+        group = open_group(level.path, mode="r+")
+        told: Any = group.attrs["geoseg"]
+        sums = {name: _checksum(level, name) for name in level.arrays}
+        group.attrs["geoseg"] = {**told, "crc32": sums}
+        consolidate(level.path, group)
     old = masks.attributes()
     conventions = [*old.get("zarr_conventions", []), _CONVENTION]
-    new = {
-        **old,
-        "multiscales": _layout(masks, levels),
-        "zarr_conventions": conventions,
-    }
+    layout = _layout(masks, levels)
+    _write_attributes(
+        masks, {**old, "multiscales": layout, "zarr_conventions": conventions}
+    )
+
+
+def _checksum(level: Masks, name: str) -> int:
+    """Return the CRC-32 of an overview's array, square by square."""
+    crc = 0
+    for window in squares(level.grid, CHUNK):
+        crc = crc32(np.ascontiguousarray(level.read(name, window)).data, crc)
+    return crc
+
+
+def _write_attributes(masks: Masks, new: Mapping[str, Any]) -> None:
     storage = masks.storage
     if masks.zarr_format == 3:
         document = json.loads(storage.get("zarr.json"))
@@ -342,10 +356,58 @@ def announce(masks: Masks, levels: Sequence[Masks]) -> None:
         storage.put(".zmetadata", json.dumps(document).encode())
 
 
+def damaged_overviews(masks: Masks) -> list[tuple[str, str]]:
+    """Return names of overviews that are not as they were written, and what is wrong.
+
+    Those that nobody was told of, as of a view that was killed, are not looked at.
+    """
+    layout = masks.attributes().get("multiscales", {}).get("layout", [])
+    found = []
+    for entry in layout[1:]:
+        name = entry["asset"].rpartition("/")[0]
+        try:
+            level = open_masks(f"{masks.path}/{name}")
+            told = level.attributes()["geoseg"]["crc32"]
+            wrong = [n for n in level.arrays if _checksum(level, n) != told[n]]
+        except (OSError, ValueError, RuntimeError, KeyError, MasksError) as error:
+            found.append((name, f"{name} cannot be read ({first_line(error)})"))
+            continue
+        found += [(name, f"{name}/{n} differs from its checksum") for n in wrong]
+    return found
+
+
+def forget_overviews(masks: Masks, *, remake: bool = False) -> None:
+    """Delete a store's overviews, as where what they were made of is made again.
+
+    Args:
+        masks: The store.
+        remake: Note that it had some; `remake_overviews` makes them again.
+    """
+    old = masks.attributes()
+    names = [n for n in masks.storage.names("") if n.startswith(OVERVIEW)]
+    if "multiscales" in old:
+        conventions = [c for c in old["zarr_conventions"] if c != _CONVENTION]
+        kept = {k: v for k, v in old.items() if k != "multiscales"}
+        _write_attributes(masks, {**kept, "zarr_conventions": conventions})
+        if remake:
+            write_record(masks.storage, {**masks.record(), "overviews": True})
+    for name in names:
+        masks.storage.remove(name)
+
+
+def remake_overviews(masks: Masks) -> None:
+    """Make overviews again where a repair deleted them."""
+    if not masks.storage.exists(RECORD) or not masks.record().get("overviews"):
+        return
+    build_overviews(masks)
+    record = {k: v for k, v in masks.record().items() if k != "overviews"}
+    write_record(masks.storage, record)
+
+
 def _layout(masks: Masks, levels: Sequence[Masks]) -> dict[str, Any]:
     names = [
         "classes",
-        *(f"{PREFIX}{2**d}/classes" for d in range(1, len(levels) + 1)),
+        *(f"{OVERVIEW}{2**d}/classes" for d in range(1, len(levels) + 1)),
     ]
     place = [
         {

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import number, redact, span_of_time, when
-from geoseg.maps.store import RECORD, Masks
+from geoseg.maps.complete import block_counts
+from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:
     from geoseg.core.grid import Grid
@@ -33,15 +34,6 @@ def provenance(reader: ClassReader) -> dict[str, Any]:
     if not isinstance(reader, Masks):
         return {}
     return dict(reader.attributes().get("geoseg", {}))
-
-
-def blocks(masks: Masks) -> tuple[int, int]:
-    """Return blocks done and blocks in all."""
-    if not masks.storage.exists(RECORD):
-        return 0, 0
-    side = masks.record()["block"]
-    total = -(-masks.grid.height // side) * -(-masks.grid.width // side)
-    return len(masks.done()), total
 
 
 def failed(reader: ClassReader, most: int) -> list[str]:
@@ -102,7 +94,7 @@ def _stages(seconds: Mapping[str, float]) -> str:
 
 def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the blocks noted: how many, how long in the model."""
-    done, total = blocks(masks)
+    done, total = block_counts(masks)
     if not total:
         return []
     facts = [("Blocks", f"{done:,} of {total:,} done")]

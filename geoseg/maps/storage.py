@@ -7,6 +7,7 @@ whole or not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -26,6 +27,18 @@ from geoseg.errors import GeosegError, MasksError, first_line
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$|(^|/)\.tmp-")
 """Files that become objects by renaming: Zarr's and ours."""
+
+
+_STRAY = re.compile(
+    r"(\.nfs[0-9a-f]+|\._.*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.IGNORECASE
+)
+"""Files that file systems and file managers make; they mean nothing."""
+_BUSY = {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES}
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file was made by a file system or a file manager, by its last name."""
+    return _STRAY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def is_temporary(name: str) -> bool:
@@ -141,20 +154,32 @@ class Storage:
         fs.invalidate_cache()
         return bool(fs.exists(f"{path}/{name}".rstrip("/")))
 
-    def names(self, prefix: str) -> list[str]:
-        """List the names of the objects directly below a prefix, without it."""
+    def names(self, prefix: str, *, empty: bool = True) -> list[str]:
+        """List the names of the objects directly below a prefix, without it.
+
+        Args:
+            prefix: Of which folder; the empty one is the whole store's.
+            empty: Whether objects without content are listed.
+        """
+        found = self._entries(prefix)
+        names = (n.rpartition("/")[2] for n, size in found if empty or size)
+        return sorted(
+            n for n in names if n and not n.startswith(".tmp-") and not is_stray(n)
+        )
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield name and size of what is directly below a prefix."""
         if self.is_local:
-            folder = self._root / prefix
-            found = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
-        else:
-            fs, path = self._remote()
-            fs.invalidate_cache()
-            try:
-                found = fs.ls(f"{path}/{prefix}", detail=False)
-            except FileNotFoundError:
-                found = []
-        names = (name.rsplit("/", 1)[-1] for name in found)
-        return sorted(name for name in names if name and not name.startswith(".tmp-"))
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for entry in os.scandir(self._root / prefix):
+                    with suppress(FileNotFoundError):  # deleted just now
+                        yield entry.name, entry.stat().st_size
+            return
+        fs, path = self._remote()
+        fs.invalidate_cache()
+        with suppress(FileNotFoundError):
+            for entry in fs.ls(f"{path}/{prefix}", detail=True):
+                yield entry["name"].rstrip("/"), entry["size"] or 0
 
     def walk(self) -> Iterator[str]:
         """Yield the name of every object."""
@@ -197,4 +222,14 @@ class Storage:
                 shutil.rmtree(target)
             except FileNotFoundError:
                 continue  # another process deletes the same, as a task run twice does
+            except OSError as error:
+                # What somebody reads stays on NFS, as .nfs…, until they are done.
+                if error.errno not in _BUSY or not _holds_strays_only(target):
+                    raise
+                return
         target.unlink(missing_ok=True)
+
+
+def _holds_strays_only(folder: Path) -> bool:
+    """Whether there is nothing of ours below a folder any more."""
+    return all(is_stray(n) for _, _, files in os.walk(folder) for n in files)

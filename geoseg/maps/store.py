@@ -1,32 +1,30 @@
 """The masks: a Zarr group. Create, read, write, done marks.
 
-Beside the arrays lies `.geoseg/` with the run record, a done mark per block, and parts
-of blocks that wait for their neighbours. It is harmless when the run is complete.
+What lies beside the arrays, in `.geoseg/`, is `maps/state`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 import numpy as np
 import zarr
 
+from geoseg._version import ANSWERS
 from geoseg.core import views
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
-from geoseg.errors import DamagedStoreError, MasksError, first_line
+from geoseg.errors import MasksError, first_line
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
@@ -36,6 +34,23 @@ from geoseg.maps.group import (
 )
 from geoseg.maps.lock import held
 from geoseg.maps.metadata import classes_from_attributes, grid_from_attributes
+from geoseg.maps.state import (
+    DONE,
+    LOCK,
+    META,
+    OBJECT_CACHE,
+    RECORD,
+    RunStorage,
+    RunStore,
+    begun_again,
+    clear,
+    damaged,
+    hold,
+    parsed,
+    read_record,
+    remove_leftovers,
+    write_record,
+)
 from geoseg.maps.storage import Storage, access, reporting
 from geoseg.rasters.versions import changes
 
@@ -43,16 +58,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-META = ".geoseg"
-RECORD = ".geoseg/run.json"
-LOCK = ".geoseg/lock"
-DONE = ".geoseg/done"
-PARTIAL = ".geoseg/parts"
-"""Partial blocks, which wait for their neighbours."""
-HALO = ".geoseg/rims"
-"""What each block adds to a neighbour."""
-OBJECT_CACHE = ".geoseg/objects"
-"""What is kept while objects are joined."""
+_ROWS = 1 << 20
+"""Rows of the table of objects that are looked at at once."""
 _KEPT_RAW = ("classes", "instances")  # values, not measurements
 
 
@@ -85,8 +92,13 @@ class Masks:
 
     @property
     def storage(self) -> Storage:
-        """Where marks and parts lie."""
+        """All objects of the store."""
         return Storage(self.path)
+
+    @property
+    def state(self) -> RunStorage:
+        """The small objects of its run: marks, and what waits for neighbours."""
+        return RunStorage(self.storage, self.run)
 
     def attributes(self) -> dict[str, Any]:
         """Return the group's attributes as they are now."""
@@ -94,7 +106,7 @@ class Masks:
 
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Read a window of an array: (y, x), or (class, y, x) for `probabilities`."""
-        array = self._array(name)
+        array = self.array(name)
         return np.asarray(array[(..., *window.slices)])
 
     def write(self, name: str, window: Window, values: NDArray[Any]) -> None:
@@ -117,93 +129,92 @@ class Masks:
                     f"rows or columns {first} … {after} are not whole chunks of "
                     f"{self.chunk} px: another writer of the same chunk would race"
                 )
-        self._array(name)[(..., *window.slices)] = values
+        self._check_name(name)
+        _open_to_write(self.path, name, self.run)[(..., *window.slices)] = values
 
     def patch(self, name: str, window: Window, values: NDArray[Any]) -> None:
         """Write any rectangle of an array; for a single writer, as of overviews."""
-        self._array(name)[(..., *window.slices)] = values
+        self.array(name)[(..., *window.slices)] = values
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Return an array on the grid as Zarr has it."""
+        self._check_name(name)
+        return _open_array(self.path, name, self.run)
+
+    def _check_name(self, name: str) -> None:
         if name not in self.arrays:
             raise MasksError(
                 f"{self.name} has no array {name!r}, only {', '.join(self.arrays)}"
             )
-        return _open_array(self.path, name, self.run)
 
     def mark_done(self, block: tuple[int, int], info: Mapping[str, Any]) -> None:
         """Note that the chunks of a block (row, column) are all written."""
-        self.storage.put(_done_mark(block), json.dumps(dict(info)).encode())
+        self.state.put(_done_mark(block), json.dumps(dict(info)).encode())
 
     def is_done(self, block: tuple[int, int]) -> bool:
         """Return whether a block is done."""
-        return self.storage.exists(_done_mark(block))
+        return self.state.exists(_done_mark(block))
 
     def check_current(self) -> None:
         """Raise where the store was begun again, or deleted, since this was opened.
 
-        A worker whose client died may still be at work when the next run begins; what
-        it has must not get into another map.
+        A worker whose client died may still be at work when the next run begins: it
+        stops here. What it has in its hands already has no way in (`maps/state`).
 
         Raises:
             MasksError: It was.
         """
         try:
-            run = self.record().get("run")
+            run = self.record()["run"]
         except FileNotFoundError:
             run = None
         if run != self.run:
-            raise MasksError(
-                f"{self.name} was deleted or begun again while this run was at work"
-            )
+            raise begun_again(self.path)
 
     def done(self) -> set[tuple[int, int]]:
-        """Return the blocks (row, column) that are done."""
-        return self.marked(DONE)
+        """Return the blocks (row, column) that are done; an empty mark says nothing."""
+        return self.state.keys(DONE, empty=False)
 
     def marked(self, folder: str) -> set[tuple[int, int]]:
         """Return the blocks (row, column) of which there is an object in a folder."""
-        return positions(self.storage.names(folder))
+        return self.done() if folder == DONE else self.state.keys(folder)
 
     def done_info(self, block: tuple[int, int]) -> dict[str, Any]:
-        """Return what `mark_done` noted of a block."""
-        return parsed(self.storage, _done_mark(block))
+        """Return what `mark_done` noted of a block.
+
+        Raises:
+            FileNotFoundError: The block is not done.
+            DamagedStoreError: Its mark is not as it was written.
+        """
+        name = _done_mark(block)
+        return parsed(self.state.get(name), self.path, name)
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
-        """Forget that blocks are done; the next run makes them anew."""
-        record = {**self.record(), "complete": False}
-        self.storage.put(RECORD, json.dumps(record, indent=1).encode())
+        """Forget that blocks are done; the next run makes them again.
+
+        Objects cross blocks, and what they were joined by is gone when a run is
+        complete: all of them are found again.
+        """
+        write_record(self.storage, {**self.record(), "complete": False})
         for block in blocks:
-            self.storage.discard(_done_mark(block))
+            self.state.discard(_done_mark(block))
+        if "instances" in self.arrays:
+            self.storage.remove(OBJECT_CACHE)
 
-    def coordinate(self, name: str) -> NDArray[np.float64]:
-        """Return the pixel centres `x` or `y` as they are stored."""
-        return np.asarray(_open_array(self.path, name, self.run)[...])
-
-    def chunk_names(self, name: str, window: Window) -> list[str]:
-        """Return the objects that hold the chunks of an array in a window."""
-        array = self._array(name)
-        chunks = array.chunks
-        ranges = [range(n) for n in array.cdata_shape[:-2]] + [
-            range(window.y // chunks[-2], -(-window.bottom // chunks[-2])),
-            range(window.x // chunks[-1], -(-window.right // chunks[-1])),
-        ]
-        key = array.metadata.encode_chunk_key
-        return [f"{name}/{key(index)}" for index in product(*ranges)]
-
-    def chunk_patterns(self) -> dict[str, Callable[[str], bool]]:
-        """Return for each array whether an object below it is one of its chunks."""
+    def all_arrays(self) -> dict[str, zarr.Array[Any]]:
+        """Return all arrays by their path in the store, those of objects too."""
         group = open_group(self.path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of our own folder, and of foreign ones
-            arrays = dict(group.arrays())
-        return {
-            name: partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
-            for name, array in arrays.items()
-        }
+            found = dict(group.arrays())
+            objects = group.get(OBJECTS)
+            if isinstance(objects, zarr.Group):
+                found |= {f"{OBJECTS}/{name}": a for name, a in objects.arrays()}
+        return found
 
     def record(self) -> dict[str, Any]:
         """Return the run record."""
-        return _record(self.storage)
+        return read_record(self.storage)
 
     def _repr_html_(self) -> str:
         return views.html("map", self)
@@ -254,30 +265,33 @@ class Masks:
         arrays = dict(group.arrays())
         return {name: np.asarray(arrays[name][rows]) for name in columns}
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
+    def finish(self, info: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, nothing is left over."""
         group = open_group(self.path, mode="r+")
         provenance: Any = group.attrs["geoseg"]
-        group.attrs["geoseg"] = {**provenance, **facts}
-        consolidate(group.store)
-        self.storage.remove(PARTIAL)
-        self.storage.remove(HALO)
-        self.storage.sweep()
+        group.attrs["geoseg"] = {**provenance, **info}
+        consolidate(self.path, group)
+        table = self.object_checksums()
+        remove_leftovers(self.storage)
         # Last: a run that is cut off before this one ends it again.
-        record = {**self.record(), "complete": True}
-        self.storage.put(RECORD, json.dumps(record, indent=1).encode())
+        record = {**self.record(), "complete": True, "objects": table}
+        write_record(self.storage, record)
+
+    def object_checksums(self) -> dict[str, int]:
+        """Return the CRC-32 of each column of the table of objects, if there is one."""
+        group = open_group(self.path).get(OBJECTS)
+        if not isinstance(group, zarr.Group):
+            return {}
+        return {name: _column_checksum(group, name) for name in OBJECT_COLUMNS}
 
 
-def _is_chunk(
-    encode: Callable[[tuple[int, ...]], str], shape: tuple[int, ...], key: str
-) -> bool:
-    index = tuple(int(n) for n in re.findall(r"\d+", key))
-    if not shape:
-        return key == encode(())
-    inside = len(index) == len(shape) and all(
-        i < n for i, n in zip(index, shape, strict=True)
-    )
-    return inside and key == encode(index)
+def _column_checksum(group: zarr.Group, name: str) -> int:
+    column: Any = group[name]
+    crc = 0
+    for first in range(0, len(column), _ROWS):
+        rows = np.ascontiguousarray(column[first : first + _ROWS])
+        crc = crc32(rows.data, crc)
+    return crc
 
 
 def checksum(values: NDArray[Any]) -> int:
@@ -289,40 +303,6 @@ def _done_mark(block: tuple[int, int]) -> str:
     return f"{DONE}/{block[0]}.{block[1]}"
 
 
-def positions(names: Iterable[str]) -> set[tuple[int, int]]:
-    """Return the blocks that names such as `3.14` stand for."""
-    return {(int(r), int(c)) for r, _, c in (name.partition(".") for name in names)}
-
-
-_RECORDED = {"settings": dict, "block": int, "run": str, "complete": bool}
-"""What a run record holds at least."""
-
-
-def _record(storage: Storage) -> dict[str, Any]:
-    record = parsed(storage, RECORD)
-    for key, kind in _RECORDED.items():
-        if not isinstance(record.get(key), kind):
-            raise damaged(redact(storage.url), f"{RECORD} without {key!r}")
-    return record
-
-
-def parsed(storage: Storage, name: str) -> dict[str, Any]:
-    """Return a small JSON object of a store.
-
-    Raises:
-        DamagedStoreError: It is empty, cut, or no object.
-        FileNotFoundError: There is none.
-    """
-    data = storage.get(name)
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise damaged(redact(storage.url), f"{name} ({len(data)} bytes)") from error
-    if not isinstance(value, dict):
-        raise damaged(redact(storage.url), f"{name}, which holds no object,")
-    return value
-
-
 @lru_cache(maxsize=64)
 def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG001
     """Open an array once per process; `run` tells apart stores of the same path."""
@@ -330,6 +310,18 @@ def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG
     if not isinstance(array, zarr.Array):
         raise MasksError(f"{redact(path)}/{name} is a group, not an array")
     return array
+
+
+@lru_cache(maxsize=64)
+def _open_to_write(path: str, name: str, run: str) -> zarr.Array[Any]:
+    """Open an array once per process, so that only this run can write it."""
+    storage = Storage(path)
+    if not storage.is_local:
+        return _open_array(path, name, run)
+    group = zarr.open_group(
+        RunStore(storage.path(""), run), mode="r+", use_consolidated=False
+    )
+    return cast("zarr.Array[Any]", group[name])
 
 
 def open_masks(path: str | os.PathLike[str]) -> Masks:
@@ -372,14 +364,6 @@ def _described(url: str, group: zarr.Group, attributes: dict[str, Any]) -> Masks
     )
 
 
-def damaged(name: str, what: str) -> DamagedStoreError:
-    """Return the error of a store whose small files are not as they were written."""
-    return DamagedStoreError(
-        f"{name}: {what} cannot be used, as after a full disk or a lost power supply: "
-        "restore it from a copy, or make the map again with --overwrite"
-    )
-
-
 def create_masks(
     path: str,
     *,
@@ -393,7 +377,7 @@ def create_masks(
     overwrite: bool = False,
     zarr_format: int = 2,
 ) -> Masks:
-    """Create a store, metadata only; or go on with one made by the same settings.
+    """Create a store, metadata only; or resume one made by the same settings.
 
     Args:
         path: Folder or URL of the store.
@@ -404,7 +388,7 @@ def create_masks(
         settings: Everything that changes the answer, JSON-able. A store made by other
             settings is refused.
         block: Side of the blocks, by which done marks are named; not a setting, since
-            it does not change the answer. A store that is gone on with keeps its own.
+            it does not change the answer. A store that is resumed keeps its own.
         provenance: What else is worth keeping; must hold `run`, a name for this run.
         overwrite: Delete a store that is there.
         zarr_format: 2 opens everywhere; 3 in newer readers.
@@ -416,19 +400,22 @@ def create_masks(
     settings = json.loads(json.dumps(settings))
     _check_ours(storage, overwrite=overwrite)
     if storage.exists(RECORD) and not overwrite:
-        found = _record(storage)
-        _check_same(storage, found["settings"], settings)
-        if found["created"]:
+        found = read_record(storage)
+        _check_same(storage, found, settings)
+        if found.get("created"):
+            hold(storage, found["run"])
             return open_masks(storage.url)
     record = {
+        "answers": ANSWERS,
         "settings": settings,
         "block": block,
         "run": provenance["run"],
         "created": False,
         "complete": False,
     }
-    storage.put(RECORD, json.dumps(record, indent=1).encode())
-    _clear(storage)
+    write_record(storage, record)
+    clear(storage)
+    hold(storage, provenance["run"])
     create_group(
         storage.url,
         grid=grid,
@@ -438,14 +425,14 @@ def create_masks(
         provenance=provenance,
         zarr_format=zarr_format,
     )
-    storage.put(RECORD, json.dumps({**record, "created": True}, indent=1).encode())
+    write_record(storage, {**record, "created": True})
     return open_masks(storage.url)
 
 
 def settings_of(path: str) -> dict[str, Any] | None:
     """Return the settings that a store was begun with, or None where there is none."""
     storage = Storage(path.rstrip("/"))
-    return _record(storage)["settings"] if storage.exists(RECORD) else None
+    return read_record(storage)["settings"] if storage.exists(RECORD) else None
 
 
 @contextmanager
@@ -465,20 +452,11 @@ def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None
     """
     storage = Storage(path.rstrip("/"))
     _check_ours(storage, overwrite=overwrite)
-    if not overwrite and storage.exists(RECORD) and _record(storage)["complete"]:
+    if not overwrite and storage.exists(RECORD) and read_record(storage)["complete"]:
         yield lambda: None
         return
     with held(storage, LOCK) as lock:
         yield lock.check
-
-
-def _clear(storage: Storage) -> None:
-    """Delete what an earlier run left, done marks first: those must never outlive."""
-    for name in (f"{OBJECT_CACHE}/written", DONE, PARTIAL, HALO, OBJECT_CACHE):
-        storage.remove(name)
-    for name in storage.names(""):
-        if name != META:
-            storage.remove(name)
 
 
 def _check_ours(storage: Storage, *, overwrite: bool) -> None:
@@ -493,14 +471,22 @@ def _check_ours(storage: Storage, *, overwrite: bool) -> None:
 
 
 def _check_same(
-    storage: Storage, old: Mapping[str, Any], new: Mapping[str, Any]
+    storage: Storage, record: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
+    """Raise where a run would not answer what the rest of the store was answered."""
+    name, old = redact(storage.url), record["settings"]
     different = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
     if different:
         shown = "; ".join(_differs(k, old.get(k), new.get(k)) for k in different)
         raise MasksError(
-            f"{redact(storage.url)} was begun with other settings ({shown}): use "
-            "those, another --out, or --overwrite"
+            f"{name} was begun with other settings ({shown}): use those, another "
+            "--out, or --overwrite"
+        )
+    if record.get("answers") != ANSWERS:
+        raise MasksError(
+            f"{name} was begun by a version of geoseg that answers otherwise (answers "
+            f"{record.get('answers', 'unknown')} there, {ANSWERS} now): finish it with "
+            "that version, or use another --out or --overwrite"
         )
 
 

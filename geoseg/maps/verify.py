@@ -1,31 +1,42 @@
 """Verify a masks store: every block is what was written, nothing is missing or foreign.
 
-A done mark holds a checksum of each array of its block. Metadata and coordinates are
-small and told twice (consolidated, and from the grid), so that they check each other.
+A done mark holds a checksum of each array of its block; the record one of each column
+of the table of objects; each overview its own. Metadata and coordinates are small and
+told twice (consolidated, and from the grid), so that they check each other.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
-from geoseg.maps.storage import is_temporary
-from geoseg.maps.store import META, Masks, checksum, open_masks, writing
+from geoseg.maps.group import OBJECTS, OVERVIEW
+from geoseg.maps.overviews import (
+    build_overviews,
+    damaged_overviews,
+    forget_overviews,
+)
+from geoseg.maps.state import DONE, META
+from geoseg.maps.storage import is_stray, is_temporary
+from geoseg.maps.store import Masks, checksum, open_masks, writing
+from geoseg.maps.twice import differing, restore
 
 if TYPE_CHECKING:
     from distributed import Client
 
 _METADATA = (".zgroup", ".zattrs", ".zarray", ".zmetadata", "zarr.json")
-_OVERVIEWS = re.compile(r"overview_\d+/")
+_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, MasksError)
+"""How reading what is damaged fails, in codecs and JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +50,17 @@ class Verified:
     damaged: Mapping[tuple[int, int], str]
     """What is wrong with a block, by (row, column)."""
     metadata: tuple[str, ...]
-    """What is wrong with metadata and coordinates."""
+    """What is wrong with metadata, coordinates, the table of objects, overviews."""
     foreign: tuple[str, ...]
     """Objects that geoseg did not write."""
+    repaired: tuple[str, ...] = ()
+    """What was repaired, what the next run repairs and what nothing can, a line each;
+    without `repair` nothing was."""
 
     @property
     def whole(self) -> bool:
         """Whether all of it is there and right."""
-        return self.done == self.blocks and not self.problems
+        return 0 < self.done == self.blocks and not self.problems
 
     @property
     def problems(self) -> list[str]:
@@ -70,120 +84,214 @@ def verify(
     Args:
         path: The masks store.
         client: Where to read; None is threads of this process.
-        repair: Forget that damaged blocks are done: the command that made the store
-            then makes them, and only them, anew.
+        repair: Restore metadata and overviews, and forget that damaged blocks are done:
+            the command that made the store then makes them again, byte for byte, and
+            only them; where there are objects, all objects are found again.
         progress: Told blocks done and blocks in all.
 
     Raises:
         MasksError: It is no masks store, or another run is writing it.
     """
-    masks = open_masks(path)
-    tiling = _tiling(masks)
-    done = sorted(masks.done())
+    restored: list[str] = []
+    try:
+        masks = open_masks(path)
+        tiling = _tiling(masks)
+    except DamagedStoreError as error:
+        if not repair or not (restored := restore(path)):
+            return _not_to_be_opened(error, repair=repair)
+        masks = open_masks(path)
+        tiling = _tiling(masks)
+    damaged = _damaged_blocks(masks, tiling, client, progress)
+    table = list(_table_problems(masks))
+    found = Verified(
+        blocks=tiling.blocks,
+        done=len(masks.state.keys(DONE)),
+        damaged=damaged,
+        metadata=(
+            *(f"{name} was damaged" for name in restored),
+            *differing(masks),
+            *table,
+            *(what for _, what in damaged_overviews(masks)),
+        ),
+        foreign=tuple(_foreign(masks)),
+    )
+    if not repair or not found.problems:
+        return found
+    with writing(masks.path, overwrite=True):
+        lines = _repair(masks, found, again=bool(damaged or table))
+    names = [f"{name}: restored" for name in restored]
+    return Verified(
+        blocks=found.blocks,
+        done=found.done,
+        damaged=found.damaged,
+        metadata=found.metadata,
+        foreign=found.foreign,
+        repaired=(*names, *lines),
+    )
+
+
+def _not_to_be_opened(error: DamagedStoreError, *, repair: bool) -> Verified:
+    """Return what was found where the store cannot even be opened."""
+    cannot = "nothing can be restored: what is damaged is told nowhere else"
+    return Verified(
+        blocks=0,
+        done=0,
+        damaged={},
+        metadata=(str(error),),
+        foreign=(),
+        repaired=(cannot,) if repair else (),
+    )
+
+
+def _damaged_blocks(
+    masks: Masks,
+    tiling: Tiling,
+    client: Client | None,
+    progress: Callable[[int, int], None],
+) -> dict[tuple[int, int], str]:
+    """Return what is wrong with blocks that are done, or should be."""
+    marked = sorted(masks.state.keys(DONE))
     damaged: dict[tuple[int, int], str] = {}
+    if masks.is_complete:
+        every = set(np.ndindex(tiling.block_rows, tiling.block_cols))
+        damaged |= dict.fromkeys(every - set(marked), "its done mark is missing")
+    blocks = [tiling.block_at(*key) for key in marked]
     check = partial(check_block, masks)
-    blocks = (tiling.block_at(*key) for key in done)
     for count, (block, problem) in enumerate(
         unordered(check, blocks, client=client), start=1
     ):
         if problem is not None:
             damaged[block.key] = problem
-        progress(count, len(done))
-    found = Verified(
-        blocks=tiling.blocks,
-        done=len(done),
-        damaged=damaged,
-        metadata=tuple(_metadata_problems(masks)),
-        foreign=tuple(_foreign(masks)),
-    )
-    if repair and damaged:
-        with writing(masks.path, overwrite=True):
-            masks.forget(damaged)
-    return found
+        progress(count, len(marked))
+    return damaged
 
 
 def _tiling(masks: Masks) -> Tiling:
     record = masks.record()
-    return Tiling(
-        height=masks.grid.height,
-        width=masks.grid.width,
-        window=record["settings"]["window"],
-        overlap=record["settings"]["overlap"],
-        multiple=record["settings"]["multiple"],
-        chunk=record["block"],
-        block=record["block"],
-    )
+    settings: dict[str, Any] = record["settings"]
+    try:
+        return Tiling(
+            height=masks.grid.height,
+            width=masks.grid.width,
+            window=settings["window"],
+            overlap=settings["overlap"],
+            multiple=settings["multiple"],
+            chunk=record["block"],
+            block=record["block"],
+        )
+    except KeyError as error:
+        raise MasksError(
+            f"{masks.name} was not made by geoseg segment: its record has no "
+            f"{error.args[0]!r}"
+        ) from error
 
 
 def check_block(masks: Masks, block: Block) -> str | None:
     """Return what is wrong with a block that is marked done, or None."""
-    window = block.window
     try:
         expected = masks.done_info(block.key)["crc32"]
     except (DamagedStoreError, FileNotFoundError, KeyError):
         return "its done mark is damaged"
     problems = []
+    if masks.is_complete:
+        problems = [f"{n} has no checksum" for n in masks.arrays if n not in expected]
     for name, crc in expected.items():
         try:
-            same = checksum(masks.read(name, window)) == crc
+            same = checksum(masks.read(name, block.window)) == crc
             what = "differs from its checksum"
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
+        except _UNREADABLE as error:
             same, what = False, f"cannot be read ({first_line(error)})"
         if same:
             continue
-        gone = [
-            chunk
-            for chunk in masks.chunk_names(name, window)
-            if not masks.storage.exists(chunk)
-        ]
+        gone = [c for c in _chunks(masks, name, block) if not masks.storage.exists(c)]
         problems.append(f"{gone[0]} is missing" if gone else f"{name} {what}")
     return "; ".join(problems) or None
 
 
-def _metadata_problems(masks: Masks) -> Iterator[str]:
-    """Compare what is told twice: consolidated metadata, and centres of pixels."""
-    for name, expected in _consolidated(masks).items():
-        try:
-            found = json.loads(masks.storage.get(name))
-        except (FileNotFoundError, ValueError):
-            yield f"{name} is missing or damaged"
-            continue
-        if found != expected:
-            yield f"{name} differs from the consolidated metadata"
-    if masks.grid.is_rectilinear:
-        for name, centres in (
-            ("x", masks.grid.x_centres()),
-            ("y", masks.grid.y_centres()),
-        ):
-            try:
-                same = np.array_equal(masks.coordinate(name), centres)
-            except (OSError, KeyError, ValueError, RuntimeError, MasksError):
-                same = False
-            if not same:
-                yield f"{name} is not the centres of the grid's pixels"
+def _chunks(masks: Masks, name: str, block: Block) -> list[str]:
+    """Return the objects that hold the chunks of an array in a block."""
+    array, window = masks.array(name), block.window
+    chunks = array.chunks
+    ranges = [range(n) for n in array.cdata_shape[:-2]] + [
+        range(window.y // chunks[-2], -(-window.bottom // chunks[-2])),
+        range(window.x // chunks[-1], -(-window.right // chunks[-1])),
+    ]
+    key = array.metadata.encode_chunk_key
+    return [f"{name}/{key(index)}" for index in product(*ranges)]
 
 
-def _consolidated(masks: Masks) -> dict[str, Any]:
-    """Return what the consolidated metadata says of each object of metadata."""
-    storage = masks.storage
-    if storage.exists(".zmetadata"):
-        return dict(json.loads(storage.get(".zmetadata"))["metadata"])
-    root = json.loads(storage.get("zarr.json"))
-    nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
-    return {f"{name}/zarr.json": node for name, node in nodes.items()}
+def _table_problems(masks: Masks) -> Iterator[str]:
+    """Compare the table of objects with the checksums of its columns."""
+    expected = masks.record().get("objects")
+    if not masks.is_complete or expected is None:
+        return
+    try:
+        found = masks.object_checksums()
+    except _UNREADABLE as error:
+        yield f"the table of objects cannot be read ({first_line(error)})"
+        return
+    for name in sorted({*expected, *found}):
+        if found.get(name) != expected.get(name):
+            yield f"{OBJECTS}/{name} differs from its checksum"
+
+
+def _repair(masks: Masks, found: Verified, *, again: bool) -> Iterator[str] | list[str]:
+    """Repair what can be; return what was done, and what cannot be, a line each."""
+    lines = [f"{name}: restored" for name in restore(masks.path)]
+    overviews = damaged_overviews(masks)
+    if again:
+        masks.forget(found.damaged)
+        forget_overviews(masks, remake=True)
+        what = f"{len(found.damaged)} blocks" if found.damaged else "the objects"
+        lines.append(f"the command that made the store makes {what} again")
+        if "instances" in masks.arrays and found.damaged:
+            lines.append("and finds all objects again, which cross blocks")
+    elif overviews and masks.is_complete:
+        forget_overviews(masks)
+        build_overviews(masks)
+        lines.append("overviews: made again")
+    lines += [f"{name}: not ours, left as it is" for name in found.foreign]
+    return lines
 
 
 def _foreign(masks: Masks) -> Iterator[str]:
     """Yield objects that are neither metadata, nor a chunk in range, nor ours."""
-    chunks = masks.chunk_patterns()
+    chunks = _patterns(masks)
     for name in masks.storage.walk():
-        if name.startswith(f"{META}/") or is_temporary(name):
+        if name.startswith((f"{META}/", OVERVIEW)):
+            continue  # overviews have checksums of their own
+        if is_temporary(name) or is_stray(name):
             continue
         folder, _, base = name.rpartition("/")
-        if base in _METADATA and (not folder or folder in chunks):
+        if base in _METADATA and (not folder or folder in chunks or folder == OBJECTS):
             continue
-        if _OVERVIEWS.match(name):
-            continue  # made from the arrays, and made anew from them
-        array, _, key = name.partition("/")
-        if array not in chunks or not chunks[array](key):
+        array = next((a for a in chunks if name.startswith(f"{a}/")), None)
+        if array is None or not chunks[array](name.removeprefix(f"{array}/")):
             yield name
+
+
+def _patterns(masks: Masks) -> dict[str, Callable[[str], bool]]:
+    """Return for each array whether an object below it is one of its chunks."""
+    return {
+        name: partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
+        for name, array in masks.all_arrays().items()
+    }
+
+
+def _is_chunk(
+    encode: Callable[[tuple[int, ...]], str], shape: tuple[int, ...], key: str
+) -> bool:
+    index = tuple(int(n) for n in re.findall(r"\d+", key))
+    if not shape:
+        return key == encode(())
+    inside = len(index) == len(shape) and all(
+        i < n for i, n in zip(index, shape, strict=True)
+    )
+    return inside and key == encode(index)
+
+
+def summary(path: str, found: Verified) -> list[str]:
+    """Return what was found in words, a line each."""
+    total = f"{len(found.problems)} problems" if found.problems else "all as written"
+    blocks = f"{found.done} of {found.blocks} blocks are done, {total}"
+    return [*found.problems, *found.repaired, f"{redact(path)}: {blocks}"]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.core.classes import Class
 from geoseg.core.text import size
+from geoseg.maps.complete import block_counts
 from geoseg.maps.overviews import open_pyramid
-from geoseg.maps.provenance import blocks, crs_name, name_of, provenance
+from geoseg.maps.provenance import crs_name, name_of, provenance
 from geoseg.maps.store import Masks
 from geoseg.viz.picture import class_overview, class_png
 
@@ -64,7 +65,7 @@ def map_html(reader: ClassReader) -> str:
         facts.append(("model", str(dict(made.get("model", {})).get("name", ""))))
         facts.append(("made of", str(made.get("source", ""))))
     if isinstance(reader, Masks) and not reader.is_complete:
-        facts.append(("blocks", "{:,} of {:,} done".format(*blocks(reader))))
+        facts.append(("blocks", "{:,} of {:,} done".format(*block_counts(reader))))
     extra = legend_html(reader.classes)
     if open_pyramid(reader).levels or grid.pixels <= _THUMB**2 * 400:  # else it is slow
         png = class_png(class_overview(reader, _THUMB), reader.classes)

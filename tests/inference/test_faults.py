@@ -41,8 +41,9 @@ from geoseg.execution.engine import engine
 from geoseg.execution.interrupts import held_back
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
+from geoseg.maps.state import PARTIAL
 from geoseg.maps.storage import Storage
-from geoseg.maps.store import PARTIAL, Masks, open_masks
+from geoseg.maps.store import Masks, open_masks
 from geoseg.testing import ArraySource, LocalModel, identity_card
 
 SIDE = 200

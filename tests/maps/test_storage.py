@@ -22,8 +22,9 @@ import geoseg.inference.worker
 from geoseg.errors import LockedError, MasksError
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.maps.lock import held
+from geoseg.maps.state import PARTIAL
 from geoseg.maps.storage import Storage
-from geoseg.maps.store import PARTIAL, open_masks
+from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
 from geoseg.testing import LocalModel, identity_card
 

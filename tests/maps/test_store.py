@@ -16,7 +16,8 @@ from pyproj import CRS
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import MasksError
-from geoseg.maps.store import PARTIAL, create_masks, open_masks
+from geoseg.maps.state import HALO, PARTIAL
+from geoseg.maps.store import create_masks, open_masks
 
 PLACES = {
     "utm": (Affine(10, 0, 500_000, 0, -10, 5_000_000), 32633),
@@ -183,11 +184,11 @@ def test_what_geoseg_did_not_make_is_left_alone(tmp_path):
 
 def test_finishing_removes_what_was_kept_for_neighbours(tmp_path):
     masks = make(tmp_path / "m.zarr")
-    masks.storage.put(".geoseg/parts/0.0", b"part")
-    masks.storage.put(".geoseg/rims/0.1/0.0", b"rim")
+    masks.state.put(f"{PARTIAL}/0.0", b"part")
+    masks.state.put(f"{HALO}/0.1/0.0", b"sums")
     masks.finish({"seconds": 1})
     assert masks.marked(PARTIAL) == set()
-    assert not masks.storage.exists(".geoseg/rims")
+    assert not masks.storage.exists(HALO)
     assert masks.record()["complete"]
     assert masks.attributes()["geoseg"] == {"run": "r", "seconds": 1}
 

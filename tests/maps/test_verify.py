@@ -40,6 +40,11 @@ def chunk(store, array, row, col):
     return next(store / name for name in names if (store / name).exists())
 
 
+def mark(store, row, col):
+    (found,) = (store / ".geoseg" / "done").glob(f"{row}.{col}.*")
+    return found
+
+
 def test_a_store_as_written_is_whole(store):
     found = verify(str(store))
     assert found.whole
@@ -70,14 +75,14 @@ def test_a_missing_chunk_is_named(store):
 def test_a_foreign_file_is_named(store):
     (store / "classes" / "notes.txt").write_text("mine")
     (store / "classes" / "77.0").write_bytes(b"")  # outside of the array
-    (store / "Thumbs.db").write_bytes(b"")
+    (store / "notes.db").write_bytes(b"")
     (store / "other").mkdir()
     (store / "other" / ".zarray").write_text("{}")
     found = verify(str(store))
     assert set(found.foreign) == {
         "classes/notes.txt",
         "classes/77.0",
-        "Thumbs.db",
+        "notes.db",
         "other/.zarray",
     }
     assert not found.whole
@@ -104,7 +109,7 @@ def test_damaged_metadata_and_coordinates_are_found(tmp_path):
 
 
 def test_a_damaged_done_mark_is_found(store):
-    (store / ".geoseg" / "done" / "2.2").write_text("{")
+    mark(store, 2, 2).write_text("{")
     found = verify(str(store))
     assert found.damaged == {(2, 2): "its done mark is damaged"}
 

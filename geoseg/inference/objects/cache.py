@@ -19,7 +19,8 @@ from geoseg.core.tiling import Block
 from geoseg.inference.block_cache import pack, unpack
 from geoseg.inference.instance import FoundObjects, Linked
 from geoseg.inference.objects.stitch import ObjectSet, WindowObjects
-from geoseg.maps.store import OBJECT_CACHE, Masks
+from geoseg.maps.state import OBJECT_CACHE
+from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class ObjectCache:
 
     def has(self, kind: str, block: Block | None = None) -> bool:
         """Return whether a block has such a thing, or a step is marked as complete."""
-        return self.masks.storage.exists(_name(kind, block))
+        return self.masks.state.exists(_name(kind, block))
 
     def blocks(self, kind: str) -> set[tuple[int, int]]:
         """Return the keys of the blocks that have such a thing."""
@@ -53,14 +54,13 @@ class ObjectCache:
 
     def mark(self, kind: str, block: Block | None = None) -> None:
         """Note that a step is complete, of a block or of all."""
-        self.masks.storage.put(_name(kind, block), b"")
+        self.masks.state.put(_name(kind, block), b"")
 
     def forget(self, kind: str, block: Block | None = None) -> None:
         """Remove what a block has of a kind, or the whole kind, or a mark."""
+        self.masks.state.discard(_name(kind, block))
         if block is None:
-            self.masks.storage.remove(kind)
-        else:
-            self.masks.storage.discard(_name(kind, block))
+            self.masks.state.remove(kind)
 
     def clear(self) -> None:
         """Remove everything but what says that it is no longer needed."""
@@ -121,12 +121,12 @@ class ObjectCache:
         arrays: dict[str, NDArray[Any]],
         info: dict[str, Any] | None = None,
     ) -> None:
-        self.masks.storage.put(_name(kind, block), pack(arrays, info or {}))
+        self.masks.state.put(_name(kind, block), pack(arrays, info or {}))
 
     def _get(
         self, kind: str, block: Block
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return unpack(self.masks.storage.get(_name(kind, block)))
+        return unpack(self.masks.state.get(_name(kind, block)))
 
 
 def _name(kind: str, block: Block | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from geoseg.core.classes import nodata_value
 from geoseg.core.tiling import Block
+from geoseg.errors import DamagedStoreError
 from geoseg.inference.block_cache import remove_partial, write_partial
 from geoseg.inference.instance import (
     Composed,
@@ -41,6 +42,7 @@ from geoseg.inference.worker import (
     with_retries,
     write_arrays,
 )
+from geoseg.maps.store import checksum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,8 +129,23 @@ def write(job: Job, block: Block) -> BlockReport:
     if not isinstance(job.source, MapSource):
         arrays |= _over(composed, instances > 0, _under(job, block, valid))
     write_arrays(job, block, arrays)
+    _note_checksums(job, block, arrays)
     with_retries(lambda: cache.mark(WRITTEN, block))
     return BlockReport(done=True)
+
+
+def _note_checksums(job: Job, block: Block, arrays: dict[str, NDArray[Any]]) -> None:
+    """Note in the block's done mark what all of its arrays are now."""
+    masks = job.masks
+    try:
+        info = masks.done_info(block.key)
+    except (FileNotFoundError, DamagedStoreError):
+        info = {}
+    sums = info.get("crc32", {}) | {n: checksum(a) for n, a in arrays.items()}
+    for name in masks.arrays:
+        if name not in sums:  # such as probabilities, which are written before
+            sums[name] = checksum(masks.read(name, block.window))
+    with_retries(lambda: masks.mark_done(block.key, {**info, "crc32": sums}))
 
 
 def _over(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.text import area_unit, number, percent, span_of_time
-from geoseg.maps.provenance import blocks, crs_name, facts_of, failed, provenance
+from geoseg.maps.complete import block_counts
+from geoseg.maps.provenance import crs_name, facts_of, failed, provenance
 from geoseg.maps.reader import read_plain
 from geoseg.maps.store import Masks
 from geoseg.viz.picture import Image, class_png, encode, lon_lat, north, scale_bar
@@ -88,7 +89,7 @@ def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
     """Return what a reader must know before anything else."""
     notices = []
     if isinstance(reader, Masks) and not reader.is_complete:
-        done, total = blocks(reader)
+        done, total = block_counts(reader)
         notices.append(
             f"This map is not complete: {done:,} of {total:,} blocks are done. What is "
             "missing shows as nodata; the same geoseg command goes on with it."

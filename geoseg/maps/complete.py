@@ -1,0 +1,61 @@
+"""Whether a map is complete: what is missing is nodata to every reader, without a word.
+
+Everyone who makes something of a map asks here first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from geoseg.core.text import percent, redact
+from geoseg.errors import IncompleteError
+from geoseg.maps.state import RECORD
+from geoseg.maps.store import Masks
+
+if TYPE_CHECKING:
+    from geoseg.maps.reader import ClassReader
+
+
+def block_counts(masks: Masks) -> tuple[int, int]:
+    """Return blocks done and blocks in all; (0, 0) where no run left a record."""
+    if not masks.storage.exists(RECORD):
+        return 0, 0
+    side = masks.record()["block"]
+    total = -(-masks.grid.height // side) * -(-masks.grid.width // side)
+    return len(masks.done()), total
+
+
+def incomplete(reader: ClassReader) -> str | None:
+    """Return what a map lacks, for whoever reads what is made of it; None if nothing.
+
+    Maps of other tools are complete: nothing says otherwise.
+    """
+    if not isinstance(reader, Masks) or reader.is_complete:
+        return None
+    done, total = block_counts(reader)
+    if done == total:
+        return "not complete: all blocks are labelled, but its objects are not written"
+    return (
+        f"not complete: {percent(1 - done / total)} is missing ({total - done} of "
+        f"{total} blocks)"
+    )
+
+
+def check_complete(reader: ClassReader, *, partial: bool) -> None:
+    """Refuse an incomplete map; where that is what is wanted, warn.
+
+    Raises:
+        IncompleteError: It is not complete, and nobody said that it may be.
+    """
+    lacks = incomplete(reader)
+    if lacks is None:
+        return
+    name = redact(reader.path)
+    if partial:
+        warnings.warn(f"{name} is {lacks}; so is what is made of it", stacklevel=3)
+        return
+    raise IncompleteError(
+        f"{name} is {lacks}: run the command that made it again, or take it as it is "
+        "with --partial"
+    )

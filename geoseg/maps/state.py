@@ -1,0 +1,230 @@
+"""The state of a run, beside the arrays of a store: its record, marks, what waits.
+
+    .geoseg/run.json     the record: which run, its settings, whether it is complete
+    .geoseg/lock         who writes (`maps/lock`)
+    .geoseg/done/…       a mark per block, with checksums of what was written
+    .geoseg/parts/…      partial blocks, and .geoseg/rims/… what they add to neighbours
+    .geoseg/objects/…    what is kept while objects are joined
+    .geoseg/writing/…    chunks on their way, below the run that writes them
+
+All but the record ends in, or lies below, the tag of its run: what a run that is dead
+writes late, as from a machine that was stopped, is nobody's. It is harmless when the
+run is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from zarr.storage import LocalStore
+
+from geoseg.core.files import replace
+from geoseg.core.text import redact
+from geoseg.errors import DamagedStoreError, MasksError
+from geoseg.maps.storage import Storage
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+
+META = ".geoseg"
+RECORD = f"{META}/run.json"
+LOCK = f"{META}/lock"
+DONE = f"{META}/done"
+PARTIAL = f"{META}/parts"
+"""Partial blocks, which wait for their neighbours."""
+HALO = f"{META}/rims"
+"""What each block adds to a neighbour."""
+OBJECT_CACHE = f"{META}/objects"
+"""What is kept while objects are joined."""
+WRITING = f"{META}/writing"
+"""Chunks on their way."""
+
+_RECORDED = {"settings": dict, "block": int, "run": str, "complete": bool}
+"""What a run record holds at least."""
+_KEY = re.compile(r"(\d+)\.(\d+)")
+
+
+def tag_of(run: str) -> str:
+    """Return what the names of a run's objects end in: 16 digits."""
+    return sha256(run.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStorage:
+    """The small objects of one run; those of others are not seen."""
+
+    storage: Storage
+    run: str
+
+    def _named(self, name: str) -> str:
+        return f"{name}.{tag_of(self.run)}"
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object; see `Storage.put`."""
+        self.storage.put(self._named(name), data)
+
+    def get(self, name: str) -> bytes:
+        """Read an object; FileNotFoundError where there is none."""
+        return self.storage.get(self._named(name))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object."""
+        return self.storage.exists(self._named(name))
+
+    def discard(self, name: str) -> None:
+        """Delete one object; none there is fine."""
+        self.storage.discard(self._named(name))
+
+    def remove(self, name: str) -> None:
+        """Delete everything below a name, of any run."""
+        self.storage.remove(name)
+
+    def keys(self, folder: str, *, empty: bool = True) -> set[tuple[int, int]]:
+        """Return the blocks (row, column) of which there is an object in a folder.
+
+        Args:
+            folder: Where.
+            empty: Whether objects without content count, as a full disk leaves them.
+        """
+        ending = f".{tag_of(self.run)}"
+        names = self.storage.names(folder, empty=empty)
+        return positions(n.removesuffix(ending) for n in names if n.endswith(ending))
+
+
+def positions(names: Iterable[str]) -> set[tuple[int, int]]:
+    """Return the blocks that names such as `3.14` stand for; others stand for none."""
+    found = filter(None, map(_KEY.fullmatch, names))
+    return {(int(match[1]), int(match[2])) for match in found}
+
+
+class RunStore(LocalStore):
+    """A folder of Zarr objects that only one run can write.
+
+    An object is written in a folder of the run's, and put in place in one step. When
+    another run begins the store again it deletes that folder, and whatever the dead run
+    still has in its hands has no way in.
+    """
+
+    def __init__(self, root: Path, run: str) -> None:
+        super().__init__(root)
+        self._hold = root / WRITING / tag_of(run)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write an object, whole."""
+        await asyncio.to_thread(self._put, self.root / key, value.to_bytes())
+
+    async def delete(self, key: str) -> None:
+        """Delete an object, by way of the run's folder too."""
+        await asyncio.to_thread(self._delete, self.root / key)
+
+    def _put(self, target: Path, data: bytes) -> None:
+        held = self._hold / uuid4().hex
+        try:
+            with held.open("xb") as file:
+                file.write(data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace(held, target)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+        except BaseException:
+            held.unlink(missing_ok=True)
+            raise
+
+    def _delete(self, target: Path) -> None:
+        held = self._hold / uuid4().hex
+        try:
+            if target.exists():
+                os.replace(target, held)  # noqa: PTH105 - one step, or not at all
+                held.unlink(missing_ok=True)
+        except FileNotFoundError as error:
+            if not self._hold.is_dir():
+                raise self._gone() from error
+
+    def _gone(self) -> MasksError:
+        return begun_again(str(self.root))
+
+
+def hold(storage: Storage, run: str) -> None:
+    """Make the folder in which a run writes chunks; object stores need none."""
+    if storage.is_local:
+        storage.path(f"{WRITING}/{tag_of(run)}").mkdir(parents=True, exist_ok=True)
+
+
+def begun_again(path: str) -> MasksError:
+    """Return the error of a run whose store is another's now."""
+    return MasksError(
+        f"{redact(path)} was deleted or begun again while this run was at work"
+    )
+
+
+def damaged(name: str, what: str) -> DamagedStoreError:
+    """Return the error of a store whose small files are not as they were written."""
+    return DamagedStoreError(
+        f"{name}: {what} cannot be used, as after a full disk or a lost power supply: "
+        "restore it from a copy, or make the map again with --overwrite"
+    )
+
+
+def parsed(data: bytes, url: str, name: str) -> dict[str, Any]:
+    """Return a small JSON object of a store.
+
+    Raises:
+        DamagedStoreError: It is empty, cut, or no object.
+    """
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise damaged(redact(url), f"{name} ({len(data)} bytes)") from error
+    if not isinstance(value, dict):
+        raise damaged(redact(url), f"{name}, which holds no object,")
+    return value
+
+
+def read_record(storage: Storage) -> dict[str, Any]:
+    """Return the run record of a store.
+
+    Raises:
+        DamagedStoreError: It is not as it was written.
+        FileNotFoundError: There is none.
+    """
+    record = parsed(storage.get(RECORD), storage.url, RECORD)
+    for key, kind in _RECORDED.items():
+        if not isinstance(record.get(key), kind):
+            raise damaged(redact(storage.url), f"{RECORD} without {key!r}")
+    return record
+
+
+def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
+    """Write the run record of a store."""
+    storage.put(RECORD, json.dumps(dict(record), indent=1).encode())
+
+
+def clear(storage: Storage) -> None:
+    """Delete what an earlier run left; first what would make its marks believed.
+
+    The folder of chunks on their way goes first of all: from then on nothing of the
+    earlier run can come in.
+    """
+    for name in (WRITING, f"{OBJECT_CACHE}/written", DONE, PARTIAL, HALO, OBJECT_CACHE):
+        storage.remove(name)
+    for name in storage.names(""):
+        if name != META:
+            storage.remove(name)
+
+
+def remove_leftovers(storage: Storage) -> None:
+    """Delete what is of no use any more when a run is complete."""
+    for name in (WRITING, PARTIAL, HALO):
+        with suppress(OSError):  # harmless where it cannot be deleted
+            storage.remove(name)
+    storage.sweep()

@@ -1,0 +1,94 @@
+"""What a store tells twice, so that one checks the other, and restores it.
+
+The metadata of each array stand beside it and in the consolidated metadata; centres of
+pixels follow from the grid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import zarr
+
+from geoseg.errors import MasksError
+from geoseg.maps.group import create_coordinates, open_group
+from geoseg.maps.storage import Storage
+from geoseg.maps.store import Masks, open_masks
+
+_UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, MasksError)
+
+
+def differing(masks: Masks) -> Iterator[str]:
+    """Yield what is wrong with metadata and coordinates, a line each."""
+    try:
+        told = _consolidated(masks.storage)
+    except _UNREADABLE:
+        yield "the consolidated metadata are missing or damaged"
+        told = {}
+    for name, expected in told.items():
+        found = _json(masks.storage, name)
+        if found is None:
+            yield f"{name} is missing or damaged"
+        elif found != expected:
+            yield f"{name} differs from the consolidated metadata"
+    for name in _wrong_coordinates(masks):
+        yield f"{name} is not the centres of the grid's pixels"
+
+
+def restore(path: str) -> list[str]:
+    """Restore metadata from the consolidated ones, and coordinates from the grid.
+
+    Returns:
+        Names of what was restored; nothing where it is told nowhere else.
+    """
+    storage = Storage(path.rstrip("/"))
+    try:
+        told = _consolidated(storage)
+    except _UNREADABLE:
+        told = {}
+    indent = zarr.config.get("json_indent")
+    names = [n for n, told_twice in told.items() if _json(storage, n) != told_twice]
+    for name in names:
+        storage.put(name, json.dumps(told[name], indent=indent).encode())
+    try:
+        masks = open_masks(path)
+    except MasksError:
+        return names
+    wrong = list(_wrong_coordinates(masks))
+    if wrong:
+        create_coordinates(open_group(masks.path, mode="r+"), masks.grid)
+    return [*names, *wrong]
+
+
+def _json(storage: Storage, name: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    try:
+        return json.loads(storage.get(name))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _consolidated(storage: Storage) -> dict[str, Any]:
+    """Return what the consolidated metadata say of each object of metadata."""
+    if storage.exists(".zmetadata"):
+        return dict(json.loads(storage.get(".zmetadata"))["metadata"])
+    root = json.loads(storage.get("zarr.json"))
+    nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
+    return {f"{name}/zarr.json": node for name, node in nodes.items()}
+
+
+def _wrong_coordinates(masks: Masks) -> Iterator[str]:
+    if not masks.grid.is_rectilinear:
+        return
+    for name, centres in (
+        ("x", masks.grid.x_centres()),
+        ("y", masks.grid.y_centres()),
+    ):
+        try:
+            stored = np.asarray(masks.all_arrays()[name][...])
+        except _UNREADABLE:
+            stored = np.zeros(0)
+        if not np.array_equal(stored, centres):
+            yield name
