@@ -61,6 +61,8 @@ def is_full(error: BaseException | None) -> bool:
             return True
         if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
             return True
+        if "No space left on device" in str(error):  # GDAL's, which is no OSError
+            return True
         error = error.__cause__
     return False
 

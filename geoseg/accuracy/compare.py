@@ -125,6 +125,7 @@ def compare(
     other: ClassMap,
     *,
     block: int = 2048,
+    partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Count what one map says where another says what, with true areas.
@@ -137,12 +138,13 @@ def compare(
         one: a class map of any kind; its pixels are compared.
         other: another.
         block: side of a block in pixels; changes speed and memory, not the figures.
+        partial: take masks that are not complete as they are, with a warning.
         progress: called with blocks done and blocks in all.
 
     Raises:
         GeosegError: one of them cannot be read, or they do not overlap.
     """
-    ours, theirs = open_classes(one), open_classes(other)
+    ours, theirs = (open_classes(m, partial=partial) for m in (one, other))
     grid = ours.grid
     if nearest_pixels(grid, grid.window, theirs.grid, only_span=True).span is None:
         raise GeosegError(

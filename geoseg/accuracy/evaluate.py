@@ -31,6 +31,7 @@ from geoseg.execution.engine import ordered
 from geoseg.execution.resources import cores
 from geoseg.labels import Labels, PointLabels, open_labels
 from geoseg.labels.names import did_you_mean, with_class
+from geoseg.maps.complete import incomplete
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import ClassReader, block_side, read_plain
 from geoseg.maps.store import Masks
@@ -56,7 +57,7 @@ def evaluate_map(
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Compare a map with a reference; as `evaluate`, with options as one object."""
-    reader = open_classes(masks)
+    reader = open_classes(masks, partial=options.partial)
     table, counted_as = merged_classes(reader.classes, options.map_classes or {})
     labels = open_labels(
         options.reference,
@@ -117,6 +118,7 @@ def evaluate(
     objects: bool = False,
     threads: int | None = None,
     block: int = 2048,
+    partial: bool = False,
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -154,6 +156,7 @@ def evaluate(
         objects: also score the masks' instances against the reference's polygons.
         threads: how many blocks are read at a time, in this process.
         block: side of a block in pixels; changes speed and memory, not the figures.
+        partial: take masks that are not complete as they are, with a warning.
         client: Dask client to count blocks on; the figures are the same.
         progress: called with blocks done and blocks in all.
 
@@ -622,6 +625,9 @@ def _same_within(
 def _notes(job: _Job, total: _Tally, chosen: Estimator) -> Iterator[str]:
     k = job.k
     yield from job.labels.notes
+    lacks = incomplete(job.masks)
+    if lacks:
+        yield f"the map is {lacks}"
     if job.areas is None:
         yield "the map has no place on the Earth: figures are of pixels, not of areas"
     elif chosen != "counts" and _spread_of_areas(total) > _ALIKE:

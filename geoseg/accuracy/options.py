@@ -50,6 +50,8 @@ class EvaluateOptions(LabelOptions):
     """Score instances too."""
     block: Annotated[int, Field(gt=0), Cli(section=Section.SPEED, metavar="PX")] = 2048
     """Side of a block. Never changes the figures."""
+    partial: Annotated[bool, Cli(section=Section.SPEED)] = False
+    """Take masks that are not complete as they are, with a warning."""
 
 
 class SampleOptions(Options):
@@ -81,6 +83,8 @@ class SampleOptions(Options):
     """Side of a block. Never changes the sample."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Replace a file that is there."""
+    partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Take masks that are not complete as they are, with a warning."""
 
 
 class CompareOptions(Options):
@@ -88,3 +92,5 @@ class CompareOptions(Options):
 
     block: Annotated[int, Field(gt=0), Cli(metavar="PX")] = 2048
     """Side of a block. Never changes the figures."""
+    partial: bool = False
+    """Take masks that are not complete as they are, with a warning."""

@@ -50,7 +50,7 @@ def draw_sample(
     """Draw a sample of a map; as `sample`, with options as one object."""
     from geoseg.accuracy.sample_form import Points, write_points
 
-    reader = open_classes(masks)
+    reader = open_classes(masks, partial=options.partial)
     path = Path(options.out)
     if path.suffix.lower() != ".gpkg" or not path.parent.is_dir():
         raise GeosegError(
@@ -108,6 +108,7 @@ def sample(
     seed: int = 0,
     block: int = 2048,
     overwrite: bool = False,
+    partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw a probability sample of a map's pixels, ready to be labelled in QGIS.
@@ -133,6 +134,7 @@ def sample(
         seed: another seed, another sample; the same seed, the same sample.
         block: side of a block in pixels; changes speed and memory, not the sample.
         overwrite: replace a file that is there.
+        partial: take masks that are not complete as they are, with a warning.
         progress: called with blocks done and blocks in all.
 
     Returns:

@@ -23,7 +23,7 @@ def view(*, masks: str, options: ViewOptions, no_browser: bool) -> None:
 
     Only this machine can see the map. It opens at once at any size: overviews that the
     masks lack are made while you look, and kept for the next time. MASKS may also be
-    another tool's class raster, or masks that are still being written.
+    another tool's class raster; with --partial, masks that are still being written.
     """
     from geoseg.viz.view import view as serve
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from geoseg.core.classes import nodata_value
-from geoseg.core.grid import Window
-from geoseg.errors import MasksError, first_line
+from geoseg.core.files import lacks_room, replace, replacing
+from geoseg.core.grid import squares
+from geoseg.errors import MasksError, StorageFullError, first_line, is_full
+from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
 from geoseg.maps.reader import read_plain
 from geoseg.maps.styles import raster_qml
@@ -27,6 +29,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    partial: bool = False,
 ) -> Path:
     """Write a map's classes as a cloud-optimised GeoTIFF.
 
@@ -38,59 +41,80 @@ def export(
         masks: Masks, their path or dataset; or another tool's class raster.
         out: The file to write.
         overwrite: Replace a file that is there.
+        partial: Take masks that are not complete as they are, with a warning.
 
     Raises:
         MasksError: The file is there already, or cannot be written.
+        IncompleteError: The masks are not complete.
+        StorageFullError: There is no room for it.
     """
-    import rasterio
-    import rasterio.shutil
-
-    reader = open_classes(masks)
-
+    reader = open_classes(masks, partial=partial)
     target = Path(out)
     if target.exists() and not overwrite:
         raise MasksError(f"{target} exists: use --overwrite, or another --out")
     if not target.parent.is_dir():
         raise MasksError(f"the folder {target.parent} does not exist: create it first")
-    try:
-        with (
-            # GDAL's messages go to logging while there is an environment, closing too.
-            rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=256),
-            TemporaryDirectory(dir=target.parent, prefix=".geoseg-") as folder,
-        ):
-            tiles = Path(folder) / "tiles.tif"
-            _write_tiles(reader, tiles)
-            described = Path(folder) / "described.vrt"
-            described.write_text(_vrt(reader, tiles), encoding="utf-8")
-            whole = Path(folder) / target.name
-            rasterio.shutil.copy(
-                described,
-                whole,
-                driver="COG",
-                compress="deflate",
-                predictor="no",
-                overview_resampling="nearest",
-                bigtiff="if_safer",
-            )
-            style = Path(folder) / "style.qml"
+    with replacing(target) as part:
+        folder = part.with_name(f"{part.name}-work")
+        with _reporting(target):
+            folder.mkdir()
+            style = folder / "style.qml"
             style.write_text(raster_qml(reader.classes), encoding="utf-8")
-            style.replace(target.with_suffix(".qml"))
-            _rename(whole, target)
-    except (OSError, rasterio.errors.RasterioError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise MasksError(f"{target} cannot be written: {reason}") from error
+            _write_whole(reader, folder, part)
+            replace(style, target.with_suffix(".qml"))
+            with suppress(
+                FileNotFoundError
+            ):  # no class has a name that GDAL would keep
+                replace(f"{folder / part.name}.aux.xml", f"{target}.aux.xml")
     return target
 
 
-def _rename(whole: Path, target: Path) -> None:
-    names = Path(f"{whole}.aux.xml")
-    with suppress(FileNotFoundError):  # no class has a name that GDAL would keep
-        os.replace(names, f"{target}.aux.xml")  # noqa: PTH105 - both may be on any path
-    whole.replace(target)
+@contextmanager
+def _reporting(target: Path) -> Iterator[None]:
+    """Say on one line why a file cannot be written; what is half goes afterwards."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (OSError, RasterioError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        if is_full(error) or lacks_room(target.parent):
+            raise StorageFullError(
+                f"no room is left for {target}: {reason}; make room, and the same "
+                "command writes it"
+            ) from error
+        raise MasksError(f"{target} cannot be written: {reason}") from error
+
+
+def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:
+    """Write the file, and look at it: GDAL says nothing of a disk full at the end."""
+    import rasterio
+    import rasterio.shutil
+
+    # GDAL's messages go to logging while there is an environment, closing too.
+    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=256):
+        tiles, described = folder / "tiles.tif", folder / "described.vrt"
+        _write_tiles(reader, tiles)
+        described.write_text(_vrt(reader, tiles), encoding="utf-8")
+        whole = folder / part.name
+        rasterio.shutil.copy(
+            described,
+            whole,
+            driver="COG",
+            compress="deflate",
+            predictor="no",
+            overview_resampling="nearest",
+            bigtiff="if_safer",
+        )
+        tiles.unlink()
+        with rasterio.open(whole) as file:
+            for _, window in file.block_windows(1):
+                file.read(1, window=window)
+        replace(whole, part)
 
 
 def _write_tiles(masks: ClassReader, path: Path) -> None:
-    """Copy the classes into an ordinary tiled GeoTIFF, chunk row by chunk row."""
+    """Copy the classes into an ordinary tiled GeoTIFF, chunk by chunk."""
     import rasterio
     from rasterio.windows import Window as RasterioWindow
 
@@ -113,19 +137,12 @@ def _write_tiles(masks: ClassReader, path: Path) -> None:
         sparse_ok=True,
         num_threads="all_cpus",
     ) as file:
-        for y in range(0, grid.height, masks.chunk):
-            for x in range(0, grid.width, 8 * masks.chunk):
-                window = Window.spanning(
-                    y,
-                    min(y + masks.chunk, grid.height),
-                    x,
-                    min(x + 8 * masks.chunk, grid.width),
-                )
-                file.write(
-                    read_plain(masks, "classes", window),
-                    1,
-                    window=RasterioWindow(x, y, window.width, window.height),
-                )
+        for square in squares(grid, masks.chunk):
+            file.write(
+                read_plain(masks, "classes", square),
+                1,
+                window=RasterioWindow(square.x, square.y, square.width, square.height),
+            )
 
 
 def _vrt(masks: ClassReader, tiles: Path) -> str:
@@ -151,8 +168,10 @@ def _vrt(masks: ClassReader, tiles: Path) -> str:
     )
     dtype = "Byte" if nodata_value(masks.classes) == 255 else "UInt16"
     size = f'xSize="{grid.width}" ySize="{grid.height}"'
+    lacks = incomplete(masks)
+    told = f'<Metadata><MDI key="INCOMPLETE">{lacks}</MDI></Metadata>' if lacks else ""
     return f"""<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">
-{srs}<GeoTransform>{geotransform}</GeoTransform>
+{srs}<GeoTransform>{geotransform}</GeoTransform>{told}
 <VRTRasterBand dataType="{dtype}" band="1"><Description>class</Description>
 <NoDataValue>{nodata_value(masks.classes)}</NoDataValue><ColorInterp>Palette</ColorInterp>
 <CategoryNames>{names}</CategoryNames><ColorTable>{"".join(entries)}</ColorTable>

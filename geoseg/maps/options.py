@@ -18,6 +18,8 @@ class ExportOptions(Options):
     """The file to write."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Replace a file that is there."""
+    partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Take masks that are not complete as they are, with a warning."""
 
 
 class VerifyOptions(Options):

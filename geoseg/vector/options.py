@@ -59,3 +59,5 @@ class VectorizeOptions(RegionsOptions):
     """Ends in .gpkg, .parquet or .fgb."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Replace a file that is there."""
+    partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Take masks that are not complete as they are, with a warning."""

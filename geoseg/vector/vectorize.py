@@ -16,6 +16,7 @@ from geoseg.core.geodesy import measure
 from geoseg.core.grid import squares
 from geoseg.core.options import keywords
 from geoseg.errors import RegionsError
+from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
 from geoseg.vector.footprints import FIELDS, Squaring
 from geoseg.vector.instance_layer import NAME as INSTANCES
@@ -60,7 +61,8 @@ def write_regions(
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Turn masks into polygons; as `vectorize`, with options as one object."""
-    reader = open_classes(masks)
+    reader = open_classes(masks, partial=options.partial)
+    lacks = incomplete(reader)
     written = _chosen(reader, options.classes)
     layer = options.layer
     if layer is None:
@@ -99,7 +101,10 @@ def write_regions(
             classes=tuple(c for c in reader.classes if c.value in written),
             only_present="geoseg" not in reader.attributes(),
             multi=drawing.eight,
-            provenance=_provenance(reader, options, least_iou),
+            provenance={
+                **_provenance(reader, options, least_iou),
+                **({"incomplete": lacks} if lacks else {}),
+            },
         )
         features = _features(reader, drawing, side, client, progress)
         if objects is not None:
@@ -140,6 +145,7 @@ def vectorize(
     client: Client | None = None,
     block: int | None = None,
     overwrite: bool = False,
+    partial: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Turn masks into polygons without seams, gaps or overlaps.
@@ -179,6 +185,7 @@ def vectorize(
         client: Where to run; None is threads of this process.
         block: Side of a block in pixels; changes speed and memory, not the result.
         overwrite: Replace `out` where it exists.
+        partial: Take masks that are not complete as they are, with a warning.
         progress: Called after each block.
 
     Returns:

@@ -42,6 +42,8 @@ class ReportOptions(PageOptions):
     """The page to write; default MASKS with .html."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Replace a page that is there."""
+    partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Take masks that are not complete as they are, with a warning."""
 
 
 class ViewOptions(Options):
@@ -55,3 +57,5 @@ class ViewOptions(Options):
     """Polygons to draw: .gpkg, .fgb, .parquet."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Default: any free one."""
+    partial: bool = False
+    """Take masks that are not complete as they are, with a warning."""

@@ -41,7 +41,7 @@ def write_page(
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a page about a map; as `report`, with options as one object."""
-    reader = open_classes(masks)
+    reader = open_classes(masks, partial=options.partial)
     target = _target(reader, options.out, overwrite=options.overwrite)
     evaluation, labels = options.evaluation, None
     if options.reference is not None:
@@ -81,6 +81,7 @@ def report(
     evaluation: Any = None,  # noqa: ANN401 - an Evaluation, or its file
     title: str | None = None,
     overwrite: bool = False,
+    partial: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -111,6 +112,7 @@ def report(
         evaluation: What `geoseg evaluate` found, as object or JSON file.
         title: Heading; default the masks' name.
         overwrite: Replace a file that is there.
+        partial: Take masks that are not complete as they are, with a warning.
         threads: How many blocks are read at a time.
         progress: Called with blocks done and blocks in all.
 

@@ -68,6 +68,7 @@ def view(
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
     regions: str | os.PathLike[str] | None = None,
     port: int = 0,
+    partial: bool = False,
 ) -> MapServer:
     """Serve a map on localhost and return at once.
 
@@ -80,6 +81,7 @@ def view(
             still there. False for none.
         regions: Polygons to draw.
         port: On which port; 0 for any free one.
+        partial: Take masks that are not complete as they are, with a warning.
 
     Raises:
         GeosegError: Something cannot be opened, or the port is taken.
@@ -89,7 +91,7 @@ def view(
         import uvicorn
     except ImportError as error:
         raise MissingExtraError("the map", "uvicorn", "view") from error
-    reader = open_classes(masks)
+    reader = open_classes(masks, partial=partial)
     layers = _layers(reader, raster, regions)
     token = token_urlsafe(16)
     app = make_app(layers, token)

@@ -1,0 +1,83 @@
+"""A map that is not complete is refused, with what is missing; or taken, and says so."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+
+import geoseg
+from geoseg.cli import run
+from geoseg.errors import IncompleteError
+from geoseg.maps.complete import incomplete
+from geoseg.maps.open import open_classes
+
+HERE = {"crs": "EPSG:32633"}
+
+
+@pytest.fixture
+def part(make_store, tmp_path):
+    """Return masks of which one block of four is missing."""
+    labels = np.kron([[0, 1], [2, 255]], np.ones((256, 256))).astype(np.uint8)
+    masks = make_store(tmp_path / "m.zarr", labels, done=False, **HERE)
+    for key in ((0, 0), (0, 1), (1, 0)):
+        masks.mark_done(key, {})
+    return masks
+
+
+COMMANDS = {
+    "vectorize": ["--out", "r.gpkg"],
+    "export": ["--out", "m.tif"],
+    "report": ["--out", "r.html"],
+    "sample": ["--n", "10", "--out", "p.gpkg"],
+    "evaluate": ["--reference", "whole.zarr"],
+    "compare": ["whole.zarr"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_refuse_and_write_nothing(
+    part, make_store, tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+    make_store("whole.zarr", part.read("classes", part.grid.window), **HERE)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    line = [command, "m.zarr", *COMMANDS[command]]
+    assert run(line) == 3
+    told = capsys.readouterr()
+    assert "25.0 % is missing (1 of 4 blocks)" in told.err
+    assert told.err.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert run([*line, "--partial"]) == 0
+    assert "so is what is made of it" in capsys.readouterr().err
+
+
+def test_the_live_map_refuses_too(part):
+    pytest.importorskip("uvicorn")
+    with pytest.raises(IncompleteError):
+        geoseg.view(part)
+
+
+def test_what_is_made_of_it_says_so(part, tmp_path):
+    lacks = "not complete: 25.0 % is missing (1 of 4 blocks)"
+    with pytest.warns(UserWarning, match="so is what is made of it"):
+        cog = geoseg.export(part, tmp_path / "m.tif", partial=True)
+    with rasterio.open(cog) as file:
+        assert file.tags()["INCOMPLETE"] == lacks
+    with pytest.warns(UserWarning, match="so is what is made of it"):
+        page = geoseg.report(part, tmp_path / "m.html", partial=True)
+    assert "not complete" in page.read_text(encoding="utf-8")
+    with pytest.warns(UserWarning, match="so is what is made of it"):
+        regions = geoseg.vectorize(part, tmp_path / "r.gpkg", partial=True)
+    assert lacks.encode() in regions.read_bytes()
+
+
+def test_what_is_complete_lacks_nothing(part):
+    assert incomplete(part).startswith("not complete")
+    for key in np.ndindex(2, 2):
+        part.mark_done(key, {})
+    with pytest.raises(IncompleteError, match="all blocks are labelled, but its obj"):
+        open_classes(part.path)
+    part.finish({})
+    assert incomplete(open_classes(part.path)) is None
+    assert json.loads(json.dumps(part.record()))["complete"]
