@@ -132,7 +132,7 @@ class Card:
         unknown = set(self.things or ()) - {c.name for c in self.classes}
         if unknown:
             raise ModelError(
-                f"things {sorted(unknown)} of {self.name!r} are none of its classes"
+                f"things {sorted(unknown)} of {self.name!r} are not among its classes"
             )
         if self.overlap < 0 or self.overlap % 2 or 2 * self.overlap > self.window:
             raise ModelError(

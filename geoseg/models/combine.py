@@ -39,7 +39,7 @@ def augmented_card(card: Card, tta: str | None, scales: Sequence[float] = ()) ->
         ModelError: The way is not known, or the model answers no scores.
     """
     if tta is not None and tta not in TTA:
-        raise ModelError(f"tta {tta!r} is none of {', '.join(TTA)}")
+        raise ModelError(f"tta {tta!r} is not one of {', '.join(TTA)}")
     wrong = [s for s in scales if not _SMALLEST <= s <= _LARGEST]
     if wrong or len(set(scales)) < len(scales):
         raise ModelError(

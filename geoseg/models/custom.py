@@ -32,7 +32,7 @@ import numpy as np
 from geoseg.errors import GeosegError, ModelError, first_line
 from geoseg.models.card import Card
 from geoseg.models.contract import AnyModel
-from geoseg.models.networks.device import Options
+from geoseg.models.networks.device import ModelOptions
 from geoseg.models.objects import check_objects
 from geoseg.models.plain import card_from_dict, card_to_dict
 
@@ -76,7 +76,7 @@ class ObjectModel(AnyModel):
         target: The user's own.
     """
 
-    def __init__(self, card: Card, target: object, options: Options) -> None:
+    def __init__(self, card: Card, target: object, options: ModelOptions) -> None:
         own: Any = target
         self.card, self.target, self._options = card, own, options
         self.batch = options.batch or int(getattr(own, "batch", 1))
@@ -249,7 +249,7 @@ def split_card(thing: object, *, name: str) -> tuple[Card, Any]:
     return card, target
 
 
-def wrap(thing: object, options: Options, *, name: str) -> Any:  # noqa: ANN401 - of any kind
+def wrap(thing: object, options: ModelOptions, *, name: str) -> Any:  # noqa: ANN401 - of any kind
     """Return a model from what a user made; networks are copied, never changed."""
     card, target = split_card(thing, name=name)
     if _is_network(target):  # also where it has a predict of its own, as smp's do

@@ -15,7 +15,7 @@ from geoseg.models.plain import card_to_dict
 if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,14 @@ class Opened:
     """Its card."""
     content: str
     """SHA-256 of card and weights, or of card and code."""
-    load: Callable[[Options], Model]
+    load: Callable[[ModelOptions], Model]
     """Reads the weights and returns the model."""
-    load_as: Callable[[Card, Options], Model] | None = None
+    load_as: Callable[[Card, ModelOptions], Model] | None = None
     """The same for a card with another task, where the network can do several."""
 
 
 def opened(
-    spec: object, card: Card, load: Callable[[Options], Any], *parts: str
+    spec: object, card: Card, load: Callable[[ModelOptions], Any], *parts: str
 ) -> Opened:
     """Return a model that has been found.
 

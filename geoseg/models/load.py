@@ -26,7 +26,7 @@ from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256, opened
-from geoseg.models.networks.device import Options, Precision
+from geoseg.models.networks.device import ModelOptions, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ class ModelRecipe:
     """What the model expects and answers."""
     content: str
     """SHA-256 of card and weights, or of card and code; checked again on loading."""
-    options: Options = field(default_factory=Options)
+    options: ModelOptions = field(default_factory=ModelOptions)
     """Device, precision, batch."""
     tta: str | None = None
     """`d4` or `flips`: every window is looked at turned and mirrored, and averaged."""
@@ -253,7 +253,9 @@ def model_recipe(
     where = None if prompts is None else os.fspath(prompts)
     if where is not None and "://" not in where:
         where = str(Path(where).absolute())
-    options = Options(device=device, precision=precision, batch=batch, prompts=where)
+    options = ModelOptions(
+        device=device, precision=precision, batch=batch, prompts=where
+    )
     recipe = _plain_recipe(spec, options)
     if where is not None and not recipe.load().takes_prompts:
         raise ModelError(
@@ -278,7 +280,7 @@ def _can_be_asked(recipe: ModelRecipe) -> bool:
     return opened is not None and opened.load_as is not None
 
 
-def _plain_recipe(spec: object, options: Options) -> ModelRecipe:
+def _plain_recipe(spec: object, options: ModelOptions) -> ModelRecipe:
     """Return the recipe without augmentation."""
     if isinstance(spec, ModelRecipe):
         return spec
@@ -302,7 +304,7 @@ def _plain_recipe(spec: object, options: Options) -> ModelRecipe:
     )
 
 
-def _ensemble_recipe(recipes: list[ModelRecipe], options: Options) -> ModelRecipe:
+def _ensemble_recipe(recipes: list[ModelRecipe], options: ModelOptions) -> ModelRecipe:
     if len(recipes) == 1:
         return recipes[0]
     if not recipes:

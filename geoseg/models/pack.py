@@ -51,7 +51,7 @@ def pack(spec: str, out: Path, *, overwrite: bool = False) -> Path:
     path = Path(spec)
     if spec.partition(":")[0] in CLASSICAL or not path.exists():
         raise ModelError(
-            f"{spec!r} is no model folder or file: there is nothing to pack"
+            f"{spec!r} is not a model folder or file: there is nothing to pack"
         )
     card = model_recipe(spec).card
     if path.is_file() and path.suffix in FILES:

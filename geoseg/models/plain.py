@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a stranger's.
 
     Raises:
-        ModelError: It is no JSON object, larger than 16 MB, or nested too deeply.
+        ModelError: It is not a JSON object, larger than 16 MB, or nested too deeply.
     """
     try:
         if path.stat().st_size > _MOST:
@@ -118,8 +118,10 @@ def _explained(error: ValidationError) -> str:
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"{', '.join(known)} are"
         return f"unknown field {field!r}: {hint}"
-    told = "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"
-    return f"{field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{told}"
+    instead = (
+        "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"
+    )
+    return f"{field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{instead}"
 
 
 def _bands(plain: Mapping[str, Any]) -> list[Json]:

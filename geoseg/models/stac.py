@@ -105,7 +105,7 @@ def read_item(path: Path) -> tuple[Card, Asset | None]:
     """Return the card in a JSON file, and the asset with the weights where it has one.
 
     Raises:
-        ModelError: The file is no JSON, or lacks a field; file and field are named.
+        ModelError: The file is not JSON, or lacks a field; file and field are named.
     """
     item, where = read_json(path), f"the card {path}"
     try:
@@ -179,8 +179,8 @@ def _scaling(
 ) -> dict[str, Json]:
     """Return a band's offset, scale and clip: our own fields, else the extension's."""
     own = ("offset", "scale", "clip")
-    told = {k: band[f"geoseg:{k}"] for k in own if f"geoseg:{k}" in band}
-    return told or (_foreign_scaling(step) if step else {})
+    stated = {k: band[f"geoseg:{k}"] for k in own if f"geoseg:{k}" in band}
+    return stated or (_foreign_scaling(step) if step else {})
 
 
 def _foreign_scaling(step: Mapping[str, Json]) -> dict[str, Json]:
@@ -206,8 +206,8 @@ def _classes(rows: list[Mapping[str, Any]], names: list[str] | None) -> list[Jso
         raise ModelError(f"geoseg:classes has {len(names)} names for {len(rows)}")
     table = []
     for index, row in enumerate(rows):
-        told = row.get("title") or row.get("name") or row["description"]
-        of = {"value": row["value"], "name": told if names is None else names[index]}
+        stated = row.get("title") or row.get("name") or row["description"]
+        of = {"value": row["value"], "name": stated if names is None else names[index]}
         if isinstance(row.get("color_hint"), str):
             of["color"] = f"#{row['color_hint']}"
         table.append(of)

@@ -23,7 +23,7 @@ from geoseg.accuracy.object_metrics import (
     count_overlaps,
     score_objects,
 )
-from geoseg.models.networks.detector import SURE, Found
+from geoseg.models.networks.detector import SURE, Detections
 from geoseg.models.networks.queries import Queries, QueryObjects, QueryScores
 from geoseg.models.objects import from_masks
 from geoseg.training.scenes import UNKNOWN
@@ -106,7 +106,7 @@ def scores_of(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return QueryScores(_queries(network))(x)  # type: ignore[no-any-return]
 
 
-def objects_of(network: nn.Module, x: torch.Tensor) -> Found:
+def objects_of(network: nn.Module, x: torch.Tensor) -> Detections:
     """Return what a network finds in one window, (1, band, y, x)."""
     if hasattr(network, "roi_heads"):
         from geoseg.models.networks.torchvision_nets import MaskRcnn
@@ -155,9 +155,13 @@ class WindowComparison:
     true: ObjectTable
 
 
+<<<<<<< HEAD
 def compare_window(
     found: Found, numbers: torch.Tensor, places: torch.Tensor
 ) -> WindowComparison:
+=======
+def look(found: Detections, numbers: torch.Tensor, places: torch.Tensor) -> Seen:
+>>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
     """Compare what was found in a window with what is there.
 
     Args:

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
+<<<<<<< HEAD
 from geoseg.core.grid import Window, squares
 from geoseg.models.classical.features import Features
+=======
+from geoseg.core.grid import Window
+from geoseg.models.classical.features import PixelFeatures
+>>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 from geoseg.models.classical.forest import KINDS, Trees
 from geoseg.models.classical.pixelwise import Classifier
 from geoseg.models.classical.svm import Machine
@@ -45,7 +50,17 @@ class Samples:
 
 
 def collect(
+<<<<<<< HEAD
     data: TrainingData, card: Card, features: Features, options: TrainOptions
+=======
+    scenes: Sequence[Scene],
+    cells: Sequence[NDArray[np.int64]],
+    split: Split | None,
+    card: Card,
+    features: PixelFeatures,
+    settings: ForestSettings,
+    folds: int,
+>>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 ) -> Samples:
     """Return labelled pixels with their features, drawn evenly over the ground.
 
@@ -101,7 +116,7 @@ def _draw(
     scene: Scene,
     window: Window,
     card: Card,
-    features: Features,
+    features: PixelFeatures,
     keep: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> _Drawn:

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from geoseg.errors import ModelError
-from geoseg.models.networks.device import Options
+from geoseg.models.networks.device import ModelOptions
 from geoseg.models.networks.torch_adapter import TorchModel, fit_channels, tensor_of
 from geoseg.models.plain import card_from_dict
 
-CPU = Options(device="cpu", precision="fp32")
+CPU = ModelOptions(device="cpu", precision="fp32")
 
 
 def a_card(classes=("ground", "roof"), **more):

@@ -77,7 +77,7 @@ class TestTta:
     @pytest.mark.parametrize(
         ("card", "tta", "message"),
         [
-            (a_card(), "d5", "none of d4, flips"),
+            (a_card(), "d5", "not one of d4, flips"),
             (a_card(output="labels"), "d4", "answers labels"),
             (a_card(task="instance"), "d4", "answers instance"),
         ],

@@ -19,7 +19,7 @@ from geoseg.core.grid import Window, squares
 from geoseg.errors import ModelError
 from geoseg.models.classical import grow, superpixels
 from geoseg.models.load import load_model, model_recipe
-from geoseg.models.networks.device import Options
+from geoseg.models.networks.device import ModelOptions
 from geoseg.rasters.open import match_bands, open_source
 
 segmentation = pytest.importorskip("skimage.segmentation")
@@ -95,7 +95,7 @@ class TestGrow:
         expected = grown_at_once(pixels, seeds, [2, 3, 2, 1, 3], 22)
         assert len(np.unique(expected)) == 4
         for cell, blocks in ((64, (64, 128)), (96, (96, 288)), (512, (512,))):
-            model = grow.open_spec(f"grow:{marker}:22", cell=cell).load(Options())
+            model = grow.open_spec(f"grow:{marker}:22", cell=cell).load(ModelOptions())
             monkeypatch.setattr(geoseg.core.tiling, "CHUNK", cell)
             for block in blocks:
                 found = run(raster, model, tmp_path / "m", block=block)
@@ -123,7 +123,7 @@ class TestGrow:
         if not any(valid[s] for s in seeds):
             return
         spec = f"grow:{marker}:{tolerance}"
-        unfitted = grow.open_spec(spec, cell=cell).load(Options())
+        unfitted = grow.open_spec(spec, cell=cell).load(ModelOptions())
         model = unfitted.fit(open_source(raster))
         found = np.zeros(valid.shape, np.uint8)
         for window in squares(Window(y=0, x=0, height=23, width=31), cell):
@@ -252,7 +252,7 @@ class TestSuperpixels:
         with rasterio.open(drone) as file:
             pixels = file.read(window=rasterio.windows.Window(300, 200, 660, 500))
         raster = write_raster(tmp_path / "a.tif", pixels)
-        model = superpixels.open_spec("slic:8:4", cell=160).load(Options())
+        model = superpixels.open_spec("slic:8:4", cell=160).load(ModelOptions())
         maps = [run(raster, model, tmp_path / "m", block=b) for b in (160, 480)]
         np.testing.assert_array_equal(*maps)
         recipe, _ = self.fitted("slic:8:4", open_source(raster))

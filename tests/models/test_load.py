@@ -21,14 +21,14 @@ from geoseg.models.card import Band, Card
 from geoseg.models.contract import Model
 from geoseg.models.families import CLASSICAL, families
 from geoseg.models.load import load_model, model_recipe
-from geoseg.models.networks.device import Options, choose_device
+from geoseg.models.networks.device import ModelOptions, choose_device
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
 from geoseg.models.networks.smp import multiple_of
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.plain import card_from_dict
 from geoseg.rasters.open import open_source
 
-CPU = Options(device="cpu", precision="fp32")
+CPU = ModelOptions(device="cpu", precision="fp32")
 
 
 def a_card(bands=3, classes=2, **more):
@@ -72,7 +72,7 @@ class TestTorchModel:
         )
         pixels = np.random.default_rng(0).integers(0, 255, (7, 3, 64, 64), np.uint8)
         for batch in (1, 3, 4):
-            options = Options(device="cpu", precision=precision, batch=batch)
+            options = ModelOptions(device="cpu", precision=precision, batch=batch)
             model = TorchModel(custom.deepcopy(net), a_card(), options)
             together = model.predict(pixels).float().numpy()
             alone = [model.predict(pixels[i : i + 1]).float().numpy() for i in range(7)]
@@ -98,7 +98,7 @@ class TestTorchModel:
                 return x[:, :2]
 
         lock = threading.Lock()
-        options = Options(device="cpu", precision="fp32", batch=8)
+        options = ModelOptions(device="cpu", precision="fp32", batch=8)
         model = TorchModel(Greedy(), a_card(), options)
         model._threads = None  # as on a GPU: one forward pass per batch
         pixels = np.arange(9 * 3 * 4, dtype=np.float32).reshape(9, 3, 2, 2)
@@ -115,7 +115,7 @@ class TestTorchModel:
                 sizes.append(len(x))
                 return x[:, :2]
 
-        options = Options(device="cpu", precision="fp32", batch=4)
+        options = ModelOptions(device="cpu", precision="fp32", batch=4)
         model = TorchModel(Net(), a_card(), options)
         model._threads = None
         assert model.predict(np.zeros((9, 3, 2, 2), np.uint8)).shape == (9, 2, 2, 2)
@@ -131,7 +131,7 @@ class TestTorchModel:
         try:
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
-                options = Options(device="cpu", precision=precision)
+                options = ModelOptions(device="cpu", precision=precision)
                 model = TorchModel(custom.deepcopy(net), a_card(), options)
                 assert model.batch == min(threads, cores())
                 answers.append(model.predict(pixels).float().numpy())
@@ -146,7 +146,7 @@ class TestTorchModel:
             def forward(self, x):  # noqa: ARG002
                 raise torch.OutOfMemoryError("out of memory")
 
-        model = TorchModel(Full(), a_card(), Options(device="cpu", batch=4))
+        model = TorchModel(Full(), a_card(), ModelOptions(device="cpu", batch=4))
         with pytest.raises(ModelError, match="one window of 32 x 32 px"):
             model.predict(np.zeros((4, 3, 32, 32), np.uint8))
 
@@ -207,7 +207,7 @@ class TestTorchModel:
 
     def test_batch_norms_stay_in_fp32(self):
         net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
-        model = TorchModel(net, a_card(), Options(device="cpu", precision="bf16"))
+        model = TorchModel(net, a_card(), ModelOptions(device="cpu", precision="bf16"))
         assert net[1].running_var.dtype == torch.float32
         assert net[0].weight.dtype == torch.bfloat16
         scores = model.predict(np.ones((1, 3, 8, 8), np.uint8))
@@ -219,19 +219,19 @@ class TestTorchModel:
     [
         ({"device": "tpu"}, "tpu"),
         ({"device": "mps"}, "not supported"),
-        ({"precision": "int4"}, "none of auto"),
+        ({"precision": "int4"}, "not one of auto"),
         ({"batch": 0}, "batch 0"),
     ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ModelError, match=message):
-        choose_device(Options(**options).device)
+        choose_device(ModelOptions(**options).device)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(ModelError, match="no CUDA GPU"):
-        TorchModel(nn.Identity(), a_card(), Options(device="cuda"))
+        TorchModel(nn.Identity(), a_card(), ModelOptions(device="cuda"))
 
 
 class TestFootprint:

@@ -10,7 +10,7 @@ import geoseg
 import geoseg.core.tiling
 from geoseg.core.grid import Window
 from geoseg.errors import ModelError
-from geoseg.models.classical.features import Features
+from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import Trees
 from geoseg.models.classical.pixelwise import save
 from geoseg.models.classical.svm import Machine
@@ -23,7 +23,7 @@ linear_model = pytest.importorskip("sklearn.linear_model")
 preprocessing = pytest.importorskip("sklearn.preprocessing")
 svm = pytest.importorskip("sklearn.svm")
 
-FEATURES = Features(scales=(1.0, 2.0), differences=True)
+FEATURES = PixelFeatures(scales=(1.0, 2.0), differences=True)
 
 
 def a_card(classes, bands=8, **more):
@@ -156,7 +156,7 @@ def test_what_does_not_go_together(tmp_path, window):
     with pytest.raises(ModelError, match="4 classes, the svm 3"):
         save_svm(machine, FEATURES, a_card(4), tmp_path)
     with pytest.raises(ModelError, match=r"looks at feature \d+, but its card makes"):
-        save_svm(machine, Features(scales=()), a_card(3), tmp_path)
+        save_svm(machine, PixelFeatures(scales=()), a_card(3), tmp_path)
     with pytest.raises(ModelError, match="neither rbf nor linear"):
         Machine.of(svm.SVC(kernel="poly").fit(rows[::97], y[::97]), 3)
     save_svm(machine, FEATURES, a_card(3), tmp_path)

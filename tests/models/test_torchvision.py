@@ -69,7 +69,7 @@ def test_any_number_of_bands(tmp_path, bands):
 @pytest.mark.parametrize(
     ("framework", "message"),
     [
-        ({"arch": "unet"}, "'unet'.*none of fcn_resnet50"),
+        ({"arch": "unet"}, "'unet'.*not one of fcn_resnet50"),
         ({"arch": "maskrcnn_resnet50_fpn"}, "task is semantic"),
         ({"arch": "fcn_resnet50", "depth": 3, "num_classes": "x"}, "cannot be built"),
     ],

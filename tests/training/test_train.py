@@ -36,7 +36,7 @@ from geoseg.core.grid import Window
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError, LabelsError, ModelError
 from geoseg.inference.workflow import segment
-from geoseg.models.classical.features import Features
+from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import Trees
 from geoseg.models.folder import open_folder
 from geoseg.models.load import load_model
@@ -517,7 +517,7 @@ def test_a_damaged_forest_is_refused(name):
 
 def test_features_do_not_depend_on_the_window():
     pixels = np.random.default_rng(0).integers(0, 4000, (3, 120, 130)).astype(np.uint16)
-    features = Features(differences=True)
+    features = PixelFeatures(differences=True)
     whole = features.of(pixels)
     assert len(whole) == features.count(3) == 3 * 10 + 3
     r = features.reach
@@ -525,7 +525,7 @@ def test_features_do_not_depend_on_the_window():
     assert np.allclose(
         part[:, r:-r, r:-r], whole[:, 20 + r : 100 - r, 30 + r : 110 - r], rtol=1e-5
     )
-    again = Features.from_dict(json.loads(json.dumps(features.to_dict())))
+    again = PixelFeatures.from_dict(json.loads(json.dumps(features.to_dict())))
     assert again == features
 
 
@@ -657,8 +657,8 @@ def test_the_command_line_says_what_it_made(ground, tmp_path, capsys):
     card = open_folder(tmp_path / "m").card
     assert [(c.value, c.name) for c in card.classes] == [(3, "b"), (7, "a")]
     assert card.classes[1].color == "#123456"
-    features = Features(scales=(1.0, 3.0), differences=True)
-    assert Features.from_dict(card.framework["features"]) == features
+    features = PixelFeatures(scales=(1.0, 3.0), differences=True)
+    assert PixelFeatures.from_dict(card.framework["features"]) == features
     assert run([*command, "--json"]) == 0  # done already
     found = json.loads(capsys.readouterr().out)
     assert found["validation"]["overall_accuracy"] > 0.9

@@ -20,7 +20,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.labels import object_classes, open_labels, read_objects
 from geoseg.models.folder import open_folder
 from geoseg.models.load import load_model
-from geoseg.models.networks.detector import Found
+from geoseg.models.networks.detector import Detections
 from geoseg.models.networks.hf import QUERIES, TRAINABLE
 from geoseg.models.plain import card_from_dict
 from geoseg.training.objects import (
@@ -445,7 +445,7 @@ def test_objects_of_windows_are_scored_as_whole_maps_are():
     masks[0, 11:20, 2:12] = True  # an IoU of 10 / 18
     whole = (torch.arange(48) >= 30) & (torch.arange(48) < 44)
     far = torch.outer(whole, whole)  # with four columns that nobody knows of
-    found = Found(
+    found = Detections(
         masks=torch.stack([*masks, far, numbers == 0]),
         channels=torch.tensor([0, 0, 0, 0]),
         scores=torch.tensor([0.9, 0.8, 0.7, 0.3]),

@@ -18,7 +18,7 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Card
 from geoseg.models.classical.method import (
     MOST,
-    Method,
+    ClassicalMethod,
     count_in,
     each_window,
     method_card,
@@ -37,7 +37,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KMeans(Method):
+class KMeans(ClassicalMethod):
     """Each pixel's nearest cluster centre, in bands divided by their spread.
 
     Of centres equally near the first is taken.
@@ -117,7 +117,7 @@ def _nearest(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture(Method):
+class Mixture(ClassicalMethod):
     """Each pixel's likeliest Gaussian of a mixture."""
 
     card: Card

@@ -23,7 +23,7 @@ _TRUNCATE = 3.0  # standard deviations at which a Gaussian ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
+class PixelFeatures:
     """Which features a pixel has. A value: it is kept on the model's card."""
 
     scales: tuple[float, ...] = (1.0, 2.0, 4.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 KINDS = {
     "forest": "RandomForestClassifier",
@@ -208,6 +208,6 @@ def _vote(
                     out[i, k] += votes[node, k]
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the trees of a model folder."""
     return PixelModel(folder.card, Trees.from_arrays(read_arrays(folder)), options)

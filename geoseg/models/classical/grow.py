@@ -33,7 +33,12 @@ from geoseg.core.grid import Window, squares
 from geoseg.core.union_find import join_pairs
 from geoseg.errors import ModelError, RasterError
 from geoseg.models.card import OTHER_COLOR, Card
-from geoseg.models.classical.method import MOST, Method, method_card, open_method
+from geoseg.models.classical.method import (
+    MOST,
+    ClassicalMethod,
+    method_card,
+    open_method,
+)
 from geoseg.models.classical.sample import sample_pixels
 from geoseg.models.contract import OnlyPlaced
 from geoseg.models.identity import file_sha256
@@ -74,7 +79,7 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grow(OnlyPlaced, Method):
+class Grow(OnlyPlaced, ClassicalMethod):
     """Regions grown from markers; class 0 is everything else."""
 
     card: Card
@@ -460,12 +465,12 @@ def _classes(
             f"{', '.join(shapes.columns) or 'none'}"
         )
     if column is None:
-        told = ["grown"] * len(shapes.geometries)
+        labels = ["grown"] * len(shapes.geometries)
     else:
-        told = [str(value) for value in shapes.columns[column]]
-    table = class_table([_OTHER, *sorted(set(told) - {_OTHER})])
+        labels = [str(value) for value in shapes.columns[column]]
+    table = class_table([_OTHER, *sorted(set(labels) - {_OTHER})])
     if len(table) > MOST:
         raise ModelError(f"column {column!r} of {file} has {len(table)} classes")
     table = (replace(table[0], color=OTHER_COLOR), *table[1:])
     place = {c.name: c.value for c in table}
-    return tuple(place[name] for name in told), table
+    return tuple(place[name] for name in labels), table

@@ -22,7 +22,7 @@ MOST = 254
 """Classes in a map of one byte."""
 
 
-class Method(AnyModel):
+class ClassicalMethod(AnyModel):
     """A method that labels pixels on the CPU; its classes are frozen dataclasses.
 
     What it learns from the raster are arrays in fields named in `learned`, in pixel

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from geoseg.errors import ModelError
-from geoseg.models.classical.features import Features
+from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.contract import AnyModel
 from geoseg.models.folder import WEIGHTS, write_folder
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from geoseg.models.card import Card
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 _KERNELS = 1 << 27  # bytes of the distances to some thousand support vectors
 
@@ -92,7 +92,7 @@ class PixelModel(AnyModel):
     precision = "fp32"
 
     def __init__(
-        self, card: Card, classifier: Classifier, options: Options | None = None
+        self, card: Card, classifier: Classifier, options: ModelOptions | None = None
     ) -> None:
         """Check that classifier and card go together.
 
@@ -100,7 +100,7 @@ class PixelModel(AnyModel):
             ModelError: Another number of classes or of features.
         """
         self.card = card
-        self._features = Features.from_dict(card.framework.get("features", {}))
+        self._features = PixelFeatures.from_dict(card.framework.get("features", {}))
         self._classifier = classifier
         self._threads = SingleThreads(forward_threads())
         self.batch = (options.batch if options else None) or self._threads.count
@@ -143,7 +143,7 @@ def read_arrays(folder: ModelFolder) -> dict[str, NDArray[Any]]:
 
 def save(
     classifier: Classifier,
-    features: Features,
+    features: PixelFeatures,
     card: Card,
     folder: Path,
     *,

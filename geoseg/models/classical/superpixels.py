@@ -26,7 +26,7 @@ from geoseg.models.card import Card
 from geoseg.models.classical.cluster import KMeans
 from geoseg.models.classical.method import (
     MOST,
-    Method,
+    ClassicalMethod,
     count_in,
     method_card,
     open_method,
@@ -49,7 +49,7 @@ _COPIES = 6  # of a window in float64, that scaling and SLIC hold at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Superpixels(Method):
+class Superpixels(ClassicalMethod):
     """Each superpixel's nearest cluster centre."""
 
     card: Card

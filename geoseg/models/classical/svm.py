@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 _CHUNK = 1024  # pixels whose distances to all support vectors are held at once
 _NEVER = -1e3  # score of a class that no pixel was shown of
@@ -173,6 +173,6 @@ def _pair_weights(machine: Any) -> NDArray[np.float64]:  # noqa: ANN401 - an SVC
     return np.array(rows)
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the machine of a model folder."""
     return PixelModel(folder.card, Machine.from_arrays(read_arrays(folder)), options)

@@ -21,7 +21,7 @@ from geoseg.models.card import OTHER_COLOR, Card
 from geoseg.models.classical.expression import Expression, compiled_mask, parse
 from geoseg.models.classical.histogram import multi_otsu, otsu, raster_histogram
 from geoseg.models.classical.method import (
-    Method,
+    ClassicalMethod,
     count_in,
     each_window,
     method_card,
@@ -53,7 +53,7 @@ _ABOVE: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold(Method):
+class Threshold(ClassicalMethod):
     """Classes parted by numbers: how many `expression comparison value` hold.
 
     A pixel whose expression is NaN (zero divided by zero) belongs to class 0.

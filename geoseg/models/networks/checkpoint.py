@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 _NETWORKS = {
     "unet": "Unet", "unet++": "UnetPlusPlus", "unetplusplus": "UnetPlusPlus",
@@ -55,7 +55,7 @@ def open_file(path: Path) -> Opened:
     return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the network of a model folder whose weights are a checkpoint."""
     path = folder.weights_file
     return _load(path, _card(folder.card, path, _read(path)), options)
@@ -97,10 +97,10 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     if _is_terratorch(settings) and settings.get("model_factory") != "SMPModelFactory":
         return replace(card, framework={"family": "checkpoint", "arch": "terratorch"})
     arguments = settings.get("model_args")
-    told = dict(arguments) if isinstance(arguments, Mapping) else settings
-    name = str(told.get("model", ""))
+    stated = dict(arguments) if isinstance(arguments, Mapping) else settings
+    name = str(stated.get("model", ""))
     if name == "fcn":  # torchgeo's own: five convolutions
-        filters = int(told.get("num_filters") or 64)
+        filters = int(stated.get("num_filters") or 64)
         plain = {"family": "checkpoint", "arch": "torchgeo-fcn", "filters": filters}
         return replace(card, framework=plain, multiple=card.multiple or 1)
     if card.framework.get("family") == "torchvision":
@@ -109,7 +109,7 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
             framework={**card.framework, "family": "checkpoint", "of": "torchvision"},
         )
     arch = _NETWORKS.get(name.lower().replace("_", "")) or card.framework.get("arch")
-    encoder = card.framework.get("encoder") or told.get("backbone")
+    encoder = card.framework.get("encoder") or stated.get("backbone")
     if arch is None or encoder is None:
         raise ModelError(
             f"{path} does not say which network it is of (its settings name {name!r}; "
@@ -117,10 +117,10 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
             '"framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"}'
         )
     # What terratorch hands to the network's constructor is prefixed.
-    smps = {k[4:]: v for k, v in told.items() if k.startswith("smp_")}
+    smps = {k[4:]: v for k, v in stated.items() if k.startswith("smp_")}
     framework = smps | dict(card.framework)
     framework |= {"family": "checkpoint", "arch": arch, "encoder": str(encoder)}
-    one = told.get("task") == "binary" or told.get("num_classes") == 1
+    one = stated.get("task") == "binary" or stated.get("num_classes") == 1
     if one and card.channels == 2:
         framework["classes"] = 1
     multiple = card.multiple if card.multiple is not None else smp.multiple_of(arch)
@@ -131,7 +131,7 @@ def _is_terratorch(settings: Mapping[str, Any]) -> bool:
     return "model_args" in settings and "model_factory" in settings
 
 
-def _load(path: Path, card: Card, options: Options) -> Model:
+def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     checkpoint = _read(path)
     weights = {k: v for k, v in checkpoint["state_dict"].items() if torch.is_tensor(v)}
     arch = card.framework.get("arch")

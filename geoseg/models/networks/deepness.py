@@ -22,19 +22,19 @@ def card_inside(path: Path, model: Any) -> Card:  # noqa: ANN401 - of protobuf
     """Return the card of an ONNX file with Deepness's metadata.
 
     Raises:
-        ModelError: It has none, or is no segmentation model.
+        ModelError: It has none, or is not a segmentation model.
     """
-    told = {p.key: _value(p.value) for p in model.metadata_props}
-    if not told.keys() & {"class_names", "names", "resolution", "model_type"}:
+    metadata = {p.key: _value(p.value) for p in model.metadata_props}
+    if not metadata.keys() & {"class_names", "names", "resolution", "model_type"}:
         raise ModelError(
             f"{path} has no card beside it and no metadata of Deepness inside: write "
             f"{path.with_suffix('.json').name} with bands, classes, window"
         )
-    kind = str(told.get("model_type", "Segmentor"))
+    kind = str(metadata.get("model_type", "Segmentor"))
     if kind.lower() != "segmentor":
         raise ModelError(f"{path} is a {kind}, not a Segmentor")
     try:
-        plain = _plain(path, told, model.graph)
+        plain = _plain(path, metadata, model.graph)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ModelError(
             f"the metadata of Deepness in {path} is wrong ({error}): write "
@@ -52,35 +52,35 @@ def _value(text: str) -> Any:  # noqa: ANN401 - whatever a literal is
     return text
 
 
-def _names(told: Mapping[str, Any]) -> dict[int, str]:
+def _names(metadata: Mapping[str, Any]) -> dict[int, str]:
     """Return the classes by number; a list is of several outputs, or of names."""
-    given = told.get("class_names") or told.get("names") or {}
+    given = metadata.get("class_names") or metadata.get("names") or {}
     if isinstance(given, list) and isinstance(given[0], Mapping):
         given = given[0]
     rows = given.items() if isinstance(given, Mapping) else enumerate(given)
     return {int(number): str(name) for number, name in rows}
 
 
-def _plain(path: Path, told: Mapping[str, Any], graph: Any) -> dict[str, Any]:  # noqa: ANN401
+def _plain(path: Path, metadata: Mapping[str, Any], graph: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the card as a plain dictionary."""
     outputs = graph.output
     size = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
     answer = [d.dim_value for d in outputs[0].type.tensor_type.shape.dim]
     last_node = [n.op_type for n in graph.node if outputs[0].name in n.output]
     channels = answer[1] if len(answer) == 4 else 1
-    names = _names(told)
+    names = _names(metadata)
     if channels == 1:
         table = ["background", names.get(1, names.get(0, path.stem))]
     else:
         table = [names.get(i, f"class {i}") for i in range(channels or len(names))]
     scores = channels == 1 or set(last_node) & {"Softmax", "Sigmoid"}
-    window = size[2] or int(told.get("tiles_size", 512))
-    overlap = round(window * float(told.get("tiles_overlap", 15)) / 100) // 2 * 2
-    centimetres, threshold = told.get("resolution"), told.get("seg_thresh")
+    window = size[2] or int(metadata.get("tiles_size", 512))
+    overlap = round(window * float(metadata.get("tiles_overlap", 15)) / 100) // 2 * 2
+    centimetres, threshold = metadata.get("resolution"), metadata.get("seg_thresh")
     framework = {"answer": outputs[0].name} if len(outputs) > 1 else {}
     plain: dict[str, Any] = {
         "name": path.stem,
-        "bands": _bands(told, size[1] or 3),
+        "bands": _bands(metadata, size[1] or 3),
         "classes": table,
         "output": "probabilities" if scores else "logits",
         "window": window,
@@ -96,12 +96,12 @@ def _plain(path: Path, told: Mapping[str, Any], graph: Any) -> dict[str, Any]:  
     return plain
 
 
-def _bands(told: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+def _bands(metadata: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """Return bands scaled by 255 first, and then standardised where the file says."""
     numbers = [str(i + 1) for i in range(count)]
     names = ["red", "green", "blue"] if count == 3 else numbers
-    mean = told.get("standardization_mean") or [0.0] * count
-    std = told.get("standardization_std") or [1.0] * count
+    mean = metadata.get("standardization_mean") or [0.0] * count
+    std = metadata.get("standardization_std") or [1.0] * count
     if len(mean) != count or len(std) != count:
         raise ModelError(
             f"the file has {len(mean)} means and {len(std)} deviations for "

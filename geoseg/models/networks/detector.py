@@ -11,7 +11,7 @@ from torch import nn
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.contract import AnyModel
-from geoseg.models.networks.device import Options, choose_device
+from geoseg.models.networks.device import ModelOptions, choose_device
 from geoseg.models.networks.footprint import weight_bytes
 from geoseg.models.networks.scaling import Scaling, to_device
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads
@@ -30,7 +30,7 @@ SURE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Detections:
     """What a network finds in one window; masks may overlap each other."""
 
     masks: torch.Tensor
@@ -62,14 +62,14 @@ class DetectorModel(AnyModel):
         self,
         module: nn.Module,
         card: Card,
-        options: Options,
+        options: ModelOptions,
         *,
         score: float | None = None,
     ) -> None:
         """Move the network to its device.
 
         Args:
-            module: Takes (1, band, y, x) floats; answers a `Found`.
+            module: Takes (1, band, y, x) floats; answers a `Detections`.
             card: Its card.
             options: Device and batch.
             score: Of the objects that count; None: what the card says.
@@ -107,9 +107,9 @@ class DetectorModel(AnyModel):
         return weight_bytes(self._module) + self.batch * 4 * 640 * self.card.window**2
 
     @torch.no_grad()
-    def _objects(self, window: NDArray[np.generic], *told: object) -> Objects:
+    def _objects(self, window: NDArray[np.generic], *more: object) -> Objects:
         x = self._scaling(to_device(window[None], self._device))
-        found: Found = self._module(x, *told)
+        found: Detections = self._module(x, *more)
         keep = (found.scores >= self._score) & self._things[found.channels]
         semantic = found.semantic if self.card.task == "panoptic" else None
         return from_masks(

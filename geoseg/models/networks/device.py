@@ -16,7 +16,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ModelOptions:
     """How a model is run; not what it is."""
 
     device: str = "auto"
@@ -31,7 +31,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise ModelError(
-                f"precision {self.precision!r} is none of "
+                f"precision {self.precision!r} is not one of "
                 f"{', '.join(get_args(Precision))}"
             )
         if self.batch is not None and self.batch < 1:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 # Per band: what is taken off the logarithm, and what it is divided by.
 _BANDS = (
@@ -142,7 +142,7 @@ class _Residual(nn.Module):
         return self.steps(x) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the network of a model folder."""
     module = DynamicWorld()
     fill_weights(module, load_safetensors(folder.weights_file), folder.card)

@@ -19,7 +19,7 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import checkpoint
-from geoseg.models.networks.device import Options
+from geoseg.models.networks.device import ModelOptions
 from geoseg.models.networks.safe_program import is_script, load_program, load_script
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.stac import card_beside
@@ -38,12 +38,12 @@ def open_file(path: Path) -> Opened:
     return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the exported network of a model folder."""
     return _load(folder.weights_file, folder.card, options)
 
 
-def _load(path: Path, card: Card, options: Options) -> Model:
+def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     if options.precision == "auto":
         options = replace(options, precision="fp32")
     if path.suffix == ".pt2":

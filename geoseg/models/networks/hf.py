@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from geoseg.models.contract import InstanceModel, Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 SAMS = frozenset((
     "sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_video", "edgetam",
@@ -85,7 +85,7 @@ def open_folder(path: Path, *, name: str | None = None) -> Opened:
     return replace(found, load_as=load_as if several else None)
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model | InstanceModel:
     """Load the network of a folder that has a card of ours too."""
     return _load(folder.path, folder.card, options)
 
@@ -269,7 +269,7 @@ def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
+def _load(path: Path, card: Card, options: ModelOptions) -> Model | InstanceModel:
     transformers = require("transformers", what="this model", extra="transformers")
     read_config(path)
     _hashes(path)
@@ -281,7 +281,7 @@ def _load(path: Path, card: Card, options: Options) -> Model | InstanceModel:
         raise ModelError(f"{kind} networks find objects: the task is instance")
     factory = _factory(transformers, kind)
     if type(config) not in factory._model_mapping.keys():  # noqa: SIM118, SLF001 - lazy
-        raise ModelError(f"{kind} is no network for segmentation in transformers")
+        raise ModelError(f"{kind} is not a network for segmentation in transformers")
     module = _pretrained(factory, path, config)
     if kind not in QUERIES | SAMS:
         return TorchModel(module, card, options)

@@ -20,7 +20,7 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.extras import require
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import deepness
-from geoseg.models.networks.device import Options, choose_device
+from geoseg.models.networks.device import ModelOptions, choose_device
 from geoseg.models.networks.exported import check_input
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.stac import card_beside
@@ -105,12 +105,12 @@ def _messages(model: Any, path: Path) -> Iterator[Any]:  # noqa: ANN401 - of pro
                 waiting += list(value) if several else [value]
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the ONNX network of a model folder."""
     return _load(folder.weights_file, folder.card, options)
 
 
-def _load(path: Path, card: Card, options: Options) -> Model:
+def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     data_files(path)
     device = choose_device(options.device)
     session = _session(path, device.type)

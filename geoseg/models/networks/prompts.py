@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from geoseg.core.grid import Grid, Window
     from geoseg.models.card import Card
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
     from geoseg.rasters.open import Source
 
 
@@ -44,7 +44,7 @@ class PromptedModel(OnlyPlaced, DetectorModel):
     takes_prompts = True
     fits = True
 
-    def __init__(self, module: nn.Module, card: Card, options: Options) -> None:
+    def __init__(self, module: nn.Module, card: Card, options: ModelOptions) -> None:
         """Move the network to its device.
 
         Args:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
-from geoseg.models.networks.detector import DetectorModel, Found
+from geoseg.models.networks.detector import Detections, DetectorModel
 from geoseg.models.networks.torch_adapter import TorchModel
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from geoseg.models.card import Card
     from geoseg.models.contract import InstanceModel, Model
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 _MASK_SIDE = {"mask2former": 384}  # the library brings masks to this size first
 
 
 def model(
-    module: nn.Module, card: Card, options: Options, path: Path
+    module: nn.Module, card: Card, options: ModelOptions, path: Path
 ) -> Model | InstanceModel:
     """Return the model of a network that answers queries, for its card's task."""
     config: Any = module.config
@@ -89,7 +89,7 @@ class QueryObjects(nn.Module):
         self.queries = queries
         self.semantic = semantic
 
-    def forward(self, x: torch.Tensor) -> Found:
+    def forward(self, x: torch.Tensor) -> Detections:
         """Return what is found in one window, (1, band, y, x)."""
         classes, masks = self.queries(x)
         sure, channels = classes[0].softmax(-1)[:, :-1].max(-1)
@@ -97,7 +97,7 @@ class QueryObjects(nn.Module):
         found = share > 0.5
         area = found.sum((1, 2)).clamp_min(1)
         inside = (share * found).sum((1, 2)) / area
-        return Found(
+        return Detections(
             masks=found,
             channels=channels,
             scores=sure * inside,

@@ -117,7 +117,7 @@ def _copied(
     """Return an archive's copy after a look through it, as Python's zipfile reads it.
 
     Raises:
-        ModelError: It is no archive, or holds what a network does not need and what
+        ModelError: It is not an archive, or holds what a network does not need and what
             would run.
     """
     copy = io.BytesIO()

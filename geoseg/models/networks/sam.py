@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from geoseg.models.networks.detector import DetectorModel, Found
+from geoseg.models.networks.detector import Detections, DetectorModel
 from geoseg.models.networks.prompts import Prompt, PromptedModel
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from geoseg.models.card import Card
     from geoseg.models.contract import InstanceModel
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 _AT_ONCE = 16  # prompts that pass the decoder together
 
 
-def model(module: nn.Module, card: Card, options: Options) -> InstanceModel:
+def model(module: nn.Module, card: Card, options: ModelOptions) -> InstanceModel:
     """Return the model of a network that answers prompts."""
     network = Decoder(module)
     if options.prompts is not None:
@@ -101,7 +101,7 @@ class Everything(nn.Module):
         self.stability = float(facts.get("stability", 0.95))
         self.nms = float(facts.get("nms", 0.7))
 
-    def forward(self, x: torch.Tensor) -> Found:
+    def forward(self, x: torch.Tensor) -> Detections:
         """Return what is found in one window, (1, band, y, x)."""
         embedded = self.decoder.embed(x)
         step = torch.arange(self.side, device=x.device)
@@ -116,7 +116,7 @@ class Everything(nn.Module):
         masks = torch.cat([m for m, _ in parts])
         scores = torch.cat([s for _, s in parts])
         kept = distinct(boxes_of(masks), scores, self.nms)
-        return Found(
+        return Detections(
             masks=masks[kept],
             channels=torch.zeros(len(kept), dtype=torch.long, device=x.device),
             scores=scores[kept],
@@ -184,7 +184,7 @@ class Asked(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, x: torch.Tensor, prompts: Sequence[Prompt]) -> Found:
+    def forward(self, x: torch.Tensor, prompts: Sequence[Prompt]) -> Detections:
         """Return one mask per prompt of a window, (1, band, y, x), in their order."""
         embedded = self.decoder.embed(x)
         masks = torch.zeros((len(prompts), *x.shape[-2:]), dtype=torch.bool)
@@ -198,7 +198,7 @@ class Asked(nn.Module):
             rows = torch.arange(len(places), device=x.device)
             found = _upscaled(logits[rows, best], x.shape[-2:]) > 0
             masks[places], scores[places] = found.cpu(), sure[rows, best].cpu()
-        return Found(
+        return Detections(
             masks=masks.to(x.device),
             channels=torch.zeros(len(prompts), dtype=torch.long, device=x.device),
             scores=scores.to(x.device),

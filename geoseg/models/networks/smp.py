@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 ARCHITECTURES = (
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3",
@@ -40,7 +40,7 @@ _TIMM = frozenset({"drop_path_rate", "drop_rate", "dynamic_img_size", "img_size"
 _PYRAMIDS = {"PAN": 128}  # pools three times more, on what is left of 16
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the network of a model folder."""
     card, weights = folder.card, folder.weights
     if (folder.path / "config.json").is_file():  # as its save_pretrained writes it
@@ -80,7 +80,7 @@ def build(card: Card) -> nn.Module:
     arguments.pop("classes", None)  # 1: one sigmoid, see _channels
     if arch not in ARCHITECTURES or arch not in vars(smp):
         raise ModelError(
-            f"arch {arch!r} of {card.name!r} is none of {', '.join(ARCHITECTURES)}"
+            f"arch {arch!r} of {card.name!r} is not one of {', '.join(ARCHITECTURES)}"
         )
     step = multiple_of(arch) or 1
     if card.window % step:

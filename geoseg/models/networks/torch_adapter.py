@@ -17,7 +17,7 @@ from torch.nn import functional
 from geoseg.errors import ModelError, first_line
 from geoseg.models.contract import AnyModel
 from geoseg.models.networks.device import (
-    Options,
+    ModelOptions,
     choose_device,
     choose_precision,
     torch_dtype,
@@ -56,7 +56,7 @@ class TorchModel(AnyModel):
     """
 
     def __init__(
-        self, module: nn.Module, card: Card, options: Options | None = None
+        self, module: nn.Module, card: Card, options: ModelOptions | None = None
     ) -> None:
         """Move the network to its device and dtype.
 
@@ -67,7 +67,7 @@ class TorchModel(AnyModel):
             card: Its card.
             options: Device, precision, batch.
         """
-        options = options or Options()
+        options = options or ModelOptions()
         self.card = card
         self._device = choose_device(options.device)
         self.device = str(self._device)

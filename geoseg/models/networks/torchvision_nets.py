@@ -17,7 +17,7 @@ from torch import nn
 from geoseg.errors import ModelError, first_line
 from geoseg.models.extras import require
 from geoseg.models.networks import smp
-from geoseg.models.networks.detector import DetectorModel, Found
+from geoseg.models.networks.detector import Detections, DetectorModel
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors, save_network
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.contract import InstanceModel, Model
     from geoseg.models.folder import ModelFolder
-    from geoseg.models.networks.device import Options
+    from geoseg.models.networks.device import ModelOptions
 
 SEMANTIC = (
     "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
@@ -40,7 +40,7 @@ INSTANCE = (
 )  # fmt: skip
 
 
-def load_folder(folder: ModelFolder, options: Options) -> Model | InstanceModel:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model | InstanceModel:
     """Load the network of a model folder."""
     module = build(folder.card)
     fill_weights(module, load_safetensors(folder.weights_file), folder.card)
@@ -56,10 +56,10 @@ class MaskRcnn(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: torch.Tensor) -> Found:
+    def forward(self, x: torch.Tensor) -> Detections:
         """Return what is found in one window, (1, band, y, x)."""
         found = self.network([x[0]])[0]
-        return Found(
+        return Detections(
             masks=found["masks"][:, 0] > 0.5,
             channels=found["labels"] - 1,  # 0 is the background
             scores=found["scores"],
@@ -83,7 +83,7 @@ def build(card: Card) -> nn.Module:
     known = SEMANTIC if card.task == "semantic" else INSTANCE
     if arch not in known:
         raise ModelError(
-            f"arch {arch!r} of {card.name!r}, whose task is {card.task}, is none of "
+            f"arch {arch!r} of {card.name!r}, whose task is {card.task}, is not one of "
             f"{', '.join(known)}"
         )
     semantic = card.task == "semantic"

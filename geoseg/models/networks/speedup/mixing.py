@@ -118,7 +118,7 @@ def mix_early(module: nn.Module) -> bool:
 def _affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what a batch norm multiplies by and adds, in evaluation."""
     if norm.running_mean is None or norm.running_var is None:
-        raise RuntimeError("a batch norm without statistics is no matrix")
+        raise RuntimeError("a batch norm without statistics is not a matrix")
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()
