@@ -16,7 +16,7 @@ from geoseg.core.raster_options import RasterOptions
 from geoseg.models.networks.device import Precision
 
 if TYPE_CHECKING:
-    from geoseg.models.classical.features import Features
+    from geoseg.models.classical.features import PixelFeatures
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Learned = Literal["semantic", "instance"]
@@ -184,8 +184,8 @@ class TrainOptions(RasterOptions, LabelOptions):
     """Replace a model that is there."""
 
     @property
-    def features(self) -> Features:
+    def features(self) -> PixelFeatures:
         """What a pixel's features are."""
-        from geoseg.models.classical.features import Features
+        from geoseg.models.classical.features import PixelFeatures
 
-        return Features(scales=tuple(self.scales), differences=self.differences)
+        return PixelFeatures(scales=tuple(self.scales), differences=self.differences)

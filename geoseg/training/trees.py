@@ -11,7 +11,7 @@ import numpy as np
 from geoseg.accuracy.accuracy import Accuracy, estimate
 <<<<<<< HEAD
 from geoseg.core.grid import Window, squares
-from geoseg.models.classical.features import Features
+from geoseg.models.classical.features import PixelFeatures
 =======
 from geoseg.core.grid import Window
 from geoseg.models.classical.features import PixelFeatures
@@ -51,7 +51,7 @@ class Samples:
 
 def collect(
 <<<<<<< HEAD
-    data: TrainingData, card: Card, features: Features, options: TrainOptions
+    data: TrainingData, card: Card, features: PixelFeatures, options: TrainOptions
 =======
     scenes: Sequence[Scene],
     cells: Sequence[NDArray[np.int64]],
