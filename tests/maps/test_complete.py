@@ -1,4 +1,4 @@
-"""A map that is not complete is refused, with what is missing; or taken, and says so."""
+"""A map that is not complete is refused; or taken, with a word in what it becomes."""
 
 import json
 

@@ -144,13 +144,14 @@ def odd_maps(make_store, folder):
     yield "being written", make_store(folder / "b.zarr", one, chunk=512, done=False), 4
 
 
+@pytest.mark.filterwarnings("ignore:.*so is what is made of it:UserWarning")
 def test_odd_maps_in_a_browser(make_store, browser, tmp_path):
     from selenium.webdriver.support.wait import WebDriverWait
 
     wait = WebDriverWait(browser, 15, poll_frequency=0.05)
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     for what, masks, classes in odd_maps(make_store, tmp_path):
-        with view(masks) as server:
+        with view(masks, partial=True) as server:
             browser.get(server.url)
             wait.until(lambda b: b.execute_script("return document.body.dataset.ready"))
             wait.until(

@@ -262,11 +262,12 @@ def test_overviews_are_kept_in_the_store(server, masks):
     assert server.layers.classes.pyramid.levels[0].path.startswith(masks.path)
 
 
+@pytest.mark.filterwarnings("ignore:.*so is what is made of it:UserWarning")
 def test_a_store_that_is_being_written(make_store, tmp_path, monkeypatch):
     monkeypatch.setattr("geoseg.viz.view.classes_layer._POLL", 0.05)
     empty = np.full((1200, 1200), NODATA, np.uint8)
     masks = make_store(tmp_path / "m.zarr", empty, chunk=600, done=False)
-    with view(masks) as server:
+    with view(masks, partial=True) as server:
         assert get_json(server, "state.json")["blocks"] == [0, 4]
         assert not tile(server, "classes/2/0/0").any()
         window = Window(y=0, x=600, height=600, width=600)
