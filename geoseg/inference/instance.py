@@ -12,8 +12,8 @@ each block can compare its windows with all that overlap them:
     (number   groups are numbered by first pixel)
 
 A group that some window saw whole is shown as that window saw it: no cell leaves a
-trace in its outline. Larger ones are put together, each window telling of its own cell;
-where it saw nothing, neighbours whose objects reach into its cell are believed.
+trace in its outline. Larger ones are put together, each window speaking for its own
+cell; where it saw nothing, neighbours whose objects reach into its cell are believed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block, Tiling
 from geoseg.inference.device_queue import Stopwatch, one_ahead
-from geoseg.inference.objects.fragments import locate, measure, paint, renumber
+from geoseg.inference.objects.fragments import measure, paint, renumber
 from geoseg.inference.objects.stitch import (
     BOX,
     GROUP,
@@ -102,7 +102,7 @@ class Linked:
     open: NDArray[np.void]
     """Own objects of dtype `OBJECT` that are tied to objects of other blocks."""
     links: NDArray[np.void]
-    """Matches of dtype `LINK` that tie open objects; each is told by one block."""
+    """Matches of dtype `LINK` that tie open objects; each is reported by one block."""
     clashes: NDArray[np.void]
     """Clashes of dtype `LINK` that touch open objects, likewise."""
 
@@ -252,7 +252,7 @@ def link_block(own: ObjectSet, halo: Sequence[ObjectSet], tiling: Tiling) -> Lin
 
     Args:
         own: Objects of the block's own windows.
-        halo: What each neighbour tells, in a fixed order.
+        halo: What each neighbour reports, in a fixed order.
         tiling: How the raster is cut.
     """
     everything = joined([own, *halo])
@@ -267,7 +267,7 @@ def link_block(own: ObjectSet, halo: Sequence[ObjectSet], tiling: Tiling) -> Lin
         if one.first >= n or other.first >= n:
             mine = found.matches[:, int(one.first >= n)]
             tied[mine] = True
-        if one.first < n:  # matches are told by the block of the lower window
+        if one.first < n:  # matches are reported by the block of the lower window
             matches.append(found.matches)
             weights.append(found.weights)
             clashes.append(found.clashes)
@@ -383,8 +383,8 @@ def compose_block(
         groups: For each of them, what its objects are a part of (`GROUP`, by object).
         reach: As `Linked` has it.
         block: The block.
-        gapless: Whether every pixel of an object must have one: what nobody has falls
-            to the group of the object that the pixel's own window sees there.
+        gapless: Whether every pixel of an object must have one: what no group has
+            falls to the group of the object that the pixel's own window sees there.
     """
     everything, of_object = joined(seen), np.concatenate(groups)
     names, first, at = np.unique(
@@ -436,13 +436,14 @@ def _sorted(
 ) -> Composed:
     """Order groups by their first pixel and say where they are."""
     window = block.window
-    places = locate(owner, len(groups))
-    position = (places[:, 0] + window.y) * block.tiling.width + places[:, 5] + window.x
-    there = np.flatnonzero(places[:, 4])
-    there = there[np.argsort(position[there])]
+    measured = measure(owner + 1, _edges(window), len(groups))[1:]
+    there = np.flatnonzero(measured[:, 6])
+    there = there[np.argsort(measured[there, 5])]
+    y, x = np.divmod(measured[there, 5], window.width)
     table = np.zeros(len(there), BLOCK_GROUP)
-    table["first"], table["pixels"] = position[there], places[there, 4]
-    _set_boxes(table, places[there], window)
+    table["first"] = (y + window.y) * block.tiling.width + x + window.x
+    table["pixels"] = measured[there, 6]
+    _set_boxes(table, measured[there], window)
     for name in ("group", "cls", "score", "pieces", "area"):
         table[name] = groups[name][there]
     table["inside"] = _lies_in(groups[there], window)

@@ -19,7 +19,7 @@ PROCESS = 0.75e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Peak bytes of one process, in parts."""
+    """Peak bytes of one process, and what they are for."""
 
     process: float
     """The libraries and their caches."""
@@ -84,10 +84,10 @@ def estimate(
     outputs = block**2 * (2 + ("confidence" in arrays))
     if "probabilities" in arrays:
         outputs += block**2 * classes
-    sums = strips = 0.0
+    sums = partial = 0.0
     if card.output != "labels":
         sums = classes * tiling.window * reach * 4
-        strips = 2 * 8 * tiling.margin * block * classes * 4
+        partial = 2 * 8 * tiling.margin * block * classes * 4
     elif card.multiple == 1 and tiling.overlap == 0:
         read += block**2 * 8  # the value that is compared, and its labels
     objects = splitting = 0.0
@@ -98,7 +98,7 @@ def estimate(
     return Memory(
         process=PROCESS,
         model=max(recipe.load().working_bytes(), splitting),
-        per_task=read + 2 * outputs + sums + strips + objects,
+        per_task=read + 2 * outputs + sums + partial + objects,
         tasks=tasks,
     )
 

@@ -24,7 +24,7 @@ from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.rasters.open import Source, for_model, open_source
 
 _ROOM = 2.5e9
-"""Bytes that a process uses at most where nobody says."""
+"""Bytes that a process uses at most unless the user says otherwise."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
 

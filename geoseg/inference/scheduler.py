@@ -258,7 +258,7 @@ def _fail(state: _State, key: Key, error: BaseException) -> None:
         raise StorageFullError(
             f"no room is left for {state.job.masks.path}: {first_line(error)}; "
             f"{state.done} of {state.status.size} blocks are done; make room, and the "
-            "same command goes on"
+            "same command resumes"
         ) from error
     if isinstance(error, ImportError):
         raise GeosegError(

@@ -146,7 +146,7 @@ def predictor(
 ) -> Callable[[Cells, NDArray[Any]], Any]:
     """Return a function that asks a model about the windows of some cells of a block.
 
-    A model that asks where its windows lie (`placed`) is told.
+    A model that depends on where its windows lie (`placed`) gets that too.
     """
     if not model.placed:
         return lambda _, stack: model.predict(stack)

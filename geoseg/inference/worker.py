@@ -107,7 +107,7 @@ def check_worker(job: Job) -> None:
 
 
 def infer(job: Job, block: Block) -> BlockReport:
-    """Infer a block; write it where it needs nobody, else keep it as a partial block.
+    """Infer a block; write it if it needs no neighbour, else keep what is known.
 
     Asked a second time, as when the first worker died before it could answer, it finds
     what is there and infers nothing.

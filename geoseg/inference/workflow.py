@@ -134,7 +134,7 @@ def segment(
     """Segment a raster of any size into masks.
 
     The answer does not depend on blocks, workers, or where a run was interrupted; the
-    same call again goes on where it stopped.
+    same call again resumes where it stopped.
 
     Args:
         source: Path or URL that GDAL can open, several of them or a glob (mosaic), a
@@ -172,10 +172,10 @@ def segment(
         memory: What one process may use, in bytes or as `8GB`; what does not fit is
             refused.
         client: Dask client to run on; None runs in this process.
-        overwrite: Start anew where a store is there.
+        overwrite: Begin again where a store is there.
         zarr_format: 2, or 3.
         progress: False is quiet, True and None show a bar on a terminal or notebook; or
-            a function that is told after every block.
+            a function that is called after every block.
 
     Returns:
         The masks, lazy: `classes` (y, x) uint8 or uint16, and what else was asked for.
@@ -196,7 +196,7 @@ def run_plan(
     zarr_format: Literal[2, 3] = 2,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> tuple[Masks, RunInfo]:
-    """Create the store, or go on with it, and run the plan; see `segment`."""
+    """Create the store, or resume it, and run the plan; see `segment`."""
     path = _checked_out(os.fspath(out), plan.source)
     plan.memory.check(worker_memory(client), plan.tiling, "workers with more memory")
     begun = datetime.now(UTC)

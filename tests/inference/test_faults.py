@@ -616,7 +616,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
 ):
     where, resize = small_disk
     model = counting(tmp_path)
-    with pytest.raises(StorageFullError, match=r"make room.*goes on") as error:
+    with pytest.raises(StorageFullError, match=r"make room.*resumes") as error:
         run(scene, where / "m.zarr", model)
     assert error.value.exit_status == 3
     assert "No space left" in str(error.value)

@@ -258,8 +258,8 @@ def test_tasks_that_a_model_cannot_do(tmp_path, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"instances": "magic"}, "no way to find objects"),
-        ({"instances": "watershed:x"}, "no way to find objects"),
+        ({"instances": "magic"}, "not a way to find objects"),
+        ({"instances": "watershed:x"}, "not a way to find objects"),
         ({"instances": "boundary:fence"}, "no class 'fence'"),
         ({"things": ["cow"]}, "no class 'cow'"),
         ({"model": 3}, "--things"),

@@ -4,7 +4,7 @@ A fragment is a 4-connected piece of one object inside a rectangle. Two windows 
 a bend of the same snake, one as two arms and the other as one, agree on the fragments.
 """
 
-# ruff: noqa: ANN401 - numba infers the types of arrays; what they hold is said in words
+# ruff: noqa: ANN401 - numba infers the types of arrays; docstrings say what they hold
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ NEVER = np.iinfo(np.int32).max
 
 @compiled
 def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
-    """Measure the objects of a window.
+    """Measure the objects of a rectangle.
 
     Args:
         labels: (y, x) 0 … count.
@@ -36,9 +36,9 @@ def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
         column, pixels inside the rectangle, position of the first pixel (`NEVER` where
         there is none), all pixels.
     """
-    facts = np.zeros((count + 1, 7), np.int64)
-    facts[:, :2] = NEVER
-    facts[:, 5] = NEVER
+    measured = np.zeros((count + 1, 7), np.int64)
+    measured[:, :2] = NEVER
+    measured[:, 5] = NEVER
     y0, y1, x0, x1 = cell
     height, width = labels.shape
     for y in range(height):
@@ -46,7 +46,7 @@ def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
             label = labels[y, x]
             if label == 0:
                 continue
-            row = facts[label]
+            row = measured[label]
             if row[5] == NEVER:
                 row[5] = y * width + x
                 row[0] = y
@@ -56,7 +56,7 @@ def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
             row[6] += 1
             if y0 <= y < y1 and x0 <= x < x1:
                 row[4] += 1
-    return facts
+    return measured
 
 
 @compiled
@@ -177,34 +177,6 @@ def paint(owner: Any, labels: Any, first: int, group: Any, rank: Any) -> None:
             there = owner[y, x]
             if there < 0 or rank[mine] < rank[there]:
                 owner[y, x] = mine
-
-
-@compiled
-def locate(owner: Any, count: int) -> Any:
-    """Say where the groups of a block are.
-
-    Args:
-        owner: (y, x) int32 group of each pixel, -1 for none.
-        count: Number of groups.
-
-    Returns:
-        (count, 6) int64: first row, first column, after-last row, after-last column,
-        pixels, column of the first pixel in reading order.
-    """
-    facts = np.zeros((count, 6), np.int64)
-    for y in range(owner.shape[0]):
-        for x in range(owner.shape[1]):
-            label = owner[y, x]
-            if label < 0:
-                continue
-            row = facts[label]
-            if row[4] == 0:
-                row[0], row[1], row[3], row[5] = y, x, x + 1, x
-            row[1] = min(row[1], x)
-            row[2] = y + 1
-            row[3] = max(row[3], x + 1)
-            row[4] += 1
-    return facts
 
 
 def shared_counts(

@@ -70,7 +70,7 @@ def method(spec: str, classes: Sequence[Class]) -> Method:
         return Method(kind="watershed", distance=int(option or 5))
     if kind == "boundary":
         return Method(kind="boundary", boundary=values_of([option], classes)[0])
-    raise GeosegError(f"{spec!r} is no way to find objects: use {_SPECS}")
+    raise GeosegError(f"{spec!r} is not a way to find objects: use {_SPECS}")
 
 
 def values_of(names: Sequence[str], classes: Sequence[Class]) -> list[int]:
@@ -96,7 +96,7 @@ def things_of(card: Card, asked: Sequence[str] | None) -> tuple[int, ...]:
         asked: Names, or None for what the card says; of two classes it is the second.
 
     Raises:
-        GeosegError: Nobody says.
+        GeosegError: Neither the user nor the card says.
     """
     names = asked or card.things
     if names:

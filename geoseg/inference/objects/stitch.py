@@ -8,7 +8,7 @@ fragment by fragment (an object may cross the overlap twice), and matched one to
     . . . . . . . | b b b b | b b       only, is enough. Touching is no match. What was
                   |      window B       matched is joined, the surest match first.
 
-Two objects never become one where somebody has seen them apart: two of one window of
+Two objects never become one where a window has seen them apart: two of one window of
 which one was seen whole, or two that claim the same pixels without being each other's
 match. So A-B and B-C make A-C only where nothing speaks against it. Everything follows
 from the windows alone: blocks, their order and the workers change nothing.
@@ -328,7 +328,7 @@ def _contradictory(
     whole: NDArray[np.bool_],
     apart: NDArray[np.intp],
 ) -> list[NDArray[np.intp]]:
-    """Return the objects of each component that somebody has seen apart."""
+    """Return the objects of each component that a window has seen apart."""
     window = table["key"] >> KEY_BITS
     order = np.lexsort((window, component))
     same = (np.diff(component[order]) == 0) & (np.diff(window[order]) == 0)

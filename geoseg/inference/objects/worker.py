@@ -1,7 +1,7 @@
 """What a worker does for objects: find, link, compose and write those of a block.
 
 Each step leaves one small object per block beside the masks (`ObjectCache`), so that a
-run that was killed goes on from there; what is missing or damaged is rebuilt.
+run that was killed resumes from there; what is missing or damaged is rebuilt.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _composed(job: Job, block: Block) -> tuple[Composed, NDArray[np.bool_]]:
 
 
 def _groups(cache: ObjectCache, block: Block, seen: ObjectSet) -> NDArray[np.void]:
-    """Return what the objects that a block tells of are parts of."""
+    """Return which groups the objects that a block reports belong to."""
     keys, groups = with_retries(lambda: cache.read_groups(block))
     return np.asarray(groups[np.searchsorted(keys, seen.table["key"])])
 
