@@ -114,7 +114,7 @@ class ModelRecipe:
         facts += [self.asked, *(self.card.things or ())] if self.asked else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def with_options(self, options: Options) -> ModelRecipe:
+    def with_options(self, options: ModelOptions) -> ModelRecipe:
         """Return the recipe with other options, of all its parts.
 
         A model that is loaded and is what they ask for is not loaded again.

@@ -155,13 +155,9 @@ class WindowComparison:
     true: ObjectTable
 
 
-<<<<<<< HEAD
 def compare_window(
-    found: Found, numbers: torch.Tensor, places: torch.Tensor
+    found: Detections, numbers: torch.Tensor, places: torch.Tensor
 ) -> WindowComparison:
-=======
-def look(found: Detections, numbers: torch.Tensor, places: torch.Tensor) -> Seen:
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
     """Compare what was found in a window with what is there.
 
     Args:

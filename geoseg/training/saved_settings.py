@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.errors import GeosegError
-<<<<<<< HEAD
-=======
-from geoseg.models.classical.features import PixelFeatures
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 from geoseg.models.folder import CARD
 
 WORK = "training"
@@ -21,24 +17,6 @@ WORK = "training"
 _SETTINGS = "settings.json"
 
 
-<<<<<<< HEAD
-=======
-def plain(value: object) -> object:
-    """Return a setting as JSON has it."""
-    if isinstance(value, str):
-        return redact(value)  # cards are handed on
-    if isinstance(value, (int, float, bool, type(None))):
-        return value
-    if isinstance(value, (PixelFeatures, Class)):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence):
-        return [plain(v) for v in value]
-    return redact(str(value))
-
-
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Return whether the very training that is asked for is complete already.
 

@@ -20,10 +20,6 @@ from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError
 from geoseg.models.card import Card, Task
-<<<<<<< HEAD
-=======
-from geoseg.models.classical.features import PixelFeatures
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 from geoseg.models.extras import require
 from geoseg.models.networks.device import Precision
 from geoseg.training.architectures import (
@@ -123,12 +119,8 @@ def train(
     trees: int = 100,
     leaf: int = 3,
     samples: int = 100_000,
-<<<<<<< HEAD
     scales: Sequence[float] = (1.0, 2.0, 4.0),
     differences: bool = False,
-=======
-    features: PixelFeatures | None = None,
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "auto",
@@ -219,77 +211,7 @@ def train(
             too few places to hold any out.
         GeosegError: another training is there, or the numbers do not go together.
     """
-<<<<<<< HEAD
     raise NotImplementedError  # `train_model` is what runs
-=======
-    settings = {k: plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
-    classical = arch if arch in CLASSICAL else None
-    framework = _framework(arch, encoder, init)
-    task = task_of(framework, task or _task_of(arch, init))
-    _check_task(task, background, boundary)
-    _check(validation, patch, balance, zoom, loss)
-    _check_positive(
-        epochs=epochs, windows=windows, batch=batch, lr=lr, patience=patience,
-        trees=trees, leaf=leaf, samples=samples, resolution=resolution,
-        boundary=boundary,
-    )  # fmt: skip
-    folder = Path(out)
-    if is_complete(folder, settings, overwrite=overwrite):
-        return folder
-    sources = open_sources(rasters, bands, aoi, nodata, resolution)
-    how: dict[str, Any] = {
-        "column": column,
-        "layer": layer,
-        "mapping": mapping,
-        "constant": constant,
-        "background": background,
-        "boundary": boundary,
-        "order": order,
-        "strict": strict,
-    }
-    pairs, table = open_pairs(sources, labels, how, classes)
-    wide = (features or PixelFeatures()).reach if classical else None
-    ground = hold_out(
-        pairs, table, validation, block, wide if gap is None else gap, seed,
-        objects=task == "instance",
-    )  # fmt: skip
-    card = _card(ground, name or folder.resolve().name, license, settings)
-    if boundary is not None:
-        card = replace(card, things=_things(ground))
-    if classical is not None:
-        begin(folder, settings, overwrite=overwrite)
-        kind = {"kind": classical, "trees": trees, "leaf": leaf, "samples": samples}
-        _train_forest(ground, card, folder, {**kind, "seed": seed}, features)
-        return folder
-    network = {
-        "epochs": epochs,
-        "windows": windows,
-        "patch": patch,
-        "batch": batch,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "loss": loss,
-        "balance": balance,
-        "brightness": brightness,
-        "zoom": zoom,
-        "patience": patience,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "loaders": loaders,
-    }
-    if task == "instance" and init is None:
-        framework |= _fitting_anchors(framework, ground)
-    card = network_card(card, framework, patch, arguments or {}, task)
-    if has_own_loss(card) and loss != _LOSS:
-        raise GeosegError(
-            f"leave out --loss: {framework['arch']} has a loss of its own"
-        )
-    module = _network(card, init, seed)
-    begin(folder, settings, overwrite=overwrite)
-    _train_network(ground, module, card, folder, network, progress=progress)
-    return folder
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 
 
 def _framework(options: TrainOptions) -> dict[str, Any]:
@@ -387,27 +309,13 @@ def _train_network(
     end(folder)
 
 
-<<<<<<< HEAD
 def _train_classical(
     data: TrainingData, card: Card, folder: Path, options: TrainOptions
-=======
-def _train_forest(
-    ground: Ground,
-    card: Card,
-    folder: Path,
-    settings: dict[str, Any],
-    features: PixelFeatures | None,
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 ) -> None:
     from geoseg.models.classical.pixelwise import save
     from geoseg.training.trees import collect, cross_validate, fit
 
-<<<<<<< HEAD
     features, kind = options.features, str(options.arch)
-=======
-    features = features or PixelFeatures()
-    how = ForestSettings(**settings)
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
     # Trees do not care for scale: pixels stay as they are, but what lies under nodata.
     bands = tuple(replace(b, offset=0.0, scale=1.0, clip=None) for b in card.bands)
     fill = float(np.mean([b.offset for b in card.bands]))

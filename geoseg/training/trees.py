@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
-<<<<<<< HEAD
 from geoseg.core.grid import Window, squares
 from geoseg.models.classical.features import PixelFeatures
-=======
-from geoseg.core.grid import Window
-from geoseg.models.classical.features import PixelFeatures
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 from geoseg.models.classical.forest import KINDS, Trees
 from geoseg.models.classical.pixelwise import Classifier
 from geoseg.models.classical.svm import Machine
@@ -50,17 +45,7 @@ class Samples:
 
 
 def collect(
-<<<<<<< HEAD
     data: TrainingData, card: Card, features: PixelFeatures, options: TrainOptions
-=======
-    scenes: Sequence[Scene],
-    cells: Sequence[NDArray[np.int64]],
-    split: Split | None,
-    card: Card,
-    features: PixelFeatures,
-    settings: ForestSettings,
-    folds: int,
->>>>>>> 7584c6c (Words of the field in models: detections, pixel features, model options, known values)
 ) -> Samples:
     """Return labelled pixels with their features, drawn evenly over the ground.
 
