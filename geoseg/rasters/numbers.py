@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.core.grid import Window
+    from geoseg.core.raster_options import Units
 
+Numbers = Literal["DN", "reflectance", "s2-l2a-before-0400"]
 
 BEFORE_0400: Final = "s2-l2a-before-0400"
 """Sentinel-2's digital numbers without the offset of processing baseline 04.00."""
@@ -167,6 +169,18 @@ def formula(bands: Sequence[SourceBand]) -> str:
     alike = all((b.scale, b.offset) == (first.scale, first.offset) for b in bands)
     which = "" if alike else f" (band {first.name}; others differ)"
     return f"reflectance = number x {first.scale:g}{shift}{which}"
+
+
+def numbers_of(sources: Sequence[Source], units: Units) -> Numbers:
+    """Return what a model that learns from sources is trained on, for its card.
+
+    Where all say that reflectance is a ten-thousandth of their numbers, these are
+    Sentinel-2's without offset, and a run brings other numbers to them.
+    """
+    if units == "reflectance":
+        return "reflectance"
+    rules = {(b.scale, b.offset) for s in sources for b in s.bands}
+    return BEFORE_0400 if rules == {(_STEP, 0.0)} else "DN"
 
 
 def alike(sources: Sequence[Source]) -> tuple[list[Source], str | None]:

@@ -16,6 +16,7 @@ from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.mosaic import mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
+    alike,
     as_reflectance,
     formula,
     in_numbers,
@@ -34,6 +35,7 @@ __all__ = [
     "SourceBand",
     "at_resolution",
     "for_model",
+    "for_training",
     "match_bands",
     "open_source",
     "redact",
@@ -187,3 +189,17 @@ def for_model(source: Source, wanted: Wanted) -> Source:
     question = suspected(chosen)
     chosen = in_numbers(chosen, wanted.numbers)
     return noted(chosen, *([question] if question else []))
+
+
+def for_training(sources: Sequence[Source]) -> list[Source]:
+    """Return sources that one model learns from, in one kind of numbers.
+
+    What was done for that, and what may be nodata in them, stands in their notes.
+    """
+    changed, told = alike(sources)
+    out = []
+    for source in changed:
+        question = suspected(source)
+        more = [f"of the rasters to learn from: {told}"] if told else []
+        out.append(noted(source, *more, *([question] if question else [])))
+    return out

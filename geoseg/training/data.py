@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from geoseg.core.classes import Class
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
-from geoseg.rasters.open import Source, at_resolution, open_source
+from geoseg.rasters.open import Source, at_resolution, for_training, open_source
 from geoseg.training.architectures import CLASSICAL
 from geoseg.training.options import Paths, TrainOptions
 from geoseg.training.scenes import (
@@ -80,6 +81,9 @@ def _open_sources(rasters: Paths, options: TrainOptions) -> list[Source]:
                 f"{other.name} has {len(other.bands)} bands, {first.name} "
                 f"{len(first.bands)}: choose the same with --bands"
             )
+    found = for_training(found)
+    for note in dict.fromkeys(n for s in found for n in s.notes):
+        warnings.warn(note, UserWarning, stacklevel=2)
     size = options.resolution or metres_of(first)
     if size is None:
         return found

@@ -13,6 +13,7 @@ import numpy as np
 from geoseg._version import __version__
 from geoseg.labels import object_classes
 from geoseg.models.card import Card
+from geoseg.rasters.numbers import numbers_of
 from geoseg.training.data import metres_of
 from geoseg.training.scenes import scaled_bands
 
@@ -41,6 +42,8 @@ def untrained_card(
         things=() if options.boundary is None else _things(data),
         resolution=float(np.round(np.mean(metres), 6)) if metres else None,
         dtypes=tuple(sorted({s.dtype.name for s in sources})),
+        nodata=options.nodata,
+        numbers=numbers_of(sources, options.units),
         license=options.license,
         description=f"{known}; trained on {', '.join(names[:3])}{more}",
         facts={
@@ -48,6 +51,7 @@ def untrained_card(
                 "geoseg": __version__,
                 "finished": None,
                 "rasters": names,
+                "notes": list(dict.fromkeys(n for s in sources for n in s.notes)),
                 "where": [list(s.grid.bounds) for s in data.scenes],
                 "crs": data.scenes[0].grid.crs,
                 "labelled_pixels": {c.name: n for c, n in labelled},

@@ -135,3 +135,22 @@ def test_an_index_is_of_reflectance_where_the_file_says_how(tmp_path):
     assert not parse("(nir-red)/2").is_ratio
     assert model_recipe("threshold:ndvi:0.2").card.numbers == "reflectance"
     assert model_recipe("threshold:nir>1000").card.numbers == "DN"
+
+
+def test_rasters_to_learn_from_are_of_one_kind_and_the_card_says_which(tmp_path):
+    from geoseg.rasters.numbers import numbers_of
+    from geoseg.rasters.open import for_training
+
+    old = open_source(scaled(tmp_path / "a.tif", ground(1), offset=0.0))
+    new = open_source(scaled(tmp_path / "b.tif", ground(2), offset=-0.1))
+    silent = open_source(scaled(tmp_path / "c.tif", ground(3), 1, 0))
+    assert numbers_of([old], "file") == "s2-l2a-before-0400"
+    assert numbers_of([new], "file") == "DN"
+    assert numbers_of([old, silent], "file") == "DN"
+    assert numbers_of([new], "reflectance") == "reflectance"
+    both = for_training([old, new])
+    assert numbers_of(both, "file") == "s2-l2a-before-0400"
+    np.testing.assert_array_equal(
+        whole(both[1])[0], np.clip(ground(2).astype(int) - 1000, 0, None)
+    )
+    assert all("2 kinds" in s.notes[-1] for s in both)
