@@ -71,10 +71,36 @@ def read_windows(source: Source, card: Card, reach: Window) -> Pixels:
     )
     values, valid = source.read(window)
     if reach != window:
-        rows, cols = rows - window.y, cols - window.x
-        values = values[:, rows[:, None], cols]
-        valid = valid[rows[:, None], cols]
+        inside = reach.intersection(grid.window)
+        assert inside is not None
+        folded = rows - window.y, cols - window.x, inside.relative_to(reach)
+        values, valid = _reflected(values, *folded), _reflected(valid, *folded)
     return Pixels(reach=reach, values=_filled(values, valid, card), valid=valid)
+
+
+def _reflected(
+    pixels: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp], inside: Window
+) -> NDArray[Any]:
+    """Return `pixels[..., rows[:, None], cols]`.
+
+    Index arrays cost several times a copy, so only what is outside goes by them.
+
+    Args:
+        pixels: (…, y, x).
+        rows: Row of each row of the result.
+        cols: Column likewise.
+        inside: Where, in the result, rows and columns follow each other.
+    """
+    out = np.empty((*pixels.shape[:-2], len(rows), len(cols)), pixels.dtype)
+    y, x = inside.slices
+    first, left = rows[inside.y], cols[inside.x]
+    lines = pixels[..., first : first + inside.height, :]
+    out[..., y, x] = lines[..., left : left + inside.width]
+    for side in (slice(0, inside.x), slice(inside.right, None)):
+        out[..., y, side] = lines[..., cols[side]]
+    for side in (slice(0, inside.y), slice(inside.bottom, None)):
+        out[..., side, :] = pixels[..., rows[side], :][..., cols]
+    return out
 
 
 def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArray[Any]:

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.core.classes import nodata_value
+from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling
 from geoseg.errors import ModelError
 from geoseg.inference.semantic import NotFiniteError, finish_block, segment_block
-from geoseg.inference.windows import reflect
+from geoseg.inference.windows import read_windows, reflect
 from geoseg.models.contract import AnyModel
 from geoseg.testing import ArraySource, IdentityModel, LocalModel, identity_card
 
@@ -226,3 +227,20 @@ def test_reflection_is_that_of_numpy(first, count, length):
     pad = (max(0, -first), max(0, first + count - length))
     whole = np.pad(np.arange(length), pad, mode="reflect" if length > 1 else "edge")
     assert (indices == whole[first + pad[0] : first + pad[0] + count]).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.data())
+def test_a_block_is_read_with_what_is_reflected_around_it(height, width, data):
+    def side(length):
+        inside = data.draw(st.integers(0, length - 1))
+        first = inside - data.draw(st.integers(0, 20))
+        return first, inside + 1 + data.draw(st.integers(0, 20))
+
+    (y, bottom), (x, right) = side(height), side(width)
+    values = np.arange(2 * height * width, dtype=np.uint16).reshape(2, height, width)
+    mask = values[0] % 3 > 0
+    source, card = ArraySource(values=values, mask=mask), identity_card(2, fill=77.0)
+    pixels = read_windows(source, card, Window.spanning(y, bottom, x, right))
+    rows, cols = reflect(y, bottom, height)[:, None], reflect(x, right, width)
+    assert (pixels.valid == mask[rows, cols]).all()
+    assert (pixels.values == np.where(mask, values, 77)[:, rows, cols]).all()
