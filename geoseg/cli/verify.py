@@ -6,6 +6,7 @@ import click
 
 from geoseg.cli.common import OutputOptions, client_of, report
 from geoseg.cli.options import command, takes
+from geoseg.core.text import redact
 from geoseg.execution.options import ClusterOptions
 from geoseg.maps.options import VerifyOptions
 
@@ -30,26 +31,24 @@ def verify(
 ) -> None:
     """Compare MASKS with its checksums: damaged, missing and foreign objects.
 
-    Exit status 0: whole. 3: it is not; what is wrong is listed, and the segment command
-    that made it mends what --repair forgot.
+    Exit status 0: whole. 3: it is not; what is wrong is listed. --repair restores
+    metadata and overviews; blocks and objects that it forgets are made again, byte for
+    byte, by the segment command that made them.
     """
+    from geoseg.maps.verify import lines_of
     from geoseg.maps.verify import verify as verified
 
     with client_of(place) as client:
         found = verified(masks, client=client, **dict(options))
     summary = {
-        "masks": masks,
+        "masks": redact(masks),
         "whole": found.whole,
         "blocks": found.blocks,
         "done": found.done,
         "damaged": [list(block) for block in sorted(found.damaged)],
         "problems": found.problems,
+        "repaired": list(found.repaired),
     }
-    lines = [
-        *found.problems,
-        f"{masks}: {found.done} of {found.blocks} blocks are done, "
-        + (f"{len(found.problems)} problems" if found.problems else "all as written"),
-    ]
-    report(summary, lines, output)
+    report(summary, lines_of(masks, found), output)
     if not found.whole:
         context.exit(3)

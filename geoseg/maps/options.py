@@ -26,4 +26,5 @@ class VerifyOptions(Options):
     """What `geoseg verify` is asked."""
 
     repair: bool = False
-    """Forget damaged blocks, so that the same segment command infers them again."""
+    """Restore what is told twice, and forget what is damaged, so that the same segment
+    command makes it again."""

@@ -235,7 +235,7 @@ def _table_problems(masks: Masks) -> Iterator[str]:
             yield f"{OBJECTS}/{name} differs from its checksum"
 
 
-def _repair(masks: Masks, found: Verified, *, again: bool) -> Iterator[str] | list[str]:
+def _repair(masks: Masks, found: Verified, *, again: bool) -> list[str]:
     """Repair what can be; return what was done, and what cannot be, a line each."""
     lines = [f"{name}: restored" for name in restore(masks.path)]
     overviews = damaged_overviews(masks)
@@ -290,7 +290,7 @@ def _is_chunk(
     return inside and key == encode(index)
 
 
-def summary(path: str, found: Verified) -> list[str]:
+def lines_of(path: str, found: Verified) -> list[str]:
     """Return what was found in words, a line each."""
     total = f"{len(found.problems)} problems" if found.problems else "all as written"
     blocks = f"{found.done} of {found.blocks} blocks are done, {total}"

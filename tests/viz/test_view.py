@@ -301,7 +301,7 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
     levels = create_levels(big, path)
     coarsest = levels[-1]
     values = np.full((coarsest.grid.height, coarsest.grid.width), 2, np.uint8)
-    coarsest.write("classes", coarsest.grid.window, values)
+    coarsest.patch("classes", coarsest.grid.window, values)
     announce(big, levels)
     areas = []
     read = type(big).read
