@@ -50,12 +50,13 @@ benchmark: $(VENV)/.test
 
 # Newest and lowest have environments of their own, beside the locked one.
 test-newest:
-	$(MAKE) VENV=.venv-newest .venv-newest/.newest
-	.venv-newest/bin/python -m pytest $(TESTS)
+	$(MAKE) VENV=.venv-newest run-newest
 
 test-lowest:
-	$(MAKE) VENV=.venv-lowest .venv-lowest/.lowest
-	.venv-lowest/bin/python -m pytest $(TESTS)
+	$(MAKE) VENV=.venv-lowest run-lowest
+
+run-newest run-lowest: run-%: $(VENV)/.%
+	$(BIN)/python -m pytest $(TESTS)
 
 # The container's and the demo's versions are those of the tests.
 lock: $(BIN)/uv

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from geoseg.execution.resources import cores
+
 settings.register_profile("geoseg", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("geoseg")
 
@@ -29,12 +31,6 @@ LONGEST = (
 )
 
 
-def _cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Share the whole suite among processes; run what is asked for by name here.
@@ -44,14 +40,14 @@ def pytest_xdist_auto_num_workers(config):
     asked = [Path(str(a).partition("::")[0]) for a in config.invocation_params.args]
     whole = {TESTS, TESTS.parent}
     named = any(path.exists() and path.resolve() not in whole for path in asked)
-    return 0 if named else min(_cores(), 4)
+    return 0 if named else min(cores(), 4)
 
 
 if share := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Processes that share the cores share them for computing too. It is said before
     # torch and BLAS are imported, which look only then.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, str(max(1, _cores() // int(share))))
+        os.environ.setdefault(name, str(max(1, cores() // int(share))))
 
 
 def pytest_collection_modifyitems(items):
@@ -133,7 +129,7 @@ def small_disk(tmp_path):
         line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
         return subprocess.run(line, capture_output=True, check=False).returncode
 
-    if os.geteuid() != 0 or mount("size=200k") != 0:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or mount("size=200k") != 0:
         pytest.skip("a small disk cannot be mounted here: needs root")
     yield where, lambda size: mount(f"remount,size={size}")
     subprocess.run(["umount", "-l", str(where)], check=False)

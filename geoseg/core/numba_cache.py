@@ -11,6 +11,7 @@ import atexit
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -37,10 +38,9 @@ def private_folder(parents: Iterable[Path]) -> Path | None:
     for parent in parents:
         if not _takes_files(parent):
             continue
-        if not hasattr(os, "geteuid"):  # Windows: temporary folders are private
-            return parent / "geoseg-numba"
-        kept = parent / f"geoseg-numba-{os.geteuid()}"
-        if _make(kept):
+        user = _user()
+        kept = parent / f"geoseg-numba-{user}"
+        if _make(kept, user):
             return kept
         once = Path(tempfile.mkdtemp(prefix="geoseg-numba-", dir=parent))
         atexit.register(shutil.rmtree, once, ignore_errors=True)
@@ -48,7 +48,19 @@ def private_folder(parents: Iterable[Path]) -> Path | None:
     return None
 
 
-def _make(folder: Path) -> bool:
+if sys.platform == "win32":
+
+    def _user() -> int:
+        """Return what files of all users have: temporary folders are private."""
+        return 0
+
+else:
+
+    def _user() -> int:
+        return os.geteuid()
+
+
+def _make(folder: Path, user: int) -> bool:
     """Make a folder for this user only; whether it is that."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -57,8 +69,8 @@ def _make(folder: Path) -> bool:
         return False
     return (
         stat.S_ISDIR(status.st_mode)
-        and status.st_uid == os.geteuid()
-        and not status.st_mode & 0o077
+        and status.st_uid == user
+        and (os.name == "nt" or not status.st_mode & 0o077)
         and _takes_files(folder)
     )
 
