@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
+from geoseg.core.text import seconds_of
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
 from geoseg.errors import GeosegError
 
@@ -180,6 +181,17 @@ _ADAPTER: TypeAdapter[ClusterSpec] = TypeAdapter(ClusterSpec)
 def read_cluster(path: str | os.PathLike[str]) -> ClusterSpec:
     """Read the settings of a cluster; GeosegError says on one line what is wrong."""
     return checked_as(_ADAPTER, read_toml(path), os.fspath(path), ClusterSpec)
+
+
+def waited_for(spec: ClusterSpec, wait: float | str) -> ClusterSpec:
+    """Return settings with how long workers are waited for, unless the file says so.
+
+    Args:
+        spec: Of a cluster.
+        wait: Seconds, or a time such as `10min`.
+    """
+    dask = {"geoseg.wait": seconds_of(wait), **spec.dask}
+    return spec.model_copy(update={"dask": dask})
 
 
 def chosen_cluster(

@@ -22,7 +22,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.core.text import seconds_of
 from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
 from geoseg.execution.resources import PROCESSES, THREADS, cores
 from geoseg.execution.versions import check_versions
@@ -71,14 +70,11 @@ def open_client(
     if workers is None and scheduler is None and cluster is None:
         yield None
         return
-    from geoseg.execution.cluster_settings import chosen_cluster
+    from geoseg.execution.cluster_settings import chosen_cluster, waited_for
 
-    patience = {} if wait is None else {"geoseg.wait": seconds_of(wait)}
-    with cluster_client(chosen_cluster(workers, scheduler, cluster)) as client:
-        import dask
-
-        with dask.config.set(patience):
-            yield client
+    spec = chosen_cluster(workers, scheduler, cluster)
+    with cluster_client(spec if wait is None else waited_for(spec, wait)) as client:
+        yield client
 
 
 @contextmanager

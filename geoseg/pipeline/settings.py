@@ -11,7 +11,12 @@ from pydantic import TypeAdapter, field_validator
 
 from geoseg.core.options import Cli, Options, cli_of
 from geoseg.core.toml_settings import checked_as, models, override, read_toml
-from geoseg.execution.cluster_settings import ClusterSpec, chosen_cluster, read_cluster
+from geoseg.execution.cluster_settings import (
+    ClusterSpec,
+    chosen_cluster,
+    read_cluster,
+    waited_for,
+)
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions
 from geoseg.vector.options import RegionsOptions
@@ -118,9 +123,13 @@ def opened_pipeline(
     path: str | os.PathLike[str], overrides: Sequence[str], place: ClusterOptions
 ) -> Pipeline:
     """Read a pipeline file; workers come from where `place` says, if it says so."""
-    given = tuple(dict(place).values())
-    cluster = chosen_cluster(*given) if any(v is not None for v in given) else None
-    return read_pipeline(path, overrides, cluster=cluster)
+    given = (place.workers, place.scheduler, place.cluster)
+    chosen = None if given == (None, None, None) else chosen_cluster(*given)
+    pipeline = read_pipeline(path, overrides, cluster=chosen)
+    if pipeline.cluster is None:
+        return pipeline
+    cluster = waited_for(pipeline.cluster, place.wait)
+    return pipeline.model_copy(update={"cluster": cluster})
 
 
 def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:

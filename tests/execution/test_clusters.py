@@ -109,6 +109,26 @@ def test_settings_for_dask_end_with_the_cluster(tmp_path):
     assert said == "3\n"
 
 
+def test_how_long_workers_are_waited_for_is_said_by_file_or_option(tmp_path):
+    """Of `geoseg run`, too, whatever the pipeline says of its cluster."""
+    from geoseg.execution.options import ClusterOptions
+    from geoseg.pipeline.settings import opened_pipeline
+
+    pipeline = "out = 'out'\n[segment]\nraster = 'scene.tif'\nmodel = 'otsu:ndwi'\n"
+    for i, (cluster, options, seconds) in enumerate(
+        (
+            ("", {}, None),
+            ("", {"workers": 1, "wait": "2min"}, 120),
+            ("[cluster]\nkind = 'local'\n", {"wait": 30}, 30),
+            ("[cluster]\nkind = 'local'\ndask = {'geoseg.wait' = 7}\n", {}, 7),
+        )
+    ):
+        path = tmp_path / f"{i}.toml"
+        path.write_text(pipeline + cluster)
+        made = opened_pipeline(path, (), ClusterOptions(**options)).cluster
+        assert (made and made.dask["geoseg.wait"]) == seconds
+
+
 def test_only_one_place_can_be_given():
     with (
         pytest.raises(GeosegError, match="give one"),
