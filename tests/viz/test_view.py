@@ -353,11 +353,14 @@ def test_the_command_line(tmp_path, capsys):
 # ------------------------------------------------------------------ in the browser
 
 
-def opened(browser, server, link="", width=1280, height=800, *, mobile=False):
+def opened(browser, server, link="", width=1280, height=800, *, mobile=False, ratio=1):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile},
-    )
+        {
+            "width": width, "height": height, "deviceScaleFactor": ratio,
+            "mobile": mobile,
+        },
+    )  # fmt: skip
     browser.get("about:blank")
     browser.get(server.url + link)
     until(lambda: browser.execute_script("return document.body.dataset.ready"))
@@ -473,3 +476,56 @@ def test_on_a_phone_and_with_names_that_look_like_html(browser, server):
     )
     assert unnamed == 0
     assert browser.get_log("browser") == []
+
+
+@pytest.fixture(scope="module")
+def plain_map(tmp_path_factory):
+    """A map of one class over an image of one value, both of many tiles."""
+    folder = tmp_path_factory.mktemp("plain")
+    where = {
+        "crs": "EPSG:32633",
+        "transform": Affine(10, 0, 480_000, 0, -10, 5_460_000),
+    }
+    for name, count, dtype in (("map", 1, "uint8"), ("image", 3, "uint16")):
+        with rasterio.open(
+            folder / f"{name}.tif", "w", driver="GTiff", count=count, dtype=dtype,
+            height=1500, width=1700, nodata=0, **where,
+        ) as file:  # fmt: skip
+            file.write(np.ones((count, 1500, 1700), dtype))
+    with view(folder / "map.tif", raster=folder / "image.tif") as running:
+        for name in ("image", "classes"):
+            until(lambda n=name: get_json(running, "state.json")[n]["share"] == 1)
+        yield running
+
+
+def colours_inside(browser, zoom, ratio):
+    """Return the colours of the middle of the screen, which the map covers."""
+    pixels = look(browser)[..., :3]
+    height, width = (n // ratio for n in pixels.shape[:2])
+    high, wide = (min(0.25 * n, 0.3 * 1500 * 2**zoom) for n in (height, width))
+    part = pixels[
+        int((height / 2 - high) * ratio) : int((height / 2 + high) * ratio),
+        int((width / 2 - wide) * ratio) : int((width / 2 + wide) * ratio),
+    ]
+    return np.unique(part.reshape(-1, 3), axis=0).tolist()
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+@pytest.mark.parametrize("zoom", [-1.5, -0.5, 0.5, 1.5])
+def test_no_hairlines_between_tiles_at_half_zooms(browser, plain_map, zoom, ratio):
+    for layers in ("classes", "image", "image,classes"):
+        link = f"#z={zoom}&row=751&column=853&opacity=60&layers={layers}"
+        opened(browser, plain_map, link, ratio=ratio)
+        until(lambda: len(colours_inside(browser, zoom, ratio)) == 1, 10)
+
+
+def test_no_hairlines_after_zooming_by_hand(browser, plain_map):
+    opened(browser, plain_map, "#z=-1&row=751&column=853&opacity=100")
+    for zoom in (-0.5, 0.5, 0, 0.5, 1.5, -0.5):
+        browser.execute_script(f"map.setZoom({zoom})")
+        until(lambda: not browser.execute_script("return Boolean(map._animatingZoom)"))
+        settled(browser)
+        until(lambda z=zoom: len(colours_inside(browser, z, 1)) == 1, 10)
+    browser.execute_script("map.panBy([61, 33], {animate: false})")
+    settled(browser)
+    until(lambda: len(colours_inside(browser, -0.5, 1)) == 1, 10)

@@ -48,6 +48,49 @@ const Tiles = L.TileLayer.extend({
     const own = this.options.query ? this.options.query() : "";
     return `tiles/${this.options.name}/${z}/${at.x}/${at.y}.png?v=${versions[this.options.version]}${own}`;
   },
+  // At half zooms Leaflet scales a whole level, and tiles end within pixels of the screen:
+  // the background shines through as hairlines. So each tile is put on whole pixels, and
+  // is as large as it takes to meet the next one; only while a zoom moves is all scaled.
+  getEvents() {
+    return { ...L.TileLayer.prototype.getEvents.call(this), zoomstart: this._scaleAll };
+  },
+  _setZoomTransform(level, center, zoom) {
+    const scale = this._map.getZoomScale(zoom, level.zoom);
+    level.scale = this._map._animatingZoom ? 1 : scale;
+    if (level.scale === 1) {
+      L.TileLayer.prototype._setZoomTransform.call(this, level, center, zoom);
+    } else {
+      const origin = level.origin.multiplyBy(scale).round();
+      L.DomUtil.setTransform(level.el, origin.subtract(this._map._getNewPixelOrigin(center, zoom)), 1);
+    }
+    this._place(level);
+  },
+  _scaleAll() {
+    for (const level of Object.values(this._levels)) {
+      if (level.scale === 1) continue;
+      level.scale = 1;
+      L.TileLayer.prototype._setZoomTransform.call(this, level, this._map.getCenter(), this._map.getZoom());
+      this._place(level);
+      void level.el.offsetWidth; // or the animation would begin from the old scale
+    }
+  },
+  _addTile(coords, container) {
+    L.TileLayer.prototype._addTile.call(this, coords, container);
+    const level = this._levels[coords.z];
+    if (level.scale !== 1) this._placeTile(level, this._tiles[this._tileCoordsToKey(coords)]);
+  },
+  _place(level) {
+    for (const tile of Object.values(this._tiles)) {
+      if (tile.coords.z === level.zoom) this._placeTile(level, tile);
+    }
+  },
+  _placeTile(level, { coords, el }) {
+    const side = this.getTileSize(), origin = level.origin.multiplyBy(level.scale).round();
+    const corner = (x, y) => L.point(x * side.x, y * side.y).multiplyBy(level.scale).round().subtract(origin);
+    const first = corner(coords.x, coords.y), size = corner(coords.x + 1, coords.y + 1).subtract(first);
+    L.DomUtil.setPosition(el, first);
+    Object.assign(el.style, { width: `${size.x}px`, height: `${size.y}px` });
+  },
 });
 
 function tiles(name, version, pane, extra) {
