@@ -25,12 +25,12 @@ not be weighed: evaluate them on an equal-area grid, or as `counts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from statistics import NormalDist
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from geoseg.accuracy.interval import Estimate, finite
 from geoseg.core.text import percent
 from geoseg.errors import GeosegError
 
@@ -53,83 +53,6 @@ _WHY = {
     "counts": "the sample's own proportions, unweighted; they describe the sample, and "
     "the map only if it was a simple random sample",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A figure and how sure it is."""
-
-    value: float
-    """The estimate; NaN where nothing was sampled that could tell."""
-    standard_error: float
-    """Its standard error; 0 for a census, NaN where the sample is too small to tell."""
-    confidence: float = 0.95
-    """Confidence level of `margin`, `low` and `high`."""
-    most: float = float("inf")
-    """The largest value there can be: 1 for a proportion; infinite where unknown."""
-    n: float = float("nan")
-    """Sampled units that a proportion is of; NaN for a census."""
-
-    @property
-    def margin(self) -> float:
-        """Half the width of the confidence interval (normal approximation)."""
-        return self._z * self.standard_error
-
-    @property
-    def low(self) -> float:
-        """Lower end of the confidence interval, not below zero."""
-        return self._interval()[0]
-
-    @property
-    def high(self) -> float:
-        """Upper end of the confidence interval, not above `most`."""
-        return self._interval()[1]
-
-    @property
-    def _z(self) -> float:
-        """The normal quantile, to three decimals as in the papers' tables: 1.960."""
-        return round(NormalDist().inv_cdf(0.5 + self.confidence / 2), 3)
-
-    def _interval(self) -> tuple[float, float]:
-        """Return both ends of the interval.
-
-        The normal one, as in Olofsson et al. (2014), as long as it lies within 0 and
-        `most`; else on the logit scale (Korn & Graubard 1999, "Analysis of health
-        surveys"). Where all or none of a sample is so, that of Wilson (1927).
-        """
-        if not (np.isfinite(self.value) and np.isfinite(self.standard_error)):
-            return float("nan"), float("nan")
-        low, high = self.value - self.margin, self.value + self.margin
-        p = self.value / self.most
-        if p in (0, 1) and self.standard_error == 0 and self.n > 0:
-            wide = self.most * self._z**2 / (self.n + self._z**2)
-            return (0.0, wide) if p == 0 else (self.most - wide, self.most)
-        if not np.isfinite(self.most) or not 0 < p < 1:
-            return max(0.0, low), min(self.most, high)
-        if low >= 0 and high <= self.most:
-            return low, high
-        logit = np.log(p / (1 - p))
-        half = self._z * self.standard_error / self.most / (p * (1 - p))
-        ends = self.most / (1 + np.exp(-(logit + half * np.array([-1.0, 1.0]))))
-        return float(ends[0]), float(ends[1])
-
-    def scaled(self, factor: float) -> Estimate:
-        """Return the same figure in other units, such as proportions as areas."""
-        return replace(
-            self,
-            value=self.value * factor,
-            standard_error=self.standard_error * factor,
-            most=self.most * factor,
-        )
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return value, standard error and interval; None for what is unknown."""
-        return {
-            "value": _finite(self.value),
-            "standard_error": _finite(self.standard_error),
-            "low": _finite(self.low),
-            "high": _finite(self.high),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +84,9 @@ class ClassAccuracy:
             "f1": self.f1.to_dict(),
             "iou": self.iou.to_dict(),
             "area_proportion": self.area.to_dict(),
-            "mapped_proportion": _finite(self.mapped),
-            "quantity_disagreement": _finite(self.quantity),
-            "allocation_disagreement": _finite(self.allocation),
+            "mapped_proportion": finite(self.mapped),
+            "quantity_disagreement": finite(self.quantity),
+            "allocation_disagreement": finite(self.allocation),
         }
 
 
@@ -220,15 +143,15 @@ class Accuracy:
     def to_dict(self, *, kappa: bool = False) -> dict[str, Any]:
         """Return everything as JSON has it."""
         named = zip(self.names, self.per_class, strict=True)
-        extra = {"kappa": _finite(self.kappa)} if kappa else {}
+        extra = {"kappa": finite(self.kappa)} if kappa else {}
         return {
             "estimator": self.estimator,
             "notes": list(self.notes),
             "n": self.n,
             "overall_accuracy": self.overall.to_dict(),
-            "mean_iou": _finite(self.mean_iou),
-            "quantity_disagreement": _finite(self.quantity),
-            "allocation_disagreement": _finite(self.allocation),
+            "mean_iou": finite(self.mean_iou),
+            "quantity_disagreement": finite(self.quantity),
+            "allocation_disagreement": finite(self.allocation),
             **extra,
             "classes": {name: figures.to_dict() for name, figures in named},
             "confusion_matrix": {
@@ -526,7 +449,3 @@ def _assess_class(
         quantity=float(abs(share_map - share_true)),
         allocation=float(2 * min(share_map - right, share_true - right)),
     )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

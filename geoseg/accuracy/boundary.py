@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from geoseg.accuracy.interval import finite
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -63,7 +65,7 @@ class BoundaryScore:
         return {
             "distance_px": self.distance,
             "classes": {
-                name: {"precision": _json(p), "recall": _json(r), "f1": _json(f)}
+                name: {"precision": finite(p), "recall": finite(r), "f1": finite(f)}
                 for name, p, r, f in rows
             },
         }
@@ -125,7 +127,3 @@ def _near(
     if not some.any() or not others.any():
         return np.zeros_like(some)
     return np.asarray(some & (distance_transform_edt(~others) <= distance))
-
-
-def _json(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

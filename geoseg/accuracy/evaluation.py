@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.accuracy.accuracy import Accuracy, ClassAccuracy, Estimate
+from geoseg.accuracy.accuracy import Accuracy, ClassAccuracy
 from geoseg.accuracy.boundary import BoundaryScore
 from geoseg.accuracy.calibration import Calibration
+from geoseg.accuracy.interval import Estimate
 from geoseg.accuracy.object_metrics import ObjectScores
 from geoseg.core.classes import Class
 from geoseg.labels.names import Kind

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.accuracy.interval import finite
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -123,12 +125,12 @@ class ClassObjects:
             "true": self.true,
             "mapped": self.mapped,
             "matched": self.matched,
-            "ap50": _json(self.ap50),
-            "ap50_95": _json(self.mean_ap),
-            "pq": _json(self.pq),
-            "sq": _json(self.sq),
-            "rq": _json(self.rq),
-            "f1_50": _json(self.rq),
+            "ap50": finite(self.ap50),
+            "ap50_95": finite(self.mean_ap),
+            "pq": finite(self.pq),
+            "sq": finite(self.sq),
+            "rq": finite(self.rq),
+            "f1_50": finite(self.rq),
         }
 
 
@@ -157,10 +159,10 @@ class ObjectScores:
         figures = ("ap50", "mean_ap", "pq", "sq", "rq")
         return {
             **{
-                ("ap50_95" if f == "mean_ap" else f): _json(self.mean(f))
+                ("ap50_95" if f == "mean_ap" else f): finite(self.mean(f))
                 for f in figures
             },
-            "f1_50": _json(self.f1),
+            "f1_50": finite(self.f1),
             "classes": {
                 name: figures.to_dict()
                 for name, figures in zip(self.names, self.per_class, strict=True)
@@ -320,7 +322,3 @@ def _average_precision(
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(recall, _RECALL_LEVELS, side="left")
     return float(np.append(envelope, 0.0)[np.minimum(at, len(hits))].mean())
-
-
-def _json(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

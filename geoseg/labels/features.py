@@ -19,6 +19,7 @@ from geoseg.errors import LabelsError
 from geoseg.labels.names import (
     UNLABELLED,
     Kind,
+    Laid,
     Names,
     Pairing,
     did_you_mean,
@@ -49,12 +50,9 @@ _CORE = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PointLabels:
+class PointLabels(Laid):
     """Points on a grid; where several lie in one pixel, `read` shows the last."""
 
-    name: str
-    classes: tuple[Class, ...]
-    grid: Grid
     rows: NDArray[np.int64]
     """Row of each point."""
     columns: NDArray[np.int64]
@@ -65,10 +63,6 @@ class PointLabels:
     """The other columns of the file, one entry per point."""
     unlabelled: Mapping[str, NDArray[Any]]
     """The same of the file's points without a class."""
-    pairing: Pairing
-    """How its classes were paired with the class table."""
-    notes: tuple[str, ...] = ()
-    """What was chosen or lost, one sentence each."""
 
     @property
     def kind(self) -> Kind:
@@ -94,19 +88,12 @@ class PointLabels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PolygonLabels:
+class PolygonLabels(Laid):
     """Polygons on a grid, in the order in which they are painted."""
 
-    name: str
-    classes: tuple[Class, ...]
-    grid: Grid
     tree: STRtree
     values: NDArray[np.uint16]
     """Class value of each polygon of the tree."""
-    pairing: Pairing
-    """How its classes were paired with the class table."""
-    notes: tuple[str, ...] = ()
-    """What was chosen or lost, one sentence each."""
 
     @property
     def kind(self) -> Kind:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from geoseg.core.classes import Class, class_table, default_color
+from geoseg.core.grid import Grid
 from geoseg.errors import LabelsError
 
 UNLABELLED = 65535
@@ -125,6 +126,22 @@ class Names:
         for text in sorted(used, key=lambda t: (not _is_value(t), _number(t), t)):
             table = with_class(table, text)[0]
         return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Laid:
+    """What all labels are that were laid on a grid."""
+
+    name: str
+    """Short name for messages."""
+    classes: tuple[Class, ...]
+    """The class table that their values are of."""
+    grid: Grid
+    """The grid."""
+    pairing: Pairing
+    """How the file's classes were paired with the class table."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or lost, one sentence each."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

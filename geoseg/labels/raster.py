@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
-from geoseg.labels.names import UNLABELLED, Kind, Names, Pairing
+from geoseg.labels.names import UNLABELLED, Kind, Laid, Names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,19 +21,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RasterLabels:
+class RasterLabels(Laid):
     """A class raster, looked up at the centres of a grid's pixels."""
 
-    name: str
-    classes: tuple[Class, ...]
-    grid: Grid
     source: Source
     values_of: Mapping[int, int]
     """Class value by raster value; others are unlabelled."""
-    pairing: Pairing
-    """How its values were paired with the class table."""
-    notes: tuple[str, ...] = ()
-    """What was chosen or lost, one sentence each."""
 
     @property
     def kind(self) -> Kind:

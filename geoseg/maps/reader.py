@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -58,6 +59,52 @@ class ClassReader(Protocol):
     def read(self, name: str, window: Window) -> NDArray[np.generic]:
         """Return the pixels of an array in a window inside the grid."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DerivedReader:
+    """A class map made of another; what a kind does not change is the other's."""
+
+    base: ClassReader
+    """What it is made of."""
+
+    @property
+    def path(self) -> str:
+        """Where that came from."""
+        return self.base.path
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels are."""
+        return self.base.grid
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """Its class table."""
+        return self.base.classes
+
+    @property
+    def nodata(self) -> int | None:
+        """The value that is no class, if any."""
+        return self.base.nodata
+
+    @property
+    def chunk(self) -> int:
+        """Side of the squares it is stored in, in pixels."""
+        return self.base.chunk
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of its arrays."""
+        return self.base.arrays
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what is noted of what it is made of."""
+        return self.base.attributes()
+
+    def read(self, name: str, window: Window) -> NDArray[Any]:
+        """Return the pixels of an array in a window inside the grid."""
+        return self.base.read(name, window)
 
 
 def dtype_of(classes: Sequence[Class]) -> type[np.unsignedinteger[Any]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import RegionsError
+from geoseg.maps.reader import DerivedReader
 from geoseg.maps.store import Masks
 from geoseg.vector.rings import HEADER, Polygons
 from geoseg.vector.table import Field, Rows
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from geoseg.core.classes import Class
-    from geoseg.core.grid import Grid, Window
+    from geoseg.core.grid import Window
     from geoseg.maps.reader import ClassReader
     from geoseg.vector.topology import Features
 
@@ -33,26 +33,12 @@ _MULTI = HEADER + 9
 """Bytes before the polygons of a MultiPolygon: header, byte order, kind, count."""
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceReader:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InstanceReader(DerivedReader):
     """Masks whose pixels are the ids of objects."""
 
     masks: Masks
-
-    @property
-    def path(self) -> str:
-        """Where the masks are."""
-        return self.masks.path
-
-    @property
-    def grid(self) -> Grid:
-        """Where their pixels are."""
-        return self.masks.grid
-
-    @property
-    def classes(self) -> tuple[Class, ...]:
-        """The class table: of objects, not of pixels."""
-        return self.masks.classes
+    """The masks; the class table is of their objects, not of pixels."""
 
     @property
     def nodata(self) -> int:
@@ -60,18 +46,9 @@ class InstanceReader:
         return 0
 
     @property
-    def chunk(self) -> int:
-        """Side of the chunks in pixels."""
-        return self.masks.chunk
-
-    @property
     def arrays(self) -> tuple[str, ...]:
         """There is but one."""
         return ("classes",)
-
-    def attributes(self) -> dict[str, Any]:
-        """Return the masks' attributes."""
-        return self.masks.attributes()
 
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Return the ids (y, x) uint32 of a window."""
@@ -90,7 +67,7 @@ def instance_reader(masks: ClassReader) -> InstanceReader:
             f"layer {NAME!r} is drawn from the objects of a masks store, and there are "
             "none: segment with --task instance or panoptic, or use another name"
         )
-    return InstanceReader(masks)
+    return InstanceReader(base=masks, masks=masks)
 
 
 def holds_objects_only(masks: ClassReader) -> bool:

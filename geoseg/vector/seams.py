@@ -16,9 +16,9 @@ import numpy as np
 
 from geoseg.core.union_find import join_pairs
 from geoseg.vector.arcs import CUT_END, CUT_START, compiled, mark_tiles
-from geoseg.vector.rings import Arcs, assemble
+from geoseg.vector.rings import Arcs
 from geoseg.vector.simplify import Ground
-from geoseg.vector.topology import TILE, Drawing, Facts, Features, Open, draw
+from geoseg.vector.topology import TILE, Drawing, Facts, Features, Open, draw, finished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,11 +224,6 @@ class Seams:
         side = 1 << TILE
         self._corners = np.empty((0, side, side), np.uint8)
 
-    @property
-    def open_arcs(self) -> int:
-        """Number of arcs that wait."""
-        return len(self._cut)
-
     def add_row(self, row: Sequence[Open]) -> Features | None:
         """Join a row of blocks, from left to right; return the regions that end in it.
 
@@ -246,7 +241,7 @@ class Seams:
             live_groups = np.zeros_like(live)
             live_groups[group[self._frontier[self._frontier >= 0]]] = True
             live = live_groups[group]
-        done = self._finish(live, group)
+        done = finished(self._arcs, self._facts, group, live, self._drawing)
         self._forget(live)
         return done
 
@@ -352,26 +347,6 @@ class Seams:
         empty = np.zeros((1, side, side), np.uint8)
         tiles = np.concatenate([empty, self._corners])
         return Ground(table, tiles, TILE, int(y) * side - apron, int(x) * side - apron)
-
-    def _finish(
-        self, live: NDArray[np.bool_], group: NDArray[np.int64]
-    ) -> Features | None:
-        """Assemble the faces whose region is complete."""
-        done = np.flatnonzero(~live & (self._facts.pixels > 0))
-        if not len(done):
-            return None
-        roots, feature = np.unique(group[done], return_inverse=True)
-        of_face = np.full(len(live), -1, np.int64)
-        of_face[done] = feature
-        padded = np.append(of_face >= 0, False)
-        needed = padded[self._arcs.left] | padded[self._arcs.right]
-        polygons = assemble(
-            self._arcs.take(np.flatnonzero(needed)), of_face,
-            transform=self._drawing.grid.transform, measure=self._drawing.measure,
-            srs=self._drawing.srs, multi=self._drawing.eight,
-        )  # fmt: skip
-        facts = self._facts.take(done).merged(feature.astype(np.int64), len(roots))
-        return Features(polygons=polygons, facts=facts)
 
     def _forget(self, live: NDArray[np.bool_]) -> None:
         """Keep only what live faces and cut arcs need."""

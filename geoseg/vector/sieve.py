@@ -27,18 +27,17 @@ from numpy.polynomial import polynomial
 
 from geoseg.core.grid import Window, squares
 from geoseg.core.union_find import join_pairs
+from geoseg.maps.reader import ClassReader, DerivedReader
 from geoseg.vector.arcs import Faces, corner_bytes, label_faces, list_edges
 from geoseg.vector.merging import borders, face_areas, face_runs, merge_small
-from geoseg.vector.topology import corner_pairs, read_pixels
+from geoseg.vector.topology import corner_pairs, open_faces, read_pixels
 
 if TYPE_CHECKING:
     from distributed import Client
     from numpy.typing import NDArray
 
-    from geoseg.core.classes import Class
     from geoseg.core.geodesy import Measure
     from geoseg.core.grid import Grid
-    from geoseg.maps.reader import ClassReader
 
 _UNITS = 1 << 20  # of the largest pixel or edge: sums are integers, whatever the order
 _CODEC = Zstd(level=1)
@@ -79,52 +78,21 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SievedRaster:
+class SievedRaster(DerivedReader):
     """A class raster whose small regions have joined a neighbour; others pass through.
 
     Its classes lie in a folder, one file per block.
     """
 
-    base: ClassReader
-    """What was sieved."""
     folder: str
     """Where the blocks are; every worker must see it."""
     side: int
     """Side of a block."""
 
     @property
-    def grid(self) -> Grid:
-        """Where its pixels are."""
-        return self.base.grid
-
-    @property
-    def classes(self) -> tuple[Class, ...]:
-        """Its class table."""
-        return self.base.classes
-
-    @property
-    def nodata(self) -> int | None:
-        """The value that is no class."""
-        return self.base.nodata
-
-    @property
     def chunk(self) -> int:
         """Side of its blocks."""
         return self.side
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Those of what was sieved."""
-        return self.base.arrays
-
-    @property
-    def path(self) -> str:
-        """Where what was sieved is."""
-        return self.base.path
-
-    def attributes(self) -> dict[str, Any]:
-        """Return the provenance of what was sieved."""
-        return self.base.attributes()
 
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Return the pixels of an array in a window inside the grid."""
@@ -242,7 +210,7 @@ def _regions(
     touching = np.empty((0, 2), np.int64)
     if eight:
         touching = corner_pairs(edges, faces, value[1:]) + 1
-    is_open = _open(faces, window, masks.grid)
+    is_open = open_faces(faces, window, masks.grid)
     group = join_pairs(len(area), touching)
     return _Regions(
         pixels=pixels,
@@ -263,19 +231,6 @@ def _of_groups(
     total = np.full(len(group), start, np.int64)
     what.at(total, group, values)
     return np.asarray(total[group])
-
-
-def _open(faces: Faces, window: Window, grid: Grid) -> NDArray[np.bool_]:
-    """Return which faces (by number) go on, or may, in a neighbour."""
-    touched = np.zeros(len(faces.first), np.bool_)
-    at = faces.number[faces.labels[:-1, :-1]]
-    touched[at[0]] = touched[at[:, 0]] = True
-    if window.bottom < grid.height:
-        touched[at[-1]] = True
-    if window.right < grid.width:
-        touched[at[:, -1]] = True
-    touched[0] = False
-    return touched
 
 
 def outline(

@@ -8,7 +8,7 @@ these. TOPOLOGY.md is the one page to read first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from geoseg.vector.scratch import borrowed
 from geoseg.vector.simplify import Limits, reach, simplify_arcs, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from geoseg.core.geodesy import Measure
@@ -75,32 +77,27 @@ class Facts:
 
     def take(self, chosen: NDArray[np.intp]) -> Facts:
         """Return some of them."""
-        return Facts(
-            value=self.value[chosen],
-            pixels=self.pixels[chosen],
-            scores=self.scores[chosen],
-            scored=self.scored[chosen],
-        )
+        return self._each(lambda column: column[chosen])
 
     def merged(self, group: NDArray[np.int64], count: int) -> Facts:
         """Return one row per group, 0 … count - 1; every group has a face."""
         value = np.zeros(count, np.int64)
         value[group] = self.value
-        return Facts(
-            value=value,
-            pixels=_sums(group, self.pixels, count),
-            scores=_sums(group, self.scores, count),
-            scored=_sums(group, self.scored, count),
+        return replace(
+            self._each(lambda column: _sums(group, column, count)), value=value
         )
 
+    def _each(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Facts:
+        return Facts(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
     @staticmethod
-    def joined(parts: list[Facts]) -> Facts:
+    def joined(some: Sequence[Facts]) -> Facts:
         """Return all of several, in order."""
         return Facts(
-            value=np.concatenate([p.value for p in parts]),
-            pixels=np.concatenate([p.pixels for p in parts]),
-            scores=np.concatenate([p.scores for p in parts]),
-            scored=np.concatenate([p.scored for p in parts]),
+            **{
+                f.name: np.concatenate([getattr(each, f.name) for each in some])
+                for f in fields(Facts)
+            }
         )
 
 
@@ -252,13 +249,11 @@ def trace_block(
         if drawing.eight
         else np.empty((0, 2), np.int64)
     )
-    group, open_faces = _open_faces(faces, window, grid, pairs)
+    group, is_open = _open_regions(open_faces(faces, window, grid)[1:], pairs)
     lines = _drawn(raw, cut == 0, corners, window, drawing)
     return (
-        _finished(lines, facts, group, open_faces, drawing),
-        _rest(
-            window, faces, facts, open_faces, pairs, raw, lines, cut, corners, drawing
-        ),
+        finished(lines, facts, group, is_open, drawing),
+        _rest(window, faces, facts, is_open, pairs, raw, lines, cut, corners, drawing),
     )
 
 
@@ -296,17 +291,14 @@ def corner_pairs(
     return np.asarray(pairs[same])
 
 
-def _open_faces(
-    faces: Faces, window: Window, grid: Grid, pairs: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the region of each face, and which faces go on elsewhere.
+def open_faces(faces: Faces, window: Window, grid: Grid) -> NDArray[np.bool_]:
+    """Return which faces, by number, go on elsewhere or may; 0, no face, does not.
 
     A face is open where it has an edge that the block does not own: it lies above or
     before the block, or in the last row or column of a block that is not the raster's
-    last. A region is open when one of its faces is.
+    last.
     """
-    count = len(faces.first) - 1
-    touched = np.zeros(count + 1, np.bool_)
+    touched = np.zeros(len(faces.first), np.bool_)
     at = faces.labels[:-1, :-1]
     borders = [at[0], at[:, 0]]
     if window.bottom < grid.height:
@@ -315,9 +307,15 @@ def _open_faces(
         borders.append(at[:, -1])
     for border in borders:
         touched[faces.number[border]] = True
-    is_open = touched[1:]
-    if not len(pairs):
-        return np.arange(count), is_open
+    touched[0] = False
+    return touched
+
+
+def _open_regions(
+    is_open: NDArray[np.bool_], pairs: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the region of each face, and whether that goes on elsewhere."""
+    count = len(is_open)
     group = join_pairs(count, pairs)
     open_groups = np.zeros(count, np.bool_)
     open_groups[group[is_open]] = True
@@ -349,15 +347,15 @@ def draw(raw: Arcs, chosen: NDArray[np.bool_], ground: object, limits: Limits) -
     return raw._replace(xy=out[: start[-1]].copy(), start=start)
 
 
-def _finished(
+def finished(
     lines: Arcs,
     facts: Facts,
     group: NDArray[np.int64],
-    open_faces: NDArray[np.bool_],
+    is_open: NDArray[np.bool_],
     drawing: Drawing,
 ) -> Features | None:
-    """Assemble the faces that end inside the block."""
-    done = np.flatnonzero(~open_faces & (facts.pixels > 0))
+    """Assemble the faces whose region is complete; None where there are none."""
+    done = np.flatnonzero(~is_open & (facts.pixels > 0))
     if not len(done):
         return None
     roots, feature = np.unique(group[done], return_inverse=True)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import cohen_kappa_score, f1_score, jaccard_score
 
-from geoseg.accuracy.accuracy import Estimate, estimate
+from geoseg.accuracy.accuracy import estimate
+from geoseg.accuracy.interval import Estimate
 from geoseg.errors import GeosegError
 
 CHANGE = ("deforestation", "forest gain", "stable forest", "stable non-forest")
