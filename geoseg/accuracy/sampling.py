@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _DEFAULT = 500
-"""Points of a sample where nobody says how many."""
+"""Points of a sample, by default."""
 
 
 def draw_sample(

@@ -56,7 +56,7 @@ def tally_objects(masks: Masks, labels: Labels, window: Window) -> ObjectTally:
     ours = masks.read("instances", window).astype(np.int64)
     classes = masks.read("classes", window)
     theirs = read_objects(labels, window)
-    theirs[classes == masks.nodata] = -1  # what the image cannot show is nobody's miss
+    theirs[classes == masks.nodata] = -1  # what the image cannot show is not missed
     ids, index, pixels = np.unique(ours, return_inverse=True, return_counts=True)
     level = np.zeros(ours.size)
     if "confidence" in masks.arrays:

@@ -19,18 +19,15 @@ from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window
 from geoseg.core.label_options import Order
 from geoseg.errors import LabelsError
-from geoseg.labels.features import (
-    OutlinedLabels,
-    PointLabels,
-    PolygonLabels,
+from geoseg.labels.features import OutlinedLabels, PointLabels, PolygonLabels, outlined
+from geoseg.labels.names import UNLABELLED, Kind, Names, Pairing, with_class
+from geoseg.labels.raster import RasterLabels, raster_labels
+from geoseg.labels.reading import (
     area_labels,
     feature_labels,
     open_features,
-    outlined,
     read_features,
 )
-from geoseg.labels.names import UNLABELLED, Kind, Names, Pairing, with_class
-from geoseg.labels.raster import RasterLabels, raster_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

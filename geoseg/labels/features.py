@@ -1,50 +1,28 @@
-"""Labels from points and polygons."""
+"""Points and polygons laid on a grid."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.densify import densified
-from geoseg.core.grid import Grid, Window
-from geoseg.core.label_options import Order
-from geoseg.core.text import redact
-from geoseg.errors import LabelsError
+from geoseg.core.grid import Window
 from geoseg.labels.names import (
     UNLABELLED,
     Kind,
     Laid,
-    Names,
     Pairing,
-    did_you_mean,
-    text_of,
     with_class,
 )
-from geoseg.rasters.shapes import TOLERANCE
-from geoseg.rasters.vectors import VectorFile, open_vectors
 
 if TYPE_CHECKING:
     from affine import Affine
-    from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from shapely import STRtree
 
-_COLUMNS = (
-    "class_name", "classname", "class", "class_id", "label", "landcover", "land_cover",
-    "lulc", "category", "type", "name", "value",
-)  # fmt: skip
-
-AREA = Class(value=1, name="area", color="#000000")
-"""The only class of an area, by its value."""
-_QUESTIONED = 4
-_REFUSED = 20  # features that each are a class of their own
-_FEW = 64  # pixel centres in a polygon's box that are tried one by one
 _CORE = 4.0
 """Square pixels that must be left of a polygon inside its outline."""
 
@@ -195,7 +173,7 @@ def outlined(labels: PolygonLabels, width: float, name: str) -> OutlinedLabels:
 
     table, value = with_class(labels.classes, name)
     to_pixels, back = ~labels.grid.transform, labels.grid.transform
-    shapes = _moved(np.asarray(labels.tree.geometries), to_pixels)
+    shapes = moved(np.asarray(labels.tree.geometries), to_pixels)
     inside = np.full(len(shapes), None, object)
     for part in (width, width / 2, width / 4):
         narrow = np.array([shape is None for shape in inside], bool)
@@ -208,13 +186,13 @@ def outlined(labels: PolygonLabels, width: float, name: str) -> OutlinedLabels:
     painted = replace(
         labels,
         classes=table,
-        tree=shapely.STRtree(_moved(both, back)),
+        tree=shapely.STRtree(moved(both, back)),
         values=values.ravel(),
     )
     return OutlinedLabels(inner=labels, painted=painted)
 
 
-def _moved(shapes: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
+def moved(shapes: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
     """Return geometries in the other coordinates of an affine transform."""
     import shapely
 
@@ -222,301 +200,3 @@ def _moved(shapes: NDArray[np.object_], transform: Affine) -> NDArray[np.object_
     matrix, shift = np.array([[a, d], [b, e]]), np.array([c, f])
     moved = shapely.transform(shapes, lambda points: points @ matrix + shift)
     return np.asarray(moved, object)
-
-
-def open_features(path: str | Path) -> VectorFile | None:
-    """Return a file of points or polygons, or None where it is none.
-
-    Raises:
-        LabelsError: It names other sources, or is of a format that is not opened.
-    """
-    return open_vectors(path, "the labels", LabelsError)
-
-
-def read_features(file: VectorFile, layer: str | None, grid: Grid) -> GeoDataFrame:
-    """Return all features in the grid's CRS, their edges where they were drawn."""
-    path = redact(file.path)
-    frame = file.read(file.only_layer(layer))
-    if "geometry" not in frame or not len(frame):
-        raise LabelsError(f"the labels {path} hold no features with geometries")
-    empty = np.flatnonzero(frame.geometry.isna() | frame.geometry.is_empty)
-    if empty.size:
-        raise LabelsError(
-            f"{empty.size} of {len(frame)} features of {path} have an empty geometry "
-            f"(the first is feature {empty[0]}): delete them"
-        )
-    if grid.crs is None:
-        return frame
-    if frame.crs is None:
-        raise LabelsError(f"the labels {path} do not say their CRS: assign one to them")
-    return _reprojected(frame, grid)
-
-
-def _reprojected(frame: GeoDataFrame, grid: Grid) -> GeoDataFrame:
-    from pyproj import CRS, Transformer
-
-    crs = CRS.from_user_input(grid.crs)
-    if frame.crs == crs:
-        return frame.set_crs(crs, allow_override=True)
-    transformer = Transformer.from_crs(frame.crs, crs, always_xy=True)
-    back = ~grid.transform
-
-    def to_pixels(
-        x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        x, y = transformer.transform(x, y)
-        with np.errstate(invalid="ignore"):
-            return back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f
-
-    drawn = densified(frame.geometry.to_numpy(), to_pixels, TOLERANCE)
-    return frame.set_geometry(drawn, crs=frame.crs).to_crs(crs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Classed:
-    """Features that have a class, in the grid's CRS."""
-
-    name: str
-    frame: GeoDataFrame
-    unlabelled: GeoDataFrame
-    values: NDArray[np.uint16]
-    """Class value of each feature."""
-    pairing: Pairing
-    grid: Grid
-    order: Order
-    notes: tuple[str, ...]
-
-
-def feature_labels(
-    frame: GeoDataFrame,
-    path: str | Path,
-    grid: Grid,
-    names: Names,
-    column: str | None,
-    constant: str | None,
-    order: Order,
-) -> PointLabels | PolygonLabels:
-    """Return features in the grid's CRS as labels.
-
-    Raises:
-        LabelsError: no class column, neither points nor polygons, or no overlap.
-    """
-    notes: tuple[str, ...] = ()
-    labelled = np.ones(len(frame), np.bool_)
-    raw = [constant] * len(frame)
-    if constant is None:
-        named = _class_column(frame, path, column)
-        if column is None:
-            notes = (f"the classes of {Path(path).name} are in its column {named!r}",)
-        text = frame[named].map(text_of, na_action="ignore")
-        labelled = (text.notna() & (text != "")).to_numpy(bool)
-        if not labelled.any():
-            raise LabelsError(f"column {named!r} of {path} is empty in every feature")
-        _question(text[labelled], named, path, chosen=column is not None)
-        raw = frame.loc[labelled, named].tolist()
-    pairing = names.paired(dict.fromkeys(raw))
-    values = np.array([pairing.values[r] for r in raw], np.uint16)
-    kept = values != UNLABELLED
-    classed = _Classed(
-        name=Path(path).name,
-        frame=frame[labelled][kept],
-        unlabelled=frame[~labelled],
-        values=values[kept],
-        pairing=pairing,
-        grid=grid,
-        order=order,
-        notes=(*notes, *pairing.notes(Path(path).name)),
-    )
-    shapes = set(classed.frame.geometry.geom_type)
-    kinds = {s.removeprefix("Multi") for s in shapes}
-    if kinds not in ({"Point"}, {"Polygon"}):
-        raise LabelsError(
-            f"labels must be all points or all polygons; {path} holds "
-            f"{', '.join(sorted(shapes)) or 'none with a class'}"
-        )
-    check_overlap(classed.frame, path, grid)
-    return _points(classed) if kinds == {"Point"} else _polygons(classed)
-
-
-def _class_column(frame: GeoDataFrame, path: str | Path, column: str | None) -> str:
-    columns = [str(c) for c in frame.columns if c != frame.geometry.name]
-    if column is not None:
-        if column not in columns:
-            raise LabelsError(
-                f"{path} has no column {column!r}; it has "
-                f"{', '.join(columns) or 'none'}{did_you_mean(column, columns)}"
-            )
-        return column
-    by_lower = {c.lower(): c for c in reversed(columns)}
-    for usual in _COLUMNS:
-        if usual in by_lower:
-            return by_lower[usual]
-    if len(columns) == 1:
-        return columns[0]
-    raise LabelsError(
-        f"which column of {path} holds the class? Name one of "
-        f"{', '.join(columns) or '(it has none)'}, or one class for all features"
-    )
-
-
-def _question(text: Any, column: str, path: str | Path, *, chosen: bool) -> None:  # noqa: ANN401 - a Series
-    """Doubt a column in which every feature is a class of its own.
-
-    Raises:
-        LabelsError: There are many, and nobody named the column.
-    """
-    if len(text) < _QUESTIONED or text.nunique() < len(text):
-        return
-    doubt = (
-        f"in column {column!r} of {path} each of the {len(text)} features is a class "
-        "of its own: if these are names or numbers of features, name the column with "
-        "the class (--column), or one class for all (--constant)"
-    )
-    if len(text) >= _REFUSED and not chosen:
-        raise LabelsError(doubt)
-    warnings.warn(doubt, stacklevel=2)
-
-
-def check_overlap(frame: GeoDataFrame, path: str | Path, grid: Grid) -> None:
-    """Raise where no feature can lie on the grid."""
-    left, bottom, right, top = grid.bounds
-    x0, y0, x1, y1 = frame.total_bounds
-    if not (x0 <= right and x1 >= left and y0 <= top and y1 >= bottom):
-        raise LabelsError(
-            f"none of the {len(frame)} labels of {path} lies on the raster: they span "
-            f"x {x0:g} … {x1:g}, y {y0:g} … {y1:g}, the raster x {left:g} … {right:g}, "
-            f"y {bottom:g} … {top:g} in its CRS"
-        )
-
-
-def _points(classed: _Classed) -> PointLabels:
-    """Return points as labels: those on the grid."""
-    grid = classed.grid
-    parts = classed.frame.reset_index(drop=True).explode(index_parts=False)
-    if classed.order == "first":
-        parts = parts.iloc[::-1]
-    with np.errstate(invalid="ignore"):
-        columns, rows = np.floor(
-            ~grid.transform @ (parts.geometry.x.to_numpy(), parts.geometry.y.to_numpy())
-        )
-    on = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
-    if not on.any():
-        raise LabelsError(
-            f"none of the {len(parts)} points of {classed.name} is on the raster"
-        )
-    return PointLabels(
-        name=classed.name,
-        classes=classed.pairing.classes,
-        grid=grid,
-        rows=rows[on].astype(np.int64),
-        columns=columns[on].astype(np.int64),
-        values=classed.values[parts.index.to_numpy()[on]],
-        attributes=_attributes(parts[on]),
-        unlabelled=_attributes(classed.unlabelled),
-        pairing=classed.pairing,
-        notes=classed.notes,
-    )
-
-
-def _attributes(frame: GeoDataFrame) -> dict[str, NDArray[Any]]:
-    rest = frame.drop(columns=frame.geometry.name)
-    return {str(c): rest[c].to_numpy() for c in rest.columns}
-
-
-def _polygons(classed: _Classed) -> PolygonLabels:
-    """Return polygons as labels, in the order in which they are painted."""
-    import shapely
-
-    geometries = areas_of(classed.frame.geometry.to_numpy())
-    painted = np.arange(len(geometries))
-    if classed.order == "first":
-        painted = painted[::-1]
-    elif classed.order == "smallest":
-        painted = np.argsort(-shapely.area(geometries), kind="stable")
-    lost = tuple(_lost(classed, geometries))
-    return PolygonLabels(
-        name=classed.name,
-        classes=classed.pairing.classes,
-        grid=classed.grid,
-        tree=shapely.STRtree(geometries[painted]),
-        values=classed.values[painted],
-        pairing=classed.pairing,
-        notes=(*classed.notes, *lost),
-    )
-
-
-def areas_of(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Return the areas of valid and invalid polygons, without lines and points.
-
-    A spike or a ring without area becomes a line when it is made valid, which burns
-    pixels far from what was drawn. What has no area becomes an empty polygon.
-    """
-    import shapely
-
-    valid = shapely.make_valid(geometries)
-    mixed = shapely.get_type_id(valid) == 7  # a collection
-    out = np.where(shapely.area(valid) > 0, valid, shapely.Polygon())
-    for i in np.flatnonzero(mixed & (shapely.area(valid) > 0)):
-        parts = shapely.get_parts(shapely.get_parts(valid[i]))
-        out[i] = shapely.MultiPolygon([p for p in parts if p.area > 0])
-    return np.asarray(out, object)
-
-
-def _lost(classed: _Classed, geometries: NDArray[np.object_]) -> Iterator[str]:
-    """Say which polygons hold no pixel centre, and warn of classes lost by that.
-
-    Only polygons with few pixel centres in their box are tried.
-    """
-    import shapely
-
-    pixels = _moved(geometries, ~classed.grid.transform)
-    x0, y0, x1, y1 = np.nan_to_num(shapely.bounds(pixels)).T
-    left, top = np.ceil(x0 - 0.5), np.ceil(y0 - 0.5)
-    wide = np.maximum(np.floor(x1 - 0.5) - left + 1, 0)
-    high = np.maximum(np.floor(y1 - 0.5) - top + 1, 0)
-    lost = (wide * high == 0) | (shapely.area(geometries) == 0)
-    for i in np.flatnonzero(~lost & (wide * high <= _FEW)):
-        x = left[i] + 0.5 + np.arange(wide[i])
-        y = top[i] + 0.5 + np.arange(high[i])
-        lost[i] = not shapely.contains_xy(pixels[i], *np.meshgrid(x, y)).any()
-    if not lost.any():
-        return
-    names = {c.value: c.name for c in classed.pairing.classes}
-    counts = {
-        names[int(v)]: (int(lost[classed.values == v].sum()), int(n))
-        for v, n in zip(*np.unique(classed.values, return_counts=True), strict=True)
-    }
-    told = [f"{name} {k} of {n}" for name, (k, n) in counts.items() if k]
-    yield (
-        f"polygons of {classed.name} without the centre of a pixel label nothing: "
-        f"{', '.join(told)}"
-    )
-    gone = [name for name, (k, n) in counts.items() if k == n]
-    if gone:
-        warnings.warn(
-            f"no polygon of class {', '.join(gone)} in {classed.name} holds the centre "
-            "of a pixel, so that it has no labels at all: use a finer raster, or "
-            "larger polygons",
-            stacklevel=2,
-        )
-
-
-def area_labels(frame: GeoDataFrame, name: str, grid: Grid) -> PolygonLabels:
-    """Return polygons as an area: all of one class.
-
-    Raises:
-        LabelsError: None of them can lie on the grid.
-    """
-    check_overlap(frame, name, grid)
-    return _polygons(
-        _Classed(
-            name=name,
-            frame=frame,
-            unlabelled=frame[:0],
-            values=np.ones(len(frame), np.uint16),
-            pairing=Pairing(values={}, classes=(AREA,)),
-            grid=grid,
-            order="last",
-            notes=(),
-        )
-    )

@@ -1,6 +1,6 @@
 """Rows of regions with squared footprints, none of which ever overlap.
 
-A footprint may cover its own pixels, and those of nobody that lie nearer to it than to
+A footprint may cover its own pixels, and free ones that lie nearer to it than to
 any other, within a few pixels. This ground is the same whoever asks, so that footprints
 can be drawn one by one, in any order, on any worker, and stay apart.
 """
@@ -80,7 +80,7 @@ class Squaring:
             yield from (done[i] for i in range(len(slices)))
 
     def squared(self, rows: Rows) -> Rows:
-        """Return rows whose polygons are squared, and measured anew."""
+        """Return rows whose polygons are squared, and measured again."""
         import shapely
 
         taken = lru_cache(_TILES)(self._taken)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.core.files import replacing
 from geoseg.errors import RegionsError, is_full
+from geoseg.rasters.vectors import open_vectors
 from geoseg.vector.table import Layer, Writer
 
 if TYPE_CHECKING:
@@ -121,21 +122,10 @@ def read_regions(path: str | Path, layer: str | None = None) -> geopandas.GeoDat
     Raises:
         RegionsError: There is no such file or layer.
     """
-    import geopandas
-    import pyogrio
-
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         raise RegionsError(f"{path} does not exist")
-    if path.suffix.lower() == ".parquet":
-        return geopandas.read_parquet(path)
-    try:
-        found = {str(n): kind for n, kind in pyogrio.list_layers(path)}
-        name = layer or next((n for n, kind in found.items() if kind), None)
-        if name not in found:
-            raise RegionsError(
-                f"{path} has no layer {name!r}, only {', '.join(found) or 'none'}"
-            )
-        return pyogrio.read_dataframe(path, layer=name, use_arrow=True)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise RegionsError(f"{path} cannot be read as regions: {error}") from error
+    file = open_vectors(path, "the regions", RegionsError)
+    if file is None:
+        raise RegionsError(f"{path} cannot be read as regions: it holds no features")
+    name = layer or next((n for n, kind in file.layers.items() if kind), None)
+    return file.read(file.only_layer(name), use_arrow=True)

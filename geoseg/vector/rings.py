@@ -191,21 +191,21 @@ def _measure_edge(x: float, y: float, dx: float, dy: float, measure: Any) -> Any
     Gauss–Legendre quadrature along the edge, with 2 points where it is short against
     the raster, else 5. `measure` is `Measure.tables`.
     """
-    strip, east, south, skew, x0, y0, half_x, half_y = measure
+    integral, east, south, skew, x0, y0, half_x, half_y = measure
     u, v = (x + dx / 2 - x0) / half_x, (y + dy / 2 - y0) / half_y
     du, dv = dx / half_x, dy / half_y
     area = 0.0
     if dx != 0.0:
-        if strip.shape[0] == 2 and strip.shape[1] == 1:
-            area = dx * (strip[0, 0] + strip[1, 0] * v)
+        if integral.shape[0] == 2 and integral.shape[1] == 1:
+            area = dx * (integral[0, 0] + integral[1, 0] * v)
         elif abs(du) + abs(dv) < _SHORT:
-            low = _polynomial(strip, u - _POINT_2 * du, v - _POINT_2 * dv)
-            high = _polynomial(strip, u + _POINT_2 * du, v + _POINT_2 * dv)
+            low = _polynomial(integral, u - _POINT_2 * du, v - _POINT_2 * dv)
+            high = _polynomial(integral, u + _POINT_2 * du, v + _POINT_2 * dv)
             area = dx * 0.5 * (low + high)
         else:
             for k in range(5):
                 t = _POINT[k]
-                area += dx * _WEIGHT[k] * _polynomial(strip, u + t * du, v + t * dv)
+                area += dx * _WEIGHT[k] * _polynomial(integral, u + t * du, v + t * dv)
     points = 1 if abs(du) + abs(dv) < _SHORT else 5
     length = 0.0
     for k in range(points):

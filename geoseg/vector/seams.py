@@ -248,7 +248,7 @@ class Seams:
     def _join_faces(
         self, row: Sequence[Open]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Number faces anew over what was open and a row; return old → new, regions."""
+        """Number open faces and those of a row together; return old → new, regions."""
         facts = Facts.joined([self._facts, *(block.facts for block in row)])
         count = len(facts.value)
         sizes = [len(self._facts.value), *(len(block.facts.value) for block in row)]

@@ -1,4 +1,4 @@
-"""The door from masks to polygons: `vectorize`, and `read_regions` to look at them."""
+"""From masks to polygons: `vectorize`, and `read_regions` to look at them."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from geoseg.core.text import plain
 from geoseg.errors import RegionsError
+from geoseg.rasters.vectors import ogr, open_vectors
 
 if TYPE_CHECKING:
     import geopandas
@@ -129,15 +130,14 @@ class RegionsFile:
 
             found = geopandas.read_parquet(self.path, bbox=bounds)
             return found if most is None else found[:most]
-        import pyogrio
-
-        return pyogrio.read_dataframe(
+        some: geopandas.GeoDataFrame = ogr().read_dataframe(
             self.path,
             layer=self.layer,
             bbox=bounds,
             max_features=most,
             fid_as_index=True,
         )
+        return some
 
 
 def _geojson(found: geopandas.GeoDataFrame, tolerance: float) -> dict[str, Any]:
@@ -170,8 +170,6 @@ def open_regions(
     Raises:
         RegionsError: It cannot be read, or is nowhere.
     """
-    import pyogrio
-
     file = Path(path)
     if not file.exists():
         raise RegionsError(f"the regions {path} do not exist")
@@ -179,17 +177,12 @@ def open_regions(
         return RegionsFile(
             path=str(file), layer=None, crs=_parquet_crs(file), grid=grid
         )
-    try:
-        found = {str(name): kind for name, kind in pyogrio.list_layers(file)}
-        name = layer or next((n for n, kind in found.items() if kind), None)
-        if name not in found:
-            raise RegionsError(
-                f"{path} has no layer {name!r} with polygons, only "
-                f"{', '.join(found) or 'none'}"
-            )
-        crs = pyogrio.read_info(file, layer=name)["crs"]
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise RegionsError(f"{path} cannot be read as regions: {error}") from error
+    opened = open_vectors(file, "the regions", RegionsError)
+    if opened is None:
+        raise RegionsError(f"{path} cannot be read as regions: it holds no features")
+    first = next((n for n, kind in opened.layers.items() if kind), None)
+    name = opened.only_layer(layer or first)
+    crs = ogr().read_info(file, layer=name)["crs"]
     return RegionsFile(path=str(file), layer=name, crs=crs or grid.crs or "", grid=grid)
 
 

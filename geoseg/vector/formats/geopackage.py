@@ -138,7 +138,7 @@ _NEW_BOX = (
 
 
 def authority(crs: CRS) -> tuple[str, int]:
-    """Return who numbers a CRS and its number; NONE and 100000 where nobody does."""
+    """Return who numbers a CRS and its number; NONE and 100000 where none does."""
     known = crs.to_authority(min_confidence=100)
     if known is None or not known[1].isdigit():
         return "NONE", _OWN_SRS
@@ -453,8 +453,8 @@ def _tiles(boxes: NDArray[np.float32], cells: int) -> NDArray[np.intp]:
     """Return an order in which runs of `cells` boxes are neighbours (STR)."""
     x, y = boxes[:, 0] + boxes[:, 1], boxes[:, 2] + boxes[:, 3]
     nodes = -(-len(boxes) // cells)
-    strip = cells * int(np.ceil(np.sqrt(nodes)))
+    column = cells * int(np.ceil(np.sqrt(nodes)))
     by_x = np.argsort(x, kind="stable")
     which = np.empty(len(boxes), np.int64)
-    which[by_x] = np.arange(len(boxes)) // strip
+    which[by_x] = np.arange(len(boxes)) // column
     return np.lexsort((y, which))
