@@ -195,7 +195,9 @@ def waited_for(spec: ClusterSpec, wait: float | str) -> ClusterSpec:
 
 
 def chosen_cluster(
-    workers: int | None, scheduler: str | None, cluster: str | None
+    workers: int | None,
+    scheduler: str | None,
+    cluster: str | os.PathLike[str] | None,
 ) -> ClusterSpec:
     """Return the cluster that one of `--workers`, `--scheduler`, `--cluster` asks for.
 

@@ -48,7 +48,7 @@ def open_client(
     *,
     workers: int | None = None,
     scheduler: str | None = None,
-    cluster: str | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     wait: float | str | None = None,
 ) -> Iterator[Client | None]:
     """Open a client to where the work shall run.
