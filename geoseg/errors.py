@@ -99,7 +99,7 @@ class MissingExtraError(GeosegError):
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(
             f"{what} needs the package {package}, which is not installed: "
-            f"pip install 'geoseg[{extra}]'"
+            f"pip install 'geoseg[{extra}]', or in a clone pip install -e '.[{extra}]'"
         )
 
 

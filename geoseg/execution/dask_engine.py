@@ -36,7 +36,7 @@ _LOST = (OSError, TimeoutError, CancelledError)
 STUCK_AFTER = 1800.0
 """Seconds in one task after which a worker may be taken to hang, see `DaskEngine`."""
 NO_WORKERS_AFTER = 20.0
-"""Seconds without any worker after which that is said; Dask's setting
+"""Seconds without any worker after which a warning says so; Dask's setting
 `geoseg.no-workers-after`."""
 GIVE_UP_AFTER = 600.0
 """Seconds without any worker after which a run ends; `--wait`, or Dask's setting

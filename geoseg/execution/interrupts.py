@@ -21,7 +21,7 @@ def held_back() -> Iterator[Callable[[], None]]:
     """Hold SIGINT and SIGTERM back; yield what lets them through, at a safe place.
 
     One that comes while another is held back is let through at once. Signals that
-    nobody in Python handles are left alone, and so are all in other threads than the
+    no Python code handles are left alone, and so are all in other threads than the
     main one, where they never come.
     """
     came: list[int] = []

@@ -29,8 +29,8 @@ def cores() -> int:
 def threads() -> int:
     """Return how many threads to compute with: its share, where processes share cores.
 
-    Whoever starts several processes on a machine tells each its share, as torch and
-    BLAS want to be told: by OMP_NUM_THREADS.
+    Whoever starts several processes on a machine gives each its share, as torch and
+    BLAS read it: by OMP_NUM_THREADS.
     """
     share = os.environ.get(THREADS[0], "")
     return min(cores(), int(share)) if share.isdigit() and int(share) else cores()
@@ -40,7 +40,7 @@ def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - called by Dask
     """Take a worker's share of a machine whose cores only it can count; a preload.
 
     It comes before torch and BLAS are imported, which look only then, and after Dask
-    has told every worker to compute with one thread.
+    has set every worker to compute with one thread.
     """
     share = max(1, cores() // int(os.environ[PROCESSES]))
     os.environ.update(dict.fromkeys(THREADS, str(share)))

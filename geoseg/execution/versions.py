@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MUST_AGREE = ("python", "geoseg", "dask", "distributed", "cloudpickle")
 """Packages whose versions must be the same on both sides: tasks travel between them."""
 SHOULD_AGREE = ("numpy", "numba", "torch", "zarr", "rasterio")
-"""Packages whose versions may change an answer by rounding; told, not refused."""
+"""Packages whose versions may change an answer by rounding: a warning says so."""
 
 
 def versions() -> dict[str, str | None]:

@@ -38,7 +38,6 @@ from geoseg.execution.clusters import (
     kubernetes_spec,
     local_cluster,
     open_client,
-    slurm_options,
 )
 from geoseg.execution.engine import engine, processes, unordered
 from geoseg.execution.resources import (
@@ -48,6 +47,7 @@ from geoseg.execution.resources import (
     dask_setup,
     threads,
 )
+from geoseg.execution.slurm import slurm_options
 from geoseg.execution.versions import check_versions, versions
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
