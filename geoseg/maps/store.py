@@ -288,7 +288,7 @@ class Masks:
 def _column_checksum(group: zarr.Group, name: str) -> int:
     column: Any = group[name]
     crc = 0
-    for first in range(0, len(column), _ROWS):
+    for first in range(0, column.shape[0], _ROWS):
         rows = np.ascontiguousarray(column[first : first + _ROWS])
         crc = crc32(rows.data, crc)
     return crc
