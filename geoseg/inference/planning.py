@@ -104,7 +104,17 @@ def plan_of(
         GeosegError: The raster, the model and the numbers do not go together.
     """
     opened = open_source(source, **options.of_source)
-    recipe = model_recipe(
+    recipe = recipe_of(options).bound(opened)
+    opened = for_model(opened, recipe.card)
+    check_fit(recipe.card, opened)
+    opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
+    room = options.memory_bytes or min(_ROOM, worker_memory or _ROOM)
+    return _cut(opened, recipe.fit(opened), options, workers, room, chunk)
+
+
+def recipe_of(options: PlanOptions) -> ModelRecipe:
+    """Return the model that is asked for, not yet fitted to a raster."""
+    return model_recipe(
         options.model,
         device=options.device,
         precision=options.precision,
@@ -115,12 +125,6 @@ def plan_of(
         task=None if options.instances else options.task,
         things=options.things,
     )
-    recipe = recipe.bound(opened)
-    opened = for_model(opened, recipe.card)
-    check_fit(recipe.card, opened)
-    opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
-    room = options.memory_bytes or min(_ROOM, worker_memory or _ROOM)
-    return _cut(opened, recipe.fit(opened), options, workers, room, chunk)
 
 
 def _cut(

@@ -15,15 +15,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
+from geoseg.core.grid import Window
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 from geoseg.execution.options import ClusterOptions
+from geoseg.inference.planning import recipe_of
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.settings import opened_pipeline
+from geoseg.pipeline.fingerprints import fingerprint, inputs_of
+from geoseg.pipeline.settings import Segment, opened_pipeline
 from geoseg.rasters.open import open_source, redact
 from geoseg.vector.options import VectorizeOptions
 from geoseg.viz.options import ReportOptions
@@ -31,9 +35,9 @@ from geoseg.viz.options import ReportOptions
 if TYPE_CHECKING:
     from distributed import Client
 
-    from geoseg.core.toml_settings import Settings
+    from geoseg.core.options import Options
     from geoseg.execution.progress import Progress
-    from geoseg.pipeline.settings import Pipeline, Segment
+    from geoseg.pipeline.settings import Pipeline
 
 LOG = "log.jsonl"
 META = ".pipeline"
@@ -101,17 +105,25 @@ class Run:
 
         return tell
 
-    def state(self) -> dict[str, str]:
-        """Return what each finished stage was made of."""
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Return of each stage what it was made of, `key`, and what it made, `product`.
+
+        The second is None while it is being made.
+        """
         try:
             return dict(json.loads(self.storage.get(_STATE)))
         except (FileNotFoundError, ValueError):
             return {}
 
-    def note(self, stage: str, key: str) -> None:
-        """Note what a stage was made of, now that it is done."""
-        state = {**self.state(), stage: key}
+    def note(self, stage: str, key: str, product: str | None = None) -> None:
+        """Note what a stage was made of, and what it is now that it is done."""
+        state = {**self.state(), stage: {"key": key, "product": product}}
         self.storage.put(_STATE, json.dumps(state, indent=1).encode())
+
+    def warn(self, stage: str, event: str, text: str) -> None:
+        """Say a thing to whoever looks, and to the log."""
+        self.log(stage, event, text=text)
+        warnings.warn(text, stacklevel=2)
 
 
 def _redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -126,6 +138,7 @@ def run(
     workers: int | None = None,
     scheduler: str | None = None,
     cluster: str | os.PathLike[str] | None = None,
+    wait: float | str = "10min",
     progress: Callable[[str, Progress], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a pipeline file; the same call again does what is left.
@@ -137,6 +150,7 @@ def run(
         workers: Processes on this machine, whatever the file says.
         scheduler: Address of a running Dask scheduler, whatever the file says.
         cluster: File that says where workers come from, whatever the pipeline says.
+        wait: How long a cluster without workers is waited for, such as `90s`.
         progress: Called with a stage and its progress after every block.
 
     Returns:
@@ -146,7 +160,9 @@ def run(
         GeosegError: The file is wrong or a stage failed; what is done stays done.
         LockedError: It is being run already.
     """
-    place = ClusterOptions(workers=workers, scheduler=scheduler, cluster=cluster)
+    place = ClusterOptions(
+        workers=workers, scheduler=scheduler, cluster=cluster, wait=wait
+    )
     pipeline = opened_pipeline(path, overrides, place)
     return run_pipeline(pipeline, overwrite=overwrite, show=progress)
 
@@ -161,8 +177,8 @@ def run_pipeline(
 
     Args:
         pipeline: What to run.
-        overwrite: Begin anew.
-        show: Told the stage and its progress after every block.
+        overwrite: Begin again.
+        show: Called with the stage and its progress after every block.
 
     Returns:
         The product of each stage, by its name, and seconds where it had to be made.
@@ -220,32 +236,82 @@ def _try_to_log(run: Run, event: str, **facts: Any) -> None:  # noqa: ANN401
         run.log("pipeline", event, **facts)
 
 
-def _stage(run: Run, name: str, settings: Settings) -> dict[str, Any]:
+def _stage(run: Run, name: str, settings: Options) -> dict[str, Any]:
     """Run one stage, or skip it where it was made of the same before."""
     stage = STAGES[name]
     product = stage.product(run.pipeline)
-    key, before = _key(run, name, settings), run.state().get(name)
-    if before == key and stage.is_whole(run.pipeline, product):
+    key, noted = _key(run, settings), run.state().get(name)
+    if noted is not None and noted["key"] == key and _is_good(run, name, noted):
         run.log(name, "skipped", product=product)
         return {"product": product, "made": False}
     run.log(name, "start", product=product)
     begun = time.monotonic()
-    if before is None and not Storage(product).exists():
+    if noted is not None and not run.overwrite:
+        _keep_edited(run, name, noted)
+    elif noted is None and not Storage(product).exists():
         run.note(name, "begun")  # what is there from now on is ours
-        before = "begun"
+        noted = {"key": "begun"}
     # What this pipeline made of other settings or masks is replaced, nothing else.
-    facts = stage.make(run, product, run.overwrite or before is not None)
+    facts = stage.make(run, product, run.overwrite or noted is not None)
     seconds = round(time.monotonic() - begun, 3)
-    run.note(name, key)
+    run.note(name, key, fingerprint(product))
     run.log(name, "done", product=product, seconds=seconds, **facts)
     return {"product": product, "made": True, "seconds": seconds, **facts}
 
 
-def _key(run: Run, name: str, settings: Settings) -> str:
+def _is_good(run: Run, name: str, noted: Mapping[str, Any]) -> bool:
+    """Whether a product of the same inputs is there, and neither damaged nor cut.
+
+    One that was edited since is good too: it is somebody's, and stays.
+    """
+    stage, product = STAGES[name], STAGES[name].product(run.pipeline)
+    if not Storage(product).exists():
+        return False
+    now = fingerprint(product)
+    if now == noted.get("product"):
+        return stage.is_complete(run)
+    if not stage.is_whole(run, product):
+        said = f"{product} is damaged"
+        if Path(product).is_file():
+            said += f": what was there is now {_set_aside(Path(product), 'damaged')}"
+        run.warn(name, "damaged", f"{said}, and made again")
+        return False
+    if name == "segment":  # its checksums say that nobody edited it
+        run.note(name, noted["key"], now)
+    else:
+        said = "was changed since it was made: it stays as it is; --overwrite makes it"
+        run.warn(name, "edited", f"{product} {said} again")
+    return True
+
+
+def _keep_edited(run: Run, name: str, noted: Mapping[str, Any]) -> None:
+    """Set a file aside that somebody edited since it was made: its work is not lost."""
+    product = Path(STAGES[name].product(run.pipeline))
+    made = noted.get("product")
+    if made is None or not product.is_file() or fingerprint(str(product)) == made:
+        return
+    aside = _set_aside(product, "edited")
+    text = f"{product} was changed since it was made: what was there is now {aside}"
+    run.warn(name, "set aside", text)
+
+
+def _set_aside(product: Path, how: str) -> Path:
+    """Rename a file, ending as before, and return what it is called now."""
+    names = (f"{product.name}.{how}-{i}{product.suffix}" for i in count(1))
+    aside = next(p for p in map(product.with_name, names) if not p.exists())
+    product.rename(aside)
+    return aside
+
+
+def _key(run: Run, settings: Options) -> str:
     """Return a digest of all that a stage is made of."""
-    facts: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
-    if name == "segment":
-        facts["source"] = _identity(run.pipeline.segment)
+    facts: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json"),
+        "inputs": inputs_of(settings),
+    }
+    if isinstance(settings, Segment):
+        facts["source"] = _identity(settings)
+        facts["model"] = recipe_of(settings).hash
     else:
         facts["masks"] = _record(run.pipeline.masks).get("run")
     text = json.dumps(facts, sort_keys=True, default=str)
@@ -326,24 +392,55 @@ def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
     return {"bytes": Path(product).stat().st_size}
 
 
-def _is_complete(pipeline: Pipeline, product: str) -> bool:  # noqa: ARG001
-    return bool(_record(pipeline.masks).get("complete"))
+def _is_complete(run: Run) -> bool:
+    return bool(_record(run.pipeline.masks).get("complete"))
 
 
-def _is_there(pipeline: Pipeline, product: str) -> bool:  # noqa: ARG001
-    return Storage(product).exists()
+def _masks_are_whole(run: Run, product: str) -> bool:
+    """Whether a store is as its checksums say; what is not is made again."""
+    from geoseg.maps.verify import verify
+
+    return verify(product, client=run.client(), repair=True).whole
+
+
+def _regions_open(run: Run, product: str) -> bool:  # noqa: ARG001
+    import pyogrio
+
+    try:
+        return len(pyogrio.list_layers(product)) > 0
+    except pyogrio.errors.DataSourceError:
+        return False
+
+
+def _map_opens(run: Run, product: str) -> bool:  # noqa: ARG001
+    from geoseg.maps.open import open_classes
+
+    try:
+        reader = open_classes(product)
+        side = min(reader.chunk, reader.grid.height, reader.grid.width)
+        last = reader.grid.height - side, reader.grid.width - side
+        reader.read("classes", Window(y=last[0], x=last[1], height=side, width=side))
+    except GeosegError:
+        return False
+    return True
+
+
+def _page_ends(run: Run, product: str) -> bool:  # noqa: ARG001
+    return b"</html>" in Path(product).read_bytes()[-64:]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One step of every pipeline."""
+class _Step:
+    """One stage of every pipeline."""
 
     product: Callable[[Pipeline], str]
     """Where what it makes lies."""
     make: Callable[[Run, str, bool], dict[str, Any]]
-    """Makes it, replacing what is there if told so; returns facts for the log."""
-    is_whole: Callable[[Pipeline, str], bool] = _is_there
-    """Whether all of it is there."""
+    """Makes it, replacing what is there if asked to; returns facts for the log."""
+    is_whole: Callable[[Run, str], bool]
+    """Whether what is there can be read: it is not damaged."""
+    is_complete: Callable[[Run], bool] = lambda _: True
+    """Whether all of it is made."""
 
 
 def _file(stage: str) -> Callable[[Pipeline], str]:
@@ -351,9 +448,11 @@ def _file(stage: str) -> Callable[[Pipeline], str]:
 
 
 STAGES = {
-    "segment": Stage(lambda pipeline: pipeline.masks, _segment, _is_complete),
-    "vectorize": Stage(_file("vectorize"), _vectorize),
-    "export": Stage(_file("export"), _export),
-    "report": Stage(_file("report"), _report),
+    "segment": _Step(
+        lambda pipeline: pipeline.masks, _segment, _masks_are_whole, _is_complete
+    ),
+    "vectorize": _Step(_file("vectorize"), _vectorize, _regions_open),
+    "export": _Step(_file("export"), _export, _map_opens),
+    "report": _Step(_file("report"), _report, _page_ends),
 }
 """In their order."""

@@ -193,6 +193,87 @@ def test_only_what_changed_is_made_again(water, tmp_path):
     assert all(facts["made"] for facts in made.values())
 
 
+def test_another_model_at_the_same_path_is_noticed(water, tmp_path):
+    """The store keeps to its model, as with `segment`; --overwrite begins again."""
+    code = (
+        "import numpy as np\nfrom geoseg import Band, Card, Class\n"
+        "def make():\n"
+        "    card = Card(name='mine', bands=(Band(name='nir'),), classes=("
+        "Class(value=0, name='a', color='#000000'), "
+        "Class(value=1, name='b', color='#ffffff')), output='labels', "
+        "window=128, overlap=0)\n"
+        "    return card, lambda x: (x[:, 0] > LIMIT).astype('uint8')\n"
+    )
+    (tmp_path / "mine.py").write_text(code.replace("LIMIT", "1500"))
+    settings = [f"segment.model={tmp_path}/mine.py:make"]
+    run_pipeline(read_pipeline(water, settings))
+    made = run_pipeline(read_pipeline(water, settings))
+    assert not any(facts["made"] for facts in made.values())
+    (tmp_path / "mine.py").write_text(code.replace("LIMIT", "500"))
+    with pytest.raises(GeosegError, match="begun with other settings"):
+        run_pipeline(read_pipeline(water, settings))
+    made = run_pipeline(read_pipeline(water, settings), overwrite=True)
+    assert all(facts["made"] for facts in made.values())
+
+
+def test_what_somebody_edited_is_not_lost(water, tmp_path):
+    out = tmp_path / "out" / "water"
+    run_pipeline(read_pipeline(water))
+    mine = geopandas.GeoDataFrame(
+        {"n": ["mine"]}, geometry=[shapely.box(0, 0, 9, 9)], crs="EPSG:32633"
+    )
+    mine.to_file(out / "water.gpkg", layer="my_labels")
+    with pytest.warns(UserWarning, match="it stays as it is"):
+        made = run_pipeline(read_pipeline(water))
+    assert not made["vectorize"]["made"]
+    with pytest.warns(UserWarning, match=r"is now .*water\.gpkg\.edited-1\.gpkg"):
+        made = run_pipeline(read_pipeline(water, ["vectorize.simplify=30"]))
+    assert made["vectorize"]["made"]
+    aside = pyogrio.list_layers(out / "water.gpkg.edited-1.gpkg")[:, 0]
+    assert "my_labels" in aside
+    assert "my_labels" not in pyogrio.list_layers(out / "water.gpkg")[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "product"),
+    [("vectorize", "water.gpkg"), ("export", "water.tif"), ("report", "report.html")],
+)
+def test_a_damaged_product_is_made_again(water, tmp_path, stage, product):
+    path = tmp_path / "out" / "water" / product
+    run_pipeline(read_pipeline(water))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"is damaged: .*now .*\.damaged-1"):
+        made = run_pipeline(read_pipeline(water))
+    assert {name for name, facts in made.items() if facts["made"]} == {stage}
+    assert len(path.read_bytes()) > 1000
+
+
+def test_a_damaged_chunk_is_inferred_again(water, tmp_path):
+    masks = tmp_path / "out" / "water" / "masks.zarr"
+    run_pipeline(read_pipeline(water))
+    chunk = next(p for p in (masks / "classes").rglob("*") if p.name[0].isdigit())
+    before = chunk.read_bytes()
+    chunk.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.warns(UserWarning, match="is damaged, and made again"):
+        made = run_pipeline(read_pipeline(water))
+    assert made["segment"]["made"]
+    assert chunk.read_bytes() == before
+
+
+def test_what_a_stage_reads_is_part_of_it(water, tmp_path, scene):
+    """Another reference at the same path makes the report again, and nothing else."""
+    truth = tmp_path / "truth.tif"
+    with rasterio.open(tmp_path / "scene.tif") as file:
+        profile = {**file.profile, "count": 1, "dtype": "uint8", "nodata": 255}
+        values = (file.read(1) % 2).astype(np.uint8)
+    settings = [f"report.reference={truth}", "report.mapping={0='other', 1='water'}"]
+    for data in (values, 1 - values):
+        with rasterio.open(truth, "w", **profile) as file:
+            file.write(data, 1)
+        made = run_pipeline(read_pipeline(water, settings))
+    assert {name for name, facts in made.items() if facts["made"]} == {"report"}
+
+
 def test_files_of_others_are_not_replaced(water, tmp_path):
     out = tmp_path / "out" / "water"
     out.mkdir(parents=True)
@@ -207,10 +288,10 @@ def test_killed_after_a_product_and_before_its_note(water, monkeypatch, stage):
     class Killed(BaseException):
         pass
 
-    def note(self, name, key, real=geoseg.pipeline.run.Run.note):
+    def note(self, name, key, product=None, real=geoseg.pipeline.run.Run.note):
         if name == stage and key != "begun":
             raise Killed
-        real(self, name, key)
+        real(self, name, key, product)
 
     with monkeypatch.context() as patch:
         patch.setattr(geoseg.pipeline.run.Run, "note", note)
