@@ -59,7 +59,7 @@ def run(
         return
     with ExitStack() as stack:
         show = _bars(stack, quiet=output.silent)
-        made = run_pipeline(settings, overwrite=overwrite, show=show, wait=place.wait)
+        made = run_pipeline(settings, overwrite=overwrite, show=show)
     lines = [
         f"{stage}: {facts['product']}"
         + (f" in {facts['seconds']:.1f} s" if facts["made"] else " was there already")
