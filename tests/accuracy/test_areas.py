@@ -13,7 +13,7 @@ from geoseg.core.classes import class_table
 from geoseg.core.geodesy import PixelAreas
 from geoseg.core.grid import Grid, Window, squares
 from geoseg.maps.store import create_masks
-from geoseg.viz.statistics import survey
+from geoseg.viz.statistics import map_statistics
 
 CLASSES = class_table(["ice", "land", "sea"])
 EARTH = Grid(
@@ -40,6 +40,7 @@ def store(path, values, grid, chunk=64):
         arrays=["classes"], settings={}, provenance={"run": path.name},
     )  # fmt: skip
     masks.write("classes", grid.window, values)
+    masks.finish({})
     return masks
 
 
@@ -94,7 +95,7 @@ def test_mapped_and_estimated_areas_of_a_world_map_are_true(tmp_path, chunk):
     want = parallels_m2(values, EARTH)
     assert found.mapped_m2 == pytest.approx(want, rel=1e-4)
     assert [a.value for a in found.areas_m2()] == pytest.approx(want, rel=1e-4)
-    assert survey(masks).areas_m2.tolist() == found.mapped_m2.tolist()
+    assert map_statistics(masks).areas_m2.tolist() == found.mapped_m2.tolist()
     shares = [c.area.value for c in found.accuracy.per_class]
     assert shares == pytest.approx(want / want.sum(), rel=1e-4)
 

@@ -38,6 +38,7 @@ def masks(tmp_path, values):
         chunk=32, block=32, arrays=["classes"], settings={}, provenance={"run": "x"},
     )  # fmt: skip
     masks.write("classes", GRID.window, values)
+    masks.finish({})
     return masks
 
 

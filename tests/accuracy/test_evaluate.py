@@ -54,6 +54,7 @@ def store(path, classes, *, grid=GRID, table=CLASSES, chunk=64, **arrays):
     masks.write("classes", grid.window, classes)
     for name, values in arrays.items():
         masks.write(name, grid.window, values)
+    masks.finish({})
     return masks
 
 

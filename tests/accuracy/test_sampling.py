@@ -47,6 +47,7 @@ def scene(tmp_path):
         arrays=["classes"], settings={}, provenance={"run": str(tmp_path)},
     )  # fmt: skip
     masks.write("classes", GRID.window, values)
+    masks.finish({})
     return masks, values, tmp_path
 
 
@@ -91,19 +92,23 @@ def test_neyman_gives_more_to_the_uncertain():
 @pytest.mark.parametrize("design", ["stratified", "simple", "systematic"])
 def test_same_seed_same_sample_whatever_the_blocks(scene, design):
     masks, _, tmp = scene
-    one = geopandas.read_file(sample(masks, tmp / "a.gpkg", design=design, n=90))
+    one = geopandas.read_file(
+        sample(masks, tmp / "a.gpkg", design=design, n=90), layer="samples"
+    )
     other = geopandas.read_file(
-        sample(masks, tmp / "b.gpkg", design=design, n=90, block=64)
+        sample(masks, tmp / "b.gpkg", design=design, n=90, block=64), layer="samples"
     )
     assert one.equals(other)
     third = sample(masks, tmp / "c.gpkg", design=design, n=90, seed=1)
-    assert not geopandas.read_file(third)[["row", "col"]].equals(one[["row", "col"]])
+    assert not geopandas.read_file(third, layer="samples")[["row", "col"]].equals(
+        one[["row", "col"]]
+    )
 
 
 def test_stratified_points_are_valid_distinct_and_in_their_stratum(scene):
     masks, values, tmp = scene
     path = sample(masks, tmp / "a.gpkg", n=200, minimum=40)
-    got = geopandas.read_file(path)
+    got = geopandas.read_file(path, layer="samples")
     assert len(got) == 200
     assert not got.duplicated(["row", "col"]).any()
     here = values[got.row, got.col]
@@ -121,7 +126,7 @@ def test_every_pixel_is_as_likely_as_any_other(scene):
     """Rows and columns of a large simple sample are spread as the valid pixels are."""
     masks, values, tmp = scene
     path = sample(masks, tmp / "a.gpkg", design="simple", n=6000, seed=5)
-    got = geopandas.read_file(path)
+    got = geopandas.read_file(path, layer="samples")
     valid_rows = np.nonzero(values < 255)[0]
     share = np.bincount(valid_rows, minlength=300).cumsum() / len(valid_rows)
     jitter = np.random.default_rng(0).random(6000) / 300
@@ -133,13 +138,16 @@ def test_every_pixel_is_as_likely_as_any_other(scene):
 
 def test_systematic_points_lie_on_a_grid(scene):
     masks, values, tmp = scene
-    got = geopandas.read_file(sample(masks, tmp / "a.gpkg", design="systematic", n=100))
+    got = geopandas.read_file(
+        sample(masks, tmp / "a.gpkg", design="systematic", n=100), layer="samples"
+    )
     assert 80 <= len(got) <= 120
     assert (values[got.row, got.col] < 255).all()
     assert len(set(got.row)) * len(set(got.col)) >= len(got)
     assert np.ptp(np.diff(sorted(set(got.row)))) <= 1
 
 
+@pytest.mark.filterwarnings("ignore:classes with fewer than 2 points")
 def test_the_form_lists_the_classes_and_hides_the_design(scene):
     masks, _, tmp = scene
     path = sample(masks, tmp / "a.gpkg", n=20)
@@ -267,6 +275,7 @@ def test_bad_numbers_are_one_line(scene, settings, words):
     assert not out.exists()
 
 
+@pytest.mark.filterwarnings("ignore:classes with fewer than 2 points")
 def test_labelled_work_is_not_overwritten(scene):
     masks, _, tmp = scene
     sample(masks, tmp / "a.gpkg", n=5)

@@ -43,6 +43,7 @@ def masks_of(path, values, classes=CLASSES):
         arrays=["classes"], settings={}, provenance={"run": path.name},
     )  # fmt: skip
     masks.write("classes", GRID.window, values)
+    masks.finish({})
     return masks
 
 
