@@ -16,7 +16,7 @@ from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.gdal import Handles, environment, is_remote, open_dataset, reporting
 from geoseg.rasters.products import known
-from geoseg.rasters.references import contents
+from geoseg.rasters.references import contents, covered_by
 from geoseg.rasters.source import SourceBand, check_inside
 from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
 from geoseg.rasters.versions import Versions, place_of
@@ -201,9 +201,10 @@ def open_file(
         if probe and not is_remote(path):
             _probe(dataset, found)
     versions = Versions.of((*inside.files, *header.files))
+    told_nodata = any(n is not None for n in found.nodata)
     found = replace(
         found,
-        covered=None if any(n is not None for n in found.nodata) else inside.covered,
+        covered=None if told_nodata else covered_by(inside, header.grid, header.count),
         versions=versions,
         identity={
             "path": place_of(name),

@@ -45,7 +45,7 @@ _METADATA: Final = re.compile(
 # Files of products that are no bands: pictures, classifications, quality, angles.
 _NO_BAND: Final = re.compile(
     r"(?:^|[_\-. ])(?:TCI|AOT|WVP|SCL|PVI|CLD|SNW|DDV|CLDPRB|SNWPRB"
-    r"|(?:\w+_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
+    r"|(?:S[RT]_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
     r"|ql|visual|overview|MSK_\w+|ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD|inc_map|ls_map"
     r"|ndvi|ndre|gndvi|osavi|lci)(?:_[126]0m)?$",
     re.IGNORECASE,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from numpy.typing import NDArray
+
+    from geoseg.core.grid import Grid
 
 _LARGEST_XML: Final = 64_000_000
 _DEEPEST: Final = 8
@@ -59,6 +61,8 @@ class Contents:
     covered: tuple[NDArray[np.float64], ...] | None = None
     """For each band, (file, 4) first and last row and column edges, in pixels, of what
     has a file; None where that is not known, or nothing is left uncovered."""
+    footprints: NDArray[np.float64] | None = None
+    """Of a tile index: (file, 4) left, bottom, right and top, in map coordinates."""
 
 
 def is_vrt(path: str) -> bool:
@@ -364,6 +368,27 @@ def _covered(
     return tuple(bands)
 
 
+def covered_by(
+    inside: Contents, grid: Grid, bands: int
+) -> tuple[NDArray[np.float64], ...] | None:
+    """Return what of a raster has files, band by band; None where all has.
+
+    Args:
+        inside: What the raster is made of.
+        grid: Where its pixels are.
+        bands: How many it has.
+    """
+    if inside.footprints is None or not grid.is_rectilinear:
+        return inside.covered
+    x, y = inside.footprints[:, ::2], inside.footprints[:, 1::2]
+    t = ~grid.transform
+    columns = np.sort(t.a * x + t.c, axis=1)
+    rows = np.sort(t.e * y + t.f, axis=1)
+    rectangles = np.concatenate([rows, columns], axis=1)
+    whole = _is_whole(rectangles, (float(grid.height), float(grid.width)))
+    return None if whole else (rectangles,) * bands
+
+
 def _rectangles(
     band: Element, named: dict[tuple[str, str | None], tuple[str, Contents]]
 ) -> NDArray[np.float64]:
@@ -436,7 +461,7 @@ def _of_index(path: str, walk: _Walk, depth: int) -> Contents:
         relative = beside is None or beside.get("relativeToVRT", "1") == "1"
         inner = allowed(told, index, walk.trust, beside=relative)
         inside = _of_table(inner, walk, depth)
-        return Contents(files=(path, *inside.files))
+        return replace(inside, files=(path, *inside.files))
     return _of_table(index, walk, depth, shown=path)
 
 
@@ -449,9 +474,7 @@ def _of_table(
 
     try:
         with environment(index):
-            meta, _, _, fields = pyogrio.raw.read(
-                index, columns=["location"], read_geometry=False
-            )
+            meta, _, shapes, fields = pyogrio.raw.read(index, columns=["location"])
     except (DataSourceError, DataLayerError, ValueError) as error:
         raise RasterError(f"cannot open {redact(index)}: {error}") from error
     if "location" not in meta["fields"]:
@@ -463,7 +486,15 @@ def _of_table(
     for named in _texts(fields[0]):
         child = allowed(named, index, walk.trust)
         files.update(dict.fromkeys(walk.contents(child, depth + 1).files))
-    return Contents(files=tuple(files))
+    return Contents(files=tuple(files), footprints=_boxes(shapes))
+
+
+def _boxes(shapes: NDArray[np.object_]) -> NDArray[np.float64] | None:
+    """Return the bounds of footprints, None where one has none."""
+    import shapely
+
+    bounds = shapely.bounds(shapely.from_wkb(shapes))
+    return bounds if np.isfinite(bounds).all() else None
 
 
 def _texts(values: NDArray[np.object_]) -> Iterator[str]:

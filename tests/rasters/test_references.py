@@ -286,6 +286,19 @@ def test_gaps_of_a_vrt_in_a_vrt_are_nodata_too(tmp_path):
     np.testing.assert_array_equal(valid, expected)
 
 
+def test_where_no_file_of_a_tile_index_lies_is_nodata(tmp_path):
+    write(tmp_path / "a.tif", noise(1, 20, 20))
+    write(tmp_path / "b.tif", noise(1, 20, 20), 20, 20)
+    boxes = [
+        shapely.box(500000, 4999800, 500200, 5000000),
+        shapely.box(500200, 4999600, 500400, 4999800),
+    ]
+    source = open_source(index(tmp_path / "a.gti.gpkg", ["a.tif", "b.tif"], boxes))
+    expected = np.zeros((40, 40), bool)
+    expected[:20, :20] = expected[20:, 20:] = True
+    np.testing.assert_array_equal(whole(source)[1], expected)
+
+
 def test_a_vrt_that_is_whole_or_has_nodata_costs_nothing(tmp_path):
     write(tmp_path / "a.tif", noise(1, 20, 20))
     assert contents(str(vrt(tmp_path / "a.vrt", part("a.tif")))).covered is None
