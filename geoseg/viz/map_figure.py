@@ -65,10 +65,11 @@ def draw_masks(
         MissingExtraError: matplotlib is not installed.
     """
     new_figure = _figure_class()
-    found = map_statistics(open_classes(masks), size=size, places=0)
+    reader = open_classes(masks)
+    found = map_statistics(reader, size=size, places=0)
     panels = [("classes", colour_table(found.classes)[found.picture])]
     if raster is not None:
-        panels.insert(0, ("image", open_image(raster).small(size)))
+        panels.insert(0, ("image", open_image(raster, beside=reader).small(size)))
     names = [name for name, _ in panels]
     names += ["polygons of the part in the box"] * (regions is not None)
     figure = _page(new_figure, names, found.grid, title)
@@ -111,7 +112,7 @@ def draw_map(
         small = grid.resampled(
             y_factor=grid.height / height, x_factor=grid.width / width
         )
-        _draw_pixels(axes, grid, open_image(raster).on(small))
+        _draw_pixels(axes, grid, open_image(raster, beside=reader).on(small))
     table = colour_table(reader.classes)
     table[:, 3] = np.rint(table[:, 3] * opacity)
     _draw_pixels(axes, grid, table[values])

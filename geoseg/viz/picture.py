@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +18,14 @@ import numpy as np
 
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window
-from geoseg.core.lookup import nearest_pixels
+from geoseg.core.lookup import look_up, nearest_pixels
+from geoseg.errors import RasterError
 from geoseg.maps.overviews import open_pyramid
+from geoseg.maps.provenance import remembered_raster
+from geoseg.maps.reader import dtype_of, read_plain
 from geoseg.rasters.file import RasterFile
 from geoseg.rasters.gdal import environment, open_dataset
+from geoseg.rasters.nodata import is_silent, with_nodata
 from geoseg.rasters.open import open_source, resampled
 
 if TYPE_CHECKING:
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 _SAMPLES = 5  # a side: the stretch is measured on 25 windows spread over the raster
 _SAMPLE = 128
 _MOST_READ = 1 << 24
+_STRAY = 0.001  # of mapped pixels may have nodata's value by chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +66,13 @@ class Image:
         for i in range(3):
             band = min(i, len(pixels) - 1)
             values = pixels[band].astype(np.float32)
-            span = max(self.high[band] - self.low[band], 1e-9)
+            span = self.high[band] - self.low[band]
             with np.errstate(invalid="ignore"):
-                part = np.clip((values - self.low[band]) / span, 0, 1)
+                # Where all is alike, that is neither black nor white.
+                part = (
+                    (values - self.low[band]) / span if span > 0 else values * 0 + 0.5
+                )
+                part = np.clip(part, 0, 1)
             out[..., i] = np.rint(255 * np.nan_to_num(part) ** 0.8)
         out[..., 3] = np.where(valid, 255, 0)
         return out
@@ -108,11 +118,16 @@ class Image:
         return np.concatenate(parts, axis=0 if tall else 1)
 
 
-def open_image(raster: Any) -> Image:  # noqa: ANN401 - whatever open_source takes
+def open_image(
+    raster: Any,  # noqa: ANN401 - whatever open_source takes
+    beside: ClassReader | None = None,
+) -> Image:
     """Open a raster to be looked at; its stretch is measured on a few windows.
 
     Args:
         raster: Whatever `open_source` takes.
+        beside: The map that is shown with it. Where the raster does not tell of any
+            nodata, the map does: its nodata was said when it was made.
 
     Raises:
         RasterError: It cannot be opened.
@@ -121,8 +136,53 @@ def open_image(raster: Any) -> Image:  # noqa: ANN401 - whatever open_source tak
         warnings.simplefilter("ignore", UserWarning)  # no CRS: it was said before
         source = open_source(raster)
     source = source.select(shown_bands(source))
+    if beside is not None and is_silent(source):
+        source = with_nodata(source, _nodata_by_map(source, beside))
     low, high = _stretch(source)
     return Image(source=source, low=low, high=high)
+
+
+def image_of(reader: ClassReader, raster: Any) -> Image | None:  # noqa: ANN401
+    """Open the image beside a map: the one that is given, or what it was made of.
+
+    Args:
+        reader: The map.
+        raster: Whatever `open_source` takes; None for what the map remembers, which may
+            have gone, or need a secret; False for no image.
+    """
+    if raster is None:
+        remembered = remembered_raster(reader)
+        if remembered is not None:
+            with suppress(RasterError):
+                return open_image(remembered, beside=reader)
+    return open_image(raster, beside=reader) if raster else None
+
+
+def _nodata_by_map(source: Source, reader: ClassReader) -> float | None:
+    """Return the value that a raster has where a map has nodata, and nowhere else."""
+    missing, mapped = [], []
+    blank = nodata_value(reader.classes)
+    for window in _samples(source.grid):
+        pixels, _ = source.read(window)
+        classes = look_up(
+            lambda w: read_plain(reader, "classes", w),
+            reader.grid,
+            source.grid,
+            window,
+            nothing=blank,
+            dtype=dtype_of(reader.classes),
+        )
+        first = np.where((pixels == pixels[:1]).all(axis=0), pixels[0], np.nan)
+        missing.append(first[classes == blank])
+        mapped.append(first[classes != blank])
+    values, counts = np.unique(np.concatenate(missing), return_counts=True)
+    if not len(values) or np.isnan(values[counts.argmax()]):
+        return None
+    value, seen = values[counts.argmax()], np.concatenate(mapped)
+    alone = counts.max() > 0.5 * counts.sum() and (seen == value).sum() < _STRAY * (
+        1 + len(seen)
+    )
+    return float(value) if alone else None
 
 
 def shown_bands(source: Source) -> list[int]:
@@ -138,16 +198,9 @@ def _stretch(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the 2nd and 98th percentile of each band, as far as samples tell."""
     grid, count = source.grid, len(source.bands)
     found: list[NDArray[np.generic]] = []
-    for y in _spread(grid.height):
-        for x in _spread(grid.width):
-            window = Window(
-                y=y,
-                x=x,
-                height=min(_SAMPLE, grid.height),
-                width=min(_SAMPLE, grid.width),
-            )
-            pixels, valid = source.read(window)
-            found.append(pixels[:, valid])
+    for window in _samples(grid):
+        pixels, valid = source.read(window)
+        found.append(pixels[:, valid])
     values = np.concatenate(found, axis=1).astype(np.float64)
     if not values.shape[1]:
         return (0.0,) * count, (1.0,) * count
@@ -155,11 +208,18 @@ def _stretch(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(low.tolist()), tuple(high.tolist())
 
 
+def _samples(grid: Grid) -> Iterator[Window]:
+    """Yield windows that are spread over a grid; the outer ones touch its edges."""
+    height, width = min(_SAMPLE, grid.height), min(_SAMPLE, grid.width)
+    for y in _spread(grid.height):
+        for x in _spread(grid.width):
+            yield Window(y=y, x=x, height=height, width=width)
+
+
 def _spread(length: int) -> list[int]:
-    """Return where samples begin: one in the middle of each fifth, inside."""
-    middles = (np.arange(_SAMPLES) + 0.5) * length / _SAMPLES
-    starts = np.clip(middles.astype(int) - _SAMPLE // 2, 0, max(0, length - _SAMPLE))
-    return sorted(set(starts.tolist()))
+    """Return where samples begin, from the first that fits to the last."""
+    starts = np.linspace(0, max(0, length - _SAMPLE), _SAMPLES)
+    return sorted(set(starts.astype(int).tolist()))
 
 
 def _from_overviews(
@@ -179,6 +239,9 @@ def _from_overviews(
         shape = (len(source.numbers), grid.height, grid.width)
         read = dataset.read(list(source.numbers), out_shape=shape, masked=True)
     nothing = np.asarray(np.ma.getmaskarray(read).any(axis=0), np.bool_)
+    for values, nodata in zip(read.data, source.nodata, strict=True):
+        if nodata is not None:  # the file itself may not say it
+            nothing |= values == nodata
     return read.data, ~nothing
 
 

@@ -18,7 +18,7 @@ from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Grid, Window, squares
 from geoseg.execution.resources import cores
-from geoseg.maps.reader import dtype_of, read_plain
+from geoseg.maps.reader import block_side, dtype_of, read_plain
 from geoseg.viz.seamcheck import LineCounts, count_changes
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def map_statistics(
         shown=(_shown(grid.height, factor), _shown(grid.width, factor)),
         scores=scores or {},
     )
-    windows = list(squares(grid, _side(reader.chunk, block)))
+    windows = list(squares(grid, block_side(reader, block)))
     total = _Total.of(job)
     looked = _ahead(lambda w: _look(job, w), windows, threads or min(4, cores()))
     for done, found in enumerate(looked, start=1):
@@ -161,11 +161,6 @@ def _shown(length: int, factor: float) -> NDArray[np.int64]:
     """Return which rows, or columns, a picture shows: `factor` apart."""
     count = max(1, round(length / factor))
     return np.floor((np.arange(count) + 0.5) * length / count).astype(np.int64)
-
-
-def _side(chunk: int, near: int) -> int:
-    """Return the side of what is read at once: whole chunks, about `near` pixels."""
-    return max(1, round(near / chunk)) * chunk if chunk < 2 * near else near
 
 
 def _ahead(

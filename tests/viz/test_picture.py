@@ -36,6 +36,10 @@ class ArrayMap:
     nodata: int = 255
     chunk: int = 256
     arrays: tuple = ("classes",)
+    path: str = "in memory"
+
+    def attributes(self):
+        return {}
 
     def read(self, _, window):
         return self.values[window.slices]

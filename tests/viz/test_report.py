@@ -14,6 +14,7 @@ from affine import Affine
 from geoseg.cli import run
 from geoseg.errors import GeosegError
 from geoseg.maps.reader import read_plain
+from geoseg.viz.picture import image_of
 from geoseg.viz.report import report
 from geoseg.viz.statistics import PLACE, map_statistics
 
@@ -112,6 +113,26 @@ def test_the_page_says_what_matters(masks, image, tmp_path):
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", source)
     assert "<script" not in source
     assert source.count("data:image/jpeg") == 3, "close-ups of the image"
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_the_image_is_stretched_but_for_nodata(labels, make_store, tagged, tmp_path):
+    """The map tells what is nodata where the raster itself does not."""
+    values = np.where(labels == NODATA, 0, 8000 + 300 * labels.astype(np.uint16))
+    path = tmp_path / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, height=1600, width=1900, dtype="uint16",
+        crs="EPSG:32633", transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
+        nodata=0 if tagged else None,
+    ) as file:  # fmt: skip
+        file.write(np.stack([values] * 3))
+    masks = make_store(tmp_path / "m.zarr", labels, provenance={"source": str(path)})
+    image = image_of(masks, None)
+    assert image.low == (8000,) * 3
+    assert image.high == (8600,) * 3
+    for rgba in (image.on(masks.grid), image.small(1900)):
+        np.testing.assert_array_equal(rgba[..., 3] > 0, labels != NODATA)
+    assert image_of(masks, False) is None
 
 
 def test_it_is_evaluated_where_a_reference_is_given(masks, labels, image, tmp_path):

@@ -14,13 +14,13 @@ from geoseg._version import __version__
 from geoseg.core.files import replacing
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
-from geoseg.errors import GeosegError, RasterError
+from geoseg.errors import GeosegError
 from geoseg.labels.names import UNLABELLED
 from geoseg.maps.open import open_classes
-from geoseg.maps.provenance import name_of, remembered_raster
+from geoseg.maps.provenance import name_of
 from geoseg.maps.store import Masks
 from geoseg.viz.options import ReportOptions
-from geoseg.viz.picture import Image, open_image
+from geoseg.viz.picture import image_of
 from geoseg.viz.report.content import Inputs, content
 from geoseg.viz.statistics import Score, map_statistics
 
@@ -55,7 +55,7 @@ def write_page(
         statistics=map_statistics(
             reader, scores=scores, threads=threads, progress=progress
         ),
-        image=_image(reader, options.raster),
+        image=image_of(reader, options.raster),
         evaluation=_figures(evaluation),
         title=options.title or name_of(reader),
         reference=labels,
@@ -174,19 +174,6 @@ def _errors(labels: Labels) -> Score:
         return out
 
     return score
-
-
-def _image(reader: ClassReader, raster: Any) -> Image | None:  # noqa: ANN401 - as above
-    """Open the image; one that is only remembered may have gone, or need a secret."""
-    if raster is not None:
-        return open_image(raster)
-    remembered = remembered_raster(reader)
-    if remembered is None:
-        return None
-    try:
-        return open_image(remembered)
-    except RasterError:
-        return None
 
 
 def _figures(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
-from geoseg.errors import GeosegError, MissingExtraError, RasterError
+from geoseg.errors import GeosegError, MissingExtraError
 from geoseg.maps.open import open_classes
 from geoseg.maps.overviews import Pyramid
-from geoseg.maps.provenance import name_of, remembered_raster
-from geoseg.viz.picture import open_image
+from geoseg.maps.provenance import name_of
+from geoseg.viz.picture import image_of
 from geoseg.viz.regions import open_regions
 from geoseg.viz.view.app import Layers, make_app
 from geoseg.viz.view.classes_layer import ClassesLayer
@@ -130,14 +129,7 @@ def _listen(port: int) -> socket.socket:
 
 def _layers(reader: ClassReader, raster: Any, regions: Any) -> Layers:  # noqa: ANN401
     grid = reader.grid
-    image = None
-    if raster is None:
-        remembered = remembered_raster(reader)
-        if remembered is not None:
-            with suppress(RasterError):  # remembered only: it may be another by now
-                image = open_image(remembered)
-    elif raster is not False:
-        image = open_image(raster)
+    image = image_of(reader, raster)
     return Layers(
         title=name_of(reader),
         classes=ClassesLayer(reader=reader, pyramid=Pyramid(base=reader)),
