@@ -65,7 +65,7 @@ def restore(path: str) -> list[str]:
 
 def _json(storage: Storage, name: str) -> Any:  # noqa: ANN401 - whatever JSON holds
     try:
-        return json.loads(storage.get(name))
+        return _own(json.loads(storage.get(name)))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -73,10 +73,19 @@ def _json(storage: Storage, name: str) -> Any:  # noqa: ANN401 - whatever JSON h
 def _consolidated(storage: Storage) -> dict[str, Any]:
     """Return what the consolidated metadata say of each object of metadata."""
     if storage.exists(".zmetadata"):
-        return dict(json.loads(storage.get(".zmetadata"))["metadata"])
-    root = json.loads(storage.get("zarr.json"))
-    nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
-    return {f"{name}/zarr.json": node for name, node in nodes.items()}
+        told = json.loads(storage.get(".zmetadata"))["metadata"]
+    else:
+        root = json.loads(storage.get("zarr.json"))
+        nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
+        told = {f"{name}/zarr.json": node for name, node in nodes.items()}
+    return {name: _own(node) for name, node in told.items()}
+
+
+def _own(node: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return what a node says of itself: of groups inside, Zarr adds what they hold."""
+    if not isinstance(node, dict):
+        return node
+    return {k: v for k, v in node.items() if k != "consolidated_metadata"}
 
 
 def _wrong_coordinates(masks: Masks) -> Iterator[str]:

@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 import geoseg.core.tiling
 from geoseg.errors import LockedError, MasksError
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.maps.lock import held
+from geoseg.maps.overviews import (
+    build_overviews,
+    damaged_overviews,
+    forget_overviews,
+)
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
@@ -21,8 +27,8 @@ def small(monkeypatch):
     monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
 
 
-def segment(out, zarr_format=2, progress=False, **more):
-    pixels = np.random.default_rng(0).random((3, 200, 190), np.float32)
+def segment(out, zarr_format=2, progress=False, height=200, **more):
+    pixels = np.random.default_rng(0).random((3, height, 190), np.float32)
     source = ArraySource(values=pixels)
     model = LocalModel(card=identity_card(3, window=48, overlap=12))
     plan = make_plan(source, model=model, block=72, scores=True, **more)
@@ -174,3 +180,112 @@ def test_the_command(store, capsys):
     assert summary["damaged"] == [[0, 0]]
     assert run(["verify", str(store), "--repair", "--quiet"]) == 3
     assert run(["verify", "no-such-store"]) == 2
+
+
+# ------------------------------------------------------------------- objects, overviews
+
+
+def objects(out, task="instance"):
+    return segment(out, task=task, instances="components", things=["class 1"])
+
+
+def everything(store):
+    """Return all that readers see: arrays, the table of objects, overviews."""
+    return {
+        str(p.relative_to(store)): p.read_bytes()
+        for p in store.rglob("*")
+        if p.is_file() and ".geoseg" not in p.parts and p.name[0] != "."
+    }
+
+
+@pytest.fixture(params=["instance", "panoptic"])
+def with_objects(request, tmp_path):
+    objects(tmp_path / "o.zarr", request.param)
+    return tmp_path / "o.zarr", request.param
+
+
+def test_a_healthy_store_with_objects_is_whole(with_objects):
+    store, _ = with_objects
+    found = verify(str(store), repair=True)
+    assert found.whole, found.problems
+    assert found.repaired == ()
+    assert open_masks(str(store)).record()["complete"]
+
+
+@pytest.mark.parametrize("damage", ["classes/1.1", "instances/0.2", "objects/score/0"])
+def test_objects_are_made_again_byte_for_byte(with_objects, damage):
+    store, task = with_objects
+    before = everything(store)
+    data = bytearray((store / damage).read_bytes())
+    data[-3] ^= 0x10
+    (store / damage).write_bytes(data)
+    found = verify(str(store), repair=True)
+    array = damage.partition("/")[0]
+    assert any(array in problem for problem in found.problems)
+    assert any("makes" in line for line in found.repaired)
+    objects(store, task)
+    assert everything(store) == before
+    assert verify(str(store)).whole
+
+
+def test_overviews_over_a_hole_are_made_again(tmp_path):
+    """A chunk was lost before the map was looked at, and overviews were kept."""
+    store = tmp_path / "m.zarr"
+    segment(store, height=600)
+    masks = open_masks(str(store))
+    build_overviews(masks)
+    before = everything(store)
+    assert "overview_2/classes/0.0" in before
+    forget_overviews(masks)
+    chunk(store, "classes", 1, 1).unlink()
+    build_overviews(masks)
+    assert everything(store) != before
+    assert len(verify(str(store), repair=True).damaged) == 1
+    assert not list(store.glob("overview_*"))
+    segment(store, height=600)
+    assert everything(store) == before
+    assert verify(str(store)).whole
+    with rasterio.open(store) as data:
+        assert data.count == 1
+
+
+def test_a_damaged_overview_is_found_and_made_again(tmp_path, make_store):
+    masks = make_store(tmp_path / "m.zarr", np.ones((700, 600), np.uint8), chunk=256)
+    build_overviews(masks)
+    assert damaged_overviews(masks) == []
+    before = everything(tmp_path / "m.zarr")
+    path = tmp_path / "m.zarr" / "overview_2" / "classes" / "0.0"
+    path.write_bytes(b"")
+    assert [name for name, _ in damaged_overviews(masks)] == ["overview_2"]
+    forget_overviews(masks)
+    assert "multiscales" not in masks.attributes()
+    build_overviews(masks)
+    assert everything(tmp_path / "m.zarr") == before
+
+
+@pytest.mark.parametrize(
+    "name", ["classes/.zarray", ".zattrs", "x/.zattrs", "x/0", "spatial_ref/.zarray"]
+)
+def test_what_is_told_twice_is_restored_byte_for_byte(tmp_path, name):
+    segment(tmp_path / "m.zarr")
+    path = tmp_path / "m.zarr" / name
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    assert not verify(str(tmp_path / "m.zarr")).whole
+    found = verify(str(tmp_path / "m.zarr"), repair=True)
+    assert any("restored" in line for line in found.repaired)
+    if name in (".zattrs", "classes/.zarray", "x/0"):
+        assert path.read_bytes() == before
+    assert verify(str(tmp_path / "m.zarr")).whole
+
+
+def test_what_is_told_nowhere_else_cannot_be_restored(tmp_path):
+    segment(tmp_path / "m.zarr")
+    (tmp_path / "m.zarr" / ".zattrs").write_bytes(b"")
+    (tmp_path / "m.zarr" / ".zmetadata").write_bytes(b"")
+    found = verify(str(tmp_path / "m.zarr"), repair=True)
+    assert not found.whole
+    assert "metadata" in found.problems[0]
+    assert found.repaired == (
+        "nothing can be restored: what is damaged is told nowhere else",
+    )
