@@ -241,45 +241,47 @@ def _run(
 ) -> tuple[Masks, RunInfo]:
     begun = datetime.now(UTC)
     record = masks.record()
-    # A store that was begun with other blocks is finished with those: same answer.
-    tiling = replace(plan.tiling, block=record["block"])
+    if record["complete"]:
+        return masks, RunInfo()
     job = Job(
         source=plan.source,
         model=plan.model,
-        tiling=tiling,
+        # A store that was begun with other blocks is finished with those: same answer.
+        tiling=replace(plan.tiling, block=record["block"]),
         masks=masks,
         numerics=plan.numerics,
         files=(*_local_files(plan.source), *_existing(masks.path)),
     )
-    if record["complete"]:
-        return masks, RunInfo()
     with _shown(progress, plan) as show:
 
-        def tell(now: Progress) -> None:
+        def checked(now: Progress) -> None:
             check()
             show(now)
 
         run = run_blocks if plan.model.card.task == "semantic" else run_objects
-        facts = run(job, client=client, threads=plan.tasks, show=tell)
+        info = run(job, client=client, threads=plan.tasks, show=checked)
         if plan.splitting is not None:
             second = splitting_job(job, plan.splitting)
-            run_objects(second, client=client, threads=cores(), show=tell)
-    seconds = (datetime.now(UTC) - begun).total_seconds()
+            run_objects(second, client=client, threads=cores(), show=checked)
     with _writable(masks.path):
-        masks.finish(
-            {
-                "finished": datetime.now(UTC).isoformat(),
-                "seconds": seconds,
-                "devices": sorted(facts.devices),
-                "stages": {
-                    "reading and blending": round(facts.other_seconds, 3),
-                    "model": round(facts.forward_seconds, 3),
-                    "joining and writing": round(facts.finish_seconds, 3),
-                },
-            }
-        )
+        masks.finish(_what_was_done(info, begun))
     remake_overviews(masks)
-    return masks, facts
+    return masks, info
+
+
+def _what_was_done(info: RunInfo, begun: datetime) -> dict[str, Any]:
+    """Return what provenance says of a run that ends now."""
+    now = datetime.now(UTC)
+    return {
+        "finished": now.isoformat(),
+        "seconds": (now - begun).total_seconds(),
+        "devices": sorted(info.devices),
+        "stages": {
+            "reading and blending": round(info.other_seconds, 3),
+            "model": round(info.forward_seconds, 3),
+            "joining and writing": round(info.finish_seconds, 3),
+        },
+    }
 
 
 def _shown(progress: Callable[[Progress], None] | bool | None, plan: Plan) -> Any:  # noqa: ANN401
