@@ -332,7 +332,7 @@ def test_a_killed_client_goes_on_with_the_same_command(scene, whole, tmp_path):
     line = command(tmp_path, scene, out, many=20, then=1.0)
     process = started(line, out, 4)
     process.kill()
-    process.wait()
+    process.communicate()
     assert (out / ".geoseg" / "lock").exists()  # nobody could remove it
     kept = open_masks(str(out))
     inferred = len(kept.marked(PARTIAL) | kept.done())
@@ -418,7 +418,8 @@ def test_grace_ends(scene, tmp_path, monkeypatch):
     line = command(tmp_path, scene, out, many=24, then=200.0)
     process = started(line, out, 1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    process.communicate(timeout=60)
+    assert process.returncode == 143
 
 
 # --- two at once ----------------------------------------------------------------------
