@@ -71,7 +71,8 @@ class Slurm(_Growing):
     walltime: str = "01:00:00"
     """Of a job: `[D-]HH:MM:SS` or `MM:SS`."""
     margin: int = Field(default=300, ge=10)
-    """Seconds before the walltime's end at which workers begin to hand over."""
+    """Seconds before the walltime's end at which workers begin to hand over; at most
+    half of it."""
     interface: str | None = None
     """Network interface by which workers reach the scheduler."""
     tls: bool = True

@@ -51,7 +51,9 @@ def slurm_options(settings: Slurm) -> dict[str, Any]:
         logs = Path(settings.log_directory).absolute() / f"{settings.job_name}-%j"
         extra += [f'--output="{logs}.out"', f'--error="{logs}.err"']
     scratch = settings.local_directory
-    lifetime = max(settings.walltime_seconds - settings.margin, 5)
+    # A short job works for half of its walltime at least.
+    margin = min(settings.margin, settings.walltime_seconds // 2)
+    lifetime = settings.walltime_seconds - margin
     per_process = max(1, settings.cores // settings.processes)
     return {
         "queue": settings.partition,
@@ -75,7 +77,7 @@ def slurm_options(settings: Slurm) -> dict[str, Any]:
             "--lifetime",
             f"{lifetime}s",
             "--lifetime-stagger",
-            f"{min(settings.margin, lifetime // 4)}s",
+            f"{min(margin, lifetime // 4)}s",
         ],
         "scheduler_options": {"dashboard_address": settings.dashboard},
         "shared_temp_directory": str(Path(settings.shared_directory).expanduser()),
