@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.gdal import environment, is_remote, reporting
+from geoseg.rasters.gdal import environment, is_remote, squeezed
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -211,19 +212,27 @@ def read_bytes(path: str, most: int) -> bytes:
     Raises:
         RasterError: It cannot be read, or is larger than `most` bytes.
     """
-    data = b""
-    with reporting("open", redact(path), path):
-        if path.startswith(_ARCHIVES) or is_remote(path):
-            import fsspec
-
-            with fsspec.open(_for_fsspec(path), "rb") as file:
-                data = file.read(most + 1)
-        else:
-            with Path(path.removeprefix("file://")).open("rb") as file:
-                data = file.read(most + 1)
+    try:
+        with _opened(path) as file:
+            data = file.read(most + 1)
+    except Exception as error:  # fsspec's are of many kinds
+        raise RasterError(
+            f"cannot open {redact(path)}: {squeezed(error, path)}"
+        ) from error
     if len(data) > most:
         raise RasterError(f"{redact(path)} is larger than {most:,} bytes")
-    return data
+    return bytes(data)
+
+
+def _opened(path: str) -> Any:  # noqa: ANN401 - a file to read, of three libraries
+    target = file_of(path)
+    if path.startswith(_ARCHIVES) or is_remote(target):
+        if target == _for_fsspec(path) and target.lower().startswith("http"):
+            return urlopen(target, timeout=20)  # noqa: S310 - http or https
+        import fsspec
+
+        return fsspec.open(_for_fsspec(path), "rb")
+    return Path(path.removeprefix("file://")).open("rb")
 
 
 def _for_fsspec(path: str) -> str:

@@ -26,7 +26,7 @@ from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told
 from geoseg.rasters.gdal import is_remote, squeezed
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import RASTER_SUFFIXES
-from geoseg.rasters.references import allowed, read_bytes
+from geoseg.rasters.references import allowed, file_of, host_of, read_bytes
 from geoseg.rasters.several import open_all
 from geoseg.rasters.source import Source, SourceBand, noted
 
@@ -202,12 +202,17 @@ def _rasters(item: Mapping[str, Any]) -> Iterator[Asset]:
             continue
         if _NOT_PIXELS & set(asset.get("roles") or ()):
             continue
+        href = str(asset["href"])
+        # Whoever hands over an item names its hosts and paths, but not what GDAL's
+        # virtual files make of them.
+        target = file_of(href)
+        allowed(href, "the item", [host_of(target) or target])
         bands, scaled = _bands(key, asset, item)
         if not bands and _NO_BAND.fullmatch(key):
             continue
         yield Asset(
             key=key,
-            href=_absolute(str(asset["href"]), base),
+            href=_absolute(href, base),
             bands=bands,
             nodata=_nodata(asset),
             scaled=scaled,

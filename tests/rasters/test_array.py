@@ -454,6 +454,20 @@ def test_items_that_are_not_as_they_should_be_are_one_line(item, change):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "href",
+    [
+        "/vsicurl?header_file=/etc/passwd&url=http%3A%2F%2Fhost%2Fa.tif",
+        "/vsisubfile/0_100,/etc/a.tif",
+        "<VRTDataset/>.tif",
+    ],
+)
+def test_an_item_does_not_use_virtual_files(item, href):
+    item["assets"]["B04"] |= {"href": href, "type": "image/tiff"}
+    with pytest.raises(RasterError, match=r"it is not opened|is not opened"):
+        open_source(item)
+
+
 def test_what_is_no_item(item, tmp_path, shared):
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "list.json").write_text("[]")
