@@ -24,6 +24,9 @@ change: Sentinel-2's digital numbers without the offset of processing baseline 0
 OTHER_COLOR = "#BBBBBB"
 """Of the class of all that is nothing in particular."""
 
+MOST_BANDS, MOST_CLASSES = 10_000, 4096
+"""What a card may have of each."""
+
 # What no honest card exceeds; a card is data from somewhere else.
 Text = Annotated[str, MaxLen(10_000)]
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -67,9 +70,9 @@ class Card:
 
     name: Text
     """What the model is called."""
-    bands: Annotated[tuple[Band, ...], MaxLen(10_000)]
+    bands: Annotated[tuple[Band, ...], MaxLen(MOST_BANDS)]
     """What it reads, in its own order."""
-    classes: tuple[Class, ...]
+    classes: Annotated[tuple[Class, ...], MaxLen(MOST_CLASSES)]
     """What it tells apart, in the order of its score channels."""
     task: Task = "semantic"
     """What its output is: classes, objects, or both."""

@@ -29,7 +29,7 @@ SWIN = {
 def segformer(**more):
     config = transformers.SegformerConfig(
         hidden_sizes=[8, 16, 20, 24], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16, **LABELS, **more,
+        decoder_hidden_size=16, **(LABELS | more),
     )  # fmt: skip
     return transformers.SegformerForSemanticSegmentation(config)
 
@@ -278,7 +278,7 @@ def test_other_channel_counts(tmp_path):
 
 
 def test_one_label_is_that_of_a_sigmoid(tmp_path):
-    labels = {"id2label": {0: "building"}, "label2id": {"building": 0}}
+    labels = {"id2label": {0: "building"}, "num_labels": 1}
     _, folder = saved(tmp_path, lambda: segformer(**labels))
     model = load_model(folder, device="cpu", precision="fp32")
     names = [(c.value, c.name) for c in model.card.classes]
@@ -330,7 +330,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"not trained for segmentation|lack"):
         load_model(folder)
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="no network for segmentation"):
+    with pytest.raises(ModelError, match="not a network for segmentation"):
         load_model(folder)
     (folder / "config.json").write_text('{"model_type": "nonsense"}')
     with pytest.raises(ModelError, match="not a model of transformers") as caught:

@@ -242,3 +242,32 @@ def test_bytes_of_the_archive_are_not_read_twice(tmp_path):
     path = a_program(tmp_path / "m.pt2")
     path.write_bytes(b"garbage" * 100 + path.read_bytes())
     assert load_program(path).module()(torch.zeros(1, 2, 64, 64)).shape[1] == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"num_labels": 10**12}, {"num_channels": 10**12}, {"num_channels": "x"},
+        {"id2label": [1, 2]}, {"id2label": {"a": "b"}}, {"num_labels": float("inf")},
+        {"image_size": 10**9}, {"vision_config": 3},
+    ],
+)  # fmt: skip
+def test_absurd_configurations_are_refused_at_once(tmp_path, more):
+    pytest.importorskip("transformers")
+    config = {"model_type": "segformer", **more}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    about = {"image_mean": 0.5, "image_std": 0.5}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"makes no sense|is wrong"):
+        model_recipe(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_archives_that_unpack_to_more_than_they_are_are_refused(tmp_path):
+    path = a_program(tmp_path / "m.pt2")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data/weights/weight_9", bytes(1 << 27))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(ModelError, match="bytes, unpacked"):
+        load_program(path)

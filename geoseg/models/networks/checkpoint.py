@@ -49,6 +49,9 @@ _WRAPPERS = frozenset(
 """What tasks, factories and compilers put before the names of weights."""
 
 
+_MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
+
+
 def open_file(path: Path) -> Opened:
     """Return the model in a checkpoint."""
     card = _card(card_beside(path), path, _read(path))
@@ -100,7 +103,9 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     stated = dict(arguments) if isinstance(arguments, Mapping) else settings
     name = str(stated.get("model", ""))
     if name == "fcn":  # torchgeo's own: five convolutions
-        filters = int(stated.get("num_filters") or 64)
+        filters = stated.get("num_filters") or 64
+        if not isinstance(filters, int) or not 0 < filters <= _MOST_FILTERS:
+            raise ModelError(f"{path} has {filters!r} filters: 1 … {_MOST_FILTERS}")
         plain = {"family": "checkpoint", "arch": "torchgeo-fcn", "filters": filters}
         return replace(card, framework=plain, multiple=card.multiple or 1)
     if card.framework.get("family") == "torchvision":

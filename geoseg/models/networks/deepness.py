@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.errors import ModelError
-from geoseg.models.card import Card
+from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.plain import card_from_dict
 
 
@@ -68,6 +68,8 @@ def _plain(path: Path, metadata: Mapping[str, Any], graph: Any) -> dict[str, Any
     answer = [d.dim_value for d in outputs[0].type.tensor_type.shape.dim]
     last_node = [n.op_type for n in graph.node if outputs[0].name in n.output]
     channels = answer[1] if len(answer) == 4 else 1
+    if channels > MOST_CLASSES or size[1] > MOST_BANDS:
+        raise ModelError(f"{path} has {size[1]} bands and {channels} classes: too many")
     names = _names(metadata)
     if channels == 1:
         table = ["background", names.get(1, names.get(0, path.stem))]

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from geoseg.models.folder import ModelFolder
 
 
+_MOST_WINDOWS = 1024  # at once, of a program that takes no other number
+
+
 def open_file(path: Path) -> Opened:
     """Return the model in an exported file, or in a checkpoint of the same ending."""
     if path.suffix != ".pt2" and path.is_file() and not is_script(path):
@@ -76,7 +79,9 @@ def check_input(shape: Sequence[Any], card: Card, what: str) -> None:
     Raises:
         ModelError: It takes other bands or windows than the card says.
     """
-    _, bands, *sides = shape
+    windows, bands, *sides = shape
+    if isinstance(windows, int) and windows > _MOST_WINDOWS:
+        raise ModelError(f"{what} takes {windows} windows at once: export it for fewer")
     if isinstance(bands, int) and bands != len(card.bands):
         raise ModelError(
             f"{what} takes {bands} bands, its card names {len(card.bands)}"

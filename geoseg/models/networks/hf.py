@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.core.classes import default_color
 from geoseg.errors import ModelError, first_line
-from geoseg.models.card import Card
+from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.extras import require
 from geoseg.models.folder import write_folder
 from geoseg.models.identity import Opened, file_sha256, opened
@@ -78,7 +78,19 @@ def open_spec(spec: str) -> Opened:
 
 def open_folder(path: Path, *, name: str | None = None) -> Opened:
     """Return the model in a folder as `save_pretrained` writes it."""
-    card = card_of(path, name=name or path.name)
+    try:
+        card = card_of(path, name=name or path.name)
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise ModelError(
+            f"the configuration in {path} makes no sense: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
     several = card.framework["arch"] in QUERIES
     found = opened(path, card, partial(_load, path, card), *_hashes(path))
     load_as: Any = partial(_load, path)
@@ -196,7 +208,7 @@ def _channels(config: Mapping[str, Any]) -> int:
     vision = config.get("vision_config") or {}
     for part in (config, config.get("backbone_config") or {}, vision):
         if "num_channels" in part:
-            return int(part["num_channels"])
+            return min(int(part["num_channels"]), MOST_BANDS + 1)
     return 3
 
 
@@ -254,9 +266,10 @@ def _entry(values: Any, index: int) -> float:  # noqa: ANN401 - a number, or sev
 
 
 def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    labels = config.get("id2label") or {
-        str(i): f"class {i}" for i in range(int(config.get("num_labels", 2)))
-    }
+    labels, count = config.get("id2label"), int(config.get("num_labels", 2))
+    if max(len(labels or ()), 0 if labels else count) > MOST_CLASSES:
+        raise ValueError(f"more than {MOST_CLASSES} classes")
+    labels = labels or {str(i): f"class {i}" for i in range(count)}
     rows = sorted((int(value), str(name)) for value, name in labels.items())
     names = [name for _, name in rows]
     return [
