@@ -9,6 +9,7 @@ import oracles
 import pytest
 import rasterio
 import small
+from affine import Affine
 from oracles import Oracle, Scene, card, numbered
 from scipy import ndimage
 
@@ -70,8 +71,9 @@ def test_somebodys_own_code_finds_objects(tmp_path):
     values = np.where(TRUTH > 0, 200, 0).astype(np.uint8)[None]
     scene = str(tmp_path / "scene.tif")
     with rasterio.open(
-        scene, "w", driver="GTiff", count=1, height=300, width=330, dtype="uint8"
-    ) as file:
+        scene, "w", driver="GTiff", count=1, height=300, width=330, dtype="uint8",
+        crs="EPSG:32633", transform=Affine(1, 0, 4e5, 0, -1, 5e6),
+    ) as file:  # fmt: skip
         file.write(values)
     line = ["segment", scene, "--model", f"{tmp_path / 'own.py'}:factory", "-q"]
     line += ["--bands", "grey", "--out", str(tmp_path / "m.zarr")]
@@ -159,7 +161,8 @@ def test_killed_at_any_write_it_ends_the_same(tmp_path, monkeypatch):
         segment(out, source=source)
         assert contents(out) == whole, stop
         tried += 1
-        assert {p.name for p in (out / ".geoseg" / "objects").iterdir()} <= {
+        left = {p.stem for p in (out / ".geoseg" / "objects").iterdir()}
+        assert left <= {
             "written",
             "all-joined",
             "all-numbered",
@@ -390,9 +393,6 @@ def test_scores_of_split_objects_are_the_mean_confidence(tmp_path):
 
 
 def test_the_command_line(tmp_path, capsys):
-    import rasterio
-    from affine import Affine
-
     with rasterio.open(
         tmp_path / "scene.tif", "w", driver="GTiff", width=330, height=300, count=1,
         dtype="uint16", crs="EPSG:32633", transform=Affine(1, 0, 4e5, 0, -1, 5e6),
