@@ -12,6 +12,7 @@ from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.text import redact
 from geoseg.core.xarray_grid import grid_of, spatial_dims
 from geoseg.errors import MasksError, first_line
+from geoseg.maps.state import RECORD
 from geoseg.maps.storage import Storage, access
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.values import table_of, values_that_occur
@@ -123,9 +124,10 @@ def is_foreign_zarr(path: str) -> bool:
     storage = Storage(path.rstrip("/"))
     for name in (".zattrs", "zarr.json", ".zmetadata"):
         try:
-            return b'"geoseg"' not in storage.get(name)
+            told = storage.get(name)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        return b'"geoseg"' not in told and not storage.exists(RECORD)
     return storage.exists(".zgroup")
 
 

@@ -8,6 +8,7 @@ whole or not at all.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -64,8 +65,8 @@ def reporting(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (GeosegError, FileNotFoundError):
-        raise
+    except (GeosegError, FileNotFoundError, json.JSONDecodeError):
+        raise  # whoever reads knows better what it means
     except Exception as error:
         raise MasksError(
             f"{redact(url)} cannot be read: {redact(first_line(error))}"

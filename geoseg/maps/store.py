@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from geoseg.errors import MasksError, first_line
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
+    OVERVIEW,
     consolidate,
     create_group,
     open_group,
@@ -201,15 +201,23 @@ class Masks:
         if "instances" in self.arrays:
             self.storage.remove(OBJECT_CACHE)
 
-    def all_arrays(self) -> dict[str, zarr.Array[Any]]:
-        """Return all arrays by their path in the store, those of objects too."""
+    def all_arrays(self) -> dict[str, zarr.Array[Any] | None]:
+        """Return all arrays by their path in the store, those of objects too.
+
+        None stands for those whose metadata cannot be read.
+        """
         group = open_group(self.path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of our own folder, and of foreign ones
-            found = dict(group.arrays())
-            objects = group.get(OBJECTS)
-            if isinstance(objects, zarr.Group):
-                found |= {f"{OBJECTS}/{name}": a for name, a in objects.arrays()}
+        names = [n for n in self.storage.names("") if not n.startswith((".", OVERVIEW))]
+        names += [f"{OBJECTS}/{name}" for name in self.storage.names(OBJECTS)]
+        found: dict[str, zarr.Array[Any] | None] = {}
+        for name in names:
+            try:
+                node = group.get(name)
+            except (ValueError, KeyError, TypeError):
+                found[name] = None
+                continue
+            if isinstance(node, zarr.Array):
+                found[name] = node
         return found
 
     def record(self) -> dict[str, Any]:
@@ -336,6 +344,8 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
     try:
         with reporting(storage.url):
             group = open_group(storage.url)
+    except json.JSONDecodeError as error:
+        raise damaged(name, f"its metadata ({first_line(error)})") from error
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
         raise MasksError(f"{name} is not a Zarr group: is the path right?") from error
     attributes = dict(group.attrs)

@@ -96,7 +96,8 @@ def _wrong_coordinates(masks: Masks) -> Iterator[str]:
         ("y", masks.grid.y_centres()),
     ):
         try:
-            stored = np.asarray(masks.all_arrays()[name][...])
+            array: Any = open_group(masks.path)[name]
+            stored = np.asarray(array[...])
         except _UNREADABLE:
             stored = np.zeros(0)
         if not np.array_equal(stored, centres):

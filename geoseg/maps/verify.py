@@ -273,7 +273,9 @@ def _foreign(masks: Masks) -> Iterator[str]:
 def _patterns(masks: Masks) -> dict[str, Callable[[str], bool]]:
     """Return for each array whether an object below it is one of its chunks."""
     return {
-        name: partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
+        name: (lambda _: True)  # its metadata are a finding already
+        if array is None
+        else partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
         for name, array in masks.all_arrays().items()
     }
 
