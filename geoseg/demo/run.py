@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 FALLBACK = "kmeans:6"
 """What segments a real scene that the demo's model cannot read."""
 
-_INVENTED = (
-    "the demo's model has only ever seen generated landscapes: on a real scene its "
-    "class names are guesses"
-)
 _MIN_AREA_PIXELS = 4
 
 
@@ -238,16 +234,16 @@ def _folder(out: str | os.PathLike[str]) -> Path:
 
 def _model_for(
     scene: str | os.PathLike[str], bands: Sequence[str] | None
-) -> tuple[str, str]:
+) -> tuple[str, str | None]:
     """Return the model for a real scene, and what to know about the map it makes."""
     from geoseg.inference.workflow import make_plan
 
     model = example().model
     try:
-        make_plan(scene, model=model, bands=bands)
+        plan = make_plan(scene, model=model, bands=bands)
     except (ModelError, RasterError) as error:
         return FALLBACK, f"clustered by {FALLBACK}, for the demo's model: {error}"
-    return str(model), _INVENTED
+    return str(model), "; ".join(plan.source.notes) or None
 
 
 def _segment(

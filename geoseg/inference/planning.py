@@ -19,9 +19,11 @@ from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
 from geoseg.models.card import Card, Task
+from geoseg.models.caution import cautions
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.rasters.open import Source, for_model, open_source
+from geoseg.rasters.source import noted
 
 _ROOM = 2.5e9
 """Bytes that a process uses at most unless the user says otherwise."""
@@ -105,6 +107,7 @@ def plan_of(
     """
     opened = open_source(source, **options.of_source)
     recipe = recipe_of(options).bound(opened)
+    opened = noted(opened, *cautions(recipe.card, opened.grid))
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)

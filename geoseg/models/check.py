@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from geoseg.errors import ModelError, RasterError
+from geoseg.models.caution import cautions
 from geoseg.models.classical.sample import sample_windows
 from geoseg.rasters.open import for_model
 
@@ -67,6 +68,8 @@ def examine(card: Card, source: Source) -> list[Finding]:
     except RasterError as error:
         return [Finding(subject="bands", level="wrong", text=str(error))]
     found = [_bands(card, selected), _dtype(card, selected)]
+    told = cautions(card, source.grid)
+    found += [Finding(subject="model", level="note", text=n) for n in told]
     found += [Finding(subject="raster", level="note", text=n) for n in selected.notes]
     if found[1].level != "wrong" and _says_values(card):
         sample = _sample(selected)

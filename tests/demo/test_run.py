@@ -8,6 +8,7 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+from affine import Affine
 from landscape import example as making
 from landscape.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA
 
@@ -70,12 +71,19 @@ def test_the_demo_tells_the_truth_about_its_accuracy(demo):
 
 
 def test_a_scene_the_model_can_read_is_mapped_with_a_warning(demo, tmp_path):
-    again = run_demo(tmp_path, scene=demo.scene, quiet=True)
+    moved = tmp_path / "moved.tif"
+    with rasterio.open(demo.scene) as file:
+        profile, pixels, names = file.profile, file.read(), file.descriptions
+    transform = profile["transform"] @ Affine.translation(0, 1000)
+    with rasterio.open(moved, "w", **{**profile, "transform": transform}) as file:
+        file.write(pixels)
+        file.descriptions = names
+    again = run_demo(tmp_path / "demo", scene=moved, quiet=True)
     assert again.truth is None
     assert again.accuracy is None
-    assert "never" in again.note or "only ever" in again.note
-    assert again.area_km2 == demo.area_km2
-    assert not (tmp_path / "scene.tif").exists()
+    assert "only ever seen generated landscapes" in again.note
+    assert again.area_km2 == pytest.approx(demo.area_km2, rel=1e-3)
+    assert not (tmp_path / "demo" / "scene.tif").exists()
 
 
 def test_a_scene_the_model_cannot_read_is_clustered(tmp_path):
@@ -109,3 +117,24 @@ def test_importing_the_example_imports_no_torch_and_no_numba():
         "sys.exit(any(m in sys.modules for m in ('torch', 'numba', 'dask')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_model_is_a_toy_and_every_command_says_so(tmp_path, capsys):
+    from geoseg.cli import run
+
+    files = example()
+    with rasterio.open(files.scene) as file:
+        profile, pixels, names = file.profile, file.read(), file.descriptions
+    profile["transform"] @= Affine.translation(500, 0)
+    with rasterio.open(tmp_path / "mine.tif", "w", **profile) as file:
+        file.write(pixels)
+        file.descriptions = names
+    for command in (["plan"], ["model", "check"]):
+        for scene, told in ((files.scene, 0), (tmp_path / "mine.tif", 1)):
+            line = [*command, str(files.model), str(scene)]
+            if command == ["plan"]:
+                line = ["plan", str(scene), "--model", str(files.model)]
+            assert run(line) == 0
+            said = capsys.readouterr()
+            found = (said.out + said.err).count("only ever seen generated landscapes")
+            assert found == told, line

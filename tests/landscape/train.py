@@ -20,6 +20,7 @@ import numpy as np
 from geoseg.accuracy.accuracy import estimate
 from geoseg.core.grid import Window
 from geoseg.models.card import Band, Card
+from landscape.example import example
 from landscape.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA, Scene
 
 if TYPE_CHECKING:
@@ -278,7 +279,14 @@ def main(arguments: list[str] | None = None) -> None:
     network = train(settings)
     pairs = held_out()
     result, baseline = evaluate(network, pairs), evaluate_colours(pairs)
+    grid = example()[2]
     facts = {
+        "only_for": {
+            "warning": "the demo's model has only ever seen generated landscapes: "
+            "elsewhere its class names are guesses",
+            "shape": [grid.height, grid.width],
+            "transform": list(grid.transform[:6]),
+        },
         "trained_on": f"{settings.steps * settings.batch} generated windows of "
         f"{settings.side} x {settings.side} px",
         "steps": settings.steps,

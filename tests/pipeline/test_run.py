@@ -385,7 +385,10 @@ def test_asked_to_end_and_run_again(scene, tmp_path):
 def test_landcover_on_a_generated_scene(scene, tmp_path):
     line = ["run", str(PIPELINES / "landcover_sentinel2.toml"), "--quiet"]
     line += ["--set", f"segment.raster={scene}", "--set", f"out={tmp_path}/out"]
+    line += ["--set", f"segment.model={geoseg.example().model}"]
     assert geoseg_run(line) == 0
+    notice = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "only ever seen generated landscapes" in notice, "the demo's model is a toy"
     regions = pyogrio.read_dataframe(
         tmp_path / "out" / "landcover.gpkg", layer="regions"
     )

@@ -87,7 +87,7 @@ def _lead(reader: ClassReader, found: MapStatistics) -> str:
 
 def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
     """Return what a reader must know before anything else."""
-    notices = []
+    notices = [f"Note: {note}." for note in provenance(reader).get("notes", [])]
     if isinstance(reader, Masks) and not reader.is_complete:
         done, total = block_counts(reader)
         notices.append(
