@@ -14,6 +14,7 @@ import click
 
 from geoseg._version import __version__
 from geoseg.cli.encoding import make_output_safe
+from geoseg.core.text import keep_secret, redact
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
@@ -131,6 +132,8 @@ def _on_terminate(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
 def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
     warnings.showwarning = _one_line  # type: ignore[assignment]
+    for text in sys.argv[1:] if arguments is None else arguments:
+        keep_secret(text)
     try:
         status = program.main(arguments, prog_name="geoseg", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -157,7 +160,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _say(message: str) -> None:
-    click.echo(f"geoseg: {' '.join(message.split())}", err=True)
+    click.echo(f"geoseg: {redact(' '.join(message.split()))}", err=True)
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: Any) -> None:  # noqa: ANN401

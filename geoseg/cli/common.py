@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from geoseg.core.options import Cli, Options
-from geoseg.core.text import size
+from geoseg.core.text import plain, redact, size
 from geoseg.execution.options import ClusterOptions
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def client_of(place: ClusterOptions) -> Iterator[Client | None]:
 def report(summary: Mapping[str, Any], lines: list[str], output: OutputOptions) -> None:
     """Print a summary, as one JSON object or as lines for people."""
     if output.as_json:
-        click.echo(json.dumps(summary))
+        click.echo(json.dumps(plain(summary)))
     elif not output.quiet:
         for line in lines:
-            click.echo(line)
+            click.echo(redact(line))
 
 
 def report_file(path: Path, output: OutputOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from geoseg.cli.options import command, takes
+from geoseg.core.text import redact
 from geoseg.viz.options import ViewOptions
 
 
@@ -28,7 +29,7 @@ def view(*, masks: str, options: ViewOptions, no_browser: bool) -> None:
     from geoseg.viz.view import view as serve
 
     with serve(masks, **dict(options)) as server:
-        click.echo(f"{server.url} shows {masks}; Ctrl-C ends it")
+        click.echo(f"{server.url} shows {redact(masks)}; Ctrl-C ends it")
         if not no_browser:
             click.launch(server.url)
         server.wait()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, field_validator
 
 from geoseg.core.options import Cli, Options, cli_of
+from geoseg.core.text import keep_secret
 from geoseg.core.toml_settings import checked_as, models, override, read_toml
 from geoseg.execution.cluster_settings import (
     ClusterSpec,
@@ -108,15 +109,25 @@ def read_pipeline(
         GeosegError: What is wrong with it, on one line.
     """
     values = read_toml(path)
+    _keep_secrets(values)
     folder = Path(path).resolve().parent
     _anchor(values, Pipeline, folder)
     for text in overrides:
+        keep_secret(text)
         override(values, text)
     if cluster is not None:
         values["cluster"] = cluster
     elif isinstance(values.get("cluster"), str):
         values["cluster"] = read_cluster(values["cluster"])
     return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
+
+
+def _keep_secrets(values: Any) -> None:  # noqa: ANN401 - any TOML value
+    if isinstance(values, str):
+        keep_secret(values)
+    elif isinstance(values, dict | list):
+        for each in values.values() if isinstance(values, dict) else values:
+            _keep_secrets(each)
 
 
 def opened_pipeline(

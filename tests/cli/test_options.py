@@ -7,35 +7,18 @@ from typing import get_type_hints
 
 import click
 import pytest
+from declared import DECLARED
 
-import geoseg
-from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
 from geoseg.cli import program
 from geoseg.cli.quality import FigureOptions, PairsOptions
 from geoseg.core.options import checked, cli_of, flag_of
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions, PlanOptions, SegmentOptions
-from geoseg.maps.options import ExportOptions, VerifyOptions
 from geoseg.pipeline import settings as pipeline
-from geoseg.training.options import TrainOptions
-from geoseg.vector.options import RegionsOptions, VectorizeOptions
-from geoseg.viz.options import PageOptions, ReportOptions, ViewOptions
+from geoseg.vector.options import RegionsOptions
+from geoseg.viz.options import PageOptions
 
-# Options → the public function that has them as keywords, and the command.
-DECLARED = {
-    PlanOptions: (geoseg.make_plan, "plan"),
-    SegmentOptions: (geoseg.segment, "segment"),
-    VectorizeOptions: (geoseg.vectorize, "vectorize"),
-    ExportOptions: (geoseg.export, "export"),
-    VerifyOptions: (geoseg.verify, "verify"),
-    ReportOptions: (geoseg.report, "report"),
-    ViewOptions: (geoseg.view, "view"),
-    EvaluateOptions: (geoseg.evaluate, "evaluate"),
-    SampleOptions: (geoseg.sample, "sample"),
-    CompareOptions: (geoseg.compare, "compare"),
-    TrainOptions: (geoseg.train, "train"),
-}
 # Options → the table of a pipeline, and what it calls the product.
 TABLES = {
     MasksOptions: (pipeline.Segment, {"raster", "masks"}),

@@ -1,0 +1,89 @@
+"""What the user names may hold a password: no message and no product repeats it."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from declared import DECLARED
+
+from geoseg.cli import run
+from geoseg.cli.quality import FigureOptions
+from geoseg.core import text
+from geoseg.core.options import cli_of, flag_of
+from geoseg.execution.options import ClusterOptions
+
+SECRET = "hunter2hunter"
+NAMED = [
+    f"https://me:{SECRET}@127.0.0.1:9/x.tif?sig={SECRET}#{SECRET}",
+    f"https://me:a/{SECRET}@127.0.0.1:9/x.gpkg",
+    f"PG:host=127.0.0.1 port=9 user=me password='{SECRET} too'",
+]
+# Each command with all that it needs, by flag; one value at a time becomes a secret.
+COMMANDS = {
+    "plan": (["{scene}"], {"--model": "threshold:nir>99"}),
+    "segment": (["{scene}"], {"--model": "threshold:nir>99", "--out": "{new}.zarr"}),
+    "vectorize": (["{masks}"], {"--out": "{new}.gpkg"}),
+    "export": (["{masks}"], {"--out": "{new}.tif"}),
+    "verify": (["{masks}"], {}),
+    "report": (["{masks}"], {"--out": "{new}.html"}),
+    "evaluate": (["{masks}"], {"--reference": "{masks}"}),
+    "sample": (["{masks}"], {"--out": "{new}.gpkg", "--n": "9"}),
+    "train": (
+        ["{scene}"],
+        {"--labels": "{scene}", "--out": "{new}", "--arch": "forest"},
+    ),
+}
+
+
+def places():
+    """Yield each command with each option that takes a path or URL, or its argument."""
+    for model, (_, name) in DECLARED.items():
+        if name not in COMMANDS:
+            continue
+        yield name, None
+        for each in (model, ClusterOptions, FigureOptions):
+            if each is ClusterOptions and name not in {"segment", "vectorize"}:
+                continue
+            if each is FigureOptions and name != "evaluate":
+                continue
+            for field in each.model_fields:
+                if cli_of(each, field).location:
+                    yield name, flag_of(each, field)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    with rasterio.open(
+        folder / "scene.tif", "w", driver="GTiff", count=1, height=64, width=64,
+        dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
+    ) as file:  # fmt: skip
+        file.descriptions = ("nir",)
+        file.write(np.arange(4096, dtype=np.uint8).reshape(1, 64, 64))
+    scene, masks = str(folder / "scene.tif"), str(folder / "m.zarr")
+    assert run(["segment", scene, "--model", "threshold:nir>99", "--out", masks]) == 0
+    return {"scene": scene, "masks": masks}
+
+
+# GDAL and OGR warn of what they cannot reach; the program does not show that.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("command", "flag"), [*places()])
+def test_a_secret_is_nowhere(made, tmp_path, capfd, monkeypatch, command, flag):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(text, "_KEPT", set())
+    positional, options = COMMANDS[command]
+    values = {**made, "new": str(tmp_path / "new")}
+    for named in NAMED:
+        if flag == "--scheduler":
+            named = f"tcp://me:{SECRET}@127.0.0.1:9"  # noqa: PLW2901
+        first = [named] if flag is None else [p.format(**values) for p in positional]
+        rest = {k: v.format(**values) for k, v in options.items()}
+        rest |= {flag: named} if flag else {}
+        status = run([command, *first, *(t for pair in rest.items() for t in pair)])
+        said = capfd.readouterr()
+        assert SECRET not in said.out + said.err
+        assert status in {0, 2, 3}
+        for path in tmp_path.rglob("*"):
+            assert SECRET not in path.name.replace(named, "")  # what was asked for
+            if path.is_file():
+                assert SECRET.encode() not in path.read_bytes()

@@ -1,0 +1,23 @@
+"""Every command with declared options: those, its public function and its name."""
+
+import geoseg
+from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
+from geoseg.inference.options import PlanOptions, SegmentOptions
+from geoseg.maps.options import ExportOptions, VerifyOptions
+from geoseg.training.options import TrainOptions
+from geoseg.vector.options import VectorizeOptions
+from geoseg.viz.options import ReportOptions, ViewOptions
+
+DECLARED = {
+    PlanOptions: (geoseg.make_plan, "plan"),
+    SegmentOptions: (geoseg.segment, "segment"),
+    VectorizeOptions: (geoseg.vectorize, "vectorize"),
+    ExportOptions: (geoseg.export, "export"),
+    VerifyOptions: (geoseg.verify, "verify"),
+    ReportOptions: (geoseg.report, "report"),
+    ViewOptions: (geoseg.view, "view"),
+    EvaluateOptions: (geoseg.evaluate, "evaluate"),
+    SampleOptions: (geoseg.sample, "sample"),
+    CompareOptions: (geoseg.compare, "compare"),
+    TrainOptions: (geoseg.train, "train"),
+}
