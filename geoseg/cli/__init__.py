@@ -14,6 +14,7 @@ import click
 
 from geoseg._version import __version__
 from geoseg.cli.encoding import make_output_safe
+from geoseg.cli.options import Group
 from geoseg.core.text import keep_secret, redact
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
@@ -43,7 +44,7 @@ GRACE = 25.0
 """Seconds to finish the blocks in hand after SIGTERM; schedulers kill after 30."""
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -54,18 +55,6 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(COMMANDS[name]), name)
         return command
-
-    def format_commands(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        """List the commands, each with the whole of its first sentence."""
-        rows = [
-            (name, command.get_short_help_str(limit=200))
-            for name in self.list_commands(ctx)
-            if (command := self.get_command(ctx, name)) is not None
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
 
 
 _HELP = """Turn huge satellite and aerial rasters into seamless maps.

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from geoseg.cli.common import OutputOptions, one_or_more
-from geoseg.cli.options import command, takes
+from geoseg.cli.options import Group, command, takes
 from geoseg.core.raster_options import RasterOptions
 
 
@@ -41,7 +41,7 @@ def models(*, output: OutputOptions) -> None:
     Console(soft_wrap=False).print(table, markup=False)
 
 
-@click.group()
+@click.group(cls=Group)
 def model() -> None:
     """Look at one model: show its card, check it, write a new one, pack, import."""
 

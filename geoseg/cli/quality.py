@@ -59,6 +59,8 @@ def evaluate(
     from geoseg.execution.progress import steps
 
     _check_places(written.csv, written.matrix)
+    if written.figures and "://" in written.figures:
+        raise click.UsageError("--figures is a folder of this machine, not a URL")
     with client_of(place) as client, steps("evaluate", quiet=output.silent) as show:
         found = evaluate_map(masks, options, client=client, progress=show)
     if written.csv:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from geoseg.core.text import seconds_of
+from geoseg.core.text import redact, seconds_of
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
 from geoseg.errors import GeosegError
 
+_ADDRESS = re.compile(r"(?:[a-z]+://)?[^\s@]+")
 _WALLTIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
@@ -213,6 +214,11 @@ def chosen_cluster(
     if cluster is not None:
         return read_cluster(cluster)
     if scheduler is not None:
+        if not _ADDRESS.fullmatch(scheduler):
+            raise GeosegError(
+                f"--scheduler {redact(scheduler)} is not an address such as "
+                "tcp://host:8786; certificates of tls:// stand in a --cluster file"
+            )
         return Address(kind="address", address=scheduler)
     values = {"kind": "local", "workers": workers}
     return checked_as(_ADAPTER, values, "--workers", ClusterSpec)

@@ -17,6 +17,7 @@ from uuid import uuid4
 from geoseg._version import __version__
 from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
+from geoseg.core.text import redact
 from geoseg.errors import MasksError, StorageFullError, is_full
 from geoseg.execution.engine import processes, worker_memory
 from geoseg.execution.progress import Progress
@@ -309,9 +310,32 @@ def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
     }
 
 
+_FILES = {
+    ".tif", ".tiff", ".vrt", ".png", ".jpg", ".jpeg", ".nc", ".gpkg", ".shp",
+    ".geojson", ".json", ".parquet", ".fgb", ".html", ".zip",
+}  # fmt: skip
+"""Endings of files, which masks are not."""
+
+
+def _check_ending(out: str) -> None:
+    ending = Path(out).suffix.lower()
+    if ending in _FILES:
+        raise MasksError(
+            f"{redact(out)} is named like a file ({ending}); masks are a folder: write "
+            f"--out {redact(out[: -len(ending)])}.zarr, and make files of it with "
+            "geoseg export or geoseg vectorize"
+        )
+
+
 def _checked_out(out: str, source: Source) -> str:
     """Return the store's path, or raise where it would lie in or on the input."""
+    if out.startswith(("http://", "https://")):
+        raise MasksError(
+            f"{redact(out)} cannot be written to: masks lie in a folder or an object "
+            "store, such as masks.zarr or s3://bucket/masks.zarr"
+        )
     if "://" in out:
+        _check_ending(out)
         return out.rstrip("/")
     target = Path(out).resolve()
     for file in _local_files(source):
@@ -321,6 +345,7 @@ def _checked_out(out: str, source: Source) -> str:
                 f"the output {out} lies on or inside the input {file}: choose "
                 "another --out"
             )
+    _check_ending(out)
     if target.is_file():
         raise MasksError(
             f"{out} is a file; the masks are a folder: choose another --out"

@@ -52,6 +52,8 @@ def export(
     target = Path(out)
     if target.exists() and not overwrite:
         raise MasksError(f"{target} exists: use --overwrite, or another --out")
+    if target.suffix.lower() not in {".tif", ".tiff"}:
+        raise MasksError(f"{target} must end in .tif: what is written is a GeoTIFF")
     if not target.parent.is_dir():
         raise MasksError(f"the folder {target.parent} does not exist: create it first")
     with replacing(target) as part:

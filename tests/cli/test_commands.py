@@ -156,6 +156,26 @@ def test_bad_input(scene, tmp_path, capsys):
     )
     refused(capsys, "export", tmp_path / "no.zarr", "--out", "r.tif", says="no.zarr")
     refused(capsys, "nonsense", says="nonsense")
+    refused(capsys, "segmnt", scene, says="did you mean segment?")
+    refused(capsys, "model", "chek", "m", says="did you mean check?")
+    refused(capsys, "segment", scene, "--modle", "m", says="Did you mean")
+
+
+def test_outputs_that_can_never_be_are_refused_before_the_work(scene, tmp_path, capsys):
+    model = ["segment", scene, *MODEL, "--out"]
+    says = ["named like a file", "map.zarr"]
+    refused(capsys, *model, tmp_path / "map.tif", says=says)
+    refused(capsys, *model, "https://host/m.zarr", says="object store")
+    assert call(*model, tmp_path / "m.zarr", "--quiet") == 0
+    export = ["export", tmp_path / "m.zarr", "--out"]
+    refused(capsys, *export, tmp_path / "m.png", says="must end in .tif")
+    report = ["report", tmp_path / "m.zarr", "--out"]
+    refused(capsys, *report, tmp_path / "m.pdf", says="must end in .html")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
+    refused(
+        capsys, "vectorize", tmp_path / "m.zarr", "--out", tmp_path / "r.gpkg",
+        "--scheduler", "tcp://me:secret@host:1", says="is not an address",
+    )  # fmt: skip
 
 
 def as_user(*arguments):

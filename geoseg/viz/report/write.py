@@ -134,6 +134,8 @@ def _target(
             raise GeosegError("name the page to write: --out report.html")
         out = Path(path).with_suffix(".html")
     target = Path(out)
+    if target.suffix.lower() not in {".html", ".htm"} and not target.is_dir():
+        raise GeosegError(f"{target} must end in .html: the report is a page")
     if target.is_dir():
         raise GeosegError(f"{target} is a folder: name a file, as {target}/report.html")
     if target.exists() and not overwrite:
