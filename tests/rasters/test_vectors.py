@@ -1,0 +1,68 @@
+"""Files of features: known formats from where the user said, and nothing else."""
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+
+from geoseg.errors import RasterError
+from geoseg.rasters.open import open_source
+from geoseg.rasters.vectors import open_vectors
+
+VRT = """<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>{0}</SrcDataSource>
+</OGRVRTLayer></OGRVRTDataSource>"""
+
+
+@pytest.fixture
+def square(tmp_path):
+    path = tmp_path / "square.gpkg"
+    shape = [shapely.box(20, -60, 60, -20)]
+    geopandas.GeoDataFrame(geometry=shape, crs=32633).to_file(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".fgb", ".shp"])
+def test_an_area_that_names_another_file_is_refused(tmp_path, square, ending):
+    raster = tmp_path / "r.tif"
+    with rasterio.open(
+        raster, "w", driver="GTiff", height=9, width=9, count=1, dtype="uint8",
+        crs="EPSG:32633", transform=Affine(10, 0, 0, 0, -10, 0),
+    ) as out:  # fmt: skip
+        out.write(np.ones((1, 9, 9), np.uint8))
+    assert open_source(raster, aoi=square).grid.width == 4
+    virtual = tmp_path / f"area{ending}"
+    virtual.write_text(VRT.format(square), encoding="utf-8")
+    with pytest.raises(RasterError, match="virtual layer"):
+        open_source(raster, aoi=virtual)
+
+
+@pytest.mark.parametrize(
+    ("ending", "driver"),
+    [(".gpkg", "GPKG"), (".geojson", "GeoJSON"), (".fgb", "FlatGeobuf"),
+     (".shp", "ESRI Shapefile"), (".parquet", None)],
+)  # fmt: skip
+def test_the_usual_formats_are_opened(tmp_path, ending, driver):
+    frame = geopandas.GeoDataFrame(
+        {"n": [1, 2]}, geometry=[shapely.box(0, 0, 1, 1)] * 2, crs=4326
+    )
+    path = tmp_path / f"f{ending}"
+    if driver is None:
+        frame.to_parquet(path)
+    else:
+        frame.to_file(path, driver=driver)
+    opened = open_vectors(path)
+    assert opened is not None
+    assert len(opened.read(opened.only_layer())) == 2
+
+
+def test_formats_that_are_not_listed_are_named(tmp_path):
+    """GML may fetch its schema: it is not read, whether OGR could or not."""
+    path = tmp_path / "f.gml"
+    text = '<gml:FeatureCollection xmlns:gml="http://www.opengis.net/gml"/>'
+    path.write_text(text, encoding="utf-8")
+    try:
+        assert open_vectors(path) is None
+    except RasterError as error:
+        assert "not opened" in str(error)  # noqa: PT017 - where OGR was loaded before
