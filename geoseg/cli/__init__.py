@@ -143,7 +143,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if not is_full(error):
             raise
-        _say(f"no room is left ({first_line(error)}): make room, and run this again")
+        _say(f"the disk is full ({first_line(error)}): free space, and run this again")
         return FAILED
     return status if isinstance(status, int) else 0  # of `context.exit`
 

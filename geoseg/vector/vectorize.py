@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -215,8 +216,10 @@ def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int
         if not isinstance(value, int) and str(value).isdigit():
             value = int(value)
         if value not in values:
+            near = get_close_matches(str(each), known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise RegionsError(
-                f"there is no class {each!r}; there are: "
+                f"there is no class {each!r}{hint}; there are: "
                 + ", ".join(f"{name} ({v})" for name, v in list(known.items())[:20])
             )
         wanted.add(int(value))
