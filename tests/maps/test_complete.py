@@ -35,6 +35,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.filterwarnings("default:.*so is what is made of it:UserWarning")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_refuse_and_write_nothing(
     part, make_store, tmp_path, monkeypatch, capsys, command
