@@ -198,8 +198,8 @@ def for_training(sources: Sequence[Source]) -> list[Source]:
     """
     changed, told = alike(sources)
     out = []
-    for source in changed:
-        question = suspected(source)
+    for before, source in zip(sources, changed, strict=True):
+        question = suspected(before)  # in its own numbers
         more = [f"of the rasters to learn from: {told}"] if told else []
         out.append(noted(source, *more, *([question] if question else [])))
     return out

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -173,15 +172,14 @@ def _of_bucket(url: str) -> Facts:
     return {key.lower(): str(info[key]) for key in keys if info.get(key) is not None}
 
 
-@cache
 def _filesystem(scheme: str) -> Any:  # noqa: ANN401 - an fsspec file system
     import fsspec
 
-    options: dict[str, Any] = {}
-    if scheme == "s3":  # GDAL's settings, where the two have other names for them
-        options["anon"] = os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() == "YES"
-        endpoint = os.environ.get("AWS_S3_ENDPOINT")
-        if endpoint:
-            plain = os.environ.get("AWS_HTTPS", "YES").upper() == "NO"
-            options["endpoint_url"] = f"http{'s' * (not plain)}://{endpoint}"
+    from geoseg.maps.storage import access
+
+    options = access(f"{scheme}://")
+    endpoint = os.environ.get("AWS_S3_ENDPOINT")
+    if scheme == "s3" and endpoint and not os.environ.get("AWS_ENDPOINT_URL"):
+        plain = os.environ.get("AWS_HTTPS", "YES").upper() == "NO"  # GDAL's settings
+        options["endpoint_url"] = f"http{'s' * (not plain)}://{endpoint}"
     return fsspec.filesystem(scheme, **options)
