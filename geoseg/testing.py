@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ArraySource:
+class MemorySource:
     """A source whose pixels are an array."""
 
     values: NDArray[Any]

@@ -181,7 +181,7 @@ def test_stores_of_other_tools(labels, tmp_path):
     ).rio.write_crs("EPSG:4326")  # fmt: skip
     array.attrs["_FillValue"] = NODATA
     path = tmp_path / "theirs.zarr"
-    array.to_dataset().to_zarr(path)
+    array.to_dataset().to_zarr(path, zarr_format=2)
     opened = geoseg.vector.vectorize.open_classes(path)
     assert [c.name for c in opened.classes] == ["class_0", "class_1", "class_2"]
     assert opened.grid.transform.almost_equals(Affine(0.01, 0, 10, 0, -0.01, 50), 1e-9)
@@ -212,7 +212,7 @@ def test_html_says_the_few_facts_that_matter(data, masks, tmp_path):
     assert html.count("data:image/png") == 1
     card = identity_card(2, description="a <b>test</b>")
     assert "a &lt;b&gt;test" in card._repr_html_() == card_html(card)
-    source = geoseg.testing.ArraySource(values=np.zeros((2, 100, 120), np.float32))
+    source = geoseg.testing.MemorySource(values=np.zeros((2, 100, 120), np.float32))
     plan = geoseg.make_plan(source, model=IdentityModel(card=card))
     assert "overlap" in plan._repr_html_() == plan_html(plan)
     run = RunInfo(windows=1234, forward_seconds=1.5, pixels=10)

@@ -9,7 +9,7 @@ from geoseg.core.tiling import Tiling
 from geoseg.inference.semantic import finish_block, segment_block
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
-from geoseg.testing import ArraySource
+from geoseg.testing import MemorySource
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch sees no CUDA GPU here"
@@ -39,7 +39,7 @@ def source():
     rng = np.random.default_rng(0)
     mask = rng.random((700, 650)) > 0.1
     values = rng.integers(0, 255, (3, 700, 650), dtype=np.uint8)
-    return ArraySource(values=values, mask=mask, names=("a", "b", "c"))
+    return MemorySource(values=values, mask=mask, names=("a", "b", "c"))
 
 
 def run(model, *, block, batch, order=0):

@@ -6,7 +6,7 @@ import numpy as np
 
 from geoseg._version import ANSWERS
 from geoseg.inference.workflow import make_plan, run_plan
-from geoseg.testing import ArraySource, LocalModel, identity_card
+from geoseg.testing import LocalModel, MemorySource, identity_card
 
 KNOWN = {1: (303401647, 324572235)}
 """CRC-32 of `classes` and `confidence` by the number of answers."""
@@ -20,7 +20,7 @@ def test_labels_change_only_with_the_number_of_answers(tmp_path):
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (3, 300, 280)).astype(np.float32) / 256
     model = LocalModel(card=identity_card(3, window=96, overlap=32))
-    plan = make_plan(ArraySource(values=pixels), model=model, scores=True)
+    plan = make_plan(MemorySource(values=pixels), model=model, scores=True)
     masks, _ = run_plan(plan, out=tmp_path / "m.zarr", progress=False)
     found = tuple(
         crc32(np.ascontiguousarray(masks.read(name, masks.grid.window)).data)

@@ -44,7 +44,7 @@ from geoseg.maps.lock import held
 from geoseg.maps.state import PARTIAL
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
-from geoseg.testing import ArraySource, LocalModel, identity_card
+from geoseg.testing import LocalModel, MemorySource, identity_card
 
 SIDE = 200
 CHUNK = 64  # pixels, so that this many have many blocks
@@ -542,7 +542,7 @@ def test_a_worker_of_an_older_run_cannot_write_into_a_new_one(scene, tmp_path):
 # --- reading --------------------------------------------------------------------------
 
 
-class Shaky(ArraySource):
+class Shaky(MemorySource):
     """A source whose first reads of a window fail."""
 
     fails: ClassVar = {}

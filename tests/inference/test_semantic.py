@@ -14,7 +14,7 @@ from geoseg.errors import ModelError
 from geoseg.inference.semantic import NotFiniteError, finish_block, segment_block
 from geoseg.inference.windows import read_windows, reflect
 from geoseg.models.contract import AnyModel
-from geoseg.testing import ArraySource, IdentityModel, LocalModel, identity_card
+from geoseg.testing import IdentityModel, LocalModel, MemorySource, identity_card
 
 
 class Identity(IdentityModel, AnyModel):
@@ -72,7 +72,7 @@ def scenes(draw):
         overlap=2 * draw(st.integers(0, window // 4)),
         multiple=draw(st.sampled_from([None, 1, 8])),
     )
-    return ArraySource(values=values, mask=mask), card
+    return MemorySource(values=values, mask=mask), card
 
 
 @given(scenes(), st.integers(1, 3), st.integers(1, 5))
@@ -127,7 +127,7 @@ def test_pixels_under_nodata_never_matter(scene):
     other = source.values.copy()
     other[:, ~source.mask] = 1e30
     one, _, _ = segment(source, Local(card=card))
-    two, _, _ = segment(ArraySource(values=other, mask=source.mask), Local(card=card))
+    two, _, _ = segment(MemorySource(values=other, mask=source.mask), Local(card=card))
     assert one["classes"].tobytes() == two["classes"].tobytes()
     assert ((one["classes"] == 255) == ~source.mask).all()
 
@@ -137,7 +137,7 @@ def test_blending_hides_what_windows_do_at_their_edges():
     rng = np.random.default_rng(0)
     values = 0.5 + rng.normal(0, 0.02, (2, 200, 200)).astype(np.float32)
     values[0] += 0.1
-    source = ArraySource(values=values)
+    source = MemorySource(values=values)
 
     def confidence(overlap):
         card = identity_card(2, window=48, overlap=overlap)
@@ -164,13 +164,13 @@ def test_labels_of_windows_are_cropped_to_their_cells():
             return labels
 
     values = np.random.default_rng(0).random((3, 50, 61), np.float32)
-    out, _, _ = segment(ArraySource(values=values), Where(), blocks=2)
+    out, _, _ = segment(MemorySource(values=values), Where(), blocks=2)
     assert (out["classes"] == values.argmax(0)).all()
 
 
 def test_probabilities_of_every_class():
     values = np.random.default_rng(0).dirichlet(np.ones(3), (40, 30))
-    source = ArraySource(values=values.transpose(2, 0, 1).astype(np.float32))
+    source = MemorySource(values=values.transpose(2, 0, 1).astype(np.float32))
     model = Identity(card=identity_card(3, window=16, overlap=4))
     tiling = Tiling(height=40, width=30, window=16, overlap=4, chunk=CHUNK)
     block = tiling.block_at(0, 0)
@@ -190,7 +190,7 @@ def test_nan_names_the_block():
             scores[0, 0, 3, 3] = np.nan
             return scores
 
-    source = ArraySource(values=np.zeros((3, 40, 60), np.float32))
+    source = MemorySource(values=np.zeros((3, 40, 60), np.float32))
     model = Broken(card=identity_card(3, window=16, overlap=4))
     tiling = Tiling(height=40, width=60, window=16, overlap=4, chunk=CHUNK)
     assert tiling.block_cols > 1
@@ -203,7 +203,7 @@ def test_a_model_that_contradicts_its_card():
         def predict(self, pixels):
             return super().predict(pixels)[:, :2]
 
-    source = ArraySource(values=np.zeros((3, 20, 20), np.float32))
+    source = MemorySource(values=np.zeros((3, 20, 20), np.float32))
     with pytest.raises(ModelError, match=r"gave scores \(1, 2, .* promises"):
         segment(source, Wrong(card=identity_card(3, window=16, overlap=4)))
 
@@ -215,7 +215,7 @@ def test_more_than_254_classes_are_sixteen_bit():
     values[299] = 1
     tiling = Tiling(height=16, width=16, window=16, overlap=0)
     partial = segment_block(
-        ArraySource(values=values), Identity(card=card), tiling.block_at(0, 0)
+        MemorySource(values=values), Identity(card=card), tiling.block_at(0, 0)
     )
     assert partial.arrays["classes"].dtype == np.uint16
     assert (partial.arrays["classes"] == 299).all()
@@ -239,7 +239,7 @@ def test_a_block_is_read_with_what_is_reflected_around_it(height, width, data):
     (y, bottom), (x, right) = side(height), side(width)
     values = np.arange(2 * height * width, dtype=np.uint16).reshape(2, height, width)
     mask = values[0] % 3 > 0
-    source, card = ArraySource(values=values, mask=mask), identity_card(2, fill=77.0)
+    source, card = MemorySource(values=values, mask=mask), identity_card(2, fill=77.0)
     pixels = read_windows(source, card, Window.spanning(y, bottom, x, right))
     rows, cols = reflect(y, bottom, height)[:, None], reflect(x, right, width)
     assert (pixels.valid == mask[rows, cols]).all()

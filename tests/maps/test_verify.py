@@ -19,7 +19,7 @@ from geoseg.maps.overviews import (
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
-from geoseg.testing import ArraySource, LocalModel, identity_card
+from geoseg.testing import LocalModel, MemorySource, identity_card
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def small(monkeypatch):
 
 def segment(out, zarr_format=2, progress=False, height=200, **more):
     pixels = np.random.default_rng(0).random((3, height, 190), np.float32)
-    source = ArraySource(values=pixels)
+    source = MemorySource(values=pixels)
     model = LocalModel(card=identity_card(3, window=48, overlap=12))
     plan = make_plan(source, model=model, block=72, scores=True, **more)
     return run_plan(plan, out=out, zarr_format=zarr_format, progress=progress)[1]
