@@ -15,6 +15,7 @@ import geoseg
 import geoseg.accessor
 from geoseg.errors import GeosegError, MasksError, RasterError
 from geoseg.inference.scheduler import RunInfo
+from geoseg.maps.open import open_classes
 from geoseg.testing import IdentityModel, identity_card
 from geoseg.viz.html import card_html, facts_html, map_html, plan_html, run_html
 
@@ -182,7 +183,7 @@ def test_stores_of_other_tools(labels, tmp_path):
     array.attrs["_FillValue"] = NODATA
     path = tmp_path / "theirs.zarr"
     array.to_dataset().to_zarr(path, zarr_format=2)
-    opened = geoseg.vector.vectorize.open_classes(path)
+    opened = open_classes(path)
     assert [c.name for c in opened.classes] == ["class_0", "class_1", "class_2"]
     assert opened.grid.transform.almost_equals(Affine(0.01, 0, 10, 0, -0.01, 50), 1e-9)
     page = geoseg.report(path)
