@@ -367,6 +367,7 @@ def test_statistics_leave_out_what_a_raster_masks(tmp_path: Path, how: str) -> N
     assert frame["b1_max"].max() < 110
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_statistics_of_a_raster_without_a_place_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("exactextract")
     path = write(tmp_path / "c.tif", np.ones((9, 9), np.uint8))
@@ -441,6 +442,7 @@ def a_store(folder: Path) -> tuple[Any, Any, Any]:
     )  # fmt: skip
     masks.write("classes", grid.window, values)
     masks.write("confidence", grid.window, confidence)
+    masks.finish({})
     return masks, values, confidence
 
 
