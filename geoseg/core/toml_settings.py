@@ -100,7 +100,7 @@ def _explained(error: Any, tables: list[type[BaseModel]]) -> str:  # noqa: ANN40
     if error["type"] != "extra_forbidden":
         return f"{shown or 'the file'}: {_lower(error['msg'])}"
     near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    meant = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
     return f"{shown} is not known: {meant}"
 
 

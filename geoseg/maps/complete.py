@@ -46,7 +46,7 @@ def check_complete(reader: ClassReader, *, partial: bool) -> None:
     """Refuse an incomplete map; where that is what is wanted, warn.
 
     Raises:
-        IncompleteError: It is not complete, and nobody said that it may be.
+        IncompleteError: It is not complete, and `partial` was not given.
     """
     lacks = incomplete(reader)
     if lacks is None:

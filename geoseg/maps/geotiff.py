@@ -12,7 +12,13 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.maps.values import table_of, values_that_occur
-from geoseg.rasters.gdal import Handles, environment, open_dataset, reporting
+from geoseg.rasters.gdal import (
+    Handles,
+    environment,
+    is_remote,
+    open_dataset,
+    reporting,
+)
 from geoseg.rasters.references import contents
 
 if TYPE_CHECKING:
@@ -141,9 +147,14 @@ def _narrow_dtype(classes: Sequence[Class]) -> str:
 
 
 def _class_table(dataset: Any, nodata: int | None, name: str) -> tuple[Class, ...]:  # noqa: ANN401 - rasterio's
-    """Return the classes that occur or that the file names, as it colours them."""
+    """Return the classes that occur or that the file names, as it colours them.
+
+    8 bits far away are not looked through: their classes are all that can occur.
+    """
     remedy = "make it nodata with gdal_edit.py -a_nodata {value}"
-    values = values_that_occur(_rows(dataset), nodata=nodata, name=name, remedy=remedy)
+    far = dataset.dtypes[0] == "uint8" and is_remote(dataset.name)
+    pieces = [np.arange(256, dtype=np.uint8)] if far else _rows(dataset)
+    values = values_that_occur(pieces, nodata=nodata, name=name, remedy=remedy)
     names = _category_names(dataset)
     return table_of(sorted({*values, *names} - {nodata}), names, _colors(dataset))
 
@@ -176,7 +187,7 @@ def _category_names(dataset: Any) -> dict[int, str]:  # noqa: ANN401 - rasterio'
 def _description(dataset: Any) -> Any:  # noqa: ANN401 - rasterio's in, XML out
     """Return what GDAL knows of a raster, as the XML of a VRT.
 
-    rasterio has no door to category names and attribute tables; a VRT's text does.
+    rasterio offers no category names and attribute tables; a VRT's text does.
     """
     from xml.etree import ElementTree as ET
 

@@ -89,7 +89,7 @@ def create_group(
     provenance: Mapping[str, Any],
     zarr_format: int = 2,
 ) -> None:
-    """Create the Zarr group alone, without a run that could be gone on with.
+    """Create the Zarr group alone, without a run that could be resumed.
 
     It is made in memory: Zarr writes the metadata of a group anew with every array, and
     an object store wants every object once.

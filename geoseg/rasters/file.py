@@ -158,7 +158,7 @@ class Told:
     number is among them, or there is a name for it that is not `alpha`."""
     count: int | None = None
     """How many bands there are by what an item says; more than there are without an
-    alpha band: it is none."""
+    alpha band: it is not one."""
     trust: tuple[str, ...] = ()
     """Folders and hosts whose files may be read where a raster names them."""
 
@@ -292,7 +292,7 @@ class Header:
 
 
 def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
-    # GDAL calls the fourth of four byte bands alpha where nobody said what it is; a
+    # GDAL calls the fourth of four byte bands alpha where no tag says what it is; a
     # band that has a name of its own (`nir`) is none.
     numbers = [
         n

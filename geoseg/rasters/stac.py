@@ -132,7 +132,7 @@ def open_items(
 
 
 def _valid_item(item: Mapping[str, Any], told: Told) -> Source:
-    """Open an item, or say that it is none by the specification."""
+    """Open an item, or say why it is not one by the specification."""
     try:
         return _open_item(item, told)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

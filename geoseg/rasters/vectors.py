@@ -49,7 +49,7 @@ them GeoParquet, which is read without OGR."""
 _REACHES_ELSEWHERE = (
     "OGR_VRT", "GDALG", "WFS", "OAPIF", "OGCAPI", "CSW", "HTTP", "GML", "LVBAG",
     "AmigoCloud", "Carto", "EEDA", "Elasticsearch", "NGW", "PLSCENES", "ADBC", "GTFS",
-    "PostgreSQL", "MySQL", "ODBC", "MSSQLSpatial", "PGeo", "PDF",
+    "PDF",
 )  # fmt: skip
 _NAMES_OTHERS = re.compile(
     rb"<OGRVRT|<VRTDataset|gdal_streamed_alg|<WFSConfiguration|<OGRWFSDataSource|"

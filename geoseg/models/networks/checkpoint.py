@@ -118,7 +118,7 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     if arch is None or encoder is None:
         raise ModelError(
             f"{path} does not say which network it is of (its settings name {name!r}; "
-            f"known are {', '.join(_NETWORKS)}): write into its card "
+            f"known networks are {', '.join(_NETWORKS)}): write into its card "
             '"framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"}'
         )
     # What terratorch hands to the network's constructor is prefixed.

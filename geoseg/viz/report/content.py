@@ -92,7 +92,7 @@ def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
         done, total = block_counts(reader)
         notices.append(
             f"This map is not complete: {done:,} of {total:,} blocks are done. What is "
-            "missing shows as nodata; the same geoseg command goes on with it."
+            "missing shows as nodata; the same geoseg command completes it."
         )
     if not found.valid:
         notices.append("No pixel of this map has a class: all of it is nodata.")
