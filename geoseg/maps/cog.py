@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from geoseg.maps.reader import ClassReader
+
+_BEST_DEFLATE = 1032
+"""Bytes that deflate puts into one at best (https://zlib.net/zlib_tech.html)."""
+_SMALLEST = 1 << 15
+"""Bytes of a map of a few pixels with its headers, tables and side files."""
 
 
 def export(
@@ -56,6 +62,7 @@ def export(
         raise MasksError(f"{target} must end in .tif: what is written is a GeoTIFF")
     if not target.parent.is_dir():
         raise MasksError(f"the folder {target.parent} does not exist: create it first")
+    _check_room(target, reader)
     with replacing(target) as part:
         folder = part.with_name(f"{part.name}-work")
         with _reporting(target):
@@ -71,6 +78,24 @@ def export(
     return target
 
 
+def _no_room(target: Path, reason: str) -> StorageFullError:
+    return StorageFullError(
+        f"{target} cannot be written, no room is left ({reason}): make room, and give "
+        "the same command again"
+    )
+
+
+def _check_room(target: Path, reader: ClassReader) -> None:
+    """Raise where even the best compression would not fit.
+
+    Libtiff writes lines of its own when a disk fills; where it is full, none is said.
+    """
+    least = max(_SMALLEST, reader.grid.pixels // _BEST_DEFLATE)
+    free = shutil.disk_usage(target.parent).free
+    if free < least:
+        raise _no_room(target, f"{free:,} bytes are free, at least {least:,} needed")
+
+
 @contextmanager
 def _reporting(target: Path) -> Iterator[None]:
     """Say on one line why a file cannot be written; what is half goes afterwards."""
@@ -81,10 +106,7 @@ def _reporting(target: Path) -> Iterator[None]:
     except (OSError, RasterioError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         if is_full(error) or lacks_room(target.parent):
-            raise StorageFullError(
-                f"no room is left for {target}: {reason}; make room, and the same "
-                "command writes it"
-            ) from error
+            raise _no_room(target, reason) from error
         raise MasksError(f"{target} cannot be written: {reason}") from error
 
 

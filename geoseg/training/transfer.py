@@ -63,7 +63,7 @@ def card_of(folder: str | os.PathLike[str]) -> Card:
         return open_folder(path).card
     from geoseg.models.networks import hf
 
-    return hf.card_of(path, name=path.name)
+    return hf.card_of(path, name=path.name, scaled=False)
 
 
 def _weights_of(path: Path, card: Card) -> dict[str, torch.Tensor]:

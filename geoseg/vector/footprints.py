@@ -16,6 +16,8 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from geoseg.core.grid import Window
+from geoseg.errors import RegionsError
+from geoseg.rasters.vectors import open_vectors
 from geoseg.vector.regularize import iou, square
 from geoseg.vector.rings import HEADER, Polygons, header
 from geoseg.vector.table import Field, Rows
@@ -332,8 +334,9 @@ def _columns(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
         table = pyarrow.parquet.read_table(path, columns=names)
     else:
-        import pyogrio
-
-        _, table = pyogrio.read_arrow(path, columns=names, read_geometry=False)
-    kept, squared = (table[name].to_numpy() for name in names)
+        file = open_vectors(path, "the footprints", RegionsError)
+        assert file is not None, "it was written just now"
+        raw = file.read_raw(file.only_layer(), columns=names, read_geometry=False)
+        table = dict(zip(raw[0]["fields"], raw[3], strict=True))
+    kept, squared = (np.asarray(table[name]) for name in names)
     return kept, squared

@@ -198,7 +198,7 @@ def test_every_long_command_takes_a_cluster_file(
             ["segment", f"{scene}/scene.tif", "--model", "otsu:ndwi", "--out", masks],
             ["vectorize", masks, "--out", regions, "--simplify", "20"],
             ["evaluate", masks, "--reference", f"{scene}/truth.tif", "--boundary", "2",
-             "--map", "water=water", "--csv", f"{tmp_path}/{name}.csv"],
+             "--map", "1=water", "--csv", f"{tmp_path}/{name}.csv"],
             ["verify", masks],
             ["run", str(tmp_path / "p.toml"), *out],
         ):  # fmt: skip

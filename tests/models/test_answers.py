@@ -103,7 +103,7 @@ class TestTheMiddle:
         path = str(tmp_path / "a.tif")
         with rasterio.open(
             path, "w", driver="GTiff", count=1, height=75, width=91, dtype="uint8",
-            crs="EPSG:32633", transform=rasterio.Affine(1, 0, 0, 0, -1, 0),
+            crs="EPSG:32633", transform=rasterio.Affine(1, 0, 500, 0, -1, 900),
         ) as file:  # fmt: skip
             file.write(pixels)
         card = a_card(mean=0.5, std=0.1)

@@ -337,7 +337,7 @@ class TestSmp:
             ),
             (
                 replace(card, framework={**card.framework, "arch": "Nonet"}),
-                "'Nonet'.*none of Unet",
+                "'Nonet'.*not one of Unet",
             ),
             (
                 replace(card, framework={**card.framework, "encoder": "none"}),

@@ -284,12 +284,12 @@ class TestPrompts:
     def test_map_coordinates_become_pixels(self, tmp_path, scene):
         with rasterio.open(scene) as file:
             t, crs, height = file.transform, file.crs.to_wkt(), file.height
-        at = [t * (300.5, 500.5), t * (700, 900), t * (760, 930)]
+        at = [t @ (300.5, 500.5), t @ (700, 900), t @ (760, 930)]
         shapes = [
             shapely.Point(at[0]),
             shapely.box(at[1][0], at[2][1], at[2][0], at[1][1]),
             shapely.Polygon([at[1], at[2], (at[1][0], at[2][1])]),
-            shapely.Point(t * (-50, height + 50)),
+            shapely.Point(t @ (-50, height + 50)),
         ]
         self.write(tmp_path / "p.gpkg", shapes, crs)
         grid = open_source(str(scene)).grid
@@ -306,7 +306,7 @@ class TestPrompts:
         with rasterio.open(scene) as file:
             t, crs = file.transform, file.crs
         lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(
-            *(t * (300.5, 500.5))
+            *(t @ (300.5, 500.5))
         )
         self.write(tmp_path / "p.gpkg", [shapely.Point(lon, lat)], "EPSG:4326")
         grid = open_source(str(scene)).grid
@@ -357,8 +357,8 @@ def test_a_map_does_not_depend_on_blocks(tmp_path, scene, monkeypatch, asked):
     prompts = None
     if asked:
         prompts = tmp_path / "prompts.gpkg"
-        shapes = [shapely.Point(t * at) for at in ((60, 40), (150, 130), (280, 250))]
-        shapes.append(shapely.box(*(t * (90, 120)), *(t * (170, 60))))
+        shapes = [shapely.Point(t @ at) for at in ((60, 40), (150, 130), (280, 250))]
+        shapes.append(shapely.box(*(t @ (90, 120)), *(t @ (170, 60))))
         TestPrompts().write(prompts, shapes, crs)
     maps = []
     for out, block in (("a.zarr", 96), ("b.zarr", 288)):

@@ -368,6 +368,7 @@ def test_statistics_leave_out_what_a_raster_masks(tmp_path: Path, how: str) -> N
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_statistics_of_a_raster_without_a_place_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("exactextract")
     path = write(tmp_path / "c.tif", np.ones((9, 9), np.uint8))

@@ -112,10 +112,16 @@ def _hashes(path: Path) -> list[str]:
     return [file_sha256(file) for file in (path / "config.json", *weights)]
 
 
-def card_of(path: Path, *, name: str) -> Card:
+def card_of(path: Path, *, name: str, scaled: bool = True) -> Card:
     """Return the card that a folder's configuration implies.
 
     Three channels are taken for red, green and blue; others are bands by number.
+
+    Args:
+        path: The folder.
+        name: What the model is called.
+        scaled: Whether it must say how pixels are scaled; training, which scales by
+            its own rasters, does without.
 
     Raises:
         ModelError: The folder does not say how pixels are scaled.
@@ -133,7 +139,7 @@ def card_of(path: Path, *, name: str) -> Card:
     names = ["red", "green", "blue"]
     if channels != 3:
         names = [str(i + 1) for i in range(channels)]
-    if not processor:
+    if scaled and not processor:
         raise ModelError(
             f"{path} holds no preprocessor_config.json, which says how pixels are "
             f"scaled: write {beside}: {_example(config)}"
