@@ -37,9 +37,8 @@ test: $(VENV)/.test lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy geoseg
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin geoseg
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 geoseg
+	printf '%s\n' linux darwin win32 | xargs -P 2 -I{} \
+	    $(BIN)/mypy --platform {} --cache-dir .mypy_cache/{} geoseg
 
 docs: $(VENV)/.test
 	$(BIN)/python -m mkdocs build --strict --quiet

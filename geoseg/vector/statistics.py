@@ -134,18 +134,18 @@ def _as_raster(band: Source, name: str) -> Any:  # noqa: ANN401 - untyped librar
         def extent(self) -> tuple[float, float, float, float]:
             return 0.0, 0.0, float(band.grid.width), float(band.grid.height)
 
-        def nodata_value(self) -> None:
-            return None
+        def nodata_value(self) -> float:
+            return float("nan")
 
         def srs_wkt(self) -> str | None:
             return band.grid.crs
 
         def read_window(self, x0: int, y0: int, nx: int, ny: int) -> Any:  # noqa: ANN401
             if not nx or not ny:  # asked for the dtype
-                empty = np.zeros((ny, nx), band.dtype)
-                return np.ma.masked_array(empty, np.zeros((ny, nx), np.bool_))
+                return np.zeros((ny, nx), np.float64)
             pixels, valid = band.read(Window(y=y0, x=x0, height=ny, width=nx))
-            return np.ma.masked_array(pixels[0], ~valid)
+            # Whether masks of arrays are honoured depends on exactextract's version.
+            return np.where(valid, pixels[0].astype(np.float64), np.nan)
 
     raster = Band()
     raster.set_name(name)
