@@ -186,13 +186,3 @@ class GeosegAccessor:
         from geoseg.viz.html import map_html
 
         return map_html(self._reader)
-
-
-def _reader_of(thing: Any) -> ClassReader:  # noqa: ANN401 - a map of any kind
-    if isinstance(thing, xr.Dataset | xr.DataArray):
-        from geoseg.maps.dataset import class_reader
-
-        return class_reader(thing)
-    from geoseg.maps.open import open_classes
-
-    return open_classes(thing)

@@ -24,7 +24,6 @@ Balance = Literal["none", "sqrt", "equal"]
 LOSS = "ce+dice"
 """The loss of networks that have none of their own."""
 
-_LABELS = Cli(section=Section.LABELS)
 _PIXELS = Cli(section=Section.LABELS, metavar="PX")
 _HELD_OUT = Cli(section=Section.HELD_OUT, metavar="PX")
 _NETWORK = Cli(section=Section.NETWORK)
