@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,4 +129,5 @@ def read_regions(path: str | Path, layer: str | None = None) -> geopandas.GeoDat
     if file is None:
         raise RegionsError(f"{path} cannot be read as regions: it holds no features")
     name = layer or next((n for n, kind in file.layers.items() if kind), None)
-    return file.read(file.only_layer(name), use_arrow=True)
+    arrow = find_spec("pyarrow") is not None  # quicker, and an extra
+    return file.read(file.only_layer(name), use_arrow=arrow)

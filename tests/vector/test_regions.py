@@ -67,6 +67,23 @@ def test_three_formats_hold_the_same(made: dict[str, Path]) -> None:
     assert len(frames[0]) > 1000
 
 
+def test_regions_are_read_without_pyarrow(made: dict[str, Path]) -> None:
+    """It is an extra, which `pip install '.[models,plot]'` does not bring."""
+    code = (
+        "import sys\n"
+        "sys.modules['pyarrow'] = None\n"
+        "import importlib.util as util\n"
+        "real = util.find_spec\n"
+        "util.find_spec = lambda n, *a: None if n == 'pyarrow' else real(n, *a)\n"
+        "import geoseg\n"
+        "print(len(geoseg.read_regions(sys.argv[1])))"
+    )
+    line = [sys.executable, "-c", code, str(made["gpkg"])]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(read_regions(made["gpkg"]))
+
+
 def test_fields_are_typed(made: dict[str, Path]) -> None:
     info = pyogrio.read_info(made["gpkg"], layer="regions")
     found = dict(zip(info["fields"], info["dtypes"], strict=True))
