@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -250,3 +250,15 @@ def squares(within: Grid | Window, side: int) -> Iterator[Window]:
                 max(x, whole.x),
                 min(x + side, whole.right),
             )
+
+
+def wkt_of(crs: Any) -> str | None:  # noqa: ANN401 - a rasterio CRS or None
+    """Return a rasterio CRS as WKT, of 2019 where it can be said so; None if empty."""
+    from rasterio.errors import CRSError
+
+    if not crs:
+        return None
+    try:
+        return str(crs.to_wkt(version="WKT2_2019"))
+    except CRSError:
+        return str(crs.to_wkt())

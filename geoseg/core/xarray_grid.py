@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 
-from geoseg.core.grid import Grid
+from geoseg.core.grid import Grid, wkt_of
 from geoseg.errors import RasterError
 
 if TYPE_CHECKING:
@@ -151,12 +151,7 @@ def _wkt(array: xr.DataArray, told: Mapping[Hashable, Any]) -> str | None:
             crs = CRS.from_user_input(text)
         except CRSError:
             continue
-    if not crs:
-        return None
-    try:
-        return str(crs.to_wkt(version="WKT2_2019"))
-    except CRSError:
-        return str(crs.to_wkt())
+    return wkt_of(crs)
 
 
 def _other_names(

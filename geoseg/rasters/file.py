@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from geoseg.core.files import absolute
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, wkt_of
 from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SourceChangedError
@@ -423,18 +423,6 @@ def _grid(dataset: DatasetReader) -> Grid:
         height=dataset.height,
         width=dataset.width,
     )
-
-
-def wkt_of(crs: Any) -> str | None:  # noqa: ANN401 - a rasterio CRS or None
-    """Return a rasterio CRS as WKT, of 2019 where it can be said so; None if empty."""
-    from rasterio.errors import CRSError
-
-    if not crs:
-        return None
-    try:
-        return str(crs.to_wkt(version="WKT2_2019"))
-    except CRSError:
-        return str(crs.to_wkt())
 
 
 def _colours(dataset: DatasetReader) -> tuple[str, ...]:
