@@ -22,12 +22,12 @@ from geoseg.core.geodesy import pixel_areas
 from geoseg.core.grid import Window, squares
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
-from geoseg.core.text import redact
+from geoseg.core.text import did_you_mean, redact
 from geoseg.errors import GeosegError
 from geoseg.execution.engine import ordered
 from geoseg.execution.resources import cores
 from geoseg.labels import open_labels
-from geoseg.labels.names import did_you_mean, with_class
+from geoseg.labels.names import with_class
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import block_side
 

@@ -79,13 +79,19 @@ def check(
     options: RasterOptions,
     output: OutputOptions,
 ) -> None:
-    """Say whether RASTER can be what MODEL was trained on; exit status 2 if not."""
-    from geoseg.models.check import examine
+    """Say whether MODEL runs and RASTER can be what it was trained on; else status 2.
+
+    The model is loaded and given one blank window.
+    """
+    from geoseg.models.check import examine, try_out
     from geoseg.models.load import model_recipe
     from geoseg.rasters.open import open_source
 
     source = open_source(one_or_more(raster), **options.of_source)
-    findings = examine(model_recipe(spec).bound(source).card, source)
+    recipe = model_recipe(spec).bound(source)
+    findings = examine(recipe.card, source)
+    if not any(f.level == "wrong" for f in findings):
+        findings += try_out(recipe, source)
     if output.as_json:
         click.echo(json.dumps([asdict(f) for f in findings]))
     else:

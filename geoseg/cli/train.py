@@ -35,7 +35,8 @@ def train(
 
     path = train_model(list(rasters), options, progress=not output.silent)
     facts = dict(open_folder(path).card.facts)
-    notes = facts.get("validation", {}).get("notes", [])
+    notes = list(facts["training"].get("label_notes", ()))
+    notes += facts.get("validation", {}).get("notes", [])
     lines = [f"{path}: {_figures(facts)}", *(f"- {note}" for note in notes)]
     report({"model": str(path), **facts}, lines, output)
 

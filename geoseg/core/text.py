@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -128,6 +129,17 @@ def redact(text: str) -> str:
         text = text.replace(secret, "…")
     text = _URL.sub(r"\1\2", text)
     return _SECRET.sub(r"\1=…", _QUERY.sub("?…", text))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for the known name that is nearest, or nothing.
+
+    >>> did_you_mean("watr", ["Water", "forest"]), did_you_mean("road", ["forest"])
+    ("; did you mean 'Water'?", '')
+    """
+    by_fold = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), list(by_fold), n=1)
+    return f"; did you mean {by_fold[near[0]]!r}?" if near else ""
 
 
 def size(bytes_: float) -> str:

@@ -6,8 +6,8 @@ open the source ─ load the model's card ─ fit one to the other ─ cut into 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geoseg.core import views
@@ -51,6 +51,8 @@ class Plan:
     """What is wanted: classes, objects, or both."""
     splitting: Splitting | None = None
     """How a semantic model's map becomes objects."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """How the raster is read, as far as the user says otherwise than it does."""
     numerics: Numerics | None = None
     """How it computes; None until a run has chosen."""
 
@@ -73,6 +75,7 @@ class Plan:
         return {
             **objects,
             "source": dict(self.source.identity),
+            **self.reading,
             "bands": [band.name for band in self.source.bands],
             "grid": [list(grid.transform)[:6], grid.height, grid.width],
             **(self.numerics.settings() if self.numerics is not None else {}),
@@ -112,7 +115,18 @@ def plan_of(
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
     room = options.memory_bytes or min(_ROOM, worker_memory or _ROOM)
-    return _cut(opened, recipe.fit(opened), options, workers, room, chunk)
+    plan = _cut(opened, recipe.fit(opened), options, workers, room, chunk)
+    return replace(plan, reading=_reading(options))
+
+
+def _reading(options: PlanOptions) -> dict[str, Any]:
+    """Return how the raster is to be read, for a store's settings.
+
+    What changes which pixels are valid changes the answer, and no pixel.
+    """
+    usual = {"nodata": None, "nodata_rule": "auto"}
+    asked = {name: getattr(options, name) for name in usual}
+    return {name: value for name, value in asked.items() if value != usual[name]}
 
 
 def recipe_of(options: PlanOptions) -> ModelRecipe:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 
 from geoseg.core.classes import Class, class_table, default_color
 from geoseg.core.grid import Grid
+from geoseg.core.text import did_you_mean
 from geoseg.errors import LabelsError
 
 UNLABELLED = 65535
@@ -35,6 +35,9 @@ class Pairing:
     """What the file has and the table did not."""
     unused: tuple[str, ...] = ()
     """Names of the mapping that the file does not have."""
+    doubts: tuple[str, ...] = ()
+    """What classes are mapped to that the table does not have, where it has one that is
+    called almost so; a sentence each."""
 
     def check_alike(self, name: str) -> None:
         """Raise where the file's classes do not look like those of the table.
@@ -43,12 +46,8 @@ class Pairing:
             LabelsError: A name of the mapping occurs nowhere, or fewer than half of
                 what the file has is in the table.
         """
+        check_mapping_used([self])
         found, listed = self.found, ", ".join(self.found[:10])
-        if self.unused:
-            raise LabelsError(
-                f"--map {self.unused[0]}=…: {name} has no class of that name; it has "
-                f"{listed}{did_you_mean(self.unused[0], found)}"
-            )
         if self.unknown and 2 * len(self.unknown) > len(found):
             table = [c for c in self.classes if c.name not in self.unknown]
             raise LabelsError(
@@ -63,8 +62,7 @@ class Pairing:
         if self.by_number:
             pairs = ", ".join(f"{raw} = {of}" for raw, of in self.by_number[:10])
             yield f"{name} has no names: classes are paired by number ({pairs})"
-        if self.unused:
-            yield f"--map of {', '.join(self.unused)} changes nothing of {name}"
+        yield from self.doubts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,19 @@ class Names:
             by_number=tuple(dict.fromkeys(by_number)),
             unknown=tuple(dict.fromkeys(unknown)),
             unused=tuple(key for key in self.mapping if key not in seen),
+            doubts=tuple(self._doubts()),
         )
+
+    def _doubts(self) -> Iterator[str]:
+        """Ask about classes that are mapped to a name that is almost one of the table.
+
+        Any name may be a new class, so that none is refused.
+        """
+        table = {c.name.casefold(): c.name for c in self.known}
+        for key, to in self.mapping.items():
+            new = to.casefold() not in {*table, "ignore"} and not _is_value(to)
+            if new and (near := did_you_mean(to, table.values())):
+                yield f"--map {key}={to} makes a class {to!r} of its own{near}"
 
     def _asked(self, text: str, name: str) -> str:
         return self.mapping.get(name, self.mapping.get(text, name))
@@ -144,11 +154,20 @@ class Laid:
     """What was chosen or lost, one sentence each."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` for the known name that is nearest, or nothing."""
-    by_fold = {name.casefold(): name for name in known}
-    near = get_close_matches(name.casefold(), list(by_fold), n=1)
-    return f"; did you mean {by_fold[near[0]]!r}?" if near else ""
+def check_mapping_used(pairings: Sequence[Pairing]) -> None:
+    """Raise where a name of a mapping occurs in none of several files.
+
+    Raises:
+        LabelsError: The name, and what they have.
+    """
+    unused = [name for name in pairings[0].unused
+              if all(name in p.unused for p in pairings)]  # fmt: skip
+    if unused:
+        found = list(dict.fromkeys(f for p in pairings for f in p.found))
+        raise LabelsError(
+            f"--map {unused[0]}=…: the labels have no class of that name; they have "
+            f"{', '.join(found[:10])}{did_you_mean(unused[0], found)}"
+        )
 
 
 def with_class(table: tuple[Class, ...], text: str) -> tuple[tuple[Class, ...], int]:

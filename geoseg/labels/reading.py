@@ -14,14 +14,13 @@ from geoseg.core.classes import Class
 from geoseg.core.densify import densified
 from geoseg.core.grid import Grid
 from geoseg.core.label_options import Order
-from geoseg.core.text import redact
+from geoseg.core.text import did_you_mean, redact
 from geoseg.errors import LabelsError
 from geoseg.labels.features import PointLabels, PolygonLabels, moved
 from geoseg.labels.names import (
     UNLABELLED,
     Names,
     Pairing,
-    did_you_mean,
     text_of,
 )
 from geoseg.rasters.shapes import TOLERANCE

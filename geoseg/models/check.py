@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from geoseg.errors import ModelError, RasterError
+from geoseg.errors import (
+    GeosegError,
+    MissingExtraError,
+    ModelError,
+    RasterError,
+    first_line,
+)
 from geoseg.models.caution import cautions
 from geoseg.models.classical.sample import sample_windows
 from geoseg.rasters.open import for_model
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.models.card import Band, Card
+    from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
 
 _GDAL_TYPES = {
@@ -37,7 +44,7 @@ class Finding:
     """One line of what was found."""
 
     subject: str
-    """`bands`, `raster`, `dtype`, `values`, `scaling`, `resolution` or `crs`."""
+    """`bands`, `model`, `raster`, `dtype`, `values`, `scaling`, `resolution`, `crs`."""
     level: Literal["ok", "note", "wrong"]
     """`wrong`: the labels would be nonsense; the run is refused."""
     text: str
@@ -75,6 +82,27 @@ def examine(card: Card, source: Source) -> list[Finding]:
         sample = _sample(selected)
         found += [_values(card, selected, sample), *_scaled(card, sample)]
     return [*found, _resolution(card, source), _crs(source)]
+
+
+def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
+    """Load a model and give it one blank window, and return what is wrong with that.
+
+    So a program that was exported for other windows, or an answer that is none, is
+    found before a run. Models that look at the whole raster, or at where a window lies,
+    are only loaded.
+    """
+    card = recipe.card
+    try:
+        model = recipe.load()
+        if not (model.placed or model.fits):
+            shape = (1, len(card.bands), card.window, card.window)
+            model.predict(np.zeros(shape, for_model(source, card).dtype))
+    except MissingExtraError:
+        raise
+    except (GeosegError, RuntimeError, ValueError) as error:
+        said = first_line(error)
+        return [Finding(subject="model", level="wrong", text=said)]
+    return []
 
 
 def _bands(card: Card, source: Source) -> Finding:

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from geoseg.core.indices import INDICES
 from geoseg.errors import RasterError
 from geoseg.rasters.source import Named, Renamed, Source, SourceBand, noted
 
@@ -277,9 +278,10 @@ def _partly_named(source: Source, words: Sequence[str]) -> Source:
 
 
 def _near(name: str, source: Source) -> str:
-    """Return a question where a band is called almost so."""
+    """Return a question where a band, or an index, is called almost so."""
     known = [w for b in source.bands for w in (b.name, b.common_name) if w]
     close = difflib.get_close_matches(name, known, n=1)
+    close += difflib.get_close_matches(name.lower(), INDICES, n=1, cutoff=0.7)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -324,9 +326,9 @@ def match_bands(source: Source, wanted: Sequence[Named]) -> tuple[int, ...]:
     if missing:
         raise RasterError(
             f"{source.name} lacks the band{'s' * (len(missing) > 1)} "
-            f"{listed(missing)}: it has {len(source.bands)} ({listed(source.bands)}), "
-            f"the model wants {len(wanted)} ({listed(wanted)}); say with --bands what "
-            "its bands are"
+            f"{listed(missing)}{_near(missing[0].name, source)}: it has "
+            f"{len(source.bands)} ({listed(source.bands)}), the model wants "
+            f"{len(wanted)} ({listed(wanted)}); say with --bands what its bands are"
         )
     return tuple(f for f in found if f is not None)
 

@@ -13,6 +13,7 @@ import numpy as np
 from geoseg.core.classes import Class
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
+from geoseg.labels.names import check_mapping_used
 from geoseg.rasters.open import Source, at_resolution, for_training, open_source
 from geoseg.training.architectures import CLASSICAL
 from geoseg.training.options import Paths, TrainOptions
@@ -132,6 +133,7 @@ def _open_pairs(
         pairs.append((source, opened))
     if not pairs and missed is not None:
         raise missed
+    check_mapping_used([labels.pairing for _, labels in pairs])
     return pairs, table
 
 

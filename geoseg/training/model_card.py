@@ -14,6 +14,7 @@ from geoseg._version import __version__
 from geoseg.labels import object_classes
 from geoseg.models.card import Card
 from geoseg.rasters.numbers import numbers_of
+from geoseg.rasters.source import unique
 from geoseg.training.data import metres_of
 from geoseg.training.scenes import scaled_bands
 
@@ -51,7 +52,10 @@ def untrained_card(
                 "geoseg": __version__,
                 "finished": None,
                 "rasters": names,
-                "notes": list(dict.fromkeys(n for s in sources for n in s.notes)),
+                "notes": list(unique(n for s in sources for n in s.notes)),
+                "label_notes": list(
+                    unique(n for s in data.scenes for n in s.labels.notes)
+                ),
                 "where": [list(s.grid.bounds) for s in data.scenes],
                 "crs": data.scenes[0].grid.crs,
                 "labelled_pixels": {c.name: n for c, n in labelled},

@@ -269,6 +269,18 @@ def test_other_settings_on_a_store_are_refused(scene, tmp_path):
     run(scene, tmp_path / "m.zarr", overlap=8, overwrite=True)
 
 
+def test_another_nodata_on_a_store_is_refused(tmp_path):
+    values = np.random.default_rng(0).integers(0, 9, (3, 70, 70)).astype(np.uint8)
+    scene = write(tmp_path / "scene.tif", values)
+    first = run(scene, tmp_path / "m.zarr", nodata=0)
+    assert (first["classes"].to_numpy() == 255).any()
+    with pytest.raises(MasksError, match=r"settings \(nodata: 0.0 there, 3.0 now"):
+        run(scene, tmp_path / "m.zarr", nodata=3)
+    with pytest.raises(MasksError, match=r"nodata_rule: null there, \S*all"):
+        run(scene, tmp_path / "m.zarr", nodata=0, nodata_rule="all")
+    run(scene, tmp_path / "m.zarr", nodata=0)
+
+
 def test_precision_is_chosen_once_and_stands_in_the_store(scene, tmp_path, client):
     import torch
 

@@ -101,6 +101,19 @@ def test_a_mapping_that_nothing_has_is_an_error_with_a_hint(tmp_path, values):
         evaluate(masks, polygons, mapping={"wood": "forest"})
 
 
+def test_a_class_that_is_almost_one_of_the_table_is_doubted(tmp_path):
+    polygons = write(tmp_path / "p.gpkg", [square(1, 1, 9)], label=["woods"])
+
+    def notes(to):
+        how = {"classes": CLASSES, "mapping": {"woods": to}}
+        return " ".join(open_labels(polygons, GRID, **how).notes)
+
+    assert "woods=forrest makes a class 'forrest' of its own; did you mean" in notes(
+        "forrest"
+    )
+    assert not any("of its own" in notes(to) for to in ("Forest", "shrubs", "1"))
+
+
 def test_map_classes_are_merged_for_the_comparison(tmp_path, values):
     masks = masks_of(tmp_path / "m.zarr", values)
     coarse = np.where(values == 0, 0, 1).astype(np.uint8)

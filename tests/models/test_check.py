@@ -1,14 +1,18 @@
 """Rasters that a model cannot know are refused; those it can are not."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import from_origin
 
+from geoseg.cli import run
 from geoseg.errors import ModelError
-from geoseg.models.check import check_fit, examine
+from geoseg.models.check import check_fit, examine, try_out
+from geoseg.models.load import model_recipe
 from geoseg.models.plain import card_from_dict
 from geoseg.rasters.open import open_source
 
@@ -149,3 +153,30 @@ class TestRealRasters:
             check_fit(card, source)
         card = card_from_dict({"bands": ["red"], "classes": ["a", "b"], "std": 0.2})
         check_fit(card, source)
+
+
+def test_a_program_that_can_never_take_the_window_is_found(tmp_path, capsys):
+    """Before the run, and without one."""
+    net = torch.nn.Conv2d(3, 2, 1).eval()
+    program = torch.export.export(net, (torch.zeros(1, 3, 64, 64),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    card = {"bands": ["red", "green", "blue"], "classes": ["a", "b"], "overlap": 0}
+    a_raster(tmp_path, "uint8", 1, 255)
+    for window, status in ((64, 0), (128, 2)):
+        (tmp_path / "net.json").write_text(json.dumps({**card, "window": window}))
+        command = ["model", "check", str(tmp_path / "net.pt2")]
+        assert run([*command, str(tmp_path / "raster.tif")]) == status
+        assert ("windows of 64 x 64" in capsys.readouterr().out) == (status == 2)
+
+
+def test_an_answer_that_is_none_is_found(tmp_path):
+    class Wrong:
+        card = a_card(window=64, overlap=0)
+
+        def predict(self, pixels):
+            return np.zeros((len(pixels), 5, 64, 64), np.float32)
+
+    source = a_raster(tmp_path, "uint8", 1, 255)
+    (finding,) = try_out(model_recipe(Wrong()), source)
+    assert finding.level == "wrong"
+    assert "5" in finding.text

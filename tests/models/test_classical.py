@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.core.grid import Grid, Window
+from geoseg.core.indices import INDICES
 from geoseg.errors import ModelError
 from geoseg.models.classical import histogram as histograms
 from geoseg.models.classical import sample as samples
-from geoseg.models.classical.expression import INDICES, parse
+from geoseg.models.classical.expression import parse
 from geoseg.models.classical.histogram import otsu, raster_histogram
 from geoseg.models.classical.sample import sample_pixels
 from geoseg.models.load import load_model, model_recipe

@@ -416,6 +416,11 @@ def test_a_band_that_is_almost_called_so_is_asked_for(tmp_path):
     path = write(tmp_path / "a.tif", noise(3, 4, 4), photometric="RGB")
     with pytest.raises(RasterError, match=r"no band gren \(did you mean green\?\)"):
         open_source(path, bands=["gren"])
+    for asked, meant in (("ndvj", "ndvi"), ("NDWI2", "ndwi")):
+        with pytest.raises(RasterError, match=rf"did you mean {meant}\?"):
+            for_model(open_source(path), Wanted([Band(name=asked)]))
+    with pytest.raises(RasterError, match=r"lacks the band nir: "):  # not nbr
+        for_model(open_source(path), Wanted([Band(name="nir")]))
 
 
 @pytest.mark.parametrize("last", ["alpha", "Alpha"])

@@ -137,6 +137,30 @@ def same(one, other):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+# --- what is said of labels ---------------------------------------------------------
+
+
+def test_what_was_chosen_of_labels_is_said(ground, tmp_path, capsys):
+    raster, _, truth = ground
+    labels = squares(tmp_path / "l.gpkg", truth)
+    command = ["train", str(raster), "--labels", str(labels), "--arch", "forest"]
+    assert run([*command, "--out", str(tmp_path / "m"), "--trees", "5"]) == 0
+    assert "- the classes of l.gpkg are in its column 'landcover'" in (
+        capsys.readouterr().out
+    )
+    told = open_folder(tmp_path / "m").card.facts["training"]["label_notes"]
+    assert any("landcover" in note for note in told)
+
+
+def test_a_mapping_that_no_labels_have_is_refused(ground, tmp_path):
+    raster, _, truth = ground
+    labels = [squares(tmp_path / f"{n}.gpkg", truth, names=n) for n in ("abc", "abd")]
+    how = {"arch": "forest", "out": tmp_path / "m", "trees": 5}
+    with pytest.raises(LabelsError, match=r"--map e=…: .* no class of that name"):
+        train(raster, labels=labels[0], mapping={"e": "a"}, **how)
+    train([raster, raster], labels=labels, mapping={"d": "a"}, **how)  # one has it
+
+
 # --- what is held out ---------------------------------------------------------------
 
 

@@ -14,23 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.indices import INDICES
+from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-INDICES: Mapping[str, str] = {
-    "ndvi": "(nir - red) / (nir + red)",  # Rouse et al. (1974)
-    "ndwi": "(green - nir) / (green + nir)",  # McFeeters (1996)
-    "mndwi": "(green - swir16) / (green + swir16)",  # Xu (2006)
-    "ndbi": "(swir16 - nir) / (swir16 + nir)",  # Zha et al. (2003)
-    "ndmi": "(nir - swir16) / (nir + swir16)",  # Gao (1996)
-    "ndsi": "(green - swir16) / (green + swir16)",  # Hall et al. (1995)
-    "nbr": "(nir - swir22) / (nir + swir22)",  # Key & Benson (2006)
-    "gndvi": "(nir - green) / (nir + green)",  # Gitelson et al. (1996)
-    "ndre": "(nir - rededge) / (nir + rededge)",  # Barnes et al. (2000)
-}
-"""Spectral indices by name, over STAC common names; all normalised differences."""
 
 _BINARY: Mapping[type[ast.operator], str] = {
     ast.Add: "+",
@@ -116,6 +105,7 @@ def _tree(source: str, text: str) -> ast.expr:
         raise ModelError(
             f"{text[:60]!r} is neither a band, an index ({', '.join(INDICES)}) nor "
             "arithmetic on bands such as (nir-red)/(nir+red)"
+            f"{did_you_mean(text, INDICES)}"
         ) from error
 
 
