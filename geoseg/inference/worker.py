@@ -35,7 +35,7 @@ from geoseg.inference.semantic import (
     finish_block,
     segment_block,
 )
-from geoseg.maps.store import Masks, checksum
+from geoseg.maps.store import CHECKSUMS, Masks
 
 if TYPE_CHECKING:
     from geoseg.models.load import ModelRecipe
@@ -229,14 +229,20 @@ def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
     info = {
         "windows": found.windows,
         "forward_seconds": round(found.forward_seconds, 4),
-        "crc32": {name: checksum(array) for name, array in arrays.items()},
+        CHECKSUMS: write_arrays(job, block, arrays),
     }
-    write_arrays(job, block, arrays)
     with_retries(lambda: job.masks.mark_done(block.key, info))
 
 
-def write_arrays(job: Job, block: Block, arrays: Arrays) -> None:
-    """Write a block's chunks, unless the store was begun again meanwhile."""
+def write_arrays(job: Job, block: Block, arrays: Arrays) -> dict[str, int]:
+    """Write a block's chunks, unless the store was begun again meanwhile.
+
+    Returns:
+        The checksum of each array, by name.
+    """
     job.masks.check_current()
-    for name, array in arrays.items():
-        with_retries(partial(job.masks.write, name, block.window, array))
+    write = job.masks.write
+    return {
+        name: with_retries(partial(write, name, block.window, array))
+        for name, array in arrays.items()
+    }

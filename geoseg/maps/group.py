@@ -1,6 +1,6 @@
 """What the Zarr group of masks looks like: metadata, arrays, coordinates, objects.
 
-With `maps/store` and `maps/state`, all that imports zarr.
+With `maps/store` and `maps/chunks`, all that imports zarr.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ run is complete.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -23,18 +22,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
-
-from zarr.storage import LocalStore
 
 from geoseg.core.files import replace
 from geoseg.core.text import redact
 from geoseg.errors import DamagedStoreError, MasksError
 from geoseg.maps.storage import Storage
-
-if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer
 
 META = ".geoseg"
 RECORD = f"{META}/run.json"
@@ -61,10 +55,33 @@ def tag_of(run: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunStorage:
-    """The small objects of one run; those of others are not seen."""
+    """The small objects of one run, which others do not see, and its way to chunks."""
 
     storage: Storage
     run: str
+
+    def write(self, chunks: Mapping[str, bytes | None]) -> None:
+        """Write chunks, each whole and in one step; delete those that are None.
+
+        In a folder, an object is written in a folder of the run's and put in place from
+        there. When another run begins the store again it deletes that folder, and
+        whatever the dead run still has in its hands has no way in.
+        """
+        if not self.storage.is_local:
+            self.storage.put_all(chunks)
+            return
+        hold = self.storage.path(f"{WRITING}/{tag_of(self.run)}")
+        for name, data in chunks.items():
+            held, target = hold / uuid4().hex, self.storage.path(name)
+            try:
+                if data is not None:
+                    _put(held, target, data)
+                elif target.exists():
+                    os.replace(target, held)  # noqa: PTH105 - one step, or not at all
+                    held.unlink(missing_ok=True)
+            except FileNotFoundError as error:
+                if data is not None or not hold.is_dir():
+                    raise begun_again(self.storage.url) from error
 
     def _named(self, name: str) -> str:
         return f"{name}.{tag_of(self.run)}"
@@ -107,51 +124,16 @@ def positions(names: Iterable[str]) -> set[tuple[int, int]]:
     return {(int(match[1]), int(match[2])) for match in found}
 
 
-class RunStore(LocalStore):
-    """A folder of Zarr objects that only one run can write.
-
-    An object is written in a folder of the run's, and put in place in one step. When
-    another run begins the store again it deletes that folder, and whatever the dead run
-    still has in its hands has no way in.
-    """
-
-    def __init__(self, root: Path, run: str) -> None:
-        super().__init__(root)
-        self._hold = root / WRITING / tag_of(run)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, whole."""
-        await asyncio.to_thread(self._put, self.root / key, value.to_bytes())
-
-    async def delete(self, key: str) -> None:
-        """Delete an object, by way of the run's folder too."""
-        await asyncio.to_thread(self._delete, self.root / key)
-
-    def _put(self, target: Path, data: bytes) -> None:
-        held = self._hold / uuid4().hex
-        try:
-            with held.open("xb") as file:
-                file.write(data)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            replace(held, target)
-        except FileNotFoundError as error:
-            raise self._gone() from error
-        except BaseException:
-            held.unlink(missing_ok=True)
-            raise
-
-    def _delete(self, target: Path) -> None:
-        held = self._hold / uuid4().hex
-        try:
-            if target.exists():
-                os.replace(target, held)  # noqa: PTH105 - one step, or not at all
-                held.unlink(missing_ok=True)
-        except FileNotFoundError as error:
-            if not self._hold.is_dir():
-                raise self._gone() from error
-
-    def _gone(self) -> MasksError:
-        return begun_again(str(self.root))
+def _put(held: Path, target: Path, data: bytes) -> None:
+    """Write a file, then put it in its place."""
+    try:
+        with held.open("xb") as file:
+            file.write(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace(held, target)
+    except BaseException:
+        held.unlink(missing_ok=True)
+        raise
 
 
 def hold(storage: Storage, run: str) -> None:

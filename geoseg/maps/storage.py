@@ -1,8 +1,7 @@
 """Small whole objects by name, on a disk or in an object store.
 
-Zarr has its own way to bytes; this is for what lies beside the arrays: the run record,
-done marks, and the parts of blocks that wait for their neighbours. An object appears
-whole or not at all.
+Chunks of the arrays, and what lies beside those: the run record, done marks, and the
+parts of blocks that wait for their neighbours. An object appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +115,20 @@ class Storage:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+    def put_all(self, objects: Mapping[str, bytes | None]) -> None:
+        """Write objects far away, side by side; delete those that are None."""
+        fs, path = self._remote()
+        there = {f"{path}/{n}": d for n, d in objects.items() if d is not None}
+        if there:
+            fs.pipe(there)
+        gone = [name for name, data in objects.items() if data is None]
+        try:
+            if gone:  # in one request, where the store has one for it
+                fs.rm([f"{path}/{name}" for name in gone])
+        except FileNotFoundError:
+            for name in gone:
+                self.discard(name)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object only if there is none; say whether it was written.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +24,7 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, first_line
+from geoseg.maps.chunks import chunks_in, encoded, name_of
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
@@ -41,7 +42,6 @@ from geoseg.maps.state import (
     OBJECT_CACHE,
     RECORD,
     RunStorage,
-    RunStore,
     begun_again,
     clear,
     damaged,
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+CHECKSUMS = "chunks_crc32"
+"""Key of a done mark: of each array, the CRC-32 of the block's chunks as stored."""
 _ROWS = 1 << 20
 """Rows of the table of objects that are looked at at once."""
 _KEPT_RAW = ("classes", "instances")  # values, not measurements
@@ -109,13 +111,16 @@ class Masks:
         array = self.array(name)
         return np.asarray(array[(..., *window.slices)])
 
-    def write(self, name: str, window: Window, values: NDArray[Any]) -> None:
+    def write(self, name: str, window: Window, values: NDArray[Any]) -> int:
         """Write whole chunks of an array, each once and atomically.
 
         Args:
             name: The array.
             window: Whole chunks: it begins on a chunk, and ends on one or at the edge.
             values: (y, x), or (class, y, x).
+
+        Returns:
+            What `checksum` returns of them.
 
         Raises:
             MasksError: The window is not whole chunks; two writers would race.
@@ -129,8 +134,27 @@ class Masks:
                     f"rows or columns {first} … {after} are not whole chunks of "
                     f"{self.chunk} px: another writer of the same chunk would race"
                 )
-        self._check_name(name)
-        _open_to_write(self.path, name, self.run)[(..., *window.slices)] = values
+        chunks = dict(encoded(self.array(name), window, values))
+        self.state.write(chunks)
+        return _checksum(chunks.items())
+
+    def checksum(self, name: str, window: Window) -> int:
+        """Return the CRC-32 of an array's chunks as they are stored, and their names.
+
+        Args:
+            name: The array.
+            window: Whole chunks, as `write` has them.
+        """
+        array = self.array(name)
+        names = [name_of(array, index) for index in chunks_in(array, window)]
+        return _checksum((name, self._stored(name)) for name in names)
+
+    def _stored(self, name: str) -> bytes | None:
+        """Return an object, or None where there is none."""
+        try:
+            return self.storage.get(name)
+        except FileNotFoundError:
+            return None
 
     def patch(self, name: str, window: Window, values: NDArray[Any]) -> None:
         """Write any rectangle of an array; for a single writer, as of overviews."""
@@ -302,9 +326,13 @@ def _column_checksum(group: zarr.Group, name: str) -> int:
     return crc
 
 
-def checksum(values: NDArray[Any]) -> int:
-    """Return the CRC-32 of an array's bytes in C order."""
-    return crc32(np.ascontiguousarray(values).data)
+def _checksum(objects: Iterable[tuple[str, bytes | None]]) -> int:
+    """Return the CRC-32 of the names and contents of what is there of some objects."""
+    crc = 0
+    for name, data in objects:
+        if data is not None:
+            crc = crc32(data, crc32(name.encode(), crc))
+    return crc
 
 
 def _done_mark(block: tuple[int, int]) -> str:
@@ -318,18 +346,6 @@ def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG
     if not isinstance(array, zarr.Array):
         raise MasksError(f"{redact(path)}/{name} is a group, not an array")
     return array
-
-
-@lru_cache(maxsize=64)
-def _open_to_write(path: str, name: str, run: str) -> zarr.Array[Any]:
-    """Open an array once per process, so that only this run can write it."""
-    storage = Storage(path)
-    if not storage.is_local:
-        return _open_array(path, name, run)
-    group = zarr.open_group(
-        RunStore(storage.path(""), run), mode="r+", use_consolidated=False
-    )
-    return cast("zarr.Array[Any]", group[name])
 
 
 def open_masks(path: str | os.PathLike[str]) -> Masks:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
+from geoseg.maps.chunks import chunks_in, name_of
 from geoseg.maps.group import OBJECTS, OVERVIEW
 from geoseg.maps.overviews import (
     build_overviews,
@@ -28,7 +28,7 @@ from geoseg.maps.overviews import (
 )
 from geoseg.maps.state import DONE, META
 from geoseg.maps.storage import is_stray, is_temporary
-from geoseg.maps.store import Masks, checksum, open_masks, writing
+from geoseg.maps.store import CHECKSUMS, Masks, open_masks, writing
 from geoseg.maps.twice import differing, restore
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _tiling(masks: Masks) -> Tiling:
 def check_block(masks: Masks, block: Block) -> str | None:
     """Return what is wrong with a block that is marked done, or None."""
     try:
-        expected = masks.done_info(block.key)["crc32"]
+        expected = masks.done_info(block.key)[CHECKSUMS]
     except (DamagedStoreError, FileNotFoundError, KeyError):
         return "its done mark is damaged"
     problems = []
@@ -197,27 +197,22 @@ def check_block(masks: Masks, block: Block) -> str | None:
         problems = [f"{n} has no checksum" for n in masks.arrays if n not in expected]
     for name, crc in expected.items():
         try:
-            same = checksum(masks.read(name, block.window)) == crc
+            same = masks.checksum(name, block.window) == crc
             what = "differs from its checksum"
         except _UNREADABLE as error:
             same, what = False, f"cannot be read ({first_line(error)})"
         if same:
             continue
-        gone = [c for c in _chunks(masks, name, block) if not masks.storage.exists(c)]
+        gone = _missing(masks, name, block)
         problems.append(f"{gone[0]} is missing" if gone else f"{name} {what}")
     return "; ".join(problems) or None
 
 
-def _chunks(masks: Masks, name: str, block: Block) -> list[str]:
-    """Return the objects that hold the chunks of an array in a block."""
-    array, window = masks.array(name), block.window
-    chunks = array.chunks
-    ranges = [range(n) for n in array.cdata_shape[:-2]] + [
-        range(window.y // chunks[-2], -(-window.bottom // chunks[-2])),
-        range(window.x // chunks[-1], -(-window.right // chunks[-1])),
-    ]
-    key = array.metadata.encode_chunk_key
-    return [f"{name}/{key(index)}" for index in product(*ranges)]
+def _missing(masks: Masks, name: str, block: Block) -> list[str]:
+    """Return which chunks of a block are not there, as empty ones never are."""
+    array = masks.array(name)
+    chunks = [name_of(array, index) for index in chunks_in(array, block.window)]
+    return [chunk for chunk in chunks if not masks.storage.exists(chunk)]
 
 
 def _table_problems(masks: Masks) -> Iterator[str]:

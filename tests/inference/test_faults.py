@@ -648,7 +648,7 @@ def test_a_disk_that_fills_anywhere(scene, whole, tmp_path, monkeypatch, full_at
 
     def write_or_fail(self, *arguments):
         full()
-        write(self, *arguments)
+        return write(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "put", put_or_fail)

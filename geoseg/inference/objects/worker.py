@@ -42,9 +42,11 @@ from geoseg.inference.worker import (
     with_retries,
     write_arrays,
 )
-from geoseg.maps.store import checksum
+from geoseg.maps.store import CHECKSUMS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 BACKGROUND = "background"
@@ -128,24 +130,23 @@ def write(job: Job, block: Block) -> BlockReport:
     arrays = {"instances": instances}
     if not isinstance(job.source, MapSource):
         arrays |= _over(composed, instances > 0, _under(job, block, valid))
-    write_arrays(job, block, arrays)
-    _note_checksums(job, block, arrays)
+    _note_checksums(job, block, write_arrays(job, block, arrays))
     with_retries(lambda: cache.mark(WRITTEN, block))
     return BlockReport(done=True)
 
 
-def _note_checksums(job: Job, block: Block, arrays: dict[str, NDArray[Any]]) -> None:
+def _note_checksums(job: Job, block: Block, written: Mapping[str, int]) -> None:
     """Note in the block's done mark what all of its arrays are now."""
     masks = job.masks
     try:
         info = masks.done_info(block.key)
     except (FileNotFoundError, DamagedStoreError):
         info = {}
-    sums = info.get("crc32", {}) | {n: checksum(a) for n, a in arrays.items()}
+    sums = {**info.get(CHECKSUMS, {}), **written}
     for name in masks.arrays:
         if name not in sums:  # such as probabilities, which are written before
-            sums[name] = checksum(masks.read(name, block.window))
-    with_retries(lambda: masks.mark_done(block.key, {**info, "crc32": sums}))
+            sums[name] = masks.checksum(name, block.window)
+    with_retries(lambda: masks.mark_done(block.key, {**info, CHECKSUMS: sums}))
 
 
 def _over(

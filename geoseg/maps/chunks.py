@@ -1,0 +1,102 @@
+"""Whole chunks of an array as objects: what zarr-python would write, byte for byte.
+
+Its own way takes six times as long as compressing does. It cuts, pads and compresses
+the same way, in whatever codec the metadata of the array name, by the same numcodecs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numcodecs
+import numpy as np
+from zarr.core.metadata import ArrayV3Metadata
+
+from geoseg.core.grid import Window
+
+if TYPE_CHECKING:
+    import zarr
+    from numcodecs.abc import Codec
+    from numpy.typing import NDArray
+
+
+def chunks_in(array: zarr.Array[Any], window: Window) -> list[tuple[int, ...]]:
+    """Return the indices of the chunks of an array that a window touches, in order.
+
+    Args:
+        array: (y, x), or (class, y, x).
+        window: Of its last two axes, in pixels.
+    """
+    height, width = array.chunks[-2:]
+    ranges = [range(n) for n in array.cdata_shape[:-2]] + [
+        range(window.y // height, -(-window.bottom // height)),
+        range(window.x // width, -(-window.right // width)),
+    ]
+    return list(product(*ranges))
+
+
+def name_of(array: zarr.Array[Any], index: tuple[int, ...]) -> str:
+    """Return the object of a chunk, as a name in the store."""
+    return f"{array.path}/{array.metadata.encode_chunk_key(index)}"
+
+
+def encoded(
+    array: zarr.Array[Any], window: Window, values: NDArray[Any]
+) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the objects of a window's chunks; None for those that hold the fill only.
+
+    Args:
+        array: (y, x), or (class, y, x), without shards.
+        window: Whole chunks of its last two axes, in pixels.
+        values: What it holds there.
+    """
+    codecs, fill = _codecs(array), array.fill_value
+    whole = np.empty(array.chunks, _stored_dtype(array))
+    for index in chunks_in(array, window):
+        chunk = _cut(array, window, values, index)
+        name = name_of(array, index)
+        # The first pixel tells most chunks apart from empty ones.
+        if chunk.flat[0] == fill and bool((chunk == fill).all()):
+            yield name, None
+            continue
+        if chunk.shape != whole.shape:
+            whole[...] = fill  # beyond the array, at its far edges
+        whole[tuple(map(slice, chunk.shape))] = chunk
+        yield name, bytes(reduce(lambda data, codec: codec.encode(data), codecs, whole))
+
+
+def _cut(
+    array: zarr.Array[Any],
+    window: Window,
+    values: NDArray[Any],
+    index: tuple[int, ...],
+) -> NDArray[Any]:
+    """Return what of a window's values lies in a chunk: a view."""
+    starts = [n * side for n, side in zip(index, array.chunks, strict=True)]
+    starts[-2] -= window.y
+    starts[-1] -= window.x
+    return values[
+        tuple(slice(s, s + side) for s, side in zip(starts, array.chunks, strict=True))
+    ]
+
+
+def _stored_dtype(array: zarr.Array[Any]) -> np.dtype[Any]:
+    """Return the dtype in the byte order that is stored; format 3 has it in a codec."""
+    if isinstance(array.metadata, ArrayV3Metadata):
+        return array.dtype.newbyteorder("<")
+    return array.dtype
+
+
+def _codecs(array: zarr.Array[Any]) -> list[Codec]:
+    """Return what turns the bytes of a chunk into those of its object."""
+    if isinstance(array.metadata, ArrayV3Metadata):
+        told: list[dict[str, Any]] = [c.to_dict() for c in array.metadata.codecs]
+        compressors = [c for c in told if c["name"] != "bytes"]
+        return [
+            numcodecs.get_codec({"id": c["name"], **c.get("configuration", {})})
+            for c in compressors
+        ]
+    return list(array.compressors)
