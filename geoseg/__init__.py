@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from geoseg.models.contract import Objects
     from geoseg.models.load import load_model
     from geoseg.models.pack import save_model
-    from geoseg.pipeline.run import run
+    from geoseg.pipeline.entry import run
     from geoseg.rasters.open import open_source
     from geoseg.training.train import train
     from geoseg.vector.vectorize import read_regions, vectorize
@@ -74,7 +74,7 @@ _MODULES = {
     "open_source": "geoseg.rasters.open",
     "read_regions": "geoseg.vector.vectorize",
     "report": "geoseg.viz.report",
-    "run": "geoseg.pipeline.run",
+    "run": "geoseg.pipeline.entry",
     "run_plan": "geoseg.inference.workflow",
     "save_model": "geoseg.models.pack",
     "sample": "geoseg.accuracy.sampling",

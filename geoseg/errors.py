@@ -31,6 +31,10 @@ class MasksError(GeosegError):
     """A masks store cannot be created, read, or resumed."""
 
 
+class ChangedError(MasksError):
+    """A store was begun with other settings, or of a raster that has changed since."""
+
+
 class LockedError(MasksError):
     """Another process is writing the same store."""
 

@@ -4,6 +4,7 @@ import geoseg
 from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.maps.options import ExportOptions, VerifyOptions
+from geoseg.pipeline.options import RunOptions
 from geoseg.training.options import TrainOptions
 from geoseg.vector.options import VectorizeOptions
 from geoseg.viz.options import ReportOptions, ViewOptions
@@ -20,4 +21,5 @@ DECLARED = {
     SampleOptions: (geoseg.sample, "sample"),
     CompareOptions: (geoseg.compare, "compare"),
     TrainOptions: (geoseg.train, "train"),
+    RunOptions: (geoseg.run, "run"),
 }

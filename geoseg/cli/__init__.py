@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from geoseg._version import __version__
+from geoseg.cli import log
 from geoseg.cli.encoding import make_output_safe
 from geoseg.cli.options import Group
-from geoseg.core.text import keep_secret, redact
+from geoseg.core.text import keep_secret
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
@@ -29,6 +30,7 @@ COMMANDS = {
     "train": "geoseg.cli.train",
     "export": "geoseg.cli.export",
     "run": "geoseg.cli.pipeline",
+    "status": "geoseg.cli.pipeline",
     "verify": "geoseg.cli.verify",
     "report": "geoseg.cli.report",
     "view": "geoseg.cli.view",
@@ -87,8 +89,23 @@ blocks or objects, run it again; 130 interrupted, the same command goes on.
     epilog="Each command explains itself with examples: geoseg segment --help",
 )
 @click.version_option(__version__, prog_name="geoseg")
-def program() -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(log.LEVELS),
+    default="info",
+    show_default=True,
+    envvar="GEOSEG_LOG_LEVEL",
+    help="The least that is said on stderr; may stand anywhere.",
+)
+@click.option(
+    "--log-json",
+    is_flag=True,
+    envvar="GEOSEG_LOG_JSON",
+    help="Say it as JSON lines, with the events of pipelines; may stand anywhere.",
+)
+def program(*, log_level: str, log_json: bool) -> None:
     """Turn huge satellite and aerial rasters into seamless maps."""
+    log.configure(log_level, as_json=log_json)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,37 +138,38 @@ def _on_terminate(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
 def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
     warnings.showwarning = _one_line  # type: ignore[assignment]
-    for text in sys.argv[1:] if arguments is None else arguments:
+    words = sys.argv[1:] if arguments is None else arguments
+    for text in words:
         keep_secret(text)
+    log.configure("info", as_json="--log-json" in words)
     try:
-        status = program.main(arguments, prog_name="geoseg", standalone_mode=False)
+        status = program.main(
+            log.first(words), prog_name="geoseg", standalone_mode=False
+        )
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         where = f" (see {context.command_path} --help)" if context else ""
-        _say(f"{error.format_message()}{where}")
+        log.say("error", f"{error.format_message()}{where}")
         return 2
     except GeosegError as error:
-        _say(str(error))
+        log.say("error", str(error))
         return FAILED if is_full(error) else error.exit_status
     except (KeyboardInterrupt, click.Abort, Terminated) as end:
         asked = isinstance(end, Terminated)
         how = "asked to end" if asked else "interrupted"
-        _say(f"{how}; what is done stays done, the same command goes on")
+        log.say("error", f"{how}; what is done stays done, the same command goes on")
         return TERMINATED if asked else INTERRUPTED
     except Exception as error:
         if not is_full(error):
             raise
-        _say(f"the disk is full ({first_line(error)}): free space, and run this again")
+        said = f"the disk is full ({first_line(error)}): free space, and run this again"
+        log.say("error", said)
         return FAILED
     return status if isinstance(status, int) else 0  # of `context.exit`
 
 
-def _say(message: str) -> None:
-    click.echo(f"geoseg: {redact(' '.join(message.split()))}", err=True)
-
-
 def _one_line(message: Warning | str, category: type[Warning], *_: Any) -> None:  # noqa: ANN401
     if issubclass(category, UserWarning):
-        _say(f"warning: {message}")
+        log.say("warning", str(message))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from geoseg.cli.log import say
 from geoseg.core.options import Cli, Options
 from geoseg.core.text import plain, redact, size
 from geoseg.execution.options import ClusterOptions
@@ -59,7 +60,7 @@ def report_file(path: Path, output: OutputOptions) -> None:
 def tell(notes: Iterable[str]) -> None:
     """Say on stderr what was heard, guessed or left out, whatever else is quiet."""
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        say("note", note)
 
 
 def one_or_more(values: tuple[str, ...]) -> str | list[str]:

@@ -1,71 +1,180 @@
-"""`geoseg run`."""
+"""`geoseg run` and `geoseg status`."""
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
+from geoseg.core.options import Cli, Options
+from geoseg.core.text import plain
 from geoseg.execution.options import ClusterOptions
+from geoseg.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from geoseg.execution.progress import Progress
+    from geoseg.pipeline.scenes import Outcome
+
+_SHOWN = 10
+"""Scenes that failed, and warnings, that are said one by one."""
 
 
 @command(
     "geoseg run pipelines/water.toml",
     "geoseg run water.toml --set segment.raster=june.tif --set out=out/june",
+    "geoseg run water.toml --scenes 'scenes/*.tif' --workers 4 --retries 1",
     "geoseg run landcover.toml --cluster cluster/slurm.toml",
 )
 @click.argument("pipeline", type=click.Path(dir_okay=False), metavar="PIPELINE.toml")
+@takes(RunOptions)
 @click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Instead of what the file says, such as vectorize.simplify=5; repeatable.",
+    "--check",
+    is_flag=True,
+    help="Check file, raster, model, bands, memory and disk; run nothing.",
 )
-@click.option("--check", is_flag=True, help="Check the file, and run nothing.")
-@click.option("--overwrite", is_flag=True, help="Begin again.")
 @takes(ClusterOptions, "place")
 @takes(OutputOptions, "output")
+@click.pass_context
 def run(
+    context: click.Context,
     *,
     pipeline: str,
-    overrides: tuple[str, ...],
+    options: RunOptions,
     check: bool,
-    overwrite: bool,
     place: ClusterOptions,
     output: OutputOptions,
 ) -> None:
     """Run PIPELINE.toml: segment, vectorize, export, report as one job.
 
     The same command again does what is left; one run at a time. OUT/log.jsonl tells
-    what happened. Exit status: 0 done; 2 the file or the input is wrong, or it is being
-    run already; 3 some blocks failed or workers were lost, run it again; 130 and 143
+    what happened, and `geoseg status OUT` how it is. With --scenes each scene has a
+    folder below OUT and a line in OUT/scenes.csv; one that fails stops no other.
+
+    Exit status: 0 done; 2 the file or the input is wrong, or it is being run already; 3
+    some blocks or scenes failed or workers were lost, run it again; 130 and 143
     interrupted, run it again.
     """
+    if check:
+        _check(pipeline, options, place, output)
+        return
+    from geoseg.execution.progress import steps
+    from geoseg.pipeline.entry import policy, run_many
     from geoseg.pipeline.run import run_pipeline
     from geoseg.pipeline.settings import opened_pipeline
 
-    settings = opened_pipeline(pipeline, overrides, place)
-    if check:
-        report({"ok": True}, [f"{pipeline}: fine"], output)
-        return
+    with steps("scenes", quiet=output.silent) as show_scenes:
+        outcomes = run_many(pipeline, options, place, show_scenes)
+    if outcomes is not None:
+        context.exit(_tell_scenes(outcomes, output))
+    settings = opened_pipeline(pipeline, options.overrides or (), place)
     with ExitStack() as stack:
         show = _bars(stack, quiet=output.silent)
-        made = run_pipeline(settings, overwrite=overwrite, show=show)
+        made = run_pipeline(settings, show=show, **policy(options))
     lines = [
         f"{stage}: {facts['product']}"
         + (f" in {facts['seconds']:.1f} s" if facts["made"] else " was there already")
         for stage, facts in made.items()
     ]
     report({"name": settings.name, "stages": made}, lines, output)
+
+
+def _tell_scenes(outcomes: list[Outcome], output: OutputOptions) -> int:
+    """Say what became of scenes, and return the exit status."""
+    from geoseg.pipeline.scenes import status_of
+
+    failed = [o for o in outcomes if o.state == "failed"]
+    for one in failed[:_SHOWN]:
+        say("error", f"{one.scene}: {one.error}")
+    if len(failed) > _SHOWN:
+        say("error", f"{len(failed) - _SHOWN} more scenes failed: see scenes.csv")
+    for text, count in _counted(note for o in outcomes for note in o.notes):
+        more = f" (so for {count} scenes)" if count > 1 else ""
+        say("warning", f"{text}{more}")
+    states = [o.state for o in outcomes]
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    report(
+        {"counts": counts, "scenes": [plain(o) for o in outcomes]},
+        [f"{len(outcomes):,} {'scene' if len(outcomes) == 1 else 'scenes'}: {told}"],
+        output,
+    )
+    return status_of(outcomes)
+
+
+def _counted(texts: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the texts that occur most, and how often."""
+    from collections import Counter
+
+    return Counter(texts).most_common(_SHOWN)
+
+
+def _check(
+    path: str, options: RunOptions, place: ClusterOptions, output: OutputOptions
+) -> None:
+    """Say whether a run can work, or raise why not."""
+    from geoseg.cli.segment import plan_lines, plan_summary
+    from geoseg.pipeline.check import check_pipeline
+    from geoseg.pipeline.scenes import read_scenes
+    from geoseg.pipeline.settings import opened_pipeline
+
+    found = read_scenes(path, options.scenes, options.overrides or (), place)
+    if found is not None:
+        pipelines, _ = found
+        for i, one in enumerate(pipelines.values()):
+            check_pipeline(one, alone=i == 0)
+        lines = [f"{path}: fine, {len(pipelines):,} scenes"]
+        report({"ok": True, "scenes": len(pipelines)}, lines, output)
+        return
+    plan, processes = check_pipeline(
+        opened_pipeline(path, options.overrides or (), place)
+    )
+    summary = {"ok": True, **plan_summary(plan, processes)}
+    report(summary, [*plan_lines(plan, processes), f"{path}: fine"], output)
+
+
+class StatusOptions(Options):
+    """How a status is said."""
+
+    prometheus: Annotated[bool, Cli()] = False
+    """Print it in the text format of Prometheus, for its textfile collector."""
+
+
+@command("geoseg status out/water", "geoseg status out/water --json")
+@click.argument("out")
+@takes(StatusOptions)
+@takes(OutputOptions, "output")
+@click.pass_context
+def status(
+    context: click.Context, *, out: str, options: StatusOptions, output: OutputOptions
+) -> None:
+    """Say how the run in OUT is: at work, done, failed, or killed without a word.
+
+    OUT is the folder of a pipeline's products. Programs read OUT/status.json, or this
+    with --json. Exit status: 0 where the run is done or at work; else what it ended
+    with, and 3 where it was killed.
+    """
+    from geoseg.pipeline.status import (
+        exit_status_of,
+        lines_of,
+        metrics_of,
+        read_status,
+    )
+
+    found = read_status(out)
+    if options.prometheus:
+        click.echo("\n".join(metrics_of(out, found)))
+    elif output.as_json:
+        click.echo(json.dumps(found))
+    else:
+        report(found, list(lines_of(out, found)), output)
+    context.exit(exit_status_of(found))
 
 
 def _bars(stack: ExitStack, *, quiet: bool) -> Callable[[str, Progress], None]:

@@ -130,9 +130,13 @@ def plan(
 
     workers = place.workers or 1
     made = plan_of(one_or_more(raster), options, workers)
+    report(plan_summary(made, workers), plan_lines(made, workers), output)
+
+
+def plan_lines(made: Plan, workers: int) -> list[str]:
+    """Return a plan as people read it."""
     lines = [f"{name:<22}{value}" for name, value in _readable(made, workers).items()]
-    lines += [f"{'note':<22}{note}" for note in made.source.notes]
-    report(plan_summary(made, workers), lines, output)
+    return lines + [f"{'note':<22}{note}" for note in made.source.notes]
 
 
 def plan_summary(made: Plan, workers: int) -> dict[str, Any]:

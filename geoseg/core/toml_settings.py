@@ -10,13 +10,15 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from geoseg.errors import GeosegError
 
 T = TypeVar("T")
+_UNIONS = (Union, UnionType)
 
 
 class Settings(BaseModel):
@@ -61,13 +63,18 @@ def checked_as(
         raise GeosegError(f"{name}: {problems}") from error
 
 
-def override(values: dict[str, Any], text: str) -> None:
+def override(
+    values: dict[str, Any],
+    text: str,
+    annotation: Any = None,  # noqa: ANN401 - any type
+) -> None:
     """Set one value in place.
 
     Args:
         values: What a file holds.
         text: `key=value` or `table.key=value`. The value is TOML; what is not TOML is
-            taken as text.
+            taken as text, or as a list, `a,b`, where the key takes lists only.
+        annotation: The table that the file must be.
 
     Raises:
         GeosegError: It is not that.
@@ -76,11 +83,33 @@ def override(values: dict[str, Any], text: str) -> None:
     if not equals or not key.strip():
         raise GeosegError(f"--set {text!r} is not key=value")
     *tables, last = key.strip().split(".")
+    field = _field(list(models(annotation)), [*tables, last])
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
             raise GeosegError(f"--set {text!r}: {table} is not a table")
-    values[last] = _value(value)
+    found = _value(value)
+    if isinstance(found, str) and field is not None and _takes_lists_only(field):
+        found = [part.strip() for part in found.split(",")]
+    values[last] = found
+
+
+def _field(tables: list[type[BaseModel]], where: Sequence[str]) -> Any:  # noqa: ANN401
+    """Return the type of a key; None where it is not known."""
+    for part in where:
+        fields = [t.model_fields[part] for t in tables if part in t.model_fields]
+        if not fields:
+            return None
+        tables = list(models(fields[0].annotation))
+    return fields[0].annotation
+
+
+def _takes_lists_only(annotation: Any) -> bool:  # noqa: ANN401 - any type
+    members = (
+        get_args(annotation) if get_origin(annotation) in _UNIONS else [annotation]
+    )
+    kinds = {get_origin(m) or m for m in members} - {NoneType}
+    return bool(kinds) and kinds <= {list, Sequence}
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - any TOML value
@@ -97,11 +126,22 @@ def _explained(error: Any, tables: list[type[BaseModel]]) -> str:  # noqa: ANN40
     shown = ".".join(
         p for i, p in enumerate(where) if i == len(where) - 1 or p not in tags
     )
+    if error["type"] == "union_tag_invalid":
+        return _other_kind(shown, error["ctx"])
     if error["type"] != "extra_forbidden":
         return f"{shown or 'the file'}: {_lower(error['msg'])}"
     near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
     return f"{shown} is not known: {meant}"
+
+
+def _other_kind(where: str, context: Mapping[str, Any]) -> str:
+    """Return what to say of a table whose `kind` there is not."""
+    kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
+    near = difflib.get_close_matches(context["tag"], kinds, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]}?" if near else f"it can be {', '.join(kinds)}"
+    place = f"{where}.kind" if where else "kind"
+    return f"{place} = {context['tag']!r} is not known: {meant}"
 
 
 def _lower(text: str) -> str:

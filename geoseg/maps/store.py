@@ -23,8 +23,9 @@ from geoseg.core.classes import Class, nodata_value
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
-from geoseg.errors import MasksError, first_line
+from geoseg.errors import ChangedError, MasksError, first_line
 from geoseg.maps.chunks import chunks_in, encoded, name_of
+from geoseg.maps.differences import differences
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
@@ -52,7 +53,6 @@ from geoseg.maps.state import (
     write_record,
 )
 from geoseg.maps.storage import Storage, access, reporting
-from geoseg.rasters.versions import changes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -501,10 +501,10 @@ def _check_same(
 ) -> None:
     """Raise where a run would not answer what the rest of the store was answered."""
     name, old = redact(storage.url), record["settings"]
-    different = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    different = any(old.get(k) != new.get(k) for k in {*old, *new})
     if different:
-        shown = "; ".join(_differs(k, old.get(k), new.get(k)) for k in different)
-        raise MasksError(
+        shown = "; ".join(differences(old, new))
+        raise ChangedError(
             f"{name} was begun with other settings ({shown}): use those, another "
             "--out, or --overwrite"
         )
@@ -514,15 +514,3 @@ def _check_same(
             f"{record.get('answers', 'unknown')} there, {ANSWERS} now): finish it with "
             "that version, or use another --out or --overwrite"
         )
-
-
-def _differs(key: str, old: object, new: object) -> str:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        what = "the raster was replaced or changed" if key == "source" else key
-        return f"{what}: {redact('; '.join(changes(old, new)))}"
-    return f"{key}: {_short(old)} there, {_short(new)} now"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -6,171 +6,36 @@ of; the same command again does what is left. One run at a time; a log as JSON l
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg._version import __version__
-from geoseg.core.grid import Window
-from geoseg.errors import GeosegError, Terminated, first_line, is_full
-from geoseg.execution.options import ClusterOptions
-from geoseg.inference.planning import recipe_of
+from geoseg.core.text import redact
+from geoseg.errors import ChangedError, GeosegError, Terminated, first_line, is_full
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.fingerprints import fingerprint, inputs_of
-from geoseg.pipeline.settings import Segment, opened_pipeline
-from geoseg.rasters.open import open_source, redact
-from geoseg.vector.options import VectorizeOptions
-from geoseg.viz.options import ReportOptions
+from geoseg.pipeline.job import META, Run
+from geoseg.pipeline.options import IfChanged
+from geoseg.pipeline.places import newest
+from geoseg.pipeline.stages import STAGES, run_stage
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from geoseg.core.options import Options
     from geoseg.execution.progress import Progress
     from geoseg.pipeline.settings import Pipeline
-
-LOG = "log.jsonl"
-META = ".pipeline"
-_STATE = f"{META}/state.json"
-_EVERY = 10.0
-"""Seconds between two lines of progress in the log."""
-
-
-@dataclass(slots=True)
-class Run:
-    """A pipeline at work."""
-
-    pipeline: Pipeline
-    overwrite: bool
-    show: Callable[[str, Progress], None]
-    resources: ExitStack
-    """What ends with the run, such as the cluster."""
-    _opened: list[Client | None] = field(default_factory=list)
-    _told: float = -1e9
-
-    @property
-    def storage(self) -> Storage:
-        """The folder of the products."""
-        return Storage(self.pipeline.out)
-
-    def client(self) -> Client | None:
-        """Return the client, opened when it is first needed."""
-        if not self._opened:
-            client = None
-            if self.pipeline.cluster is not None:
-                from geoseg.execution.clusters import cluster_client
-
-                opened = cluster_client(self.pipeline.cluster)
-                client = self.resources.enter_context(opened)
-                self.log("cluster", "start", dashboard=client.dashboard_link)
-            self._opened.append(client)
-        return self._opened[0]
-
-    def log(self, stage: str, event: str, **facts: Any) -> None:  # noqa: ANN401
-        """Add a line to the log; secrets in URLs are not part of it."""
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "stage": stage,
-            "event": event,
-            **facts,
-        }
-        text = json.dumps({k: _redacted(v) for k, v in line.items()})
-        with (Path(self.pipeline.out) / LOG).open("a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-
-    def progress(self, stage: str) -> Callable[[Progress], None]:
-        """Return what a stage tells its progress to."""
-
-        def tell(now: Progress) -> None:
-            self.show(stage, now)
-            if time.monotonic() - self._told > _EVERY:
-                self._told = time.monotonic()
-                self.log(
-                    stage,
-                    "progress",
-                    blocks=now.blocks,
-                    of=now.total,
-                    failed=now.failed,
-                )
-
-        return tell
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """Return of each stage what it was made of, `key`, and what it made, `product`.
-
-        The second is None while it is being made.
-        """
-        try:
-            return dict(json.loads(self.storage.get(_STATE)))
-        except (FileNotFoundError, ValueError):
-            return {}
-
-    def note(self, stage: str, key: str, product: str | None = None) -> None:
-        """Note what a stage was made of, and what it is now that it is done."""
-        state = {**self.state(), stage: {"key": key, "product": product}}
-        self.storage.put(_STATE, json.dumps(state, indent=1).encode())
-
-    def warn(self, stage: str, event: str, text: str) -> None:
-        """Say a thing to whoever looks, and to the log."""
-        self.log(stage, event, text=text)
-        warnings.warn(text, stacklevel=2)
-
-
-def _redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    return redact(value) if isinstance(value, str) else value
-
-
-def run(
-    path: str | os.PathLike[str],
-    *,
-    overrides: Sequence[str] = (),
-    overwrite: bool = False,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    cluster: str | os.PathLike[str] | None = None,
-    wait: float | str = "10min",
-    progress: Callable[[str, Progress], None] = lambda *_: None,
-) -> dict[str, Any]:
-    """Run a pipeline file; the same call again does what is left.
-
-    Args:
-        path: The TOML file.
-        overrides: `key=value` that win over the file, such as `vectorize.simplify=5`.
-        overwrite: Begin again.
-        workers: Processes on this machine, whatever the file says.
-        scheduler: Address of a running Dask scheduler, whatever the file says.
-        cluster: File that says where workers come from, whatever the pipeline says.
-        wait: How long a cluster without workers is waited for, such as `90s`.
-        progress: Called with a stage and its progress after every block.
-
-    Returns:
-        The product of each stage, by its name, and seconds where it had to be made.
-
-    Raises:
-        GeosegError: The file is wrong or a stage failed; what is done stays done.
-        LockedError: It is being run already.
-    """
-    place = ClusterOptions(
-        workers=workers, scheduler=scheduler, cluster=cluster, wait=wait
-    )
-    pipeline = opened_pipeline(path, overrides, place)
-    return run_pipeline(pipeline, overwrite=overwrite, show=progress)
 
 
 def run_pipeline(
     pipeline: Pipeline,
     *,
     overwrite: bool = False,
+    if_changed: IfChanged = "refuse",
+    retries: int = 0,
+    client: Client | None = None,
+    day: str | None = None,
     show: Callable[[str, Progress], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run the stages that are not done yet.
@@ -178,6 +43,10 @@ def run_pipeline(
     Args:
         pipeline: What to run.
         overwrite: Begin again.
+        if_changed: See `RunOptions`.
+        retries: How often to try again at once what a rerun can finish.
+        client: A cluster that is open already, whatever the pipeline says.
+        day: What `{date}` stands for; default today.
         show: Called with the stage and its progress after every block.
 
     Returns:
@@ -187,28 +56,58 @@ def run_pipeline(
         LockedError: It is being run already.
         GeosegError: A stage failed; what is done stays done.
     """
-    Path(pipeline.out).mkdir(parents=True, exist_ok=True)
-    with (
-        ExitStack() as stack,
-        held(Storage(pipeline.out), f"{META}/lock"),
-    ):
-        run = Run(pipeline, overwrite, show, stack)
-        if overwrite:
-            run.storage.discard(_STATE)
-        run.log(
-            "pipeline",
-            "start",
-            name=pipeline.name,
-            version=__version__,
-            pid=os.getpid(),
+    here, following = newest(pipeline, day)
+    check_policy(pipeline, if_changed)
+
+    def attempt(place: Pipeline) -> dict[str, Any]:
+        with ExitStack() as stack:
+            remake = if_changed == "overwrite"
+            return _run(Run(place, overwrite, show, stack, remake, client))
+
+    try:
+        return _retried(lambda: attempt(here), retries)
+    except ChangedError as error:
+        if if_changed != "new":
+            raise
+        warnings.warn(f"{error}. A new run begins in {following.out}", stacklevel=2)
+    return _retried(lambda: attempt(following), retries)
+
+
+def check_policy(pipeline: Pipeline, if_changed: IfChanged) -> None:
+    """Raise where a new run would have no place of its own."""
+    if if_changed == "new" and not pipeline.fields & {"date", "number"}:
+        raise GeosegError(
+            f"--if-changed new needs {{date}} or {{number}} in out, by which runs are "
+            f"told apart, and it is {redact(pipeline.out)}: out = 'out/{{date}}'"
         )
+
+
+def _retried(attempt: Callable[[], dict[str, Any]], retries: int) -> dict[str, Any]:
+    """Try, and again where the same command could finish what failed."""
+    for left in range(retries, -1, -1):
+        try:
+            return attempt()
+        except GeosegError as error:
+            if not left or error.exit_status != 3 or is_full(error):
+                raise
+            warnings.warn(f"{error}. Trying again", stacklevel=2)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _run(run: Run) -> dict[str, Any]:
+    pipeline = run.pipeline
+    Path(pipeline.out).mkdir(parents=True, exist_ok=True)
+    with held(Storage(pipeline.out), f"{META}/lock"):
+        if run.overwrite:
+            run.forget()
+        run.begin()
         with _told(run):
             made = {
-                name: _stage(run, name, settings)
+                name: run_stage(run, name, settings)
                 for name in STAGES
                 if (settings := getattr(pipeline, name)) is not None
             }
-        run.log("pipeline", "done")
+        run.log("pipeline", "done", status=0)
     return made
 
 
@@ -222,7 +121,9 @@ def _told(run: Run) -> Iterator[None]:
         _try_to_log(run, "failed", error=str(error), status=status)
         raise
     except (KeyboardInterrupt, Terminated) as error:
-        _try_to_log(run, "interrupted", signal=type(error).__name__)
+        status = 143 if isinstance(error, Terminated) else 130
+        signal = type(error).__name__
+        _try_to_log(run, "interrupted", signal=signal, status=status)
         raise
     except Exception as error:
         status = 3 if is_full(error) else 1
@@ -234,225 +135,3 @@ def _try_to_log(run: Run, event: str, **facts: Any) -> None:  # noqa: ANN401
     """Write a last line; where there is no room for it, the error itself says so."""
     with suppress(OSError):
         run.log("pipeline", event, **facts)
-
-
-def _stage(run: Run, name: str, settings: Options) -> dict[str, Any]:
-    """Run one stage, or skip it where it was made of the same before."""
-    stage = STAGES[name]
-    product = stage.product(run.pipeline)
-    key, noted = _key(run, settings), run.state().get(name)
-    if noted is not None and noted["key"] == key and _is_good(run, name, noted):
-        run.log(name, "skipped", product=product)
-        return {"product": product, "made": False}
-    run.log(name, "start", product=product)
-    begun = time.monotonic()
-    if noted is not None and not run.overwrite:
-        _keep_edited(run, name, noted)
-    elif noted is None and not Storage(product).exists():
-        run.note(name, "begun")  # what is there from now on is ours
-        noted = {"key": "begun"}
-    # What this pipeline made of other settings or masks is replaced, nothing else.
-    facts = stage.make(run, product, run.overwrite or noted is not None)
-    seconds = round(time.monotonic() - begun, 3)
-    run.note(name, key, fingerprint(product))
-    run.log(name, "done", product=product, seconds=seconds, **facts)
-    return {"product": product, "made": True, "seconds": seconds, **facts}
-
-
-def _is_good(run: Run, name: str, noted: Mapping[str, Any]) -> bool:
-    """Whether a product of the same inputs is there, and neither damaged nor cut.
-
-    One that was edited since is good too: it is somebody's, and stays.
-    """
-    stage, product = STAGES[name], STAGES[name].product(run.pipeline)
-    if not Storage(product).exists():
-        return False
-    now = fingerprint(product)
-    if now == noted.get("product"):
-        return stage.is_complete(run)
-    if not stage.is_whole(run, product):
-        said = f"{product} is damaged"
-        if Path(product).is_file():
-            said += f": what was there is now {_set_aside(Path(product), 'damaged')}"
-        run.warn(name, "damaged", f"{said}, and made again")
-        return False
-    if name == "segment":  # its checksums say that nobody edited it
-        run.note(name, noted["key"], now)
-    else:
-        said = "was changed since it was made: it stays as it is; --overwrite makes it"
-        run.warn(name, "edited", f"{product} {said} again")
-    return True
-
-
-def _keep_edited(run: Run, name: str, noted: Mapping[str, Any]) -> None:
-    """Set a file aside that somebody edited since it was made: its work is not lost."""
-    product = Path(STAGES[name].product(run.pipeline))
-    made = noted.get("product")
-    if made is None or not product.is_file() or fingerprint(str(product)) == made:
-        return
-    aside = _set_aside(product, "edited")
-    text = f"{product} was changed since it was made: what was there is now {aside}"
-    run.warn(name, "set aside", text)
-
-
-def _set_aside(product: Path, how: str) -> Path:
-    """Rename a file, ending as before, and return what it is called now."""
-    names = (f"{product.name}.{how}-{i}{product.suffix}" for i in count(1))
-    aside = next(p for p in map(product.with_name, names) if not p.exists())
-    product.rename(aside)
-    return aside
-
-
-def _key(run: Run, settings: Options) -> str:
-    """Return a digest of all that a stage is made of."""
-    facts: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
-        "inputs": inputs_of(settings),
-    }
-    if isinstance(settings, Segment):
-        facts["source"] = _identity(settings)
-        facts["model"] = recipe_of(settings).hash
-    else:
-        facts["masks"] = _record(run.pipeline.masks).get("run")
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _identity(segment: Segment) -> Any:  # noqa: ANN401 - JSON
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the stage itself will say it
-        opened = open_source(segment.raster, **segment.of_source)
-    return dict(opened.identity)
-
-
-def _record(masks: str) -> Mapping[str, Any]:
-    from geoseg.maps.state import RECORD
-
-    try:
-        return dict(json.loads(Storage(masks).get(RECORD)))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-# --- stages ---------------------------------------------------------------------------
-
-
-def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
-    from geoseg.execution.engine import processes, worker_memory
-    from geoseg.inference.planning import plan_of
-    from geoseg.inference.workflow import run_plan
-
-    segment, client = run.pipeline.segment, run.client()
-    plan = plan_of(
-        segment.raster,
-        segment,
-        processes(client),
-        worker_memory=worker_memory(client),
-    )
-    for note in plan.source.notes:
-        run.log("segment", "note", text=note)
-    masks, facts = run_plan(
-        plan,
-        out=product,
-        client=client,
-        # A store is never replaced because settings changed: it is refused.
-        overwrite=run.overwrite,
-        zarr_format=segment.zarr_format,
-        progress=run.progress("segment"),
-    )
-    return {"windows": facts.windows, "masks_run": masks.run}
-
-
-def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.vector.vectorize import write_regions
-
-    assert run.pipeline.vectorize is not None
-    options = run.pipeline.vectorize.of(
-        VectorizeOptions, out=product, overwrite=overwrite
-    )
-    write_regions(run.pipeline.masks, options, run.client(), run.progress("vectorize"))
-    return {"bytes": Path(product).stat().st_size}
-
-
-def _export(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.maps.cog import export
-
-    export(run.pipeline.masks, product, overwrite=overwrite)
-    return {"bytes": Path(product).stat().st_size}
-
-
-def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
-    from geoseg.viz.report.write import write_page
-
-    settings = run.pipeline.report
-    assert settings is not None
-    title = settings.title or run.pipeline.name
-    options = settings.of(ReportOptions, out=product, overwrite=overwrite, title=title)
-    write_page(run.pipeline.masks, options)
-    return {"bytes": Path(product).stat().st_size}
-
-
-def _is_complete(run: Run) -> bool:
-    return bool(_record(run.pipeline.masks).get("complete"))
-
-
-def _masks_are_whole(run: Run, product: str) -> bool:
-    """Whether a store is as its checksums say; what is not is made again."""
-    from geoseg.maps.verify import verify
-
-    return verify(product, client=run.client(), repair=True).whole
-
-
-def _regions_open(run: Run, product: str) -> bool:  # noqa: ARG001
-    import pyogrio
-
-    try:
-        return len(pyogrio.list_layers(product)) > 0
-    except pyogrio.errors.DataSourceError:
-        return False
-
-
-def _map_opens(run: Run, product: str) -> bool:  # noqa: ARG001
-    from geoseg.maps.open import open_classes
-
-    try:
-        reader = open_classes(product)
-        side = min(reader.chunk, reader.grid.height, reader.grid.width)
-        last = reader.grid.height - side, reader.grid.width - side
-        reader.read("classes", Window(y=last[0], x=last[1], height=side, width=side))
-    except GeosegError:
-        return False
-    return True
-
-
-def _page_ends(run: Run, product: str) -> bool:  # noqa: ARG001
-    return b"</html>" in Path(product).read_bytes()[-64:]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One stage of every pipeline."""
-
-    product: Callable[[Pipeline], str]
-    """Where what it makes lies."""
-    make: Callable[[Run, str, bool], dict[str, Any]]
-    """Makes it, replacing what is there if asked to; returns facts for the log."""
-    is_whole: Callable[[Run, str], bool]
-    """Whether what is there can be read: it is not damaged."""
-    is_complete: Callable[[Run], bool] = lambda _: True
-    """Whether all of it is made."""
-
-
-def _file(stage: str) -> Callable[[Pipeline], str]:
-    return lambda pipeline: pipeline.product(getattr(pipeline, stage).file)
-
-
-STAGES = {
-    "segment": _Step(
-        lambda pipeline: pipeline.masks, _segment, _masks_are_whole, _is_complete
-    ),
-    "vectorize": _Step(_file("vectorize"), _vectorize, _regions_open),
-    "export": _Step(_file("export"), _export, _map_opens),
-    "report": _Step(_file("report"), _report, _page_ends),
-}
-"""In their order."""

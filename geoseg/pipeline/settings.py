@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import TypeAdapter, field_validator
+from pydantic import TypeAdapter, field_validator, model_validator
 
 from geoseg.core.options import Cli, Options, cli_of
 from geoseg.core.text import keep_secret
@@ -22,6 +23,24 @@ from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
+
+FIELDS = ("date", "number", "raster")
+"""What may stand in braces in paths."""
+FIELD = re.compile(r"\{(\w*)\}")
+
+
+def fields_of(text: str) -> set[str]:
+    """Return what stands in braces in a path.
+
+    Raises:
+        ValueError: One of them is not known.
+    """
+    found = set(FIELD.findall(text))
+    unknown = sorted(found - {*FIELDS})
+    if unknown:
+        known = ", ".join(f"{{{name}}}" for name in FIELDS)
+        raise ValueError(f"{{{unknown[0]}}} in {text!r} is not known: {known} are")
+    return found
 
 
 class Segment(MasksOptions):
@@ -61,13 +80,16 @@ class Pipeline(Options):
     name: str = "pipeline"
     description: str = ""
     out: Annotated[str, Cli(location=True)]
-    """Folder of the products."""
+    """Folder of the products; may hold `{date}`, `{number}` and `{raster}`."""
     segment: Segment
     vectorize: Vectorize | None = None
     export: Export | None = None
     report: Report | None = None
     cluster: Annotated[ClusterSpec | None, Cli(location=True)] = None
     """Where workers come from: a file, or its contents; absent: this process."""
+
+    scenes: Annotated[str | list[str] | None, Cli(location=True)] = None
+    """Rasters that are each run by themselves, instead of `segment.raster`."""
 
     @field_validator("out")
     @classmethod
@@ -78,6 +100,24 @@ class Pipeline(Options):
                 "masks may lie elsewhere, segment.masks = 's3://bucket/masks.zarr'"
             )
         return value.removeprefix("file://")
+
+    @model_validator(mode="after")
+    def _fields_are_known(self) -> Self:
+        for text in (self.out, *(getattr(getattr(self, s), k) for s, k in self.paths)):
+            fields_of(text)
+        return self
+
+    @property
+    def paths(self) -> list[tuple[str, str]]:
+        """The stages that are run, and the key of each that says where."""
+        files = {"vectorize": "file", "export": "file", "report": "file"}
+        keys = {"segment": "masks", **files}
+        return [(stage, key) for stage, key in keys.items() if getattr(self, stage)]
+
+    @property
+    def fields(self) -> set[str]:
+        """What stands in braces in `out`, by which runs are told apart."""
+        return fields_of(self.out)
 
     def product(self, name: str) -> str:
         """Return where a product lies."""
@@ -108,16 +148,31 @@ def read_pipeline(
     Raises:
         GeosegError: What is wrong with it, on one line.
     """
-    values = read_toml(path)
-    _keep_secrets(values)
-    folder = Path(path).resolve().parent
-    _anchor(values, Pipeline, folder)
-    for text in overrides:
-        keep_secret(text)
-        override(values, text)
+    values = read_values(path)
+    change_values(values, overrides)
     if cluster is not None:
         values["cluster"] = cluster
-    elif isinstance(values.get("cluster"), str):
+    return checked_pipeline(values, path)
+
+
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a pipeline file says; its paths become relative to where you are."""
+    values = read_toml(path)
+    _keep_secrets(values)
+    _anchor(values, Pipeline, Path(path).resolve().parent)
+    return values
+
+
+def change_values(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Let `key=value` win over what a file says, in place."""
+    for text in overrides:
+        keep_secret(text)
+        override(values, text, Pipeline)
+
+
+def checked_pipeline(values: dict[str, Any], path: str | os.PathLike[str]) -> Pipeline:
+    """Return a pipeline of what its file says, or raise on one line what is wrong."""
+    if isinstance(values.get("cluster"), str):
         values["cluster"] = read_cluster(values["cluster"])
     return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
 
@@ -134,9 +189,18 @@ def opened_pipeline(
     path: str | os.PathLike[str], overrides: Sequence[str], place: ClusterOptions
 ) -> Pipeline:
     """Read a pipeline file; workers come from where `place` says, if it says so."""
+    pipeline = read_pipeline(path, overrides, cluster=chosen_place(place))
+    return with_wait(pipeline, place)
+
+
+def chosen_place(place: ClusterOptions) -> ClusterSpec | None:
+    """Return the cluster that options choose; None where they choose none."""
     given = (place.workers, place.scheduler, place.cluster)
-    chosen = None if given == (None, None, None) else chosen_cluster(*given)
-    pipeline = read_pipeline(path, overrides, cluster=chosen)
+    return None if given == (None, None, None) else chosen_cluster(*given)
+
+
+def with_wait(pipeline: Pipeline, place: ClusterOptions) -> Pipeline:
+    """Return a pipeline whose cluster is waited for as options say."""
     if pipeline.cluster is None:
         return pipeline
     cluster = waited_for(pipeline.cluster, place.wait)

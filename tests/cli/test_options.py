@@ -27,10 +27,10 @@ TABLES = {
 }
 # What has no counterpart: what is worked on, where, and what is said meanwhile.
 PYTHON_ONLY = {"client", "progress", "threads"}
-CLI_ONLY = {"quiet", "as_json", "no_browser", *ClusterOptions.model_fields}
+CLI_ONLY = {"quiet", "as_json", "no_browser", "check", *ClusterOptions.model_fields}
 CLI_ONLY |= {*FigureOptions.model_fields, *PairsOptions.model_fields}
 WHAT = {"source", "raster", "rasters", "masks", "path", "one", "other"}
-WHAT |= {"help", "workers"}
+WHAT |= {"help", "workers", "pipeline"}
 
 
 def command_of(name):
@@ -44,7 +44,8 @@ def test_python_has_the_declared_options(options, function):
     """Names, types and defaults of the keywords are those of the settings object."""
     parameters = inspect.signature(function).parameters
     fields = options.model_fields
-    assert {*parameters} - PYTHON_ONLY - (WHAT - {*fields}) == {*fields}
+    named = {*parameters} - PYTHON_ONLY - (WHAT - {*fields})
+    assert named - {*ClusterOptions.model_fields} == {*fields}
     places = vars(sys.modules[function.__module__])
     hints = get_type_hints(options)
     for name, field in fields.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +202,12 @@ def _figures(
 
 def render(values: Mapping[str, Any]) -> str:
     """Return the page."""
+    return str(_template().render(version=__version__, **values))
+
+
+@cache
+def _template() -> Any:  # noqa: ANN401 - of jinja2, which is imported where it is used
+    """Return the template, compiled once: that takes longer than a small page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -210,7 +217,7 @@ def render(values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(version=__version__, **values)
+    return environment.get_template("page.html")
 
 
 def _put(target: Path, page: str) -> None:

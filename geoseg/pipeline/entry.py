@@ -1,0 +1,97 @@
+"""`geoseg.run`: a pipeline file, once or for each of many scenes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from geoseg.core.options import checked
+from geoseg.core.text import plain
+from geoseg.execution.options import ClusterOptions
+from geoseg.pipeline.options import IfChanged, RunOptions
+from geoseg.pipeline.run import run_pipeline
+from geoseg.pipeline.scenes import Outcome, read_scenes, run_scenes
+from geoseg.pipeline.settings import opened_pipeline
+
+if TYPE_CHECKING:
+    from geoseg.execution.progress import Progress
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] | None = None,
+    scenes: Sequence[str] | None = None,
+    overwrite: bool = False,
+    if_changed: IfChanged = "refuse",
+    retries: int = 0,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cluster: str | os.PathLike[str] | None = None,
+    wait: float | str = "10min",
+    progress: Callable[[str, Progress], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a pipeline file; the same call again does what is left.
+
+    Args:
+        path: The TOML file.
+        overrides: `key=value` that win over the file, such as `vectorize.simplify=5`.
+        scenes: Run once for each of these rasters: files, globs, lists (`.txt`, a path
+            a line) or tables (`.csv` with a column `raster`).
+        overwrite: Begin again.
+        if_changed: What becomes of masks whose raster, model or settings have changed
+            since: `refuse` stops; `new` makes others, in a folder that `{date}` or
+            `{number}` in `out` tells from the last; `overwrite` makes them again.
+        retries: How often to try again at once what a rerun can finish.
+        workers: Processes on this machine, whatever the file says.
+        scheduler: Address of a running Dask scheduler, whatever the file says.
+        cluster: File that says where workers come from, whatever the pipeline says.
+        wait: How long a cluster without workers is waited for, such as `90s`.
+        progress: Called with a stage and its progress after every block; not of scenes.
+
+    Returns:
+        The product of each stage, by its name, and seconds where it had to be made. Of
+        scenes: what became of each, by its name; one that failed has an `error`.
+
+    Raises:
+        GeosegError: The file is wrong or a stage failed; what is done stays done.
+        LockedError: It is being run already.
+    """
+    options = checked(
+        RunOptions,
+        {
+            "overrides": overrides,
+            "scenes": scenes,
+            "overwrite": overwrite,
+            "if_changed": if_changed,
+            "retries": retries,
+        },
+    )
+    place = ClusterOptions(
+        workers=workers, scheduler=scheduler, cluster=cluster, wait=wait
+    )
+    many = run_many(path, options, place)
+    if many is not None:
+        return {outcome.scene: plain(outcome) for outcome in many}
+    pipeline = opened_pipeline(path, options.overrides or (), place)
+    return run_pipeline(pipeline, show=progress, **policy(options))
+
+
+def run_many(
+    path: str | os.PathLike[str],
+    options: RunOptions,
+    place: ClusterOptions,
+    show: Callable[[int, int], None] = lambda *_: None,
+) -> list[Outcome] | None:
+    """Run a pipeline file for each of its scenes; None where there are none."""
+    found = read_scenes(path, options.scenes, options.overrides or (), place)
+    if found is None:
+        return None
+    pipelines, folder = found
+    return run_scenes(pipelines, folder, show=show, **policy(options))
+
+
+def policy(options: RunOptions) -> dict[str, Any]:
+    """Return how often, and what becomes of what is there, as keywords."""
+    return options.model_dump(include={"overwrite", "if_changed", "retries"})

@@ -1,0 +1,33 @@
+"""What `geoseg run` is asked beside its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from geoseg.core.options import Cli, Options
+
+IfChanged = Literal["refuse", "new", "overwrite"]
+
+
+class RunOptions(Options):
+    """How a pipeline file is run."""
+
+    overrides: Annotated[
+        Sequence[str] | None, Cli(name="--set", metavar="KEY=VALUE", repeats=True)
+    ] = None
+    """Instead of what the file says, such as vectorize.simplify=5; repeatable."""
+    scenes: Annotated[
+        Sequence[str] | None, Cli(metavar="RASTERS", repeats=True, location=True)
+    ] = None
+    """Run once for each of these rasters: files, a quoted glob, a list (.txt, a path a
+    line) or a table (.csv with a column raster); repeatable."""
+    overwrite: bool = False
+    """Begin again."""
+    if_changed: IfChanged = "refuse"
+    """Where raster, model or settings have changed since the masks were made: stop,
+    make new ones where {date} or {number} in `out` says, or overwrite them."""
+    retries: Annotated[int, Field(ge=0), Cli(metavar="N")] = 0
+    """Try up to N times more, at once, where a rerun can finish (status 3)."""
