@@ -98,7 +98,7 @@ def _of_model(then: Facts, now: Facts) -> str:
 def _both(key: str, old: object, new: object) -> str:
     """Return both values, cut where they differ and not where they are the same."""
     texts = [v if isinstance(v, str) else json.dumps(v) for v in (old, new)]
-    texts = ["none" if text == "null" else text for text in texts]
+    texts = ["none" if t == "null" else t.removesuffix(".0") for t in texts]
     if max(map(len, texts)) > _LONG:
         first = next(
             (i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0
