@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, field_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from geoseg.core.text import redact, seconds_of
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
 from geoseg.errors import GeosegError
 
-_ADDRESS = re.compile(r"(?:[a-z]+://)?[^\s@]+")
+_ADDRESS = re.compile(r"(?:[a-z]+://)?(?:\[[^\s@\]]+\]|[^\s@:/]+):\d+")
+_FORM = "tcp://host:port, such as tcp://localhost:8786"
 _WALLTIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
@@ -55,12 +56,11 @@ class _Growing(_Common):
     """Checks, one every two seconds, that find a worker idle before it ends."""
 
 
-class Slurm(_Growing):
-    """Jobs of SLURM, by dask-jobqueue."""
+class _Jobs(_Growing):
+    """Jobs of a batch system, by dask-jobqueue."""
 
-    kind: Literal["slurm"]
-    partition: str | None = None
     account: str | None = None
+    """What is billed: account or project."""
     cores: int = Field(default=4, ge=1)
     """Of a job."""
     processes: int = Field(default=1, ge=1)
@@ -87,7 +87,7 @@ class Slurm(_Growing):
     """On the nodes; default this one."""
     job_name: str = "geoseg-worker"
     directives: list[str] = Field(default_factory=list)
-    """More lines for #SBATCH, such as "--constraint=a100"."""
+    """More lines for the head of the job script, such as "--constraint=a100"."""
     prologue: list[str] = Field(default_factory=list)
     """Shell lines before the worker starts, such as "module load cuda"."""
 
@@ -114,6 +114,52 @@ class Slurm(_Growing):
         assert match is not None
         days, hours, minutes, seconds = (int(n or 0) for n in match.groups())
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+class Slurm(_Jobs):
+    """Jobs of SLURM."""
+
+    kind: Literal["slurm"]
+    partition: str | None = None
+
+
+class Pbs(_Jobs):
+    """Jobs of PBS."""
+
+    kind: Literal["pbs"]
+    queue: str | None = None
+    resources: str | None = None
+    """For `-l`, instead of what cores, memory and gpus say."""
+
+
+class Lsf(_Jobs):
+    """Jobs of LSF."""
+
+    kind: Literal["lsf"]
+    queue: str | None = None
+
+
+class Sge(_Jobs):
+    """Jobs of Grid Engine, whose names for cores, memory and GPUs are each site's."""
+
+    kind: Literal["sge"]
+    queue: str | None = None
+    parallel_environment: str = "smp"
+    """What several cores of one machine are asked for by."""
+    resources: str | None = None
+    """For `-l`, such as "mem_free=16G,gpu=1"."""
+
+    @model_validator(mode="after")
+    def _says_what_gpus_are(self) -> Self:
+        if self.gpus and self.resources is None:
+            raise ValueError(
+                "Grid Engine has a name of each site's for GPUs: say it in resources, "
+                f"such as resources = 'gpu={self.gpus}'"
+            )
+        return self
+
+
+Jobs = Slurm | Pbs | Lsf | Sge
 
 
 class Kubernetes(_Growing):
@@ -160,6 +206,13 @@ class Address(_Common):
     tls_key: str | None = None
     """Its private key."""
 
+    @field_validator("address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if not _ADDRESS.fullmatch(value):
+            raise ValueError(f"{redact(value)} is not an address: {_FORM}")
+        return value
+
     def security(self) -> Any:  # noqa: ANN401 - Dask's Security or None
         """Return the certificates as Dask wants them; None without."""
         if self.tls_ca is None:
@@ -175,7 +228,8 @@ class Address(_Common):
 
 
 ClusterSpec = Annotated[
-    Local | Gpus | Slurm | Kubernetes | Ssh | Address, Field(discriminator="kind")
+    Local | Gpus | Slurm | Pbs | Lsf | Sge | Kubernetes | Ssh | Address,
+    Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[ClusterSpec] = TypeAdapter(ClusterSpec)
 
@@ -216,8 +270,8 @@ def chosen_cluster(
     if scheduler is not None:
         if not _ADDRESS.fullmatch(scheduler):
             raise GeosegError(
-                f"--scheduler {redact(scheduler)} is not an address such as "
-                "tcp://host:8786; certificates of tls:// stand in a --cluster file"
+                f"--scheduler {redact(scheduler)} is not an address: {_FORM}; "
+                "certificates of tls:// stand in a --cluster file"
             )
         return Address(kind="address", address=scheduler)
     values = {"kind": "local", "workers": workers}

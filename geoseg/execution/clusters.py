@@ -1,7 +1,7 @@
 """Where workers come from, as a context. Knows nothing of segmentation.
 
-    this process · processes of this machine · one per GPU · SLURM · Kubernetes · SSH ·
-    the address of a running scheduler
+    this process · processes of this machine · one per GPU · SLURM, PBS, LSF, SGE ·
+    Kubernetes · SSH · the address of a running scheduler
 
 What listens, listens on localhost unless the cluster spans machines.
 """
@@ -11,14 +11,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.errors import ClusterError, MissingExtraError, first_line
+from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
 from geoseg.execution.resources import PROCESSES, THREADS, cores
 from geoseg.execution.versions import check_versions
 
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
         Address,
         ClusterSpec,
         Gpus,
+        Jobs,
         Kubernetes,
         Local,
-        Slurm,
         Ssh,
     )
 
@@ -82,7 +84,7 @@ def cluster_client(settings: ClusterSpec) -> Iterator[Client]:
     places: Mapping[str, Any] = {
         "local": _local,
         "gpus": _gpus,
-        "slurm": _slurm,
+        **dict.fromkeys(("slurm", "pbs", "lsf", "sge"), _jobs),
         "kubernetes": _kubernetes,
         "ssh": _ssh,
         "address": _address,
@@ -113,6 +115,13 @@ def connected(
     for name in ("client", "core", "comm", "utils", "batched"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     options = {} if security is None else {"security": security}
+    host = address.rpartition("://")[2].rpartition(":")[0]
+    host = host.rpartition("@")[2].strip("[]")
+    if _is_unknown(host):
+        raise GeosegError(
+            f"no machine is called {host!r} here: is {redact(address)} the scheduler's "
+            "address, tcp://host:port?"
+        )
     try:
         # Once with little patience; then with much, for when the connection is lost.
         _client(address, timeout="20s", **options).close()
@@ -127,6 +136,17 @@ def connected(
     with client:
         check_versions(client)
         yield client
+
+
+def _is_unknown(host: str) -> bool:
+    """Whether a name has no address; not where nobody can be asked."""
+    try:
+        socket.getaddrinfo(host, None)
+    except socket.gaierror as error:
+        return error.errno == socket.EAI_NONAME
+    except (OSError, UnicodeError):
+        return False
+    return False
 
 
 @contextmanager
@@ -270,7 +290,7 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
 
     gpus = settings.gpus or gpu_names()
     if not gpus:
-        raise ClusterError(
+        raise GeosegError(
             "kind = 'gpus' starts a process per GPU, and there is none here: use "
             "kind = 'local', or name them, gpus = ['0', '1']"
         )
@@ -297,7 +317,7 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
 @contextmanager
 def _growing(
     cluster: Any,  # noqa: ANN401 - one of Dask's
-    settings: Slurm | Kubernetes,
+    settings: Jobs | Kubernetes,
 ) -> Iterator[Client]:
     """Let a cluster grow with the work, up to `workers`, and shrink to `minimum`."""
     import dask
@@ -327,12 +347,12 @@ def _growing(
 
 
 @contextmanager
-def _slurm(settings: Slurm) -> Iterator[Client]:
+def _jobs(settings: Jobs) -> Iterator[Client]:
     import dask
 
-    from geoseg.execution.slurm import slurm_cluster
+    from geoseg.execution.jobqueue import queue_cluster
 
-    cluster, refusals = slurm_cluster(settings)
+    cluster, refusals = queue_cluster(settings)
     with (
         dask.config.set({"geoseg.refusals": refusals}),
         _growing(cluster, settings) as client,
@@ -387,10 +407,22 @@ def _kubernetes(settings: Kubernetes) -> Iterator[Client]:
         yield client
 
 
+def _may_be_aliases(connect: Mapping[str, Any]) -> bool:
+    """Whether SSH may know hosts that have no address here."""
+    elsewhere = {"config", "tunnel", "proxy_command"} & {*connect}
+    return bool(elsewhere) or Path("~/.ssh/config").expanduser().is_file()
+
+
 @contextmanager
 def _ssh(settings: Ssh) -> Iterator[Client]:
     from distributed import SSHCluster
 
+    unknown = [host for host in settings.hosts if _is_unknown(host)]
+    if unknown and not _may_be_aliases(settings.connect):
+        raise GeosegError(
+            f"kind = 'ssh': no machine is called {', '.join(unknown)} here: see hosts "
+            "in the cluster's file"
+        )
     try:
         cluster = SSHCluster(
             [settings.scheduler or settings.hosts[0], *settings.hosts],

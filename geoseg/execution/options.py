@@ -26,7 +26,7 @@ class ClusterOptions(Options):
         str | os.PathLike[str] | None,
         Cli(section=Section.SPEED, metavar="FILE.toml", location=True),
     ] = None
-    """Workers as a file says: GPUs, SLURM, Kubernetes, SSH, an address."""
+    """Workers as a file says: GPUs, SLURM, PBS, LSF, SGE, Kubernetes, SSH."""
     wait: Annotated[
         float | str,
         BeforeValidator(seconds_of),

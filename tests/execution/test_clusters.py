@@ -40,6 +40,7 @@ from geoseg.execution.clusters import (
     open_client,
 )
 from geoseg.execution.engine import engine, processes, unordered
+from geoseg.execution.jobqueue import job_options
 from geoseg.execution.resources import (
     THREADS,
     container_quota,
@@ -47,7 +48,6 @@ from geoseg.execution.resources import (
     dask_setup,
     threads,
 )
-from geoseg.execution.slurm import slurm_options
 from geoseg.execution.versions import check_versions, versions
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
@@ -79,6 +79,10 @@ def test_the_files_to_copy_are_right(path):
         ("kind = 'address'\nadress = 'x'", "did you mean address?"),
         ("kind = 'ssh'\nhosts = []", "hosts: list should have at least 1 item"),
         ("kind = 'local'\nworker = 2", "did you mean workers?"),
+        ("kind = 'slrum'", "kind = 'slrum' is not known: did you mean slurm?"),
+        ("kind = 'x'", "kind = 'x' is not known: it can be local, gpus, slurm, pbs"),
+        ("kind = 'address'\naddress = 'tcp://h'", "tcp://h is not an address: tcp://"),
+        ("kind = 'sge'\nworkers = 1\ngpus = 1", "say it in resources, such as"),
     ],
 )
 def test_what_is_wrong_is_said_on_one_line(tmp_path, text, said):
@@ -96,11 +100,11 @@ def test_settings_for_dask_end_with_the_cluster(tmp_path):
     code = (
         "import dask, sys\n"
         "from geoseg.execution.clusters import open_client\n"
-        "from geoseg.errors import ClusterError\n"
+        "from geoseg.errors import GeosegError\n"
         "assert 'distributed' not in sys.modules\n"
         "try:\n"
         "    with open_client(cluster=sys.argv[1]): pass\n"
-        "except ClusterError: print(dask.config.get(sys.argv[2]))"
+        "except GeosegError: print(dask.config.get(sys.argv[2]))"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "c.toml")]
     line.append("distributed.scheduler.allowed-failures")
@@ -223,7 +227,7 @@ def test_every_long_command_takes_a_cluster_file(
 )
 def test_workers_end_before_their_walltime(tmp_path, walltime, seconds):
     text = f"kind='slurm'\nworkers=4\nwalltime='{walltime}'\nmargin=600\ngpus=1"
-    options = slurm_options(settings(tmp_path, text))
+    options = job_options(settings(tmp_path, text))
     arguments = dict(
         zip(
             options["worker_extra_args"][::2],
@@ -241,7 +245,7 @@ def test_workers_end_before_their_walltime(tmp_path, walltime, seconds):
 def test_a_slurm_job_asks_for_what_the_file_says():
     """The job script that dask-jobqueue makes of `cluster/slurm.toml`."""
     dask_jobqueue = pytest.importorskip("dask_jobqueue")
-    options = slurm_options(read_cluster(CLUSTER / "slurm.toml"))
+    options = job_options(read_cluster(CLUSTER / "slurm.toml"))
     options |= {"security": None, "scheduler_options": {"dashboard_address": None}}
     with dask_jobqueue.SLURMCluster(**options) as cluster:
         script = cluster.job_script()
@@ -255,6 +259,95 @@ def test_a_slurm_job_asks_for_what_the_file_says():
         "--lifetime 13800s",
     ):
         assert line in script
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "lines"),
+    [
+        (
+            "pbs",
+            "queue = 'gpu'\naccount = 'p1'\ngpus = 2",
+            ["-q gpu", "-A p1", "-l select=1:ncpus=4:mem=15258MB:ngpus=2",
+             "-l walltime=36:00:00", "-W x"],
+        ),
+        (
+            "lsf",
+            "queue = 'gpu'\naccount = 'p1'\ngpus = 2",
+            ["-q gpu", '-P "p1"', "-n 4", '-R "span[hosts=1]"', "-W 36:00",
+             '-gpu "num=2"', "-W x"],
+        ),
+        (
+            "sge",
+            "queue = 'all.q'\naccount = 'p1'\nresources = 'mem_free=4G'",
+            ["-q all.q", "-P p1", "-pe smp 4", "-l mem_free=4G",
+             "-l h_rt=36:00:00", "-W x"],
+        ),
+    ],
+)  # fmt: skip
+def test_jobs_of_other_batch_systems_ask_for_what_the_file_says(
+    tmp_path, kind, more, lines
+):
+    dask_jobqueue = pytest.importorskip("dask_jobqueue")
+    text = f"kind = '{kind}'\nworkers = 3\nwalltime = '1-12:00:00'\n{more}\n"
+    text += "directives = ['-W x']\nprologue = ['module load cuda']\ntls = false\n"
+    options = job_options(settings(tmp_path, f"{text}dashboard = '127.0.0.1:0'"))
+    with getattr(dask_jobqueue, f"{kind.upper()}Cluster")(**options) as cluster:
+        script = cluster.job_script()
+    for line in lines:
+        assert re.search(f"^#(PBS|BSUB|\\$) {re.escape(line)}$", script, re.MULTILINE)
+    for line in ("export OMP_NUM_THREADS=4", "module load cuda", "--nthreads 2"):
+        assert line in script
+
+
+@pytest.mark.parametrize("kind", ["pbs", "lsf", "sge"])
+def test_workers_are_jobs_of_other_batch_systems(tmp_path, monkeypatch, kind):
+    """Whose commands are played here: what is submitted runs on this machine."""
+    pytest.importorskip("dask_jobqueue")
+    run = '[ $# -gt 0 ] || { cat > "$0.job"; set -- "$0.job"; }\n'
+    run += (
+        'cp "$1" "$0.script"; setsid sh "$0.script" > "$0.log" 2>&1 &\necho "Job <$!>"'
+    )
+    end = 'echo "$1" >> "$0.ended"; kill -- "-$1"'
+    for name, line in (("qsub", run), ("bsub", run), ("qdel", end), ("bkill", end)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    made = settings(
+        tmp_path,
+        f"kind = '{kind}'\nworkers = 1\ncores = 2\nmemory = '1GB'\ninterface = 'lo'\n"
+        f"dashboard = '127.0.0.1:0'\nshared_directory = '{tmp_path}'\n",
+    )
+    with cluster_client(made) as client, engine(1, client=client) as tasks:
+        tasks.submit("sum", operator.add, 1)
+        (outcome,) = tasks.wait(120)
+        assert outcome.result == 2
+    ends = tmp_path / ("bkill.ended" if kind == "lsf" else "qdel.ended")
+    assert ends.read_text().split(), "the job outlives the run"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["--scheduler", "127.0.0.1"], "127.0.0.1 is not an address: tcp://host:port"),
+        (["--scheduler", "tcp://none.invalid:8786"], "no machine is called"),
+        (["--cluster", "gpus.toml"], "there is none here"),
+        (["--cluster", "ssh.toml"], "no machine is called none.invalid"),
+    ],
+)
+def test_what_can_never_work_ends_at_once_with_2(
+    tmp_path, monkeypatch, capsys, line, said
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "gpus.toml").write_text("kind = 'gpus'\n")
+    (tmp_path / "ssh.toml").write_text("kind = 'ssh'\nhosts = ['none.invalid']\n")
+    begun = time.monotonic()
+    assert geoseg_run(["segment", "a.tif", "--model", "x", "--out", "m", *line]) == 2
+    assert time.monotonic() - begun < 30
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
 
 
 @pytest.fixture
@@ -297,7 +390,7 @@ def test_directories_with_blanks_are_one_word_for_slurm(tmp_path):
         log_directory = '{tmp_path}/my logs'
         local_directory = '/scratch/my disk'
     """
-    options = slurm_options(settings(tmp_path, text))
+    options = job_options(settings(tmp_path, text))
     directives = options["job_extra_directives"]
     assert f'--output="{tmp_path}/my logs/geoseg-worker-%j.out"' in directives
     assert options["local_directory"] == "'/scratch/my disk'"
@@ -970,7 +1063,7 @@ def test_certificates_of_a_run_are_for_its_user_only(tmp_path):
 
 def test_no_secret_is_in_the_errors_of_addresses():
     with (
-        pytest.raises(ClusterError) as error,
+        pytest.raises(GeosegError) as error,
         geoseg.execution.clusters.connected("x://u:pw@h:1"),
     ):
         pass
