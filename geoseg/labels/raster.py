@@ -13,6 +13,7 @@ from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
 from geoseg.labels.names import UNLABELLED, Kind, Laid, Names
+from geoseg.rasters.gcps import Placed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +82,11 @@ def raster_labels(
             f"the labels {path} are neither points, polygons nor a raster: "
             f"{first_line(e)}"
         ) from e
+    if isinstance(source, Placed):
+        raise LabelsError(
+            f"the label raster {path} is placed by ground control points only, and "
+            "classes cannot be interpolated: gdalwarp -r near IN OUT.tif"
+        )
     if len(source.bands) != 1:
         raise LabelsError(
             f"the label raster {path} has {len(source.bands)} bands; one is needed"

@@ -14,6 +14,7 @@ from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
+from geoseg.rasters.gcps import ControlPoints, control_points
 from geoseg.rasters.gdal import Handles, environment, is_remote, open_dataset, reporting
 from geoseg.rasters.products import known
 from geoseg.rasters.references import contents, covered_by
@@ -54,6 +55,8 @@ class RasterFile:
     together: tuple[int, ...] = ()
     """Numbers of the bands of which a pixel is nodata only where all of them are; where
     there are none, it is where any band that is read is."""
+    control: ControlPoints | None = None
+    """What places its pixels where its grid is none: it is to be `placed`."""
     covered: tuple[NDArray[np.float64], ...] | None = field(default=None, compare=False)
     """For each band of the file, what of it holds pixels; see `references.Contents`."""
     notes: tuple[str, ...] = ()
@@ -198,6 +201,7 @@ def open_file(
         header = Header.of(dataset)
         _check(header, dataset, name)
         found = _describe(header, path, name, told)
+        found = replace(found, control=_control(dataset, name))
         if probe and not is_remote(path):
             _probe(dataset, found)
     versions = Versions.of((*inside.files, *header.files))
@@ -381,16 +385,26 @@ def _check(header: Header, dataset: DatasetReader, name: str) -> None:
             "numbers, so make its amplitude or intensity first"
         )
     _check_blocks(header, dataset, name)
-    if header.grid.transform.is_identity and (
-        dataset.gcps[0] or dataset.rpcs is not None
-    ):
-        by, option = (
-            ("RPCs", "-rpc ") if dataset.rpcs else ("ground control points", "")
-        )
+    unplaced = header.grid.transform.is_identity and not dataset.gcps[0]
+    if unplaced and dataset.rpcs is not None:
         raise RasterError(
-            f"{name} is placed by {by} only, so its pixels have no regular grid: warp "
-            f"it first, gdalwarp {option}IN OUT.tif"
+            f"{name} is placed by RPCs only, so its pixels have no regular grid: warp "
+            "it first, gdalwarp -rpc IN OUT.tif"
         )
+
+
+def _control(dataset: DatasetReader, name: str) -> ControlPoints | None:
+    """Return the points that place a dataset; None where it has a grid or no place."""
+    points, crs = dataset.gcps
+    if not points or not dataset.transform.is_identity:
+        return None
+    try:
+        return control_points(points, crs)
+    except RasterError as error:
+        raise RasterError(
+            f"{name} is placed by ground control points only, {error}: warp it first, "
+            "gdalwarp IN OUT.tif"
+        ) from error
 
 
 def _check_blocks(header: Header, dataset: DatasetReader, name: str) -> None:

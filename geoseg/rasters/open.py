@@ -13,6 +13,7 @@ from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array
 from geoseg.rasters.bands import choose, match_bands, matched
 from geoseg.rasters.file import Told, open_file
+from geoseg.rasters.gcps import placed
 from geoseg.rasters.mosaic import mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
@@ -149,7 +150,8 @@ def _open_path(path: str, told: Told) -> Source:
         return open_items(read_items(path, told.trust), told=told)
     files = files_meant(path)
     if files is None:
-        return open_file(path, told)
+        opened = open_file(path, told)
+        return placed(opened, opened.control)
     return open_several(files, name=redact(path), told=told)
 
 

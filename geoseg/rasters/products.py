@@ -6,7 +6,8 @@ Metashape and OpenDroneMap write them.
 
 Sources: Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD 14.9), the
 Landsat 8-9 Collection 2 Level 1 and Level 2 Data Format Control Books (LSDS-1822,
-LSDS-1619), the HLS User Guide 2.0, Planet's Combined Imagery Product Specification.
+LSDS-1619), the HLS User Guide 2.0, Planet's Combined Imagery Product Specification, the
+Sentinel-1 Product Specification (S1-RS-MDA-52-7441).
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ _LANDSAT: Final = re.compile(
     r"L[COTEM]0[4-9]_(?P<level>L[12]\w{2})_\d{6}_\d{8}_\d{8}_02_(?:T1|T2|RT)"
     r"_(?P<kind>S[RT])?_?(?P<band>B\d{1,2})$"
 )
+_SENTINEL1: Final = re.compile(
+    r"^(?:s1[a-d]-)?(?:iw|ew|s[1-6])(?:-grd)?-[vh]{2}(?:-\d{8}t\d{6}-.*)?$",
+    re.IGNORECASE,
+)
 _PLANET: Final = re.compile(
     r"_(?:3B|2B|1B)?_?Analytic(?:MS)?(?P<sr>_SR)?(?:_8b)?", re.IGNORECASE
 )
@@ -102,6 +107,9 @@ def known(path: str, bands: tuple[SourceBand, ...]) -> Known | None:
         return _sentinel2(path, bands[0], match["day"])
     if len(bands) == 1 and (match := _LANDSAT.search(stem)):
         return _landsat(path, bands[0], match)
+    if len(bands) == 1 and _SENTINEL1.match(stem):
+        note = "Sentinel-1 GRD: 0 is nodata; numbers are amplitudes, not calibrated"
+        return Known(bands=bands, nodata=0, notes=(note,))
     if match := _PLANET.search(stem):
         return _planet(path, bands, surface=match["sr"] is not None)
     return None

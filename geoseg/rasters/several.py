@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_in_file_name
 from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told, open_file
+from geoseg.rasters.gcps import placed
 from geoseg.rasters.gdal import Handles, is_remote
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import (
@@ -83,14 +84,16 @@ def open_several(
     files = bands_and_tiles(paths, told.wanted)
     more = [f"{name}: {note}" for note in files.notes]
     if len(files.paths) == 1:
-        return noted(open_file(files.paths[0], told), *more)
+        only = open_file(files.paths[0], told)
+        return noted(placed(only, only.control), *more)
     opened = _shared(open_all(files.paths, told))
-    of_band: dict[str, list[RasterFile]] = {}
-    for source in opened:
-        band = band_in_file_name(source.path) if len(source.bands) == 1 else None
+    sources = [placed(file, file.control) for file in opened]
+    of_band: dict[str, list[Source]] = {}
+    for file, source in zip(opened, sources, strict=True):
+        band = band_in_file_name(file.path) if len(file.bands) == 1 else None
         of_band.setdefault(band or "", []).append(source)
     if "" in of_band or len(of_band) == 1:
-        return noted(mosaic(opened, name), *more)
+        return noted(mosaic(sources, name), *more)
     layers = [mosaic(group, name) for group in of_band.values()]
     return noted(stack(layers, name), *more)
 

@@ -23,6 +23,7 @@ from geoseg.rasters.bands import (
     with_common_names,
 )
 from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told
+from geoseg.rasters.gcps import placed
 from geoseg.rasters.gdal import is_remote, squeezed
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import RASTER_SUFFIXES
@@ -159,7 +160,10 @@ def _open_item(item: Mapping[str, Any], told: Told) -> Source:
     opened = open_all(
         [a.href for a in chosen], replace(told, count=len(chosen[0].bands))
     )
-    named = [_named(s, a, told) for s, a in zip(opened, chosen, strict=True)]
+    named = [
+        placed(_named(s, a, told), s.control)
+        for s, a in zip(opened, chosen, strict=True)
+    ]
     joined = named[0] if len(named) == 1 else stack(named, name)
     return noted(joined, *(f"{name}: {n}" for n in _notes(item, chosen, assets)))
 

@@ -52,7 +52,7 @@ class Warped(OnGrid):
         self, window: Window, pixels: NDArray[np.generic], valid: NDArray[np.bool_]
     ) -> None:
         """Write the values between the source's pixels at the centres of ours."""
-        y, x = self._places(window)
+        y, x = self.places(window)
         theirs = self.source.grid
         inside = (y >= 0) & (y < theirs.height) & (x >= 0) & (x < theirs.width)
         if not inside.any():
@@ -71,9 +71,7 @@ class Warped(OnGrid):
         )
         store(sums, pixels)
 
-    def _places(
-        self, window: Window
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def places(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (y, x) of each pixel's centre in pixels of the source."""
         rows = np.arange(window.y, window.bottom)[:, None] + 0.5
         columns = np.arange(window.x, window.right)[None, :] + 0.5
