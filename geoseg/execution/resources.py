@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PROCESSES = "GEOSEG_PROCESSES"
 """Variable that says how many worker processes there are on a machine."""
 _CGROUP = Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT = 256 << 20
+"""Bytes that are kept, of each pool of memory, and of which arrays are made."""
 
 
 def cores() -> int:
@@ -44,6 +48,21 @@ def dask_setup(worker: Any) -> None:  # noqa: ANN401, ARG001 - called by Dask
     """
     share = max(1, cores() // int(os.environ[PROCESSES]))
     os.environ.update(dict.fromkeys(THREADS, str(share)))
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, for the arrays of its next block.
+
+    Else glibc hands it back, and the kernel clears as many pages again a moment later:
+    a third of the time of a model that is cheap. Elsewhere nothing is changed.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # no glibc
+        return
+    mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
 @cache

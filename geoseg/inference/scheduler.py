@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 FAILED = 255
 """Status of a block that failed; else how many stages it is through."""
+_ACROSS = 1 << 16
+"""Bytes of a row of pixels of blocks that are worked through from top to bottom."""
 Key = tuple[int, int]
 """Row and column of a block."""
 
@@ -173,7 +175,7 @@ def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _Stat
         job=job,
         stages=stages,
         status=status,
-        order=_row_by_row(status == 0),
+        order=_in_order(status == 0, _across(job)),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
     )
@@ -182,10 +184,21 @@ def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _Stat
     return state
 
 
-def _row_by_row(todo: NDArray[np.bool_]) -> Iterator[Key]:
-    for row, line in enumerate(todo):
-        for col in np.flatnonzero(line):
-            yield row, int(col)
+def _in_order(todo: NDArray[np.bool_], across: int) -> Iterator[Key]:
+    """Yield blocks row by row, some columns of them at a time.
+
+    Below a row of blocks lie tiles of the file that the next row needs, too. They are
+    kept in memory (`rasters/tiles`), which is not to grow with the raster's width.
+    """
+    for left in range(0, todo.shape[1], across):
+        for row, col in np.argwhere(todo[:, left : left + across]).tolist():
+            yield row, left + col
+
+
+def _across(job: Job) -> int:
+    """Return how many columns of blocks are worked through at a time."""
+    pixel = len(job.source.bands) * job.source.dtype.itemsize
+    return max(1, _ACROSS // (pixel * job.tiling.block))
 
 
 def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:

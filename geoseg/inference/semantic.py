@@ -36,6 +36,7 @@ from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
 from geoseg.inference.device_queue import Stopwatch, one_ahead
 from geoseg.inference.windows import Cells, Pixels, batches, predictor, read_windows
+from geoseg.rasters.validity import valid_everywhere
 
 if TYPE_CHECKING:
     import torch
@@ -201,7 +202,7 @@ def _pixelwise(source: Source, model: Model, block: Block) -> PartialBlock:
             labels = _checked_labels(model, model.predict(stack), stack.shape)
         windows = len(block.cells[0]) * len(block.cells[1])
         arrays["classes"] = labels[0].astype(arrays["classes"].dtype, copy=False)
-        if not pixels.valid.all():
+        if not valid_everywhere(pixels.valid):
             arrays["classes"][~pixels.valid] = nodata_value(model.card.classes)
     return PartialBlock(arrays=arrays, windows=windows, forward_seconds=watch.seconds)
 

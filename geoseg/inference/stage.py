@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Block
+from geoseg.execution.resources import keep_freed_memory
 from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
 from geoseg.maps.state import DONE, PARTIAL
 
@@ -57,6 +58,7 @@ _CHECKED: set[str] = set()
 def _check_once(job: Job) -> None:
     if job.masks.run not in _CHECKED:
         check_worker(job)
+        keep_freed_memory()
         _CHECKED.add(job.masks.run)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block
+from geoseg.rasters.validity import valid_everywhere
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def _reflected(
 
 
 def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArray[Any]:
-    if valid.all():
+    if valid_everywhere(valid) or not valid.any():  # of which no window is looked at
         return values
     if not values.flags.writeable:
         values = values.copy()
@@ -154,7 +155,7 @@ def batches(
 def cells_with_data(block: Block, pixels: Pixels) -> Iterator[tuple[int, int]]:
     """Yield the cells of a block whose windows hold a valid pixel, row by row."""
     tiling = block.tiling
-    everywhere = bool(pixels.valid.all())
+    everywhere = valid_everywhere(pixels.valid)
     for cell in product(*block.cells):
         inside = tiling.model_window(*cell).intersection(tiling.raster)
         if everywhere or (inside and pixels.valid_in(inside).any()):

@@ -12,6 +12,7 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window, wkt_of
 from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
+from geoseg.core.tiling import CHUNK
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.gcps import ControlPoints, control_points
@@ -19,6 +20,7 @@ from geoseg.rasters.gdal import Handles, environment, is_remote, open_dataset, r
 from geoseg.rasters.products import known
 from geoseg.rasters.references import contents, covered_by
 from geoseg.rasters.source import SourceBand, check_inside
+from geoseg.rasters.tiles import fits, read_tiled
 from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
 from geoseg.rasters.versions import Versions, place_of
 
@@ -92,13 +94,12 @@ class RasterFile:
         with reporting("read", self.name, self.path), environment(self.path):
             dataset = self.handles.get(self.path)
             try:
-                pixels = self._pixels(dataset, window)
-                told_by = {number for number in self.masks if number is not None}
-                masks = [_mask(dataset, number, window) for number in told_by]
+                pixels, told = self._layers(dataset, window)
             finally:
                 self._check_unchanged()
         count = len(self.numbers)
         valid = self._told_valid(pixels)
+        masks = [mask != 0 for mask in told]
         if self.alpha is not None:
             masks.append(pixels[count] != 0)
         masks += [covered_pixels(c, window) for c in self._coverage()]
@@ -138,14 +139,35 @@ class RasterFile:
                 "would be of two rasters; begin anew with --overwrite"
             )
 
-    def _pixels(self, dataset: DatasetReader, window: Window) -> NDArray[np.generic]:
-        """Return the bands, then alpha, then what else tells where they are valid."""
+    def _layers(
+        self, dataset: DatasetReader, window: Window
+    ) -> tuple[NDArray[np.generic], NDArray[np.uint8]]:
+        """Return bands and GDAL's masks of a window.
+
+        The bands asked for, then alpha, then what else tells where they are valid.
+        """
         alpha = () if self.alpha is None else (self.alpha,)
         others = [n for n in self.together if n not in self.numbers]
-        numbers = [*self.numbers, *alpha, *others]
-        out = np.empty((len(numbers), window.height, window.width), self.dtype)
-        dataset.read(numbers, window=_slices(window), out=out)
-        return out
+        bands = [*self.numbers, *alpha, *others]
+        masks = sorted({number for number in self.masks if number is not None})
+        shape = window.height, window.width
+        pixels = np.empty((len(bands), *shape), self.dtype)
+        told = np.empty((len(masks), *shape), np.uint8)
+
+        def decode(part: Window, out: tuple[NDArray[Any], ...]) -> None:
+            dataset.read(bands, window=_slices(part), out=out[0])
+            for number, mask in zip(masks, out[1], strict=True):
+                dataset.read_masks(number, window=_slices(part), out=mask)
+
+        read_tiled(
+            (self.handles.token, self.path, tuple(bands), tuple(masks)),
+            window,
+            (pixels, told),
+            tile=dataset.block_shapes[0],
+            raster=self.grid.window,
+            decode=decode,
+        )
+        return pixels, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +223,11 @@ def open_file(
         header = Header.of(dataset)
         _check(header, dataset, name)
         found = _describe(header, path, name, told)
-        found = replace(found, control=_control(dataset, name))
+        found = replace(
+            found,
+            control=_control(dataset, name),
+            notes=(*found.notes, *_strips(header, dataset, name)),
+        )
         if probe and not is_remote(path):
             _probe(dataset, found)
     versions = Versions.of((*inside.files, *header.files))
@@ -419,6 +445,23 @@ def _check_blocks(header: Header, dataset: DatasetReader, name: str) -> None:
         )
 
 
+def _strips(header: Header, dataset: DatasetReader, name: str) -> tuple[str, ...]:
+    """Return a note where every block of a row would decode the same strips again."""
+    height, width = dataset.block_shapes[0]
+    pixel = header.count * np.dtype(header.dtypes[0]).itemsize
+    if (
+        dataset.compression is None
+        or width < header.width
+        or fits(width * CHUNK, pixel)
+    ):
+        return ()
+    told = (
+        f"{name} is stored in strips of {height} x {width} pixels, which every block "
+        "of a row decodes again: tiles are faster, gdal_translate -co TILED=YES"
+    )
+    return (told,)
+
+
 def _is_pixel_interleaved(dataset: DatasetReader) -> bool:
     return dataset.interleaving is not None and dataset.interleaving.value == "PIXEL"
 
@@ -460,11 +503,6 @@ def _masks(
         None if f in ours else shared if 2 in f else n
         for n, f in zip(numbers, flags, strict=True)
     )
-
-
-def _mask(dataset: DatasetReader, number: int, window: Window) -> NDArray[np.bool_]:
-    mask: NDArray[np.uint8] = dataset.read_masks(number, window=_slices(window))
-    return np.not_equal(mask, 0)
 
 
 def _slices(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:

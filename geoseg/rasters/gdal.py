@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from rasterio import DatasetReader
 
-# What GDAL may hold of decoded blocks, in MB per process. Its own default is 5 % of
-# the machine, which a dozen workers on a large one turn into half of it.
-CACHE_MB: Final = 256
+# What GDAL may hold of decoded blocks per process, in bytes: rasterio takes no MB. Its
+# own default is 5 % of the machine, which a dozen workers turn into half of it.
+CACHE_BYTES: Final = 64 << 20
 
 # What is opened. Drivers that read other files which the raster names are left out,
 # but for those whose files we look through before (`references`), and so are those that
@@ -116,7 +116,7 @@ def environment(path: str) -> Iterator[None]:
     """Set what GDAL needs while it opens and reads `path`."""
     import rasterio
 
-    options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_MB, "GDAL_SKIP": _NEVER}
+    options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_SKIP": _NEVER}
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
         options["GDAL_NUM_THREADS"] = min(4, threads())
     if is_remote(path):
@@ -168,6 +168,8 @@ class Handles:
     def __init__(self, limit: int = 16) -> None:
         self._limit = limit
         self._local = threading.local()
+        self.token: Final = object()
+        """Stands for the files behind these handles, in this process only."""
 
     def __reduce__(self) -> tuple[type[Handles], tuple[int]]:
         return Handles, (self._limit,)

@@ -25,6 +25,11 @@ def is_all_valid(valid: NDArray[np.bool_]) -> bool:
     return valid.strides == (0, 0) and bool(valid.flat[0])
 
 
+def valid_everywhere(valid: NDArray[np.bool_]) -> bool:
+    """Whether all pixels are valid; NumPy is slow to look at what takes no memory."""
+    return is_all_valid(valid) or bool(valid.all())
+
+
 def valid_pixels(
     pixels: NDArray[np.generic], nodata: Sequence[float | None]
 ) -> NDArray[np.bool_]:

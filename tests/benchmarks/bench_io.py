@@ -1,8 +1,12 @@
 """What reading and writing cost beside the model, in CPU seconds of this process.
 
     python tests/benchmarks/bench_io.py write [MAP]       (a class raster; else noise)
+    python tests/benchmarks/bench_io.py read [RASTER]     (else 4096 x 4096 x 4 uint16)
+    python tests/benchmarks/bench_io.py threshold RASTER 'threshold:1>50'
 
 `write`: 589 MB of labels as blocks of four chunks, in Zarr 2 and 3, and zstd alone.
+`read`: the whole raster by rasterio, and in blocks as runs do, by one thread and two.
+`threshold`: a whole run, and what of it are the imports.
 """
 
 import argparse
@@ -11,6 +15,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +30,10 @@ from scipy.ndimage import gaussian_filter
 
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
+from geoseg.core.tiling import Block, Tiling
+from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.maps.store import create_masks
+from geoseg.rasters.open import Source, open_source
 
 BLOCK, CHUNK = 2048, 1024
 MEGABYTES = 589
@@ -87,6 +98,65 @@ def write(path: str | None) -> None:
         print(f"Zarr {zarr_format}: written {put:.2f} s, read {got:.2f} s")
 
 
+def scene(folder: str) -> str:
+    """Write a raster of 4 bands of uint16, deflated in tiles; return its path."""
+    rng, side = np.random.default_rng(0), 4096
+    smooth = gaussian_filter(rng.standard_normal((4, side, side)), (0, 3, 3)) * 4000
+    pixels = (smooth + 1500).clip(1, 9000) + rng.integers(0, 40, smooth.shape)
+    path = f"{folder}/scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=4, height=side, width=side, dtype="uint16",
+        tiled=True, blockxsize=512, blockysize=512, compress="deflate", predictor=2,
+        crs="EPSG:32633", transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
+    ) as file:  # fmt: skip
+        file.write(pixels.astype(np.uint16))
+    return path
+
+
+def read(path: str | None) -> None:
+    """Read a raster as runs of several tilings do."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = path or scene(folder)
+        with rasterio.open(path) as file:
+            print(f"whole, by rasterio: {spent(file.read):.2f} s")
+        for overlap, blocks, threads in product((0, 64), (1, 2), (1, 2)):
+            source = open_source(path)  # with tiles of its own
+            shape = {"height": source.grid.height, "width": source.grid.width}
+            tiling = Tiling(**shape, window=512, overlap=overlap)
+            tiling = replace(tiling, block=blocks * tiling.chunk)
+            cost = spent(partial(read_blocks, source, tiling, threads))
+            print(
+                f"blocks of {tiling.block}, overlap {overlap}, {threads} threads: "
+                f"{cost:.2f} s"
+            )
+
+
+def read_blocks(source: Source, tiling: Tiling, threads: int) -> None:
+    """Read what the windows of each block see."""
+
+    def one(block: Block) -> None:
+        inside = block.reach.intersection(tiling.raster)
+        assert inside is not None
+        source.read(inside)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, tiling.each_block()))
+
+
+def threshold(path: str, model: str) -> None:
+    """Map a raster with a model that is cheap."""
+    imports = cpu()
+    plan = make_plan(path, model=model)
+    with tempfile.TemporaryDirectory() as folder:
+        run_plan(plan, out=f"{folder}/m.zarr", progress=False)
+    pixels = plan.source.grid.height * plan.source.grid.width / 1e6
+    beyond = cpu() - imports
+    print(
+        f"imports {imports:.2f} s, beyond them {beyond:.2f} s: "
+        f"{pixels / beyond:.0f} Mpx/s per core"
+    )
+
+
 def main() -> None:
     """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,6 +164,13 @@ def main() -> None:
     command = commands.add_parser("write")
     command.add_argument("map", nargs="?")
     command.set_defaults(run=lambda told: write(told.map))
+    command = commands.add_parser("read")
+    command.add_argument("raster", nargs="?")
+    command.set_defaults(run=lambda told: read(told.raster))
+    command = commands.add_parser("threshold")
+    command.add_argument("raster")
+    command.add_argument("model")
+    command.set_defaults(run=lambda told: threshold(told.raster, told.model))
     told = parser.parse_args()
     told.run(told)
 

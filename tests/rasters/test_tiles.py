@@ -1,0 +1,204 @@
+"""Law 13: every tile of a file is decoded once per process."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geoseg.rasters.tiles
+from geoseg.core.grid import Window
+from geoseg.core.tiling import Tiling
+from geoseg.errors import RasterError
+from geoseg.inference.scheduler import _in_order
+from geoseg.rasters.open import open_source
+from geoseg.rasters.tiles import TileCache, parted, read_tiled
+
+SIDE = 1000
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch):
+    """Begin every test without tiles."""
+    cache = TileCache(geoseg.rasters.tiles.CACHE_BYTES)
+    monkeypatch.setattr(geoseg.rasters.tiles, "_CACHE", cache)
+    return cache
+
+
+def write(path, *, mask=False, **more):
+    pixels = np.random.default_rng(0).integers(0, 5, (3, SIDE, SIDE), np.uint8)
+    options = {"tiled": True, "blockxsize": 128, "blockysize": 128, **more}
+    profile = {
+        "driver": "GTiff", "count": 3, "height": SIDE, "width": SIDE, "dtype": "uint8",
+        "crs": "EPSG:32633", "transform": Affine(10, 0, 5e5, 0, -10, 5e6),
+        "compress": "deflate",
+    }  # fmt: skip
+    internal = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
+    with internal, rasterio.open(path, "w", **profile, **options) as file:
+        file.write(pixels)
+        if mask:
+            file.write_mask(pixels[0] != 0)
+    return str(path), pixels
+
+
+def sides(block, overlap=64):
+    return Tiling(
+        height=SIDE, width=SIDE, window=192, overlap=overlap, chunk=128, block=block
+    )
+
+
+def reads(source, tiling, threads):
+    """Read what the windows of all blocks see, and return it with its windows."""
+    order = _in_order(np.ones((tiling.block_rows, tiling.block_cols), bool), 100)
+    windows = [tiling.block_at(*k).reach.intersection(tiling.raster) for k in order]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(zip(windows, pool.map(source.read, windows), strict=True))
+
+
+LAYOUTS = {
+    "pixel-interleaved": {"interleave": "pixel"},
+    "band-interleaved": {"interleave": "band"},
+    "strips": {"tiled": False, "blockysize": 8, "blockxsize": SIDE},
+    "with a mask": {"mask": True},
+    "tiles that are not square": {"blockxsize": 256, "blockysize": 64},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_read_is_what_gdal_reads(tmp_path, layout):
+    path, pixels = write(tmp_path / "a.tif", **LAYOUTS[layout])
+    for window, (values, valid) in reads(open_source(path), sides(256), threads=3):
+        assert (values == pixels[(slice(None), *window.slices)]).all()
+        told = pixels[0][window.slices] != 0 if layout == "with a mask" else True
+        assert (valid == told).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize(("block", "overlap"), [(128, 64), (384, 64), (576, 0)])
+def test_every_tile_is_decoded_once(
+    tmp_path, monkeypatch, layout, threads, block, overlap
+):
+    path, _ = write(tmp_path / "a.tif", **LAYOUTS[layout])
+    source = open_source(path)
+    with rasterio.open(path) as file:
+        rows, cols = file.block_shapes[0]
+    lock = threading.Lock()
+    decoded = np.zeros((-(-SIDE // rows), -(-SIDE // cols)), int)
+    real = read_tiled
+
+    def counting(*arguments, decode, **more):
+        def counted(window, out):
+            with lock:
+                decoded[
+                    window.y // rows : -(-window.bottom // rows),
+                    window.x // cols : -(-window.right // cols),
+                ] += 1
+            decode(window, out)
+
+        real(*arguments, decode=counted, **more)
+
+    monkeypatch.setattr("geoseg.rasters.file.read_tiled", counting)
+    reads(source, sides(block, overlap), threads)
+    assert (decoded == 1).all()
+
+
+def test_a_large_raster_in_little_room():
+    """As a run goes through it; the cache as small beside it as for large pixels."""
+    n, tile = 18_000, 256
+    tiling = Tiling(height=n, width=n, window=256, overlap=32, chunk=448, block=896)
+    cache = TileCache(geoseg.rasters.tiles.CACHE_BYTES // 32)
+    geoseg.rasters.tiles._CACHE = cache
+    decoded = np.zeros((-(-n // tile),) * 2, int)
+
+    def decode(window, _):
+        y, x = window.y // tile, window.x // tile
+        decoded[y : -(-window.bottom // tile), x : -(-window.right // tile)] += 1
+
+    todo = np.ones((tiling.block_rows, tiling.block_cols), bool)
+    for key in _in_order(todo, 4):
+        window = tiling.block_at(*key).reach.intersection(tiling.raster)
+        out = (np.empty((1, window.height, window.width), np.uint8),)
+        read_tiled(
+            "file", window, out, tile=(tile, tile), raster=tiling.raster, decode=decode
+        )
+    assert decoded.min() == 1
+    assert decoded.mean() < 1.15
+    assert cache._bytes <= cache._limit
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_parts_cover_a_window_once(data):
+    whole = Window(y=0, x=0, height=700, width=500)
+    y, x = data.draw(st.integers(0, 699)), data.draw(st.integers(0, 499))
+    height = data.draw(st.integers(1, 700 - y))
+    window = Window(y=y, x=x, height=height, width=data.draw(st.integers(1, 500 - x)))
+    tile = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
+    inside, cut = parted(window, tile, whole)
+    count = np.zeros((700, 500), int)
+    for part in [*cut, *([inside] if inside else [])]:
+        assert part.intersection(whole) == part
+        assert part.y % tile[0] == part.x % tile[1] == 0
+        count[part.slices] += 1
+    assert count.max() == 1
+    assert (count[window.slices] == 1).all()
+    if inside is not None:
+        assert inside.intersection(window) == inside
+
+
+def test_an_error_reaches_all_who_wait_and_is_not_kept(cache):
+    begun, go = threading.Event(), threading.Event()
+
+    def fail():
+        begun.set()
+        go.wait(10)
+        raise RasterError("broken tile")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "tile", fail)
+        begun.wait(10)
+        second = pool.submit(cache.get, "tile", fail)
+        go.set()
+        for waiting in (first, second):
+            with pytest.raises(RasterError, match="broken tile"):
+                waiting.result(10)
+    layers = (np.zeros((1, 2, 2), np.uint8),)
+    assert cache.get("tile", lambda: layers) is layers
+
+
+def test_files_that_are_replaced_are_read_anew(tmp_path):
+    path, before = write(tmp_path / "a.tif")
+    window = Window(y=10, x=10, height=50, width=50)
+    assert (open_source(path).read(window)[0] == before[:, 10:60, 10:60]).all()
+    with rasterio.open(path, "r+") as file:
+        file.write(before + 1)
+    assert (open_source(path).read(window)[0] == before[:, 10:60, 10:60] + 1).all()
+
+
+def test_gdal_is_given_room_for_more_than_one_block(tmp_path):
+    """rasterio takes the size of GDAL's cache in bytes, not in MB."""
+    from rasterio._env import get_gdal_config
+
+    from geoseg.rasters.gdal import environment
+
+    with environment(str(tmp_path)):
+        assert int(get_gdal_config("GDAL_CACHEMAX")) >= 1 << 26
+
+
+@pytest.mark.parametrize(("rows", "heard"), [(8, True), (None, False)])
+def test_strips_that_are_decoded_again_are_told(tmp_path, rows, heard):
+    path, width = tmp_path / "a.tif", 70_000
+    how = {"blockysize": rows} if rows else {"tiled": True}
+    transform = Affine(10, 0, 5e5, 0, -10, 5e6)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, height=16, width=width, dtype="uint8",
+        compress="deflate", crs="EPSG:32633", transform=transform, **how,
+    ):  # fmt: skip
+        pass
+    notes = [n for n in open_source(str(path)).notes if "strips of 8 x 70000" in n]
+    assert bool(notes) == heard
