@@ -14,7 +14,7 @@ import click
 
 from geoseg._version import __version__
 from geoseg.cli import log
-from geoseg.cli.encoding import make_output_safe
+from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
 from geoseg.core.text import keep_secret
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
@@ -110,6 +110,8 @@ def program(*, log_level: str, log_json: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; never a traceback for what a user can mend."""
+    if arguments is None:
+        read_names_as_utf8()
     make_output_safe()
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)

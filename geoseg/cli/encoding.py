@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 
 _PLAIN = {
@@ -37,3 +38,16 @@ def make_output_safe() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
+
+
+def read_names_as_utf8() -> None:
+    """Begin again in UTF-8 where names of files have letters that Python cannot tell.
+
+    In a locale without UTF-8, when Python is told not to help itself (PYTHONUTF8=0).
+    GDAL and SQLite take names in UTF-8, whatever the locale.
+    """
+    plain_names = all(word.isascii() for word in sys.argv)
+    if os.name != "posix" or plain_names or sys.getfilesystemencoding() == "utf-8":
+        return
+    words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+    os.execv(sys.executable, words)  # noqa: S606 - the same command once more

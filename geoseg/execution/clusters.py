@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -170,6 +171,7 @@ def local_cluster(
     import dask
     from distributed import LocalCluster
 
+    _check_temporary_folder()
     with _own_threads(), ExitStack() as stack:
         # Dask gives up a worker that does not come back within 15 s after its death,
         # and starts no other; on a busy machine, starting again takes longer.
@@ -199,6 +201,21 @@ def local_cluster(
             ) from error
         stack.enter_context(cluster)
         yield stack.enter_context(_client(cluster))
+
+
+def _check_temporary_folder() -> None:
+    """Raise where there is no room for what workers put aside.
+
+    Raises:
+        GeosegError: No such folder can be written.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise GeosegError(
+            "worker processes need a folder for temporary files, and none can be "
+            "written here: name one, as in TMPDIR=/scratch/me"
+        ) from error
 
 
 @contextmanager

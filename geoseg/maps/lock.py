@@ -156,8 +156,9 @@ def _held_by_kernel(place: _Record) -> Iterator[bool]:
     if filelock.FileLock is filelock.SoftFileLock:
         yield False
         return
-    # Anyone who may write the folder may hold it: several users share stores.
-    lock = filelock.FileLock(file, timeout=0, thread_local=False, mode=0o666)
+    # Who may write the folder may hold it, and no one else: several users share stores.
+    mode = file.parent.stat().st_mode & 0o666
+    lock = filelock.FileLock(file, timeout=0, thread_local=False, mode=mode)
     try:
         lock.acquire()
     except (filelock.Timeout, RuntimeError) as error:

@@ -21,6 +21,17 @@ def test_tables_and_help_are_printed_in_any_encoding(encoding):
             assert done.stdout.decode(encoding)
 
 
+def test_names_are_read_where_python_is_told_not_to_help_itself(tmp_path):
+    named = tmp_path / "mäske☃.zarr"
+    told = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "geoseg", "report", str(named)],
+        env={**os.environ, **told, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert str(named) in done.stderr
+
+
 def test_names_without_a_code_are_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "geoseg", "report", str(tmp_path / "mäske☃.zarr")],

@@ -488,6 +488,16 @@ def test_workers_that_do_not_start_are_said(monkeypatch):
     assert error.value.exit_status == 3
 
 
+def test_no_room_for_temporary_files_is_said(monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found in […]")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(GeosegError, match="TMPDIR=/") as refused, local_cluster(1):
+        pass
+    assert refused.value.exit_status == 2  # the same command cannot cure it
+
+
 def test_no_gpu_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     made = settings(tmp_path, "kind = 'gpus'")

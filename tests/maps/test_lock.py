@@ -116,3 +116,15 @@ def test_who_has_ended(monkeypatch):
     assert has_ended("elsewhere", os.getpid(), mine) is None
     assert has_ended(here(), os.getpid(), mine - 60) is None, "a clock may be set"
     assert has_ended(None, os.getpid(), mine) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_who_may_write_the_folder_may_hold_its_lock_and_nobody_else(tmp_path):
+    for mode in (0o750, 0o775, 0o700):
+        folder = tmp_path / oct(mode)
+        folder.mkdir(mode=0o700)
+        folder.chmod(mode)
+        before = {f.name for f in folder.iterdir()}
+        with held(Storage(str(folder)), "lock"):
+            (made,) = {f.name for f in folder.iterdir()} - before - {"lock"}
+            assert (folder / made).stat().st_mode & 0o777 == mode & 0o666
