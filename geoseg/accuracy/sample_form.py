@@ -14,6 +14,7 @@ import numpy as np
 
 from geoseg.core.classes import Class
 from geoseg.core.files import replacing
+from geoseg.maps.complete import incomplete
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,8 +69,12 @@ def write_points(reader: ClassReader, path: Path, points: Points) -> Path:
     )
     frame["class"] = frame["class"].astype("string")
     frame["comment"] = frame["comment"].astype("string")
+    lacks = incomplete(reader)
+    about = "points to label" if lacks is None else f"points of a map that is {lacks}"
     with replacing(path) as beside:
-        frame.to_file(beside, layer=LAYER, driver="GPKG", engine="pyogrio")
+        frame.to_file(
+            beside, layer=LAYER, driver="GPKG", engine="pyogrio", DESCRIPTION=about
+        )
         _add_style(beside, form_style(reader.classes))
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -81,12 +82,12 @@ def check_table(classes: Sequence[Class]) -> tuple[Class, ...]:
     """Return the table, or raise where values or names repeat or there is none."""
     if not classes:
         raise GeosegError("the class table is empty: name at least one class")
-    values = [c.value for c in classes]
-    doubled = sorted({v for v in values if values.count(v) > 1})
+    doubled = sorted(v for v, n in Counter(c.value for c in classes).items() if n > 1)
     if doubled:
         raise GeosegError(f"class values {doubled} appear more than once in the table")
-    names = [c.name for c in classes]
-    twice = sorted({n for n in names if names.count(n) > 1})
+    twice = sorted(
+        name for name, n in Counter(c.name for c in classes).items() if n > 1
+    )
     if twice:
         raise GeosegError(f"class names {twice} appear more than once in the table")
     return tuple(classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ def cores() -> int:
         allowed = psutil.cpu_count() or 1
     quota = container_quota(_CGROUP)
     return allowed if quota is None else max(1, min(allowed, round(quota)))
+
+
+def memory_limit() -> float | None:
+    """Return the bytes that this process may use as a worker of Dask.
+
+    None where it is none, or has no limit.
+    """
+    distributed = sys.modules.get("distributed")  # a worker has imported it
+    try:
+        worker = distributed.get_worker() if distributed else None
+    except ValueError:
+        return None
+    return worker.memory_manager.memory_limit if worker else None
 
 
 def threads() -> int:

@@ -20,6 +20,7 @@ from geoseg.errors import (
     SourceChangedError,
     is_full,
 )
+from geoseg.execution.resources import memory_limit
 from geoseg.inference.block_cache import (
     DamagedPartialError,
     read_halo,
@@ -38,6 +39,7 @@ from geoseg.inference.semantic import (
 from geoseg.maps.store import CHECKSUMS, Masks
 
 if TYPE_CHECKING:
+    from geoseg.inference.memory import Memory
     from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
 
@@ -66,6 +68,8 @@ class Job:
     """How all workers compute; None: as each likes."""
     files: tuple[str, ...] = ()
     """Local files and folders that every worker must see."""
+    memory: Memory | None = None
+    """What a process will need at most; None: any will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,11 @@ def check_worker(job: Job) -> None:
 
     Raises:
         ClusterError: It does not see the files of the run, or computes otherwise.
+        PlanError: It may use less memory than the run needs, as one may that came late.
     """
+    if job.memory is not None:
+        more = f"more memory for the worker on {gethostname()}"
+        job.memory.check(memory_limit(), job.tiling, more)
     unseen = [redact(file) for file in job.files if not Path(file).exists()]
     if unseen:
         raise ClusterError(

@@ -252,6 +252,7 @@ def _run(
         masks=masks,
         numerics=plan.numerics,
         files=(*_local_files(plan.source), *_existing(masks.path)),
+        memory=plan.memory,
     )
     with _shown(progress, plan) as show:
 

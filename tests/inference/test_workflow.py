@@ -388,6 +388,18 @@ def test_workers_with_too_little_memory_are_refused_before_the_run(scene, tmp_pa
     assert worker_memory(None) is None
 
 
+def test_a_worker_that_comes_late_with_too_little_memory_is_refused(
+    scene, tmp_path, client, monkeypatch
+):
+    plan = make_plan(scene, model=model(), block=72)
+    needs = replace(plan.memory, model=1e15)
+    # As it would be said when the run began, of the workers that were there then.
+    monkeypatch.setattr(type(needs), "check", lambda *_: None)
+    match = r"are allowed.* more memory for the worker on"
+    with pytest.raises(PlanError, match=match):
+        run_plan(replace(plan, memory=needs), out=tmp_path / "m.zarr", client=client)
+
+
 def test_labels_have_no_scores(scene, tmp_path):
     with pytest.raises(GeosegError, match="answers labels, not scores"):
         run(scene, tmp_path / "m.zarr", model="threshold:1>0.5", bands=["1", "2", "3"])

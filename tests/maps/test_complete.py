@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 
@@ -71,6 +72,10 @@ def test_what_is_made_of_it_says_so(part, tmp_path):
     with pytest.warns(UserWarning, match="so is what is made of it"):
         regions = geoseg.vectorize(part, tmp_path / "r.gpkg", partial=True)
     assert lacks.encode() in regions.read_bytes()
+    with pytest.warns(UserWarning, match="so is what is made of it"):
+        points = geoseg.sample(part, tmp_path / "p.gpkg", n=9, partial=True)
+    told = pyogrio.read_info(points, layer="samples")["layer_metadata"]
+    assert told["DESCRIPTION"].endswith(lacks)
 
 
 def test_what_is_complete_lacks_nothing(part):
