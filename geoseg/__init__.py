@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from geoseg.inference.planning import Plan
     from geoseg.inference.workflow import make_plan, run_plan, segment
     from geoseg.maps.cog import export
+    from geoseg.maps.legend import name_classes
     from geoseg.maps.store import Masks, open_masks
     from geoseg.maps.verify import verify
     from geoseg.models.card import Band, Card
@@ -70,6 +71,7 @@ _MODULES = {
     "export": "geoseg.maps.cog",
     "load_model": "geoseg.models.load",
     "make_plan": "geoseg.inference.workflow",
+    "name_classes": "geoseg.maps.legend",
     "open_masks": "geoseg.maps.store",
     "open_source": "geoseg.rasters.open",
     "read_regions": "geoseg.vector.vectorize",
@@ -112,6 +114,7 @@ __all__ = [
     "export",
     "load_model",
     "make_plan",
+    "name_classes",
     "open_masks",
     "open_source",
     "read_regions",

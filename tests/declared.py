@@ -3,7 +3,7 @@
 import geoseg
 from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
-from geoseg.maps.options import ExportOptions, VerifyOptions
+from geoseg.maps.options import ClassesOptions, ExportOptions, VerifyOptions
 from geoseg.pipeline.options import RunOptions
 from geoseg.training.options import TrainOptions
 from geoseg.vector.options import VectorizeOptions
@@ -13,6 +13,7 @@ DECLARED = {
     PlanOptions: (geoseg.make_plan, "plan"),
     SegmentOptions: (geoseg.segment, "segment"),
     VectorizeOptions: (geoseg.vectorize, "vectorize"),
+    ClassesOptions: (geoseg.name_classes, "classes"),
     ExportOptions: (geoseg.export, "export"),
     VerifyOptions: (geoseg.verify, "verify"),
     ReportOptions: (geoseg.report, "report"),

@@ -23,6 +23,7 @@ from geoseg.errors import GeosegError, Terminated, first_line, is_full
 COMMANDS = {
     "segment": "geoseg.cli.segment",
     "plan": "geoseg.cli.segment",
+    "classes": "geoseg.cli.classes",
     "vectorize": "geoseg.cli.vectorize",
     "evaluate": "geoseg.cli.quality",
     "sample": "geoseg.cli.quality",

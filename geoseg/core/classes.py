@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from geoseg.errors import GeosegError
 
@@ -19,7 +20,28 @@ _PALETTE = (
     "#C8C8DC", "#DCB4B4",
 )  # fmt: skip
 
+# What usual names mean, and the colours that maps have for it, the first that is free.
+# Earlier lines win: forested wetland is wetland.
+_MEANINGS = (
+    ("wetland marsh swamp bog fen mangrove flooded", "#56B4E9 #785064"),
+    ("water sea ocean lake river pond pool reservoir", "#0072B2 #142864 #0000DC"),
+    ("forest forested tree wood woodland canopy crown", "#009E73 #646450"),
+    ("building built house roof town city urban developed settlement impervious",
+     "#D55E00 #8C2800"),
+    ("road street path asphalt pavement parking rail", "#646450 #3C2828"),
+    ("grass grassland meadow pasture lawn vegetation rangeland", "#B4F0B4"),
+    ("shrub shrubland scrub heath bush", "#785064"),
+    ("crop cropland field farmland agriculture arable cultivated", "#E69F00"),
+    ("sand beach dune desert bare barren soil rock", "#F0E442 #DCB4B4"),
+    ("snow ice glacier cloud", "#C8C8DC #DCB4B4"),
+    ("shadow burnt burned fire", "#3C2828 #8C2800"),
+)  # fmt: skip
+_MEANT = {
+    word: colors.split() for words, colors in _MEANINGS[::-1] for word in words.split()
+}
+
 _COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+_WORD = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +86,48 @@ def default_color(index: int) -> str:
     return f"#{r:02X}{g:02X}{b:02X}"
 
 
+def color_of(name: str, taken: Collection[str] = ()) -> str:
+    """Return a default colour for a class by what its name means, if it means anything.
+
+    >>> color_of("Open water"), color_of("trees"), color_of("cluster 1")
+    ('#0072B2', '#009E73', '#E69F00')
+
+    Args:
+        name: Of the class.
+        taken: Colours that others have.
+    """
+    return _meant(name, taken) or next(
+        color for color in map(default_color, count()) if color not in taken
+    )
+
+
+def _meant(name: str, taken: Collection[str]) -> str | None:
+    words = {word.removesuffix("s") for word in _WORD.findall(name.casefold())}
+    words |= {*_WORD.findall(name.casefold())}
+    found = [colors for word, colors in _MEANT.items() if word in words]
+    colors = found[-1] if found else []
+    return next((color for color in colors if color not in taken), None)
+
+
+def colors_of(names: Sequence[str]) -> list[str]:
+    """Return default colours: by what names mean, the others one after the other."""
+    found: dict[int, str] = {}
+    for i, name in enumerate(names):
+        color = _meant(name, found.values())
+        if color is not None:
+            found[i] = color
+    rest = (
+        color for color in map(default_color, count()) if color not in found.values()
+    )
+    return [found[i] if i in found else next(rest) for i in range(len(names))]
+
+
 def class_table(names: Iterable[str]) -> tuple[Class, ...]:
     """Return classes 0, 1, 2, … with the given names and default colours."""
+    names = [*names]
     return tuple(
-        Class(value=i, name=name, color=default_color(i))
-        for i, name in enumerate(names)
+        Class(value=i, name=name, color=color)
+        for i, (name, color) in enumerate(zip(names, colors_of(names), strict=True))
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geoseg.core.classes import Class, class_table, default_color
+from geoseg.core.classes import Class, class_table, color_of
 from geoseg.core.grid import Grid
 from geoseg.core.text import did_you_mean
 from geoseg.errors import LabelsError
@@ -187,7 +187,7 @@ def with_class(table: tuple[Class, ...], text: str) -> tuple[tuple[Class, ...], 
             )
     else:
         value = max(taken, default=-1) + 1
-    color = default_color(len(table))
+    color = color_of(text, {c.color for c in table})
     return (*table, Class(value=value, name=text, color=color)), value
 
 

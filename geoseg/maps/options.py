@@ -1,8 +1,9 @@
-"""What `geoseg export` and `geoseg verify` are asked."""
+"""What `geoseg export`, `geoseg verify` and `geoseg classes` are asked."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated
 
 from geoseg.core.options import Cli, Options, Section
@@ -28,3 +29,18 @@ class VerifyOptions(Options):
     repair: bool = False
     """Restore what is told twice, and forget what is damaged, so that the same segment
     command makes it again."""
+
+
+class ClassesOptions(Options):
+    """What `geoseg classes` is asked."""
+
+    names: Annotated[
+        Mapping[str, str] | None, Cli(name="--set", metavar="CLASS=NAME:#RRGGBB")
+    ] = None
+    """Name of a class, by value or name, colour, or both; repeatable."""
+    merge: Annotated[Mapping[str, str] | None, Cli(metavar="CLASS,CLASS=NAME")] = None
+    """Make one class of several, named so; repeatable."""
+    legend: Annotated[
+        str | os.PathLike[str] | None, Cli(metavar="FILE.toml", location=True)
+    ] = None
+    """Names and colours of a file, a line each: 1 = "water:#0072B2"."""

@@ -81,6 +81,8 @@ class Masks:
     """Names of the arrays on the grid, such as `classes`, `confidence`."""
     run: str
     """Which run made it; handles are kept open under this name, per process."""
+    merged: tuple[tuple[int, int], ...] = ()
+    """Classes that became others: what is written of them is the other (`legend`)."""
 
     @property
     def nodata(self) -> int:
@@ -134,9 +136,17 @@ class Masks:
                     f"rows or columns {first} … {after} are not whole chunks of "
                     f"{self.chunk} px: another writer of the same chunk would race"
                 )
+        if name == "classes" and self.merged:
+            values = self._as_merged(values)
         chunks = dict(encoded(self.array(name), window, values))
         self.state.write(chunks)
         return _checksum(chunks.items())
+
+    def _as_merged(self, values: NDArray[Any]) -> NDArray[Any]:
+        table = np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype)
+        for old, new in self.merged:
+            table[old] = new
+        return np.asarray(table[values])
 
     def checksum(self, name: str, window: Window) -> int:
         """Return the CRC-32 of an array's chunks as they are stored, and their names.
@@ -387,6 +397,10 @@ def _described(url: str, group: zarr.Group, attributes: dict[str, Any]) -> Masks
         chunk=int(max(array.chunks)),  # a side is cut where the raster is shorter
         arrays=tuple(n for n in names if n in group),
         run=str(attributes["geoseg"]["run"]),
+        merged=tuple(
+            (int(old), int(new))
+            for old, new in attributes["geoseg"].get("merged", {}).items()
+        ),
     )
 
 

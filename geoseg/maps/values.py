@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from geoseg.core.classes import Class, default_color
+from geoseg.core.classes import Class, colors_of
 from geoseg.errors import RasterError
 
 if TYPE_CHECKING:
@@ -94,13 +94,15 @@ def table_of(
     given = list(names.values())
     shared = {name for name in given if given.count(name) > 1}
     table = []
-    for index, value in enumerate(values):
-        name = names.get(value) or f"class_{value}"
+    values = [*values]
+    called = [names.get(value) or f"class_{value}" for value in values]
+    defaults = colors_of(called)
+    for value, name, default in zip(values, called, defaults, strict=True):
         table.append(
             Class(
                 value=value,
                 name=f"{name} ({value})" if name in shared else name,
-                color=colors.get(value) or default_color(index),
+                color=colors.get(value) or default,
             )
         )
     return tuple(table)

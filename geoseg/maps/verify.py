@@ -95,12 +95,12 @@ def verify(
     restored: list[str] = []
     try:
         masks = open_masks(path)
-        tiling = _tiling(masks)
+        tiling = tiling_of(masks)
     except DamagedStoreError as error:
         if not repair or not (restored := restore(path)):
             return _not_to_be_opened(error, repair=repair)
         masks = open_masks(path)
-        tiling = _tiling(masks)
+        tiling = tiling_of(masks)
     damaged = _damaged_blocks(masks, tiling, client, progress)
     table = list(_table_problems(masks))
     found = Verified(
@@ -166,7 +166,8 @@ def _damaged_blocks(
     return damaged
 
 
-def _tiling(masks: Masks) -> Tiling:
+def tiling_of(masks: Masks) -> Tiling:
+    """Return how a store is cut into blocks."""
     record = masks.record()
     settings: dict[str, Any] = record["settings"]
     try:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from geoseg.core.classes import Class, default_color
+from geoseg.core.classes import Class, colors_of, default_color
 from geoseg.errors import GeosegError, ModelError
 from geoseg.models.card import OTHER_COLOR, Band, Card
 
@@ -163,11 +163,11 @@ def _classes(plain: Mapping[str, Any]) -> list[Json]:
     given = plain["classes"]
     if isinstance(given, Mapping):
         given = [{"name": name, "color": color} for name, color in given.items()]
+    rows = [asdict(i) if isinstance(i, Class) else _row(i) for i in given]
+    defaults = colors_of([str(row.get("name", "")) for row in rows])
     table = [
-        {"value": i, "color": default_color(i)} | _row(item)
-        if not isinstance(item, Class)
-        else asdict(item)
-        for i, item in enumerate(given)
+        {"value": i, "color": color} | row
+        for i, (row, color) in enumerate(zip(rows, defaults, strict=True))
     ]
     score = plain.get("activation") == "sigmoid" or (
         plain.get("output") == "probabilities"

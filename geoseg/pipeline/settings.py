@@ -21,6 +21,7 @@ from geoseg.execution.cluster_settings import (
 )
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions
+from geoseg.maps.options import ClassesOptions
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
 
@@ -43,8 +44,8 @@ def fields_of(text: str) -> set[str]:
     return found
 
 
-class Segment(MasksOptions):
-    """As `geoseg segment`."""
+class Segment(MasksOptions, ClassesOptions):
+    """As `geoseg segment`; `names`, `merge` and `legend` as `geoseg classes`."""
 
     raster: Annotated[str | list[str], Cli(location=True)]
     model: Annotated[str | list[str], Cli(location=True)]

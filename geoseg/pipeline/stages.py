@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 from geoseg.core.grid import Window
 from geoseg.errors import ChangedError, GeosegError
 from geoseg.inference.planning import recipe_of
+from geoseg.maps.legend import rename
+from geoseg.maps.options import ClassesOptions
 from geoseg.maps.storage import Storage
+from geoseg.maps.store import open_masks
 from geoseg.pipeline.fingerprints import fingerprint, inputs_of
 from geoseg.pipeline.settings import Segment
 from geoseg.rasters.open import open_source
@@ -107,6 +110,7 @@ def _key(run: Run, settings: Options) -> str:
         facts["model"] = recipe_of(settings).hash
     else:
         facts["masks"] = _record(run.pipeline.masks).get("run")
+        facts["classes"] = [asdict(c) for c in open_masks(run.pipeline.masks).classes]
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -160,7 +164,15 @@ def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa
             raise
         run.warn("segment", "overwritten", f"{error}. It is made again, as asked")
         masks, facts = make(overwrite=True)
+    _name_classes(product, segment)
     return {"windows": facts.windows, "masks_run": masks.run}
+
+
+def _name_classes(masks: str, segment: Segment) -> None:
+    """Give the classes the names that the pipeline has for them."""
+    options = segment.of(ClassesOptions)
+    if options != ClassesOptions():
+        rename(masks, options)
 
 
 def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from geoseg.core.classes import Class, default_color
+from geoseg.core.classes import Class, color_of
 from geoseg.core.label_options import LabelOptions
 from geoseg.core.options import Cli, Section
 from geoseg.core.raster_options import RasterOptions
@@ -52,12 +52,15 @@ def _class(text: str) -> tuple[int, str, str | None]:
 
 def _with_colors(classes: Sequence[Any]) -> Sequence[Class]:
     """Return classes of which some are a value, a name and perhaps a colour."""
-    return [
-        c
-        if isinstance(c, Class)
-        else Class(value=c[0], name=c[1], color=c[2] or default_color(i))
-        for i, c in enumerate(classes)
-    ]
+    given = [c.color if isinstance(c, Class) else c[2] for c in classes]
+    taken = {color for color in given if color}
+    made: list[Class] = []
+    for c in classes:
+        if not isinstance(c, Class):
+            c = Class(value=c[0], name=c[1], color=c[2] or color_of(c[1], taken))  # noqa: PLW2901
+            taken.add(c.color)
+        made.append(c)
+    return made
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -15,13 +15,14 @@ from geoseg.core.options import checked, cli_of, flag_of
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions, PlanOptions, SegmentOptions
+from geoseg.maps.options import ClassesOptions
 from geoseg.pipeline import settings as pipeline
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
 
 # Options → the table of a pipeline, and what it calls the product.
 TABLES = {
-    MasksOptions: (pipeline.Segment, {"raster", "masks"}),
+    MasksOptions: (pipeline.Segment, {"raster", "masks", *ClassesOptions.model_fields}),
     RegionsOptions: (pipeline.Vectorize, {"file"}),
     PageOptions: (pipeline.Report, {"file"}),
 }

@@ -61,6 +61,34 @@ def test_default_colours_can_be_told_apart_by_any_eyes(eyes):
     assert distance > 10, pair
 
 
+USUAL = [
+    "Open water", "Forest", "Emergent wetland", "Grassland", "Shrubs", "Cropland",
+    "Bare soil", "Built-up", "Roads", "Snow and ice", "Shadow", "Orchard",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_colours_by_meaning_can_be_told_apart_by_any_eyes(eyes):
+    """Twelve classes of a land cover map, in any order, two of them of one meaning."""
+    for names in (USUAL, USUAL[::-1], ["trees", "Deciduous forest", *USUAL[:10]]):
+        colors = [c.color for c in class_table(names)]
+        assert len({*colors}) == 12
+        distance, pair = nearest([*colors, "#FFFFFF"], EYES[eyes])
+        assert distance > 10, pair
+
+
+def test_colours_follow_meaning():
+    table = {c.name: c.color for c in class_table(["cluster 1", *USUAL, "Sea"])}
+    assert table["Open water"] == "#0072B2"
+    assert table["Forest"] == "#009E73"
+    assert table["Bare soil"] == "#F0E442"
+    assert table["Built-up"] == "#D55E00"
+    assert table["Sea"] == "#142864", "a second water is another blue"
+    assert table["cluster 1"] not in {table["Open water"], table["Forest"]}
+    plain = [c.color for c in class_table(f"cluster {i}" for i in range(16))]
+    assert plain == [default_color(i) for i in range(16)]
+
+
 @pytest.mark.parametrize("eyes", EYES)
 def test_the_demos_colours_too(eyes):
     distance, pair = nearest([c.color for c in CLASSES], EYES[eyes])

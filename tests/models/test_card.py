@@ -293,7 +293,7 @@ def test_describe_tells_everything():
     )
     text = describe(card)
     for part in ("landcover", "10 m", "uint16", "10000", "(x - 1) / 2", "nir, unscaled",
-                 "field", "#0072B2", "512 px", "MIT", "accuracy"):  # fmt: skip
+                 "field", "#E69F00", "512 px", "MIT", "accuracy"):  # fmt: skip
         assert part in text, part
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.core.classes import default_color
+from geoseg.core.classes import colors_of
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.extras import require
@@ -282,9 +282,9 @@ def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "value": value,
             "name": name if names.count(name) == 1 else f"{name} ({value})",
-            "color": default_color(value),
+            "color": color,
         }
-        for value, name in rows
+        for (value, name), color in zip(rows, colors_of(names), strict=True)
     ]
 
 
