@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.label_options import Order
 from geoseg.errors import LabelsError
 from geoseg.labels.features import OutlinedLabels, PointLabels, PolygonLabels, outlined
-from geoseg.labels.names import UNLABELLED, Kind, Names, Pairing, with_class
+from geoseg.labels.names import UNLABELLED, Kind, Labels, Names, with_class
 from geoseg.labels.raster import RasterLabels, raster_labels
 from geoseg.labels.reading import (
     area_labels,
@@ -49,43 +49,6 @@ __all__ = [
 
 BOUNDARY = "boundary"
 """Name of the class along the outlines of polygons."""
-
-
-class Labels(Protocol):
-    """Labels on a grid. `read` may be called from several threads at once."""
-
-    @property
-    def name(self) -> str:
-        """Short name for messages."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """What they were made of."""
-        ...
-
-    @property
-    def classes(self) -> tuple[Class, ...]:
-        """The class table that their values are of."""
-        ...
-
-    @property
-    def pairing(self) -> Pairing:
-        """How what the file calls its classes was paired with the class table."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was chosen or lost, one sentence each."""
-        ...
-
-    def touches(self, window: Window) -> bool:
-        """Whether the window may hold labels; False is certain."""
-        ...
-
-    def read(self, window: Window) -> NDArray[np.uint16]:
-        """Return class values, (y, x) uint16, `UNLABELLED` where there are none."""
-        ...
 
 
 def open_labels(
@@ -141,9 +104,10 @@ def open_labels(
         labels = outlined(polygons_of(labels), boundary, BOUNDARY)
     if background is not None:
         table, value = with_class(labels.classes, background)
-        labels = _Filled(inner=labels, classes=table, value=value)
+        described = labels.described() | {"classes": table}
+        labels = _Filled(**described, inner=labels, value=value)
     if within is not None:
-        labels = _Within(inner=labels, area=_area(within, grid))
+        labels = _Within(**labels.described(), inner=labels, area=_area(within, grid))
     return labels
 
 
@@ -196,33 +160,10 @@ def polygons_of(labels: Labels) -> PolygonLabels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Around:
-    """Labels that change those of another; what is said of those holds for these."""
-
-    inner: Labels
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def kind(self) -> Kind:
-        return self.inner.kind
-
-    @property
-    def pairing(self) -> Pairing:
-        return self.inner.pairing
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.inner.notes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Filled(_Around):
+class _Filled(Labels):
     """Labels with a background class where there are none."""
 
-    classes: tuple[Class, ...]
+    inner: Labels
     value: int
 
     def touches(self, window: Window) -> bool:
@@ -235,14 +176,11 @@ class _Filled(_Around):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Within(_Around):
+class _Within(Labels):
     """Labels without those outside of an area."""
 
+    inner: Labels
     area: PolygonLabels
-
-    @property
-    def classes(self) -> tuple[Class, ...]:
-        return self.inner.classes
 
     def touches(self, window: Window) -> bool:
         return self.area.touches(window) and self.inner.touches(window)

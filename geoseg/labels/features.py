@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.classes import Class
 from geoseg.core.grid import Window
-from geoseg.labels.names import (
-    UNLABELLED,
-    Kind,
-    Laid,
-    Pairing,
-    with_class,
-)
+from geoseg.labels.names import UNLABELLED, Kind, Labels, with_class
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -28,9 +21,10 @@ _CORE = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PointLabels(Laid):
+class PointLabels(Labels):
     """Points on a grid; where several lie in one pixel, `read` shows the last."""
 
+    kind: Kind = "points"
     rows: NDArray[np.int64]
     """Row of each point."""
     columns: NDArray[np.int64]
@@ -41,11 +35,6 @@ class PointLabels(Laid):
     """The other columns of the file, one entry per point."""
     unlabelled: Mapping[str, NDArray[Any]]
     """The same of the file's points without a class."""
-
-    @property
-    def kind(self) -> Kind:
-        """What they were made of."""
-        return "points"
 
     def inside(self, window: Window) -> NDArray[np.intp]:
         """Return the indices of the points in a window."""
@@ -66,17 +55,13 @@ class PointLabels(Laid):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PolygonLabels(Laid):
+class PolygonLabels(Labels):
     """Polygons on a grid, in the order in which they are painted."""
 
+    kind: Kind = "polygons"
     tree: STRtree
     values: NDArray[np.uint16]
     """Class value of each polygon of the tree."""
-
-    @property
-    def kind(self) -> Kind:
-        """What they were made of."""
-        return "polygons"
 
     def inside(self, window: Window) -> NDArray[np.intp]:
         """Return the indices of the polygons that may reach into a window."""
@@ -115,38 +100,13 @@ class PolygonLabels(Laid):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OutlinedLabels:
+class OutlinedLabels(Labels):
     """Polygons whose pixels near their outline are a class of their own."""
 
     inner: PolygonLabels
     """The polygons as they are."""
     painted: PolygonLabels
     """Each of them as outline, and what is left inside painted over it."""
-
-    @property
-    def name(self) -> str:
-        """Short name for messages."""
-        return self.inner.name
-
-    @property
-    def kind(self) -> Kind:
-        """What they were made of."""
-        return "polygons"
-
-    @property
-    def classes(self) -> tuple[Class, ...]:
-        """The class table, with the outline's class."""
-        return self.painted.classes
-
-    @property
-    def pairing(self) -> Pairing:
-        """How the polygons' classes were paired with the class table."""
-        return self.inner.pairing
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was chosen or lost, one sentence each."""
-        return self.inner.notes
 
     def touches(self, window: Window) -> bool:
         """Whether polygons may reach into the window."""
@@ -189,7 +149,7 @@ def outlined(labels: PolygonLabels, width: float, name: str) -> OutlinedLabels:
         tree=shapely.STRtree(moved(both, back)),
         values=values.ravel(),
     )
-    return OutlinedLabels(inner=labels, painted=painted)
+    return OutlinedLabels(**painted.described(), inner=labels, painted=painted)
 
 
 def moved(shapes: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from geoseg.core.classes import Class, class_table, color_of
-from geoseg.core.grid import Grid
+from geoseg.core.grid import Grid, Window
 from geoseg.core.text import did_you_mean
 from geoseg.errors import LabelsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 UNLABELLED = 65535
 """In arrays of labels: this pixel has none. No class can have this value."""
@@ -139,9 +143,11 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Laid:
-    """What all labels are that were laid on a grid."""
+class Labels(ABC):
+    """Labels on a grid. `read` may be called from several threads at once."""
 
+    kind: Kind
+    """What they were made of."""
     name: str
     """Short name for messages."""
     classes: tuple[Class, ...]
@@ -152,6 +158,18 @@ class Laid:
     """How the file's classes were paired with the class table."""
     notes: tuple[str, ...] = ()
     """What was chosen or lost, one sentence each."""
+
+    @abstractmethod
+    def touches(self, window: Window) -> bool:
+        """Whether the window may hold labels; False is certain."""
+
+    @abstractmethod
+    def read(self, window: Window) -> NDArray[np.uint16]:
+        """Return class values, (y, x) uint16, `UNLABELLED` where there are none."""
+
+    def described(self) -> dict[str, Any]:
+        """Return what is said of them, for labels that are made of these."""
+        return {f.name: getattr(self, f.name) for f in fields(Labels)}
 
 
 def check_mapping_used(pairings: Sequence[Pairing]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
-from geoseg.labels.names import UNLABELLED, Kind, Laid, Names
+from geoseg.labels.names import UNLABELLED, Kind, Labels, Names
 from geoseg.rasters.gcps import Placed
 
 if TYPE_CHECKING:
@@ -22,17 +22,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RasterLabels(Laid):
+class RasterLabels(Labels):
     """A class raster, looked up at the centres of a grid's pixels."""
 
+    kind: Kind = "raster"
     source: Source
     values_of: Mapping[int, int]
     """Class value by raster value; others are unlabelled."""
-
-    @property
-    def kind(self) -> Kind:
-        """What they were made of."""
-        return "raster"
 
     def touches(self, window: Window) -> bool:
         """Whether the raster may reach into the window."""

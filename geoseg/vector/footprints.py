@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -69,17 +69,12 @@ class Squaring:
             slices = [
                 some.take(np.arange(i, min(i + _SLICE, len(some)))) for i in starts
             ]
-            if client is None or len(slices) == 1:
+            if client is None:
                 yield from map(self.squared, slices)
-                continue
-            from geoseg.execution.engine import unordered
+            else:
+                from geoseg.execution.engine import ordered
 
-            work = partial(_squared, self)
-            done = {
-                i: rows
-                for (i, _), rows in unordered(work, enumerate(slices), client=client)
-            }
-            yield from (done[i] for i in range(len(slices)))
+                yield from ordered(self.squared, slices, client=client)
 
     def squared(self, rows: Rows) -> Rows:
         """Return rows whose polygons are squared, and measured again."""
@@ -154,10 +149,6 @@ class Squaring:
 
 Tiles = Callable[[int, int], "NDArray[np.bool_]"]
 """From row and column of a tile to which of its pixels are someone's."""
-
-
-def _squared(squaring: Squaring, numbered: tuple[int, Rows]) -> Rows:
-    return squaring.squared(numbered[1])
 
 
 def _tile(row: int, col: int, side: int) -> Window:
@@ -318,25 +309,19 @@ class Summary:
 
 def summarize(path: Path) -> Summary:
     """Say how the footprints of a file went."""
-    kept, squared = _columns(path)
+    names = [field.name for field in FIELDS]
+    if path.suffix.lower() == ".parquet":
+        import pandas as pd
+
+        table = pd.read_parquet(path, columns=names)
+    else:
+        file = open_vectors(path, "the footprints", RegionsError)
+        assert file is not None, "it was written just now"
+        table = file.read(file.only_layer(), columns=names, read_geometry=False)
+    kept, squared = (table[name].to_numpy() for name in names)
     return Summary(
         count=len(kept),
         squared=int(squared.sum()),
         mean_iou=float(kept.mean()) if len(kept) else None,
         least_iou=float(kept.min()) if len(kept) else None,
     )
-
-
-def _columns(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    names = [field.name for field in FIELDS]
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(path, columns=names)
-    else:
-        file = open_vectors(path, "the footprints", RegionsError)
-        assert file is not None, "it was written just now"
-        raw = file.read_raw(file.only_layer(), columns=names, read_geometry=False)
-        table = dict(zip(raw[0]["fields"], raw[3], strict=True))
-    kept, squared = (np.asarray(table[name]) for name in names)
-    return kept, squared

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from geoseg.vector.arcs import compiled
 
@@ -66,8 +67,9 @@ HEADER = 40
 """Bytes before the WKB: GeoPackage 1.3, clause 2.1.3."""
 
 
-@compiled
-def _link(start_key: Any, end_key: Any, headings: Any) -> Any:
+def _link(
+    start_key: NDArray[np.int64], end_key: NDArray[np.int64], headings: NDArray[Any]
+) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
     """Number the nodes, and say which half-arc leaves each of them in which direction.
 
     Half-arc 2a runs along arc a, 2a + 1 against it.
@@ -75,28 +77,10 @@ def _link(start_key: Any, end_key: Any, headings: Any) -> Any:
     Returns:
         Node that each half-arc comes from, and (4 × node + heading) → half-arc or -1.
     """
-    arcs = len(start_key)
-    size = 16
-    while size < 4 * arcs:
-        size *= 2
-    table = np.full(size, -1, np.int64)
-    keys = np.empty(2 * arcs, np.int64)
-    origin = np.empty(2 * arcs, np.int32)
-    nodes = 0
-    for half in range(2 * arcs):
-        key = end_key[half >> 1] if half & 1 else start_key[half >> 1]
-        at = (key ^ key >> 31) * 0x9E3779B1 & size - 1
-        while table[at] >= 0 and keys[table[at]] != key:
-            at = at + 1 & size - 1
-        if table[at] < 0:
-            table[at] = nodes
-            keys[nodes] = key
-            nodes += 1
-        origin[half] = table[at]
-    leaving = np.full(4 * nodes, -1, np.int32)
-    for half in range(2 * arcs):
-        heading = headings[half >> 1, 1] + 2 & 3 if half & 1 else headings[half >> 1, 0]
-        leaving[4 * origin[half] + heading] = half
+    origin, nodes = pd.factorize(np.stack([start_key, end_key], axis=1).ravel())
+    heading = np.stack([headings[:, 0], headings[:, 1] + 2 & 3], axis=1).ravel()
+    leaving = np.full(4 * len(nodes), -1, np.int32)
+    leaving[4 * origin + heading] = np.arange(len(origin))
     return origin, leaving
 
 
@@ -309,7 +293,7 @@ def _fill_blobs(
         start[feature + 1] = at
 
 
-def _positions(points: NDArray[Any]) -> NDArray[np.int64]:
+def positions(points: NDArray[Any]) -> NDArray[np.int64]:
     """Return one number per corner that sorts in reading order."""
     whole = points.astype(np.int64)
     return whole[:, 1] << 32 | whole[:, 0]
@@ -349,8 +333,8 @@ def assemble(
         Features 0 … n - 1.
     """
     start_key, end_key = (
-        _positions(arcs.xy[arcs.start[:-1]]),
-        _positions(arcs.xy[arcs.start[1:] - 1]),
+        positions(arcs.xy[arcs.start[:-1]]),
+        positions(arcs.xy[arcs.start[1:] - 1]),
     )
     faces = np.stack([arcs.left, arcs.right], axis=1).reshape(-1).astype(np.int64)
     origin, leaving = _link(start_key, end_key, arcs.headings)

@@ -16,7 +16,7 @@ import numpy as np
 
 from geoseg.core.union_find import join_pairs
 from geoseg.vector.arcs import CUT_END, CUT_START, compiled, mark_tiles
-from geoseg.vector.rings import Arcs
+from geoseg.vector.rings import Arcs, positions
 from geoseg.vector.simplify import Ground
 from geoseg.vector.topology import TILE, Drawing, Facts, Features, Open, draw, finished
 
@@ -26,31 +26,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@compiled
-def _mates(xy: Any, start: Any, cut: Any) -> Any:
-    """Return for each end (2 × arc, + 1 the last) the cut end at the same corner."""
-    arcs = len(cut)
-    size = 16
-    while size < 4 * arcs:
-        size *= 2
-    table = np.full(size, -1, np.int64)
-    mate = np.full(2 * arcs, -1, np.int64)
-    for end in range(2 * arcs):
-        arc = end >> 1
-        if not cut[arc] & (CUT_END if end & 1 else CUT_START):
-            continue
-        i = start[arc + 1] - 1 if end & 1 else start[arc]
-        x, y = xy[i, 0], xy[i, 1]
-        at = (x * 73856093 ^ y * 19349663) & size - 1
-        while table[at] >= 0:
-            other = table[at]
-            j = start[(other >> 1) + 1] - 1 if other & 1 else start[other >> 1]
-            if xy[j, 0] == x and xy[j, 1] == y:
-                mate[end], mate[other] = other, end
-                break
-            at = at + 1 & size - 1
-        if mate[end] < 0:
-            table[at] = end
+def _mates(
+    xy: NDArray[Any], start: NDArray[np.int64], cut: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Return for each end (2 × arc, + 1 the last) the cut end at the same corner.
+
+    At most two cut ends meet at a corner; -1 where there is no other, and of whole
+    ends.
+    """
+    ends = np.flatnonzero(np.stack([cut & CUT_START, cut & CUT_END], axis=1))
+    places = np.stack([start[:-1], start[1:] - 1], axis=1).ravel()[ends]
+    corners = positions(xy[places])
+    order = np.argsort(corners, kind="stable")
+    met = np.flatnonzero(np.diff(corners[order]) == 0)
+    one, other = ends[order[met]], ends[order[met + 1]]
+    mate = np.full(2 * len(cut), -1, np.int64)
+    mate[one], mate[other] = other, one
     return mate
 
 
@@ -117,10 +108,9 @@ def _heading(xy: Any, i: int, j: int) -> int:
 
 
 @compiled
-def _join_cut(xy: Any, start: Any, left: Any, right: Any, cut: Any) -> Any:
+def _join_cut(xy: Any, start: Any, left: Any, right: Any, cut: Any, mate: Any) -> Any:
     """Join cut arcs into chains; whole ones get the direction that `trace` gives."""
     arcs = len(cut)
-    mate = _mates(xy, start, cut)
     out = np.empty((len(xy) + arcs + 1, 2), np.int32)
     places = np.zeros(arcs + 1, np.int64)
     sides = np.empty((arcs, 2), np.int64)
@@ -306,7 +296,7 @@ class Seams:
         pieces = arcs.take(ends)
         xy, start, sides, headings, still = _join_cut(
             pieces.xy.astype(np.int32), pieces.start, pieces.left, pieces.right,
-            cut[ends],
+            cut[ends], _mates(pieces.xy, pieces.start, cut[ends]),
         )  # fmt: skip
         joined = Arcs(xy, start, sides[:, 0].copy(), sides[:, 1].copy(), headings)
         if self._drawing.is_changed and len(still):
