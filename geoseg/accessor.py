@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from geoseg.maps.reader import ClassReader
     from geoseg.viz.explorer import Explorer
 
-_READ = 2048  # pixels a side that are compared at once
-
 
 @xr.register_dataset_accessor("geoseg")  # type: ignore[no-untyped-call]
 @xr.register_dataarray_accessor("geoseg")  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ whole map rather than averaged over pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -51,13 +51,6 @@ class BoundaryScore:
         with np.errstate(invalid="ignore", divide="ignore"):
             f1 = np.where(p + r > 0, 2 * p * r / (p + r), 0.0)
         return np.where(self.counts[:, [0, 2]].any(axis=1), f1, np.nan)
-
-    def plus(self, counts: NDArray[np.int64]) -> Self:
-        """Return the score with more pixels counted."""
-        cls = type(self)
-        return cls(
-            names=self.names, distance=self.distance, counts=self.counts + counts
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON has it."""

@@ -17,6 +17,7 @@ from geoseg.core.grid import Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError
+from geoseg.execution.progress import reported
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import ClassReader, block_side, read_plain
 
@@ -160,12 +161,10 @@ def compare(
         )
     counts, units = np.zeros((2, shape[0] * shape[1]), np.int64)
     windows = list(squares(grid, block_side(ours, block)))
-    for done, window in enumerate(windows, start=1):
+    for window in reported(windows, len(windows), progress):
         pairs = _pairs(ours, theirs, window)
         counts += np.bincount(pairs.ravel(), minlength=counts.size)
         units += _areas(areas, pairs, window, units.size)
-        if progress is not None:
-            progress(done, len(windows))
     pixels = counts.reshape(shape)
     known = units.reshape(shape)[:-1, :-1]
     return Comparison(

@@ -6,7 +6,7 @@ Figures are shares of the ground: pixels weigh by their true area. The module
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from geoseg.core.options import keywords
 from geoseg.core.text import did_you_mean, redact
 from geoseg.errors import GeosegError
 from geoseg.execution.engine import ordered
+from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
 from geoseg.labels import open_labels
 from geoseg.labels.names import with_class
@@ -198,13 +199,4 @@ def _run(
     tallies = ordered(
         partial(count_block, job), windows, client=client, in_flight=threads
     )
-    return reduce(Tally.__add__, _reported(tallies, len(windows), progress))
-
-
-def _reported(
-    tallies: Iterable[Tally], total: int, progress: Callable[[int, int], None] | None
-) -> Iterator[Tally]:
-    for done, tally in enumerate(tallies, start=1):
-        if progress is not None:
-            progress(done, total)
-        yield tally
+    return reduce(Tally.__add__, reported(tallies, len(windows), progress))

@@ -15,6 +15,7 @@ import numpy as np
 from geoseg.core.classes import Class
 from geoseg.core.files import replacing
 from geoseg.maps.complete import incomplete
+from geoseg.maps.styles import add_categories
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +83,13 @@ def write_points(reader: ClassReader, path: Path, points: Points) -> Path:
 def form_style(classes: Sequence[Class]) -> str:
     """Return a QGIS layer style (QML): a form with a list of classes, and colours."""
     root = ET.Element("qgis", version="3.28.0", styleCategories="AllStyleCategories")
-    _add_renderer(root, classes)
+    entries = [
+        *((c.name, c.name, c.rgb) for c in classes),
+        ("", "to do", (255, 0, 255)),
+    ]
+    cross = {"name": "cross", "size": "4", "outline_width": "0.6"}
+    style = {"color": None, "outline_color": None, **cross}
+    add_categories(root, "class", entries, "marker", "SimpleMarker", style)
     fields = ET.SubElement(root, "fieldConfiguration")
     options = _widget(fields, "class", "ValueMap")
     listed = ET.SubElement(options, "Option", name="map", type="List")
@@ -105,33 +112,6 @@ def _widget(fields: ET.Element, name: str, kind: str) -> ET.Element:
     widget.set("type", kind)
     config = ET.SubElement(widget, "config")
     return ET.SubElement(config, "Option", type="Map")
-
-
-def _add_renderer(root: ET.Element, classes: Sequence[Class]) -> None:
-    renderer = ET.SubElement(
-        root, "renderer-v2", type="categorizedSymbol", attr="class", enableorderby="0"
-    )
-    categories = ET.SubElement(renderer, "categories")
-    symbols = ET.SubElement(renderer, "symbols")
-    known = [(c.name, c.name, c.rgb) for c in classes]
-    for i, (value, label, rgb) in enumerate([*known, ("", "to do", (255, 0, 255))]):
-        ET.SubElement(
-            categories,
-            "category",
-            value=value,
-            label=label,
-            symbol=str(i),
-            render="true",
-        )
-        symbol = ET.SubElement(symbols, "symbol", type="marker", name=str(i), alpha="1")
-        layer = ET.SubElement(symbol, "layer", enabled="1")
-        layer.set("class", "SimpleMarker")
-        options = ET.SubElement(layer, "Option", type="Map")
-        color = ",".join(map(str, (*rgb, 255)))
-        style = {"name": "cross", "color": color, "outline_color": color, "size": "4"}
-        style["outline_width"] = "0.6"
-        for key, text in style.items():
-            ET.SubElement(options, "Option", name=key, type="QString", value=text)
 
 
 def _add_style(path: Path, qml: str) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +27,13 @@ import numpy as np
 
 from geoseg.accuracy.options import Allocation, SampleDesign, SampleOptions
 from geoseg.core.classes import Class
+from geoseg.core.files import target
 from geoseg.core.geodesy import pixel_areas
 from geoseg.core.grid import Window, squares
 from geoseg.core.options import keywords
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError
+from geoseg.execution.progress import reported
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import ClassReader, block_side, read_plain
 
@@ -51,21 +53,16 @@ def draw_sample(
     from geoseg.accuracy.sample_form import Points, write_points
 
     reader = open_classes(masks, partial=options.partial)
-    path = Path(options.out)
-    if path.suffix.lower() != ".gpkg" or not path.parent.is_dir():
-        raise GeosegError(
-            f"{path} must end in .gpkg and lie in a folder that is there: the form "
-            "to label it travels inside a GeoPackage"
-        )
-    if path.exists() and not options.overwrite:
-        raise GeosegError(f"{path} exists: choose another name, or overwrite it")
+    path = target(options.out, (".gpkg",), overwrite=options.overwrite)
     n = _points(options)
     if n is not None and n < 1:
         raise GeosegError(f"a sample of {n} points cannot be drawn: ask for 1 or more")
     accuracies = _accuracies(reader.classes, options.expected)
     windows = list(squares(reader.grid, block_side(reader, options.block)))
     design, seed = options.design, options.seed
-    drawn = _Draw(reader, seed, _most(design, n)).run(_reported(windows, progress))
+    drawn = _Draw(reader, seed, _most(design, n)).run(
+        reported(windows, len(windows), progress)
+    )
     pixels = drawn.pixels
     if not pixels.any():
         raise GeosegError(f"{redact(reader.path)} holds no valid pixel to sample")
@@ -322,15 +319,6 @@ class _Drawn:
         index = np.concatenate([i for _, i in self.candidates])
         first = np.lexsort((index, keys))[:n]
         return index[first], np.full(len(first), -1)
-
-
-def _reported(
-    windows: Sequence[Window], progress: Callable[[int, int], None] | None
-) -> Iterator[Window]:
-    for done, window in enumerate(windows, start=1):
-        yield window
-        if progress is not None:
-            progress(done, len(windows))
 
 
 class _Draw:

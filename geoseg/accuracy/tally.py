@@ -141,12 +141,6 @@ def count_block(job: Job, window: Window) -> Tally:
     return _with_pixels(job, window, ours, tally)
 
 
-def _objects(job: Job, window: Window) -> tuple[ObjectTally, ...]:
-    if not job.options.objects:
-        return ()
-    return (tally_objects(masks_of(job), job.labels, window),)
-
-
 def _with_points(
     job: Job,
     window: Window,

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
 from geoseg.core.processes import begun, here
+from geoseg.errors import GeosegError
 
 _FORGOTTEN = 2 * 86_400
 """Seconds after which what was left beside a file is removed, whoever left it."""
@@ -35,6 +36,46 @@ def absolute(path: str) -> str:
 
 def _is_there(path: str) -> bool:
     return "://" not in path and os.path.exists(path)  # noqa: PTH110 - never raises
+
+
+def target(
+    path: str | os.PathLike[str],
+    endings: Sequence[str],
+    *,
+    overwrite: bool,
+    error: type[GeosegError] = GeosegError,
+) -> Path:
+    """Return where a file is to be written; say before the work what is in the way.
+
+    Raises:
+        GeosegError: It is a folder, lies in none, has another ending, or is there.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise error(f"{file} is a folder: name a file in it")
+    if file.suffix.lower() not in endings:
+        raise error(f"{file} must end in {' or '.join(endings)}")
+    if not file.parent.is_dir():
+        raise error(f"the folder {file.parent} does not exist: create it first")
+    if file.exists() and not overwrite:
+        raise error(f"{file} exists: use --overwrite, or another --out")
+    return file
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Give a name as `replacing` does; say on one line why it cannot be written.
+
+    Raises:
+        GeosegError: It cannot.
+    """
+    try:
+        with replacing(path) as part:
+            yield part
+    except OSError as error:
+        raise GeosegError(
+            f"{path} cannot be written: {error.strerror or error}"
+        ) from error
 
 
 @contextmanager

@@ -252,6 +252,19 @@ def squares(within: Grid | Window, side: int) -> Iterator[Window]:
             )
 
 
+def same_crs(one: str | None, other: str | None) -> bool:
+    """Whether two coordinate reference systems are the same, however written."""
+    return one == other or (None not in (one, other) and _equal_crs(one, other))
+
+
+@cache
+def _equal_crs(one: str, other: str) -> bool:
+    from pyproj import CRS
+
+    ours, theirs = CRS.from_user_input(one), CRS.from_user_input(other)
+    return bool(ours.equals(theirs, ignore_axis_order=True))
+
+
 def wkt_of(crs: Any) -> str | None:  # noqa: ANN401 - a rasterio CRS or None
     """Return a rasterio CRS as WKT, of 2019 where it can be said so; None if empty."""
     from rasterio.errors import CRSError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, same_crs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,15 +30,13 @@ class Lookup:
     """Columns of the other grid, counted from the span; (1, x) or (y, x)."""
 
     def take(self, values: NDArray[Any], *, nothing: int) -> NDArray[Any]:
-        """Return the span's pixels (y, x) under the window's, `nothing` outside."""
-        height, width = values.shape
-        rows, columns = (
-            np.clip(self.rows, 0, height - 1),
-            np.clip(self.columns, 0, width - 1),
-        )
+        """Return the span's pixels (y, x, …) under the window's, `nothing` outside."""
+        height, width = values.shape[:2]
+        rows = np.clip(self.rows, 0, height - 1)
+        columns = np.clip(self.columns, 0, width - 1)
         out = values[rows, columns]
-        outside = (rows != self.rows) | (columns != self.columns)
-        return np.where(outside, np.asarray(nothing, values.dtype), out)
+        out[(rows != self.rows) | (columns != self.columns)] = nothing
+        return out
 
 
 def look_up(
@@ -49,20 +47,22 @@ def look_up(
     *,
     nothing: int,
     dtype: type[np.generic],
+    pixel: tuple[int, ...] = (),
 ) -> NDArray[Any]:
-    """Return what another grid holds at the centres of a window's pixels, (y, x).
+    """Return what another grid holds at the centres of a window's pixels, (y, x, …).
 
     Args:
-        read: From a window of the other grid to its pixels, (y, x).
+        read: From a window of the other grid to its pixels, (y, x, …).
         other: Where these are.
         grid: Whose pixel centres are looked up.
         window: Which of them; taken apart where it spans too many pixels of `other`.
         nothing: What stands outside of the other grid.
         dtype: Of the answer.
+        pixel: Shape of what one pixel holds, such as (4,) for RGBA.
     """
     found = nearest_pixels(grid, window, other)
     if found.span is None:
-        return np.full((window.height, window.width), nothing, dtype)
+        return np.full((window.height, window.width, *pixel), nothing, dtype)
     if found.span.area <= _MOST_READ or window.area == 1:
         return found.take(read(found.span), nothing=nothing).astype(dtype)
     tall = window.height >= window.width
@@ -75,7 +75,7 @@ def look_up(
     )
     second = Window.spanning(y, window.bottom, x, window.right)
     parts = [
-        look_up(read, other, grid, w, nothing=nothing, dtype=dtype)
+        look_up(read, other, grid, w, nothing=nothing, dtype=dtype, pixel=pixel)
         for w in (first, second)
     ]
     return np.concatenate(parts, axis=0 if tall else 1)
@@ -101,7 +101,7 @@ def nearest_pixels(
     if only_span:
         y, x = _thinned(y), _thinned(x)
     y_centres, x_centres = y.astype(np.float64) + 0.5, x.astype(np.float64) + 0.5
-    if _same_crs(grid, other):
+    if None in (grid.crs, other.crs) or same_crs(grid.crs, other.crs):
         rows, columns = _affine(grid, other, y_centres, x_centres)
     elif only_span:
         rows, columns = _exact(grid, other, y_centres, x_centres)
@@ -132,22 +132,14 @@ def _lookup(rows: NDArray[np.int64], columns: NDArray[np.int64], other: Grid) ->
     return Lookup(span=span, rows=rows - span.y, columns=columns - span.x)
 
 
-def _same_crs(one: Grid, other: Grid) -> bool:
-    if one.crs == other.crs or one.crs is None or other.crs is None:
-        return True
-    from pyproj import CRS
-
-    return bool(CRS.from_user_input(one.crs) == CRS.from_user_input(other.crs))
-
-
 def _affine(
     grid: Grid, other: Grid, y: NDArray[np.float64], x: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     t = ~other.transform @ grid.transform
     if t.b == 0 and t.d == 0:
         return (t.e * y + t.f)[:, None], (t.a * x + t.c)[None, :]
-    columns = t.a * x[None, :] + t.b * y[:, None] + t.c
-    return t.d * x[None, :] + t.e * y[:, None] + t.f, columns
+    columns, rows = t @ (x[None, :], y[:, None])
+    return rows, columns
 
 
 def _exact(
@@ -156,11 +148,9 @@ def _exact(
     from pyproj import Transformer
 
     there = Transformer.from_crs(grid.crs, other.crs, always_xy=True)
-    t, back = grid.transform, ~other.transform
-    xs = t.a * x[None, :] + t.b * y[:, None] + t.c
-    ys = t.d * x[None, :] + t.e * y[:, None] + t.f
-    u, v = there.transform(xs, ys)
-    return back.d * u + back.e * v + back.f, back.a * u + back.b * v + back.c
+    places = there.transform(*(grid.transform @ (x[None, :], y[:, None])))
+    columns, rows = ~other.transform @ places
+    return rows, columns
 
 
 def _interpolated(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeVar
 
 from geoseg.core.views import in_notebook
 from geoseg.execution.notebook_progress import Update, clock, line
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,16 @@ class Progress:
     """Blocks that are inferred, done or not, those of earlier runs too."""
     failed: int = 0
     """Blocks that failed."""
+
+
+def reported(
+    items: Iterable[T], total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[T]:
+    """Yield items, and tell after each how many of how many are done."""
+    for done, item in enumerate(items, start=1):
+        yield item
+        if progress is not None:
+            progress(done, total)
 
 
 @contextmanager

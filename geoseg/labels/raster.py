@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.core.grid import Grid, Window, squares
+from geoseg.core.grid import Grid, Window, same_crs, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
 from geoseg.labels.names import UNLABELLED, Kind, Labels, Names
@@ -140,14 +140,9 @@ def distinct_values(source: Source, *, most: int = 1000) -> list[int]:
 
 
 def _same_grid(one: Grid, other: Grid) -> bool:
-    from pyproj import CRS
-
     alike = (one.height, one.width) == (other.height, other.width)
-    if not alike or not one.transform.almost_equals(other.transform, 1e-6):
-        return False
-    if one.crs is None or other.crs is None:
-        return one.crs == other.crs
-    return bool(CRS.from_user_input(one.crs) == CRS.from_user_input(other.crs))
+    near = one.transform.almost_equals(other.transform, 1e-6)
+    return alike and bool(near) and same_crs(one.crs, other.crs)
 
 
 def _spread(grid: Grid) -> str:

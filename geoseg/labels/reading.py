@@ -23,7 +23,7 @@ from geoseg.labels.names import (
     Pairing,
     text_of,
 )
-from geoseg.rasters.shapes import TOLERANCE
+from geoseg.rasters.shapes import TOLERANCE, into_pixels
 from geoseg.rasters.vectors import VectorFile, open_vectors
 
 if TYPE_CHECKING:
@@ -71,21 +71,12 @@ def read_features(file: VectorFile, layer: str | None, grid: Grid) -> GeoDataFra
 
 
 def _reprojected(frame: GeoDataFrame, grid: Grid) -> GeoDataFrame:
-    from pyproj import CRS, Transformer
+    from pyproj import CRS
 
     crs = CRS.from_user_input(grid.crs)
     if frame.crs == crs:
         return frame.set_crs(crs, allow_override=True)
-    transformer = Transformer.from_crs(frame.crs, crs, always_xy=True)
-    back = ~grid.transform
-
-    def to_pixels(
-        x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        x, y = transformer.transform(x, y)
-        with np.errstate(invalid="ignore"):
-            return back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f
-
+    to_pixels = into_pixels(grid, frame.crs.to_wkt(), "the labels")
     drawn = densified(frame.geometry.to_numpy(), to_pixels, TOLERANCE)
     return frame.set_geometry(drawn, crs=frame.crs).to_crs(crs)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from geoseg.core.classes import nodata_value
-from geoseg.core.files import lacks_room, replace, replacing
+from geoseg.core.files import lacks_room, replace, replacing, target
 from geoseg.core.grid import squares
 from geoseg.errors import MasksError, StorageFullError, first_line, is_full
 from geoseg.maps.complete import incomplete
@@ -55,49 +55,43 @@ def export(
         StorageFullError: There is no room for it.
     """
     reader = open_classes(masks, partial=partial)
-    target = Path(out)
-    if target.exists() and not overwrite:
-        raise MasksError(f"{target} exists: use --overwrite, or another --out")
-    if target.suffix.lower() not in {".tif", ".tiff"}:
-        raise MasksError(f"{target} must end in .tif: what is written is a GeoTIFF")
-    if not target.parent.is_dir():
-        raise MasksError(f"the folder {target.parent} does not exist: create it first")
-    _check_room(target, reader)
-    with replacing(target) as part:
+    file = target(out, (".tif", ".tiff"), overwrite=overwrite, error=MasksError)
+    _check_room(file, reader)
+    with replacing(file) as part:
         folder = part.with_name(f"{part.name}-work")
-        with _reporting(target):
+        with _reporting(file):
             folder.mkdir()
             style = folder / "style.qml"
             style.write_text(raster_qml(reader.classes), encoding="utf-8")
             _write_whole(reader, folder, part)
-            replace(style, target.with_suffix(".qml"))
+            replace(style, file.with_suffix(".qml"))
             with suppress(
                 FileNotFoundError
             ):  # no class has a name that GDAL would keep
-                replace(f"{folder / part.name}.aux.xml", f"{target}.aux.xml")
-    return target
+                replace(f"{folder / part.name}.aux.xml", f"{file}.aux.xml")
+    return file
 
 
-def _no_room(target: Path, reason: str) -> StorageFullError:
+def _no_room(file: Path, reason: str) -> StorageFullError:
     return StorageFullError(
-        f"{target} cannot be written, no room is left ({reason}): make room, and give "
+        f"{file} cannot be written, no room is left ({reason}): make room, and give "
         "the same command again"
     )
 
 
-def _check_room(target: Path, reader: ClassReader) -> None:
+def _check_room(file: Path, reader: ClassReader) -> None:
     """Raise where even the best compression would not fit.
 
     Libtiff writes lines of its own when a disk fills; where it is full, none is said.
     """
     least = max(_SMALLEST, reader.grid.pixels // _BEST_DEFLATE)
-    free = shutil.disk_usage(target.parent).free
+    free = shutil.disk_usage(file.parent).free
     if free < least:
-        raise _no_room(target, f"{free:,} bytes are free, at least {least:,} needed")
+        raise _no_room(file, f"{free:,} bytes are free, at least {least:,} needed")
 
 
 @contextmanager
-def _reporting(target: Path) -> Iterator[None]:
+def _reporting(file: Path) -> Iterator[None]:
     """Say on one line why a file cannot be written; what is half goes afterwards."""
     from rasterio.errors import RasterioError
 
@@ -105,9 +99,9 @@ def _reporting(target: Path) -> Iterator[None]:
         yield
     except (OSError, RasterioError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        if is_full(error) or lacks_room(target.parent):
-            raise _no_room(target, reason) from error
-        raise MasksError(f"{target} cannot be written: {reason}") from error
+        if is_full(error) or lacks_room(file.parent):
+            raise _no_room(file, reason) from error
+        raise MasksError(f"{file} cannot be written: {reason}") from error
 
 
 def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:

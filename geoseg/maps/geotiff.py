@@ -50,16 +50,30 @@ class ClassRaster:
     """The file's nodata, where it has wider or signed integers; None elsewhere."""
     dtype: str | None = None
     """What pixels of such files are read as."""
+    overview: int | None = None
+    """GDAL's number of an overview that is read instead of full resolution."""
 
     def attributes(self) -> dict[str, Any]:
         """Return nothing: it is not geoseg's own."""
         return {}
 
     def read(self, name: str, window: Window) -> NDArray[Any]:  # noqa: ARG002 - one
-        """Return the class values in a window inside the grid."""
-        return self.narrowed(read_band(self.path, window))
+        """Return the class values (y, x) in a window inside the grid.
 
-    def narrowed(self, values: NDArray[Any]) -> NDArray[Any]:
+        Raises:
+            RasterError: The file cannot be read, or opened any more.
+        """
+        from rasterio.windows import Window as RasterioWindow
+
+        at = RasterioWindow(window.x, window.y, window.width, window.height)
+        what = f"read rows {window.y} … {window.bottom} of"
+        with reporting(what, redact(self.path), self.path), environment(self.path):
+            values = np.asarray(
+                _HANDLES.get(self.path, self.overview).read(1, window=at)
+            )
+        return self._narrowed(values)
+
+    def _narrowed(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values in the dtype of classes, the file's nodata as ours."""
         if self.dtype is None:
             return values
@@ -67,22 +81,6 @@ class ClassRaster:
             return values.astype(self.dtype)
         assert self.nodata is not None, "they are set together"
         return np.where(values == self.blank, self.nodata, values).astype(self.dtype)
-
-
-def read_band(
-    path: str, window: Window, *, overview: int | None = None
-) -> NDArray[Any]:
-    """Return a window (y, x) of a file's only band, or of one of its overviews.
-
-    Raises:
-        RasterError: It cannot be read, or opened any more.
-    """
-    from rasterio.windows import Window as RasterioWindow
-
-    at = RasterioWindow(window.x, window.y, window.width, window.height)
-    rows = f"rows {window.y} … {window.bottom} of"
-    with reporting(f"read {rows}", redact(path), path), environment(path):
-        return np.asarray(_HANDLES.get(path, overview).read(1, window=at))
 
 
 def open_class_raster(path: str) -> ClassRaster:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from geoseg.core.classes import Class
 
@@ -18,45 +18,70 @@ _FIELD = "class_name"
 def qml(classes: Sequence[Class]) -> str:
     """Return a QGIS style: one category per class, in its colour, by its name."""
     root = Element("qgis", version="3.22.0", styleCategories="Symbology")
-    renderer = SubElement(
-        root, "renderer-v2",
-        {"type": "categorizedSymbol", "attr": _FIELD, "forceraster": "0",
-         "symbollevels": "0", "enableorderby": "0"},
-    )  # fmt: skip
-    categories = SubElement(renderer, "categories")
-    symbols = SubElement(renderer, "symbols")
-    for index, each in enumerate(classes):
-        SubElement(
-            categories, "category",
-            {"render": "true", "value": each.name, "label": each.name,
-             "symbol": str(index), "type": "string"},
-        )  # fmt: skip
-        symbol = SubElement(
-            symbols, "symbol",
-            {"type": "fill", "name": str(index), "alpha": "1",
-             "clip_to_extent": "1", "force_rhr": "0"},
-        )  # fmt: skip
-        fill = SubElement(
-            symbol, "layer",
-            {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"},
-        )  # fmt: skip
-        options = SubElement(fill, "Option", type="Map")
-        color = ",".join(str(v) for v in (*each.rgb, 255))
-        for name, value in {
-            "color": color,
+    add_categories(
+        root, _FIELD, [(c.name, c.name, c.rgb) for c in classes], "fill", "SimpleFill",
+        {
+            "color": None,
             "style": "solid",
             # The fill's own colour, so that no hairline of background shows between.
-            "outline_color": color,
+            "outline_color": None,
             "outline_style": "solid",
             "outline_width": "0.1",
             "outline_width_unit": "MM",
             "joinstyle": "bevel",
-        }.items():
-            SubElement(options, "Option", name=name, value=value, type="QString")
-            SubElement(fill, "prop", k=name, v=value)
+        },
+    )  # fmt: skip
     SubElement(root, "layerGeometryType").text = "2"
     head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
     return head + _text(root)
+
+
+def add_categories(
+    root: Element,
+    field: str,
+    entries: Iterable[tuple[str, str, tuple[int, int, int]]],
+    kind: str,
+    drawn_by: str,
+    style: Mapping[str, str | None],
+) -> None:
+    """Add QGIS's categorized symbols to a style of vectors.
+
+    Args:
+        root: The style.
+        field: The field that tells categories apart.
+        entries: Value, label and colour of each category.
+        kind: Of its symbols: `fill` or `marker`.
+        drawn_by: QGIS's name of what draws them.
+        style: Its settings; None is the category's colour.
+    """
+    renderer = SubElement(
+        root, "renderer-v2",
+        {"type": "categorizedSymbol", "attr": field, "forceraster": "0",
+         "symbollevels": "0", "enableorderby": "0"},
+    )  # fmt: skip
+    categories = SubElement(renderer, "categories")
+    symbols = SubElement(renderer, "symbols")
+    for index, (value, label, rgb) in enumerate(entries):
+        SubElement(
+            categories, "category",
+            {"render": "true", "value": value, "label": label,
+             "symbol": str(index), "type": "string"},
+        )  # fmt: skip
+        symbol = SubElement(
+            symbols, "symbol",
+            {"type": kind, "name": str(index), "alpha": "1",
+             "clip_to_extent": "1", "force_rhr": "0"},
+        )  # fmt: skip
+        layer = SubElement(
+            symbol, "layer",
+            {"class": drawn_by, "enabled": "1", "pass": "0", "locked": "0"},
+        )  # fmt: skip
+        options = SubElement(layer, "Option", type="Map")
+        color = ",".join(str(v) for v in (*rgb, 255))
+        for name, setting in style.items():
+            text = setting or color
+            SubElement(options, "Option", name=name, value=text, type="QString")
+            SubElement(layer, "prop", k=name, v=text)
 
 
 def raster_qml(classes: Sequence[Class]) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from affine import Affine
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import listed
 from geoseg.rasters.numbers import alike
@@ -30,7 +30,7 @@ from geoseg.rasters.source import (
     unique,
 )
 from geoseg.rasters.validity import all_valid, both, is_all_valid
-from geoseg.rasters.warp import footprint, onto, same_crs
+from geoseg.rasters.warp import footprint, onto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -88,7 +88,7 @@ def in_pixels(shapes: Shapes, grid: Grid, file: str) -> NDArray[np.object_]:
     """
     import shapely
 
-    there = _into_pixels(grid, shapes.crs, file)
+    there = into_pixels(grid, shapes.crs, file)
     drawn = shapes.geometries
     if shapes.crs is not None and grid.crs is not None:
         drawn = densified(drawn, there, TOLERANCE)
@@ -98,7 +98,7 @@ def in_pixels(shapes: Shapes, grid: Grid, file: str) -> NDArray[np.object_]:
     return np.asarray(moved)
 
 
-def _into_pixels(grid: Grid, crs: str | None, file: str) -> Any:  # noqa: ANN401 - a function of two arrays
+def into_pixels(grid: Grid, crs: str | None, file: str) -> Any:  # noqa: ANN401 - a function of two arrays
     """Return what brings (x, y) in the file's CRS to (column, row) of the grid."""
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
@@ -120,9 +120,8 @@ def _into_pixels(grid: Grid, crs: str | None, file: str) -> Any:  # noqa: ANN401
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if transformer is not None:
             x, y = transformer.transform(x, y)
-        return (
-            inverse.a * x + inverse.b * y + inverse.c,
-            inverse.d * x + inverse.e * y + inverse.f,
-        )
+        with np.errstate(invalid="ignore"):  # of what cannot be brought there
+            columns, rows = inverse @ (x, y)
+        return columns, rows
 
     return to_pixels

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
 from geoseg.rasters.resample import OnGrid, Resampled, axes_between, store
 
@@ -128,20 +128,6 @@ def footprint(source: Grid, grid: Grid) -> Window:
     return Window.spanning(int(y), int(bottom) + bulge, int(x), int(right) + bulge)
 
 
-def same_crs(a: str | None, b: str | None) -> bool:
-    """Whether two coordinate reference systems are the same, however written."""
-    return a == b or (a is not None and b is not None and _equal_crs(a, b))
-
-
-@cache
-def _equal_crs(a: str, b: str) -> bool:
-    from pyproj import CRS
-
-    return bool(
-        CRS.from_user_input(a).equals(CRS.from_user_input(b), ignore_axis_order=True)
-    )
-
-
 @cache
 def _transformer(a: str, b: str) -> Transformer:
     from pyproj import Transformer
@@ -157,20 +143,13 @@ def _project(
     a: Grid, b: Grid, columns: NDArray[np.float64], rows: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (column, row) of places in grid `a`, counted in pixels of grid `b`."""
-    x, y = _apply(a.transform, columns, rows)
+    x, y = a.transform @ (columns, rows)
     if not same_crs(a.crs, b.crs):
         if a.crs is None or b.crs is None:
             raise RasterError("one has a CRS and the other has none")
         x, y = _transformer(a.crs, b.crs).transform(x, y)
-    return _apply(~b.transform, x, y)
-
-
-def _apply(
-    t: Any,  # noqa: ANN401 - an Affine
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
+    x, y = ~b.transform @ (x, y)
+    return x, y
 
 
 def _around(y: NDArray[np.float64], x: NDArray[np.float64], grid: Grid) -> Window:

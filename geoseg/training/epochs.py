@@ -39,11 +39,7 @@ class EpochBar(Callback):  # type: ignore[misc]
         self._task = self._bar.add_task("train", total=None, epoch="-", figures="")
         self._figures = "starting"
 
-    def on_train_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,  # noqa: ARG002
-    ) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         """Show the bar, in the first of several processes."""
         total = trainer.max_epochs * trainer.num_training_batches
         done = trainer.current_epoch * trainer.num_training_batches
@@ -51,11 +47,7 @@ class EpochBar(Callback):  # type: ignore[misc]
         if trainer.is_global_zero:
             self._bar.start()
 
-    def on_train_epoch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,  # noqa: ARG002
-    ) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         """Say which epoch begins."""
         epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
         self._bar.update(self._task, epoch=epoch, figures=self._figures)
@@ -64,11 +56,7 @@ class EpochBar(Callback):  # type: ignore[misc]
         """One step more."""
         self._bar.advance(self._task)
 
-    def on_train_epoch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,  # noqa: ARG002
-    ) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         """Say what the epoch has brought."""
         found = trainer.callback_metrics
         # One figure: with more, 80 columns have no room for the time that is left.

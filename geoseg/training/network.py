@@ -184,18 +184,10 @@ class _Curves(Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
 
-    def on_train_start(
-        self,
-        trainer: L.Trainer,  # noqa: ARG002 - Lightning's signature
-        pl_module: L.LightningModule,
-    ) -> None:
-        del self.rows[pl_module.current_epoch :]
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
+        del self.rows[trainer.current_epoch :]
 
-    def on_train_epoch_start(
-        self,
-        trainer: L.Trainer,  # noqa: ARG002 - Lightning's signature
-        pl_module: L.LightningModule,  # noqa: ARG002
-    ) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:  # noqa: ANN401
         self._started = perf_counter()
 
     def on_validation_end(
@@ -204,11 +196,7 @@ class _Curves(Callback):  # type: ignore[misc]
         assert isinstance(pl_module, TrainedNetwork)
         self._row(trainer).update(pl_module.figures())
 
-    def on_train_epoch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,  # noqa: ARG002 - Lightning's signature
-    ) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         seconds = round(perf_counter() - self._started, 3)
         measured = _measured(trainer.callback_metrics)
         self._row(trainer).update(measured, seconds=seconds)

@@ -54,6 +54,11 @@ class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
         self.module = module.to(memory_format=torch.channels_last)
         self._card, self._data, self._options = card, data, options
         self._index = index
+        self.begin()
+
+    def begin(self) -> None:
+        """Make what a kind of network has beside the others."""
+        raise NotImplementedError
 
     @property
     def is_validated(self) -> bool:
@@ -147,18 +152,11 @@ class ClassNetwork(TrainedNetwork):
 
     monitor = "mean_iou"
 
-    def __init__(
-        self,
-        module: nn.Module,
-        card: Card,
-        data: TrainingData,
-        index: Index,
-        options: TrainOptions,
-    ) -> None:
-        super().__init__(module, card, data, index, options)
-        self._loss = make_loss(options.loss)
-        self._own_loss = has_own_loss(card)
-        k = len(card.classes)
+    def begin(self) -> None:
+        """Make the loss, and room for the confusion matrix."""
+        self._loss = make_loss(self._options.loss)
+        self._own_loss = has_own_loss(self._card)
+        k = len(self._card.classes)
         self.confusion: torch.Tensor
         self.register_buffer("confusion", torch.zeros(k, k, dtype=torch.long), False)
 
@@ -220,18 +218,11 @@ class ObjectNetwork(TrainedNetwork):
 
     monitor = "ap50"
 
-    def __init__(
-        self,
-        module: nn.Module,
-        card: Card,
-        data: TrainingData,
-        index: Index,
-        options: TrainOptions,
-    ) -> None:
-        super().__init__(module, card, data, index, options)
-        assert data.objects is not None
+    def begin(self) -> None:
+        """Remember the objects' classes."""
+        assert self._data.objects is not None
         self.places: torch.Tensor
-        self.register_buffer("places", torch.from_numpy(data.objects), False)
+        self.register_buffer("places", torch.from_numpy(self._data.objects), False)
         self._seen: list[WindowComparison] = []
         self._figures: dict[str, Any] = {}
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class
+from geoseg.core.extras import require
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError
 from geoseg.models.card import Card, Task
-from geoseg.models.extras import require
 from geoseg.models.networks.device import Precision
 from geoseg.training.architectures import (
     CLASSICAL,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.core.extras import require
 from geoseg.core.grid import Window, squares
 from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import KINDS, Trees
 from geoseg.models.classical.pixelwise import Classifier
 from geoseg.models.classical.svm import Machine
-from geoseg.models.extras import require
 from geoseg.training.data import TrainingData
 from geoseg.training.options import TrainOptions
 from geoseg.training.patches import read_patch

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoseg.core.files import replacing
+from geoseg.core.files import replacing, target
 from geoseg.errors import RegionsError, is_full
 from geoseg.rasters.vectors import open_vectors
 from geoseg.vector.table import Layer, Writer
@@ -25,7 +25,7 @@ ENDINGS = {".gpkg": "GPKG", ".parquet": "Parquet", ".fgb": "FlatGeobuf"}
 
 
 @contextmanager
-def target(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
+def writing(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary path beside `out`; rename it to `out` when all went well.
 
     Files that killed runs of this machine left are removed.
@@ -33,19 +33,8 @@ def target(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         RegionsError: `out` cannot be written, exists, or is in use.
     """
-    path = Path(out)
-    if path.suffix.lower() not in ENDINGS:
-        raise RegionsError(
-            f"{path.name!r}: the ending chooses the format; use one of "
-            f"{', '.join(ENDINGS)}"
-        )
-    if not path.parent.is_dir():
-        raise RegionsError(f"{path.parent} is not a folder: make it first")
-    if path.is_dir():
-        raise RegionsError(f"{path} is a folder: name a file in it")
+    path = target(out, [*ENDINGS], overwrite=overwrite, error=RegionsError)
     if path.exists():
-        if not overwrite:
-            raise RegionsError(f"{path} exists: choose another name, or overwrite it")
         _refuse_in_use(path)
     try:
         with replacing(path) as beside:

@@ -18,7 +18,16 @@ from geoseg.core.union_find import join_pairs
 from geoseg.vector.arcs import CUT_END, CUT_START, compiled, mark_tiles
 from geoseg.vector.rings import Arcs, positions
 from geoseg.vector.simplify import Ground
-from geoseg.vector.topology import TILE, Drawing, Facts, Features, Open, draw, finished
+from geoseg.vector.topology import (
+    TILE,
+    Drawing,
+    Facts,
+    Features,
+    Open,
+    draw,
+    finished,
+    side_pairs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -241,45 +250,22 @@ class Seams:
         """Number open faces and those of a row together; return old → new, regions."""
         facts = Facts.joined([self._facts, *(block.facts for block in row)])
         count = len(facts.value)
-        sizes = [len(self._facts.value), *(len(block.facts.value) for block in row)]
+        sizes = [len(self._facts.value), *(len(b.facts.value) for b in row[:-1])]
         base = np.cumsum(sizes)
-        pairs = [
-            p
-            for block, offset in zip(row, base, strict=False)
-            for p in self._above(block, offset)
-        ]
-        pairs += [
-            _distinct(one.after + a, other.before + b, one.after >= 0)
-            for (one, a), (other, b) in zip(
-                zip(row, base, strict=False),
-                list(zip(row, base, strict=False))[1:],
-                strict=False,
-            )
-        ]
+        pairs, frontier = side_pairs(
+            [block.sides for block in row], base.tolist(), self._frontier
+        )
         roots, face = np.unique(
             join_pairs(count, np.concatenate(pairs)), return_inverse=True
         )
         face = face.astype(np.int64)
         self._facts = facts.merged(face, len(roots))
         touching = [self._touching]
-        touching += [b.touching + o for b, o in zip(row, base, strict=False)]
+        touching += [b.touching + o for b, o in zip(row, base, strict=True)]
         self._touching = face[np.concatenate(touching)]
         group = join_pairs(len(roots), self._touching)
-        frontier = [
-            np.where(b.bottom >= 0, face[b.bottom + o] if count else -1, -1)
-            for b, o in zip(row, base, strict=False)
-        ]
-        self._frontier = np.concatenate(frontier)
+        self._frontier = np.append(face, -1)[frontier]
         return face, group
-
-    def _above(self, block: Open, offset: int) -> list[NDArray[np.int64]]:
-        """Return pairs of faces that are one across the line above a block."""
-        if block.window.y == 0:
-            return [np.empty((0, 2), np.int64)]
-        x = block.window.x
-        above = block.above if x > 0 else block.above[1:]
-        known = self._frontier[max(0, x - 1) : block.window.right]
-        return [_distinct(known, above + offset, above >= 0)]
 
     def _join_arcs(self, row: Sequence[Open], face: NDArray[np.int64]) -> None:
         """Join cut arcs over the row's borders; simplify those that are whole now."""
@@ -360,14 +346,3 @@ class Seams:
             )  # fmt: skip
             kept = np.flatnonzero(marked[tuple((self._tiles - (y, x)).T)])
             self._tiles, self._corners = self._tiles[kept], self._corners[kept]
-
-
-def _distinct(
-    one: NDArray[Any], other: NDArray[Any], chosen: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Return the pairs, each once where it repeats along a border."""
-    pairs = np.stack([one[chosen], other[chosen]], axis=1).astype(np.int64)
-    if len(pairs) < 2:
-        return pairs
-    changes = np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))
-    return np.asarray(pairs[changes])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,13 @@ from geoseg.core.union_find import join_pairs
 from geoseg.maps.reader import ClassReader, DerivedReader
 from geoseg.vector.arcs import Faces, corner_bytes, label_faces, list_edges
 from geoseg.vector.merging import borders, face_areas, face_runs, merge_small
-from geoseg.vector.topology import corner_pairs, open_faces, read_pixels
+from geoseg.vector.topology import (
+    Sides,
+    corner_pairs,
+    open_faces,
+    read_pixels,
+    side_pairs,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -154,14 +161,8 @@ class Outline:
     """Its area in the block."""
     touching: NDArray[np.int64]
     """(n, 2) open faces that are one region by a corner of the block."""
-    above: NDArray[np.int32]
-    """Open face of each pixel in the row above, -1 for nodata."""
-    before: NDArray[np.int32]
-    """Likewise the column before."""
-    bottom: NDArray[np.int32]
-    """Likewise the last row."""
-    after: NDArray[np.int32]
-    """Likewise the last column."""
+    sides: Sides
+    """Which open faces lie along its sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -241,7 +242,6 @@ def outline(
     faces, chosen = found.faces, np.flatnonzero(found.is_open)
     place = np.full(len(faces.first), -1, np.int32)
     place[chosen] = np.arange(len(chosen))
-    at = faces.labels[:-1, :-1]
     return Outline(
         window=window,
         first=found.first[chosen],
@@ -249,10 +249,7 @@ def outline(
         touching=place[found.touching[found.is_open[found.touching[:, 0]]]].astype(
             np.int64
         ),
-        above=place[faces.number[at[0]]],
-        before=place[faces.number[at[1:, 0]]],
-        bottom=place[faces.number[at[-1, 1:]]],
-        after=place[faces.number[at[1:, -1]]],
+        sides=Sides.of(window, faces, place),
     )
 
 
@@ -271,27 +268,14 @@ class Known:
 def know(outlines: list[Outline], grid: Grid) -> list[Known]:
     """Join the open faces of all blocks; tell each block about its own."""
     base = np.concatenate([[0], np.cumsum([len(o.first) for o in outlines])])
-    bottom = np.full(grid.width, -1, np.int64)
-    pairs = [np.empty((0, 2), np.int64)]
-    after: NDArray[np.int64] | None = None
-    lowest = bottom.copy()
-    for each, offset in zip(outlines, base, strict=False):
-        window = each.window
-        pairs.append(each.touching + offset)
-        if window.x == 0:
-            bottom, after = lowest.copy(), None
-        if window.y > 0:
-            above = each.above if window.x else each.above[1:]
-            known = bottom[max(0, window.x - 1) : window.right]
-            pairs.append(np.stack([known, above + offset], 1)[above >= 0])
-        if after is not None:
-            chosen = each.before >= 0
-            pairs.append(np.stack([after, each.before + offset], 1)[chosen])
-        after = np.where(each.after >= 0, each.after + offset, -1)
-        lowest[window.x : window.right] = np.where(
-            each.bottom >= 0, each.bottom + offset, -1
-        )
-    root = join_pairs(int(base[-1]), np.concatenate(pairs).astype(np.int64))
+    numbered = list(zip(outlines, base.tolist(), strict=False))
+    pairs = [each.touching + offset for each, offset in numbered]
+    frontier = np.full(grid.width, -1, np.int64)
+    for _, row in groupby(numbered, key=lambda each: each[0].window.y):
+        blocks, offsets = zip(*row, strict=True)
+        more, frontier = side_pairs([b.sides for b in blocks], offsets, frontier)
+        pairs += more
+    root = join_pairs(int(base[-1]), np.concatenate(pairs))
     area, first = np.zeros(len(root), np.int64), np.full(len(root), 1 << 62, np.int64)
     np.add.at(area, root, np.concatenate([o.area for o in outlines]))
     np.minimum.at(first, root, np.concatenate([o.first for o in outlines]))
@@ -301,7 +285,7 @@ def know(outlines: list[Outline], grid: Grid) -> list[Known]:
             first=first[root[a : a + len(o.first)]],
             area=area[root[a : a + len(o.first)]],
         )
-        for o, a in zip(outlines, base, strict=False)
+        for o, a in numbered
     ]
 
 

@@ -17,6 +17,7 @@ All tests are exact: corners are integers.
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -169,51 +170,6 @@ def _significance(xy: Any, limits: Any, closed: bool, keys: Any, stack: Any) -> 
 
 
 @compiled
-def _up(heap: Any, slot: Any, at: int) -> None:
-    item = heap[at]
-    while at > 0:
-        parent = (at - 1) >> 1
-        other = heap[parent]
-        if item >= other:
-            break
-        heap[at] = other
-        slot[other & _INDEX] = at
-        at = parent
-    heap[at] = item
-    slot[item & _INDEX] = at
-
-
-@compiled
-def _down(heap: Any, size: int, slot: Any, at: int) -> None:
-    item = heap[at]
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        other = heap[child]
-        if other >= item:
-            break
-        heap[at] = other
-        slot[other & _INDEX] = at
-        at = child
-    heap[at] = item
-    slot[item & _INDEX] = at
-
-
-@compiled
-def _remove(heap: Any, size: int, slot: Any, at: int) -> int:
-    slot[heap[at] & _INDEX] = -1
-    size -= 1
-    if at < size:
-        heap[at] = heap[size]
-        _down(heap, size, slot, at)
-        _up(heap, slot, at)
-    return size
-
-
-@compiled
 def _may_straighten(ground: Any, xy: Any, limits: Any, b: int, heading: int) -> bool:
     """Whether the last inner vertex may go, so that the arc becomes its chord.
 
@@ -273,18 +229,21 @@ def _thin(
     keys: Any,
     rank: Any,
     bound: Any,
-    heap: Any,
-    slot: Any,
+    queued: Any,
     stack: Any,
 ) -> None:
-    """Take vertices away from one arc; what stays is linked by `before` and `after`."""
+    """Take vertices away from one arc; what stays is linked by `before` and `after`.
+
+    A vertex whose rank has changed is queued again; of its items in the heap, the one
+    that `queued` names counts.
+    """
     area, distance, height, width = limits[0], limits[1], limits[2], limits[3]
     n = len(xy)
     closed = xy[0, 0] == xy[n - 1, 0] and xy[0, 1] == xy[n - 1, 1]
     by_area = area < np.inf
     largest = int(min(_MOST, 2 * area / (height * width))) if by_area else _MOST
     for i in range(n):
-        before[i], after[i], bound[i], slot[i] = i - 1, i + 1, 0.0, -1
+        before[i], after[i], bound[i], queued[i] = i - 1, i + 1, 0.0, -1
     if by_area:
         for i in range(1, n - 1):
             rank[i] = min(_twice(xy, i - 1, i, i + 1), largest + 1)
@@ -292,16 +251,20 @@ def _thin(
         _significance(xy, limits, closed, keys, stack)
         for i in range(1, n - 1):
             rank[i] = int(min(2.0, keys[i] / distance) * _MOST)
-    size = 0
+    heap = [np.int64(0)]
+    heap.pop()
     for i in range(1, n - 1):
         if rank[i] <= largest:
-            heap[size] = rank[i] << _BITS | i
-            _up(heap, slot, size)
-            size += 1
+            queued[i] = rank[i] << _BITS | i
+            heap.append(queued[i])
+    heapq.heapify(heap)
     inner = n - 2
-    while size:
-        b = heap[0] & _INDEX
-        size = _remove(heap, size, slot, 0)
+    while heap:
+        item = heapq.heappop(heap)
+        b = item & _INDEX
+        if queued[b] != item:
+            continue
+        queued[b] = -1
         if closed and inner <= _CLOSED_KEEPS:
             break
         i, k = before[b], after[b]
@@ -329,17 +292,10 @@ def _thin(
                 continue
             if by_area:
                 rank[j] = min(_twice(xy, before[j], j, after[j]), largest + 1)
-            if rank[j] > largest:
-                if slot[j] >= 0:
-                    size = _remove(heap, size, slot, slot[j])
-                continue
-            if slot[j] < 0:
-                slot[j] = size
-                size += 1
-            at = slot[j]
-            heap[at] = rank[j] << _BITS | j
-            _down(heap, size, slot, at)
-            _up(heap, slot, at)
+            item = rank[j] << _BITS | j if rank[j] <= largest else np.int64(-1)
+            if item >= 0 and item != queued[j]:
+                heapq.heappush(heap, item)
+            queued[j] = item
 
 
 @compiled
@@ -421,8 +377,7 @@ def simplify_arcs(
         longest = max(longest, start[arc + 1] - start[arc])
     before, after = np.empty(longest, np.int32), np.empty(longest, np.int32)
     keys, bound = np.empty(longest, np.float64), np.empty(longest, np.float64)
-    rank, heap = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    slot = np.empty(longest, np.int32)
+    rank, queued = np.empty(longest, np.int64), np.empty(longest, np.int64)
     stack = np.empty((longest + 2, 2), np.int64)
     places = np.zeros(arcs + 1, np.int64)
     n = 0
@@ -439,7 +394,7 @@ def simplify_arcs(
         if limits[1] > 0:
             _thin(
                 line, headings[arc, 0], ground, limits,
-                before, after, keys, rank, bound, heap, slot, stack,
+                before, after, keys, rank, bound, queued, stack,
             )  # fmt: skip
         else:
             for i in range(count):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.densify import densified
-from geoseg.core.grid import Grid, Window
-from geoseg.errors import MissingExtraError, RasterError
+from geoseg.core.extras import require
+from geoseg.core.grid import Grid, Window, same_crs
+from geoseg.errors import RasterError
 from geoseg.rasters.open import open_source
-from geoseg.rasters.shapes import TOLERANCE
+from geoseg.rasters.shapes import TOLERANCE, into_pixels
 from geoseg.vector.rings import HEADER
 from geoseg.vector.table import Field, Rows
 
@@ -56,12 +57,7 @@ class Statistics:
             MissingExtraError: exactextract is not installed.
             RasterError: The raster cannot be opened, or has no CRS.
         """
-        try:
-            import exactextract  # noqa: F401 - only to say so early
-        except ImportError as error:
-            raise MissingExtraError(
-                "statistics of a raster", "exactextract", "stats"
-            ) from error
+        require("exactextract", what="statistics of a raster", extra="stats")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no CRS: said below
             source = open_source(os.fspath(path))
@@ -104,23 +100,15 @@ class Statistics:
         There every raster is a square grid with north up, however it lies on the map.
         """
         import shapely
-        from pyproj import CRS, Transformer
 
         grid = self.bands[0].grid
-        back, crs = ~grid.transform, CRS.from_user_input(grid.crs)
-        ours = CRS.from_user_input(self.crs or grid.crs)
-        there = Transformer.from_crs(ours, crs, always_xy=True)
-        same = ours == crs
-
-        def to_pixels(
-            x: NDArray[np.float64], y: NDArray[np.float64]
-        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            u, v = (x, y) if same else there.transform(x, y)
-            columns = back.a * u + back.b * v + back.c
-            return columns, grid.height - (back.d * u + back.e * v + back.f)
-
-        drawn = shapes if same else densified(shapes, to_pixels, TOLERANCE)
-        return np.asarray(shapely.transform(drawn, to_pixels, interleaved=False))
+        same = self.crs is None or same_crs(self.crs, grid.crs)
+        there = into_pixels(grid, None if same else self.crs, "the regions")
+        drawn = shapes if same else densified(shapes, there, TOLERANCE)
+        moved = shapely.transform(drawn, there, interleaved=False)
+        return np.asarray(
+            shapely.transform(moved, lambda xy: xy * (1, -1) + (0, grid.height))
+        )
 
 
 def _as_raster(band: Source, name: str) -> Any:  # noqa: ANN401 - untyped library

@@ -9,6 +9,7 @@ these. TOPOLOGY.md is the one page to read first.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,72 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sides:
+    """Which open face each pixel along a block's sides is of; -1 for none."""
+
+    window: Window
+    """The block."""
+    above: NDArray[np.int32]
+    """In the row above, from the column before the block on."""
+    before: NDArray[np.int32]
+    """In the column before it."""
+    bottom: NDArray[np.int32]
+    """In its last row."""
+    after: NDArray[np.int32]
+    """In its last column."""
+
+    @staticmethod
+    def of(window: Window, faces: Faces, place: NDArray[np.int32]) -> Sides:
+        """Return the sides of a block; `place` is the open face by number of a face."""
+        at = faces.labels[:-1, :-1]
+        above, before, bottom, after = (
+            place[faces.number[line]]
+            for line in (at[0], at[1:, 0], at[-1, 1:], at[1:, -1])
+        )
+        return Sides(
+            window=window, above=above, before=before, bottom=bottom, after=after
+        )
+
+
+def side_pairs(
+    row: Sequence[Sides], base: Sequence[int], frontier: NDArray[np.int64]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Return the faces that are one across the sides of a row of blocks.
+
+    Args:
+        row: A row of blocks, from left to right.
+        base: What to add to the faces of each, so that no two have the same number.
+        frontier: (width,) face of each pixel in the row above; -1 for none.
+
+    Returns:
+        Pairs of faces (n, 2), and the frontier for the next row.
+    """
+    pairs = [np.empty((0, 2), np.int64)]
+    numbered = list(zip(row, base, strict=True))
+    for sides, offset in numbered:
+        x, right = sides.window.x, sides.window.right
+        if sides.window.y:
+            above = sides.above if x else sides.above[1:]
+            known = frontier[max(0, x - 1) : right]
+            pairs.append(_distinct(known, above + offset, above >= 0))
+    for (one, a), (other, b) in pairwise(numbered):
+        pairs.append(_distinct(one.after + a, other.before + b, one.after >= 0))
+    bottoms = [np.where(s.bottom >= 0, s.bottom + o, -1) for s, o in numbered]
+    return pairs, np.concatenate(bottoms).astype(np.int64)
+
+
+def _distinct(
+    one: NDArray[Any], other: NDArray[Any], chosen: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the pairs, each once where it repeats along a border."""
+    pairs = np.stack([one[chosen], other[chosen]], axis=1).astype(np.int64)
+    if len(pairs) < 2:
+        return pairs
+    changes = np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))
+    return np.asarray(pairs[changes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Open:
     """What a block leaves for its neighbours; faces are 0 … n - 1, -1 for none."""
 
@@ -140,14 +207,8 @@ class Open:
     """Row and column of tiles of corners near cut arcs, (n, 2)."""
     corners: NDArray[np.uint8]
     """Their corners, (n, side, side): bytes of `corner_bytes`, 0 where no vertex is."""
-    above: NDArray[np.int32]
-    """Face of each pixel in the row above, from the column before the block on."""
-    before: NDArray[np.int32]
-    """Face of each pixel in the column before it."""
-    bottom: NDArray[np.int32]
-    """Face of each pixel in its last row."""
-    after: NDArray[np.int32]
-    """Face of each pixel in its last column."""
+    sides: Sides
+    """Which open faces lie along its sides."""
 
 
 def read_pixels(
@@ -397,8 +458,6 @@ def _rest(
     arcs = lines.take(needed)
     is_cut = np.flatnonzero(cut)
     tiles, bytes_ = _near(raw.take(is_cut), corners, window, drawing)
-    numbers = faces.number - 1
-    at = faces.labels[:-1, :-1]
     touching = place[pairs]
     return Open(
         window=window,
@@ -411,10 +470,7 @@ def _rest(
         cut=cut[needed],
         tiles=tiles,
         corners=bytes_,
-        above=place[numbers[at[0]]],
-        before=place[numbers[at[1:, 0]]],
-        bottom=place[numbers[at[-1, 1:]]],
-        after=place[numbers[at[1:, -1]]],
+        sides=Sides.of(window, faces, np.roll(place, 1)),  # by number: 0 is no face
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from geoseg._version import __version__
 from geoseg.core.geodesy import measure
 from geoseg.core.grid import squares
 from geoseg.core.options import keywords
+from geoseg.core.text import did_you_mean
 from geoseg.errors import RegionsError
 from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
@@ -28,7 +28,7 @@ from geoseg.vector.instance_layer import (
     instance_reader,
 )
 from geoseg.vector.options import Method, VectorizeOptions
-from geoseg.vector.regions import open_writer, read_regions, target
+from geoseg.vector.regions import open_writer, read_regions, writing
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams
 from geoseg.vector.simplify import Limits
@@ -76,7 +76,7 @@ def write_regions(
     side = _block_side(reader, drawing, options.block)
     min_area = options.min_area
     with (
-        target(Path(options.out), overwrite=options.overwrite) as path,
+        writing(Path(options.out), overwrite=options.overwrite) as path,
         TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
     ):
         if min_area and objects is None:
@@ -216,11 +216,10 @@ def _chosen(reader: ClassReader, classes: Sequence[str | int] | None) -> set[int
         if not isinstance(value, int) and str(value).isdigit():
             value = int(value)
         if value not in values:
-            near = get_close_matches(str(each), known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            there = ", ".join(f"{name} ({v})" for name, v in list(known.items())[:20])
             raise RegionsError(
-                f"there is no class {each!r}{hint}; there are: "
-                + ", ".join(f"{name} ({v})" for name, v in list(known.items())[:20])
+                f"there is no class {each!r}; there are: {there}"
+                f"{did_you_mean(str(each), known)}"
             )
         wanted.add(int(value))
     return wanted

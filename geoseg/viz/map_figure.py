@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.files import replacing
+from geoseg.core.extras import require
+from geoseg.core.files import written
 from geoseg.core.grid import Grid, Window
-from geoseg.errors import GeosegError, MissingExtraError
 from geoseg.maps.open import open_classes
 from geoseg.viz.closeup import draw_polygons, lively_window
 from geoseg.viz.picture import (
@@ -64,7 +64,7 @@ def draw_masks(
         GeosegError: There are no such masks, or the picture cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
-    new_figure = _figure_class()
+    new_figure = require("matplotlib.figure", what="the picture", extra="plot").Figure
     reader = open_classes(masks)
     found = map_statistics(reader, size=size, places=0)
     panels = [("classes", colour_table(found.classes)[found.picture])]
@@ -82,7 +82,10 @@ def draw_masks(
     for axes in figure.axes:
         _north_arrow(axes, found.grid)
     _shares_below(figure, found)
-    return _save(figure, Path(out))
+    path = Path(out)
+    with written(path) as part:
+        figure.savefig(part, dpi=150, format="png")
+    return path
 
 
 def draw_map(
@@ -128,19 +131,8 @@ def draw_map(
     return axes
 
 
-def _figure_class() -> Callable[..., Figure]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the picture", "matplotlib", "plot") from error
-    return Figure
-
-
 def _new_axes() -> Axes:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError("drawing", "matplotlib", "plot") from error
+    plt = require("matplotlib.pyplot", what="drawing", extra="plot")
     made: Axes = plt.subplots(figsize=(7.5, 6), layout="constrained")[1]
     return made
 
@@ -303,14 +295,3 @@ def _aspect(grid: Grid) -> float:
         return 1.0
     t = grid.transform
     return float((size[0] / abs(t.e)) / (size[1] / abs(t.a)))
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    try:
-        with replacing(path) as part:
-            figure.savefig(part, dpi=150, format="png")
-    except OSError as error:
-        raise GeosegError(
-            f"the picture {path} cannot be written: {error.strerror or error}"
-        ) from error
-    return path

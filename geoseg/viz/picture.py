@@ -18,7 +18,7 @@ import numpy as np
 
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window
-from geoseg.core.lookup import look_up, nearest_pixels
+from geoseg.core.lookup import look_up
 from geoseg.errors import RasterError
 from geoseg.maps.overviews import open_pyramid
 from geoseg.maps.provenance import remembered_raster
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _SAMPLES = 5  # a side: the stretch is measured on 25 windows spread over the raster
 _SAMPLE = 128
-_MOST_READ = 1 << 24
 _STRAY = 0.001  # of mapped pixels may have nodata's value by chance
 
 
@@ -90,32 +89,10 @@ class Image:
 
     def on(self, grid: Grid) -> NDArray[np.uint8]:
         """Return the nearest pixels under those of another grid, RGBA (y, x, 4)."""
-        return self._on(grid, grid.window)
-
-    def _on(self, grid: Grid, window: Window) -> NDArray[np.uint8]:
-        found = nearest_pixels(grid, window, self.source.grid)
-        if found.span is None:
-            return np.zeros((window.height, window.width, 4), np.uint8)
-        if found.span.area > _MOST_READ and window.area > 1:
-            return self._on_halves(grid, window)
-        pixels = self.read(found.span)
-        bands = [found.take(pixels[..., i], nothing=0) for i in range(4)]
-        return np.stack(bands, axis=-1)
-
-    def _on_halves(self, grid: Grid, window: Window) -> NDArray[np.uint8]:
-        """Look a window up in two parts: it spans too many pixels to be held."""
-        tall = window.height >= window.width
-        y = window.y + window.height // 2 if tall else window.bottom
-        x = window.right if tall else window.x + window.width // 2
-        one = Window.spanning(window.y, y, window.x, x)
-        other = Window.spanning(
-            y if tall else window.y,
-            window.bottom,
-            window.x if tall else x,
-            window.right,
-        )
-        parts = [self._on(grid, one), self._on(grid, other)]
-        return np.concatenate(parts, axis=0 if tall else 1)
+        return look_up(
+            self.read, self.source.grid, grid, grid.window, nothing=0, dtype=np.uint8,
+            pixel=(4,),
+        )  # fmt: skip
 
 
 def open_image(

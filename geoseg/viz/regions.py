@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.grid import same_crs
 from geoseg.core.text import plain
 from geoseg.errors import RegionsError
 from geoseg.rasters.vectors import ogr, open_vectors
@@ -116,11 +117,7 @@ class RegionsFile:
 
     @property
     def _same_crs(self) -> bool:
-        from pyproj import CRS
-
-        if self.grid.crs is None:
-            return True
-        return bool(CRS.from_user_input(self.grid.crs) == CRS.from_user_input(self.crs))
+        return self.grid.crs is None or same_crs(self.grid.crs, self.crs)
 
     def _read(
         self, bounds: tuple[float, float, float, float], most: int | None

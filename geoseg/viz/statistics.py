@@ -6,10 +6,9 @@ and the few most remarkable places, so memory does not grow with the raster.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import numpy as np
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Grid, Window, squares
+from geoseg.execution.engine import ordered
+from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
 from geoseg.maps.reader import block_side, dtype_of, read_plain
 from geoseg.viz.seamcheck import LineCounts, count_changes
@@ -149,11 +150,9 @@ def map_statistics(
     )
     windows = list(squares(grid, block_side(reader, block)))
     total = _Total.of(job)
-    looked = _ahead(lambda w: _look(job, w), windows, threads or min(4, cores()))
-    for done, found in enumerate(looked, start=1):
+    looked = ordered(partial(_look, job), windows, in_flight=threads or min(4, cores()))
+    for found in reported(looked, len(windows), progress):
         total.add(found)
-        if progress is not None:
-            progress(done, len(windows))
     return total.result(places)
 
 
@@ -161,23 +160,6 @@ def _shown(length: int, factor: float) -> NDArray[np.int64]:
     """Return which rows, or columns, a picture shows: `factor` apart."""
     count = max(1, round(length / factor))
     return np.floor((np.arange(count) + 0.5) * length / count).astype(np.int64)
-
-
-def _ahead(
-    work: Callable[[Window], _Block], windows: Iterable[Window], workers: int
-) -> Iterator[_Block]:
-    """Yield results in order, a few computed ahead in threads."""
-    waiting: deque[Future[_Block]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for window in windows:
-                waiting.append(pool.submit(work, window))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _look(job: _Pass, window: Window) -> _Block:

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from geoseg.core.classes import class_table
+from geoseg.core.extras import require
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
 from geoseg.models.classical.method import (
@@ -25,7 +26,6 @@ from geoseg.models.classical.method import (
     open_method,
 )
 from geoseg.models.classical.sample import sample_pixels
-from geoseg.models.extras import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from geoseg.core.classes import class_table
+from geoseg.core.extras import require
 from geoseg.execution.resources import threads
 from geoseg.models.card import Card
 from geoseg.models.classical.cluster import KMeans
@@ -31,7 +32,6 @@ from geoseg.models.classical.method import (
     method_card,
     open_method,
 )
-from geoseg.models.extras import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

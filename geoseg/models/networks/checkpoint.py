@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
-from geoseg.models.extras import require
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import smp, torchvision_nets
 from geoseg.models.networks.torch_adapter import TorchModel

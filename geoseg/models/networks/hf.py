@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.classes import colors_of
+from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
-from geoseg.models.extras import require
 from geoseg.models.folder import write_folder
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks.torch_adapter import TorchModel

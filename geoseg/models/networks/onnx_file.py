@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
-from geoseg.models.extras import require
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import deepness
 from geoseg.models.networks.device import ModelOptions, choose_device

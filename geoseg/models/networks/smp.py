@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
-from geoseg.models.extras import require
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors, save_network
 from geoseg.models.plain import read_json

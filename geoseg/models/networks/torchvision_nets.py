@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
-from geoseg.models.extras import require
 from geoseg.models.networks import smp
 from geoseg.models.networks.detector import Detections, DetectorModel
 from geoseg.models.networks.torch_adapter import TorchModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg._version import __version__
-from geoseg.errors import MissingExtraError
+from geoseg.core.extras import require
 from geoseg.vector.rings import HEADER
 
 if TYPE_CHECKING:
@@ -99,10 +99,7 @@ def arrow_schema(layer: Layer, *, box: bool) -> Any:  # noqa: ANN401 - untyped l
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise MissingExtraError("this output", "pyarrow", "parquet") from error
+    pa = require("pyarrow", what="this output", extra="parquet")
     kinds = {"integer": pa.int64(), "real": pa.float64(), "text": pa.string()}
     columns = [pa.field(f.name, kinds[f.kind]) for f in layer.fields]
     if box:

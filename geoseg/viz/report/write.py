@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg._version import __version__
-from geoseg.core.files import replacing
+from geoseg.core.files import target, written
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
 from geoseg.errors import GeosegError
@@ -43,7 +43,7 @@ def write_page(
 ) -> Path:
     """Write a page about a map; as `report`, with options as one object."""
     reader = open_classes(masks, partial=options.partial)
-    target = _target(reader, options.out, overwrite=options.overwrite)
+    page = _page(reader, options.out, overwrite=options.overwrite)
     evaluation, labels = options.evaluation, None
     if options.reference is not None:
         reference = os.fspath(options.reference)
@@ -61,8 +61,9 @@ def write_page(
         title=options.title or name_of(reader),
         reference=labels,
     )
-    _put(target, render(content(inputs)))
-    return target
+    with written(page) as part:
+        part.write_text(render(content(inputs)), encoding="utf-8")
+    return page
 
 
 @keywords(ReportOptions, write_page)
@@ -126,7 +127,7 @@ def report(
     raise NotImplementedError  # `write_page` is what runs
 
 
-def _target(
+def _page(
     reader: ClassReader, out: str | os.PathLike[str] | None, *, overwrite: bool
 ) -> Path:
     if out is None:
@@ -134,16 +135,7 @@ def _target(
         if not path or "://" in path:
             raise GeosegError("name the page to write: --out report.html")
         out = Path(path).with_suffix(".html")
-    target = Path(out)
-    if target.suffix.lower() not in {".html", ".htm"} and not target.is_dir():
-        raise GeosegError(f"{target} must end in .html: the report is a page")
-    if target.is_dir():
-        raise GeosegError(f"{target} is a folder: name a file, as {target}/report.html")
-    if target.exists() and not overwrite:
-        raise GeosegError(f"{target} exists: use --overwrite, or another --out")
-    if not target.parent.is_dir():
-        raise GeosegError(f"the folder {target.parent} does not exist: create it first")
-    return target
+    return target(out, (".html", ".htm"), overwrite=overwrite)
 
 
 def _evaluate(
@@ -218,13 +210,3 @@ def _template() -> Any:  # noqa: ANN401 - of jinja2, which is imported where it 
         lstrip_blocks=True,
     )
     return environment.get_template("page.html")
-
-
-def _put(target: Path, page: str) -> None:
-    try:
-        with replacing(target) as part:
-            part.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise GeosegError(
-            f"{target} cannot be written: {error.strerror or error}"
-        ) from error

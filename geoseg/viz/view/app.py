@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.errors import GeosegError, MissingExtraError, first_line
+from geoseg.core.extras import require
+from geoseg.errors import GeosegError, first_line
 from geoseg.maps.provenance import crs_name
 from geoseg.viz.picture import lon_lat
 from geoseg.viz.view.guard import Guard
@@ -51,12 +52,11 @@ def make_app(layers: Layers, token: str) -> Guard:
     Raises:
         MissingExtraError: starlette is not installed.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.routing import Mount, Route
-        from starlette.staticfiles import StaticFiles
-    except ImportError as error:
-        raise MissingExtraError("the map", "starlette", "view") from error
+    require("starlette", what="the map", extra="view")
+    from starlette.applications import Starlette
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+
     answers = _Answers(layers)
     routes = [
         Route("/", answers.page),

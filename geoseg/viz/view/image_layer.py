@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.core.grid import Grid, Window
-from geoseg.core.lookup import nearest_pixels
+from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError
 from geoseg.viz.picture import Image, encode
 from geoseg.viz.view.classes_layer import TILE, tile_window
@@ -58,12 +58,7 @@ class ImageLayer:
         if window.intersection(self.grid.window) is None:
             return encode(np.zeros((TILE, TILE, 4), np.uint8), "PNG")
         factor = window.width / TILE
-        grid = Grid(
-            crs=self.grid.crs,
-            transform=(self.grid[window]).transform,
-            height=window.height,
-            width=window.width,
-        ).resampled(y_factor=factor, x_factor=factor)
+        grid = self.grid[window].resampled(y_factor=factor, x_factor=factor)
         return encode(self._on(grid), "PNG")
 
     def _on(self, grid: Grid) -> NDArray[np.uint8]:
@@ -76,13 +71,10 @@ class ImageLayer:
         if depth < 0 or not self._levels:
             return self.image.on(grid)
         level = self._levels[min(depth, len(self._levels) - 1)]
-        found = nearest_pixels(grid, grid.window, level.grid)
-        if found.span is None:
-            return np.zeros((grid.height, grid.width, 4), np.uint8)
-        part = level.pixels[found.span.slices]
-        return np.stack(
-            [found.take(part[..., i], nothing=0) for i in range(4)], axis=-1
-        )
+        return look_up(
+            lambda part: level.pixels[part.slices], level.grid, grid, grid.window,
+            nothing=0, dtype=np.uint8, pixel=(4,),
+        )  # fmt: skip
 
     def start(self) -> None:
         """Begin to make small copies of a large image, in the background."""

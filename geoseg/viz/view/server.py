@@ -11,7 +11,8 @@ from secrets import token_urlsafe
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
-from geoseg.errors import GeosegError, MissingExtraError
+from geoseg.core.extras import require
+from geoseg.errors import GeosegError
 from geoseg.maps.open import open_classes
 from geoseg.maps.overviews import Pyramid
 from geoseg.maps.provenance import name_of
@@ -86,10 +87,7 @@ def view(
         GeosegError: Something cannot be opened, or the port is taken.
         MissingExtraError: uvicorn or starlette is not installed.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise MissingExtraError("the map", "uvicorn", "view") from error
+    uvicorn = require("uvicorn", what="the map", extra="view")
     reader = open_classes(masks, partial=partial)
     layers = _layers(reader, raster, regions)
     token = token_urlsafe(16)
