@@ -45,7 +45,7 @@ _ROUNDING = 1e-12
 
 _WHY = {
     "census": "every pixel of the overlap was compared, so there is no sampling error; "
-    "the figures speak of that overlap only",
+    "the figures hold for that overlap only",
     "stratified": "a random sample in each stratum, weighted by the stratum's size "
     "(Stehman 2014; Olofsson et al. 2014 where the strata are the map's classes)",
     "poststratified": "weighted afterwards by the mapped area of each class (Olofsson "
@@ -343,7 +343,7 @@ def _by_stratum(
     """Return counts as (stratum, map, reference), and the strata's sizes."""
     if table.ndim not in (2, 3) or table.shape[-2:] != (classes, classes):
         raise GeosegError(
-            f"a confusion matrix of shape {table.shape} does not go with {classes} "
+            f"a confusion matrix of shape {table.shape} does not fit {classes} "
             "class names: it must be (map, reference) or (stratum, map, reference)"
         )
     if (table < 0).any():
@@ -398,8 +398,8 @@ def _limits(
     single = (sampled == 1) & (sizes > 0)
     if single.any():
         found.append(
-            f"strata with a single sample ({_listed(names, single)}) tell nothing of "
-            "their spread: the distance of that sample from all others stands for it"
+            f"strata with a single sample ({_listed(names, single)}) have no variance "
+            "of their own: the distance of that sample from all others is used for it"
         )
     return tuple(found)
 

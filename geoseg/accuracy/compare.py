@@ -157,7 +157,7 @@ def compare(
     if shape[0] * shape[1] > _MOST_PAIRS:
         raise GeosegError(
             f"{len(ours.classes):,} by {len(theirs.classes):,} classes are too many "
-            f"pairs to compare; {_MOST_PAIRS:,} can be"
+            f"pairs to compare: at most {_MOST_PAIRS:,} can be"
         )
     counts, units = np.zeros((2, shape[0] * shape[1]), np.int64)
     windows = list(squares(grid, block_side(ours, block)))

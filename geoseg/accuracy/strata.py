@@ -11,7 +11,7 @@ import numpy as np
 from geoseg.accuracy.accuracy import Accuracy, Estimator, UnitAreas, estimate
 from geoseg.accuracy.boundary import BoundaryScore
 from geoseg.accuracy.tally import Job, Tally
-from geoseg.core.text import area_unit, number, redact
+from geoseg.core.text import area_unit, counted, number, redact
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import PointLabels
 from geoseg.maps.complete import incomplete
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ALIKE = 0.01  # by how much mean pixels may differ in area without a word
-_WEIGHED = "pixels differ in area, and weigh by it"
+_WEIGHED = "pixels differ in area, and are weighted by it"
 _EQUALLY_LIKELY = (
-    "the sample is taken as drawn so that every pixel of a stratum was equally likely "
-    "(a ratio estimator, Cochran 1977)"
+    "every pixel of a stratum is assumed to have been equally likely to be drawn (a "
+    "ratio estimator, Cochran 1977)"
 )
 
 
@@ -233,16 +233,16 @@ def _notes(job: Job, total: Tally, chosen: Estimator) -> Iterator[str]:
     if lacks:
         yield f"the map is {lacks}"
     if job.areas is None:
-        yield "the map has no place on the Earth: figures are of pixels, not of areas"
+        yield "the map has no CRS that gives areas: figures are of pixels, not of areas"
     elif chosen != "counts" and _spread_of_areas(total) > _ALIKE:
         yield _WEIGHED if chosen == "census" else f"{_WEIGHED}; {_EQUALLY_LIKELY}"
     if isinstance(job.labels, PointLabels):
         missed = len(job.labels.values) - total.compared
         if missed:
-            yield f"{missed} points lie where the map has no class and are left out"
+            yield f"left out, as the map has no class there: {counted(missed, 'point')}"
     elif total.compared < total.mapped.sum():
         share = total.compared / total.mapped.sum()
-        yield f"the reference says something of {share:.1%} of the mapped pixels"
+        yield f"the reference covers {share:.1%} of the mapped pixels"
     for i in range(k):
         name = job.labels.classes[i].name
         if total.counts[i].any() and not total.counts[:, i].any():

@@ -79,7 +79,7 @@ New here?
   geoseg models    what MODEL can be
 
 Exit status: 0 done; 2 the input or the arguments are wrong; 3 done but for some
-blocks or objects, run it again; 130 interrupted, the same command goes on.
+blocks or objects, run it again; 130 interrupted, the same command resumes.
 """
 
 
@@ -162,7 +162,8 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort, Terminated) as end:
         asked = isinstance(end, Terminated)
         how = "asked to end" if asked else "interrupted"
-        log.say("error", f"{how}; what is done stays done, the same command goes on")
+        said = f"{how}; what is done stays done, and the same command resumes"
+        log.say("error", said)
         return TERMINATED if asked else INTERRUPTED
     except Exception as error:
         if not is_full(error):

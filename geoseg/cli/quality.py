@@ -13,6 +13,7 @@ from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptio
 from geoseg.cli.common import OutputOptions, client_of, report
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options, Section
+from geoseg.core.text import counted
 from geoseg.execution.options import ClusterOptions
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def _check_places(*files: str | None) -> None:
     """Raise before the work where a result could not be written after it."""
     for file in files:
         if file is not None and not Path(file).parent.is_dir():
-            raise click.UsageError(f"there is no folder {Path(file).parent}")
+            raise click.UsageError(
+                f"the folder {Path(file).parent} does not exist: create it first"
+            )
 
 
 def _print(
@@ -116,7 +119,8 @@ def sample(*, masks: str, options: SampleOptions, output: OutputOptions) -> None
         path = draw_sample(masks, options, progress=show)
     count, by_stratum = _drawn(path)
     shares = ", ".join(f"{name} {k}" for name, k in by_stratum.items())
-    lines = [f"{path}: {count} points ({shares}); label the column `class` in QGIS"]
+    drawn = f"{counted(count, 'point')} ({shares})"
+    lines = [f"{path}: {drawn}; label the column `class` in QGIS"]
     report({"points": str(path), "n": count, "strata": by_stratum}, lines, output)
 
 
@@ -167,4 +171,4 @@ def compare(
         found.to_csv(written.csv)
     _print(found.to_dict(), found.table, output)
     if not output.silent:
-        click.echo(f"the same name in {found.agreement:.1%} of what both map")
+        click.echo(f"both say the same on {found.agreement:.1%} of what both map")

@@ -10,7 +10,7 @@ import click
 
 from geoseg.cli.common import OutputOptions, client_of, one_or_more, report, tell
 from geoseg.cli.options import command, takes
-from geoseg.core.text import size
+from geoseg.core.text import counted, size
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 
@@ -92,12 +92,15 @@ def _summary(
     }
     did = "it was complete already"
     if facts.pixels:
-        did = f"{facts.windows} windows in {seconds:.1f} s, {speed:.1f} Mpx/s"
+        did = (
+            f"{counted(facts.windows, 'window')} in {seconds:.1f} s, {speed:.1f} Mpx/s"
+        )
     elif facts.finished:
-        did = f"{facts.finished} blocks, inferred before, finished in {seconds:.1f} s"
+        blocks = counted(facts.finished, "block")
+        did = f"{blocks}, inferred before, finished in {seconds:.1f} s"
     if "instances" in masks.arrays:
         summary["objects"] = len(masks.objects(["pixels"])["pixels"])
-        did = f"{summary['objects']:,} objects, {did}"
+        did = f"{counted(summary['objects'], 'object')}, {did}"
     return summary, [f"{masks.path}: {did}"]
 
 

@@ -30,6 +30,15 @@ def number(value: float) -> str:
     return f"{value:.{min(digits, 6)}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many of something there are.
+
+    >>> counted(1, "block"), counted(1200, "block")
+    ('1 block', '1,200 blocks')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def percent(part: float) -> str:
     """Return a share, never as 0 or 100 when it is not quite.
 

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 
 from geoseg.core.files import replacing
+from geoseg.core.text import counted
 from geoseg.demo.example import example
 from geoseg.errors import GeosegError, ModelError, RasterError
 
@@ -84,7 +85,7 @@ class DemoResult:
         """Return everything as people read it."""
         head = (
             f"{self.width} x {self.height} pixels segmented by {self.model} at "
-            f"{self.mpx_per_s:.1f} Mpx/s, {self.polygons} polygons, "
+            f"{self.mpx_per_s:.1f} Mpx/s, {counted(self.polygons, 'polygon')}, "
             f"{self.seconds['total']:.0f} s in all, peak memory "
             f"{self.peak_memory_bytes / 1e9:.2f} GB"
         )

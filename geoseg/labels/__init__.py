@@ -203,6 +203,6 @@ def _area(
     else:
         file = open_features(within)
         if file is None:
-            raise LabelsError(f"the area {within} is no file of polygons")
+            raise LabelsError(f"the area {within} is not a file of polygons")
         frame, name = read_features(file, None, grid), Path(within).name
     return area_labels(frame, name, grid)

@@ -14,7 +14,7 @@ from geoseg.core.classes import Class
 from geoseg.core.densify import densified
 from geoseg.core.grid import Grid
 from geoseg.core.label_options import Order
-from geoseg.core.text import did_you_mean, redact
+from geoseg.core.text import counted, did_you_mean, redact
 from geoseg.errors import LabelsError
 from geoseg.labels.features import PointLabels, PolygonLabels, moved
 from geoseg.labels.names import (
@@ -66,7 +66,9 @@ def read_features(file: VectorFile, layer: str | None, grid: Grid) -> GeoDataFra
     if grid.crs is None:
         return frame
     if frame.crs is None:
-        raise LabelsError(f"the labels {path} do not say their CRS: assign one to them")
+        raise LabelsError(
+            f"the labels {path} have no CRS: assign one, as with ogr2ogr -a_srs"
+        )
     return _reprojected(frame, grid)
 
 
@@ -163,8 +165,9 @@ def _class_column(frame: GeoDataFrame, path: str | Path, column: str | None) -> 
     if len(columns) == 1:
         return columns[0]
     raise LabelsError(
-        f"which column of {path} holds the class? Name one of "
-        f"{', '.join(columns) or '(it has none)'}, or one class for all features"
+        f"which column of {path} holds the class? Name one with --column "
+        f"({', '.join(columns) or 'it has none'}), or one class for all features with "
+        "--constant"
     )
 
 
@@ -192,9 +195,9 @@ def check_overlap(frame: GeoDataFrame, path: str | Path, grid: Grid) -> None:
     x0, y0, x1, y1 = frame.total_bounds
     if not (x0 <= right and x1 >= left and y0 <= top and y1 >= bottom):
         raise LabelsError(
-            f"none of the {len(frame)} labels of {path} lies on the raster: they span "
-            f"x {x0:g} … {x1:g}, y {y0:g} … {y1:g}, the raster x {left:g} … {right:g}, "
-            f"y {bottom:g} … {top:g} in its CRS"
+            f"none of the {counted(len(frame), 'label')} of {path} lies on the raster: "
+            f"they span x {x0:g} … {x1:g}, y {y0:g} … {y1:g}, the raster x "
+            f"{left:g} … {right:g}, y {bottom:g} … {top:g} in its CRS"
         )
 
 
@@ -211,7 +214,8 @@ def _points(classed: _Classed) -> PointLabels:
     on = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
     if not on.any():
         raise LabelsError(
-            f"none of the {len(parts)} points of {classed.name} is on the raster"
+            f"none of the {counted(len(parts), 'point')} of {classed.name} is on the "
+            "raster"
         )
     return PointLabels(
         name=classed.name,
@@ -297,7 +301,7 @@ def _lost(classed: _Classed, geometries: NDArray[np.object_]) -> Iterator[str]:
     }
     told = [f"{name} {k} of {n}" for name, (k, n) in counts.items() if k]
     yield (
-        f"polygons of {classed.name} without the centre of a pixel label nothing: "
+        f"polygons of {classed.name} that hold no centre of a pixel label nothing: "
         f"{', '.join(told)}"
     )
     gone = [name for name, (k, n) in counts.items() if k == n]

@@ -43,7 +43,7 @@ OBJECT_COLUMNS = {
     "left": ("int32", "first column"),
     "bottom": ("int32", "row after the last"),
     "right": ("int32", "column after the last"),
-    "pieces": ("int32", "of how many windows' pieces it is put together"),
+    "pieces": ("int32", "how many pieces, of one window each, it is joined from"),
 }
 """Columns of the table of objects, `objects/…` in the store: dtype and meaning."""
 _ROWS = 1 << 16

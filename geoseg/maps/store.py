@@ -524,7 +524,7 @@ def _check_same(
         )
     if record.get("answers") != ANSWERS:
         raise MasksError(
-            f"{name} was begun by a version of geoseg that answers otherwise (answers "
+            f"{name} was begun by a version of geoseg that gives other results (kind "
             f"{record.get('answers', 'unknown')} there, {ANSWERS} now): finish it with "
             "that version, or use another --out or --overwrite"
         )

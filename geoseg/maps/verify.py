@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.text import redact
+from geoseg.core.text import counted, redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
@@ -132,7 +132,7 @@ def verify(
 
 def _not_to_be_opened(error: DamagedStoreError, *, repair: bool) -> Verified:
     """Return what was found where the store cannot even be opened."""
-    cannot = "nothing can be restored: what is damaged is told nowhere else"
+    cannot = "nothing can be restored: of what is damaged there is no other copy"
     return Verified(
         blocks=0,
         done=0,
@@ -238,7 +238,7 @@ def _repair(masks: Masks, found: Verified, *, again: bool) -> list[str]:
     if again:
         masks.forget(found.damaged)
         forget_overviews(masks, remake=True)
-        what = f"{len(found.damaged)} blocks" if found.damaged else "the objects"
+        what = counted(len(found.damaged), "block") if found.damaged else "the objects"
         lines.append(f"the command that made the store makes {what} again")
         if "instances" in masks.arrays and found.damaged:
             lines.append("and finds all objects again, which cross blocks")
@@ -290,6 +290,7 @@ def _is_chunk(
 
 def lines_of(path: str, found: Verified) -> list[str]:
     """Return what was found in words, a line each."""
-    total = f"{len(found.problems)} problems" if found.problems else "all as written"
+    problems = len(found.problems)
+    total = counted(problems, "problem") if problems else "all as written"
     blocks = f"{found.done} of {found.blocks} blocks are done, {total}"
     return [*found.problems, *found.repaired, f"{redact(path)}: {blocks}"]

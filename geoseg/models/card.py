@@ -122,8 +122,8 @@ class Card:
             raise ModelError(f"window {self.window} px of {self.name!r} must be >= 1")
         if self.threshold is not None and len(self.classes) != 2:
             raise ModelError(
-                f"threshold {self.threshold} of {self.name!r} parts two classes, not "
-                f"{len(self.classes)}"
+                f"threshold {self.threshold} of {self.name!r} separates two classes, "
+                f"not {len(self.classes)}"
             )
         scored = self.task == "semantic" and self.output != "labels"
         if scored and len(self.classes) == 1:

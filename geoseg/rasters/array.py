@@ -88,7 +88,8 @@ def open_array(
         return _open_dataset(data, nodata)
     if not isinstance(data, xr.DataArray):
         raise RasterError(
-            f"of xarray a DataArray or a Dataset is a raster, not {type(data).__name__}"
+            "a raster of xarray is a DataArray or a Dataset, not a "
+            f"{type(data).__name__}"
         )
     return _open_array(data, nodata)
 
@@ -172,7 +173,9 @@ def _banded(array: xr.DataArray, y: Hashable, x: Hashable, name: str) -> xr.Data
     long = [d for d in others if array.sizes[d] != 1]
     if len(long) > 1:
         sizes = ", ".join(f"{d} ({array.sizes[d]})" for d in long)
-        raise RasterError(f"{name} has {sizes} beside {y} and {x}: choose along one")
+        raise RasterError(
+            f"{name} has {sizes} beside {y} and {x}: only one may be left, the bands"
+        )
     band = (
         long[0] if long else ("band" if "band" in others or not others else others[0])
     )

@@ -221,7 +221,7 @@ def _place(source: Source, lattice: Grid) -> Window:
     if (source.grid.crs is None) != (lattice.crs is None):
         raise RasterError(
             f"{source.name} cannot join the mosaic: of it and the first raster one has "
-            "a CRS and the other has none; set it with gdal_edit -a_srs"
+            "a CRS and the other has none; set it with gdal_edit.py -a_srs"
         )
     try:
         return footprint(source.grid, lattice)
@@ -292,7 +292,7 @@ def stack(sources: Sequence[Source], name: str) -> Source:
         if source.grid.crs is None and grid.crs is not None:
             raise RasterError(
                 f"{source.name} has no CRS, unlike {finest.name}: they cannot be "
-                "stacked; set it with gdal_edit -a_srs"
+                "stacked; set it with gdal_edit.py -a_srs"
             )
         exact = aligned(source.grid, grid) == grid.window
         parts.append(source if exact else onto(source, grid))

@@ -255,7 +255,7 @@ class Files:
         names = list(dict.fromkeys(self.left_out))
         shown = ", ".join(names[:12])
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        return (f"left out, for they are no bands: {shown}{more}",)
+        return (f"left out, as they are not bands: {shown}{more}",)
 
 
 def product_of(path: str) -> str | None:

@@ -300,7 +300,7 @@ def at_resolution(source: Source, metres: float) -> Source:
     if size is None:
         raise RasterError(
             f"{source.name} has no CRS that tells how large its pixels are: use "
-            "--resolution native, or gdal_edit -a_srs first"
+            "--resolution native, or gdal_edit.py -a_srs first"
         )
     y_factor, x_factor = metres / size[0], metres / size[1]
     if max(abs(y_factor - 1), abs(x_factor - 1)) < 0.01:

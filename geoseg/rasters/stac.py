@@ -138,7 +138,7 @@ def _valid_item(item: Mapping[str, Any], told: Told) -> Source:
         return _open_item(item, told)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RasterError(
-            f"STAC item {item.get('id', '?')} is not as the specification has it: "
+            f"STAC item {item.get('id', '?')} does not follow the specification: "
             f"{squeezed(error)}"
         ) from error
 

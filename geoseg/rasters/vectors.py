@@ -92,7 +92,9 @@ class VectorFile:
             return drawn[0]
         if not drawn:
             raise self.error(f"{self.what} {name} holds no features with geometries")
-        raise self.error(f"{self.what} {name} has layers {', '.join(drawn)}: name one")
+        raise self.error(
+            f"{self.what} {name} has layers {', '.join(drawn)}: name one with --layer"
+        )
 
     def read(self, layer: str, **options: Any) -> GeoDataFrame:  # noqa: ANN401
         """Return a layer's features; options are those of `pyogrio.read_dataframe`."""
@@ -197,8 +199,8 @@ def refuse_reaching(
     """
     if _PREFIX.match(file) or file.lstrip().startswith("<"):
         raise error(
-            f"{what} {redact(file)} is no file: databases and services are not opened; "
-            "export a GeoPackage with ogr2ogr"
+            f"{what} {redact(file)} is not a file: databases and services are not "
+            "opened; export a GeoPackage with ogr2ogr"
         )
     if not os.path.isfile(file):  # noqa: PTH113 - a name may be too long for a path
         return

@@ -136,7 +136,9 @@ def _transformer(a: str, b: str) -> Transformer:
     try:
         return Transformer.from_crs(a, b, always_xy=True)
     except ProjError as error:
-        raise RasterError(f"no way from one CRS to the other: {error}") from error
+        raise RasterError(
+            f"coordinates cannot be brought from one CRS into the other: {error}"
+        ) from error
 
 
 def _project(

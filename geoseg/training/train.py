@@ -218,7 +218,9 @@ def _framework(options: TrainOptions) -> dict[str, Any]:
     """Return how to build the network; nothing for trees."""
     if options.arch in CLASSICAL:
         if options.init is not None:
-            raise GeosegError(f"{options.arch} starts from nothing: leave out --init")
+            raise GeosegError(
+                f"{options.arch} is always trained from scratch: leave out --init"
+            )
         return {}
     require("lightning", what="training a network", extra="train")
     if options.arch is None and options.init is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from geoseg.accuracy.accuracy import Accuracy, estimate
 from geoseg.core.extras import require
 from geoseg.core.grid import Window, squares
+from geoseg.core.text import counted
 from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import KINDS, Trees
 from geoseg.models.classical.pixelwise import Classifier
@@ -160,8 +161,8 @@ def cross_validate(
         )
         np.add.at(counts, (votes[:, :, 0].argmax(0), samples.targets[test]), 1)
     notes = [
-        f"{n} pixels of {name!r} cannot be tested: no others of it lie outside their "
-        "block and the gap around it"
+        f"{counted(int(n), 'pixel')} of {name!r} cannot be tested: no others lie "
+        "outside their block and the gap around it"
         for name, n in zip(names, unknown, strict=True)
         if n
     ]

@@ -77,7 +77,7 @@ def _refuse_in_use(path: Path) -> None:
         raise RegionsError(f"{path} cannot be replaced: {error}") from error
     except sqlite3.DatabaseError as error:
         raise RegionsError(
-            f"{path} is no GeoPackage, so it is not overwritten: choose another name"
+            f"{path} is not a GeoPackage, so it is not overwritten: choose another name"
         ) from error
     finally:
         connection.close()

@@ -232,11 +232,13 @@ def _check(layer: str, options: VectorizeOptions) -> None:
         )
     reserved = ("gpkg_", "rtree_", "sqlite_", "layer_styles")
     if layer.lower().startswith(reserved):
-        raise RegionsError(f"layer name {layer!r} is reserved in a GeoPackage")
+        raise RegionsError(
+            f"layer name {layer!r} is reserved in a GeoPackage: name another"
+        )
     metres = {"simplify": options.simplify, "smooth": options.smooth}
     for name, value in {**metres, "min_area": options.min_area}.items():
         if value is not None and not 0 <= value < np.inf:
-            raise RegionsError(f"{name} {value} must be a number from 0 up")
+            raise RegionsError(f"{name} {value} must be 0 or more")
 
 
 def _least_iou(options: VectorizeOptions, *, several: bool) -> float | None:
@@ -246,11 +248,11 @@ def _least_iou(options: VectorizeOptions, *, several: bool) -> float | None:
         return None
     least = MIN_IOU if regularize is True else float(regularize)
     if not 0 < least <= 1:
-        raise RegionsError(f"regularize {least:g}: an IoU lies above 0, and up to 1")
+        raise RegionsError(f"regularize {least:g}: an IoU is above 0 and at most 1")
     if options.simplify or options.smooth:
         raise RegionsError(
             "footprints are squared instead of simplified or smoothed: leave out "
-            "either regularize, or simplify and smooth"
+            "--regularize, or --simplify and --smooth"
         )
     if several:
         raise RegionsError(
@@ -299,8 +301,8 @@ def _block_side(reader: ClassReader, drawing: Drawing, block: int | None) -> int
     """Return the side of blocks: whole chunks, and large against their apron."""
     if drawing.apron > _FURTHEST:
         raise RegionsError(
-            f"simplify and smooth look {drawing.apron} pixels far here, at most "
-            f"{_FURTHEST} are possible: ask for less, or vectorize a coarser raster"
+            f"--simplify and --smooth reach over {drawing.apron} pixels here, and at "
+            f"most {_FURTHEST} are possible: ask for less, or use a coarser raster"
         )
     if block is not None:
         if block < 1:

@@ -357,7 +357,7 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     _, said = process.communicate(timeout=120)
     assert process.returncode == status
     assert said.strip().count("\n") == 0
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     masks = open_masks(str(out))
     inferred = len(masks.marked(PARTIAL) | masks.done())
     assert 2 <= inferred < BLOCKS

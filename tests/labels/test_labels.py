@@ -228,7 +228,7 @@ def test_files_that_name_other_sources_are_refused(tmp_path, text, ending, value
     "name", ["PG:host=db password=x", "WFS:https://host/wfs", "<OGRVRTDataSource/>"]
 )
 def test_databases_and_services_are_not_opened(name):
-    with pytest.raises(LabelsError, match="is no file") as caught:
+    with pytest.raises(LabelsError, match="is not a file") as caught:
         open_labels(name, GRID)
     assert "password=x" not in str(caught.value)
 

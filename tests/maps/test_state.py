@@ -138,6 +138,6 @@ def test_a_store_that_was_answered_otherwise_is_not_resumed(masks):
         other = {k: v for k, v in record.items() if k != "answers"}
         other |= {"answers": answers} if answers else {}
         masks.storage.put(RECORD, json.dumps(other).encode())
-        with pytest.raises(MasksError, match=r"answers otherwise.*--overwrite"):
+        with pytest.raises(MasksError, match=r"gives other results.*--overwrite"):
             create_masks(masks.path, **options)
     assert geoseg.__version__

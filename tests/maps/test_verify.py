@@ -287,5 +287,5 @@ def test_what_is_told_nowhere_else_cannot_be_restored(tmp_path):
     assert not found.whole
     assert "metadata" in found.problems[0]
     assert found.repaired == (
-        "nothing can be restored: what is damaged is told nowhere else",
+        "nothing can be restored: of what is damaged there is no other copy",
     )

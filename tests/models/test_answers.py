@@ -50,7 +50,7 @@ def test_a_threshold_parts_two_channels_too(output):
     given = logits if output == "logits" else logits.softmax(1)
     found = fit_channels(given, card).argmax(1)
     assert torch.equal(found == 1, logits.softmax(1)[:, 1] > 0.2)
-    with pytest.raises(ModelError, match="parts two classes, not 3"):
+    with pytest.raises(ModelError, match="separates two classes, not 3"):
         a_card("abc", threshold=0.5)
 
 

@@ -166,7 +166,7 @@ class TestThreshold:
         ("spec", "message"),
         [
             ("threshold:", "neither a band"),
-            ("threshold:nir", "does not say where to part"),
+            ("threshold:nir", "gives no threshold of"),
             ("threshold:nir>high", "'high'.*not a number"),
             ("threshold:nir>nan", "finite"),
             ("threshold:nir:", "not a number"),

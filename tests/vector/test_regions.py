@@ -223,8 +223,8 @@ def test_a_geopackage_in_use_is_left_alone(raster: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.shp", "ending"),
-        ("none/a.gpkg", "not a folder"),
+        ("a.shp", "must end in .gpkg"),
+        ("none/a.gpkg", "does not exist"),
         ("folder.gpkg", "is a folder"),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_file_that_is_no_geopackage_is_not_overwritten(
 ) -> None:
     precious = tmp_path / "notes.gpkg"
     precious.write_text("my notes, " * 500)
-    with pytest.raises(RegionsError, match="no GeoPackage"):
+    with pytest.raises(RegionsError, match="not a GeoPackage"):
         vectorize(raster, precious, overwrite=True)
     assert precious.read_text().startswith("my notes")
 

@@ -244,8 +244,8 @@ def test_right_angles_are_right_on_the_ground(houses, tmp_path, ending, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--simplify", "2"], "leave out either"),
-        (["--smooth"], "leave out either"),
+        (["--simplify", "2"], "leave out --regularize"),
+        (["--smooth"], "leave out --regularize"),
         ([], "--classes building"),
     ],
 )

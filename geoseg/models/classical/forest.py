@@ -148,7 +148,7 @@ class Trees(Classifier):
             and max(self.left.max(initial=0), self.right.max(initial=0)) < n
             and (self.feature[inner] >= 0).all()
         )
-        return None if sound else "its nodes lead astray"
+        return None if sound else "its nodes make no trees"
 
 
 def _stump(scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -156,7 +156,7 @@ class Machine(Classifier):
         wrong = [n for n, shape in shapes.items() if getattr(self, n).shape != shape]
         in_table = (self.places[:-1] >= 0) & (self.places[:-1] < self.places[-1:])
         if wrong or known < 2 or not in_table.all():
-            return f"{', '.join(wrong) or 'its classes'} do not go with the rest"
+            return f"{', '.join(wrong) or 'its classes'} do not fit the rest"
         return None
 
 

@@ -158,7 +158,7 @@ def _threshold(text: str, spec: str) -> Threshold:
     expression = parse(left)
     if number is None and not expression.is_difference:
         raise ModelError(
-            f"{spec!r} does not say where to part {left!r}: write "
+            f"{spec!r} gives no threshold of {left!r}: write "
             f"threshold:{left.strip()}>NUMBER"
         )
     value = 0.0 if number is None else number
