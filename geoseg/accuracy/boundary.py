@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from geoseg.accuracy.interval import finite
 
@@ -105,13 +105,7 @@ def count_boundaries(
 
 def _boundary(region: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return pixels of a region with a known 4-neighbour that is not of it."""
-    other = known & ~region
-    touching = np.zeros_like(region)
-    touching[1:] |= other[:-1]
-    touching[:-1] |= other[1:]
-    touching[:, 1:] |= other[:, :-1]
-    touching[:, :-1] |= other[:, 1:]
-    return np.asarray(region & known & touching)
+    return np.asarray(region & known & binary_dilation(known & ~region))
 
 
 def _near(

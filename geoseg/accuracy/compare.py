@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.accuracy.evaluation import empty_table
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Window, squares
@@ -92,29 +92,26 @@ class Comparison:
 
     def to_csv(self, path: str | Path) -> Path:
         """Write a row for each pair of classes that meet: names, pixels, area."""
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["map", "other", "pixels", "area_m2"])
-            for i, j in np.argwhere(self.pixels).tolist():
-                area = float(self.areas_m2[i, j])
-                pair = self.rows[i].name, self.columns[j].name
-                shown = area if np.isfinite(area) else ""
-                writer.writerow([*pair, int(self.pixels[i, j]), shown])
+        import pandas as pd
+
+        i, j = np.nonzero(self.pixels)
+        ours, theirs = ([c.name for c in cs] for cs in (self.rows, self.columns))
+        table = {
+            "map": np.array(ours, object)[i],
+            "other": np.array(theirs, object)[j],
+            "pixels": self.pixels[i, j],
+            "area_m2": self.areas_m2[i, j],
+        }
+        pd.DataFrame(table).to_csv(path, index=False)
         return Path(path)
 
     def table(self) -> Table:
         """Return the matrix for a terminal (rich): km², or pixels without areas."""
-        from rich.table import Table
-
         known = bool(np.isfinite(self.areas_m2).all())
         values = self.areas_m2 * 1e-6 if known else self.pixels.astype(np.float64)
-        table = Table(
-            title=f"rows: {self.one}, columns: {self.other}; "
-            f"{'km²' if known else 'pixels'}"
-        )
-        table.add_column("")
-        for c in self.columns:
-            table.add_column(c.name, justify="right")
+        unit = "km²" if known else "pixels"
+        title = f"rows: {self.one}, columns: {self.other}; {unit}"
+        table = empty_table(title, "", (c.name for c in self.columns))
         for c, row in zip(self.rows, values.tolist(), strict=True):
             digits = 3 if known else 0
             table.add_row(c.name, *(f"{v:,.{digits}f}" for v in row))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,22 +106,19 @@ class Evaluation:
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one row per class: accuracies and areas with standard errors."""
+        import pandas as pd
+
         rows = [_row(*c) for c in zip(self.classes, self._figures(), strict=True)]
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(path, index=False)
         return Path(path)
 
     def confusion_to_csv(self, path: str | Path) -> Path:
         """Write the confusion matrix: rows are the map, columns the reference."""
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["map \\ reference", *self.accuracy.names])
-            for name, row in zip(
-                self.accuracy.names, self.accuracy.counts.tolist(), strict=True
-            ):
-                writer.writerow([name, *row])
+        import pandas as pd
+
+        names = list(self.accuracy.names)
+        table = pd.DataFrame(self.accuracy.counts, index=names, columns=names)
+        table.to_csv(path, index_label="map \\ reference")
         return Path(path)
 
     def tables(self, *, kappa: bool = False) -> Group:
@@ -147,12 +143,9 @@ class Evaluation:
         )
 
     def _accuracy_table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"{self.masks} against {self.reference}")
-        table.add_column("class")
-        for name in ("user's", "producer's", "F1", "IoU", "area km²", "mapped km²"):
-            table.add_column(name, justify="right")
+        columns = ("user's", "producer's", "F1", "IoU", "area km²", "mapped km²")
+        title = f"{self.masks} against {self.reference}"
+        table = empty_table(title, "class", columns)
         for c, (figures, area, mapped) in zip(
             self.classes, self._figures(), strict=True
         ):
@@ -166,12 +159,7 @@ class Evaluation:
         return table
 
     def _matrix_table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title="rows: map, columns: reference")
-        table.add_column("")
-        for name in self.accuracy.names:
-            table.add_column(name, justify="right")
+        table = empty_table("rows: map, columns: reference", "", self.accuracy.names)
         rows = zip(self.accuracy.names, self.accuracy.counts.tolist(), strict=True)
         for name, row in rows:
             table.add_row(name, *(f"{n:,}" for n in row))
@@ -208,9 +196,9 @@ class Evaluation:
 
 def _row(
     c: Class, figures: tuple[ClassAccuracy, Estimate, float]
-) -> dict[str, str | float]:
+) -> dict[str, str | float | None]:
     accuracy, area, mapped = figures
-    row: dict[str, str | float] = {"value": c.value, "class": c.name}
+    row: dict[str, str | float | None] = {"value": c.value, "class": c.name}
     named = {
         "users_accuracy": accuracy.users,
         "producers_accuracy": accuracy.producers,
@@ -222,25 +210,31 @@ def _row(
     for name, estimate in named.items():
         for key, value in estimate.to_dict().items():
             column = name if key == "value" else f"{name}_{key}"
-            row[column] = "" if value is None else value
-    row["mapped_area_m2"] = mapped if np.isfinite(mapped) else ""
+            row[column] = value
+    row["mapped_area_m2"] = mapped
     row["quantity_disagreement"] = accuracy.quantity
     row["allocation_disagreement"] = accuracy.allocation
     return row
 
 
 def _objects_table(objects: ObjectScores) -> Table:
-    from rich.table import Table
-
-    table = Table(title="objects")
-    table.add_column("class")
     columns = ("true", "mapped", "AP50", "AP50:95", "PQ", "SQ", "RQ = F1 at 0.5")
-    for name in columns:
-        table.add_column(name, justify="right")
+    table = empty_table("objects", "class", columns)
     for name, c in zip(objects.names, objects.per_class, strict=True):
         figures: Sequence[float] = (c.ap50, c.mean_ap, c.pq, c.sq, c.rq)
         shown = (_number(v) for v in figures)
         table.add_row(name, f"{c.true:,}", f"{c.mapped:,}", *shown)
+    return table
+
+
+def empty_table(title: str, first: str, columns: Iterable[str]) -> Table:
+    """Return a table for a terminal (rich): names on the left, figures to the right."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column(first)
+    for name in columns:
+        table.add_column(name, justify="right")
     return table
 
 

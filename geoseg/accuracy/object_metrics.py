@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from geoseg.accuracy.interval import finite
 
@@ -60,15 +61,13 @@ def count_overlaps(mapped: ArrayLike, true: ArrayLike) -> Overlaps:
 
 def add_overlaps(parts: Iterable[Overlaps]) -> Overlaps:
     """Return the sum of the counts of several blocks, in any order."""
-    found = list(parts)
-    none = np.zeros(0, np.int64)
-    mapped = np.concatenate([none, *(p.mapped for p in found)])
-    true = np.concatenate([none, *(p.true for p in found)])
-    pixels = np.concatenate([none, *(p.pixels for p in found)])
-    pairs, index = np.unique(np.stack([mapped, true]), axis=1, return_inverse=True)
-    summed = np.zeros(pairs.shape[1], np.int64)
-    np.add.at(summed, index.ravel(), pixels)
-    return Overlaps(mapped=pairs[0], true=pairs[1], pixels=summed)
+    none = np.zeros((3, 0), np.int64)
+    counted = np.concatenate(
+        [none, *(np.stack([p.mapped, p.true, p.pixels]) for p in parts)], axis=1
+    )
+    table = pd.DataFrame(counted.T, columns=["mapped", "true", "pixels"])
+    sums = table.groupby(["mapped", "true"], as_index=False)["pixels"].sum()
+    return Overlaps(**{name: sums[name].to_numpy() for name in sums})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -251,12 +250,8 @@ def _index(
     names: NDArray[np.int64], ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return each name's place among the ids, and whether it is one of them."""
-    if not len(ids):
-        return np.zeros(len(names), np.intp), np.zeros(len(names), bool)
-    order = np.argsort(ids)
-    place = np.clip(np.searchsorted(ids[order], names), 0, len(ids) - 1)
-    index = order[place]
-    return index, ids[index] == names
+    index = pd.Index(ids).get_indexer(names)
+    return index, index >= 0
 
 
 def _score_class(pairs: _Pairs, value: int) -> ClassObjects:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from geoseg.errors import MissingExtraError
 from geoseg.viz.figures import draw_curves
@@ -29,14 +30,11 @@ def write_curves(
     """
     if not rows:
         return
-    columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+    table = pd.DataFrame(rows)
+    table = table[[name for name in _COLUMNS if name in table]]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / CSV).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    table = {name: [row.get(name, float("nan")) for row in rows] for name in columns}
+    table.to_csv(folder / CSV, index=False)
     try:
-        draw_curves(table, folder / PNG, best=best)
+        draw_curves(table.to_dict("list"), folder / PNG, best=best)
     except MissingExtraError:
         return  # the numbers are written; a picture needs the extra

@@ -14,8 +14,6 @@ from geoseg.vector.rings import HEADER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from geoseg.vector.table import Layer, Rows
 
 _GROUP = 50_000  # rows
@@ -48,11 +46,13 @@ class GeoParquet:
     def _flush(self) -> None:
         """Write what waits, neighbours beside each other."""
         import pyarrow as pa
+        from geopandas import GeoSeries
 
         table = pa.Table.from_batches(self._waiting, self._schema)
         box = table.column("bbox").combine_chunks()
         x0, y0, x1, y1 = (np.asarray(box.field(name)) for name in _BOX)
-        order = np.argsort(_hilbert((x0 + x1) / 2, (y0 + y1) / 2), kind="stable")
+        middles = GeoSeries.from_xy((x0 + x1) / 2, (y0 + y1) / 2)
+        order = np.argsort(middles.hilbert_distance(), kind="stable")
         self._file.write_table(table.take(pa.array(order)), row_group_size=_GROUP)
         self._waiting, self._count = [], 0
 
@@ -126,23 +126,3 @@ def arrow_batch(rows: Rows, layer: Layer, schema: Any) -> Any:  # noqa: ANN401
         )
     arrays.append(pa.array(list(rows.blobs(HEADER)), pa.binary()))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _hilbert(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return places along a Hilbert curve of order 16 over the points' box."""
-    a, b = (_spread(v) for v in (x, y))
-    place = np.zeros(len(a), np.int64)
-    side = 1 << 15
-    while side:
-        right, up = (a & side) > 0, (b & side) > 0
-        place += side * side * ((3 * right) ^ up)
-        flip = ~up & right
-        a, b = np.where(flip, 65535 - a, a), np.where(flip, 65535 - b, b)
-        a, b = np.where(up, a, b), np.where(up, b, a)
-        side >>= 1
-    return place
-
-
-def _spread(v: NDArray[np.float64]) -> NDArray[np.int64]:
-    low, high = v.min(), v.max()
-    return np.asarray((v - low) / (high - low or 1.0) * 65535, np.int64)
