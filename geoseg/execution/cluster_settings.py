@@ -103,7 +103,7 @@ class _Jobs(_Growing):
     def _is_one_word(cls, value: str) -> str:
         if any(character.isspace() for character in value):
             raise ValueError(
-                f"{value!r} has a blank, which dask-jobqueue cannot pass to its jobs"
+                f"{value!r} has a space, which dask-jobqueue cannot pass to its jobs"
             )
         return value
 
@@ -271,7 +271,7 @@ def chosen_cluster(
         if not _ADDRESS.fullmatch(scheduler):
             raise GeosegError(
                 f"--scheduler {redact(scheduler)} is not an address: {_FORM}; "
-                "certificates of tls:// stand in a --cluster file"
+                "certificates of tls:// go into a --cluster file"
             )
         return Address(kind="address", address=scheduler)
     values = {"kind": "local", "workers": workers}

@@ -418,7 +418,7 @@ def _kubernetes(settings: Kubernetes) -> Iterator[Client]:
         )
     except Exception as error:
         raise ClusterError(
-            f"a Kubernetes cluster cannot be had: {first_line(error)}"
+            f"a Kubernetes cluster cannot start: {first_line(error)}"
         ) from error
     with _growing(cluster, settings) as client:
         yield client
@@ -455,7 +455,7 @@ def _ssh(settings: Ssh) -> Iterator[Client]:
     except ImportError as error:
         raise MissingExtraError("kind = 'ssh'", "asyncssh", "ssh") from error
     except Exception as error:
-        raise ClusterError(f"SSH workers cannot be had: {first_line(error)}") from error
+        raise ClusterError(f"SSH workers cannot start: {first_line(error)}") from error
     with cluster, _client(cluster) as client:
         check_versions(client)
         yield client

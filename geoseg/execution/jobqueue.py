@@ -43,7 +43,7 @@ def queue_cluster(settings: Jobs) -> tuple[Any, list[str]]:
         cluster = make(job_cls=job, **job_options(settings))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ClusterError(
-            f"{name} workers cannot be had: {first_line(error)}"
+            f"{name} workers cannot start: {first_line(error)}"
         ) from error
     return cluster, refusals
 

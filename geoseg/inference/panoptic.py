@@ -45,7 +45,7 @@ def stuff_card(card: Card) -> Card:
     if not things or all(c.name == VOID for c in stuff):
         raise ModelError(
             f"the card of {card.name!r} must name its things (for one of transformers, "
-            "--things does), and have classes that are none: a panoptic model tells "
+            "--things does), and have classes that are not: a panoptic model tells "
             "apart things and stuff"
         )
     return replace(

@@ -110,7 +110,7 @@ def check_worker(job: Job) -> None:
     if here != chosen:
         raise ClusterError(
             f"a worker on {gethostname()} computes in {here}, the run was begun in "
-            f"{chosen}: its answers would differ; give it a device that computes so"
+            f"{chosen}: its results would differ; use a device like that"
         )
 
 

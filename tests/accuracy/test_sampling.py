@@ -264,7 +264,7 @@ def test_class_maps_of_other_tools_are_sampled_and_evaluated(scene):
         ({"expected": {"glacier": 0.5}}, "no class glacier"),
         ({"expected": {"town": 5}}, "not between 0 and 1"),
         ({"out": "a.shp"}, "must end in .gpkg"),
-        ({"out": "nowhere/a.gpkg"}, "a folder that is there"),
+        ({"out": "nowhere/a.gpkg"}, "does not exist"),
     ],
 )
 def test_bad_numbers_are_one_line(scene, settings, words):

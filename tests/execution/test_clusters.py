@@ -394,7 +394,7 @@ def test_directories_with_blanks_are_one_word_for_slurm(tmp_path):
     directives = options["job_extra_directives"]
     assert f'--output="{tmp_path}/my logs/geoseg-worker-%j.out"' in directives
     assert options["local_directory"] == "'/scratch/my disk'"
-    with pytest.raises(GeosegError, match=r"shared_directory: .* has a blank"):
+    with pytest.raises(GeosegError, match=r"shared_directory: .* has a space"):
         settings(tmp_path, "kind='slurm'\nworkers=1\nshared_directory='/a b'")
 
 

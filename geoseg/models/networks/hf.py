@@ -88,7 +88,7 @@ def open_folder(path: Path, *, name: str | None = None) -> Opened:
         ArithmeticError,
     ) as error:
         raise ModelError(
-            f"the configuration in {path} makes no sense: {type(error).__name__}: "
+            f"the configuration in {path} cannot be used: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
     several = card.framework["arch"] in QUERIES
