@@ -195,8 +195,8 @@ def check_overlap(frame: GeoDataFrame, path: str | Path, grid: Grid) -> None:
     x0, y0, x1, y1 = frame.total_bounds
     if not (x0 <= right and x1 >= left and y0 <= top and y1 >= bottom):
         raise LabelsError(
-            f"none of the {counted(len(frame), 'label')} of {path} lies on the raster: "
-            f"they span x {x0:g} … {x1:g}, y {y0:g} … {y1:g}, the raster x "
+            f"no label of {path} lies on the raster: {counted(len(frame), 'feature')}, "
+            f"which span x {x0:g} … {x1:g}, y {y0:g} … {y1:g}, the raster x "
             f"{left:g} … {right:g}, y {bottom:g} … {top:g} in its CRS"
         )
 
@@ -214,8 +214,8 @@ def _points(classed: _Classed) -> PointLabels:
     on = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
     if not on.any():
         raise LabelsError(
-            f"none of the {counted(len(parts), 'point')} of {classed.name} is on the "
-            "raster"
+            f"no point of {classed.name} is on the raster "
+            f"({counted(len(parts), 'point')} in all)"
         )
     return PointLabels(
         name=classed.name,

@@ -446,7 +446,7 @@ def test_results_are_written_whole(scene):
     ("change", "words"),
     [
         ({"column": "nope"}, "has no column 'nope'; it has class"),
-        ({"within": (0, 0, 1, 1)}, "none of the 1 labels of the area"),
+        ({"within": (0, 0, 1, 1)}, "no label of the area lies on the raster"),
         ({"objects": True}, "holds no instances"),
     ],
 )

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,12 +27,14 @@ from geoseg.maps.store import Masks
 from geoseg.viz.picture import class_png, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from geoseg.core.grid import Grid
     from geoseg.maps.reader import ClassReader
+
+T = TypeVar("T")
 
 TILE = 256
 _POLL = 2.0
@@ -50,23 +52,62 @@ def tile_window(z: int, x: int, y: int) -> Window:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class ClassesLayer:
+class Background:
+    """What is made in a thread of its own while a layer is looked at."""
+
+    share: float = 1.0
+    """How much of it is made."""
+    version: int = 0
+    """Grows whenever tiles may have changed."""
+    problem: str = ""
+    """Why there is none, where making it failed."""
+    _ended: Event = field(default_factory=Event)
+    _worker: Thread | None = None
+
+    def begin(self) -> None:
+        """Begin to make it."""
+        self.share = 0.0
+        self._worker = Thread(target=self._work, daemon=True, name="overviews")
+        self._worker.start()
+
+    def close(self) -> None:
+        """Stop making it."""
+        self._ended.set()
+        if self._worker is not None:
+            self._worker.join(timeout=10)
+
+    def make(self) -> None:
+        """Make it, until it is done or closed."""
+        raise NotImplementedError
+
+    def followed(self, steps: Iterable[T], seconds: float) -> Iterator[T]:
+        """Yield steps until closed; now and then tell that tiles may have changed."""
+        told = time.monotonic()
+        for step in steps:
+            if self._ended.is_set():
+                return
+            yield step
+            if time.monotonic() - told > seconds:
+                self.version, told = self.version + 1, time.monotonic()
+        self.version += 1
+
+    def _work(self) -> None:
+        try:
+            self.make()
+        except (GeosegError, OSError) as error:
+            self.problem = str(error)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ClassesLayer(Background):
     """A raster of classes that is looked at while its overviews are being made."""
 
     reader: ClassReader
     pyramid: Pyramid
-    share: float = 1.0
-    """How much of the overviews is made."""
     ready: bool = True
     """Whether there are overviews, perhaps still being filled."""
-    version: int = 0
-    """Grows whenever tiles may have changed."""
     seen: set[int] = field(default_factory=set)
     """Class values in the tiles so far."""
-    problem: str = ""
-    """Why there are no overviews, where making them failed."""
-    _ended: Event = field(default_factory=Event)
-    _worker: Thread | None = None
 
     @property
     def grid(self) -> Grid:
@@ -129,9 +170,8 @@ class ClassesLayer:
         self.pyramid = open_pyramid(self.reader)
         if self.blocks() is None and self._is_deep_enough():
             return
-        self.share, self.ready = 0.0, False
-        self._worker = Thread(target=self._make, daemon=True, name="overviews")
-        self._worker.start()
+        self.ready = False
+        self.begin()
 
     def _is_deep_enough(self) -> bool:
         levels = self.pyramid.levels
@@ -140,24 +180,16 @@ class ClassesLayer:
         coarsest = levels[-1].grid
         return max(coarsest.height, coarsest.width) <= COARSEST << _WITHOUT
 
-    def close(self) -> None:
-        """Stop making overviews."""
-        self._ended.set()
-        if self._worker is not None:
-            self._worker.join(timeout=10)
-
-    def _make(self) -> None:
-        try:
-            levels = self._own_levels()
-            if levels is None:
-                with TemporaryDirectory(prefix="geoseg-overviews-") as folder:
-                    self._make_in(create_levels(self.reader, folder))
-                    self._ended.wait()
-            elif self._make_in(levels):
-                assert isinstance(self.reader, Masks)
-                announce(self.reader, levels)
-        except (GeosegError, OSError) as error:
-            self.problem = str(error)
+    def make(self) -> None:
+        """Make overviews in the store itself, else in a folder that goes with this."""
+        levels = self._own_levels()
+        if levels is None:
+            with TemporaryDirectory(prefix="geoseg-overviews-") as folder:
+                self._make_in(create_levels(self.reader, folder))
+                self._ended.wait()
+        elif self._make_in(levels):
+            assert isinstance(self.reader, Masks)
+            announce(self.reader, levels)
 
     def _own_levels(self) -> tuple[Masks, ...] | None:
         """Create overviews in a complete store; None where it cannot be written to."""
@@ -190,27 +222,16 @@ class ClassesLayer:
         """Show something of everything at once; of what is being written, nothing."""
         if self.blocks() is not None:
             return
-        step = time.monotonic()
-        for _ in preview(self.reader, self.pyramid.levels, regions(self.grid)):  # type: ignore[arg-type]
-            if time.monotonic() - step > 0.3:
-                self.version, step = self.version + 1, time.monotonic()
-            if self._ended.is_set():
-                return
-        self.version += 1
+        made = preview(self.reader, self.pyramid.levels, regions(self.grid))  # type: ignore[arg-type]
+        for _ in self.followed(made, seconds=0.3):
+            pass
 
     def _fill(self, squares: list[Window]) -> None:
-        if not squares:
-            self.share = 1.0
-            return
-        step = time.monotonic()
         made = fill(self.reader, self.pyramid.levels, squares)  # type: ignore[arg-type]
-        for done, _ in enumerate(made, start=1):
+        steps = self.followed(made, seconds=0.5) if squares else ()
+        for done, _ in enumerate(steps, start=1):
             self.share = done / len(squares)
-            if time.monotonic() - step > 0.5:
-                self.version, step = self.version + 1, time.monotonic()
-            if self._ended.is_set():
-                return
-        self.share, self.version = 1.0, self.version + 1
+        self.share = 1.0
 
     def _done(self) -> tuple[set[tuple[int, int]], int, int]:
         assert isinstance(self.reader, Masks)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
-from geoseg.errors import GeosegError
 from geoseg.viz.picture import Image, encode
-from geoseg.viz.view.classes_layer import TILE, tile_window
+from geoseg.viz.view.classes_layer import TILE, Background, tile_window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,21 +33,13 @@ class _Level:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class ImageLayer:
+class ImageLayer(Background):
     """A raster beside the masks; small copies of it are made in the background."""
 
     image: Image
     grid: Grid
     """The map's."""
-    share: float = 1.0
-    """How much of the copies is made."""
-    version: int = 0
-    """Grows whenever tiles may have changed."""
-    problem: str = ""
-    """Why there is no image zoomed out, where that failed."""
     _levels: Sequence[_Level] = ()
-    _ended: Event = field(default_factory=Event)
-    _worker: Thread | None = None
 
     def tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile of the map's grid as PNG, clear where there is no image."""
@@ -79,44 +68,19 @@ class ImageLayer:
     def start(self) -> None:
         """Begin to make small copies of a large image, in the background."""
         own = self.image.source.grid
-        if max(own.height, own.width) <= _SMALLEST << _FIRST:
-            return
-        self.share = 0.0
-        self._worker = Thread(target=self._make, daemon=True, name="image")
-        self._worker.start()
+        if max(own.height, own.width) > _SMALLEST << _FIRST:
+            self.begin()
 
-    def close(self) -> None:
-        """Stop making copies."""
-        self._ended.set()
-        if self._worker is not None:
-            self._worker.join(timeout=10)
-
-    def _make(self) -> None:
-        try:
-            with TemporaryDirectory(prefix="geoseg-image-") as folder:
-                self._levels = _empty_levels(self.image.source.grid, Path(folder))
-                self._fill()
-                self._ended.wait()
-                self._levels = ()
-        except (GeosegError, OSError) as error:
-            self.problem = str(error)
-
-    def _fill(self) -> None:
-        own, step = self.image.source.grid, time.monotonic()
-        squares = [
-            Window(y=y, x=x, height=_REGION, width=_REGION).intersection(own.window)
-            for y in range(0, own.height, _REGION)
-            for x in range(0, own.width, _REGION)
-        ]
-        for done, square in enumerate(squares, start=1):
-            if self._ended.is_set():
-                return
-            assert square is not None, "squares begin inside"
-            self._fill_square(square)
-            self.share = done / len(squares)
-            if time.monotonic() - step > 1:
-                self.version, step = self.version + 1, time.monotonic()
-        self.version += 1
+    def make(self) -> None:
+        """Make small copies in a folder that goes with this."""
+        with TemporaryDirectory(prefix="geoseg-image-") as folder:
+            self._levels = _empty_levels(self.image.source.grid, Path(folder))
+            parts = list(squares(self.image.source.grid, _REGION))
+            for done, part in enumerate(self.followed(parts, seconds=1), start=1):
+                self._fill_square(part)
+                self.share = done / len(parts)
+            self._ended.wait()
+            self._levels = ()
 
     def _fill_square(self, square: Window) -> None:
         pixels = self.image.read(square)
