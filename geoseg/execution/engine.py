@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from geoseg.execution.dask_engine import DaskEngine, checked_client
 from geoseg.execution.interrupts import held_back
-from geoseg.execution.resources import cores
+from geoseg.execution.resources import cores, keep_freed_memory
 from geoseg.execution.tasks import (
     Engine,
     Outcome,
@@ -102,6 +102,7 @@ def engine(
             finally:
                 tasks.close()
             return
+        keep_freed_memory()
         slots = threads or cores()
         pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="geoseg")
         try:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +159,31 @@ class Storage:
         fs, path = self._remote()
         # From its first byte on: else s3fs asks for the size before it asks for more.
         return bytes(fs.cat_file(f"{path}/{name}", start=0))
+
+    def get_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Yield objects, None where there is none; far away all are asked for at once.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        if self.is_local:
+            yield from map(self._get_or_none, names)
+            return
+        fs, path = self._remote()
+        paths = [f"{path}/{name}" for name in names]
+        found = fs.cat(paths, on_error="return") if paths else {}
+        for at in paths:
+            if isinstance(found[at], Exception):
+                if not isinstance(found[at], FileNotFoundError):
+                    raise found[at]
+                found[at] = None
+            yield found[at]
+
+    def _get_or_none(self, name: str) -> bytes | None:
+        try:
+            return self.get(name)
+        except FileNotFoundError:
+            return None
 
     def exists(self, name: str = "") -> bool:
         """Whether there is an object, or anything below a prefix."""

@@ -24,7 +24,7 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import ChangedError, MasksError, first_line
-from geoseg.maps.chunks import chunks_in, encoded, name_of
+from geoseg.maps.chunks import chunks_in, decoded, encoded, name_of
 from geoseg.maps.differences import differences
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
@@ -110,8 +110,9 @@ class Masks:
 
     def read(self, name: str, window: Window) -> NDArray[Any]:
         """Read a window of an array: (y, x), or (class, y, x) for `probabilities`."""
-        array = self.array(name)
-        return np.asarray(array[(..., *window.slices)])
+        inside = window.intersection(self.grid.window)
+        assert inside is not None
+        return decoded(self.array(name), inside, self.storage.get_all)
 
     def write(self, name: str, window: Window, values: NDArray[Any]) -> int:
         """Write whole chunks of an array, each once and atomically.
@@ -157,14 +158,7 @@ class Masks:
         """
         array = self.array(name)
         names = [name_of(array, index) for index in chunks_in(array, window)]
-        return _checksum((name, self._stored(name)) for name in names)
-
-    def _stored(self, name: str) -> bytes | None:
-        """Return an object, or None where there is none."""
-        try:
-            return self.storage.get(name)
-        except FileNotFoundError:
-            return None
+        return _checksum(zip(names, self.storage.get_all(names), strict=True))
 
     def patch(self, name: str, window: Window, values: NDArray[Any]) -> None:
         """Write any rectangle of an array; for a single writer, as of overviews."""

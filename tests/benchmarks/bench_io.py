@@ -14,6 +14,7 @@ import resource
 import shutil
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -93,7 +94,7 @@ def write(path: str | None) -> None:
             zarr_format=zarr_format,
         )
         put = spent(lambda m=masks: [m.write("classes", w, block) for w in windows])
-        got = spent(lambda m=masks: [m.read("classes", w) for w in windows])
+        got = spent(lambda m=masks: deque((m.read("classes", w) for w in windows), 0))
         shutil.rmtree(folder)
         print(f"Zarr {zarr_format}: written {put:.2f} s, read {got:.2f} s")
 
