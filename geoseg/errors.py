@@ -8,11 +8,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
+from geoseg.location import redact
+
 
 class GeosegError(Exception):
     """Base of all errors that geoseg raises on purpose; exit status 2."""
 
     exit_status = 2
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(a) if isinstance(a, str) else a for a in args))
 
 
 class RasterError(GeosegError):

@@ -15,7 +15,8 @@ ROOT = Path(geoseg.__file__).parent
 # Lowest first. A folder may import those of its own line and of the lines above it;
 # every import counts, also inside functions and for types. ARCHITECTURE.md draws it.
 ORDER = (
-    ("_version", "errors"),
+    ("_version", "location"),
+    ("errors",),
     ("core",),
     ("execution",),
     ("rasters", "maps"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from geoseg.accuracy.evaluation import empty_table
 from geoseg.core.classes import Class, nodata_value
+from geoseg.core.discretion import discreet
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
@@ -118,6 +119,7 @@ class Comparison:
         return table
 
 
+@discreet
 def compare(
     one: ClassMap,
     other: ClassMap,

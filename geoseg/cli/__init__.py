@@ -16,8 +16,8 @@ from geoseg._version import __version__
 from geoseg.cli import log
 from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
-from geoseg.core.text import keep_secret
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
+from geoseg.location import keep_secrets
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
 COMMANDS = {
@@ -142,8 +142,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
     warnings.showwarning = _one_line  # type: ignore[assignment]
     words = sys.argv[1:] if arguments is None else arguments
-    for text in words:
-        keep_secret(text)
+    keep_secrets([*words])
     log.configure("info", as_json="--log-json" in words)
     try:
         status = program.main(

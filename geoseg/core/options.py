@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 
-from geoseg.core.text import keep_secret, redact
+from geoseg.core.discretion import discreet
+from geoseg.core.text import redact
 from geoseg.core.toml_settings import Settings
 from geoseg.errors import GeosegError
+from geoseg.location import keep_secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound="Options")
@@ -105,7 +107,7 @@ def checked(
     """
     for name, value in values.items():
         if name in model.model_fields and cli_of(model, name).location:
-            _keep_secrets(value)
+            keep_secrets(value)
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -115,15 +117,6 @@ def checked(
         }
         said = [_said(spelled(name), e) for name, e in reversed(by_name.items())]
         raise GeosegError("; ".join(said)) from error
-
-
-def _keep_secrets(value: Any) -> None:  # noqa: ANN401 - whatever was given
-    """Hide the secrets of a path or URL, or of several, in all that is told."""
-    if isinstance(value, str):
-        keep_secret(value)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _keep_secrets(each)
 
 
 def _said(name: str, error: Any) -> str:  # noqa: ANN401 - pydantic's
@@ -156,12 +149,10 @@ def keywords(model: type[Options], run: Callable[..., Any]) -> Callable[[F], F]:
             bound = shape.bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
-            for value in given.values():
-                _keep_secrets(value)
             own = {name: given.pop(name) for name in [*given] if name in fields}
             return run(**given, options=checked(model, own))
 
         fields = model.model_fields
-        return call  # type: ignore[return-value]
+        return discreet(call)  # type: ignore[return-value]
 
     return decorate

@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote, unquote
+
+from geoseg.location import redact as redact  # noqa: PLC0414 - most look for it here
 
 
 def number(value: float) -> str:
@@ -86,58 +87,6 @@ def when(text: str | None) -> str:
     if not text:
         return ""
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
-
-
-_URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/\s@'\"]+@)?([^\s?'\"]*)", re.IGNORECASE)
-
-
-_QUERY = re.compile(r"\?[^\s,'\"?]*=[^\s,'\"]*")
-
-
-_SECRET = re.compile(r"(pass(?:word|wd)?|token|secret|key)=[^\s'\"&,]+", re.IGNORECASE)
-
-
-_USER = re.compile(r"://(?P<user>[^\s.:/@]*:.*)@", re.IGNORECASE | re.DOTALL)
-_TAIL = re.compile(r"[?#](?P<tail>\S+)$")
-_SETTING = re.compile(
-    r"(?:pass(?:word|wd)?|pwd|token|secret|key|sig(?:nature)?)\s*=\s*"
-    r"(?:'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<bare>[^\s&;,]+))",
-    re.IGNORECASE,
-)
-_SHORTEST = 4
-"""Letters of a secret that is hidden wherever it occurs; shorter ones are words too."""
-_KEPT: set[str] = set()
-
-
-def keep_secret(named: str) -> None:
-    """Hide the secrets of what the user named wherever it is told from now on.
-
-    Libraries put what they were asked to open into messages of their own, in pieces and
-    in other spellings. So secrets are learned where a path or URL comes in, and
-    `redact` hides them whatever stands around them.
-
-    >>> keep_secret("https://me:so/secret@host/x.tif")
-    >>> redact("curl said: so/secret was refused")
-    'curl said: … was refused'
-    """
-    found = set()
-    if match := _USER.search(named):
-        found |= {match["user"], match["user"].partition(":")[2]}
-    if "://" in named and (match := _TAIL.search(named)):
-        found |= {match["tail"], *re.split(r"[&=#?;]", match["tail"])[1::2]}
-        found |= set(match["tail"].partition("#")[::2])
-    for match in _SETTING.finditer(named):
-        found |= {text for text in match.groups() if text}
-    spelled = {form(text) for text in found for form in (str, quote, unquote)}
-    _KEPT.update(text for text in spelled if len(text) >= _SHORTEST)
-
-
-def redact(text: str) -> str:
-    """Return a path, URL or message without credentials and query strings."""
-    for secret in sorted(_KEPT, key=len, reverse=True):
-        text = text.replace(secret, "…")
-    text = _URL.sub(r"\1\2", text)
-    return _SECRET.sub(r"\1=…", _QUERY.sub("?…", text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from geoseg.core.files import replacing
-from geoseg.core.text import counted
+from geoseg.core.text import counted, redact
 from geoseg.demo.example import example
 from geoseg.errors import GeosegError, ModelError, RasterError
 
@@ -169,7 +169,7 @@ def run_demo(
             accuracy, iou = (None, None) if truth is None else _compare(masks, truth)
             areas = class_areas_km2(masks)
     result = DemoResult(
-        scene=os.fspath(scene),
+        scene=redact(os.fspath(scene)),
         truth=truth,
         masks=Path(masks.path),
         regions=regions,
@@ -258,7 +258,7 @@ def _segment(
     from geoseg.inference.workflow import segment
     from geoseg.maps.store import open_masks
 
-    with clock.stage("segment", f"segmenting {Path(source).name}"):
+    with clock.stage("segment", f"segmenting {Path(redact(os.fspath(source))).name}"):
         segment(
             source,
             model=model,

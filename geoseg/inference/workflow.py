@@ -33,6 +33,7 @@ from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.stage import device_of
 from geoseg.inference.worker import Job
+from geoseg.location import portable, without_folders
 from geoseg.maps.overviews import remake_overviews
 from geoseg.maps.store import Masks, create_masks, settings_of, writing
 from geoseg.models.card import Task
@@ -305,9 +306,9 @@ def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
         "run": uuid4().hex,
         "begun": begun.isoformat(),
         "model": {"name": card.name, "hash": plan.model.hash},
-        "source": plan.source.name,
-        "notes": list(plan.source.notes),
-        "settings": plan.settings,
+        "source": without_folders(plan.source.name),
+        "notes": [without_folders(note) for note in plan.source.notes],
+        "settings": portable(plan.settings),
     }
 
 

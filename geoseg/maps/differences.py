@@ -12,7 +12,7 @@ from geoseg.rasters.versions import changes
 
 Facts = Mapping[str, Any]
 
-_INNER = ("source", "converted", "resampled", "warped")
+_INNER = ("source", "converted", "resampled", "warped", "placed")
 """Under which a raster that something was made of keeps the raster itself."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import number, redact, span_of_time, when
 from geoseg.maps.complete import block_counts
+from geoseg.maps.state import RECORD
 from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
     """Return how the map was made, as names and values."""
     made = provenance(reader)
     grid = reader.grid
-    facts = [("File", redact(reader.path))]
+    facts = [("File", name_of(reader))]
     if not made:
         facts.append(("Made by", "another tool, which left no record"))
     else:
@@ -126,6 +127,16 @@ def remembered_raster(reader: ClassReader) -> str | None:
     """Return the path of the raster that masks were made of, if it is still there."""
     if not isinstance(reader, Masks):
         return None
-    made = reader.attributes().get("geoseg", {})
-    path = str(made.get("source", ""))
-    return path if path and Path(path).exists() else None
+    said = [str(reader.attributes().get("geoseg", {}).get("source", ""))]
+    if reader.storage.exists(RECORD):
+        said += _paths(reader.record()["settings"].get("source"))
+    return next((path for path in said if path and Path(path).exists()), None)
+
+
+def _paths(identity: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    """Yield the paths of a raster and of what it was made of."""
+    if isinstance(identity, Mapping):
+        if isinstance(path := identity.get("path"), str):
+            yield path
+        for inner in identity.values():
+            yield from _paths(inner)

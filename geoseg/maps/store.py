@@ -20,6 +20,7 @@ import zarr
 from geoseg._version import ANSWERS
 from geoseg.core import views
 from geoseg.core.classes import Class, nodata_value
+from geoseg.core.discretion import discreet
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
@@ -352,6 +353,7 @@ def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG
     return array
 
 
+@discreet
 def open_masks(path: str | os.PathLike[str]) -> Masks:
     """Open a masks store that geoseg made.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.discretion import discreet
 from geoseg.core.text import counted, redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
@@ -72,6 +73,7 @@ class Verified:
         return [*self.metadata, *blocks, *(f"{name}: foreign" for name in self.foreign)]
 
 
+@discreet
 def verify(
     path: str,
     *,

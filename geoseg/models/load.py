@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core import views
+from geoseg.core.discretion import discreet
 from geoseg.errors import ModelError
 from geoseg.models import custom
 from geoseg.models.card import ALL_BANDS, Band, Card
@@ -320,6 +321,7 @@ def _ensemble_recipe(recipes: list[ModelRecipe], options: ModelOptions) -> Model
     )
 
 
+@discreet
 def load_model(
     spec: object,
     *,

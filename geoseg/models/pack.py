@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.discretion import discreet
 from geoseg.core.files import replacing
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import Card
@@ -85,6 +86,7 @@ def _pack_pretrained(card: Card, folder: Path, out: Path) -> Path:
     return write_folder(card, out)
 
 
+@discreet
 def save_model(
     net: nn.Module, card: Card | Mapping[str, Any], folder: str | os.PathLike[str]
 ) -> Path:

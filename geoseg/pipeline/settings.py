@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self
 from pydantic import TypeAdapter, field_validator, model_validator
 
 from geoseg.core.options import Cli, Options, cli_of
-from geoseg.core.text import keep_secret
 from geoseg.core.toml_settings import checked_as, models, override, read_toml
 from geoseg.execution.cluster_settings import (
     ClusterSpec,
@@ -21,6 +20,7 @@ from geoseg.execution.cluster_settings import (
 )
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions
+from geoseg.location import keep_secrets
 from geoseg.maps.options import ClassesOptions
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
@@ -159,7 +159,7 @@ def read_pipeline(
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what a pipeline file says; its paths become relative to where you are."""
     values = read_toml(path)
-    _keep_secrets(values)
+    keep_secrets(values)
     _anchor(values, Pipeline, Path(path).resolve().parent)
     return values
 
@@ -167,7 +167,7 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
 def change_values(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Let `key=value` win over what a file says, in place."""
     for text in overrides:
-        keep_secret(text)
+        keep_secrets(text)
         override(values, text, Pipeline)
 
 
@@ -176,14 +176,6 @@ def checked_pipeline(values: dict[str, Any], path: str | os.PathLike[str]) -> Pi
     if isinstance(values.get("cluster"), str):
         values["cluster"] = read_cluster(values["cluster"])
     return checked_as(_ADAPTER, values, os.fspath(path), Pipeline)
-
-
-def _keep_secrets(values: Any) -> None:  # noqa: ANN401 - any TOML value
-    if isinstance(values, str):
-        keep_secret(values)
-    elif isinstance(values, dict | list):
-        for each in values.values() if isinstance(values, dict) else values:
-            _keep_secrets(each)
 
 
 def opened_pipeline(

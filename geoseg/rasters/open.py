@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
+from geoseg.core.discretion import discreet
 from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@discreet
 def open_source(
     source: Any,  # noqa: ANN401 - whatever pixels can come from
     *,

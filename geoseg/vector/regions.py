@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoseg.core.discretion import discreet
 from geoseg.core.files import replacing, target
 from geoseg.errors import RegionsError, is_full
 from geoseg.rasters.vectors import open_vectors
@@ -99,6 +100,7 @@ def open_writer(path: Path, layer: Layer) -> Writer:
     return FlatGeobuf(path, layer)
 
 
+@discreet
 def read_regions(path: str | Path, layer: str | None = None) -> geopandas.GeoDataFrame:
     """Read a file of regions.
 

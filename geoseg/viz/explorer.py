@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from weakref import finalize
 
+from geoseg.core.discretion import discreet
 from geoseg.errors import GeosegError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def browser_url(url: str, environment: Any) -> str:  # noqa: ANN401 - os.environ
     return f"{prefix.rstrip('/')}/proxy/{here.port}{here.path}"
 
 
+@discreet
 def explore(
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
     masks: Any = None,  # noqa: ANN401 - masks, a path, a dataset, a class raster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.discretion import discreet
 from geoseg.maps.open import open_classes
 from geoseg.maps.provenance import provenance
 from geoseg.maps.state import RECORD
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from geoseg.maps.reader import ClassReader
 
 
+@discreet
 def check_seams(
     masks: Any,  # noqa: ANN401 - whatever holds class values
 ) -> tuple[SeamCheck, ...]:

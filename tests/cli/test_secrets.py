@@ -1,15 +1,19 @@
 """What the user names may hold a password: no message and no product repeats it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from declared import DECLARED
 
+import geoseg
+from geoseg import location
 from geoseg.cli import run
 from geoseg.cli.quality import FigureOptions
-from geoseg.core import text
 from geoseg.core.options import cli_of, flag_of
+from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 
 SECRET = "hunter2hunter"
@@ -70,7 +74,7 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize(("command", "flag"), [*places()])
 def test_a_secret_is_nowhere(made, tmp_path, capfd, monkeypatch, command, flag):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(text, "_KEPT", set())
+    monkeypatch.setattr(location, "_KEPT", set())
     positional, options = COMMANDS[command]
     values = {**made, "new": str(tmp_path / "new")}
     for named in NAMED:
@@ -87,3 +91,84 @@ def test_a_secret_is_nowhere(made, tmp_path, capfd, monkeypatch, command, flag):
             assert SECRET not in path.name.replace(named, "")  # what was asked for
             if path.is_file():
                 assert SECRET.encode() not in path.read_bytes()
+
+
+LINES = [
+    ["compare", "{named}", "{masks}"],
+    ["compare", "{masks}", "{named}"],
+    ["compare", "{masks}", "{masks}", "--csv", "{named}"],
+    ["view", "{named}", "--no-browser"],
+    ["view", "{masks}", "--no-browser", "--raster", "{named}"],
+    ["view", "{masks}", "--no-browser", "--regions", "{named}"],
+    ["demo", "--scene", "{named}", "--out", "{new}"],
+    ["model", "show", "{named}"],
+    ["model", "check", "{named}", "{scene}"],
+    ["model", "check", "threshold:nir>9", "{named}"],
+    ["model", "check", "threshold:nir>9", "{scene}", "--aoi", "{named}"],
+    ["model", "pack", "{named}", "--out", "{new}"],
+    ["model", "import", "dynamicworld", "{named}", "--out", "{new}"],
+    ["run", "{named}"],
+    ["run", "{toml}", "--scenes", "{named}"],
+    ["run", "{toml}", "--set", "segment.raster={named}"],
+    ["run", "{toml}", "--set", "segment.model={named}"],
+    ["run", "{toml}", "--set", "cluster={named}"],
+    ["status", "{named}"],
+]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_a_secret_is_nowhere_in_other_commands(
+    made, tmp_path, capfd, monkeypatch, line
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(location, "_KEPT", set())
+    toml = tmp_path / "p.toml"
+    toml.write_text(
+        f"out = 'job'\n[segment]\nraster = {made['scene']!r}\nmodel = 'otsu:nir'\n"
+    )
+    for named in NAMED:
+        values = {**made, "named": named, "new": str(tmp_path / "new"), "toml": toml}
+        status = run([word.format(**values) for word in line])
+        said = capfd.readouterr()
+        assert SECRET not in said.out + said.err
+        assert status in {2, 3} or "--csv" in line
+        for path in tmp_path.rglob("*"):
+            if path.is_file():
+                assert SECRET.encode() not in path.read_bytes()
+
+
+ASKED = {
+    geoseg.open_source: {},
+    geoseg.open_masks: {},
+    geoseg.load_model: {},
+    geoseg.read_regions: {},
+    geoseg.verify: {},
+    geoseg.segment: {"model": "otsu:nir", "out": "m.zarr"},
+    geoseg.vectorize: {"out": "r.gpkg"},
+    geoseg.view: {},
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("function", ASKED, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("named", NAMED)
+def test_python_tells_none_either(tmp_path, monkeypatch, function, named):
+    """Neither the error nor what it came of, which a traceback prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(location, "_KEPT", set())
+    with pytest.raises(GeosegError) as refused:
+        function(named, **ASKED[function])
+    error = refused.value
+    while error is not None:
+        assert SECRET not in str(error) + repr(error)
+        error = error.__cause__ or error.__context__
+
+
+def test_what_is_written_says_nothing_of_the_machine(made, tmp_path):
+    """Where the raster was named by a relative path, or by its place."""
+    regions = geoseg.vectorize(made["masks"], out=tmp_path / "r.gpkg")
+    page = geoseg.report(made["masks"], tmp_path / "p.html")
+    folder = str(Path(made["masks"]).parent).encode()
+    for path in (regions, page, Path(made["masks"]) / ".zattrs"):
+        assert folder not in path.read_bytes()

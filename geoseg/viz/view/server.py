@@ -11,6 +11,7 @@ from secrets import token_urlsafe
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
+from geoseg.core.discretion import discreet
 from geoseg.core.extras import require
 from geoseg.errors import GeosegError
 from geoseg.maps.open import open_classes
@@ -62,6 +63,7 @@ class MapServer:
         self.close()
 
 
+@discreet
 def view(
     masks: str | Path | Masks | xr.Dataset | xr.DataArray,
     *,

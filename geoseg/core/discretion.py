@@ -1,0 +1,31 @@
+"""Functions that tell no secret of what they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from geoseg.errors import GeosegError
+from geoseg.location import hide_causes, keep_secrets
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def discreet(function: F) -> F:
+    """Keep the secrets of what a function is asked for out of all that it tells.
+
+    Those of its arguments are learned first; a traceback of a `GeosegError` ends before
+    what would print one.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as `function` says
+        keep_secrets([*args, *kwargs.values()])
+        try:
+            return function(*args, **kwargs)
+        except GeosegError as error:
+            hide_causes(error)
+            raise
+
+    return call  # type: ignore[return-value]
