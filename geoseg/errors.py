@@ -76,6 +76,12 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
+def says_device_is_lost(error: BaseException) -> bool:
+    """Whether an error says that a GPU does nothing more for this process."""
+    text = str(error).lower()
+    return "cuda error" in text and "out of memory" not in text
+
+
 class SourceChangedError(RasterError):
     """The raster is not the one any more that the run began with."""
 

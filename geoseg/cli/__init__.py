@@ -38,6 +38,7 @@ COMMANDS = {
     "models": "geoseg.cli.models",
     "model": "geoseg.cli.models",
     "demo": "geoseg.cli.demo",
+    "cache": "geoseg.cli.cache",
 }
 FAILED = 3
 """Something is missing that the same command can make later."""

@@ -70,6 +70,7 @@ def segment(
             client=client,
             overwrite=options.overwrite,
             zarr_format=options.zarr_format,
+            mixed=options.mixed,
             progress=False if output.silent else None,
         )
         seconds = perf_counter() - begun
@@ -170,6 +171,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
         "memory_per_process": int(made.memory.total),
         "memory_per_task": int(made.memory.per_task),
         "tasks_per_process": made.tasks,
+        "device_memory": int(made.memory.device),
         "processes": workers,
     }
 
@@ -178,6 +180,9 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
     s = plan_summary(made, workers)
     pixel = s["pixel_size_m"]
     metres = f", {pixel[0]:.3g} x {pixel[1]:.3g} m" if pixel else ""
+    device = {}
+    if s["device_memory"]:
+        device = {"device memory": f"about {size(s['device_memory'])} of the GPU's"}
     return {
         "raster": f"{s['raster']}: {s['height']} x {s['width']} px{metres}",
         "bands": f"{', '.join(s['bands'])} ({s['dtype']})",
@@ -189,4 +194,5 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
         f"in at most {s['files']:,} files",
         "memory": f"at most {size(s['memory_per_process'])} per process "
         f"({s['tasks_per_process']} blocks of {size(s['memory_per_task'])} at once)",
+        **device,
     }

@@ -38,9 +38,9 @@ def private_folder(parents: Iterable[Path]) -> Path | None:
     for parent in parents:
         if not _takes_files(parent):
             continue
-        user = _user()
+        user = this_user()
         kept = parent / f"geoseg-numba-{user}"
-        if _make(kept, user):
+        if make_private(kept, user):
             return kept
         once = Path(tempfile.mkdtemp(prefix="geoseg-numba-", dir=parent))
         atexit.register(shutil.rmtree, once, ignore_errors=True)
@@ -50,17 +50,18 @@ def private_folder(parents: Iterable[Path]) -> Path | None:
 
 if sys.platform == "win32":
 
-    def _user() -> int:
+    def this_user() -> int:
         """Return what files of all users have: temporary folders are private."""
         return 0
 
 else:
 
-    def _user() -> int:
+    def this_user() -> int:
+        """Return the user that this process is."""
         return os.geteuid()
 
 
-def _make(folder: Path, user: int) -> bool:
+def make_private(folder: Path, user: int) -> bool:
     """Make a folder for this user only; whether it is that."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -142,6 +142,18 @@ class Tiling:
             width=self._window_side(cell_col, self.cell_cols, self.width),
         )
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of the windows that there are, the full one first."""
+        rows, cols = (
+            sorted({self._window_side(cell, cells, length) for cell in {0, cells - 1}})
+            for cells, length in (
+                (self.cell_rows, self.height),
+                (self.cell_cols, self.width),
+            )
+        )
+        return [(row, col) for row in reversed(rows) for col in reversed(cols)]
+
     def _window_side(self, cell: int, cells: int, length: int) -> int:
         if self.multiple is None or cell < cells - 1:
             return self.window
@@ -210,7 +222,12 @@ class Block:
 
 
 def auto_block(
-    tiling: Tiling, *, bytes_per_pixel: float, budget: float, workers: int = 1
+    tiling: Tiling,
+    *,
+    bytes_per_pixel: float,
+    budget: float,
+    workers: int = 1,
+    largest: int = LARGEST_BLOCK,
 ) -> int:
     """Choose the side of a block: as large as memory allows, enough to share out.
 
@@ -219,6 +236,7 @@ def auto_block(
         bytes_per_pixel: What one task holds per pixel of its block.
         budget: Bytes that one task may hold.
         workers: How many tasks run at once.
+        largest: Side of the largest block, in pixels.
 
     Returns:
         A multiple of the chunk, in pixels: at most what fits in the budget, and small
@@ -228,4 +246,4 @@ def auto_block(
     chunk = tiling.chunk
     fits = int((budget / bytes_per_pixel) ** 0.5) // chunk
     shared = int((tiling.height * tiling.width / (3 * workers)) ** 0.5) // chunk
-    return max(1, min(fits, shared, LARGEST_BLOCK // chunk)) * chunk
+    return max(1, min(fits, shared, largest // chunk)) * chunk

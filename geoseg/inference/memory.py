@@ -29,6 +29,9 @@ class Memory:
     """What one block in work needs."""
     tasks: int
     """Blocks in work at once."""
+    device: float = 0.0
+    """What weights, a batch and blocks take of a GPU's memory, which is not counted
+    above."""
 
     @property
     def total(self) -> float:
@@ -84,8 +87,15 @@ def estimate(
     outputs = block**2 * (2 + ("confidence" in arrays))
     if "probabilities" in arrays:
         outputs += block**2 * classes
-    sums = partial = 0.0
-    if card.output != "labels":
+    sums = partial = device = 0.0
+    model = recipe.load()
+    own = float(model.working_bytes())
+    if model.streams:
+        partial = 2 * 8 * tiling.margin * block * classes * 4
+        if model.device != "cpu":
+            on_device = block_bytes(tiling, classes, pixel, arrays)
+            device, own = own + tasks * on_device, 0.0
+    elif card.output != "labels":
         sums = classes * tiling.window * reach * 4
         partial = 2 * 8 * tiling.margin * block * classes * 4
     elif card.multiple == 1 and tiling.overlap == 0:
@@ -97,10 +107,30 @@ def estimate(
             splitting = _SPLITTING * (tiling.chunk + 256) ** 2
     return Memory(
         process=PROCESS,
-        model=max(recipe.load().working_bytes(), splitting),
+        model=max(own, splitting),
         per_task=read + 2 * outputs + sums + partial + objects,
         tasks=tasks,
+        device=device,
     )
+
+
+def block_bytes(
+    tiling: Tiling, channels: int, pixel: int, arrays: Sequence[str]
+) -> int:
+    """Return what one block takes of a device's memory while it is labelled there.
+
+    Args:
+        tiling: How the raster is cut.
+        channels: Classes whose scores are added up.
+        pixel: Bytes of a pixel, all bands.
+        arrays: Arrays of the masks.
+    """
+    side, margin = tiling.block, tiling.margin
+    reach = (side + 2 * margin) ** 2
+    labelling = 4 + 8 + 2 + 1 + ("confidence" in arrays) * 17
+    labelling += channels * 17 * ("probabilities" in arrays)
+    kept = 4 * channels * 2 * 4 * margin * (side + margin)
+    return reach * (pixel + 4 * channels) + side**2 * labelling + 2 * kept
 
 
 _SPLITTING = 100

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from geoseg.execution.engine import engine
+from geoseg.execution.engine import engine as engine_of
 from geoseg.models.load import ModelRecipe
 from geoseg.models.networks.device import Precision
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from geoseg.models.contract import Model
+
+_SAVED = 0.4
+"""Of a run's time in the network, by compiling it; seen of U-Nets on a GPU."""
+_COMPILING, _TRACING = 25.0, 5.0
+"""Seconds that it takes to compile, and to load what was compiled before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,31 +33,96 @@ class Numerics:
     precision: str
     """`fp32`, `bf16`, `fp16`, or what the model says of itself, such as `own`."""
     batch: int | None
-    """Windows per forward pass, on a GPU; None where it changes no bit."""
+    """Windows per step, where that changes bits; None: it changes none."""
+    engine: Literal["torch", "compile"] | None = None
+    """What runs batches on a device; None: windows go side by side, or the model's
+    own way."""
+    card: str | None = None
+    """What the GPU is called; None on a processor."""
 
     def settings(self) -> dict[str, Any]:
         """Return it as a store keeps it."""
-        return asdict(self)
+        facts = asdict(self)
+        optional = ("engine", "card")
+        return {k: v for k, v in facts.items() if v is not None or k not in optional}
 
 
-def numerics_here(recipe: ModelRecipe) -> Numerics:
-    """Return what this process chooses, by its devices."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What one process chose for all."""
+
+    numerics: Numerics
+    notes: tuple[str, ...] = ()
+    """What did not work, a line each."""
+    code: bytes | None = None
+    """The compiled step, for processes elsewhere."""
+
+
+def card_of(model: Model) -> str | None:
+    """Return what the GPU is called that a model is on; None elsewhere."""
+    if not model.device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(model.device)
+
+
+def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> Choice:
+    """Return what this process chooses, by its devices.
+
+    Args:
+        recipe: The model.
+        windows: How many the run has; a long run is worth compiling for.
+        travels: Whether compiled code is wanted elsewhere.
+    """
     model = recipe.load()
+    card = card_of(model)
     # A CPU takes the windows of a batch one by one, side by side.
-    batch = model.batch if model.device.startswith("cuda") else None
-    return Numerics(precision=model.precision, batch=batch)
+    batch = model.batch if card or model.streams else None
+    numerics = Numerics(precision=model.precision, batch=batch, card=card)
+    if not model.streams:
+        return Choice(numerics=numerics)
+    assert batch is not None
+    numerics = replace(numerics, engine="torch")
+    if not _pays(recipe, batch, windows):
+        return Choice(numerics=numerics)
+    from geoseg.inference.steps import code_of, compiled_step
+    from geoseg.models.engines.compiled import CompileError
+
+    try:
+        compiled_step(recipe, batch)
+    except CompileError as error:
+        note = f"{error}: PyTorch runs it as it is, which takes longer"
+        return Choice(numerics=numerics, notes=(note,))
+    code = code_of(recipe, batch) if travels else None
+    return Choice(numerics=replace(numerics, engine="compile"), code=code)
+
+
+def _pays(recipe: ModelRecipe, batch: int, windows: int) -> bool:
+    """Whether compiled code is asked for, or saves more time than it takes."""
+    if recipe.options.engine != "auto":
+        return recipe.options.engine == "compile"
+    if recipe.tta or recipe.scales or isinstance(recipe.spec, tuple):
+        return False  # its step would be as many networks in a row
+    from geoseg.inference.steps import eager_seconds, is_compiled
+
+    costs = _TRACING if is_compiled(recipe, batch) else _COMPILING
+    steps = windows / batch
+    return steps * eager_seconds(recipe, batch) * _SAVED > costs
 
 
 def choose_numerics(
     recipe: ModelRecipe,
+    windows: int,
     *,
     client: Client | None = None,
     begun: Mapping[str, Any] | None = None,
-) -> Numerics:
+) -> Choice:
     """Return how a run computes.
 
     Args:
         recipe: The model, with what the user asks for.
+        windows: How many the run has.
         client: Whose first free worker says what it chooses; None: this process.
         begun: Settings of a store that is resumed, whose numerics it keeps to, save
             where the user asks for others (which the store then refuses, in words).
@@ -58,18 +130,33 @@ def choose_numerics(
     asked = recipe.options
     if begun is not None and "precision" in begun:
         precision, batch = begun["precision"], begun.get("batch")
+        engine = begun.get("engine")
         if asked.precision != "auto" and precision in get_args(Precision):
             precision = asked.precision
-        return Numerics(precision=precision, batch=batch and (asked.batch or batch))
-    here = numerics_here(recipe)
-    if client is None or here.precision not in get_args(Precision):
-        return here
-    with engine(recipe, client=client) as tasks:
-        tasks.submit("numerics", numerics_here)
+        if engine and asked.engine != "auto":
+            engine = asked.engine
+        numerics = Numerics(
+            precision=precision,
+            batch=batch and (asked.batch or batch),
+            engine=engine,
+            card=begun.get("card"),
+        )
+        return Choice(numerics=numerics)
+    if client is None:
+        return choose_here(recipe, windows)
+    here = recipe.load()
+    if here.precision not in get_args(Precision):
+        return choose_here(recipe, windows)
+    with engine_of(recipe, client=client) as tasks:
+        tasks.submit("numerics", _chosen, windows)
         outcome = tasks.wait()[0]
     if outcome.error is not None:
         raise outcome.error
-    return cast("Numerics", outcome.result)
+    return cast("Choice", outcome.result)
+
+
+def _chosen(recipe: ModelRecipe, windows: int) -> Choice:
+    return choose_here(recipe, windows, travels=True)
 
 
 def keeping_to(recipe: ModelRecipe, numerics: Numerics) -> ModelRecipe:
@@ -79,4 +166,6 @@ def keeping_to(recipe: ModelRecipe, numerics: Numerics) -> ModelRecipe:
         options = replace(options, precision=cast("Precision", numerics.precision))
     if numerics.batch is not None:
         options = replace(options, batch=numerics.batch)
+    if numerics.engine is not None:
+        options = replace(options, engine=numerics.engine)
     return recipe.with_options(options)

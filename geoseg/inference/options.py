@@ -12,7 +12,7 @@ from geoseg.core.options import Cli, Section
 from geoseg.core.raster_options import RasterOptions
 from geoseg.core.text import bytes_of
 from geoseg.models.card import Task
-from geoseg.models.networks.device import Precision
+from geoseg.models.networks.device import EngineName, Precision
 
 Resolution = Literal["model", "native"] | float
 
@@ -65,12 +65,20 @@ class PlanOptions(RasterOptions):
     """auto, cpu, cuda."""
     precision: Annotated[Precision, Cli(section=Section.SPEED)] = "auto"
     """auto: the fastest that the device is built for."""
+    engine: Annotated[EngineName, Cli(section=Section.SPEED)] = "auto"
+    """What runs a network: threads on a CPU, torch or compile on a GPU."""
     memory: Annotated[
         float | str | None,
         BeforeValidator(bytes_of),
         Cli(section=Section.SPEED, metavar="SIZE"),
     ] = None
     """What one process may use, such as 8GB; what does not fit is refused."""
+    device_memory: Annotated[
+        float | str | None,
+        BeforeValidator(bytes_of),
+        Cli(section=Section.SPEED, metavar="SIZE"),
+    ] = None
+    """What it may use of its GPU; default most of what is free."""
 
     @property
     def memory_bytes(self) -> float | None:
@@ -83,6 +91,8 @@ class MasksOptions(PlanOptions):
 
     zarr_format: Annotated[Literal[2, 3], Cli(section=Section.WRITTEN)] = 2
     """2 opens everywhere."""
+    mixed: Annotated[bool, Cli(section=Section.SPEED)] = False
+    """Let other kinds of GPUs go on, whose answers round otherwise."""
 
 
 class SegmentOptions(MasksOptions):

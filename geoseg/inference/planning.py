@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geoseg.core import views
-from geoseg.core.tiling import Tiling, auto_block
+from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
 from geoseg.execution.resources import cores
 from geoseg.inference.memory import Memory, estimate
@@ -27,6 +27,10 @@ from geoseg.rasters.source import noted
 
 _ROOM = 2.5e9
 """Bytes that a process uses at most unless the user says otherwise."""
+_ROOM_BESIDE_A_GPU = 12e9
+"""Likewise beside a GPU, which is fed by many threads and with large blocks."""
+_LARGEST_STREAMED = 4096
+"""Side of the largest blocks that a device is given, in pixels."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
 
@@ -114,9 +118,20 @@ def plan_of(
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
-    room = options.memory_bytes or min(_ROOM, worker_memory or _ROOM)
-    plan = _cut(opened, recipe.fit(opened), options, workers, room, chunk)
+    recipe = recipe.fit(opened)
+    usual = _room(streams=recipe.load().streams)
+    room = options.memory_bytes or min(usual, worker_memory or usual)
+    plan = _cut(opened, recipe, options, workers, room, chunk)
     return replace(plan, reading=_reading(options))
+
+
+def _room(*, streams: bool) -> float:
+    """Return the bytes that a process uses at most unless the user says otherwise."""
+    if not streams:
+        return _ROOM
+    import psutil
+
+    return float(min(_ROOM_BESIDE_A_GPU, max(_ROOM, psutil.virtual_memory().total / 4)))
 
 
 def _reading(options: PlanOptions) -> dict[str, Any]:
@@ -131,11 +146,14 @@ def _reading(options: PlanOptions) -> dict[str, Any]:
 
 def recipe_of(options: PlanOptions) -> ModelRecipe:
     """Return the model that is asked for, not yet fitted to a raster."""
+    memory = options.device_memory
     return model_recipe(
         options.model,
         device=options.device,
         precision=options.precision,
         batch=options.batch,
+        engine=options.engine,
+        device_memory=None if memory is None else float(memory),
         tta=options.tta,
         scales=options.scales,
         prompts=options.prompts,
@@ -166,12 +184,19 @@ def _cut(
         multiple=card.multiple,
         chunk=chunk,
     )
-    tasks = cores() if card.output == "labels" else 2
+    streams = recipe.load().streams
+    tasks = 2
+    if card.output == "labels":
+        tasks = cores()
+    elif streams:  # as many as decode, and some that wait or write
+        tasks = max(4, cores() + 4)
     if options.block is not None:
         tiling = replace(tiling, block=options.block)
     else:
         smallest = estimate(source, recipe, tiling, arrays, tasks)
-        tiling = _with_block(tiling, smallest, workers, room)
+        largest = _LARGEST_STREAMED if streams else LARGEST_BLOCK
+        at_once = workers * (cores() if streams else tasks)
+        tiling = _with_block(tiling, smallest, at_once, room, largest)
     needed = estimate(source, recipe, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
@@ -209,21 +234,25 @@ def _objects(
     return wanted, Splitting(spec=spec, method=how, things=things_of(card, things))
 
 
-def _with_block(tiling: Tiling, smallest: Memory, workers: int, room: float) -> Tiling:
+def _with_block(
+    tiling: Tiling, smallest: Memory, at_once: int, room: float, largest: int
+) -> Tiling:
     """Return the tiling with blocks as large as a process has room for.
 
     Args:
         tiling: With blocks of one chunk.
         smallest: What those need.
-        workers: How many processes will be at work.
-        room: Bytes that each may use.
+        at_once: How many blocks are in work at once, of all processes.
+        room: Bytes that a process may use.
+        largest: Side of the largest block, in pixels.
     """
     left = room - smallest.process - smallest.model
     side = auto_block(
         tiling,
         bytes_per_pixel=smallest.per_task / tiling.block**2,
         budget=max(left / smallest.tasks, 0),
-        workers=workers * smallest.tasks,
+        workers=at_once,
+        largest=largest,
     )
     return replace(tiling, block=side)
 

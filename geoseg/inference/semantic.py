@@ -155,7 +155,7 @@ def _label(
     """Write labels and more into a block at `where`, of the sums that are complete."""
     inside = where.slices
     keep = valid[inside]
-    labels, best = labels_of(sums, complete, _values(card))
+    labels, best = labels_of(sums, complete, values_of(card))
     arrays["classes"][inside] = np.where(keep, labels, nodata_value(card.classes))
     if "confidence" in arrays:
         arrays["confidence"][inside] = np.where(keep, probability_bytes(best), 255)
@@ -165,15 +165,17 @@ def _label(
         arrays["probabilities"][(slice(None), *inside)] = bytes_
 
 
-def _values(card: Card) -> NDArray[Any]:
+def values_of(card: Card) -> NDArray[Any]:
+    """Return the class table's values, in channel order, in the dtype of labels."""
     dtype = np.uint8 if nodata_value(card.classes) == 255 else np.uint16
     return np.array([c.value for c in card.classes], dtype=dtype)
 
 
-def _blank(block: Window, card: Card, names: Sequence[str]) -> Arrays:
+def blank(block: Window, card: Card, names: Sequence[str]) -> Arrays:
+    """Return a block's arrays without a valid pixel."""
     shape = (block.height, block.width)
     shapes = {"probabilities": (len(card.classes), *shape)}
-    nodata, dtype = nodata_value(card.classes), _values(card).dtype
+    nodata, dtype = nodata_value(card.classes), values_of(card).dtype
     return {
         name: np.full(
             shapes.get(name, shape),
@@ -194,7 +196,7 @@ def _pixelwise(source: Source, model: Model, block: Block) -> PartialBlock:
     blocks as there are cores are at it.
     """
     pixels = read_windows(source, model.card, block.window)
-    arrays = _blank(block.window, model.card, ["classes"])
+    arrays = blank(block.window, model.card, ["classes"])
     watch, windows = Stopwatch(), 0
     if pixels.valid.any():
         with watch.running():
@@ -209,7 +211,7 @@ def _pixelwise(source: Source, model: Model, block: Block) -> PartialBlock:
 
 def _cropped(model: Model, block: Block, pixels: Pixels, batch: int) -> PartialBlock:
     """Keep the inner cell of every window: labels cannot be averaged."""
-    tiling, arrays = block.tiling, _blank(block.window, model.card, ["classes"])
+    tiling, arrays = block.tiling, blank(block.window, model.card, ["classes"])
     ask, watch, windows = predictor(model, block, pixels), Stopwatch(), 0
 
     def labels_of_windows(cells: Cells, stack: NDArray[Any]) -> NDArray[Any]:
@@ -224,8 +226,8 @@ def _cropped(model: Model, block: Block, pixels: Pixels, batch: int) -> PartialB
                 inner = labels[inside.relative_to(window).slices]
                 arrays["classes"][inside.relative_to(block.window).slices] = inner
         windows += len(cells)
-    blank = ~pixels.valid_in(block.window)
-    arrays["classes"][blank] = nodata_value(model.card.classes)
+    empty = ~pixels.valid_in(block.window)
+    arrays["classes"][empty] = nodata_value(model.card.classes)
     return PartialBlock(arrays=arrays, windows=windows, forward_seconds=watch.seconds)
 
 
@@ -268,7 +270,7 @@ def blend_block(
     if sums is not None:
         out.keep(sums.rest())
         if not sums.finite():
-            raise NotFiniteError(_not_finite(model.card, block))
+            raise NotFiniteError(not_finite(model.card, block))
     return PartialBlock(
         arrays=out.arrays,
         border=tuple(out.border),
@@ -278,7 +280,8 @@ def blend_block(
     )
 
 
-def _not_finite(card: Card, block: Block) -> str:
+def not_finite(card: Card, block: Block) -> str:
+    """Return what is said of scores that are NaN or infinite."""
     window, (row, col) = block.window, block.key
     return (
         f"model {card.name!r} answered NaN or infinity in block {row},{col} (rows "
@@ -314,9 +317,9 @@ class _Blended:
     ) -> None:
         self._window, self._card = block.window, card
         self._valid = pixels.valid_in(block.window)
-        self.arrays = _blank(block.window, card, names)
-        self.border = [_zeros(window, card) for window in _border_of(block)]
-        self.halo = {key: _zeros(w, card) for key, w in _halo_of(block).items()}
+        self.arrays = blank(block.window, card, names)
+        self.border = [_zeros(window, card) for window in border_of(block)]
+        self.halo = {key: _zeros(w, card) for key, w in halo_of(block).items()}
 
     def keep(self, complete: Iterator[tuple[Window, Any]]) -> None:
         """Label rows that lie in the block, keep sums of those in border and halo."""
@@ -339,14 +342,14 @@ def _zeros(window: Window, card: Card) -> PartialSums:
     return PartialSums(window=window, sums=np.zeros(shape, np.int32))
 
 
-def _halo_of(block: Block) -> dict[tuple[int, int], Window]:
+def halo_of(block: Block) -> dict[tuple[int, int], Window]:
     """Return where a block's windows reach into each neighbour, by its key."""
     reach = block.window.pad(block.tiling.margin)
     shared = {n.key: reach.intersection(n.window) for n in block.neighbours}
     return {key: window for key, window in shared.items() if window is not None}
 
 
-def _border_of(block: Block) -> list[Window]:
+def border_of(block: Block) -> list[Window]:
     """Return the rectangles of a block that neighbours' windows reach, disjoint."""
     window, raster, margin = block.window, block.tiling.raster, block.tiling.margin
     top = min(window.y + margin * (window.y > 0), window.bottom)

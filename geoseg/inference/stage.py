@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Block
 from geoseg.execution.resources import keep_freed_memory
+from geoseg.inference.streams import TASKS
 from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
 from geoseg.maps.state import DONE, PARTIAL
 
@@ -41,7 +42,8 @@ class Stage:
         _check_once(job)
         begun = perf_counter()
         how = {"provisional": True} if provisional else {}
-        report = self.run(job, block, **how)
+        with TASKS.one_more():
+            report = self.run(job, block, **how)
         seconds = perf_counter() - begun
         device = device_of(job.model.load()) if report.windows else ""
         return replace(report, seconds=seconds, device=device)

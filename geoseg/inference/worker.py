@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
@@ -18,7 +20,9 @@ from geoseg.errors import (
     DamagedStoreError,
     RasterError,
     SourceChangedError,
+    first_line,
     is_full,
+    says_device_is_lost,
 )
 from geoseg.execution.resources import memory_limit
 from geoseg.inference.block_cache import (
@@ -28,7 +32,7 @@ from geoseg.inference.block_cache import (
     remove_partial,
     write_partial,
 )
-from geoseg.inference.numerics import Numerics
+from geoseg.inference.numerics import Numerics, card_of
 from geoseg.inference.semantic import (
     Arrays,
     PartialBlock,
@@ -36,6 +40,8 @@ from geoseg.inference.semantic import (
     finish_block,
     segment_block,
 )
+from geoseg.inference.streams import stream_of
+from geoseg.inference.windows import read_windows
 from geoseg.maps.store import CHECKSUMS, Masks
 
 if TYPE_CHECKING:
@@ -70,6 +76,10 @@ class Job:
     """Local files and folders that every worker must see."""
     memory: Memory | None = None
     """What a process will need at most; None: any will do."""
+    mixed: bool = False
+    """Whether workers on other kinds of cards may take part."""
+    code: bytes | None = field(default=None, repr=False)
+    """The compiled step, where another process compiled it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +116,19 @@ def check_worker(job: Job) -> None:
         )
     if job.numerics is None:
         return
-    here, chosen = job.model.load().precision, job.numerics.precision
-    if here != chosen:
+    model, chosen = job.model.load(), job.numerics
+    if model.precision != chosen.precision:
         raise ClusterError(
-            f"a worker on {gethostname()} computes in {here}, the run was begun in "
-            f"{chosen}: its results would differ; use a device like that"
+            f"a worker on {gethostname()} computes in {model.precision}, the run was "
+            f"begun in {chosen.precision}: its results would differ; use a device like "
+            "that"
+        )
+    if chosen.card != (card := card_of(model)) and not job.mixed:
+        raise ClusterError(
+            f"a worker on {gethostname()} computes on {card or 'its processor'}, the "
+            f"run was begun on {chosen.card or 'processors'}: its answers would round "
+            "otherwise; give it the same, or go on with --mixed, and the store says "
+            "which blocks are whose"
         )
 
 
@@ -212,11 +230,39 @@ def read_or_infer(
 def _segment(job: Job, block: Block) -> PartialBlock:
     model = job.model.load()
     arrays = [name for name in job.masks.arrays if name != "instances"]
+    if model.streams:
+        pixels = with_retries(lambda: read_windows(job.source, model.card, block.reach))
+        stream = stream_of(job.masks.run, job.model, job.tiling, job.numerics, job.code)
+        try:
+            return stream.segment(block, pixels, arrays)
+        except RuntimeError as error:
+            if says_device_is_lost(error):
+                _leave(error)
+            raise
     return with_retries(
         lambda: segment_block(
             job.source, model, block, arrays=arrays, batch=model.batch
         )
     )
+
+
+def _leave(error: RuntimeError) -> None:
+    """End a worker whose device failed: another one goes on with its blocks.
+
+    Raises:
+        ClusterError: This is no worker of a cluster.
+    """
+    from distributed import get_worker
+
+    why = f"the GPU of {gethostname()} failed: {first_line(error)}"
+    try:
+        get_worker()
+    except ValueError:
+        raise ClusterError(
+            f"{why}; what is done stays done, and the same command resumes"
+        ) from error
+    logging.getLogger(__name__).error("%s; this worker ends", why)
+    os._exit(70)  # nothing of CUDA works any more in this process
 
 
 def with_retries(action: Callable[[], T]) -> T:
@@ -234,11 +280,13 @@ def with_retries(action: Callable[[], T]) -> T:
 
 
 def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
-    info = {
+    info: dict[str, Any] = {
         "windows": found.windows,
         "forward_seconds": round(found.forward_seconds, 4),
         CHECKSUMS: write_arrays(job, block, arrays),
     }
+    if job.mixed:
+        info["card"] = card_of(job.model.load())
     with_retries(lambda: job.masks.mark_done(block.key, info))
 
 

@@ -6,6 +6,7 @@ open the source ─ load the model's card ─ plan ─ create the store ─ run 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -32,12 +33,14 @@ from geoseg.inference.options import (
 from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.stage import device_of
+from geoseg.inference.streams import close_streams, stream_of
 from geoseg.inference.worker import Job
 from geoseg.location import portable, without_folders
 from geoseg.maps.overviews import remake_overviews
 from geoseg.maps.store import Masks, create_masks, settings_of, writing
 from geoseg.models.card import Task
 from geoseg.rasters.open import Source
+from geoseg.rasters.source import noted
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,6 +63,7 @@ def make_plan(
     batch: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    engine: Literal["auto", "threads", "torch", "compile"] = "auto",
     tta: Literal["d4", "flips"] | None = None,
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
@@ -70,6 +74,7 @@ def make_plan(
     instances: str | None = None,
     things: Sequence[str] | None = None,
     memory: float | str | None = None,
+    device_memory: float | str | None = None,
     workers: int = 1,
 ) -> Plan:
     """Plan a run: what is read, how it is cut, what it needs. Arguments as `segment`.
@@ -96,6 +101,7 @@ def _segment(
         client=client,
         overwrite=options.overwrite,
         zarr_format=options.zarr_format,
+        mixed=options.mixed,
         progress=progress,
     )
     return masks.dataset()
@@ -118,6 +124,7 @@ def segment(
     batch: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    engine: Literal["auto", "threads", "torch", "compile"] = "auto",
     tta: Literal["d4", "flips"] | None = None,
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
@@ -128,8 +135,10 @@ def segment(
     instances: str | None = None,
     things: Sequence[str] | None = None,
     memory: float | str | None = None,
+    device_memory: float | str | None = None,
     client: Client | None = None,
     overwrite: bool = False,
+    mixed: bool = False,
     zarr_format: Literal[2, 3] = 2,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> xr.Dataset:
@@ -158,6 +167,9 @@ def segment(
         batch: Windows per forward pass; default by device.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         precision: `auto`, `fp32`, `bf16`, `fp16`.
+        engine: What runs a network: `threads` (windows side by side, on a CPU), `torch`
+            (batches cut and blended on the device), `compile` (likewise, compiled);
+            `auto` compiles on GPUs where that pays.
         tta: Look at every window turned and mirrored: `d4` eight times, `flips` four.
         scales: Look at every window resized by these factors too: 0.5, 1, 2.
         prompts: Vector file of points, boxes or polygons, in map coordinates: what a
@@ -173,8 +185,11 @@ def segment(
         things: Names of the classes whose objects are counted.
         memory: What one process may use, in bytes or as `8GB`; what does not fit is
             refused.
+        device_memory: What it may use of its GPU; default most of what is free.
         client: Dask client to run on; None runs in this process.
         overwrite: Begin again where a store is there.
+        mixed: Let other kinds of GPUs go on with a run, whose answers round otherwise;
+            the store keeps which block is whose.
         zarr_format: 2, or 3.
         progress: False is quiet, True and None show a bar on a terminal or notebook; or
             a function that is called after every block.
@@ -196,6 +211,7 @@ def run_plan(
     client: Client | None = None,
     overwrite: bool = False,
     zarr_format: Literal[2, 3] = 2,
+    mixed: bool = False,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> tuple[Masks, RunInfo]:
     """Create the store, or resume it, and run the plan; see `segment`."""
@@ -206,8 +222,17 @@ def run_plan(
         with _writable(path):
             check = stack.enter_context(writing(path, overwrite=overwrite))
             begun_with = None if overwrite else settings_of(path)
-        numerics = choose_numerics(plan.model, client=client, begun=begun_with)
-        plan = replace(plan, model=keeping_to(plan.model, numerics), numerics=numerics)
+        choice = choose_numerics(
+            plan.model, plan.tiling.windows, client=client, begun=begun_with
+        )
+        for note in choice.notes:
+            warnings.warn(note, stacklevel=2)
+        plan = replace(
+            plan,
+            model=keeping_to(plan.model, choice.numerics),
+            numerics=choice.numerics,
+            source=noted(plan.source, *choice.notes),
+        )
         with _writable(path):
             masks = create_masks(
                 path,
@@ -221,7 +246,8 @@ def run_plan(
                 overwrite=overwrite,
                 zarr_format=zarr_format,
             )
-        return _run(plan, masks, client, progress, check)
+        code = None if client is None else choice.code
+        return _run(plan, masks, client, progress, check, mixed=mixed, code=code)
 
 
 @contextmanager
@@ -240,6 +266,9 @@ def _run(
     client: Client | None,
     progress: Callable[[Progress], None] | bool | None,
     check: Callable[[], None],
+    *,
+    mixed: bool,
+    code: bytes | None,
 ) -> tuple[Masks, RunInfo]:
     begun = datetime.now(UTC)
     record = masks.record()
@@ -254,7 +283,11 @@ def _run(
         numerics=plan.numerics,
         files=(*_local_files(plan.source), *_existing(masks.path)),
         memory=plan.memory,
+        mixed=mixed,
+        code=code,
     )
+    if client is None and plan.model.load().streams:  # before the first read
+        stream_of(masks.run, job.model, job.tiling, job.numerics, job.code)
     with _shown(progress, plan) as show:
 
         def checked(now: Progress) -> None:
@@ -266,6 +299,7 @@ def _run(
         if plan.splitting is not None:
             second = splitting_job(job, plan.splitting)
             run_objects(second, client=client, threads=cores(), show=checked)
+    close_streams()
     with _writable(masks.path):
         masks.finish(_what_was_done(info, begun))
     remake_overviews(masks)

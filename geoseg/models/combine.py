@@ -11,9 +11,11 @@ import torch
 
 from geoseg.errors import ModelError
 from geoseg.models.contract import AnyModel
-from geoseg.models.scales import seen_at
+from geoseg.models.scales import seen_at, there_at
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
     from geoseg.models.card import Band, Card
@@ -72,12 +74,23 @@ class Combined(AnyModel):
         self.card = card
         self.device = models[0].device
         self.precision = "+".join(dict.fromkeys(m.precision for m in models))
+        self.engine = models[0].engine
+        self.streams = all(m.streams and m.device == self.device for m in models)
         self._models = models
 
     @property
     def batch(self) -> int:  # type: ignore[override]
         """Windows in work at once."""
         return min(model.batch for model in self._models)
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """Return the models' context."""
+        return self._models[0].kernels()
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The networks of all models."""
+        return tuple(module for model in self._models for module in model.modules)
 
     def working_bytes(self) -> int:
         """Return how much memory the models take, and two averages."""
@@ -127,6 +140,24 @@ class Augmented(Combined):
         found = seen_at(predict, seen, scale, model.card)
         return (found.flip(-1) if mirrored else found).rot90(-turn, (2, 3))
 
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, class, y, x) mean probabilities, on the device."""
+        return _mean(self._look_there(pixels, *way) for way in self._ways)
+
+    def _look_there(
+        self, pixels: torch.Tensor, scale: float, turn: int, mirrored: bool
+    ) -> torch.Tensor:
+        """Do as `_look` with windows on the device."""
+        model = self._models[0]
+
+        def predict(seen: torch.Tensor) -> torch.Tensor:
+            return probabilities(model.scores(seen), model.card)
+
+        seen = pixels.rot90(turn, (2, 3))
+        seen = seen.flip(-1) if mirrored else seen
+        found = there_at(predict, seen, scale, model.card)
+        return (found.flip(-1) if mirrored else found).rot90(-turn, (2, 3))
+
 
 class Ensemble(Combined):
     """Several models that look at the same window; their probabilities are averaged."""
@@ -147,6 +178,15 @@ class Ensemble(Combined):
             probabilities(
                 model.predict(np.ascontiguousarray(pixels[:, bands])), model.card
             )[:, order]
+            for model, bands, order in zip(
+                self._models, self._bands, self._order, strict=True
+            )
+        )
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, class, y, x) mean probabilities, on the device."""
+        return _mean(
+            probabilities(model.scores(pixels[:, bands]), model.card)[:, order]
             for model, bands, order in zip(
                 self._models, self._bands, self._order, strict=True
             )

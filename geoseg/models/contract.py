@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, runtime_checkable
 
@@ -9,6 +10,7 @@ from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
@@ -55,6 +57,11 @@ class AnyModel(Protocol):
     """Where it computes: `cpu`, `cuda:0`; `own` where it decides itself."""
     precision: str = "own"
     """`fp32`, `bf16`, `fp16`, or `own`."""
+    engine: str = "own"
+    """`threads`, `torch`, `compile`, or `own`."""
+    streams: bool = False
+    """Whether windows that lie on its device can be given to `scores`, so that cutting,
+    blending and labelling happen there."""
     placed: bool = False
     """Whether the answer depends on where a window lies, or on which of its pixels are
     valid (seeds, prompts): then `predict_at` is asked instead of `predict`."""
@@ -84,6 +91,28 @@ class AnyModel(Protocol):
             What `predict` returns.
         """
         return self.predict(pixels)
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return scores of windows on the device, where the model `streams`.
+
+        Tensors in, tensors out: nothing waits for the device, and it can be compiled.
+
+        Args:
+            pixels: (n, band, y, x) float32 on the device, as for `predict`.
+
+        Returns:
+            (n, class, y, x) floating scores, on the device.
+        """
+        raise ModelError(f"{self.card.name} takes arrays only, not {pixels.device}")
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """Return a context in which kernels answer alike from run to run."""
+        return nullcontext()
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The networks that `scores` passes windows through."""
+        return ()
 
     def working_bytes(self) -> int:
         """Return how much memory the model and one batch of windows take.

@@ -27,7 +27,7 @@ from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256, opened
-from geoseg.models.networks.device import ModelOptions, Precision
+from geoseg.models.networks.device import EngineName, ModelOptions, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +115,12 @@ class ModelRecipe:
         facts += [self.asked, *(self.card.things or ())] if self.asked else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """What the model is, whatever it is run on."""
+        facts = [self.content, self.tta, self.scales, self.fitted, self.asked]
+        return json.dumps([*facts, self.card.things])
+
     def with_options(self, options: ModelOptions) -> ModelRecipe:
         """Return the recipe with other options, of all its parts.
 
@@ -133,6 +139,9 @@ class ModelRecipe:
                     if options.precision == model.precision
                     else options.precision,
                     batch=own.batch if options.batch == model.batch else options.batch,
+                    engine=own.engine
+                    if (options.engine == "threads") == (model.engine == "threads")
+                    else options.engine,
                 )
                 if chosen == own:
                     _LOADED[other._key()] = model  # noqa: SLF001
@@ -222,6 +231,8 @@ def model_recipe(
     device: str = "auto",
     precision: Precision = "auto",
     batch: int | None = None,
+    engine: EngineName = "auto",
+    device_memory: float | None = None,
     tta: str | None = None,
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
@@ -239,6 +250,8 @@ def model_recipe(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch: Windows per forward pass; None: what suits the device.
+        engine: `auto`, `threads`, `torch` or `compile`.
+        device_memory: Bytes of the GPU that may be used; None: most of what is free.
         tta: `d4` looks at every window in all eight turns and mirrors, `flips` in four.
         scales: Looks at every window resized by these factors, such as 0.5, 1, 2.
         prompts: Vector file of points, boxes or polygons that a model such as SAM is
@@ -255,7 +268,12 @@ def model_recipe(
     if where is not None and "://" not in where:
         where = str(Path(where).absolute())
     options = ModelOptions(
-        device=device, precision=precision, batch=batch, prompts=where
+        device=device,
+        precision=precision,
+        batch=batch,
+        engine=engine,
+        device_memory=device_memory,
+        prompts=where,
     )
     recipe = _plain_recipe(spec, options)
     if where is not None and not recipe.load().takes_prompts:

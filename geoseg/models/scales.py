@@ -40,10 +40,21 @@ def seen_at(
     """Return probabilities (n, class, y, x) of windows looked at in another size."""
     if scale == 1:
         return predict(pixels)
+    native = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+    return there_at(lambda seen: predict(seen.numpy()), native, scale, card)
+
+
+def there_at(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+    scale: float,
+    card: Card,
+) -> torch.Tensor:
+    """Do as `seen_at` with windows (n, band, y, x) float32 where they lie."""
+    if scale == 1:
+        return predict(pixels)
     height, width = pixels.shape[2:]
-    size = sides(height, width, scale, card)
-    native = np.ascontiguousarray(pixels, dtype=np.float32)
-    picture = _resized(torch.from_numpy(native), size).numpy()
+    picture = _resized(pixels, sides(height, width, scale, card))
     found = predict(picture) if card.multiple else _slid(predict, picture, card.window)
     return _resized(found, (height, width))
 
@@ -53,18 +64,21 @@ def _resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _slid(
-    predict: Callable[[NDArray[Any]], torch.Tensor], picture: NDArray[Any], window: int
+    predict: Callable[[torch.Tensor], torch.Tensor], picture: torch.Tensor, window: int
 ) -> torch.Tensor:
     """Slide full windows over a picture, and blend where they overlap by a quarter."""
     height, width = picture.shape[2:]
-    short = [(0, 0), (0, 0), *((0, max(0, window - side)) for side in (height, width))]
-    picture = np.pad(picture, short, mode="reflect")
+    rows, cols = (
+        torch.from_numpy(_mirrored(side, max(side, window))).to(picture.device)
+        for side in (height, width)
+    )
+    picture = picture[:, :, rows][..., cols]
     overlap = window // 4 // 2 * 2
     sums: torch.Tensor | None = None
     weights = torch.zeros(picture.shape[2:])
     for y in _starts(picture.shape[2], window, overlap):
         for x in _starts(picture.shape[3], window, overlap):
-            part = np.ascontiguousarray(picture[..., y : y + window, x : x + window])
+            part = picture[..., y : y + window, x : x + window].contiguous()
             found = predict(part)
             along = 1.0 + ramp(window, overlap, before=True, after=True)
             weight = torch.from_numpy(np.outer(along, along)).float().to(found.device)
@@ -76,6 +90,11 @@ def _slid(
             weights[y : y + window, x : x + window] += weight
     assert sums is not None
     return (sums / weights)[..., :height, :width]
+
+
+def _mirrored(side: int, after: int) -> NDArray[np.intp]:
+    """Return indices 0 … after-1 folded at the end of a side."""
+    return np.pad(np.arange(side), (0, after - side), mode="reflect")
 
 
 def _starts(length: int, window: int, overlap: int) -> list[int]:

@@ -1,9 +1,11 @@
-"""On a CUDA GPU: forward / whole in bf16, and MONAI, on 16384 x 16384 x 4 uint16.
+"""On a CUDA GPU: whole runs beside the network, the decoder, a plain pipeline, MONAI.
 
-    python tests/benchmarks/bench_gpu.py --side 16384
+    python tests/benchmarks/bench_gpu.py --side 32768 --out figures.json
+    python tests/benchmarks/bench_gpu.py --side 16384 --compress none,lzw --sweep
 
-U-Net resnet34, 6 classes, window 512, overlap 64. The forward passes alone run over
-windows that lie on the device already.
+U-Net resnet34, 4 x uint16 bands, 6 classes, windows of 512 px, overlap 64, bf16. Mpx
+are of the raster; what windows overlap is not counted. A first run compiles and warms
+up; the second is timed, from its first read to its last chunk in place.
 """
 
 from __future__ import annotations
@@ -12,21 +14,32 @@ import argparse
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 import segmentation_models_pytorch as smp
 import torch
+from plain_pipeline import run as run_plainly
 
 from geoseg.core.classes import class_table
+from geoseg.inference.steps import Blended, compiled_step, example
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
+from geoseg.models.load import model_recipe
+
+BANDS = ("blue", "green", "red", "nir")
 
 
-def write_noise(path: Path, side: int) -> None:
-    """Write a tiled GeoTIFF of 4 x uint16 by repeating a piece of noise."""
-    piece = np.random.default_rng(0).integers(200, 4000, (4, 512, 512), np.uint16)
+def write_fields(path: Path, side: int, compress: str) -> None:
+    """Write fields of 24 px with noise as 4 x uint16, in tiles of 512 px."""
+    rng = np.random.default_rng(0)
+    fields = np.kron(rng.integers(200, 3800, (4, 86, 86)), np.ones((24, 24), int))
+    noise = rng.integers(0, 60, (4, 2048, 2048))
+    piece = (fields[:, :2048, :2048] + noise).astype(np.uint16)
+    packed = {} if compress == "none" else {"compress": compress, "predictor": 2}
     profile = {
         "driver": "GTiff",
         "count": 4,
@@ -38,81 +51,178 @@ def write_noise(path: Path, side: int) -> None:
         "blockysize": 512,
         "crs": "EPSG:32633",
         "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-        "compress": "lzw",
         "num_threads": "all_cpus",
+        "bigtiff": "yes",
+        **packed,
     }
     with rasterio.open(path, "w", **profile) as file:
-        file.descriptions = ("blue", "green", "red", "nir")
-        for y in range(0, side, 512):
-            row = np.tile(piece, (1, 1, side // 512))
-            file.write(row, window=rasterio.windows.Window(0, y, side, 512))
+        file.descriptions = BANDS
+        for y in range(0, side, 2048):
+            row = np.tile(piece, (1, 1, -(-side // 2048)))[:, : side - y, :side]
+            file.write(row, window=rasterio.windows.Window(0, y, side, row.shape[1]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=16384)
-    parser.add_argument("--monai", action="store_true")
-    options = parser.parse_args()
+NETWORKS = {
+    "DeepLabV3+ resnet50": partial(smp.DeepLabV3Plus, "resnet50"),
+    "SegFormer mit_b2": partial(smp.Segformer, "mit_b2"),
+    "U-Net mit_b2": partial(smp.Unet, "mit_b2"),
+}
+"""Beside U-Net resnet34; mit_b2 reads three bands only."""
+
+
+def unet(make: Any = None, bands: int = 4) -> torch.nn.Module:
     torch.manual_seed(0)
-    network = smp.Unet("resnet34", encoder_weights=None, in_channels=4, classes=6)
-    bands = ("blue", "green", "red", "nir")
+    make = make or partial(smp.Unet, "resnet34")
+    network = make(encoder_weights=None, in_channels=bands, classes=6)
     network.card = Card(
-        name="unet-resnet34",
-        bands=tuple(Band(name=b, offset=2000, scale=1000) for b in bands),
+        name="network",
+        bands=tuple(Band(name=b, offset=2000, scale=1000) for b in BANDS[:bands]),
         classes=class_table("abcdef"),
         window=512,
         overlap=64,
         multiple=32,
     )
-    with tempfile.TemporaryDirectory() as name:
-        scene = Path(name) / "scene.tif"
-        write_noise(scene, options.side)
-        plan = make_plan(str(scene), model=network, device="cuda", precision="bf16")
-        model = plan.model.load()
-        windows, batch = plan.tiling.windows, model.batch
-        module = network.eval().cuda().bfloat16().to(memory_format=torch.channels_last)
-        x = torch.randn(batch, 4, 512, 512, device="cuda", dtype=torch.bfloat16)
-        x = x.to(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            for _ in range(3):
-                module(x)
-            torch.cuda.synchronize()
-            begin = time.perf_counter()
-            for _ in range(-(-windows // batch)):
-                module(x)
-            torch.cuda.synchronize()
-        forward = time.perf_counter() - begin
+    return network.eval()
+
+
+def rate(step: Any, inputs: Any, stride: int) -> float:
+    """Return Mpx of the raster per second that a step on the device does."""
+    with torch.no_grad():
+        for _ in range(3):
+            step(*inputs)
+        torch.cuda.synchronize()
         begin = time.perf_counter()
-        run_plan(plan, out=Path(name) / "masks.zarr", progress=False)
-        whole = time.perf_counter() - begin
-        facts = {
-            "windows": windows,
-            "batch": batch,
-            "forward_seconds": forward,
-            "whole_seconds": whole,
-            "forward / whole": forward / whole,
-            "mpx_per_second": options.side**2 / 1e6 / whole,
-        }
-        if options.monai:
-            facts["monai_seconds"] = monai(network, scene)
-            facts["MONAI / geoseg"] = facts["monai_seconds"] / whole
-    print(json.dumps(facts, indent=1))
+        for _ in range(20):
+            step(*inputs)
+        torch.cuda.synchronize()
+    return 20 * len(inputs[0]) * stride**2 / 1e6 / (time.perf_counter() - begin)
+
+
+def network_alone(network: torch.nn.Module, batch: int | None) -> dict[str, Any]:
+    """Time the network by itself, as PyTorch runs it and compiled."""
+    recipe = model_recipe(network, device="cuda", precision="bf16", batch=batch)
+    model = recipe.load()
+    inputs, stride = example(model, model.batch), 448
+    facts: dict[str, Any] = {"batch": model.batch}
+    with model.kernels():
+        facts["eager"] = rate(lambda x, *_: model.scores(x), inputs, stride)
+        facts["eager step"] = rate(Blended(model), inputs, stride)
+        begin = time.perf_counter()
+        step = compiled_step(recipe, model.batch)
+        facts["seconds to compile"] = time.perf_counter() - begin
+        facts["compiled step"] = rate(step, inputs, stride)
+        begin = time.perf_counter()
+        compiled_step(recipe, model.batch)(*inputs)
+        torch.cuda.synchronize()
+        facts["seconds to load"] = time.perf_counter() - begin
+    return facts
+
+
+def whole(scene: Path, network: torch.nn.Module, **options: Any) -> dict[str, Any]:
+    """Run it whole, twice; the second time counts."""
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
+            begin, spent = time.perf_counter(), time.process_time()
+            plan = make_plan(
+                str(scene), model=network, device="cuda", precision="bf16", **options
+            )
+            planned = time.perf_counter()
+            moments: list[float] = []
+
+            def note(_: object, moments: list[float] = moments) -> None:
+                moments.append(time.perf_counter())
+
+            _, info = run_plan(plan, out=f"{folder}/masks.zarr", progress=note)
+            ended = time.perf_counter()
+    seconds, mpx = moments[-1] - moments[0], plan.source.grid.pixels / 1e6
+    return {
+        **options,
+        "block": plan.tiling.block,
+        "tasks": plan.tasks,
+        "seconds": seconds,
+        "mpx_per_second": mpx / seconds,
+        "busy": info.forward_seconds / seconds,
+        "cpu_per_mpx": (time.process_time() - spent) / mpx,
+        "seconds to plan": planned - begin,
+        "seconds to begin": moments[0] - planned,
+        "seconds to end": ended - moments[-1],
+    }
+
+
+def decoded(scene: Path) -> dict[str, float]:
+    """Time GDAL, which decodes the whole file with all cores."""
+    begin, spent = time.perf_counter(), time.process_time()
+    with rasterio.open(scene, num_threads="all_cpus") as file:
+        for y in range(0, file.height, 4096):
+            high = min(4096, file.height - y)
+            file.read(window=rasterio.windows.Window(0, y, file.width, high))
+        mpx = file.width * file.height / 1e6
+    return {
+        "mpx_per_second": mpx / (time.perf_counter() - begin),
+        "cpu_per_mpx": (time.process_time() - spent) / mpx,
+    }
 
 
 def monai(network: torch.nn.Module, scene: Path) -> float:
-    """Time MONAI on the same file: windows on the GPU, sums in main memory."""
+    """Return Mpx/s of MONAI with the raster and its sums on the GPU."""
     from monai.inferers import SlidingWindowInferer
 
     inferer = SlidingWindowInferer(
         512, sw_batch_size=16, overlap=0.125, mode="gaussian", sw_device="cuda",
-        device="cpu",
+        device="cuda",
     )  # fmt: skip
     network = network.eval().cuda().bfloat16()
     begin = time.perf_counter()
     with rasterio.open(scene) as source, torch.inference_mode():
-        x = (torch.from_numpy(source.read().astype(np.float32)) - 2000) / 1000
-        inferer(x[None].bfloat16(), network)[0].argmax(0).numpy()
-    return time.perf_counter() - begin
+        side = min(source.width, 8192)
+        window = rasterio.windows.Window(0, 0, side, side)
+        pixels = source.read(window=window).astype(np.float32)
+        x = (torch.from_numpy(pixels).cuda() - 2000) / 1000
+        inferer(x[None].bfloat16(), network)[0].argmax(0).cpu().numpy()
+    return side**2 / 1e6 / (time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=32768)
+    parser.add_argument("--compress", default="none,zstd,lzw")
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--networks", action="store_true")
+    parser.add_argument("--engine", default="compile")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    facts: dict[str, Any] = {"card": torch.cuda.get_device_name(), "side": options.side}
+
+    def tell(**more: Any) -> None:
+        facts.update(more)
+        print(json.dumps(more), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(facts, indent=1))
+
+    network = unet()
+    tell(network=network_alone(network, None))
+    with tempfile.TemporaryDirectory() as folder:
+        for compress in options.compress.split(","):
+            scene = Path(folder) / f"{compress}.tif"
+            write_fields(scene, options.side, compress)
+            tell(**{f"decoder, {compress}": decoded(scene)})
+            found = whole(scene, network, engine=options.engine)
+            tell(**{f"geoseg, {compress}": found})
+            if options.peers:
+                tell(**{f"plain, {compress}": run_plainly(scene, unet())})
+            if options.sweep:
+                tell(sweep=[
+                    whole(scene, network, engine=options.engine, block=b, batch=n)
+                    for b in (1792, 2688, 3584) for n in (16, 32, 64)
+                ])  # fmt: skip
+            for name, make in NETWORKS.items() if options.networks else ():
+                other = unet(make, 3 if "mit" in name else 4)
+                tell(**{name: network_alone(other, None)})
+                tell(**{f"{name}, whole": whole(scene, other, engine=options.engine)})
+            if options.peers and compress == "none":
+                tell(monai=monai(unet(), scene))
+            scene.unlink()
 
 
 if __name__ == "__main__":

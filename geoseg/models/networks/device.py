@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+EngineName = Literal["auto", "threads", "torch", "compile"]
+"""What runs a network: `threads` passes windows side by side, one thread each, on a
+CPU; `torch` passes batches that are cut, blended and labelled on the device, `compile`
+likewise, through compiled code. `auto` is `threads` on a CPU; on a GPU `compile` where
+that pays, else `torch`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +30,10 @@ class ModelOptions:
     """`auto`, `fp32`, `bf16` or `fp16`."""
     batch: int | None = None
     """Windows per forward pass; None: what suits the device."""
+    engine: EngineName = "auto"
+    """`auto`, `threads`, `torch` or `compile`."""
+    device_memory: float | None = None
+    """Bytes of the GPU's memory that may be used; None: nine tenths of what is free."""
     prompts: str | None = None
     """Vector file of what is asked for, of models that answer prompts."""
 
@@ -34,6 +43,9 @@ class ModelOptions:
                 f"precision {self.precision!r} is not one of "
                 f"{', '.join(get_args(Precision))}"
             )
+        if self.engine not in get_args(EngineName):
+            known = ", ".join(get_args(EngineName))
+            raise ModelError(f"engine {self.engine!r} is not one of {known}")
         if self.batch is not None and self.batch < 1:
             raise ModelError(f"batch {self.batch} must be at least 1 window")
 
@@ -115,3 +127,29 @@ def _cpu_has_bf16() -> bool:
         set(),
     )
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def choose_engine(device: torch.device, asked: EngineName) -> EngineName:
+    """Return what runs a network on a device; whether compiling pays is not known yet.
+
+    Raises:
+        ModelError: Windows cannot be passed side by side there.
+    """
+    if asked == "threads" and device.type != "cpu":
+        raise ModelError(
+            f"--engine threads is for the CPU, the device is {device}: use --engine "
+            "torch or compile, or --device cpu"
+        )
+    if asked != "auto":
+        return asked
+    return "threads" if device.type == "cpu" else "torch"
+
+
+def free_memory(device: torch.device, allowed: float | None) -> float:
+    """Return the bytes of a device's memory that may be used, of what is free now."""
+    import torch
+
+    if device.type != "cuda":
+        return allowed or 4e9
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(0.9 * free, allowed or 0.9 * free)

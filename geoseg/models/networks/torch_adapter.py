@@ -16,10 +16,13 @@ from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.contract import AnyModel
+from geoseg.models.networks.batch_size import quickest_batch
 from geoseg.models.networks.device import (
     ModelOptions,
     choose_device,
+    choose_engine,
     choose_precision,
+    free_memory,
     torch_dtype,
 )
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
     from geoseg.models.card import Card
 
-_CUDA_BATCH_PIXELS = 1 << 24  # 64 windows of 512 x 512 keep any GPU busy
 _HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
 
 
@@ -46,13 +48,16 @@ class TorchModel(AnyModel):
     band, and pass through the network channels-last without gradients: on a GPU as a
     batch of fixed shape, on a CPU side by side, one thread each. So the answer for a
     window depends neither on its company nor on the number of cores. A batch that does
-    not fit in memory is halved, and stays halved.
+    not fit in memory is halved, and stays halved. Batches that lie on the device
+    already go through `scores`.
 
     Attributes:
         card: What the network expects and answers.
         batch: Windows in work at once at present.
         device: Where it runs, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16` or `fp16`.
+        engine: `threads`, `torch` or `compile`.
+        streams: Whether its windows are cut on the device.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class TorchModel(AnyModel):
         self._device = choose_device(options.device)
         self.device = str(self._device)
         self.precision = choose_precision(self._device, options.precision)
+        self.engine = choose_engine(self._device, options.engine)
+        self.streams = self.engine != "threads" and card.output != "labels"
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
@@ -86,14 +93,16 @@ class TorchModel(AnyModel):
             last_in_full(self._module, exact, shape, self._input)
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
-            SingleThreads(forward_threads()) if self.device == "cpu" else None
+            SingleThreads(forward_threads()) if self.engine == "threads" else None
         )
         if options.batch is not None:
             self.batch = options.batch
         elif self._threads is not None:
             self.batch = self._threads.count
         else:
-            self.batch = self._cuda_batch()
+            most = free_memory(self._device, options.device_memory) / 2
+            network = f"{module}{self.precision}"
+            self.batch = quickest_batch(self._trial, card, self._device, most, network)
 
     def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
         """Return (n, class, y, x) scores, or (n, y, x) labels, on the device."""
@@ -183,15 +192,23 @@ class TorchModel(AnyModel):
         Not in inference mode: what networks keep could not be trained with then.
         """
         size = len(pixels)
-        with self._kernels():
-            x = self._scaling(to_device(pixels, self._device))
-            if size < batch:
-                # One shape only: other shapes get other kernels, which round otherwise,
-                # and where a remainder falls depends on the blocks.
-                x = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, batch - size))
-            x = x.to(self._input, memory_format=torch.channels_last)
-            answer = self._module(x)
-        return self._in_pixels(answer, *pixels.shape[-2:])[:size]
+        x = to_device(pixels, self._device)
+        if size < batch:
+            # One shape only: other shapes get other kernels, which round otherwise,
+            # and where a remainder falls depends on the blocks.
+            x = functional.pad(x.float(), (0, 0, 0, 0, 0, 0, 0, batch - size))
+        with self.kernels():
+            return self.scores(x)[:size]
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, class, y, x) scores, or labels, of windows on the device."""
+        x = self._scaling(pixels).to(self._input, memory_format=torch.channels_last)
+        return self._in_pixels(self._module(x), *pixels.shape[-2:])
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The network."""
+        return (self._module,)
 
     def _in_pixels(self, output: object, height: int, width: int) -> torch.Tensor:
         answer = tensor_of(output, self.card)
@@ -199,7 +216,7 @@ class TorchModel(AnyModel):
             return _labels(answer, height, width)
         return _to_pixels(fit_channels(answer, self.card), height, width, self.card)
 
-    def _kernels(self) -> AbstractContextManager[None]:
+    def kernels(self) -> AbstractContextManager[None]:
         """Kernels whose answer does not change from run to run; true fp32 in fp32."""
         if self._device.type == "cpu":
             return nullcontext()
@@ -210,20 +227,12 @@ class TorchModel(AnyModel):
             allow_tf32=self.precision != "fp32",
         )
 
-    def _cuda_batch(self) -> int:
-        """Return a power of two of windows that uses at most half the free memory."""
+    def _trial(self, batch: int) -> None:
+        """Pass a batch of blank windows, without waiting for the device."""
         card = self.card
-        one = np.zeros((1, len(card.bands), card.window, card.window), dtype=np.uint8)
-        self.batch = 1
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        self.predict(one)
-        peak = torch.cuda.max_memory_allocated(self._device) - before
-        free, _ = torch.cuda.mem_get_info(self._device)
-        most = min(
-            free // 2 // max(peak, 1), _CUDA_BATCH_PIXELS // card.window**2, 1 << 10
-        )
-        return 1 << max(0, int(most).bit_length() - 1)
+        shape = (batch, len(card.bands), card.window, card.window)
+        with torch.no_grad(), self.kernels():
+            self.scores(torch.zeros(shape, device=self._device))
 
 
 def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -1,0 +1,39 @@
+"""`geoseg cache`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import click
+
+from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.options import command, takes
+from geoseg.core import user_cache
+from geoseg.core.text import size
+
+
+@command("geoseg cache", "geoseg cache --clear")
+@click.option("--clear", is_flag=True, help="Delete it; it is made again when needed.")
+@takes(OutputOptions, "output", only="as_json")
+def cache(*, clear: bool, output: OutputOptions) -> None:
+    """Show what is kept for this user between runs, because making it takes long.
+
+    Compiled networks and measured batch sizes, in a folder that nobody else can write;
+    GEOSEG_CACHE_DIR names another one.
+    """
+    found: dict[str, int] = defaultdict(int)
+    for kind, path in user_cache.kept():
+        found[kind] += path.stat().st_size
+    if clear:
+        user_cache.clear()
+    what = "deleted" if clear else "kept"
+    lines = [
+        f"{user_cache.KINDS[kind]}: {size(count)} {what}"
+        for kind, count in found.items()
+    ]
+    place = str(user_cache.root())
+    report(
+        {"folder": place, **found, "deleted": clear},
+        [f"{place}: {'' if lines else 'empty'}".rstrip(": "), *lines],
+        output,
+    )

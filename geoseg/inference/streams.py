@@ -1,0 +1,81 @@
+"""The one stream of this process, of the run that it is at."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from geoseg.inference.tasks import Tasks
+
+if TYPE_CHECKING:
+    from geoseg.core.tiling import Tiling
+    from geoseg.inference.numerics import Numerics
+    from geoseg.inference.stream import Stream
+    from geoseg.models.load import ModelRecipe
+
+TASKS = Tasks()
+"""What this process is at."""
+_STREAMS: dict[str, Stream] = {}
+_LOCK = threading.Lock()
+
+
+def stream_of(
+    run: str,
+    recipe: ModelRecipe,
+    tiling: Tiling,
+    numerics: Numerics | None,
+    code: bytes | None,
+) -> Stream:
+    """Return the stream of a run, which begins with its first block.
+
+    Args:
+        run: Which run; the stream of another is closed.
+        recipe: Its model, one that `streams`.
+        tiling: How its raster is cut.
+        numerics: How all workers compute.
+        code: The compiled step, where another process compiled it.
+    """
+    with _LOCK:
+        if run not in _STREAMS:
+            _close_all()
+            _STREAMS[run] = _begun(recipe, tiling, numerics, code)
+        return _STREAMS[run]
+
+
+def close_streams() -> None:
+    """Give back what streams hold of their devices."""
+    with _LOCK:
+        _close_all()
+
+
+def _close_all() -> None:
+    while _STREAMS:
+        _STREAMS.popitem()[1].close()
+
+
+def _begun(
+    recipe: ModelRecipe, tiling: Tiling, numerics: Numerics | None, code: bytes | None
+) -> Stream:
+    import torch
+
+    from geoseg.inference.steps import compiled_step, keep_code
+    from geoseg.inference.stream import Stream
+    from geoseg.models.networks.device import free_memory
+
+    model = recipe.load()
+    batch = (numerics.batch if numerics else None) or model.batch
+    step = None
+    if numerics is not None and numerics.engine == "compile":
+        if code is not None:
+            keep_code(recipe, batch, code)
+        step = compiled_step(recipe, batch)
+    free = free_memory(torch.device(model.device), recipe.options.device_memory)
+    left = free - batch * (model.working_bytes() / max(1, model.batch))
+    return Stream(
+        model,
+        batch=batch,
+        memory=max(0.0, left),
+        tasks=TASKS,
+        step=step,
+        shapes=tiling.shapes,
+    )

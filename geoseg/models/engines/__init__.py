@@ -1,0 +1,1 @@
+"""What runs a network's batches: PyTorch itself, or code compiled for one shape."""

@@ -1,0 +1,108 @@
+"""How many windows a device is given at once: measured once, and remembered.
+
+Small batches leave a GPU idle, large ones only take memory and wait to be filled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from geoseg.core import user_cache
+from geoseg.core.files import replacing
+
+if TYPE_CHECKING:
+    from geoseg.models.card import Card
+
+_MOST_PIXELS = 1 << 24  # 64 windows of 512 x 512
+_MOST_WINDOWS = 1 << 10
+_CLOSE = 1.03  # a batch half as large that is at most this much slower is preferred
+_PASSES = 3
+_ON_CPU = 4
+
+
+def quickest_batch(
+    trial: Callable[[int], None],
+    card: Card,
+    device: torch.device,
+    most: float,
+    network: str,
+) -> int:
+    """Return the smallest power of two of windows that is about as fast as any.
+
+    Args:
+        trial: Asks the device to pass so many windows.
+        card: Says how large windows are.
+        device: Where; a CPU is not measured.
+        most: Bytes of the device that a pass may take.
+        network: What the network is, so that its figure is found again.
+    """
+    if device.type != "cuda":
+        return _ON_CPU
+    name = torch.cuda.get_device_name(device)
+    facts = [network, name, torch.__version__, card.window, len(card.bands)]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    found = _remembered(key)
+    if found is None:
+        found = _measured(trial, card.window, device, most)
+        _remember(key, found)
+    return found
+
+
+def _measured(
+    trial: Callable[[int], None], side: int, device: torch.device, most: float
+) -> int:
+    """Time powers of two, as long as they fit and still help."""
+    best, rate, batch = 1, 0.0, 1
+    while batch * side**2 <= _MOST_PIXELS and batch <= _MOST_WINDOWS:
+        try:
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            trial(batch)
+            torch.cuda.synchronize(device)
+            peak = torch.cuda.max_memory_allocated(device) - before
+            now = _rate(trial, batch)
+        except torch.cuda.OutOfMemoryError:
+            break
+        if now > _CLOSE * rate:
+            best, rate = batch, now
+        if 2 * peak > most:
+            break
+        batch *= 2
+    torch.cuda.empty_cache()
+    return best
+
+
+def _rate(trial: Callable[[int], None], batch: int) -> float:
+    """Return windows per millisecond."""
+    begin, end = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(2)
+    )
+    begin.record()
+    for _ in range(_PASSES):
+        trial(batch)
+    end.record()
+    end.synchronize()
+    return _PASSES * batch / float(begin.elapsed_time(end))
+
+
+def _remembered(key: str) -> int | None:
+    folder = user_cache.folder("batches")
+    if folder is None:
+        return None
+    try:
+        return int((folder / key).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _remember(key: str, batch: int) -> None:
+    folder = user_cache.folder("batches")
+    if folder is not None:
+        with replacing(folder / key) as path:
+            path.write_text(str(batch), encoding="ascii")

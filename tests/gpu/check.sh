@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# What a machine with one GPU says of geoseg, in two parts of at most five minutes each.
+#
+#   tests/gpu/check.sh FOLDER           from a clone, in an environment with torch
+#   SITE=site.tar.xz tests/gpu/check.sh FOLDER    packages that the machine lacks
+#
+# The first call runs the tests and the table of the whole way; the second, with the same
+# FOLDER, other networks and the sweep of block and batch. Figures are in FOLDER/*.json.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+if [ -n "${SITE:-}" ] && [ ! -d "$out/site" ]; then
+    mkdir "$out/site" && tar xJf "$SITE" -C "$out/site"
+fi
+export PYTHONPATH="$here:$here/tests/benchmarks:$out/site" PYTHONUNBUFFERED=1
+export GEOSEG_CACHE_DIR="$out/cache"
+cd "$here"
+if [ ! -f "$out/whole.json" ]; then
+    timeout 120 python3 -m pytest -q -n0 -p no:cacheprovider -o addopts= -W ignore \
+        tests/inference/test_stream.py tests/gpu
+    timeout 170 python3 tests/benchmarks/bench_gpu.py --side 16384 --peers \
+        --out "$out/whole.json"
+else
+    timeout 290 python3 tests/benchmarks/bench_gpu.py --side 16384 --compress none \
+        --sweep --networks --out "$out/sweep.json"
+fi

@@ -1,0 +1,343 @@
+"""Blocks through one device: the laws hold, nothing is passed twice, little is filled.
+
+The same code runs on CPUs and GPUs; where torch sees a GPU, all of it runs there too.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import zarr
+
+from geoseg.core import user_cache
+from geoseg.core.blend import SCORE, WEIGHT_1D
+from geoseg.core.classes import class_table
+from geoseg.core.tiling import Tiling
+from geoseg.errors import BlocksFailedError, ModelError
+from geoseg.inference.device import laid_out, room_of
+from geoseg.inference.options import PlanOptions
+from geoseg.inference.planning import plan_of
+from geoseg.inference.semantic import segment_block
+from geoseg.inference.stream import Stream
+from geoseg.inference.tasks import Tasks
+from geoseg.inference.windows import read_windows
+from geoseg.inference.workflow import run_plan
+from geoseg.models.card import Band, Card
+from geoseg.models.load import model_recipe
+from geoseg.testing import MemorySource
+
+HEIGHT, WIDTH, WINDOW, OVERLAP = 700, 650, 128, 32
+CUDA = pytest.param(
+    "cuda",
+    marks=pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="torch sees no CUDA GPU here"
+    ),
+)
+on_devices = pytest.mark.parametrize("device", ["cpu", CUDA])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(folder))
+
+
+def card(**changes):
+    facts = {
+        "name": "net",
+        "bands": tuple(Band(name=b, offset=100, scale=50) for b in "abc"),
+        "classes": class_table(f"class {i}" for i in range(4)),
+        "window": WINDOW,
+        "overlap": OVERLAP,
+        "multiple": 32,
+    }
+    return Card(**facts | changes)
+
+
+def network(module=None, **changes):
+    torch.manual_seed(0)
+    net = module or torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 4, 5, padding=2),
+    )
+    net.card = card(**changes)
+    return net.eval()
+
+
+def pixels(dtype=np.uint16):
+    rng = np.random.default_rng(0)
+    values = rng.integers(1, 250, (3, HEIGHT, WIDTH)).astype(dtype)
+    mask = rng.random((HEIGHT, WIDTH)) > 0.1
+    mask[:300, :300] = False
+    return values, mask
+
+
+def source(dtype=np.uint16):
+    values, mask = pixels(dtype)
+    return MemorySource(values=values, mask=mask, names=("a", "b", "c"))
+
+
+def tiling(block=192):
+    return Tiling(
+        height=HEIGHT,
+        width=WIDTH,
+        window=WINDOW,
+        overlap=OVERLAP,
+        multiple=32,
+        chunk=192,
+        block=block,
+    )
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scene") / "scene.tif"
+    values, mask = pixels()
+    profile = {
+        "driver": "GTiff",
+        "count": 3,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "dtype": "uint16",
+        "nodata": 0,
+        "crs": "EPSG:32633",
+        "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
+    }
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(np.where(mask, values, 0))
+        file.descriptions = ("a", "b", "c")
+    return path
+
+
+def run(scene, out, net, *, device, batch=5, **options):
+    """Segment the scene whole; return the arrays of the store."""
+    options = {"engine": "torch", "precision": "fp32", "scores": True} | options
+    asked = PlanOptions(model=net, device=device, batch=batch, **options)
+    plan = plan_of(str(scene), asked, chunk=192)
+    run_plan(plan, out=out, progress=False)
+    store = zarr.open_group(out, mode="r")
+    return {name: store[name][:] for name in ("classes", "confidence")}
+
+
+def same(one, two):
+    return all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+def through(stream, blocks, of, threads=6):
+    """Give blocks to a stream from several threads, as a run's tasks do."""
+    found, waiting = {}, list(blocks)[::-1]
+
+    def work():
+        while waiting:
+            block = waiting.pop()
+            with stream.tasks.one_more():
+                seen = read_windows(of, stream.card, block.reach)
+                found[block.key] = stream.segment(block, seen, ["classes"])
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return found
+
+
+def stream_of(net, device="cpu", batch=5, memory=1e9):
+    recipe = model_recipe(
+        net, device=device, precision="fp32", engine="torch", batch=batch
+    )
+    return Stream(recipe.load(), batch=batch, memory=memory, tasks=Tasks())
+
+
+@on_devices
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_blocks_never_change_the_answer(scene, tmp_path, device, precision):
+    how = {"device": device, "precision": precision}
+    one = run(scene, tmp_path / "1", network(), block=192, **how)
+    two = run(scene, tmp_path / "2", network(), block=384, **how)
+    assert same(one, two)
+
+
+@on_devices
+def test_order_and_room_never_change_the_answer(device):
+    blocks = list(tiling().each_block())
+    answers = []
+    for order, memory in ((0, 1e9), (1, 1e9), (2, 1)):
+        np.random.default_rng(order).shuffle(blocks)
+        stream = stream_of(network(), device, memory=memory)
+        answers.append(through(stream, blocks, source()))
+        stream.close()
+    for key, block in answers[0].items():
+        for other in answers[1:]:
+            assert np.array_equal(block.arrays["classes"], other[key].arrays["classes"])
+            for mine, theirs in zip(block.border, other[key].border, strict=True):
+                assert np.array_equal(mine.sums, theirs.sums)
+            for neighbour, halo in block.halo.items():
+                assert np.array_equal(halo.sums, other[key].halo[neighbour].sums)
+
+
+@on_devices
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_a_device_agrees_with_windows_side_by_side(device, dtype):
+    """Scores within 1/65535; labels wherever the best two are further apart."""
+    stream = stream_of(network(), device)
+    plain = model_recipe(network(), device="cpu", precision="fp32").load()
+    blocks = list(tiling().each_block())
+    there = through(stream, blocks, source(dtype))
+    stream.close()
+    near = 4 * WEIGHT_1D**2  # four windows, each off by one
+    for block in blocks:
+        here = segment_block(source(dtype), plain, block, batch=2)
+        assert here.windows == there[block.key].windows
+        found = there[block.key]
+        assert here.halo.keys() == found.halo.keys()
+        for mine, theirs in [
+            *zip(here.border, found.border, strict=True),
+            *((here.halo[key], found.halo[key]) for key in here.halo),
+        ]:
+            assert mine.window == theirs.window
+            assert np.abs(mine.sums - theirs.sums).max() <= near
+        differ = here.arrays["classes"] != found.arrays["classes"]
+        assert differ.mean() < 1e-3
+
+
+@on_devices
+def test_every_window_once_and_one_filled_batch_per_shape(device):
+    stream = stream_of(network(), device)
+    blocks = list(tiling().each_block())
+    found = through(stream, blocks, source(), threads=len(blocks))
+    shapes = {
+        (window.height, window.width)
+        for block in blocks
+        for row in block.cells[0]
+        for col in block.cells[1]
+        for window in [block.tiling.model_window(row, col)]
+    }
+    windows = sum(block.windows for block in found.values())
+    plain = model_recipe(network(), device="cpu", precision="fp32").load()
+    assert windows == sum(
+        segment_block(source(), plain, block, batch=2).windows for block in blocks
+    )
+    assert stream.padding < stream.batch * len(shapes)
+    assert stream.steps <= windows / stream.batch + len(shapes) + sum(
+        stream.batch for shape in shapes if shape != (WINDOW, WINDOW)
+    )
+    stream.close()
+
+
+@on_devices
+def test_a_killed_run_resumes_to_the_same_bytes(scene, tmp_path, device):
+    whole = run(scene, tmp_path / "whole", network(), device=device, block=192)
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_stream import PlanOptions, network, plan_of, run_plan\n"
+        "asked = PlanOptions(model=network(), device=sys.argv[4], batch=5,\n"
+        "    engine='torch', precision='fp32', scores=True, block=192)\n"
+        "plan = plan_of(sys.argv[2], asked, chunk=192)\n"
+        "def die(now):\n"
+        "    if now.inferred >= 4: os.kill(os.getpid(), 9)\n"
+        "run_plan(plan, out=sys.argv[3], progress=die)\n"
+    )
+    out, here = tmp_path / "killed", str(Path(__file__).parent)
+    command = [sys.executable, "-c", program, here, str(scene), str(out), device]
+    assert subprocess.run(command, check=False, env=os.environ).returncode == -9
+    assert same(run(scene, out, network(), device=device, block=192), whole)
+
+
+class Greedy(torch.nn.Module):
+    """Takes more memory than there is for more than two windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        if len(x) > 2:
+            raise torch.cuda.OutOfMemoryError("out of memory, as a GPU says it")
+        return self.inner(x)
+
+
+@on_devices
+def test_out_of_memory_halves_the_batch_and_says_so(scene, tmp_path, device):
+    plain = run(scene, tmp_path / "plain", network(), device=device, batch=2)
+    with pytest.warns(UserWarning, match="windows are passed at once"):
+        found = run(scene, tmp_path / "g", network(Greedy()), device=device, batch=8)
+    differ = plain["classes"] != found["classes"]
+    assert differ.mean() < 1e-3
+
+
+class Odd(torch.nn.Module):
+    """Answers NaN where it sees a pixel of 251."""
+
+    def forward(self, x):
+        seen = (x > 3.01).any(1, keepdim=True)
+        return torch.where(seen, torch.nan, x[:, :1]).expand(-1, 4, -1, -1)
+
+
+@on_devices
+def test_a_block_that_is_not_finite_fails_alone(device):
+    values, mask = pixels()
+    values[:, 600, 600] = 251
+    mask[600, 600] = True
+    of = MemorySource(values=values, mask=mask, names=("a", "b", "c"))
+    stream = stream_of(network(Odd()), device)
+    good, bad = tiling().block_at(2, 1), tiling().block_at(3, 3)
+    with stream.tasks.one_more():
+        seen = {b.key: read_windows(of, stream.card, b.reach) for b in (good, bad)}
+        stream.segment(good, seen[good.key], ["classes"])
+        with pytest.raises(ModelError, match="NaN or infinity in block 3,3"):
+            stream.segment(bad, seen[bad.key], ["classes"])
+    stream.close()
+
+
+class Wrong(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :, ::3]
+
+
+@on_devices
+def test_wrong_scores_are_told_in_words(scene, tmp_path, device):
+    with pytest.raises((ModelError, BlocksFailedError), match="scores"):
+        run(scene, tmp_path / "m", network(Wrong()), device=device)
+
+
+def test_sums_never_overflow():
+    assert SCORE * WEIGHT_1D**2 < 2**31
+
+
+def test_tensors_share_a_buffer_side_by_side():
+    tensors = [
+        torch.arange(7, dtype=torch.uint8),
+        torch.arange(12, dtype=torch.int32).view(3, 4),
+        torch.tensor(True),
+        torch.arange(5, dtype=torch.int16),
+    ]
+    buffer = torch.empty(sum(map(room_of, tensors)), dtype=torch.uint8)
+    pieces = laid_out(buffer, tensors)
+    for piece, tensor in zip(pieces, tensors, strict=True):
+        piece.copy_(tensor)
+    for piece, tensor in zip(pieces, tensors, strict=True):
+        assert torch.equal(piece, tensor)
+
+
+@on_devices
+def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device):
+    eager = run(scene, tmp_path / "eager", network(), device=device)
+    one = run(scene, tmp_path / "1", network(), device=device, engine="compile")
+    two = run(
+        scene, tmp_path / "2", network(), device=device, engine="compile", block=384
+    )
+    assert same(one, two)
+    assert (one["classes"] != eager["classes"]).mean() < 1e-3
+    kept = [path for kind, path in user_cache.kept() if kind == "compiled"]
+    assert kept
+    assert user_cache.clear() > 0
+    assert not list(user_cache.kept())
