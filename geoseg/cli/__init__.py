@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +18,7 @@ from geoseg.cli import log
 from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
+from geoseg.execution.interrupts import answer_with
 from geoseg.location import keep_secrets
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
@@ -35,10 +37,12 @@ COMMANDS = {
     "verify": "geoseg.cli.verify",
     "report": "geoseg.cli.report",
     "view": "geoseg.cli.view",
+    "info": "geoseg.cli.info",
     "models": "geoseg.cli.models",
     "model": "geoseg.cli.models",
     "demo": "geoseg.cli.demo",
     "cache": "geoseg.cli.cache",
+    "completion": "geoseg.cli.completion",
 }
 FAILED = 3
 """Something is missing that the same command can make later."""
@@ -48,8 +52,19 @@ GRACE = 25.0
 """Seconds to finish the blocks in hand after SIGTERM; schedulers kill after 30."""
 
 
+class _InterruptedError(BaseException):
+    """Ctrl-C, as click does not know it: it would print an empty line."""
+
+
 class _Commands(Group):
     """A group whose commands are imported when they are asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -78,6 +93,7 @@ The usual way:
 New here?
   geoseg demo      all of it on a small scene
   geoseg models    what MODEL can be
+  geoseg info X    what X is: a raster, masks, polygons, a model
 
 Exit status: 0 done; 2 the input or the arguments are wrong; 3 done but for some
 blocks or objects, run it again; 130 interrupted, the same command resumes.
@@ -117,9 +133,26 @@ def main(arguments: list[str] | None = None) -> None:
     make_output_safe()
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)
+    answer_with(_answer)
     # Python counts what killed workers left behind; that is no news to a user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     sys.exit(run(arguments))
+
+
+def _answer(number: int, count: int, in_hand: int) -> None:
+    """Say at once that a signal was heard, where what is in hand is finished first."""
+    if count > 1:
+        if number == signal.SIGINT:
+            os._exit(INTERRUPTED)
+        return
+    said = "interrupted" if number == signal.SIGINT else "asked to end"
+    hand = f", {in_hand} at most" if in_hand else ""
+    with suppress(RuntimeError):  # it came while a line was being written
+        log.say(
+            "warning",
+            f"{said}: finishing the blocks in hand{hand}; Ctrl-C again stops now, and "
+            "what is done stays done either way",
+        )
 
 
 def _on_interrupt(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
@@ -159,7 +192,7 @@ def run(arguments: list[str] | None = None) -> int:
     except GeosegError as error:
         log.say("error", str(error))
         return FAILED if is_full(error) else error.exit_status
-    except (KeyboardInterrupt, click.Abort, Terminated) as end:
+    except (_InterruptedError, KeyboardInterrupt, click.Abort, Terminated) as end:
         asked = isinstance(end, Terminated)
         how = "asked to end" if asked else "interrupted"
         said = f"{how}; what is done stays done, and the same command resumes"

@@ -51,10 +51,11 @@ def report(summary: Mapping[str, Any], lines: list[str], output: OutputOptions) 
             click.echo(redact(line))
 
 
-def report_file(path: Path, output: OutputOptions) -> None:
-    """Print that a file was written, and how large it is."""
+def report_file(path: Path, output: OutputOptions, use: str) -> None:
+    """Print that a file was written, how large it is, and what opens it."""
     bytes_ = path.stat().st_size
-    report({"file": str(path), "bytes": bytes_}, [f"{path}: {size(bytes_)}"], output)
+    line = f"{path}: {size(bytes_)}; {use}"
+    report({"file": str(path), "bytes": bytes_}, [line], output)
 
 
 def tell(notes: Iterable[str]) -> None:

@@ -22,4 +22,5 @@ def export(*, masks: str, options: ExportOptions, output: OutputOptions) -> None
     """
     from geoseg.maps.cog import export as write
 
-    report_file(write(masks, **dict(options)), output)
+    path = write(masks, **dict(options))
+    report_file(path, output, f"open it in QGIS, with {path.stem}.qml beside it")

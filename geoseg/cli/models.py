@@ -128,7 +128,8 @@ def pack(*, spec: str, out: str, overwrite: bool) -> None:
     """Pack MODEL, its card and its weights, into one folder to share."""
     from geoseg.models.pack import pack as run
 
-    click.echo(str(run(spec, Path(out), overwrite=overwrite)))
+    path = run(spec, Path(out), overwrite=overwrite)
+    click.echo(f"{path}: use it with --model {path}")
 
 
 @command(

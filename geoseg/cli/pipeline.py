@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from geoseg.cli.answers import area_lines, areas, step
 from geoseg.cli.common import OutputOptions, report
 from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options
-from geoseg.core.text import plain
+from geoseg.core.text import plain, redact
 from geoseg.execution.options import ClusterOptions
 from geoseg.pipeline.options import RunOptions
 
@@ -82,7 +83,12 @@ def run(
         + (f" in {facts['seconds']:.1f} s" if facts["made"] else " was there already")
         for stage, facts in made.items()
     ]
-    report({"name": settings.name, "stages": made}, lines, output)
+    found = {}
+    if not output.silent or output.as_json:
+        masks = made["segment"]["product"]
+        found = areas(masks)
+        lines += [*area_lines(found), step("look", "view", redact(masks))]
+    report({"name": settings.name, "stages": made, "areas": found}, lines, output)
 
 
 def _tell_scenes(outcomes: list[Outcome], output: OutputOptions) -> int:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
+from geoseg.cli.answers import step
 from geoseg.cli.common import OutputOptions, client_of, report
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options, Section
-from geoseg.core.text import counted
+from geoseg.core.text import counted, redact
 from geoseg.execution.options import ClusterOptions
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def sample(*, masks: str, options: SampleOptions, output: OutputOptions) -> None
     shares = ", ".join(f"{name} {k}" for name, k in by_stratum.items())
     drawn = f"{counted(count, 'point')} ({shares})"
     lines = [f"{path}: {drawn}; label the column `class` in QGIS"]
+    lines.append(step("then", "evaluate", redact(masks), "--reference", path))
     report({"points": str(path), "n": count, "strata": by_stratum}, lines, output)
 
 

@@ -30,4 +30,4 @@ def report(*, masks: str, options: ReportOptions, output: OutputOptions) -> None
 
     with steps("looking at the map", quiet=output.silent) as progress:
         path = write_page(masks, options, progress=progress)
-    report_file(path, output)
+    report_file(path, output, "open it in a browser")

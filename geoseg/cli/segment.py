@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geoseg.cli.answers import area_lines, areas, step
 from geoseg.cli.common import OutputOptions, client_of, one_or_more, report, tell
 from geoseg.cli.options import command, takes
-from geoseg.core.text import counted, size
+from geoseg.core.text import counted, redact, size
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 
@@ -74,7 +75,21 @@ def segment(
             progress=False if output.silent else None,
         )
         seconds = perf_counter() - begun
-    report(*_summary(made, masks, facts, seconds), output)
+    summary, lines = _summary(made, masks, facts, seconds)
+    if not output.silent or output.as_json:
+        found = areas(masks)
+        summary["areas"] = found
+        raster_there = raster[0] if len(raster) == 1 else None
+        lines += [*area_lines(found), _next(masks, found, raster_there)]
+    report(summary, lines, output)
+
+
+def _next(masks: Masks, found: dict[str, Any], raster: str | None) -> str:
+    path = redact(masks.path)
+    if not found:
+        return step("areas", "info", path)
+    shown = [] if raster is None else ["--raster", redact(raster)]
+    return step("look", "view", path, *shown)
 
 
 def _summary(

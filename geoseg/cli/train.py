@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from geoseg.cli.answers import step
 from geoseg.cli.common import OutputOptions, report
 from geoseg.cli.options import command, takes
 from geoseg.training.options import TrainOptions
@@ -38,6 +39,9 @@ def train(
     notes = list(facts["training"].get("label_notes", ()))
     notes += facts.get("validation", {}).get("notes", [])
     lines = [f"{path}: {_figures(facts)}", *(f"- {note}" for note in notes)]
+    lines.append(
+        step("use", "segment", *rasters[:1], "--model", path, "--out", "masks.zarr")
+    )
     report({"model": str(path), **facts}, lines, output)
 
 

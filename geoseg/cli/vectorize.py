@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import click
 
+from geoseg.cli.answers import step
 from geoseg.cli.common import OutputOptions, client_of, report
 from geoseg.cli.options import command, takes
-from geoseg.core.text import size
+from geoseg.core.text import redact, size
 from geoseg.execution.options import ClusterOptions
 from geoseg.vector.options import VectorizeOptions
 
@@ -52,11 +54,27 @@ def vectorize(
         "bytes": bytes_,
         "seconds": round(seconds, 3),
     }
-    lines = [f"{path}: {size(bytes_)} in {seconds:.1f} s"]
+    rows = _rows(path, options.layer)
+    told = "" if rows is None else f"{rows:,} {'region' if rows == 1 else 'regions'}, "
+    summary |= {"rows": rows}
+    lines = [f"{path}: {told}{size(bytes_)} in {seconds:.1f} s"]
     if options.regularize:
         from geoseg.vector.footprints import summarize
 
         squared = summarize(path)
         summary |= {"footprints": asdict(squared)}
         lines.append(str(squared))
+    lines.append(step("look", "view", redact(masks), "--regions", path))
     report(summary, lines, output)
+
+
+def _rows(path: Path, layer: str | None) -> int | None:
+    """Return how many regions a file holds, where that is told at once."""
+    import pyogrio
+
+    try:
+        layers = pyogrio.list_layers(path)
+        name = layer or next((n for n, kind in layers if kind), None)
+        return int(pyogrio.read_info(path, layer=name)["features"])
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+        return None  # GeoParquet needs a driver that GDAL may lack

@@ -40,7 +40,7 @@ class Section(StrEnum):
     LINES = "Lines and polygons"
     NETWORK = "Network"
     LEARNING = "Learning"
-    TREES = "Trees"
+    TREES = "Pixel features and trees"
     WRITTEN = "What is written"
     SPEED = "Speed and memory"
     OTHER = "Options"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,14 @@ class DemoResult:
                 )
                 if path is not None
             ),
+            self.next_step,
         ]
+
+    @property
+    def next_step(self) -> str:
+        """How to look at all of it, as one would type it."""
+        words = ["view", self.masks, "--raster", self.scene, "--regions", self.regions]
+        return f"look: geoseg {shlex.join(map(str, words))}"
 
     def _class_lines(self) -> Iterator[str]:
         if self.accuracy is not None:

@@ -94,9 +94,11 @@ def engine(
 
     On an error or Ctrl-C, tasks that wait are dropped and those that run end.
     """
-    with held_back() as let_through:
+    opened: list[Engine] = []
+    with held_back(lambda: sum(one.in_flight for one in opened)) as let_through:
         if client is not None:
             tasks = DaskEngine(client, shared, let_through)
+            opened.append(tasks)
             try:
                 yield tasks
             finally:
@@ -106,7 +108,8 @@ def engine(
         slots = threads or cores()
         pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="geoseg")
         try:
-            yield Threads(pool, slots, shared, let_through)
+            opened.append(Threads(pool, slots, shared, let_through))
+            yield opened[0]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -14,21 +14,38 @@ from contextlib import contextmanager
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Answer = Callable[[int, int, int], None]
+_answers: list[Answer] = []
+
+
+def answer_with(answer: Answer) -> None:
+    """Let a program answer signals that are held back, at once.
+
+    Args:
+        answer: Called with the signal, how many came so far, and how many tasks are in
+            hand, which are finished first.
+    """
+    _answers[:] = [answer]
 
 
 @contextmanager
-def held_back() -> Iterator[Callable[[], None]]:
+def held_back(in_hand: Callable[[], int] = lambda: 0) -> Iterator[Callable[[], None]]:
     """Hold SIGINT and SIGTERM back; yield what lets them through, at a safe place.
 
     One that comes while another is held back is let through at once. Signals that
     no Python code handles are left alone, and so are all in other threads than the
     main one, where they never come.
+
+    Args:
+        in_hand: Says how many tasks are in hand.
     """
     came: list[int] = []
     before = _handlers() if _is_main() else {}
 
     def note(number: int, frame: Any) -> None:  # noqa: ANN401 - a signal handler's
         came.append(number)
+        for answer in _answers:
+            answer(number, len(came), in_hand())
         if len(came) > 1:
             let_through(frame)
 

@@ -356,8 +356,10 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     process.send_signal(signum)
     _, said = process.communicate(timeout=120)
     assert process.returncode == status
-    assert said.strip().count("\n") == 0
-    assert "the same command resumes" in said
+    first, *more, last = said.strip().splitlines()
+    assert not more, said
+    assert "finishing the blocks in hand" in first
+    assert "the same command resumes" in last
     masks = open_masks(str(out))
     inferred = len(masks.marked(PARTIAL) | masks.done())
     assert 2 <= inferred < BLOCKS
@@ -365,6 +367,24 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     set_pace(tmp_path, 0.0)
     run(scene, out, f"{tmp_path / 'slow.py'}:factory")
     assert seen(tmp_path) == WINDOWS
+    assert chunks(out) == whole
+
+
+def test_ctrl_c_is_answered_at_once_and_a_second_one_ends_it(scene, whole, tmp_path):
+    """Windows take ten seconds each: nobody waits for them."""
+    out = tmp_path / "m.zarr"
+    process = started(command(tmp_path, scene, out, pace=0.0, many=12, then=10), out, 2)
+    while process.poll() is None and seen(tmp_path) < 13:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert "finishing the blocks in hand" in process.stderr.readline()
+    assert time.monotonic() - begun < 5
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=8)
+    assert process.returncode == 130
+    set_pace(tmp_path, 0.0)
+    run(scene, out, f"{tmp_path / 'slow.py'}:factory")
     assert chunks(out) == whole
 
 

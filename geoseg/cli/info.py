@@ -1,0 +1,151 @@
+"""`geoseg info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geoseg.cli.answers import area_lines, areas, step
+from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.options import command, takes
+from geoseg.core.text import area_unit, number, redact
+from geoseg.errors import GeosegError, MasksError
+
+_VECTORS = {
+    ".gpkg", ".parquet", ".geoparquet", ".fgb", ".geojson", ".shp", ".kml", ".gml",
+}  # fmt: skip
+Found = tuple[dict[str, Any], list[str]]
+
+
+@command(
+    "geoseg info scene.tif",
+    "geoseg info masks.zarr",
+    "geoseg info regions.gpkg",
+    "geoseg info models/landcover",
+)
+@click.argument("thing")
+@takes(OutputOptions, "output", only="as_json")
+def info(*, thing: str, output: OutputOptions) -> None:
+    """Say what THING is: a raster, masks, polygons, a model, a pipeline's folder.
+
+    Masks are counted: areas by class, whether they are complete, how they were made.
+    """
+    facts, lines = _found(thing)
+    report({"what": thing, **facts}, lines, output)
+
+
+def _found(thing: str) -> Found:
+    path = Path(thing)
+    if (path / "status.json").is_file():
+        return _of_run(thing)
+    if (path / "card.json").is_file() or path.suffix == ".json":
+        return _of_model(thing)
+    if thing.rstrip("/").endswith(".zarr"):
+        return _of_masks(thing)
+    if path.suffix.lower() in _VECTORS:
+        return _of_vectors(thing)
+    if "://" not in thing and not path.exists() and not any(c in thing for c in "*?"):
+        return _of_model(thing)
+    return _of_raster(thing)
+
+
+def _of_run(out: str) -> Found:
+    from geoseg.pipeline.status import lines_of, read_status
+
+    found = read_status(out)
+    return found, list(lines_of(out, found))
+
+
+def _of_model(spec: str) -> Found:
+    from geoseg.models.describe import describe
+    from geoseg.models.load import model_recipe
+    from geoseg.models.stac import card_to_item
+
+    try:
+        card = model_recipe(spec).card
+    except GeosegError as error:
+        if Path(spec).exists():
+            raise
+        raise MasksError(
+            f"there is no file {redact(spec)}, and it is no model either ({error})"
+        ) from error
+    return {"kind": "model", "card": card_to_item(card)}, describe(card).splitlines()
+
+
+def _of_masks(masks: str) -> Found:
+    from geoseg.maps.complete import incomplete
+    from geoseg.maps.open import open_classes
+    from geoseg.maps.provenance import facts_of
+
+    reader = open_classes(masks, partial=True)
+    lacks = incomplete(reader)
+    found = areas(reader, always=True) if lacks is None else {}
+    grid = reader.grid
+    facts = facts_of(reader)
+    lines = [f"class map, {grid.width:,} x {grid.height:,} px, {lacks or 'complete'}"]
+    lines += area_lines(found)
+    lines += [f"{name:<28}{value}" for name, value in facts]
+    lines.append(step("look", "view", redact(masks)))
+    summary = {
+        "kind": "masks",
+        "width": grid.width,
+        "height": grid.height,
+        "complete": lacks is None,
+        "classes": {c.name: c.value for c in reader.classes},
+        "areas": found,
+        "facts": dict(facts),
+    }
+    return summary, lines
+
+
+def _of_raster(raster: str) -> Found:
+    from geoseg.maps.provenance import crs_name
+    from geoseg.rasters.open import open_source
+
+    source = open_source(raster)
+    grid, size = source.grid, source.grid.pixel_size_m
+    metres = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m"
+    bands = [band.name for band in source.bands]
+    lines = [
+        f"raster, {grid.width:,} x {grid.height:,} px{metres}, {source.dtype}",
+        f"bands   {', '.join(bands)}",
+        f"CRS     {crs_name(grid)}",
+        "bounds  " + ", ".join(f"{b:.10g}" for b in grid.bounds),
+        *(f"note    {note}" for note in source.notes),
+        step("classes", "classes", redact(raster))
+        if len(bands) == 1 and source.dtype.kind in "ui"
+        else step("try", "plan", redact(raster), "--model", "kmeans:6"),
+    ]
+    summary = {
+        "kind": "raster",
+        "width": grid.width,
+        "height": grid.height,
+        "bands": bands,
+        "dtype": str(source.dtype),
+        "pixel_size_m": size,
+        "crs": crs_name(grid),
+        "bounds": list(grid.bounds),
+        "notes": list(source.notes),
+    }
+    return summary, lines
+
+
+def _of_vectors(path: str) -> Found:
+    from geoseg.vector.vectorize import read_regions
+
+    frame = read_regions(path)
+    crs = "no CRS" if frame.crs is None else frame.crs.name
+    lines = [f"polygons or points: {len(frame):,} rows, {crs}"]
+    by_class: dict[str, Any] = {}
+    if {"class_name", "area_m2"} <= {*frame.columns}:
+        grouped = frame.groupby("class_name")["area_m2"].agg(["size", "sum"])
+        scale, unit = area_unit(float(grouped["sum"].sum()))
+        for name, (count, area) in zip(grouped.index, grouped.to_numpy(), strict=True):
+            by_class[str(name)] = {"rows": int(count), "area_m2": float(area)}
+            lines.append(
+                f"  {name}: {int(count):,} rows, {number(area / scale)} {unit}"
+            )
+    lines.append(f"columns: {', '.join(map(str, frame.columns))}")
+    return {"kind": "vectors", "rows": len(frame), "classes": by_class}, lines

@@ -1,0 +1,98 @@
+"""Every command ends with the answer and the next step; `info` knows everything."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from landscape.scene import write_scene
+
+import geoseg
+from geoseg.cli import run as geoseg_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers")
+    write_scene(folder / "scene.tif", folder / "truth.tif", 256, 256, 3)
+    geoseg.segment(folder / "scene.tif", model="otsu:ndwi", out=folder / "m.zarr")
+    geoseg.vectorize(folder / "m.zarr", out=folder / "r.gpkg")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def said(capsys, *words):
+    assert geoseg_run([*words]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_segment_ends_with_areas_and_the_next_step(capsys, tmp_path):
+    out = str(tmp_path / "my masks.zarr")
+    line = ["segment", "scene.tif", "--model", "otsu:ndwi", "--out", out]
+    lines = said(capsys, *line)
+    assert lines[-1] == f"look: geoseg view '{out}' --raster scene.tif"
+    rows = [text.split() for text in lines[1:-1]]
+    assert [row[0] for row in rows] == ["other", "water"]
+    assert {row[2] for row in rows} == {"ha"}
+    assert sum(float(row[1]) for row in rows) == pytest.approx(655.4, abs=1)
+    found = json.loads(said(capsys, *line, "--json")[0])["areas"]
+    total = sum(row["area_m2"] for row in found.values())
+    assert total == pytest.approx(6.554e6, rel=0.001)
+    assert said(capsys, *line, "--quiet") == []
+
+
+def test_other_commands_end_with_a_next_step(capsys, tmp_path):
+    for words, ends in (
+        (["vectorize", "m.zarr", "--out", str(tmp_path / "r.gpkg")], "look: geoseg"),
+        (["export", "m.zarr", "--out", str(tmp_path / "m.tif")], "m.qml beside it"),
+        (["report", "m.zarr", "--out", str(tmp_path / "r.html")], "in a browser"),
+        (["sample", "m.zarr", "--n", "20", "--out", str(tmp_path / "p.gpkg")],
+         "then: geoseg evaluate m.zarr"),
+    ):  # fmt: skip
+        assert ends in said(capsys, *words)[-1], words
+    regions = said(capsys, "vectorize", "m.zarr", "--out", str(tmp_path / "r.fgb"))
+    assert " regions, " in regions[0]
+
+
+@pytest.mark.parametrize(
+    ("thing", "first", "last"),
+    [
+        ("scene.tif", "raster, 256 x 256 px, 10 x 10 m, uint16", "try: geoseg plan"),
+        ("truth.tif", "raster, 256 x 256 px", "classes: geoseg classes truth.tif"),
+        ("m.zarr", "class map, 256 x 256 px, complete", "look: geoseg view m.zarr"),
+        ("r.gpkg", "polygons or points: ", "columns: class_id"),
+        ("otsu:ndwi", "name        otsu:ndwi", ""),
+    ],
+)
+def test_info_of_anything(capsys, thing, first, last):
+    lines = said(capsys, "info", thing)
+    assert lines[0].startswith(first)
+    assert lines[-1].startswith(last)
+    assert json.loads(said(capsys, "info", thing, "--json")[0])["what"] == thing
+
+
+def test_info_of_nothing(capsys):
+    assert geoseg_run(["info", "none.tif"]) == 2
+    assert "there is no file none.tif" in capsys.readouterr().err
+
+
+def test_the_shell_completes_commands_and_options(capsys):
+    for shell in ("bash", "zsh", "fish"):
+        assert any("_GEOSEG_COMPLETE" in t for t in said(capsys, "completion", shell))
+    code = "import sys; sys.argv = ['geoseg']; from geoseg.cli import main; main()"
+    for words, number, found in (
+        ("geoseg vec", 1, "vectorize"),
+        ("geoseg vectorize --simp", 2, "--simplify"),
+    ):
+        env = {**os.environ, "_GEOSEG_COMPLETE": "bash_complete", "COMP_WORDS": words}
+        env["COMP_CWORD"] = str(number)
+        answer = subprocess.run(
+            [sys.executable, "-c", code],
+            env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert answer.stdout.split() == [f"plain,{found}"]
