@@ -13,7 +13,7 @@ from geoseg.cli.common import OutputOptions, report
 from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options
-from geoseg.core.text import plain, redact
+from geoseg.core.text import counted, plain, redact
 from geoseg.execution.options import ClusterOptions
 from geoseg.pipeline.options import RunOptions
 
@@ -108,7 +108,7 @@ def _tell_scenes(outcomes: list[Outcome], output: OutputOptions) -> int:
     told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     report(
         {"counts": counts, "scenes": [plain(o) for o in outcomes]},
-        [f"{len(outcomes):,} {'scene' if len(outcomes) == 1 else 'scenes'}: {told}"],
+        [f"{counted(len(outcomes), 'scene')}: {told}"],
         output,
     )
     return status_of(outcomes)

@@ -12,7 +12,7 @@ import click
 from geoseg.cli.answers import step
 from geoseg.cli.common import OutputOptions, client_of, report
 from geoseg.cli.options import command, takes
-from geoseg.core.text import redact, size
+from geoseg.core.text import counted, redact, size
 from geoseg.execution.options import ClusterOptions
 from geoseg.vector.options import VectorizeOptions
 
@@ -55,7 +55,7 @@ def vectorize(
         "seconds": round(seconds, 3),
     }
     rows = _rows(path, options.layer)
-    told = "" if rows is None else f"{rows:,} {'region' if rows == 1 else 'regions'}, "
+    told = "" if rows is None else f"{counted(rows, 'region')}, "
     summary |= {"rows": rows}
     lines = [f"{path}: {told}{size(bytes_)} in {seconds:.1f} s"]
     if options.regularize:
