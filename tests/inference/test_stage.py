@@ -1,6 +1,7 @@
 """What a worker calls tells how long it took, and on what."""
 
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from geoseg.core.tiling import Tiling
 from geoseg.errors import ClusterError
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.stage import LABELS, Stage, device_of
-from geoseg.inference.worker import BlockReport, check_worker
+from geoseg.inference.worker import BlockReport, Job, check_worker
 
 BLOCK = Tiling(height=9, width=20, window=8, overlap=4, chunk=4).block_at(1, 2)
 
@@ -19,8 +20,10 @@ def model(device="cpu", precision="bf16"):
 
 
 def job_of(model, run="a run", files=(), numerics=None):
-    return SimpleNamespace(
+    return Job(
+        source=None,
         model=SimpleNamespace(load=lambda: model),
+        tiling=BLOCK.tiling,
         masks=SimpleNamespace(run=run),
         files=files,
         numerics=numerics,
@@ -73,3 +76,11 @@ def test_a_worker_that_computes_otherwise_is_refused():
     job = job_of(model(precision="bf16"), run="a third", numerics=chosen)
     with pytest.raises(ClusterError, match="computes in bf16, the run was begun in fp"):
         LABELS[0](job, BLOCK)
+
+
+def test_a_worker_on_another_card_is_refused_unless_cards_may_mix():
+    chosen = Numerics(precision="fp32", batch=8, engine="torch", card="NVIDIA H100")
+    job = job_of(model(precision="fp32"), run="a fourth", numerics=chosen)
+    with pytest.raises(ClusterError, match="begun on NVIDIA H100: .* --mixed"):
+        LABELS[0](job, BLOCK)
+    check_worker(replace(job, mixed=True))
