@@ -182,8 +182,17 @@ class TorchModel(AnyModel):
     def _forward(self, pixels: NDArray[np.generic]) -> torch.Tensor:
         if self._threads is None:
             return self._pass(pixels, self.batch)
-        singles = [pixels[i : i + 1] for i in range(len(pixels))]
-        return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
+        if self.card.output == "labels":
+            singles = [pixels[i : i + 1] for i in range(len(pixels))]
+            return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
+        # Each thread leaves its scores where blending reads them, as it reads them.
+        scores = torch.empty((len(pixels), self.card.channels, *pixels.shape[2:]))
+
+        def pass_one(i: int) -> None:
+            scores[i] = self._pass(pixels[i : i + 1], 1)[0]
+
+        self._threads.map(pass_one, range(len(pixels)))
+        return scores
 
     @torch.no_grad()
     def _pass(self, pixels: NDArray[np.generic], batch: int) -> torch.Tensor:
