@@ -81,6 +81,6 @@ def test_a_worker_that_computes_otherwise_is_refused():
 def test_a_worker_on_another_card_is_refused_unless_cards_may_mix():
     chosen = Numerics(precision="fp32", batch=8, engine="torch", card="NVIDIA H100")
     job = job_of(model(precision="fp32"), run="a fourth", numerics=chosen)
-    with pytest.raises(ClusterError, match="begun on NVIDIA H100: .* --mixed"):
+    with pytest.raises(ClusterError, match=r"begun on NVIDIA H100: .* --mixed"):
         LABELS[0](job, BLOCK)
     check_worker(replace(job, mixed=True))
