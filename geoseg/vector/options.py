@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from geoseg.core.options import Cli, Options, Section
 
+AreaUnit = Literal["ha", "km2"]
 Method = Literal["visvalingam", "douglas-peucker"]
 
 
@@ -42,6 +43,8 @@ class RegionsOptions(Options):
         Cli(section=Section.LINES, metavar="RASTER", location=True),
     ] = None
     """Add mean, min and max of its bands inside each region."""
+    area_unit: Annotated[AreaUnit | None, Cli(section=Section.WRITTEN)] = None
+    """Add a column `area_ha` or `area_km2` beside `area_m2`."""
     layer: Annotated[str | None, Cli(section=Section.WRITTEN, metavar="NAME")] = None
     """Layer name; `instances` draws objects, one row each. Default: that for the task
     instance, else regions."""
@@ -56,7 +59,7 @@ class VectorizeOptions(RegionsOptions):
         str | os.PathLike[str],
         Cli(section=Section.WRITTEN, metavar="FILE", location=True),
     ]
-    """Ends in .gpkg, .parquet or .fgb."""
+    """Ends in .gpkg, .parquet, .fgb or .geojson."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Replace a file that is there."""
     partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False

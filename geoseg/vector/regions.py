@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     import geopandas
 
 
-ENDINGS = {".gpkg": "GPKG", ".parquet": "Parquet", ".fgb": "FlatGeobuf"}
+ENDINGS = {
+    ".gpkg": "GPKG",
+    ".parquet": "Parquet",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+}
 """Formats by file ending, with GDAL's names."""
 
 
@@ -95,6 +100,10 @@ def open_writer(path: Path, layer: Layer) -> Writer:
         from geoseg.vector.formats.geoparquet import GeoParquet
 
         return GeoParquet(path, layer)
+    if ending == ".geojson":
+        from geoseg.vector.formats.geojson import GeoJson
+
+        return GeoJson(path, layer)
     from geoseg.vector.formats.flatgeobuf import FlatGeobuf
 
     return FlatGeobuf(path, layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -122,6 +122,16 @@ def fields(*, confidence: bool) -> tuple[Field, ...]:
         Field(name="pixels", kind="integer"),
         *([Field(name="confidence", kind="real")] if confidence else []),
     )
+
+
+AREAS = {"ha": 1e4, "km2": 1e6}
+"""Square metres of each unit that areas may be told in, too."""
+
+
+def with_area(rows: Rows, unit: str) -> Rows:
+    """Return rows with a column `area_ha` or `area_km2`."""
+    area = rows.columns["area_m2"] / AREAS[unit]
+    return replace(rows, columns={**rows.columns, f"area_{unit}": area})
 
 
 def as_rows(features: Features, layer: Layer) -> Rows:

@@ -27,12 +27,12 @@ from geoseg.vector.instance_layer import (
     instance_fields,
     instance_reader,
 )
-from geoseg.vector.options import Method, VectorizeOptions
+from geoseg.vector.options import AreaUnit, Method, VectorizeOptions
 from geoseg.vector.regions import open_writer, read_regions, writing
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams
 from geoseg.vector.simplify import Limits
-from geoseg.vector.table import Layer, as_rows, fields
+from geoseg.vector.table import Field, Layer, as_rows, fields, with_area
 from geoseg.vector.topology import Drawing, trace_block
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from geoseg.execution.progress import Progress
     from geoseg.maps.reader import ClassReader
     from geoseg.maps.store import Masks
-    from geoseg.vector.table import Field, Rows
+    from geoseg.vector.table import Rows
     from geoseg.vector.topology import Features, Open
 
 __all__ = ["read_regions", "vectorize"]
@@ -74,7 +74,7 @@ def write_regions(
     least_iou = _least_iou(options, several=objects is None and len(written) > 1)
     drawing = _drawing(reader, None if objects else written, options)
     side = _block_side(reader, drawing, options.block)
-    min_area = options.min_area
+    min_area, unit = options.min_area, options.area_unit
     with (
         writing(Path(options.out), overwrite=options.overwrite) as path,
         TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
@@ -95,6 +95,7 @@ def write_regions(
             name=layer,
             fields=(
                 *(instance_fields() if objects else fields_of(reader)()),
+                *([Field(name=f"area_{unit}", kind="real")] if unit else ()),
                 *(FIELDS if least_iou is not None else ()),
                 *(statistics.fields if statistics else ()),
             ),
@@ -123,6 +124,8 @@ def write_regions(
                 min_iou=least_iou,
             )
             rows = squaring.rows(rows, client)
+        if unit:
+            rows = (with_area(some, unit) for some in rows)
         if statistics:
             rows = (statistics.added(some) for some in rows)
         _write(path, described, rows)
@@ -142,6 +145,7 @@ def vectorize(
     classes: Sequence[str | int] | None = None,
     connectivity: Literal[4, 8] = 4,
     stats: str | os.PathLike[str] | None = None,
+    area_unit: AreaUnit | None = None,
     layer: str | None = None,
     client: Client | None = None,
     block: int | None = None,
@@ -160,7 +164,8 @@ def vectorize(
         masks: What `geoseg.segment` made (its path, the `Masks` or its dataset), the
             path of a class raster that GDAL can read (uint8 or uint16), or a DataArray
             of classes.
-        out: File to write; `.gpkg`, `.parquet` (GeoParquet) or `.fgb` (FlatGeobuf).
+        out: File to write; `.gpkg`, `.parquet` (GeoParquet), `.fgb` (FlatGeobuf) or
+            `.geojson` (RFC 7946: longitude and latitude).
         simplify: Metres. Lines lose the vertices whose triangle is smaller than this
             squared, and never move by more than this. None keeps every pixel edge.
         method: `visvalingam` (Visvalingam & Whyatt 1993) or `douglas-peucker` (1973).
@@ -179,6 +184,7 @@ def vectorize(
         connectivity: 8 makes pixels that touch at a corner one region, a MultiPolygon.
         stats: A raster; its bands' mean, min and max inside each region become fields
             (needs `geoseg[stats]`).
+        area_unit: Add a column `area_ha` or `area_km2`; `area_m2` stays.
         layer: Name of the layer. `instances` draws the objects of a store that has
             them, one row each; the default is that where the store was made with the
             task `instance`, else `regions`. Of objects, those below `min_area` are left

@@ -67,6 +67,48 @@ def test_three_formats_hold_the_same(made: dict[str, Path]) -> None:
     assert len(frames[0]) > 1000
 
 
+def test_geojson_is_as_the_rfc_has_it(made: dict[str, Path], raster: Path) -> None:
+    """Longitude and latitude, rings counterclockwise; neighbours share corners."""
+    path = vectorize(raster, made["gpkg"].with_name("r.geojson"), simplify=8, block=64)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["type"] == "FeatureCollection"
+    assert "crs" not in document
+    frame, other = geopandas.read_file(path), read_regions(made["gpkg"])
+    assert frame.crs in {"OGC:CRS84", "EPSG:4326"}
+    assert frame.is_valid.all()
+    assert all(p.exterior.is_ccw for p in frame.geometry)
+    assert not any(hole.is_ccw for p in frame.geometry for hole in p.interiors)
+    facts = ["class_id", "class_name", "area_m2", "pixels"]
+    keys = ["area_m2", "perimeter_m", "class_id"]
+    found = frame.sort_values(keys)[facts].reset_index(drop=True)
+    same = other.sort_values(keys)[facts].reset_index(drop=True)
+    assert (found == same).all().all()
+    back = frame.to_crs(other.crs)
+    assert back.union_all().symmetric_difference(other.union_all()).area < 1
+    west, _, _, north = frame.total_bounds
+    assert (west, north) == pytest.approx((3, 45.15), abs=0.1)
+    assert shapely.coverage_is_valid(frame.geometry.to_numpy()), "no gaps, no overlaps"
+
+
+def test_geojson_of_what_it_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "m.tif", "w", driver="GTiff", height=8, width=8, count=1,
+        dtype="uint8", crs="EPSG:3832", transform=Affine(1000, 0, 3.336e6, 0, -1000, 0),
+    ) as file:  # fmt: skip
+        file.write(np.ones((8, 8), np.uint8), 1)
+    with pytest.raises(RegionsError, match="crosses the 180th meridian"):
+        vectorize(tmp_path / "m.tif", tmp_path / "r.geojson")
+    assert not (tmp_path / "r.geojson").exists()
+
+
+def test_areas_in_other_units(raster: Path, tmp_path: Path) -> None:
+    for unit, factor in (("ha", 1e4), ("km2", 1e6)):
+        path = vectorize(raster, tmp_path / f"{unit}.gpkg", area_unit=unit, block=64)
+        frame = read_regions(path)
+        assert np.allclose(frame[f"area_{unit}"] * factor, frame["area_m2"])
+        assert frame["area_m2"].min() > 300
+
+
 def test_regions_are_read_without_pyarrow(made: dict[str, Path]) -> None:
     """It is an extra, which `pip install '.[models,plot]'` does not bring."""
     code = (
