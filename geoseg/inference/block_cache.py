@@ -3,13 +3,20 @@
 A partial block lies in the store from the moment that its block is inferred until it is
 labelled, so a killed worker or client loses at most the blocks that were being
 inferred, and a block needs nothing from a neighbour but one small object.
+
+    parts/3.4    of block 3,4: its labels, and sums of its border
+    rims/3.4     its halo sums, for all neighbours; until those are done, too
+
+What this process wrote or read lately it does not ask the store for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import astuple
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -32,22 +39,61 @@ if TYPE_CHECKING:
 _CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
 
 
+_RECENT_BYTES = 64 << 20
+"""What a process remembers of them at most."""
+
+
 class DamagedPartialError(MasksError):
     """What is kept of a block is not what was written: a disk that filled or failed."""
 
 
+class _Recent:
+    """Objects that this process wrote or read, the latest ones."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable) -> bytes | None:
+        with self._lock:
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, data: bytes) -> None:
+        self.drop(key)
+        with self._lock:
+            self._kept[key] = data
+            self._bytes += len(data)
+            while self._bytes > _RECENT_BYTES:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._bytes -= len(self._kept.pop(key, b""))
+
+
+_RECENT = _Recent()
+
+
+def _key(masks: Masks, name: str) -> Hashable:
+    return masks.path, masks.run, name
+
+
 def write_partial(masks: Masks, block: Block, partial: PartialBlock) -> None:
-    """Keep a partial block: first the halo sums, one object per neighbour, then itself.
+    """Keep a partial block: first its halo sums, then itself.
 
     The block's own object says that it is inferred, so it comes last.
     """
-    for (row, col), sums in partial.halo.items():
-        name = f"{HALO}/{row}.{col}/{block.name}"
-        masks.state.put(name, _pack({"halo": sums}, {}, {}))
+    halo = {f"{row}.{col}": sums for (row, col), sums in partial.halo.items()}
+    _put(masks, f"{HALO}/{block.name}", _pack(halo, {}, {}))
     info = {"windows": partial.windows, "forward_seconds": partial.forward_seconds}
     border = {f"border{i}": sums for i, sums in enumerate(partial.border)}
-    name = f"{PARTIAL}/{block.name}"
-    masks.state.put(name, _pack(border, partial.arrays, info))
+    _put(masks, f"{PARTIAL}/{block.name}", _pack(border, partial.arrays, info))
+
+
+def _put(masks: Masks, name: str, data: bytes) -> None:
+    masks.state.put(name, data)
+    _RECENT.put(_key(masks, name), data)
 
 
 def read_partial(masks: Masks, block: Block) -> PartialBlock:
@@ -57,21 +103,28 @@ def read_partial(masks: Masks, block: Block) -> PartialBlock:
         FileNotFoundError: There is none.
         DamagedPartialError: It is not what was written.
     """
-    data = masks.state.get(f"{PARTIAL}/{block.name}")
-    border, arrays, info = _unpack(data)
+    border, arrays, info = _read(masks, f"{PARTIAL}/{block.name}")
     return PartialBlock(arrays=arrays, border=tuple(border.values()), **info)
 
 
 def read_halo(masks: Masks, block: Block, neighbour: Block) -> PartialSums:
     """Return what a neighbour adds to a block; raises as `read_partial`."""
-    name = f"{HALO}/{block.name}/{neighbour.name}"
-    return _unpack(masks.state.get(name))[0]["halo"]
+    return _read(masks, f"{HALO}/{neighbour.name}", block.name)[0][block.name]
 
 
-def remove_partial(masks: Masks, block: Block) -> None:
-    """Remove what is kept of a block and the halo sums kept for it."""
-    masks.state.remove(f"{HALO}/{block.name}")
-    masks.state.discard(f"{PARTIAL}/{block.name}")
+def _read(masks: Masks, name: str, only: str | None = None) -> _Unpacked:
+    data = _RECENT.get(_key(masks, name)) or masks.state.get(name)
+    found = _unpack(data, only)
+    _RECENT.put(_key(masks, name), data)
+    return found
+
+
+def remove_partials(masks: Masks, blocks: Iterable[tuple[int, int]]) -> None:
+    """Remove what is kept of blocks (row, column): their neighbours are done, too."""
+    names = [f"{kind}/{r}.{c}" for kind in (HALO, PARTIAL) for r, c in blocks]
+    for name in names:
+        _RECENT.drop(_key(masks, name))
+    masks.state.discard_all(names)
 
 
 def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
@@ -83,8 +136,14 @@ def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
     return data + crc32(data).to_bytes(4, "little")
 
 
-def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def unpack(
+    data: bytes, only: str | None = None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays, read-only, and the values that `pack` packed.
+
+    Args:
+        data: What `pack` returned.
+        only: The one array that is wanted; None: all.
 
     Raises:
         DamagedPartialError: It is not what was written.
@@ -99,6 +158,7 @@ def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     arrays = {
         name: _decode(tensors[name], _dtype(kind), shape)
         for name, (kind, *shape) in header["arrays"].items()
+        if only in (None, name)
     }
     return arrays, header["info"]
 
@@ -132,14 +192,17 @@ def _pack(
     return pack({**arrays, **values}, {"info": info, "windows": windows})
 
 
-def _unpack(
-    data: bytes,
-) -> tuple[dict[str, PartialSums], dict[str, NDArray[Any]], dict[str, Any]]:
-    arrays, header = unpack(data)
+_Unpacked = tuple[dict[str, PartialSums], "dict[str, NDArray[Any]]", dict[str, Any]]
+"""Sums and arrays by name, and what is noted of them."""
+
+
+def _unpack(data: bytes, only: str | None = None) -> _Unpacked:
+    arrays, header = unpack(data, only)
     sums = {
         name: PartialSums(
             window=Window(y=y, x=x, height=height, width=width), sums=arrays.pop(name)
         )
         for name, (y, x, height, width) in header["windows"].items()
+        if name in arrays
     }
     return sums, arrays, header["info"]

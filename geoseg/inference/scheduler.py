@@ -84,6 +84,8 @@ class _State:
     """Blocks that are through the first stage, those of earlier runs too."""
     ready: deque[Key] = field(default_factory=deque)
     """Blocks that wait for a later stage, and for no other block."""
+    spent: list[Key] = field(default_factory=list)
+    """Blocks of which the store keeps what nobody needs any more."""
     failed: dict[Key, str] = field(default_factory=dict)
     suspects: list[Key] = field(default_factory=list)
     """What workers died with; tried again alone, so that only the guilty one fails."""
@@ -105,7 +107,13 @@ class _State:
     def submit(self, tasks: Engine, key: Key) -> None:
         """Submit the stage that comes next for a block."""
         stage = self.stages[self.status[key]]
-        tasks.submit(key, stage, self.job.tiling.block_at(*key))
+        spent, self.spent = tuple(self.spent), []
+        tasks.submit(key, stage, self.job.tiling.block_at(*key), spent)
+
+    def around(self, key: Key) -> NDArray[np.uint8]:
+        """Return the status of a block and its neighbours."""
+        row, col = key
+        return self.status[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2]
 
     def waits_for_neighbours(self, key: Key) -> bool:
         """Whether a block's next stage is one that needs its neighbours."""
@@ -114,8 +122,7 @@ class _State:
 
     def is_ready(self, key: Key) -> bool:
         """Whether a block's next stage is a later one, and all it needs is there."""
-        status, (row, col) = self.status[key], key
-        around = self.status[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2]
+        status, around = self.status[key], self.around(key)
         through = (around >= status) & (around != FAILED)
         begun = bool(0 < status < len(self.stages))
         return begun and (bool(through.all()) or not self.waits_for_neighbours(key))
@@ -242,6 +249,9 @@ def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
     before = state.status[key]
     state.status[key] = after = len(state.stages) if report.done else before + 1
     state.done += report.done
+    if report.done and before:
+        near = (key, *(neighbour.key for neighbour in block.neighbours))
+        state.spent += [n for n in near if (state.around(n) == after).all()]
     # Whoever waited for this block is ready now, if it was the last one it waited for.
     waited = (
         neighbour.key

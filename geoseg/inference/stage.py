@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Block
 from geoseg.execution.resources import keep_freed_memory
+from geoseg.inference.block_cache import remove_partials
 from geoseg.inference.streams import TASKS
 from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
 from geoseg.maps.state import DONE, PARTIAL
@@ -36,10 +38,26 @@ class Stage:
         return self.run.__name__
 
     def __call__(
-        self, job: Job, block: Block, *, provisional: bool = False
+        self,
+        job: Job,
+        block: Block,
+        spent: Sequence[tuple[int, int]] = (),
+        *,
+        provisional: bool = False,
     ) -> BlockReport:
-        """Do the work; the report says how long it took and what the model ran on."""
+        """Do the work; the report says how long it took and what the model ran on.
+
+        Args:
+            job: What to do.
+            block: With which block.
+            spent: Blocks that need nothing any more, nor do their neighbours: what is
+                kept of them goes by the way.
+            provisional: A neighbour failed.
+        """
         _check_once(job)
+        if spent:
+            with suppress(OSError):  # else it goes when the run is complete
+                remove_partials(job.masks, spent)
         begun = perf_counter()
         how = {"provisional": True} if provisional else {}
         with TASKS.one_more():

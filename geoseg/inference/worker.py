@@ -29,7 +29,6 @@ from geoseg.inference.block_cache import (
     DamagedPartialError,
     read_halo,
     read_partial,
-    remove_partial,
     write_partial,
 )
 from geoseg.inference.numerics import Numerics, card_of
@@ -196,7 +195,6 @@ def finish(job: Job, block: Block, *, provisional: bool = False) -> BlockReport:
             return BlockReport(done=True)
         own, halo = read_or_infer(job, block, partial(_segment, job))
     _write(job, block, own, finish_block(own, halo, job.model.card, block))
-    with_retries(lambda: remove_partial(job.masks, block))
     return BlockReport(done=True)
 
 

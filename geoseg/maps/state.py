@@ -3,7 +3,7 @@
     .geoseg/run.json     the record: which run, its settings, whether it is complete
     .geoseg/lock         who writes (`maps/lock`)
     .geoseg/done/…       a mark per block, with checksums of what was written
-    .geoseg/parts/…      partial blocks, and .geoseg/rims/… what they add to neighbours
+    .geoseg/parts/…      partial blocks, and .geoseg/rims/… what each adds to neighbours
     .geoseg/objects/…    what is kept while objects are joined
     .geoseg/writing/…    chunks on their way, below the run that writes them
 
@@ -37,7 +37,7 @@ DONE = f"{META}/done"
 PARTIAL = f"{META}/parts"
 """Partial blocks, which wait for their neighbours."""
 HALO = f"{META}/rims"
-"""What each block adds to a neighbour."""
+"""What each block adds to its neighbours."""
 OBJECT_CACHE = f"{META}/objects"
 """What is kept while objects are joined."""
 WRITING = f"{META}/writing"
@@ -105,6 +105,15 @@ class RunStorage:
     def remove(self, name: str) -> None:
         """Delete everything below a name, of any run."""
         self.storage.remove(name)
+
+    def discard_all(self, names: Iterable[str]) -> None:
+        """Delete objects; far away in one request."""
+        named = [self._named(name) for name in names]
+        if self.storage.is_local:
+            for name in named:
+                self.storage.discard(name)
+        else:
+            self.storage.put_all(dict.fromkeys(named))
 
     def keys(self, folder: str, *, empty: bool = True) -> set[tuple[int, int]]:
         """Return the blocks (row, column) of which there is an object in a folder.

@@ -688,7 +688,7 @@ def test_what_is_damaged_or_lost_is_rebuilt(scene, whole, tmp_path):
     data = bytearray(partial[0].read_bytes())
     data[len(data) // 2] ^= 1
     partial[0].write_bytes(data)
-    for halo in list((meta / "rims").glob("*/*"))[::3]:
+    for halo in list((meta / "rims").iterdir())[::3]:
         halo.unlink()
     run(scene, tmp_path / "m.zarr")
     assert chunks(tmp_path / "m.zarr") == whole

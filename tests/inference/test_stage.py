@@ -27,6 +27,7 @@ def job_of(model, run="a run", files=(), numerics=None):
         masks=SimpleNamespace(run=run),
         files=files,
         numerics=numerics,
+        memory=None,
     )
 
 

@@ -31,8 +31,9 @@ from geoseg.execution.clusters import local_cluster
 from geoseg.execution.engine import worker_memory
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.store import open_masks
+from geoseg.maps.verify import verify
 from geoseg.models.card import Band
-from geoseg.testing import IdentityModel, LocalModel, identity_card
+from geoseg.testing import IdentityModel, LocalModel, MemorySource, identity_card
 
 
 def write(path, values, *, nodata=None, transform=None, crs="EPSG:32633", **more):
@@ -260,6 +261,25 @@ def test_what_killed_writes_left_is_gone_at_the_end(scene, tmp_path):
         path.write_bytes(b"half")
     run_plan(plan, out=out, progress=False)
     assert not any(path.exists() for path in left)
+
+
+def test_what_waits_for_neighbours_goes_with_them(tmp_path):
+    """Else halo sums of all blocks would lie in the store in the end."""
+    values = np.random.default_rng(0).random((3, 720, 360), np.float32)
+    most = []
+
+    def show(_):
+        for kind in ("rims", "parts"):
+            folder = tmp_path / "m.zarr" / ".geoseg" / kind
+            most.append(len(list(folder.iterdir())) if folder.is_dir() else 0)
+
+    model = LocalModel(card=identity_card(3, window=48, overlap=12))
+    source = MemorySource(values=values)
+    plan = small.make_plan(source, model=model, chunk=36, block=36)
+    run_plan(plan, out=tmp_path / "m.zarr", progress=show)
+    assert plan.tiling.blocks == 200
+    assert 20 < max(most) < 80  # some rows of ten
+    assert verify(str(tmp_path / "m.zarr")).whole
 
 
 def test_other_settings_on_a_store_are_refused(scene, tmp_path):

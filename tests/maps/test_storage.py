@@ -26,7 +26,7 @@ from geoseg.maps.state import PARTIAL
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
-from geoseg.testing import LocalModel, identity_card
+from geoseg.testing import LocalModel, MemorySource, identity_card
 
 moto_server = pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
@@ -225,7 +225,6 @@ def labels(out):
 def test_masks_in_a_bucket(scene, expected, bucket, proxy):
     out = f"{bucket}/a/m.zarr"
     masks, facts = segment(scene, out)
-    # Of a block: rims, part, chunk and mark, each written and read once.
     assert proxy.faults.count < 300
     assert proxy.faults.signed == proxy.faults.count
     assert (labels(out) == expected).all()
@@ -236,6 +235,19 @@ def test_masks_in_a_bucket(scene, expected, bucket, proxy):
     _, facts = segment(scene, out)
     assert facts.windows == 0
     assert masks.dataset()["classes"].shape == (110, 100)
+
+
+def test_a_block_costs_few_requests(bucket, proxy):
+    """Of halo sums and marks, each is written once, and read where it is not known."""
+    values = np.random.default_rng(0).random((3, 370, 370), np.float32)
+    out = f"{bucket}/m.zarr"
+    masks, _ = segment(MemorySource(values=values), out)
+    blocks = len(masks.done())
+    assert blocks == 36
+    told = proxy.faults.told
+    assert sum("/.geoseg/" in request for request in told) <= 10 * blocks
+    assert not any(request.startswith("GET") and "rims/" in request for request in told)
+    assert verify(out).whole
 
 
 @pytest.mark.parametrize("faults", [{"errors": 9}, {"resets": 9, "slow": 0.01}])

@@ -14,7 +14,7 @@ import numpy as np
 from geoseg.core.classes import nodata_value
 from geoseg.core.tiling import Block
 from geoseg.errors import DamagedStoreError
-from geoseg.inference.block_cache import remove_partial, write_partial
+from geoseg.inference.block_cache import write_partial
 from geoseg.inference.instance import (
     Composed,
     FoundObjects,
@@ -86,8 +86,6 @@ def link(job: Job, block: Block, *, provisional: bool = False) -> BlockReport:
     if _is_panoptic(job):
         finish_stuff(job, block)
     with_retries(lambda: cache.write_linked(block, linked))
-    if _is_panoptic(job):
-        with_retries(lambda: remove_partial(job.masks, block))
     return BlockReport(done=True)
 
 
