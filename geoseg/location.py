@@ -19,10 +19,17 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/\s@'\"]+@)?([^\s?'\"]*)", re.IGN
 _QUERY = re.compile(r"\?[^\s,'\"?]*=[^\s,'\"]*")
 
 
-_SECRET = re.compile(r"(pass(?:word|wd)?|token|secret|key)=[^\s'\"&,]+", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(pass(?:word|wd)?|token|secret|key)=(?!value\b)[^\s'\"&,]+", re.IGNORECASE
+)
 
 
 _USER = re.compile(r"://(?P<user>[^\s.:/@]*:.*)@", re.IGNORECASE | re.DOTALL)
+_BARE_USER = re.compile(r"^\w+:(?!//)(?P<user>[^\s/:@]*:[^\s@]*)@")  # hf:me:so@own/er
+_ELEMENT = re.compile(
+    r"<(?:\w*UserPwd|\w*Password|\w*Token|\w*Secret|\w*Key)>(?P<text>[^<]+)<",
+    re.IGNORECASE,
+)
 _TAIL = re.compile(r"[?#](?P<tail>\S+)$")
 _SETTING = re.compile(
     r"(?:pass(?:word|wd)?|pwd|token|secret|key|sig(?:nature)?)\s*=\s*"
@@ -65,7 +72,9 @@ def keep_secret(named: str) -> None:
     'curl said: … was refused'
     """
     found = set()
-    if match := _USER.search(named):
+    for match in _ELEMENT.finditer(named):  # of a WMS's description
+        found |= {match["text"], match["text"].partition(":")[2]}
+    if match := _USER.search(named) or _BARE_USER.search(named):
         found |= {match["user"], match["user"].partition(":")[2]}
     if "://" in named and (match := _TAIL.search(named)):
         found |= {match["tail"], *re.split(r"[&=#?;]", match["tail"])[1::2]}

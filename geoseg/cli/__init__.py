@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from contextlib import suppress
 from importlib import import_module
@@ -19,7 +20,7 @@ from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
 from geoseg.errors import GeosegError, Terminated, first_line, is_full
 from geoseg.execution.interrupts import answer_with
-from geoseg.location import keep_secrets
+from geoseg.location import keep_secrets, redact
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
 COMMANDS = {
@@ -198,13 +199,19 @@ def run(arguments: list[str] | None = None) -> int:
         said = f"{how}; what is done stays done, and the same command resumes"
         log.say("error", said)
         return TERMINATED if asked else INTERRUPTED
-    except Exception as error:
-        if not is_full(error):
-            raise
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw
+        return _unforeseen(error)
+    return status if isinstance(status, int) else 0  # of `context.exit`
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say that a disk is full, or print the traceback of a mistake of ours."""
+    if is_full(error):
         said = f"the disk is full ({first_line(error)}): free space, and run this again"
         log.say("error", said)
         return FAILED
-    return status if isinstance(status, int) else 0  # of `context.exit`
+    click.echo(redact("".join(traceback.format_exception(error))), err=True)
+    return 1
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: Any) -> None:  # noqa: ANN401

@@ -51,7 +51,18 @@ def access(url: str) -> dict[str, Any]:
 
     AWS_NO_SIGN_REQUEST is GDAL's word, which fsspec does not know: what is public is
     read, or written, without credentials.
+
+    Raises:
+        MasksError: There are credentials in the URL, where buckets have none.
     """
+    if (
+        url.startswith(("s3://", "s3a://", "gs://", "gcs://"))
+        and "@" in urlsplit(url)[1]
+    ):
+        raise MasksError(
+            f"{redact(url)}: keys do not belong into a bucket's URL, say them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the cloud's tool does"
+        )
     unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in {"YES", "TRUE"}
     return {"anon": True} if unsigned and url.startswith(("s3://", "s3a://")) else {}
 

@@ -22,6 +22,7 @@ NAMED = [
     f"https://me:a/{SECRET}@127.0.0.1:9/x.gpkg",
     f"PG:host=127.0.0.1 port=9 user=me password='{SECRET} too'",
 ]
+IN_BUCKETS = [f"s3://key:{SECRET}@bucket/m.zarr", f"gs://me:{SECRET}@bucket/m.zarr"]
 # Each command with all that it needs, by flag; one value at a time becomes a secret.
 COMMANDS = {
     "plan": (["{scene}"], {"--model": "threshold:nir>99"}),
@@ -136,6 +137,43 @@ def test_a_secret_is_nowhere_in_other_commands(
         for path in tmp_path.rglob("*"):
             if path.is_file():
                 assert SECRET.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("url", IN_BUCKETS)
+def test_keys_in_the_url_of_a_bucket_are_refused(made, capfd, url):
+    line = ["segment", made["scene"], "--model", "otsu:nir", "--out", url]
+    assert run(line) == 2
+    said = capfd.readouterr().err
+    assert "AWS_SECRET_ACCESS_KEY" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        f"hf:user:{SECRET}@x/y",
+        f"<GDAL_WMS><UserPwd>u:{SECRET}</UserPwd></GDAL_WMS>",
+        f"https://host/a.tif?X-Amz-Signature={SECRET}",
+    ],
+)
+def test_secrets_of_other_spellings_are_learned(monkeypatch, named):
+    monkeypatch.setattr(location, "_KEPT", set())
+    location.keep_secrets([named])
+    assert SECRET not in str(GeosegError(f"it said: no, not {SECRET!r}"))
+
+
+def test_mistakes_of_ours_tell_none_either(monkeypatch, capfd):
+    def broken(*_, **__):
+        raise ZeroDivisionError(f"with {SECRET}")
+
+    monkeypatch.setattr("geoseg.models.describe.describe", broken)
+    monkeypatch.setattr("geoseg.models.load._open_path", broken)
+    assert run(["model", "show", "otsu:nir", f"--pass=password='{SECRET}'"]) == 2
+    monkeypatch.setattr(location, "_KEPT", {SECRET})
+    assert run(["model", "show", "otsu:nir"]) == 1
+    said = capfd.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert SECRET not in said
 
 
 ASKED = {
