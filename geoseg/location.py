@@ -72,8 +72,8 @@ def keep_secret(named: str) -> None:
     'curl said: … was refused'
     """
     found = set()
-    for match in _ELEMENT.finditer(named):  # of a WMS's description
-        found |= {match["text"], match["text"].partition(":")[2]}
+    for element in _ELEMENT.finditer(named):  # of a WMS's description
+        found |= {element["text"], element["text"].partition(":")[2]}
     if match := _USER.search(named) or _BARE_USER.search(named):
         found |= {match["user"], match["user"].partition(":")[2]}
     if "://" in named and (match := _TAIL.search(named)):
