@@ -161,6 +161,26 @@ def test_what_is_at_a_place(server, masks, labels):
     assert get_json(server, "at.json?row=-1&column=3") == {"inside": False}
 
 
+def test_places_as_people_write_them(server, masks):
+    from urllib.parse import quote
+
+    def goto(text):
+        return get_json(server, f"goto.json?place={quote(text)}")
+
+    grid = masks.grid
+    x, y = grid.transform @ (300, 200)
+    at = get_json(server, "place.json?row=200&column=300")
+    assert (at["x"], at["y"]) == (x, y)
+    for text in (f"{at['lat']}, {at['lon']}", f"{at['lat']} {at['lon']}", f"{x}, {y}"):
+        found = goto(text)
+        assert (found["row"], found["column"]) == pytest.approx((200, 300), abs=1e-3)
+    for text in ("1, 2", "home", "", "1, 2, 3"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            goto(text)
+        assert error.value.code == 422
+        assert "place" in error.value.read().decode() or text == "1, 2"
+
+
 def test_polygons_of_what_is_seen(server, monkeypatch):
     box = "left=0&top=0&right=400&bottom=300&pixel=1"
     found = get_json(server, f"regions.json?{box}")
@@ -431,6 +451,65 @@ def test_clicking_through_the_map(browser, server, masks):
     assert "confidence\n50.0 %" in said
     assert "area_m2" in said
     assert browser.get_log("browser") == []
+
+
+def test_cursor_go_to_keys_and_picture(browser, server, masks, tmp_path):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    opened(browser, server, "#z=0&row=600&column=600&opacity=100")
+    where = browser.find_element("id", "map")
+    ActionChains(browser).move_to_element_with_offset(where, 30, 40).perform()
+    cursor = browser.find_element("id", "cursor")
+    x, y = masks.grid.transform @ (630, 640)
+    until(lambda: "°" in cursor.text)
+    assert cursor.text.startswith(f"{x:.0f}, {y:.0f}")
+    # Go to a place, by hand and by a link.
+    at = get_json(server, "place.json?row=900&column=800")
+    place = browser.find_element("id", "place")
+    place.send_keys(f"{at['lat']}, {at['lon']}\n")
+    until(lambda: "row=900&column=800" in browser.current_url)
+    opened(browser, server, f"#z=1&lat={at['lat']}&lon={at['lon']}")
+    until(lambda: "z=1&row=900&column=800" in browser.current_url)
+    # Keys.
+    assert "classes" in browser.current_url
+    ActionChains(browser).send_keys("c").perform()
+    until(lambda: "layers=image,regions" in browser.current_url)
+    ActionChains(browser).send_keys("c").perform()
+    until(lambda: "classes" in browser.current_url)
+    # The picture is what is seen.
+    opened(browser, server, "#z=0&row=600&column=600&opacity=100&layers=classes")
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior",
+        {"behavior": "allow", "downloadPath": str(tmp_path)},
+    )
+    click(browser, "save")
+    until(lambda: list(tmp_path.glob("*.png")))
+    (file,) = tmp_path.glob("*.png")
+    saved, seen = np.asarray(Pillow.open(file).convert("RGB")), look(browser)[..., :3]
+    assert saved.shape == seen.shape
+    assert (saved[100:600, 100:900] == seen[100:600, 100:900]).all(-1).mean() > 0.99
+    assert browser.get_log("browser") == []
+
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_words_can_be_read_by_day_and_night(browser, server, mode):
+    feature = {"name": "prefers-color-scheme", "value": mode}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    try:
+        opened(browser, server, "#z=0&row=600&column=600")
+        browser.execute_script("map.fire('click', {latlng: L.latLng(-600, 600)})")
+        until(lambda: browser.find_elements("css selector", ".leaflet-popup-content"))
+        assert browser.execute_script(CONTRAST) == []
+        ground = browser.execute_script(
+            "return getComputedStyle(document.getElementById('panel')).backgroundColor"
+        )
+        light = sum(int(n) for n in ground[4:-1].split(",")[:3]) > 380
+        assert light == (mode == "light")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_a_link_leads_to_the_same_view(browser, server):

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geoseg.core.extras import require
 from geoseg.errors import GeosegError, first_line
 from geoseg.maps.provenance import crs_name
-from geoseg.viz.picture import lon_lat
 from geoseg.viz.view.guard import Guard
+from geoseg.viz.view.places import place, row_column
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from geoseg.core.grid import Grid
     from geoseg.viz.regions import RegionsFile
     from geoseg.viz.view.classes_layer import ClassesLayer
     from geoseg.viz.view.image_layer import ImageLayer
@@ -26,6 +25,8 @@ STATIC = Path(__file__).with_name("static")
 # What a request asks for wrongly, or what cannot be read, is no fault of the server's.
 _REQUESTS_FAULTS = (GeosegError, ArithmeticError, LookupError, OSError, ValueError)
 _COARSEST = 24  # halvings: a tile of 2^32 pixels a side
+_LONGEST = 80
+"""Characters of a place that is asked for."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'"
@@ -63,6 +64,8 @@ def make_app(layers: Layers, token: str) -> Guard:
         Route("/map.json", answers.map),
         Route("/state.json", answers.state),
         Route("/at.json", answers.at),
+        Route("/place.json", answers.place),
+        Route("/goto.json", answers.goto),
         Route("/regions.json", answers.regions),
         Route("/tiles/{layer}/{z}/{x}/{y}.png", answers.tile),
         Mount("/static", StaticFiles(directory=STATIC)),
@@ -101,6 +104,7 @@ class _Answers:
                 "height": grid.height,
                 "width": grid.width,
                 "metres": size,
+                "transform": list(grid.transform)[:6],
                 "crs": crs_name(grid),
                 "classes": [
                     {"value": c.value, "name": c.name, "color": c.color}
@@ -166,6 +170,19 @@ class _Answers:
         }
         return JSONResponse(found)
 
+    def place(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        row, column = _numbers(request, "row", "column")
+        return JSONResponse(place(self.layers.classes.grid, row, column))
+
+    def goto(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        text = request.query_params.get("place", "")[:_LONGEST]
+        row, column = row_column(self.layers.classes.grid, text)
+        return JSONResponse({"row": row, "column": column})
+
     def regions(self, request: Request) -> Response:
         from starlette.responses import JSONResponse, Response
 
@@ -189,10 +206,3 @@ def _numbers(request: Request, *names: str) -> list[float]:
     if not all(math.isfinite(v) for v in values):
         raise GeosegError(f"expected finite numbers: {', '.join(names)}")
     return values
-
-
-def place(grid: Grid, row: float, column: float) -> dict[str, Any]:
-    """Return where a point is: in the map's CRS, and in longitude and latitude."""
-    x, y = grid.transform @ (column, row)
-    lon, lat = lon_lat(grid, row, column) or (None, None)
-    return {"x": x, "y": y, "lon": lon, "lat": lat}

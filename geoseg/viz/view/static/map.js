@@ -316,12 +316,89 @@ function apply() {
   const [z, r, c] = [number("z"), number("row"), number("column")];
   if (z !== null && r !== null && c !== null) map.setView([-r, c], z, { animate: false });
   else map.fitBounds(everything(), { animate: false, ...padding() });
+  if (link.has("lat") && link.has("lon")) goTo(`${link.get("lat")}, ${link.get("lon")}`, z ?? 0);
   for (const box of byId("classes").querySelectorAll("input")) {
     box.checked = !state.hidden.has(Number(box.dataset.value));
   }
   applying = false;
   show();
   layers.classes.redraw();
+}
+
+// Where the cursor is: x and y at once, latitude and longitude when it rests.
+let resting;
+function tellCursor({ latlng }) {
+  const box = byId("cursor"), [a, b, c, d, e, f] = info.transform;
+  const row = -latlng.lat, column = latlng.lng;
+  const digits = (v) => v.toFixed(Math.abs(a) + Math.abs(b) < 0.01 ? 6 : Math.abs(a) + Math.abs(b) < 10 ? 1 : 0);
+  const here = `${digits(a * column + b * row + c)}, ${digits(d * column + e * row + f)}`;
+  box.textContent = here;
+  box.hidden = false;
+  clearTimeout(resting);
+  resting = setTimeout(async () => {
+    try {
+      const at = await getJSON(`place.json?${new URLSearchParams({ row, column })}`);
+      if (box.textContent === here && at.lat !== null)
+        box.textContent = `${here}  ·  ${at.lat.toFixed(5)}°, ${at.lon.toFixed(5)}°`;
+    } catch { /* the next move asks again */ }
+  }, 120);
+}
+
+async function goTo(place, zoom = Math.max(map.getZoom(), 0)) {
+  try {
+    const found = await getJSON(`goto.json?${new URLSearchParams({ place })}`);
+    map.setView([-found.row, found.column], zoom, { animate: false });
+    say("");
+  } catch (error) { say(error.message, true); }
+}
+
+// What is seen, as a picture: tiles where they lie, lines over them.
+function save() {
+  const { x, y } = map.getSize(), ratio = window.devicePixelRatio || 1;
+  const picture = Object.assign(document.createElement("canvas"), { width: x * ratio, height: y * ratio });
+  const pen = picture.getContext("2d"), frame = map.getContainer().getBoundingClientRect();
+  pen.scale(ratio, ratio);
+  pen.imageSmoothingEnabled = map.getZoom() <= 0;
+  pen.fillStyle = getComputedStyle(map.getContainer()).backgroundColor;
+  pen.fillRect(0, 0, x, y);
+  for (const name of ["image", "mask", "lines"]) {
+    const pane = map.getPane(name);
+    pen.save();
+    pen.globalAlpha = pane.style.opacity === "" ? 1 : Number(pane.style.opacity);
+    if (name === "mask" && state.swipe !== null) {
+      const left = 22 + state.swipe * (x - 44);
+      pen.beginPath();
+      pen.rect(left, 0, x - left, y);
+      pen.clip();
+    }
+    for (const part of pane.querySelectorAll("img.leaflet-tile, canvas")) {
+      const at = part.getBoundingClientRect();
+      if (part.tagName === "CANVAS" || part.complete) pen.drawImage(part, at.left - frame.left, at.top - frame.top, at.width, at.height);
+    }
+    pen.restore();
+  }
+  const link = Object.assign(document.createElement("a"), { download: `${info.title}.png` });
+  picture.toBlob((blob) => {
+    link.href = URL.createObjectURL(blob);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+}
+
+function fullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else document.documentElement.requestFullscreen?.();
+}
+
+function pressed(event) {
+  if (event.target.closest("input, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const boxes = { i: "image", c: "classes", p: "regions", s: "confidence" };
+  const key = event.key.toLowerCase();
+  if (boxes[key] && layers[boxes[key]]) byId(`layer-${boxes[key]}`).click();
+  else if (key === "f") fullScreen();
+  else if (key === "0") map.fitBounds(everything(), padding());
+  else if (key === "g") { byId("panel").open = true; byId("place").focus(); } else return;
+  event.preventDefault();
 }
 
 const padding = () => {
@@ -363,7 +440,7 @@ async function begin() {
   info = await getJSON("map.json");
   document.title = `${info.title} · geoseg`;
   byId("title").textContent = info.title;
-  byId("facts").textContent = `${info.height.toLocaleString("en")} × ${info.width.toLocaleString("en")} px · ${info.crs}`;
+  byId("facts").textContent = `${info.width.toLocaleString("en")} × ${info.height.toLocaleString("en")} px · ${info.crs}`;
   if (matchMedia("(max-width: 640px)").matches) byId("panel").open = false;
   makeMap();
   makeLayers();
@@ -386,6 +463,12 @@ async function begin() {
   map.on("moveend", () => { remember(); drawRegions(); });
   map.on("click", (event) => ask(event.latlng));
   map.on("popupclose", () => selected && selected.remove());
+  map.on("mousemove", tellCursor);
+  map.on("mouseout", () => { clearTimeout(resting); byId("cursor").hidden = true; });
+  byId("goto").addEventListener("submit", (event) => { event.preventDefault(); goTo(byId("place").value); });
+  byId("save").addEventListener("click", save);
+  byId("full").addEventListener("click", fullScreen);
+  document.addEventListener("keydown", pressed);
   window.addEventListener("hashchange", apply);
   remember();
   document.body.dataset.ready = "yes";
