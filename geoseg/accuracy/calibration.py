@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+_BINS = 15
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Calibration:
     """How often the map is right, by how sure it was: a reliability diagram."""
@@ -56,16 +59,13 @@ class Calibration:
         }
 
 
-def calibrate(
-    right: ArrayLike, wrong: ArrayLike, *, bins: int = 15
-) -> Calibration | None:
+def calibrate(right: ArrayLike, wrong: ArrayLike) -> Calibration | None:
     """Return the calibration from counts by stored confidence.
 
     Args:
         right: (levels,) how many pixels of each stored level are right; levels are
             spread evenly from 0 to 1.
         wrong: (levels,) how many are wrong.
-        bins: number of bins of equal width.
 
     Returns:
         The calibration, or None where nothing was counted.
@@ -75,11 +75,11 @@ def calibrate(
     if not total.sum():
         return None
     level = np.linspace(0, 1, len(total))
-    index = np.minimum((level * bins).astype(int), bins - 1)
-    n = np.bincount(index, total, bins)
+    index = np.minimum((level * _BINS).astype(int), _BINS - 1)
+    n = np.bincount(index, total, _BINS)
     with np.errstate(invalid="ignore"):
         return Calibration(
-            confidence=np.bincount(index, level * total, bins) / n,
-            accuracy=np.bincount(index, good, bins) / n,
+            confidence=np.bincount(index, level * total, _BINS) / n,
+            accuracy=np.bincount(index, good, _BINS) / n,
             n=n.astype(np.int64),
         )

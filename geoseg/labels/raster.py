@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from geoseg.rasters.open import Source
 
 
+_MOST = 1000
+"""Values that a raster of labels may hold."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RasterLabels(Labels):
     """A class raster, looked up at the centres of a grid's pixels."""
@@ -120,7 +124,7 @@ def _legend(path: str | Path) -> dict[int, str]:
     return {c.value: c.name for c in classes if c.name != f"class_{c.value}"}
 
 
-def distinct_values(source: Source, *, most: int = 1000) -> list[int]:
+def distinct_values(source: Source) -> list[int]:
     """Return the values >= 0 that a class raster holds, sorted; all of it is read."""
     found: set[int] = set()
     for window in squares(source.grid, 2048):
@@ -132,9 +136,9 @@ def distinct_values(source: Source, *, most: int = 1000) -> list[int]:
                 f"{float(values[values != np.floor(values)][0]):g}"
             )
         found.update(int(v) for v in values if v >= 0)
-        if len(found) > most:
+        if len(found) > _MOST:
             raise LabelsError(
-                f"{source.name} is not a class raster: it holds over {most} values"
+                f"{source.name} is not a class raster: it holds over {_MOST:,} values"
             )
     return sorted(found)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ import numpy as np
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Window, squares
 from geoseg.errors import MasksError, first_line
+from geoseg.execution.engine import unordered
+from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
 from geoseg.maps.group import OVERVIEW, consolidate, create_group, open_group
 from geoseg.maps.reader import dtype_of, read_plain
@@ -152,10 +154,7 @@ def open_pyramid(reader: ClassReader) -> Pyramid:
 
 
 def build_overviews(
-    masks: Masks,
-    *,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    masks: Masks, *, progress: Callable[[int, int], None] | None = None
 ) -> Pyramid:
     """Give a masks store overviews, or return those that it has.
 
@@ -163,7 +162,6 @@ def build_overviews(
 
     Args:
         masks: A complete store.
-        threads: How many pieces at a time.
         progress: Called with pieces done and pieces in all.
 
     Raises:
@@ -178,7 +176,7 @@ def build_overviews(
         )
     try:
         levels = create_levels(masks, masks.path, masks.zarr_format)
-        for _ in fill(masks, levels, regions(masks.grid), threads, progress):
+        for _ in fill(masks, levels, regions(masks.grid), progress):
             pass
         announce(masks, levels)
     except OSError as error:
@@ -234,12 +232,11 @@ def fill(
     reader: ClassReader,
     levels: Sequence[Masks],
     squares: Sequence[Window],
-    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Window]:
     """Halve squares of a raster into its overviews; yield each that is done."""
     if levels:
-        yield from _each(_fill, reader, levels, squares, threads, progress)
+        yield from _each(partial(_fill, reader, levels, Lock()), squares, progress)
 
 
 def preview(
@@ -250,34 +247,22 @@ def preview(
     Of classes only. It takes a fraction of the time of `fill`, which overwrites it.
     """
     if levels:
-        yield from _each(_preview, reader, levels, squares, None, None)
+        yield from _each(partial(_preview, reader, levels, Lock()), squares)
 
 
 def _each(
-    work: Callable[[ClassReader, Sequence[Masks], Window, Lock], None],
-    reader: ClassReader,
-    levels: Sequence[Masks],
+    work: Callable[[Window], None],
     squares: Sequence[Window],
-    threads: int | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Window]:
     """Work on squares, several at a time; yield each that is done."""
-    lock = Lock()
-    workers = threads or min(4, cores())
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            tasks = {pool.submit(work, reader, levels, s, lock): s for s in squares}
-            for done, task in enumerate(as_completed(tasks), start=1):
-                task.result()
-                if progress is not None:
-                    progress(done, len(squares))
-                yield tasks[task]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    made = unordered(work, squares, in_flight=min(4, cores()))
+    for square, _ in reported(made, len(squares), progress):
+        yield square
 
 
 def _preview(
-    reader: ClassReader, levels: Sequence[Masks], square: Window, lock: Lock
+    reader: ClassReader, levels: Sequence[Masks], lock: Lock, square: Window
 ) -> None:
     values = read_plain(reader, "classes", square)
     for depth, level in enumerate(levels, start=1):
@@ -297,7 +282,7 @@ def _preview(
 
 
 def _fill(
-    reader: ClassReader, levels: Sequence[Masks], square: Window, lock: Lock
+    reader: ClassReader, levels: Sequence[Masks], lock: Lock, square: Window
 ) -> None:
     from geoseg.maps.halving import halve_classes, halve_mean
 

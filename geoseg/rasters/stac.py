@@ -116,7 +116,7 @@ def items_of(source: Any) -> list[Mapping[str, Any]] | None:  # noqa: ANN401 - a
 
 
 def open_items(
-    items: Sequence[Mapping[str, Any]], *, name: str = "", told: Told = NOTHING_TOLD
+    items: Sequence[Mapping[str, Any]], *, told: Told = NOTHING_TOLD
 ) -> Source:
     """Return STAC items as one source: each a stack or a file, several a mosaic.
 
@@ -127,9 +127,9 @@ def open_items(
         RasterError: One is no item, has no rasters, or they cannot be opened.
     """
     if not items:
-        raise RasterError(f"{name or 'the collection'} holds no STAC items")
+        raise RasterError("the collection holds no STAC items")
     opened = [_valid_item(item, told) for item in items]
-    return mosaic(opened, name or f"{len(items)} STAC items from {opened[0].name}")
+    return mosaic(opened, f"{len(items)} STAC items from {opened[0].name}")
 
 
 def _valid_item(item: Mapping[str, Any], told: Told) -> Source:

@@ -159,9 +159,7 @@ def _geojson(found: geopandas.GeoDataFrame, tolerance: float) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def open_regions(
-    path: str | os.PathLike[str], grid: Grid, layer: str | None = None
-) -> RegionsFile:
+def open_regions(path: str | os.PathLike[str], grid: Grid) -> RegionsFile:
     """Open a file of polygons to be looked at.
 
     Raises:
@@ -178,7 +176,7 @@ def open_regions(
     if opened is None:
         raise RegionsError(f"{path} cannot be read as regions: it holds no features")
     first = next((n for n, kind in opened.layers.items() if kind), None)
-    name = opened.only_layer(layer or first)
+    name = opened.only_layer(first)
     crs = ogr().read_info(file, layer=name)["crs"]
     return RegionsFile(path=str(file), layer=name, crs=crs or grid.crs or "", grid=grid)
 

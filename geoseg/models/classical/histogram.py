@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SIDE = 2048  # pixels read at once along each side
 _DROPPED = 12  # bits of a float32 that bins do not tell apart
+_BINS = 256  # that are parted into several classes
 _FLOAT_BINS = 1 << (32 - _DROPPED)
 
 
@@ -126,7 +127,7 @@ def otsu(histogram: Histogram) -> float:
     return float(values[best] + values[best + 1]) / 2
 
 
-def multi_otsu(histogram: Histogram, classes: int, bins: int = 256) -> list[float]:
+def multi_otsu(histogram: Histogram, classes: int) -> list[float]:
     """Return the values that part a histogram best in several classes.
 
     Liao, Chen, Chung (2001), "A fast algorithm for multilevel thresholding", over bins
@@ -135,7 +136,7 @@ def multi_otsu(histogram: Histogram, classes: int, bins: int = 256) -> list[floa
     Raises:
         ModelError: There are fewer different values than classes.
     """
-    middles, counts = _rebinned(histogram, bins)
+    middles, counts = _rebinned(histogram, _BINS)
     if len(middles) < classes:
         raise ModelError(
             f"the raster has {len(middles)} different values: too few for {classes} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,12 +45,9 @@ def sample_pixels(
     return np.concatenate(parts)[:count]
 
 
-def sample_windows(grid: Grid, *, count: int, seed: int = 0) -> Iterator[Window]:
+def sample_windows(grid: Grid, *, count: int) -> Iterator[Window]:
     """Yield the first `count` cells of the sample."""
-    for number, window in enumerate(_cells(grid, seed)):
-        if number >= count:
-            return
-        yield window
+    return islice(_cells(grid, seed=0), count)
 
 
 def _cells(grid: Grid, seed: int) -> Iterator[Window]:
