@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from geoseg.core.classes import Class
 from geoseg.core.files import replacing
 from geoseg.maps.complete import incomplete
-from geoseg.maps.styles import add_categories
+from geoseg.maps.styles import STYLE, STYLES, add_categories
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,29 +116,9 @@ def _widget(fields: ET.Element, name: str, kind: str) -> ET.Element:
 
 def _add_style(path: Path, qml: str) -> None:
     """Add the table `layer_styles`, as QGIS itself does."""
-    row: dict[str, Any] = {
-        "f_table_name": LAYER,
-        "f_geometry_column": "geom",
-        "styleName": "labelling form",
-        "styleQML": qml,
-        "useAsDefault": True,
-    }
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
-            "f_table_catalog TEXT(256) DEFAULT '', "
-            "f_table_schema TEXT(256) DEFAULT '', "
-            "f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
-            "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, "
-            "owner TEXT(30), ui TEXT(30), "
-            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')))"
-        )
-        db.execute(
-            "INSERT INTO layer_styles (f_table_name, f_geometry_column, styleName, "
-            "styleQML, useAsDefault) VALUES (:f_table_name, :f_geometry_column, "
-            ":styleName, :styleQML, :useAsDefault)",
-            row,
-        )
+        db.execute(STYLES)
+        db.execute(STYLE, (LAYER, "labelling form", qml, None, None))
         db.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
             "VALUES ('layer_styles', 'attributes', 'layer_styles')"

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 _OGC = "http://www.opengis.net/ogc"
 _SLD = "http://www.opengis.net/sld"
 _FIELD = "class_name"
+STYLES = """
+CREATE TABLE layer_styles (
+  id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
+  f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256),
+  styleName TEXT(30), styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN,
+  description TEXT, owner TEXT(30), ui TEXT(30),
+  update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')));
+"""
+"""The table in which a GeoPackage keeps styles, as QGIS itself makes it."""
+STYLE = (
+    "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
+    "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, "
+    "owner, ui) VALUES ('', '', ?, 'geom', ?, ?, ?, 1, ?, '', '')"
+)
+"""A layer's style: the layer, what it is called, QML, SLD, and what it is."""
 
 
 def qml(classes: Sequence[Class]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import RegionsError
-from geoseg.maps.styles import qml, sld
+from geoseg.maps.styles import STYLE, STYLES, qml, sld
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -72,12 +72,6 @@ CREATE TABLE gpkg_metadata_reference (
   CONSTRAINT crmr_mpi_fk FOREIGN KEY (md_parent_id) REFERENCES gpkg_metadata(id));
 CREATE TABLE gpkg_ogr_contents (
   table_name TEXT NOT NULL PRIMARY KEY, feature_count INTEGER DEFAULT NULL);
-CREATE TABLE layer_styles (
-  id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
-  f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256),
-  styleName TEXT(30), styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN,
-  description TEXT, owner TEXT(30), ui TEXT(30),
-  update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')));
 """
 
 _EXTENSIONS = (
@@ -184,7 +178,7 @@ class GeoPackage:
     def _create(self) -> None:
         """Create all tables; the layer's triggers come last, after its rows."""
         layer = self._layer
-        self._script(_TABLES)
+        self._script(_TABLES + STYLES)
         for row in _reference_systems(self._crs):
             self._run(
                 "INSERT OR IGNORE INTO gpkg_spatial_ref_sys VALUES (?,?,?,?,?,?,?)",
@@ -255,13 +249,8 @@ class GeoPackage:
     def _write_style(self) -> None:
         layer = self._layer
         classes = layer.legend(self._present)
-        self._run(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
-            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, "
-            "description, owner, ui) VALUES ('', '', ?, 'geom', ?, ?, ?, 1, ?, '', '')",
-            layer.name, layer.name, qml(classes), sld(layer.name, classes),
-            f"{len(classes)} classes",
-        )  # fmt: skip
+        sheets = qml(classes), sld(layer.name, classes)
+        self._run(STYLE, layer.name, layer.name, *sheets, f"{len(classes)} classes")
 
     def _write_metadata(self) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
