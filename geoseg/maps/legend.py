@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from geoseg.core.classes import Class, check_table, color_of, nodata_value
@@ -23,7 +23,7 @@ from geoseg.maps.group import consolidate, open_group
 from geoseg.maps.lock import held
 from geoseg.maps.metadata import class_attributes
 from geoseg.maps.options import ClassesOptions
-from geoseg.maps.overviews import build_overviews, forget_overviews
+from geoseg.maps.overviews import build_overviews, forget_overviews, level_names
 from geoseg.maps.state import LOCK, hold
 from geoseg.maps.store import CHECKSUMS, Masks, open_masks
 from geoseg.maps.verify import tiling_of
@@ -182,7 +182,7 @@ def _merged(masks: Masks, merge: Mapping[int, int]) -> Masks:
     forget_overviews(masks)
     group = open_group(masks.path, mode="r+")
     told: Any = group.attrs["geoseg"]
-    rows = _rows(masks.classes)
+    rows = [asdict(c) for c in masks.classes]
     merged = {str(old): new for old, new in known.items()}
     group.attrs["geoseg"] = {"classes_made": rows, **told, "merged": merged}
     masks = open_masks(masks.path)
@@ -201,16 +201,10 @@ def _merged(masks: Masks, merge: Mapping[int, int]) -> Masks:
 
 def _write_table(masks: Masks, table: Sequence[Class]) -> None:
     """Write a class table where readers look for it."""
-    rows, made = _rows(table), _rows(masks.classes)
-    levels = masks.attributes().get("multiscales", {}).get("layout", [])[1:]
-    paths = [entry["asset"].rpartition("/")[0] for entry in levels]
-    for path in (*(f"{masks.path}/{p}" for p in paths), masks.path):
+    rows, made = ([asdict(c) for c in each] for each in (table, masks.classes))
+    for path in (*(f"{masks.path}/{p}" for p in level_names(masks)), masks.path):
         group = open_group(path, mode="r+")
         group["classes"].attrs.update(class_attributes(table))
         told: Any = group.attrs["geoseg"]
         group.attrs.update({"classes": rows, "geoseg": {"classes_made": made, **told}})
         consolidate(path, group)
-
-
-def _rows(table: Sequence[Class]) -> list[Any]:
-    return [{"value": c.value, "name": c.name, "color": c.color} for c in table]

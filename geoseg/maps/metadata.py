@@ -6,6 +6,7 @@ CF grid mapping (xarray, rioxarray, GDAL 3.9+), `_CRS` (older GDAL), GeoZarr `pr
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from affine import Affine
@@ -46,9 +47,7 @@ def group_attributes(grid: Grid, classes: Sequence[Class]) -> dict[str, Any]:
         "spatial:transform": list(grid.transform)[:6],
         "spatial:shape": [grid.height, grid.width],
         "spatial:registration": "pixel",
-        "classes": [
-            {"value": c.value, "name": c.name, "color": c.color} for c in classes
-        ],
+        "classes": [asdict(c) for c in classes],
     }
     if grid.crs:
         from pyproj import CRS
@@ -124,7 +123,5 @@ def grid_from_attributes(
 
 def classes_from_attributes(attributes: Mapping[str, Any]) -> tuple[Class, ...]:
     """Return the class table that `group_attributes` wrote down."""
-    return tuple(
-        Class(value=c["value"], name=c["name"], color=c["color"])
-        for c in attributes["classes"]
-    )
+    keys = ("value", "name", "color")
+    return tuple(Class(**{k: c[k] for k in keys}) for c in attributes["classes"])

@@ -146,11 +146,16 @@ def open_pyramid(reader: ClassReader) -> Pyramid:
         return Pyramid(base=reader, levels=file_overviews(reader))
     if not isinstance(reader, Masks):
         return Pyramid(base=reader)
-    layout = reader.attributes().get("multiscales", {}).get("layout", [])
-    paths = [entry["asset"].rpartition("/")[0] for entry in layout[1:]]
+    names = level_names(reader)
     return Pyramid(
-        base=reader, levels=tuple(open_masks(f"{reader.path}/{p}") for p in paths)
+        base=reader, levels=tuple(open_masks(f"{reader.path}/{n}") for n in names)
     )
+
+
+def level_names(masks: Masks) -> list[str]:
+    """Return the names of a store's overviews, the finest first."""
+    layout = masks.attributes().get("multiscales", {}).get("layout", [])
+    return [entry["asset"].rpartition("/")[0] for entry in layout[1:]]
 
 
 def build_overviews(
@@ -346,10 +351,8 @@ def damaged_overviews(masks: Masks) -> list[tuple[str, str]]:
 
     Those that nobody was told of, as of a view that was killed, are not looked at.
     """
-    layout = masks.attributes().get("multiscales", {}).get("layout", [])
     found = []
-    for entry in layout[1:]:
-        name = entry["asset"].rpartition("/")[0]
+    for name in level_names(masks):
         try:
             level = open_masks(f"{masks.path}/{name}")
             told = level.attributes()["geoseg"]["crc32"]

@@ -201,7 +201,7 @@ def test_identity_tells_arrays_apart():
             "DataArray are not evenly spaced",
         ),
         (xr.Dataset({"a": 1}), "no variable with dims y and x"),
-        (xr.Variable(("y", "x"), np.zeros((2, 2))), "not Variable"),
+        (xr.Variable(("y", "x"), np.zeros((2, 2))), "not a Variable"),
     ],
 )
 def test_arrays_that_are_no_rasters(array, message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,10 +106,7 @@ class _Answers:
                 "metres": size,
                 "transform": list(grid.transform)[:6],
                 "crs": crs_name(grid),
-                "classes": [
-                    {"value": c.value, "name": c.name, "color": c.color}
-                    for c in layers.classes.reader.classes
-                ],
+                "classes": [asdict(c) for c in layers.classes.reader.classes],
                 "confidence": layers.classes.has_confidence,
                 "image": layers.image is not None,
                 "regions": layers.regions is not None,

@@ -12,6 +12,7 @@ import numpy as np
 
 from geoseg.core.grid import Window
 from geoseg.errors import GeosegError
+from geoseg.maps.complete import block_counts
 from geoseg.maps.overviews import (
     COARSEST,
     Pyramid,
@@ -162,8 +163,7 @@ class ClassesLayer(Background):
         """Return blocks done and in all, of a store that is being written."""
         if not isinstance(self.reader, Masks) or self.reader.is_complete:
             return None
-        done, rows, columns = self._done()
-        return len(done), rows * columns
+        return block_counts(self.reader)
 
     def start(self) -> None:
         """Begin to make overviews, if there are none, in the background."""
@@ -210,7 +210,8 @@ class ClassesLayer(Background):
             live = self.blocks() is not None
             touched = None
             if live:
-                done = self._done()[0]
+                assert isinstance(self.reader, Masks)
+                done = self.reader.done()
                 touched, known = self._windows(done - known), done
             self._fill(regions(self.grid, touched))
             if not live:
@@ -232,12 +233,6 @@ class ClassesLayer(Background):
         for done, _ in enumerate(steps, start=1):
             self.share = done / len(squares)
         self.share = 1.0
-
-    def _done(self) -> tuple[set[tuple[int, int]], int, int]:
-        assert isinstance(self.reader, Masks)
-        side = self.reader.record()["block"]
-        grid = self.reader.grid
-        return self.reader.done(), -(-grid.height // side), -(-grid.width // side)
 
     def _windows(self, blocks: Iterable[tuple[int, int]]) -> list[Window]:
         assert isinstance(self.reader, Masks)
