@@ -207,8 +207,8 @@ def run(arguments: list[str] | None = None) -> int:
 def _unforeseen(error: Exception) -> int:
     """Say that a disk is full, or print the traceback of a mistake of ours."""
     if is_full(error):
-        said = f"the disk is full ({first_line(error)}): free space, and run this again"
-        log.say("error", said)
+        full = f"the disk is full ({first_line(error)})"
+        log.say("error", f"{full}: free space, and give the same command again")
         return FAILED
     click.echo(redact("".join(traceback.format_exception(error))), err=True)
     return 1

@@ -241,9 +241,9 @@ def _repair(masks: Masks, found: Verified, *, again: bool) -> list[str]:
         masks.forget(found.damaged)
         forget_overviews(masks, remake=True)
         what = counted(len(found.damaged), "block") if found.damaged else "the objects"
-        lines.append(f"the command that made the store makes {what} again")
+        lines.append(f"the same segment command makes {what} again")
         if "instances" in masks.arrays and found.damaged:
-            lines.append("and finds all objects again, which cross blocks")
+            lines.append("and joins all objects again, as these cross blocks")
     elif overviews and masks.is_complete:
         forget_overviews(masks)
         build_overviews(masks)
