@@ -25,40 +25,32 @@ class ClassReader(Protocol):
     @property
     def path(self) -> str:
         """Where it came from, for messages; `in memory` where from no file."""
-        ...
 
     @property
     def grid(self) -> Grid:
         """Where its pixels are."""
-        ...
 
     @property
     def classes(self) -> tuple[Class, ...]:
         """Its class table."""
-        ...
 
     @property
     def nodata(self) -> int | None:
         """The value that is no class, or None where every pixel has one."""
-        ...
 
     @property
     def chunk(self) -> int:
         """Side of the squares it is stored in, in pixels."""
-        ...
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of its arrays; `classes`, perhaps `confidence`."""
-        ...
 
     def attributes(self) -> dict[str, Any]:
         """Return what is noted of it; nothing where geoseg did not make it."""
-        ...
 
     def read(self, name: str, window: Window) -> NDArray[np.generic]:
         """Return the pixels of an array in a window inside the grid."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

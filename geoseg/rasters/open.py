@@ -168,17 +168,14 @@ class Wanted(Protocol):
     @property
     def bands(self) -> Sequence[Named]:
         """What it reads, in its order."""
-        ...
 
     @property
     def numbers(self) -> str:
         """What its pixels were: `DN`, `reflectance`, `s2-l2a-before-0400`."""
-        ...
 
     @property
     def nodata(self) -> float | None:
         """What means nodata where the raster does not say."""
-        ...
 
 
 def for_model(source: Source, wanted: Wanted) -> Source:

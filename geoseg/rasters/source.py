@@ -21,12 +21,10 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """Its own name, such as `B08`."""
-        ...
 
     @property
     def common_name(self) -> str | None:
         """STAC common name, such as `nir`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,36 +63,29 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """Short name for messages; secrets in URLs are not part of it."""
-        ...
 
     @property
     def grid(self) -> Grid:
         """Where its pixels are."""
-        ...
 
     @property
     def bands(self) -> tuple[SourceBand, ...]:
         """Its bands, in the order of the first axis of what `read` returns."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of its pixels."""
-        ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """JSON-able facts that change when the pixels may have (size, mtime, etag)."""
-        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was heard, guessed or left out, a line each, that changes the map."""
-        ...
 
     def select(self, bands: Sequence[int]) -> Source:
         """Return the source with only these bands (0-based), in this order."""
-        ...
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid.
@@ -105,7 +96,6 @@ class Source(Protocol):
             AOI. Where every pixel is valid the latter may be a read-only broadcast of
             one True, which costs no memory: copy it before writing into it.
         """
-        ...
 
 
 def check_inside(name: str, grid: Grid, window: Window) -> None:

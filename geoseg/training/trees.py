@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,9 +59,8 @@ def collect(
     for number, scene in enumerate(data.scenes):
         for window in _labelled_windows(data.cells[number], scene):
             rng = np.random.default_rng([options.seed, number, window.y, window.x])
-            drawn = _draw(scene, window, card, features, keep, rng)
-            folds = _folds(data, number, window, drawn)
-            found.append((drawn.features, drawn.targets, *folds))
+            y, x, *drawn = _draw(scene, window, card, features, keep, rng)
+            found.append((*drawn, *_folds(data, number, window, y, x)))
     values, targets, fold, near = (np.concatenate(p) for p in zip(*found, strict=True))
     return Samples(features=values, targets=targets, fold=fold, near=near)
 
@@ -88,16 +87,6 @@ def _labelled_windows(cells: NDArray[np.int64], scene: Scene) -> list[Window]:
     return [w for w in squares(scene.grid, _READ) if is_labelled(w)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Drawn:
-    """Pixels of one window."""
-
-    y: NDArray[np.int64]
-    x: NDArray[np.int64]
-    features: NDArray[np.float32]
-    targets: NDArray[np.uint8]
-
-
 def _draw(
     scene: Scene,
     window: Window,
@@ -105,8 +94,12 @@ def _draw(
     features: PixelFeatures,
     keep: NDArray[np.float64],
     rng: np.random.Generator,
-) -> _Drawn:
-    """Draw some of the labelled pixels of a window, a share of each class."""
+) -> tuple[NDArray[Any], ...]:
+    """Draw some of the labelled pixels of a window, a share of each class.
+
+    Returns:
+        Their rows, columns, features (pixel, feature), and places in the class table.
+    """
     padded = window.pad(features.reach)
     pixels, targets = read_patch(scene, padded, card)
     inside = window.relative_to(padded).slices
@@ -115,14 +108,17 @@ def _draw(
     drawn = rng.random(len(y)) < keep[here[y, x]]
     y, x = y[drawn], x[drawn]
     values = features.of(pixels.numpy())[(slice(None), *inside)][:, y, x].T
-    return _Drawn(y=y, x=x, features=np.ascontiguousarray(values), targets=here[y, x])
+    return y, x, np.ascontiguousarray(values), here[y, x]
 
 
 def _folds(
-    data: TrainingData, number: int, window: Window, drawn: _Drawn
+    data: TrainingData,
+    number: int,
+    window: Window,
+    y: NDArray[np.int64],
+    x: NDArray[np.int64],
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     """Return which fold each pixel is in, and to which it is too near to be learned."""
-    y, x = drawn.y, drawn.x
     near = np.zeros((len(y), data.folds), bool)
     fold = np.zeros(len(y), np.int16)
     if data.split is not None:

@@ -101,15 +101,12 @@ class Writer(Protocol):
 
     def write(self, rows: Rows) -> None:
         """Append rows."""
-        ...
 
     def close(self) -> None:
         """Finish indexes and metadata, and close the file."""
-        ...
 
     def abandon(self) -> None:
         """Close the file as it is; it will be removed."""
-        ...
 
 
 def fields(*, confidence: bool) -> tuple[Field, ...]:
