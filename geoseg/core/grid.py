@@ -252,6 +252,13 @@ def squares(within: Grid | Window, side: int) -> Iterator[Window]:
             )
 
 
+def same_pixels(one: Grid, other: Grid) -> bool:
+    """Whether grids have the same pixels but for rounding, whatever their CRS."""
+    near = 1e-6 * abs(one.transform.a or one.transform.b)
+    same = (one.height, one.width) == (other.height, other.width)
+    return same and bool(one.transform.almost_equals(other.transform, near))
+
+
 def same_crs(one: str | None, other: str | None) -> bool:
     """Whether two coordinate reference systems are the same, however written."""
     return one == other or (None not in (one, other) and _equal_crs(one, other))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.core.grid import Grid, Window, same_crs, squares
+from geoseg.core.grid import Grid, Window, same_crs, same_pixels, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
 from geoseg.labels.names import UNLABELLED, Kind, Labels, Names
@@ -91,7 +91,8 @@ def raster_labels(
         raise LabelsError(
             f"the label raster {path} has {len(source.bands)} bands; one is needed"
         )
-    if strict and not _same_grid(source.grid, grid):
+    on_it = same_pixels(source.grid, grid) and same_crs(source.grid.crs, grid.crs)
+    if strict and not on_it:
         raise LabelsError(
             f"the label raster {path} ({source.grid.height} x {source.grid.width} px) "
             f"is not on the raster's grid ({grid.height} x {grid.width} px)"
@@ -141,12 +142,6 @@ def distinct_values(source: Source) -> list[int]:
                 f"{source.name} is not a class raster: it holds over {_MOST:,} values"
             )
     return sorted(found)
-
-
-def _same_grid(one: Grid, other: Grid) -> bool:
-    alike = (one.height, one.width) == (other.height, other.width)
-    near = one.transform.almost_equals(other.transform, 1e-6)
-    return alike and bool(near) and same_crs(one.crs, other.crs)
 
 
 def _spread(grid: Grid) -> str:

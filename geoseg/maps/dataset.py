@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class, nodata_value
-from geoseg.core.grid import Grid, Window, squares
+from geoseg.core.grid import Grid, Window, same_pixels, squares
 from geoseg.core.text import redact
 from geoseg.core.xarray_grid import grid_of, spatial_dims
 from geoseg.errors import MasksError, first_line
@@ -103,7 +103,7 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
     grid = grid_of(array, name, data.attrs)
     if source and "chunks" in array.encoding:
         masks = _store(str(source))
-        if masks is not None and _is_same(masks.grid, grid):
+        if masks is not None and same_pixels(masks.grid, grid):
             return masks
     nodata = _nodata(array)
     classes = _table(data.attrs, array, nodata, name)
@@ -129,13 +129,6 @@ def is_foreign_zarr(path: str) -> bool:
             continue
         return b'"geoseg"' not in told and not storage.exists(RECORD)
     return storage.exists(".zgroup")
-
-
-def _is_same(one: Grid, other: Grid) -> bool:
-    """Whether grids are the same but for rounding; a store's CRS is its dataset's."""
-    near = 1e-6 * abs(one.transform.a or one.transform.b)
-    same = (one.height, one.width) == (other.height, other.width)
-    return same and bool(one.transform.almost_equals(other.transform, near))
 
 
 def open_class_zarr(path: str) -> ClassReader:
