@@ -194,12 +194,12 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
 def _readable(made: Plan, workers: int) -> dict[str, str]:
     s = plan_summary(made, workers)
     pixel = s["pixel_size_m"]
-    metres = f", {pixel[0]:.3g} x {pixel[1]:.3g} m" if pixel else ""
+    metres = f", {pixel[1]:.3g} x {pixel[0]:.3g} m" if pixel else ""
     device = {}
     if s["device_memory"]:
         device = {"device memory": f"about {size(s['device_memory'])} of the GPU's"}
     return {
-        "raster": f"{s['raster']}: {s['height']} x {s['width']} px{metres}",
+        "raster": f"{s['raster']}: {s['width']} x {s['height']} px{metres}",
         "bands": f"{', '.join(s['bands'])} ({s['dtype']})",
         "model": f"{s['model']}: {', '.join(s['classes'])}",
         "windows": f"{s['windows']:,} of {s['window']} px, overlap {s['overlap']} px",

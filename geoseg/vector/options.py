@@ -59,7 +59,7 @@ class VectorizeOptions(RegionsOptions):
         str | os.PathLike[str],
         Cli(section=Section.WRITTEN, metavar="FILE", location=True),
     ]
-    """Ends in .gpkg, .parquet, .fgb or .geojson."""
+    """Ends in .gpkg, .parquet, .fgb, .geojson or .shp."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Replace a file that is there."""
     partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.core.discretion import discreet
-from geoseg.core.files import replacing, target
+from geoseg.core.files import replace, replacing, target
 from geoseg.errors import RegionsError, is_full
 from geoseg.rasters.vectors import open_vectors
+from geoseg.vector.formats.shapefile import BESIDE, Shapefile
 from geoseg.vector.table import Layer, Writer
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ ENDINGS = {
     ".parquet": "Parquet",
     ".fgb": "FlatGeobuf",
     ".geojson": "GeoJSON",
+    ".shp": "ESRI Shapefile",
 }
 """Formats by file ending, with GDAL's names."""
 
@@ -45,11 +47,25 @@ def writing(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         with replacing(path) as beside:
             _check_writable(path, beside)
-            yield beside
+            with _together(path, beside):
+                yield beside
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise  # it may be about what is read
         raise RegionsError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _together(path: Path, beside: Path) -> Iterator[None]:
+    """Put the other files of a shapefile in place just before the one that is named."""
+    others = BESIDE if path.suffix.lower() == ".shp" else ()
+    try:
+        yield
+        for ending in others:
+            replace(beside.with_suffix(ending), path.with_suffix(ending))
+    finally:
+        for ending in others:
+            beside.with_suffix(ending).unlink(missing_ok=True)
 
 
 def _check_writable(path: Path, beside: Path) -> None:
@@ -104,6 +120,8 @@ def open_writer(path: Path, layer: Layer) -> Writer:
         from geoseg.vector.formats.geojson import GeoJson
 
         return GeoJson(path, layer)
+    if ending == ".shp":
+        return Shapefile(path, layer)
     from geoseg.vector.formats.flatgeobuf import FlatGeobuf
 
     return FlatGeobuf(path, layer)

@@ -165,7 +165,7 @@ def vectorize(
             path of a class raster that GDAL can read (uint8 or uint16), or a DataArray
             of classes.
         out: File to write; `.gpkg`, `.parquet` (GeoParquet), `.fgb` (FlatGeobuf) or
-            `.geojson` (RFC 7946: longitude and latitude).
+            `.geojson` (RFC 7946: longitude and latitude), `.shp` (field names are cut).
         simplify: Metres. Lines lose the vertices whose triangle is smaller than this
             squared, and never move by more than this. None keeps every pixel edge.
         method: `visvalingam` (Visvalingam & Whyatt 1993) or `douglas-peucker` (1973).

@@ -134,7 +134,7 @@ def _grid_facts(grid: Grid) -> list[tuple[str, str]]:
     metres = grid.pixel_size_m
     of = "" if metres is None else f", {metres[0]:.3g} × {metres[1]:.3g} m each"
     return [
-        ("pixels", f"{grid.height:,} × {grid.width:,}{of}"),
+        ("pixels", f"{grid.width:,} × {grid.height:,}{of}"),
         ("CRS", crs_name(grid)),
     ]
 

@@ -114,7 +114,7 @@ def test_plan_runs_nothing(scene, tmp_path, capsys):
     assert summary["windows"] == 1
     assert summary["memory_per_process"] > 1e8
     assert call("plan", scene, "--model", "threshold:ndwi") == 0
-    assert "150 x 130 px" in capsys.readouterr().out
+    assert "130 x 150 px" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -102,6 +102,30 @@ def test_geojson_of_what_it_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "r.geojson").exists()
 
 
+def test_shapefiles_hold_the_same(
+    made: dict[str, Path], raster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geoseg.vector.formats.shapefile._MANY", 1000)
+    path = vectorize(raster, tmp_path / "r.shp", simplify=8, block=64, area_unit="ha")
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"r.shp", "r.dbf", "r.shx", "r.prj", "r.cpg"}
+    frame, other = geopandas.read_file(path), read_regions(made["gpkg"])
+    assert frame.crs.to_epsg() == other.crs.to_epsg()
+    assert list(frame.columns) == [
+        "class_id", "class_name", "area_m2", "perim_m", "pixels", "area_ha", "geometry",
+    ]  # fmt: skip
+    assert len(frame) == len(other)
+    found = frame.assign(key=frame.geometry.normalize().to_wkb()).set_index("key")
+    same = other.assign(key=other.geometry.normalize().to_wkb()).set_index("key")
+    assert found["class_name"].sort_index().equals(same["class_name"].sort_index())
+    assert np.allclose(found["area_m2"].sort_index(), same["area_m2"].sort_index())
+    with pytest.raises(RegionsError, match="exists"):
+        vectorize(raster, path, block=64)
+    vectorize(raster, path, block=64, classes=[1], overwrite=True)
+    assert {*geopandas.read_file(path).class_id} == {1}
+    assert {p.name for p in tmp_path.iterdir()} == names
+
+
 def test_areas_in_other_units(raster: Path, tmp_path: Path) -> None:
     for unit, factor in (("ha", 1e4), ("km2", 1e6)):
         path = vectorize(raster, tmp_path / f"{unit}.gpkg", area_unit=unit, block=64)
@@ -266,7 +290,7 @@ def test_a_geopackage_in_use_is_left_alone(raster: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.shp", "must end in .gpkg"),
+        ("a.kml", "must end in .gpkg"),
         ("none/a.gpkg", "does not exist"),
         ("folder.gpkg", "is a folder"),
     ],

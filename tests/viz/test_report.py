@@ -102,7 +102,7 @@ def test_the_page_says_what_matters(masks, image, tmp_path):
     page = report(masks, tmp_path / "r.html", raster=image, title="My land")
     text = text_of(page)
     for words in (
-        "My land", "WGS 84 / UTM zone 33N (EPSG:32633)", "1,600 × 1,900 pixels",
+        "My land", "WGS 84 / UTM zone 33N (EPSG:32633)", "1,900 × 1,600 pixels",
         "a model", "1 min 15 s", "128 px, overlapping by 32 px", "mean confidence",
         "field &amp; meadow &lt;wet&gt;", "Where the model is least certain",
         "borders of windows", "borders of blocks", "49.",
@@ -304,6 +304,21 @@ def show(browser, url, width, *, mobile):
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": mobile},
     )
     browser.get(url)
+
+
+def test_words_can_be_read_in_the_dark(browser, masks, image, tmp_path):
+    page = report(masks, tmp_path / "r.html", raster=image)
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [dark]})
+    try:
+        show(browser, page.as_uri(), 1280, mobile=False)
+        assert browser.execute_script(_CONTRAST) == []
+        ground = browser.execute_script(
+            "return getComputedStyle(document.body).backgroundColor"
+        )
+        assert sum(int(n) for n in ground[4:-1].split(",")) < 150
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 @pytest.mark.parametrize(("width", "mobile"), [(1280, False), (390, True)])

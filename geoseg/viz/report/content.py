@@ -72,7 +72,7 @@ def _unit(found: MapStatistics) -> tuple[float, str]:
 
 def _lead(reader: ClassReader, found: MapStatistics) -> str:
     grid = reader.grid
-    parts = [f"{grid.height:,} × {grid.width:,} pixels"]
+    parts = [f"{grid.width:,} × {grid.height:,} pixels"]
     size = grid.pixel_size_m
     if size:
         same = math.isclose(size[0], size[1], rel_tol=0.02)
