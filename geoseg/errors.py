@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from geoseg.location import redact
 
+_LONGEST = 4000  # characters of a message: names in files may be of any length
+
 
 class GeosegError(Exception):
     """Base of all errors that geoseg raises on purpose; exit status 2."""
@@ -17,7 +19,13 @@ class GeosegError(Exception):
     exit_status = 2
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(redact(a) if isinstance(a, str) else a for a in args))
+        super().__init__(*(_told(a) if isinstance(a, str) else a for a in args))
+
+
+def _told(text: str) -> str:
+    """Return a message without secrets, and no longer than anybody reads."""
+    text = redact(text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 class RasterError(GeosegError):

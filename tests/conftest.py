@@ -12,6 +12,7 @@ from hypothesis import settings
 from geoseg.execution.resources import cores
 
 settings.register_profile("geoseg", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("long", deadline=None, max_examples=5000)
 settings.load_profile("geoseg")
 
 TESTS = Path(__file__).resolve().parent

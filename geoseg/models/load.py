@@ -399,7 +399,7 @@ def _open_path(path: Path) -> Opened:
         )
     folder = open_folder(path)
     family = folder.card.framework.get("family")
-    if family not in FOLDERS:
+    if not isinstance(family, str) or family not in FOLDERS:
         close = difflib.get_close_matches(str(family), FOLDERS, n=1)
         raise ModelError(
             f"the card {path} names the family {family!r} in its framework: "

@@ -78,6 +78,11 @@ def card_from_dict(
     Raises:
         ModelError: A field is missing, unknown, or makes no sense; it is named.
     """
+    if not isinstance(plain, Mapping):
+        raise ModelError(
+            f"{where or f'the card of {name!r}'} is a {type(plain).__name__}: it has "
+            f"fields, such as {', '.join(_NEEDED)}"
+        )
     plain = {k: v for k, v in plain.items() if not str(k).startswith("#")}
     name = str(plain.get("name", name))
     where = where or f"the card of {name!r}"

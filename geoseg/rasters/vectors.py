@@ -121,6 +121,7 @@ class VectorFile:
     def reporting(self) -> Iterator[None]:
         """Turn what OGR raises into the file's error, on one line."""
         from pyogrio.errors import DataLayerError, DataSourceError, GeometryError
+        from shapely.errors import ShapelyError
 
         try:
             yield
@@ -128,6 +129,7 @@ class VectorFile:
             DataLayerError,
             DataSourceError,
             GeometryError,
+            ShapelyError,  # such as of rings that are not closed
             OSError,
             UnicodeDecodeError,
         ) as error:
