@@ -166,7 +166,7 @@ def test_handing_on(data, labels, tmp_path):
         np.testing.assert_array_equal(cog.read(1), labels[:100, 100:300])
         assert cog.transform.c == 481_000
     page = part.geoseg.report(tmp_path / "p.html")
-    assert "100 × 200 pixels" in page.read_text()
+    assert "200 × 100 pixels" in page.read_text()
 
 
 def test_stores_of_other_tools(labels, tmp_path):
@@ -206,7 +206,7 @@ def test_stores_of_other_tools(labels, tmp_path):
 def test_html_says_the_few_facts_that_matter(data, masks, tmp_path):
     html = data.geoseg._repr_html_()
     assert html == masks._repr_html_() == map_html(masks)
-    assert "500 × 700" in html
+    assert "700 × 500" in html
     assert "EPSG:32633" in html
     assert "&lt;i&gt;field" in html
     assert "<i>field" not in html
