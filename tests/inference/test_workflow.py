@@ -17,6 +17,7 @@ import rasterio
 import rioxarray  # noqa: F401 - the accessor
 import shapely
 import small
+import torch
 from affine import Affine
 
 import geoseg
@@ -119,6 +120,23 @@ def test_the_answer_does_not_depend_on_the_cluster(scene, tmp_path, client):
     run(scene, tmp_path / "here.zarr", block=144)
     run(scene, tmp_path / "there.zarr", block=72, client=client)
     assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
+
+
+@pytest.mark.parametrize("engine", ["torch", "compile"])
+def test_batches_across_blocks_answer_alike_on_a_cluster(
+    scene, tmp_path, client, monkeypatch, engine
+):
+    """What one worker compiled goes to the others with the job."""
+    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 3, 5, padding=2)
+    card = identity_card(3, window=48, overlap=12, output="logits")
+    how = {"model": (card, network), "engine": engine, "batch": 7, "device": "cpu"}
+    run(scene, tmp_path / "here.zarr", block=144, **how)
+    run(scene, tmp_path / "there.zarr", block=72, client=client, **how)
+    assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
+    settings = open_masks(tmp_path / "there.zarr").record()["settings"]
+    assert (settings["engine"], settings["batch"]) == (engine, 7)
 
 
 def test_workers_may_be_started_in_any_folder(scene, tmp_path, client, monkeypatch):
