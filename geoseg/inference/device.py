@@ -112,8 +112,17 @@ class Device:
             self.mark().wait()
         return there
 
+    def zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return int32 zeros on the device; any thread may ask, as for `sent`."""
+        if not self.is_cuda:
+            return torch.zeros(shape, dtype=torch.int32)
+        with torch.cuda.stream(self._up):
+            zeros = torch.zeros(shape, dtype=torch.int32, device=self.device)
+            self.mark().wait()
+        return zeros
+
     def uses(self, tensor: torch.Tensor) -> None:
-        """Say that the thread's own stream uses what `sent` brought."""
+        """Say that the thread's own stream uses what `sent` or `zeros` made."""
         if self.is_cuda:
             tensor.record_stream(torch.cuda.current_stream(self.device))
 

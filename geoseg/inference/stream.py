@@ -161,10 +161,6 @@ class Stream:
         self._busy = 0.0
         self.steps = self.padding = 0
         """Batches passed, and windows of them that were only there to fill them."""
-        self.begun: Mark | None = None
-        self.ended: Mark | None = None
-        self.smaller_from: str | None = None
-        """The block from which on batches are smaller, for want of memory."""
         self._thread = threading.Thread(
             target=self._serve, args=(shapes,), name="geoseg-device", daemon=True
         )
@@ -212,8 +208,13 @@ class Stream:
             self._take_room(work.bytes)
             try:
                 work.valid = None if inside.all() else self.device.sent(inside)
+                area = work.area
+                work.sums = self.device.zeros(
+                    (self.card.channels, area.height, area.width)
+                )
                 work.values = self.device.sent(work.pixels.values)
             except Exception as error:
+                work.sums = work.valid = None
                 with self._lock:
                     self._taken -= work.bytes
                     self._lock.notify_all()
@@ -373,9 +374,7 @@ class Stream:
     def _admit(self, work: _Work) -> None:
         """Line up a block's windows."""
         self._in_step = (work,)
-        shape = (self.card.channels, work.area.height, work.area.width)
-        work.sums = torch.zeros(shape, dtype=torch.int32, device=self.device.device)
-        for tensor in (work.values, work.valid):
+        for tensor in (work.values, work.valid, work.sums):
             if tensor is not None:
                 self.device.uses(tensor)
         for of, run in work.runs:
@@ -475,7 +474,6 @@ class Stream:
         self.batch //= 2
         self._step, self._replay = self._eager, None  # what is compiled has one shape
         self.device.forget()
-        self.smaller_from = self.smaller_from or work.block.name
         warnings.warn(
             f"memory of {self._model.device} ran out: from block {work.block.row},"
             f"{work.block.col} on {self.batch} windows are passed at once, which may "

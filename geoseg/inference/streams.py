@@ -42,6 +42,12 @@ def stream_of(
         return _STREAMS[run]
 
 
+def batch_of(run: str) -> int | None:
+    """Return how many windows a run's stream passes at once now, after all halvings."""
+    stream = _STREAMS.get(run)
+    return None if stream is None else stream.batch
+
+
 def close_streams() -> None:
     """Give back what streams hold of their devices."""
     with _LOCK:

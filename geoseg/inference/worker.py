@@ -39,7 +39,7 @@ from geoseg.inference.semantic import (
     finish_block,
     segment_block,
 )
-from geoseg.inference.streams import stream_of
+from geoseg.inference.streams import batch_of, stream_of
 from geoseg.inference.windows import read_windows
 from geoseg.maps.store import CHECKSUMS, Masks
 
@@ -285,6 +285,9 @@ def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
     }
     if job.mixed:
         info["card"] = card_of(job.model.load())
+    batch = batch_of(job.masks.run)
+    if batch is not None and job.numerics and batch != job.numerics.batch:
+        info["batch"] = batch  # there was too little memory for the run's own
     with_retries(lambda: job.masks.mark_done(block.key, info))
 
 

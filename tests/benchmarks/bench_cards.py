@@ -60,7 +60,8 @@ def main() -> None:
         scene = Path(folder) / "scene.tif"
         profile = {
             "driver": "GTiff", "count": 1, "height": options.side,
-            "width": options.side, "dtype": "uint8", "tiled": True, "compress": "zstd", "crs": "EPSG:32633",
+            "width": options.side, "dtype": "uint8", "tiled": True, "compress": "zstd",
+            "crs": "EPSG:32633",
             "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
         }  # fmt: skip
         with rasterio.open(scene, "w", **profile) as file:

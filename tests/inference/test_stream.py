@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ from geoseg.core.blend import SCORE, WEIGHT_1D
 from geoseg.core.classes import class_table
 from geoseg.core.tiling import Tiling
 from geoseg.errors import BlocksFailedError, ModelError
+from geoseg.inference import steps
 from geoseg.inference.device import laid_out, room_of
+from geoseg.inference.memory import estimate
+from geoseg.inference.numerics import choose_here
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
 from geoseg.inference.semantic import segment_block
@@ -28,8 +33,10 @@ from geoseg.inference.stream import Stream
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
 from geoseg.inference.workflow import run_plan
+from geoseg.maps.state import DONE
+from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
-from geoseg.models.load import model_recipe
+from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.testing import MemorySource
 
 HEIGHT, WIDTH, WINDOW, OVERLAP = 700, 650, 128, 32
@@ -272,6 +279,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(scene, tmp_path, device):
         found = run(scene, tmp_path / "g", network(Greedy()), device=device, batch=8)
     differ = plain["classes"] != found["classes"]
     assert differ.mean() < 1e-3
+    masks = open_masks(tmp_path / "g")
+    assert {masks.done_info(key)["batch"] for key in masks.marked(DONE)} == {2}
 
 
 class Odd(torch.nn.Module):
@@ -341,3 +350,52 @@ def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device):
     assert kept
     assert user_cache.clear() > 0
     assert not list(user_cache.kept())
+
+
+def test_memory_of_a_gpu_is_planned_apart(monkeypatch):
+    recipe = model_recipe(
+        network(), device="cpu", precision="fp32", engine="torch", batch=5
+    )
+    here = estimate(source(), recipe, tiling(), ["classes"], tasks=4)
+    assert here.device == 0
+    monkeypatch.setattr(recipe.load(), "device", "cuda")
+    there = estimate(source(), recipe, tiling(), ["classes"], tasks=4)
+    assert there.device > 4 * 192**2 * (3 * 2 + 4 * 4)
+    assert there.model == 0
+    assert there.total < here.total
+
+
+@pytest.mark.parametrize(
+    ("kept", "seconds", "engine"),
+    [
+        (False, 1e-3, "torch"),
+        (False, 10.0, "compile"),
+        (True, 1e-3, "torch"),
+        (True, 0.2, "compile"),
+    ],
+)
+def test_a_run_is_compiled_where_that_saves_time(monkeypatch, kept, seconds, engine):
+    """Forty per cent of the network's time against 25 s, or 5 s where it is kept."""
+    monkeypatch.setattr(steps, "is_compiled", lambda *_: kept)
+    monkeypatch.setattr(steps, "eager_seconds", lambda *_: seconds)
+    monkeypatch.setattr(steps, "compiled_step", lambda *_: None)
+    recipe = model_recipe(
+        network(), device="cpu", precision="fp32", engine="torch", batch=5
+    )
+    recipe = replace(recipe, options=replace(recipe.options, engine="auto"))
+    monkeypatch.setattr(ModelRecipe, "load", lambda _: loaded)
+    loaded = SimpleNamespace(streams=True, device="cpu", batch=5, precision="fp32")
+    assert choose_here(recipe, windows=500).numerics.engine == engine
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(scene, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr("geoseg.models.engines.compiled._READY", {})
+    with pytest.warns(UserWarning, match="no compiler here.*PyTorch runs it as it is"):
+        found = run(scene, tmp_path / "c", network(), device="cpu", engine="compile")
+    assert same(found, run(scene, tmp_path / "t", network(), device="cpu"))
+    settings = open_masks(tmp_path / "c").record()["settings"]
+    assert settings["engine"] == "torch"
