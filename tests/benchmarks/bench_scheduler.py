@@ -45,7 +45,7 @@ class Nothing:
 
     @property
     def bands(self) -> tuple[SourceBand, ...]:
-        return (SourceBand(name="1"),)
+        return SourceBand(name="1"), SourceBand(name="2")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,7 +62,7 @@ class Nothing:
 
     def read(self, window: Window) -> Any:
         shape = window.height, window.width
-        return np.zeros((1, *shape), np.uint8), np.ones(shape, bool)
+        return np.zeros((2, *shape), np.uint8), np.ones(shape, bool)
 
 
 class Zeros:
@@ -70,7 +70,7 @@ class Zeros:
 
     def __init__(self, overlap: int) -> None:
         self.card = identity_card(
-            1,
+            2,
             window=SIDE + overlap,
             overlap=overlap,
             output="probabilities" if overlap else "labels",
