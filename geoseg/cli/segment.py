@@ -11,7 +11,7 @@ import click
 from geoseg.cli.answers import area_lines, areas, step
 from geoseg.cli.common import OutputOptions, client_of, one_or_more, report, tell
 from geoseg.cli.options import command, takes
-from geoseg.core.text import counted, redact, size
+from geoseg.core.text import counted, number, plain, redact, size, span_of_time
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 
@@ -128,14 +128,24 @@ def _tell_dashboard(client: Client) -> None:
         click.echo(f"dashboard: {client.dashboard_link}{pages}", err=True)
 
 
-@command("geoseg plan scene.tif --model models/landcover --memory 8GB")
+@command(
+    "geoseg plan scene.tif --model models/landcover --memory 8GB",
+    "geoseg plan scene.tif --model models/landcover --time",
+)
 @click.argument("raster", nargs=-1, required=True)
 @takes(PlanOptions)
+@click.option(
+    "--time",
+    "timed",
+    is_flag=True,
+    help="Run a few windows of its middle, and say how long all of them would take.",
+)
 @takes(ClusterOptions, "place", only="workers")
 @takes(OutputOptions, "output", only="as_json")
 def plan(
     *,
     raster: tuple[str, ...],
+    timed: bool,
     options: PlanOptions,
     place: ClusterOptions,
     output: OutputOptions,
@@ -143,13 +153,25 @@ def plan(
     """Say what `segment` would do with RASTER, and run nothing.
 
     Headers are read, pixels are not: windows and blocks, what will be read and written,
-    and the most memory a process takes. Options are those of `segment`.
+    and the most memory a process takes. Options are those of `segment`. With --time a
+    few windows are run, and their map is thrown away.
     """
     from geoseg.inference.planning import plan_of
 
     workers = place.workers or 1
     made = plan_of(one_or_more(raster), options, workers)
-    report(plan_summary(made, workers), plan_lines(made, workers), output)
+    summary, lines = plan_summary(made, workers), plan_lines(made, workers)
+    if timed:
+        from geoseg.inference.timing import measure
+
+        timing = measure(made)
+        summary |= {"time": plain(timing)}
+        lines.append(
+            f"{'time':<22}about {span_of_time(timing.seconds)} in one process "
+            f"({number(timing.mpx_per_second)} Mpx/s, measured on "
+            f"{counted(timing.windows, 'window')} of its middle)"
+        )
+    report(summary, lines, output)
 
 
 def plan_lines(made: Plan, workers: int) -> list[str]:

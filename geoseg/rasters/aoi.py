@@ -61,6 +61,14 @@ class Clipped(Derived):
         return pixels, both(valid, inside)
 
 
+def windowed(source: Source, window: Window) -> Source:
+    """Return the part of a source that lies in a window of it."""
+    import shapely
+
+    area = shapely.box(0, 0, source.grid.width, source.grid.height)
+    return Clipped(source=source, crop=window, area=shapely.to_wkb(area))
+
+
 def clipped(source: Source, aoi: str | os.PathLike[str]) -> Source:
     """Return the source cropped to the polygons of a vector file.
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from landscape.scene import write_scene
@@ -82,6 +83,30 @@ def test_info_of_anything(capsys, thing, first, last):
 def test_info_of_nothing(capsys):
     assert geoseg_run(["info", "none.tif"]) == 2
     assert "there is no file none.tif" in capsys.readouterr().err
+
+
+def test_plan_says_how_long_it_will_take(capsys):
+    """Measured: a model that sleeps for each of four windows."""
+    Path("slow.py").write_text(
+        "import time\n"
+        "from geoseg.models.card import Band\n"
+        "from geoseg.testing import LocalModel, identity_card\n"
+        "class Slow(LocalModel):\n"
+        "    def predict(self, pixels):\n"
+        "        time.sleep(0.2 * len(pixels))\n"
+        "        return super().predict(pixels.astype('f4') / 65535)\n"
+        "def make():\n"
+        "    bands = tuple(Band(name=n) for n in ('blue', 'green', 'red', 'nir'))\n"
+        "    return Slow(card=identity_card(4, bands=bands, window=64, overlap=8))\n"
+    )
+    line = ["plan", "scene.tif", "--model", "slow.py:make", "--time"]
+    before = {p.name for p in Path().iterdir()} | {"__pycache__"}
+    found = json.loads(said(capsys, *line, "--json")[0])
+    assert found["time"]["windows"] == 4
+    whole = 0.2 * found["windows"]
+    assert 0.3 * whole < found["time"]["seconds"] < 6 * whole
+    assert "measured on 4 windows" in said(capsys, *line)[-1]
+    assert {p.name for p in Path().iterdir()} <= before, "nothing is kept"
 
 
 def test_the_shell_completes_commands_and_options(capsys):

@@ -28,7 +28,14 @@ TABLES = {
 }
 # What has no counterpart: what is worked on, where, and what is said meanwhile.
 PYTHON_ONLY = {"client", "progress", "threads"}
-CLI_ONLY = {"quiet", "as_json", "no_browser", "check", *ClusterOptions.model_fields}
+CLI_ONLY = {
+    "quiet",
+    "as_json",
+    "no_browser",
+    "check",
+    "timed",
+    *ClusterOptions.model_fields,
+}
 CLI_ONLY |= {*FigureOptions.model_fields, *PairsOptions.model_fields}
 WHAT = {"source", "raster", "rasters", "masks", "path", "one", "other"}
 WHAT |= {"help", "workers", "pipeline"}
