@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from geoseg.core.grid import same_crs
 from geoseg.core.text import plain
 from geoseg.errors import RegionsError
+from geoseg.rasters.shapes import into_pixels
 from geoseg.rasters.vectors import ogr, open_vectors
 
 if TYPE_CHECKING:
@@ -89,12 +88,11 @@ class RegionsFile:
         import shapely
 
         found = self._read(self._bounds(left, top, right, bottom), most)
-        if not self._same_crs:
-            found = found.set_crs(self.crs, allow_override=True).to_crs(self.grid.crs)
-        back = ~self.grid.transform
+        crs = None if self._same_crs else self.crs
         shapes = shapely.transform(
             found.geometry.to_numpy(),
-            lambda xy: np.column_stack(back @ (xy[:, 0], xy[:, 1])),
+            into_pixels(self.grid, crs, self.path),
+            interleaved=False,
         )
         return found.set_geometry(shapes, crs=None)
 
