@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.extras import require
 from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
 from geoseg.execution.resources import PROCESSES, THREADS, cores
 from geoseg.execution.versions import check_versions
@@ -404,14 +405,11 @@ def kubernetes_spec(settings: Kubernetes) -> dict[str, Any]:
 
 @contextmanager
 def _kubernetes(settings: Kubernetes) -> Iterator[Client]:
+    operator = require(
+        "dask_kubernetes.operator", what="kind = 'kubernetes'", extra="kubernetes"
+    )
     try:
-        from dask_kubernetes.operator import KubeCluster
-    except ImportError as error:
-        raise MissingExtraError(
-            "kind = 'kubernetes'", "dask-kubernetes", "kubernetes"
-        ) from error
-    try:
-        cluster = KubeCluster(
+        cluster = operator.KubeCluster(
             namespace=settings.namespace,
             custom_cluster_spec=kubernetes_spec(settings),
             shutdown_on_close=True,

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from geoseg.core.extras import require
 from geoseg.core.text import bytes_of
-from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
+from geoseg.errors import ClusterError, GeosegError, first_line
 from geoseg.execution.cluster_settings import Jobs, Lsf, Pbs, Sge, Slurm
 from geoseg.execution.resources import THREADS
 
@@ -25,10 +26,7 @@ def queue_cluster(settings: Jobs) -> tuple[Any, list[str]]:
         ClusterError: Its scheduler does not start.
     """
     kind, name = settings.kind, settings.kind.upper()
-    try:
-        import dask_jobqueue
-    except ImportError as error:
-        raise MissingExtraError(f"kind = {kind!r}", "dask-jobqueue", "slurm") from error
+    dask_jobqueue = require("dask_jobqueue", what=f"kind = {kind!r}", extra="slurm")
     submits = _SUBMITS[kind]
     if shutil.which(submits) is None:
         raise GeosegError(

@@ -19,8 +19,9 @@ import numpy as np
 from scipy import ndimage
 
 from geoseg.core.classes import Class, nodata_value
+from geoseg.core.extras import require
 from geoseg.core.grid import Grid, Window
-from geoseg.errors import GeosegError, MissingExtraError
+from geoseg.errors import GeosegError
 from geoseg.maps.store import Masks
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Objects
@@ -260,8 +261,8 @@ def split(
 
 
 def _skimage() -> tuple[Any, Any]:
-    try:
-        from skimage import feature, segmentation
-    except ImportError as error:
-        raise MissingExtraError("a watershed", "scikit-image", "instances") from error
+    segmentation, feature = (
+        require(f"skimage.{name}", what="a watershed", extra="instances")
+        for name in ("segmentation", "feature")
+    )
     return segmentation, feature
