@@ -26,6 +26,7 @@ def run(
     overwrite: bool = False,
     if_changed: IfChanged = "refuse",
     retries: int = 0,
+    webhook: str | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     cluster: str | os.PathLike[str] | None = None,
@@ -44,6 +45,7 @@ def run(
             since: `refuse` stops; `new` makes others, in a folder that `{date}` or
             `{number}` in `out` tells from the last; `overwrite` makes them again.
         retries: How often to try again at once what a rerun can finish.
+        webhook: Web address that is told how the run ended, as JSON, by POST.
         workers: Processes on this machine, whatever the file says.
         scheduler: Address of a running Dask scheduler, whatever the file says.
         cluster: File that says where workers come from, whatever the pipeline says.
@@ -66,6 +68,7 @@ def run(
             "overwrite": overwrite,
             "if_changed": if_changed,
             "retries": retries,
+            "webhook": webhook,
         },
     )
     place = ClusterOptions(
@@ -93,5 +96,5 @@ def run_many(
 
 
 def policy(options: RunOptions) -> dict[str, Any]:
-    """Return how often, and what becomes of what is there, as keywords."""
-    return options.model_dump(include={"overwrite", "if_changed", "retries"})
+    """Return how often, what becomes of what is there, who is told, as keywords."""
+    return options.model_dump(include={"overwrite", "if_changed", "retries", "webhook"})

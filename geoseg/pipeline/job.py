@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg._version import __version__
 from geoseg.core.text import plain
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.status import write_status
+from geoseg.pipeline.status import post_status, write_status
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,6 +46,8 @@ class Run:
     """What ends with the run, such as the cluster."""
     remake: bool = False
     """Whether masks of other settings, or of another raster, are made again."""
+    webhook: str | None = None
+    """What is told how it ended."""
     shared: Client | None = None
     """The cluster where one is open already."""
     status: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +107,8 @@ class Run:
             self.status |= {"state": _STATES[event], "ended": _now(), **facts}
         self.status["updated"] = _now()
         write_status(self.storage, self.status)
+        if self.webhook and self.status["state"] != "running":
+            post_status(self.webhook, {"out": self.pipeline.out, **self.status})
 
     def progress(self, stage: str) -> Callable[[Progress], None]:
         """Return what a stage tells its progress to."""

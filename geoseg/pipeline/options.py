@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from geoseg.core.options import Cli, Options
 
 IfChanged = Literal["refuse", "new", "overwrite"]
+
+
+def _web_address(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise ValueError("it is not a web address such as https://host/path")
+    return value
 
 
 class RunOptions(Options):
@@ -31,3 +37,7 @@ class RunOptions(Options):
     make new ones where {date} or {number} in `out` says, or overwrite them."""
     retries: Annotated[int, Field(ge=0), Cli(metavar="N")] = 0
     """Try up to N times more, at once, where a rerun can finish (status 3)."""
+    webhook: Annotated[
+        str | None, AfterValidator(_web_address), Cli(metavar="URL", location=True)
+    ] = None
+    """POST how the run ended, as in status.json, to this web address."""

@@ -34,6 +34,7 @@ def run_pipeline(
     overwrite: bool = False,
     if_changed: IfChanged = "refuse",
     retries: int = 0,
+    webhook: str | None = None,
     client: Client | None = None,
     day: str | None = None,
     show: Callable[[str, Progress], None] = lambda *_: None,
@@ -45,6 +46,7 @@ def run_pipeline(
         overwrite: Begin again.
         if_changed: See `RunOptions`.
         retries: How often to try again at once what a rerun can finish.
+        webhook: See `RunOptions`.
         client: A cluster that is open already, whatever the pipeline says.
         day: What `{date}` stands for; default today.
         show: Called with the stage and its progress after every block.
@@ -62,7 +64,7 @@ def run_pipeline(
     def attempt(place: Pipeline) -> dict[str, Any]:
         with ExitStack() as stack:
             remake = if_changed == "overwrite"
-            return _run(Run(place, overwrite, show, stack, remake, client))
+            return _run(Run(place, overwrite, show, stack, remake, webhook, client))
 
     try:
         return _retried(lambda: attempt(here), retries)

@@ -236,6 +236,7 @@ def run_scenes(
     overwrite: bool = False,
     if_changed: IfChanged = "refuse",
     retries: int = 0,
+    webhook: str | None = None,
     day: str | None = None,
     show: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Outcome]:
@@ -248,6 +249,7 @@ def run_scenes(
         if_changed: See `run`.
         retries: How often scenes that a rerun can finish are tried again, when all
             others are done.
+        webhook: What is told how all of it ended.
         day: What `{date}` stands for, for all of them; default today.
         show: Called with how many scenes are done, of how many.
 
@@ -266,7 +268,7 @@ def run_scenes(
     job = partial(_run_scene, overwrite=overwrite, if_changed=if_changed, day=day)
     whole = first.model_copy(update={"out": folder})
     with ExitStack() as stack, held(Storage(folder), f"{META}/lock"):
-        run = Run(whole, overwrite, lambda *_: None, stack)
+        run = Run(whole, overwrite, lambda *_: None, stack, webhook=webhook)
         table = _Table(run, pipelines, show)
         run.begin()
         todo = [*pipelines]

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 from geoseg.core.processes import begun, has_ended, here
 from geoseg.core.text import plain, redact, span_of_time
-from geoseg.errors import MasksError
+from geoseg.errors import MasksError, first_line
 from geoseg.maps.storage import Storage
 
 FILE = "status.json"
+_PATIENCE = 10.0
+"""Seconds that a webhook is waited for."""
 _EXIT = {"done": 0, "running": 0, "interrupted": 3, "killed": 3}
 """Exit statuses of states; those of failed runs are their own."""
 
@@ -32,6 +36,26 @@ def write_status(storage: Storage, facts: Mapping[str, Any]) -> None:
     with suppress(OSError):
         data = json.dumps(plain({**facts, "process": process}), indent=1)
         storage.put(FILE, data.encode())
+
+
+def post_status(url: str, facts: Mapping[str, Any]) -> None:
+    """Send how a run ended, as JSON, to a web address that the user named.
+
+    Where nobody answers that is said, and changes nothing.
+    """
+    data = json.dumps(plain(facts)).encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "geoseg"}
+    try:
+        with urlopen(  # noqa: S310 - http and https only, see RunOptions
+            Request(url, data=data, headers=headers),  # noqa: S310
+            timeout=_PATIENCE,
+        ):
+            pass
+    except (OSError, ValueError) as error:
+        warnings.warn(
+            f"{redact(url)} could not be told how the run ended: {first_line(error)}",
+            stacklevel=2,
+        )
 
 
 def read_status(out: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,38 @@ def test_the_status_of_a_run(water, capsys):
     assert geoseg_run([*line, "--set", "segment.raster=none.tif"]) == 2
     assert geoseg_run(["status", out]) == 2
     assert "error: " in capsys.readouterr().out
+
+
+def test_a_webhook_is_told_how_it_ended(water, capsys):
+    told = []
+
+    class Listens(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(
+                json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            )
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listens) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/hook?token=abc123"
+        line = ["run", str(water), "--quiet", "--set", f"out={water.parent}/here"]
+        assert geoseg_run([*line, "--webhook", url]) == 0
+        line += ["--set", "segment.raster=none.tif"]
+        assert geoseg_run([*line, "--webhook", url]) == 2
+        server.shutdown()
+    assert [(t["state"], t["status"]) for t in told] == [("done", 0), ("failed", 2)]
+    assert told[0]["out"] == f"{water.parent}/here"
+    assert "none.tif" in told[1]["error"]
+    with pytest.warns(UserWarning, match="could not be told how the run en") as heard:
+        assert geoseg_run([*line, "--webhook", url]) == 2
+    assert "abc123" not in str(heard[0].message)
+    assert geoseg_run([*line, "--webhook", "ftp://host/x"]) == 2
+    assert "is not a web address" in capsys.readouterr().err
 
 
 def test_the_log_for_machines(water, capsys):
