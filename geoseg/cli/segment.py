@@ -55,11 +55,9 @@ def segment(
     from geoseg.inference.workflow import run_plan
 
     with client_of(place) as client:
+        workers = processes(client)
         made = plan_of(
-            one_or_more(raster),
-            options,
-            processes(client),
-            worker_memory=worker_memory(client),
+            one_or_more(raster), options, workers, worker_memory=worker_memory(client)
         )
         tell(made.source.notes)
         if client is not None and not output.silent:
@@ -75,7 +73,7 @@ def segment(
             progress=False if output.silent else None,
         )
         seconds = perf_counter() - begun
-    summary, lines = _summary(made, masks, facts, seconds)
+    summary, lines = _summary(made, masks, facts, seconds, workers)
     if not output.silent or output.as_json:
         found = areas(masks)
         summary["areas"] = found
@@ -93,7 +91,7 @@ def _next(masks: Masks, found: dict[str, Any], raster: str | None) -> str:
 
 
 def _summary(
-    made: Plan, masks: Masks, facts: RunInfo, seconds: float
+    made: Plan, masks: Masks, facts: RunInfo, seconds: float, processes: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what was done, as JSON and as lines."""
     speed = facts.pixels / 1e6 / seconds
@@ -111,6 +109,10 @@ def _summary(
         did = (
             f"{counted(facts.windows, 'window')} in {seconds:.1f} s, {speed:.1f} Mpx/s"
         )
+        if any(not device.startswith("cpu") for device in facts.devices):
+            share = facts.forward_seconds / seconds / processes
+            summary["device_share"] = round(share, 3)
+            did += f", GPU at work {share:.0%} of the time"
     elif facts.finished:
         blocks = counted(facts.finished, "block")
         did = f"{blocks}, inferred before, finished in {seconds:.1f} s"

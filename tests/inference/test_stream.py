@@ -17,6 +17,7 @@ import rasterio
 import torch
 import zarr
 
+from geoseg.cli.segment import _summary
 from geoseg.core import user_cache
 from geoseg.core.blend import SCORE, WEIGHT_1D
 from geoseg.core.classes import class_table
@@ -28,6 +29,7 @@ from geoseg.inference.memory import estimate
 from geoseg.inference.numerics import choose_here
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
+from geoseg.inference.scheduler import RunInfo
 from geoseg.inference.semantic import segment_block
 from geoseg.inference.stream import Stream
 from geoseg.inference.tasks import Tasks
@@ -399,3 +401,16 @@ def test_what_cannot_be_compiled_runs_as_it_is(scene, tmp_path, monkeypatch):
     assert same(found, run(scene, tmp_path / "t", network(), device="cpu"))
     settings = open_masks(tmp_path / "c").record()["settings"]
     assert settings["engine"] == "torch"
+
+
+def test_a_run_tells_how_much_of_a_gpu_it_used():
+    facts = RunInfo(
+        windows=9, forward_seconds=6.3, pixels=10**6, devices={"NVIDIA H200, bf16"}
+    )
+    made = SimpleNamespace(tiling=SimpleNamespace(blocks=1))
+    masks = SimpleNamespace(path="masks.zarr", arrays=["classes"])
+    summary, lines = _summary(made, masks, facts, 5.0, 2)
+    assert summary["device_share"] == 0.63
+    assert "GPU at work 63% of the time" in lines[0]
+    facts.devices = {"cpu, bf16"}
+    assert "GPU" not in _summary(made, masks, facts, 5.0, 2)[1][0]
