@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,30 +54,81 @@ class TileCache:
         self._kept: OrderedDict[Hashable, Future[Layers]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: Hashable, decode: Callable[[], Layers]) -> Layers:
-        """Return the layers of a tile; decode them where nobody has."""
+    def get(
+        self,
+        key: Hashable,
+        tiles: Sequence[Window],
+        decode: Callable[[Window], Layers],
+    ) -> list[Layers]:
+        """Return the layers of some tiles of a file; decode those that nobody has.
+
+        Args:
+            key: Which file.
+            tiles: Row by row.
+            decode: Reads a rectangle of them: GDAL decodes its tiles side by side.
+        """
+        found: dict[Window, Future[Layers]] = {}
+        missing = []
         with self._lock:
-            found = self._kept.get(key)
-            tile = found or self._kept.setdefault(key, Future())
-            self._kept.move_to_end(key)
-        if found is not None:
-            return found.result()
+            for tile in tiles:
+                if (key, tile) not in self._kept:
+                    self._kept[key, tile] = Future()
+                    missing.append(tile)
+                self._kept.move_to_end((key, tile))
+                found[tile] = self._kept[key, tile]
         try:
-            layers = decode()
+            for rectangle, inside in rectangles(missing):
+                layers = decode(rectangle)
+                for tile in inside:
+                    copies = tuple(p.copy() for p in _part(layers, rectangle, tile))
+                    self._keep(found[tile], copies)
         except BaseException as error:
-            with self._lock:
-                self._kept.pop(key, None)
-            tile.set_exception(error)
+            self._give_up({(key, tile): found[tile] for tile in missing}, error)
             raise
+        return [found[tile].result() for tile in tiles]
+
+    def _keep(self, tile: Future[Layers], layers: Layers) -> None:
         tile.set_result(layers)
         with self._lock:
             self._bytes += _size(layers)
             while self._bytes > self._limit and (old := self._oldest()) is not None:
                 self._bytes -= _size(self._kept.pop(old).result())
-        return layers
+
+    def _give_up(
+        self, mine: Mapping[Hashable, Future[Layers]], error: BaseException
+    ) -> None:
+        """Forget tiles that were not decoded, and tell those who wait for them."""
+        left = {key: tile for key, tile in mine.items() if not tile.done()}
+        with self._lock:
+            for key in left:
+                del self._kept[key]
+        for tile in left.values():
+            tile.set_exception(error)
 
     def _oldest(self) -> Hashable | None:
         return next((key for key, tile in self._kept.items() if tile.done()), None)
+
+
+def rectangles(tiles: Iterable[Window]) -> list[tuple[Window, list[Window]]]:
+    """Return tiles, given row by row, as few rectangles, each with those inside."""
+    runs: list[tuple[Window, list[Window]]] = []
+    for tile in tiles:
+        run = runs[-1][0] if runs else None
+        if run and (run.y, run.bottom, run.right) == (tile.y, tile.bottom, tile.x):
+            longer = Window.spanning(run.y, run.bottom, run.x, tile.right)
+            runs[-1] = longer, [*runs[-1][1], tile]
+        else:
+            runs.append((tile, [tile]))
+    found: list[tuple[Window, list[Window]]] = []
+    for run, inside in runs:
+        for i, (above, others) in enumerate(found):
+            if (above.bottom, above.x, above.right) == (run.y, run.x, run.right):
+                higher = Window.spanning(above.y, run.bottom, run.x, run.right)
+                found[i] = higher, [*others, *inside]
+                break
+        else:
+            found.append((run, inside))
+    return found
 
 
 def _size(layers: Layers) -> int:
@@ -116,14 +166,12 @@ def read_tiled(
         return
     if inside is not None:
         decode(inside, _part(out, window, inside))
-    for whole in cut:
+    kept = _CACHE.get(key, cut, lambda part: _decoded(part, out, decode))
+    for whole, layers in zip(cut, kept, strict=True):
         shared = whole.intersection(window)
         assert shared is not None
-        read = partial(_decoded, whole, out, decode)
-        layers = _CACHE.get((key, whole), read)
-        for to, of in zip(
-            _part(out, window, shared), _part(layers, whole, shared), strict=True
-        ):
+        parts = _part(out, window, shared), _part(layers, whole, shared)
+        for to, of in zip(*parts, strict=True):
             to[...] = of
 
 

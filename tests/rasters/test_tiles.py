@@ -16,7 +16,7 @@ from geoseg.core.tiling import Tiling
 from geoseg.errors import RasterError
 from geoseg.inference.scheduler import _in_order
 from geoseg.rasters.open import open_source
-from geoseg.rasters.tiles import TileCache, parted, read_tiled
+from geoseg.rasters.tiles import TileCache, parted, read_tiled, rectangles
 
 SIDE = 1000
 
@@ -153,22 +153,37 @@ def test_parts_cover_a_window_once(data):
 
 def test_an_error_reaches_all_who_wait_and_is_not_kept(cache):
     begun, go = threading.Event(), threading.Event()
+    tiles = [Window(y=y, x=x, height=2, width=2) for y in (0, 2) for x in (0, 2)]
 
-    def fail():
+    def fail(_):
         begun.set()
         go.wait(10)
         raise RasterError("broken tile")
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.get, "tile", fail)
+        first = pool.submit(cache.get, "file", tiles, fail)
         begun.wait(10)
-        second = pool.submit(cache.get, "tile", fail)
+        second = pool.submit(cache.get, "file", tiles[1:2], fail)
         go.set()
         for waiting in (first, second):
             with pytest.raises(RasterError, match="broken tile"):
                 waiting.result(10)
-    layers = (np.zeros((1, 2, 2), np.uint8),)
-    assert cache.get("tile", lambda: layers) is layers
+    whole = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
+    found = cache.get("file", tiles, lambda _: (whole,))
+    for tile, (layer,) in zip(tiles, found, strict=True):
+        assert (layer == whole[(slice(None), *tile.slices)]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5))))
+def test_rectangles_hold_all_tiles_and_nothing_else(places):
+    tiles = [Window(y=3 * y, x=5 * x, height=3, width=5) for y, x in sorted(places)]
+    found = rectangles(tiles)
+    assert {tile for _, inside in found for tile in inside} == set(tiles)
+    assert sum(len(inside) for _, inside in found) == len(tiles)
+    for rectangle, inside in found:
+        assert all(tile.intersection(rectangle) == tile for tile in inside)
+        assert sum(tile.area for tile in inside) == rectangle.area
 
 
 def test_files_that_are_replaced_are_read_anew(tmp_path):
