@@ -95,6 +95,22 @@ def cluster_client(settings: ClusterSpec) -> Iterator[Client]:
         yield client
 
 
+def check_cluster(settings: ClusterSpec) -> None:
+    """Raise where a cluster can never be had here, as far as that is known at once.
+
+    Raises:
+        GeosegError: There is no GPU, no such host, or no command that submits jobs.
+    """
+    if settings.kind == "gpus":
+        _gpus_of(settings)
+    elif settings.kind == "ssh":
+        _check_hosts(settings)
+    elif settings.kind in {"slurm", "pbs", "lsf", "sge"}:
+        from geoseg.execution.jobqueue import submit_command
+
+        submit_command(settings)
+
+
 def _client(where: Any, **options: Any) -> Client:  # noqa: ANN401 - Dask's
     """Connect without becoming the client of all of Dask in this process."""
     from distributed import Client
@@ -302,16 +318,21 @@ def gpu_workers(
     }
 
 
-@contextmanager
-def _gpus(settings: Gpus) -> Iterator[Client]:
-    from distributed import Scheduler, SpecCluster
-
+def _gpus_of(settings: Gpus) -> list[str]:
     gpus = settings.gpus or gpu_names()
     if not gpus:
         raise GeosegError(
             "kind = 'gpus' starts a process per GPU, and there is none here: use "
             "kind = 'local', or name them, gpus = ['0', '1']"
         )
+    return gpus
+
+
+@contextmanager
+def _gpus(settings: Gpus) -> Iterator[Client]:
+    from distributed import Scheduler, SpecCluster
+
+    gpus = _gpus_of(settings)
     with _own_threads():
         cluster = SpecCluster(
             scheduler={
@@ -428,16 +449,20 @@ def _may_be_aliases(connect: Mapping[str, Any]) -> bool:
     return bool(elsewhere) or Path("~/.ssh/config").expanduser().is_file()
 
 
-@contextmanager
-def _ssh(settings: Ssh) -> Iterator[Client]:
-    from distributed import SSHCluster
-
+def _check_hosts(settings: Ssh) -> None:
     unknown = [host for host in settings.hosts if _is_unknown(host)]
     if unknown and not _may_be_aliases(settings.connect):
         raise GeosegError(
             f"kind = 'ssh': no machine is called {', '.join(unknown)} here: see hosts "
             "in the cluster's file"
         )
+
+
+@contextmanager
+def _ssh(settings: Ssh) -> Iterator[Client]:
+    from distributed import SSHCluster
+
+    _check_hosts(settings)
     try:
         cluster = SSHCluster(
             [settings.scheduler or settings.hosts[0], *settings.hosts],

@@ -27,12 +27,7 @@ def queue_cluster(settings: Jobs) -> tuple[Any, list[str]]:
     """
     kind, name = settings.kind, settings.kind.upper()
     dask_jobqueue = require("dask_jobqueue", what=f"kind = {kind!r}", extra="slurm")
-    submits = _SUBMITS[kind]
-    if shutil.which(submits) is None:
-        raise GeosegError(
-            f"kind = {kind!r} submits its workers with {submits}, which is not on "
-            f"PATH: run it where {name}'s commands are, on a login node or in a job"
-        )
+    submit_command(settings)
     _make_directories(settings)
     refusals: list[str] = []
     make = getattr(dask_jobqueue, f"{name}Cluster")
@@ -44,6 +39,22 @@ def queue_cluster(settings: Jobs) -> tuple[Any, list[str]]:
             f"{name} workers cannot start: {first_line(error)}"
         ) from error
     return cluster, refusals
+
+
+def submit_command(settings: Jobs) -> str:
+    """Return the command that submits jobs.
+
+    Raises:
+        GeosegError: It is not on PATH.
+    """
+    kind, name = settings.kind, settings.kind.upper()
+    submits = _SUBMITS[kind]
+    if shutil.which(submits) is None:
+        raise GeosegError(
+            f"kind = {kind!r} submits its workers with {submits}, which is not on "
+            f"PATH: run it where {name}'s commands are, on a login node or in a job"
+        )
+    return submits
 
 
 def job_options(settings: Jobs) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import psutil
 
 from geoseg.core.text import redact, size
 from geoseg.errors import GeosegError
+from geoseg.execution.clusters import check_cluster
 from geoseg.execution.resources import cores
 from geoseg.inference.planning import plan_of
 from geoseg.pipeline.places import newest
@@ -29,7 +30,7 @@ def check_pipeline(pipeline: Pipeline, *, alone: bool = True) -> tuple[Plan, int
 
     Args:
         pipeline: What would run. Nothing is written.
-        alone: Whether memory and disk are looked at too.
+        alone: Whether memory, disk and cluster are looked at too.
 
     Returns:
         The plan of its segmentation, and for how many processes it is.
@@ -43,6 +44,8 @@ def check_pipeline(pipeline: Pipeline, *, alone: bool = True) -> tuple[Plan, int
     plan = plan_of(pipeline.segment.raster, pipeline.segment, processes)
     plan.model.load()
     if alone:
+        if pipeline.cluster is not None:
+            check_cluster(pipeline.cluster)
         if pipeline.cluster is None or pipeline.cluster.kind in {"local", "gpus"}:
             _check_memory(plan, processes)
         if "://" not in place.masks:

@@ -315,7 +315,7 @@ def test_workers_are_jobs_of_other_batch_systems(tmp_path, monkeypatch, kind):
     made = settings(
         tmp_path,
         f"kind = '{kind}'\nworkers = 1\ncores = 2\nmemory = '1GB'\ninterface = 'lo'\n"
-        f"dashboard = '127.0.0.1:0'\nshared_directory = '{tmp_path}'\n",
+        f"dashboard = '127.0.0.1:0'\nshared_directory = '{tmp_path}'\ntls = false\n",
     )
     with cluster_client(made) as client, engine(1, client=client) as tasks:
         tasks.submit("sum", operator.add, 1)

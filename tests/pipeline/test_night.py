@@ -253,6 +253,7 @@ def test_the_log_for_machines(water, capsys):
 
 
 def test_check_looks_at_what_can_be_wrong(water, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(water.parent))
     line = ["run", str(water), "--check"]
     assert geoseg_run(line) == 0
     assert "windows" in capsys.readouterr().out
@@ -261,6 +262,8 @@ def test_check_looks_at_what_can_be_wrong(water, monkeypatch, capsys):
         ("segment.raster=none.tif", "none.tif"),
         ("segment.model=models/none", "models/none"),
         ("segment.bands=a,b", "no band a, b"),
+        ("cluster={kind='ssh', hosts=['none.invalid']}", "no machine is called none"),
+        ("cluster={kind='lsf', workers=2}", "bsub, which is not on PATH"),
     ):
         assert geoseg_run([*line, "--set", override]) == 2
         assert said in capsys.readouterr().err
