@@ -470,6 +470,10 @@ def test_cursor_go_to_keys_and_picture(browser, server, masks, tmp_path):
     until(lambda: "row=900&column=800" in browser.current_url)
     opened(browser, server, f"#z=1&lat={at['lat']}&lon={at['lon']}")
     until(lambda: "z=1&row=900&column=800" in browser.current_url)
+    # Outlines are thin when seen from far away.
+    weight = "map.setZoom(arguments[0], {animate: false}); "
+    weight += "return layers.regions.options.style().weight"
+    assert browser.execute_script(weight, -2) < browser.execute_script(weight, 1)
     # Keys.
     assert "classes" in browser.current_url
     ActionChains(browser).send_keys("c").perform()

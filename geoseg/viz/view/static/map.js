@@ -129,7 +129,8 @@ function makeLayers() {
       pane: "lines", renderer: L.canvas({ pane: "lines" }), interactive: false,
       coordsToLatLng: ([x, y]) => L.latLng(-y, x),
       filter: (f) => !hiddenNames().has(f.properties.class_name),
-      style: { color: "#111", weight: 1.2, fill: false },
+      // Seen from far away, outlines would hide what they are around.
+      style: () => ({ color: "#111", weight: map.getZoom() < -0.5 ? 0.5 : 1.2, fill: false }),
     });
   }
   for (const label of document.querySelectorAll("[data-layer]")) {
