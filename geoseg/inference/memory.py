@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from geoseg.rasters.open import Source
 
 PROCESS = 0.75e9
-"""Python, torch and GDAL when they are loaded, and GDAL's block cache, in bytes."""
+"""Python, NumPy, numba and GDAL when they are loaded, and the caches of tiles."""
+NETWORKS = 0.65e9
+"""Torch, the libraries that networks come from, and what kernels keep of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def estimate(
         if card.task == "semantic":  # its map is read again, and split by chunks
             splitting = _SPLITTING * (tiling.chunk + 256) ** 2
     return Memory(
-        process=PROCESS,
+        process=PROCESS + NETWORKS * (model.precision != "own"),
         model=max(own, splitting),
         per_task=read + 2 * outputs + sums + partial + objects,
         tasks=tasks,

@@ -25,7 +25,7 @@ from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.rasters.open import Source, for_model, open_source
 from geoseg.rasters.source import noted
 
-_ROOM = 2.5e9
+_ROOM = 3e9
 """Bytes that a process uses at most unless the user says otherwise."""
 _ROOM_BESIDE_A_GPU = 12e9
 """Likewise beside a GPU, which is fed by many threads and with large blocks."""
