@@ -90,15 +90,16 @@ def color_of(name: str, taken: Collection[str] = ()) -> str:
     """Return a default colour for a class by what its name means, if it means anything.
 
     >>> color_of("Open water"), color_of("trees"), color_of("cluster 1")
-    ('#0072B2', '#009E73', '#E69F00')
+    ('#0072B2', '#009E73', '#0072B2')
 
     Args:
         name: Of the class.
         taken: Colours that others have.
     """
-    return _meant(name, taken) or next(
-        color for color in map(default_color, count()) if color not in taken
-    )
+    # Shades end in black, so that among very many classes colours repeat.
+    usual = map(default_color, range(len(taken) + 1))
+    free = (color for color in usual if color not in taken)
+    return _meant(name, taken) or next(free, default_color(len(taken)))
 
 
 def _meant(name: str, taken: Collection[str]) -> str | None:

@@ -229,7 +229,7 @@ def test_strata_without_samples_are_left_out_and_named():
 @pytest.mark.parametrize(
     ("counts", "strata", "words"),
     [
-        ([[1, 2, 3]], [1], "does not go with 2"),
+        ([[1, 2, 3]], [1], "does not fit 2 class names"),
         ([[0, 0], [0, 0]], [1, 1], "nothing to evaluate"),
         ([[1, 0], [0, 1]], [1, 1, 1], "as many finite sizes"),
         ([[1, 0], [0, 1]], [1, float("nan")], "as many finite sizes"),

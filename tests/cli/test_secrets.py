@@ -35,7 +35,7 @@ COMMANDS = {
     "sample": (["{masks}"], {"--out": "{new}.gpkg", "--n": "9"}),
     "train": (
         ["{scene}"],
-        {"--labels": "{scene}", "--out": "{new}", "--arch": "forest"},
+        {"--labels": "{labels}", "--out": "{new}", "--arch": "forest"},
     ),
 }
 
@@ -65,9 +65,14 @@ def made(tmp_path_factory):
     ) as file:  # fmt: skip
         file.descriptions = ("nir",)
         file.write(np.arange(4096, dtype=np.uint8).reshape(1, 64, 64))
+    with rasterio.open(folder / "scene.tif") as scene:
+        profile, pixels = scene.profile, scene.read()
+    with rasterio.open(folder / "labels.tif", "w", **profile) as file:
+        file.write(pixels // 64)
     scene, masks = str(folder / "scene.tif"), str(folder / "m.zarr")
     assert run(["segment", scene, "--model", "threshold:nir>99", "--out", masks]) == 0
-    return {"scene": scene, "masks": masks}
+    labels = str(folder / "labels.tif")
+    return {"scene": scene, "masks": masks, "labels": labels}
 
 
 # GDAL and OGR warn of what they cannot reach; the program does not show that.

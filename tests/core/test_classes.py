@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from landscape.scene import CLASSES
 
-from geoseg.core.classes import class_table, default_color
+from geoseg.core.classes import class_table, color_of, default_color
 
 skcolor = pytest.importorskip("skimage.color")
 
@@ -105,3 +105,10 @@ def test_many_classes_have_colours_all_the_same():
     table = class_table([f"c{i}" for i in range(300)])
     assert [c.value for c in table] == list(range(300))
     assert len({c.color for c in table[:96]}) > 64
+
+
+def test_very_many_classes_have_colours_too():
+    table = []
+    for i in range(400):
+        table.append(color_of(f"class {i}", set(table)))
+    assert len(class_table(f"class {i}" for i in range(400))) == len(table)

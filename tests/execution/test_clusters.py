@@ -501,8 +501,9 @@ def test_no_room_for_temporary_files_is_said(monkeypatch):
 def test_no_gpu_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     made = settings(tmp_path, "kind = 'gpus'")
-    with pytest.raises(ClusterError, match="there is none here"), cluster_client(made):
-        pass
+    with pytest.raises(GeosegError, match="there is none here") as refused:
+        cluster_client(made).__enter__()
+    assert refused.value.exit_status == 2
 
 
 def test_a_local_cluster_listens_on_localhost_only(tmp_path, monkeypatch):

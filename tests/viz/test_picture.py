@@ -75,22 +75,22 @@ def test_classes_are_drawn_in_their_colours_where_they_are(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_north_is_where_the_grid_has_it(tmp_path):
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
-
-    from geoseg.viz import map_figure
 
     def arrow(transform):
         grid = Grid(crs="EPSG:32633", transform=transform, height=80, width=80)
         seen = []
-        save = map_figure._save
-        map_figure._save = lambda figure, path: (
-            seen.append(figure) or save(figure, path)
-        )
-        try:
+        save = Figure.savefig
+
+        def savefig(figure, *args, **how):
+            seen.append(figure)
+            save(figure, *args, **how)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Figure, "savefig", savefig)
             values = np.zeros((80, 80), np.uint8)
             draw_masks(ArrayMap(values, grid), tmp_path / "a.png")
-        finally:
-            map_figure._save = save
         (found,) = (t for t in seen[0].axes[0].texts if isinstance(t, Annotation))
         head, tail = np.array(found.xy), np.array(found.xyann)
         return (head - tail) / np.hypot(*(head - tail))
