@@ -24,8 +24,9 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -50,6 +51,18 @@ _SPEC = re.compile(
     r"(?P<module>(?:[A-Za-z]:(?=[\\/]))?[^:]+):(?P<attribute>[A-Za-z_][\w.]*)"
 )
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class _SourceOnly(SourceFileLoader):
+    """Reads code from its source, never from what Python compiled of it before.
+
+    Python takes compiled code for current where the file has the same size and was
+    changed in the same second.
+    """
+
+    def path_stats(self, path: str) -> NoReturn:
+        """Say that compiled code cannot be compared; see `importlib.abc`."""
+        raise OSError(f"{path} is read from its source")
 
 
 @contextmanager
@@ -211,7 +224,8 @@ def _import_file(path: Path) -> ModuleType:
     name = f"geoseg_custom_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _SourceOnly(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
