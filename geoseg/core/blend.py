@@ -8,7 +8,7 @@ order of blocks, number of workers, or resume point. No division, no weight rast
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numba import njit
@@ -107,16 +107,29 @@ def _add_window_torch(
     import torch
 
     scores = scores.float()
+    y = torch.from_numpy(weight_y).to(sums.device)
+    x = torch.from_numpy(weight_x).to(sums.device)
+    sums += shares_of(scores, activation, axis=0) * (y[:, None] * x)
+    return torch.isfinite(scores).all()
+
+
+def shares_of(
+    scores: torch.Tensor, activation: Activation, *, axis: int
+) -> torch.Tensor:
+    """Return scores in fp32 as int32 shares 0 … `SCORE`.
+
+    Args:
+        scores: Of any shape, classes along `axis`.
+        activation: How scores become probabilities.
+        axis: Along which classes lie.
+    """
     if activation == "softmax":
-        probability = scores.softmax(0)
+        probability = scores.softmax(axis)
     elif activation == "sigmoid":
         probability = scores.sigmoid()
     else:
         probability = scores.clamp(0, 1)
-    y = torch.from_numpy(weight_y).to(sums.device)
-    x = torch.from_numpy(weight_x).to(sums.device)
-    sums += (probability * SCORE + 0.5).int() * (y[:, None] * x)
-    return torch.isfinite(scores).all()
+    return (probability * SCORE + 0.5).int()
 
 
 def labels_of(
@@ -136,16 +149,22 @@ def labels_of(
     if isinstance(sums, np.ndarray):
         corner = (inside.y, inside.bottom, inside.x, inside.right)
         return _labels_of(sums, corner, values)  # type: ignore[no-any-return]
-    part = sums[(slice(None), *inside.slices)]
-    best = part.amax(0)
-    # argmax() does not promise which of equals it returns; the first is the rule here.
-    first = (part == best).int().argmax(0)
+    # Of equal classes max() promises the first.
+    best, first = sums[(slice(None), *inside.slices)].max(0)
     return values[first.cpu().numpy()], best.cpu().numpy()
 
 
-def probability_bytes(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
+@overload
+def probability_bytes(sums: NDArray[np.int32]) -> NDArray[np.uint8]: ...
+@overload
+def probability_bytes(sums: torch.Tensor) -> torch.Tensor: ...
+def probability_bytes(
+    sums: NDArray[np.int32] | torch.Tensor,
+) -> NDArray[np.uint8] | torch.Tensor:
     """Return sums as probability x 254, rounded half up; 255 is left for nodata."""
     full = SCORE * WEIGHT
+    if not isinstance(sums, np.ndarray):
+        return ((sums.long() * 254 + full // 2) // full).byte()
     return ((sums.astype(np.int64) * 254 + full // 2) // full).astype(np.uint8)
 
 

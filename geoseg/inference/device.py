@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from geoseg.errors import says_device_is_lost
+from geoseg.models.networks.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -227,12 +228,3 @@ def unsigned(pixels: torch.Tensor, dtype: np.dtype[Any]) -> torch.Tensor:
     if dtype == np.uint16:
         pixels += (pixels < 0) * 65536.0
     return pixels
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small, of a device or of the host."""
-    text = str(error).lower()
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
-    )

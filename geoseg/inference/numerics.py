@@ -142,10 +142,7 @@ def choose_numerics(
             card=begun.get("card"),
         )
         return Choice(numerics=numerics)
-    if client is None:
-        return choose_here(recipe, windows)
-    here = recipe.load()
-    if here.precision not in get_args(Precision):
+    if client is None or recipe.load().precision not in get_args(Precision):
         return choose_here(recipe, windows)
     with engine_of(recipe, client=client) as tasks:
         tasks.submit("numerics", _chosen, windows)

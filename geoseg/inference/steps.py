@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from geoseg.core.blend import SCORE, Activation
+from geoseg.core.blend import Activation, shares_of
 from geoseg.errors import ModelError
 from geoseg.models.engines.compiled import (
     CompileError,
     compiled,
+    is_kept,
     keep,
     kept_code,
     key_of,
@@ -57,20 +59,9 @@ class Blended(nn.Module):
                 f"promises {expected} (windows, classes, rows, columns)"
             )
         finite = torch.isfinite(scores).flatten(1).all(1)
-        shares = shares_of(scores.float(), self._activation)
+        shares = shares_of(scores.float(), self._activation, axis=1)
         weights = weight_y[:, None, :, None] * weight_x[:, None, None, :]
         return shares * weights, finite
-
-
-def shares_of(scores: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """Return scores (n, class, y, x) as integers 0 … `SCORE`; see `core.blend`."""
-    if activation == "softmax":
-        scores = scores.softmax(1)
-    elif activation == "sigmoid":
-        scores = scores.sigmoid()
-    else:
-        scores = scores.clamp(0, 1)
-    return (scores * SCORE + 0.5).to(torch.int32)
 
 
 def example(model: Model, batch: int) -> tuple[torch.Tensor, ...]:
@@ -89,6 +80,16 @@ def example(model: Model, batch: int) -> tuple[torch.Tensor, ...]:
         for _ in range(2)
     )
     return tuple(x.to(model.device) for x in (pixels, *weights))
+
+
+def blank(model: Model, batch: int, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """Return inputs of a step for windows of a shape, all of them zeros."""
+    pixels = torch.zeros((batch, len(model.card.bands), *shape), device=model.device)
+    weights = (
+        torch.zeros((batch, side), dtype=torch.int32, device=model.device)
+        for side in shape
+    )
+    return (pixels, *weights)
 
 
 def code_key(recipe: ModelRecipe, batch: int) -> str:
@@ -142,7 +143,7 @@ def _check(
 
 def is_compiled(recipe: ModelRecipe, batch: int) -> bool:
     """Whether the step was compiled before, on this machine or for it."""
-    return kept_code(code_key(recipe, batch)) is not None
+    return is_kept(code_key(recipe, batch))
 
 
 def code_of(recipe: ModelRecipe, batch: int) -> bytes | None:
@@ -153,20 +154,19 @@ def code_of(recipe: ModelRecipe, batch: int) -> bytes | None:
 def keep_code(recipe: ModelRecipe, batch: int, code: bytes) -> None:
     """Keep what `code_of` gave in another process, unless there is one."""
     key = code_key(recipe, batch)
-    if kept_code(key) is None:
+    if not is_kept(key):
         keep(key, code)
 
 
 def eager_seconds(recipe: ModelRecipe, batch: int) -> float:
     """Return how long PyTorch itself takes for a step, measured on a second one."""
-    import time
-
     model = recipe.load()
-    inputs, step = example(model, batch), Blended(model)
+    side = model.card.window
+    inputs, step = blank(model, batch, (side, side)), Blended(model)
     seconds = 0.0
     with torch.no_grad(), model.kernels():
         for _ in range(2):
-            begun = time.perf_counter()
+            begun = perf_counter()
             int(step(*inputs)[1].sum())  # waits for the device
-            seconds = time.perf_counter() - begun
+            seconds = perf_counter() - begun
     return seconds

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geoseg.core.blend import SCORE, WEIGHT, ramp
+from geoseg.core.blend import probability_bytes, ramp
 from geoseg.core.classes import nodata_value
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block, Tiling
@@ -37,7 +37,6 @@ from geoseg.errors import ModelError, first_line, says_device_is_lost
 from geoseg.inference.device import (
     Device,
     Mark,
-    is_out_of_memory,
     unsigned,
 )
 from geoseg.inference.memory import block_bytes
@@ -45,15 +44,18 @@ from geoseg.inference.semantic import (
     NotFiniteError,
     PartialBlock,
     PartialSums,
-    blank,
     border_of,
     halo_of,
     not_finite,
     values_of,
 )
-from geoseg.inference.steps import Blended, Step
+from geoseg.inference.semantic import (
+    blank as blank_arrays,
+)
+from geoseg.inference.steps import Blended, Step, blank
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import Pixels, cells_with_data
+from geoseg.models.networks.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,9 +166,9 @@ class Stream:
         self._thread = threading.Thread(
             target=self._serve, args=(shapes,), name="geoseg-device", daemon=True
         )
-        begun = self._begun = threading.Event()
+        self._begun = threading.Event()
         self._thread.start()
-        begun.wait()
+        self._begun.wait()
 
     # --- asked by tasks, in their threads ---------------------------------------------
 
@@ -315,17 +317,7 @@ class Stream:
         """Pass a blank batch of each shape: the first one takes far longer."""
         if self.device.is_cuda:
             for shape in shapes:
-                size = self._size(shape)
-                pixels = (size, len(self.card.bands), *shape)
-                weights = ((size, side) for side in shape)
-                self._stepped(
-                    shape,
-                    torch.zeros(pixels, device=self.device.device),
-                    *(
-                        torch.zeros(w, dtype=torch.int32, device=self.device.device)
-                        for w in weights
-                    ),
-                )
+                self._stepped(shape, *blank(self._model, self._size(shape), shape))
             self.device.mark().wait()
 
     @property
@@ -593,9 +585,9 @@ def _labelled(
     nodata = np.array(nodata_value(card.classes), values.dtype).view(signed.dtype)
     arrays = {"classes": (labels, int(nodata))}
     if "confidence" in names:
-        arrays["confidence"] = _bytes_of(best), 255
+        arrays["confidence"] = probability_bytes(best), 255
     if "probabilities" in names:
-        arrays["probabilities"] = _bytes_of(sums), 255
+        arrays["probabilities"] = probability_bytes(sums), 255
     if valid is None:
         return [arrays[name][0] for name in names]
     return [
@@ -604,12 +596,6 @@ def _labelled(
         )
         for array, blank_ in (arrays[name] for name in names)
     ]
-
-
-def _bytes_of(sums: torch.Tensor) -> torch.Tensor:
-    """Return sums as `probability_bytes` does."""
-    full = SCORE * WEIGHT
-    return ((sums.long() * 254 + full // 2) // full).to(torch.uint8)
 
 
 def _cut_up(
@@ -631,7 +617,7 @@ def _blank_block(block: Block, card: Card, names: Sequence[str]) -> PartialBlock
         return PartialSums(window=window, sums=np.zeros(shape, np.int32))
 
     return PartialBlock(
-        arrays=blank(block.window, card, names),
+        arrays=blank_arrays(block.window, card, names),
         border=tuple(map(zeros, border_of(block))),
         halo={key: zeros(window) for key, window in halo_of(block).items()},
         windows=0,

@@ -246,8 +246,7 @@ def run_plan(
                 overwrite=overwrite,
                 zarr_format=zarr_format,
             )
-        code = None if client is None else choice.code
-        return _run(plan, masks, client, progress, check, mixed=mixed, code=code)
+        return _run(plan, masks, client, progress, check, mixed=mixed, code=choice.code)
 
 
 @contextmanager

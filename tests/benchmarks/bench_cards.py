@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
+from scenes import write_repeated
 
 from geoseg.core.classes import class_table
 from geoseg.execution.clusters import local_cluster
@@ -58,14 +58,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scene = Path(folder) / "scene.tif"
-        profile = {
-            "driver": "GTiff", "count": 1, "height": options.side,
-            "width": options.side, "dtype": "uint8", "tiled": True, "compress": "zstd",
-            "crs": "EPSG:32633",
-            "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-        }  # fmt: skip
-        with rasterio.open(scene, "w", **profile) as file:
-            file.write(np.ones((1, options.side, options.side), np.uint8))
+        piece = np.ones((1, 512, 512), np.uint8)
+        write_repeated(scene, piece, options.side, "zstd")
         model, mpx = SleepingCard(options.rate), options.side**2 / 1e6
         with local_cluster(options.cards, threads=2, dashboard=None) as client:
             plan = make_plan(str(scene), model=model, workers=options.cards)

@@ -23,14 +23,13 @@ import rasterio
 import segmentation_models_pytorch as smp
 import torch
 from plain_pipeline import run as run_plainly
+from scenes import BANDS, write_repeated
 
 from geoseg.core.classes import class_table
 from geoseg.inference.steps import Blended, compiled_step, example
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
-
-BANDS = ("blue", "green", "red", "nir")
 
 
 def write_fields(path: Path, side: int, compress: str) -> None:
@@ -39,27 +38,7 @@ def write_fields(path: Path, side: int, compress: str) -> None:
     fields = np.kron(rng.integers(200, 3800, (4, 86, 86)), np.ones((24, 24), int))
     noise = rng.integers(0, 60, (4, 2048, 2048))
     piece = (fields[:, :2048, :2048] + noise).astype(np.uint16)
-    packed = {} if compress == "none" else {"compress": compress, "predictor": 2}
-    profile = {
-        "driver": "GTiff",
-        "count": 4,
-        "height": side,
-        "width": side,
-        "dtype": "uint16",
-        "tiled": True,
-        "blockxsize": 512,
-        "blockysize": 512,
-        "crs": "EPSG:32633",
-        "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-        "num_threads": "all_cpus",
-        "bigtiff": "yes",
-        **packed,
-    }
-    with rasterio.open(path, "w", **profile) as file:
-        file.descriptions = BANDS
-        for y in range(0, side, 2048):
-            row = np.tile(piece, (1, 1, -(-side // 2048)))[:, : side - y, :side]
-            file.write(row, window=rasterio.windows.Window(0, y, side, row.shape[1]))
+    write_repeated(path, piece, side, compress)
 
 
 NETWORKS = {

@@ -16,14 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
+from scenes import BANDS, write_repeated
 
 from geoseg.core.classes import class_table
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
-
-BANDS = ("blue", "green", "red", "nir")
 
 
 class Nothing(torch.nn.Module):
@@ -42,22 +40,6 @@ class Nothing(torch.nn.Module):
         return torch.cat([x, x[:, :2]], 1)
 
 
-def write_noise(path: Path, side: int) -> None:
-    """Write 4 x uint16 by repeating a piece of noise."""
-    piece = np.random.default_rng(0).integers(200, 4000, (4, 512, 512), np.uint16)
-    profile = {
-        "driver": "GTiff", "count": 4, "height": side, "width": side,
-        "dtype": "uint16", "tiled": True, "blockxsize": 512, "blockysize": 512,
-        "crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-        "compress": "zstd", "predictor": 2,
-    }  # fmt: skip
-    with rasterio.open(path, "w", **profile) as file:
-        file.descriptions = BANDS
-        for y in range(0, side, 512):
-            row = np.tile(piece, (1, 1, -(-side // 512)))[:, : side - y, :side]
-            file.write(row, window=rasterio.windows.Window(0, y, side, row.shape[1]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=8192)
@@ -65,7 +47,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scene = Path(folder) / "scene.tif"
-        write_noise(scene, options.side)
+        rng = np.random.default_rng(0)
+        piece = rng.integers(200, 4000, (4, 512, 512), np.uint16)
+        write_repeated(scene, piece, options.side, "zstd")
         plan = make_plan(
             str(scene), model=Nothing(), device="cpu", precision=options.precision
         )

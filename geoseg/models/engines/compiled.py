@@ -67,11 +67,15 @@ def _folder() -> Path:
     return folder
 
 
+def is_kept(key: str) -> bool:
+    """Whether code of this name was compiled before."""
+    folder = user_cache.folder("compiled")
+    return folder is not None and (folder / key).is_file()
+
+
 def kept_code(key: str) -> bytes | None:
     """Return what was compiled under this name, as bytes; None without that."""
-    folder = user_cache.folder("compiled")
-    path = None if folder is None else folder / key
-    return path.read_bytes() if path is not None and path.is_file() else None
+    return (_folder() / key).read_bytes() if is_kept(key) else None
 
 
 def keep(key: str, code: bytes) -> None:

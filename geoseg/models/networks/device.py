@@ -153,3 +153,14 @@ def free_memory(device: torch.device, allowed: float | None) -> float:
         return allowed or 4e9
     free, _ = torch.cuda.mem_get_info(device)
     return min(0.9 * free, allowed or 0.9 * free)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too small, of a device or of the host."""
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in text or "can't allocate memory" in text)
+    )

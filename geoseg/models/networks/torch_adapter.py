@@ -23,6 +23,7 @@ from geoseg.models.networks.device import (
     choose_engine,
     choose_precision,
     free_memory,
+    is_out_of_memory,
     torch_dtype,
 )
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
@@ -160,7 +161,7 @@ class TorchModel(AnyModel):
             TypeError,
             AssertionError,
         ) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 return None
             raise ModelError(
                 f"model {self.card.name!r} failed on windows of shape "
@@ -377,11 +378,3 @@ def _labels(labels: torch.Tensor, height: int, width: int) -> torch.Tensor:
             f"promises (n, {height}, {width})"
         )
     return labels
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
-    )
