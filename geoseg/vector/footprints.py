@@ -244,12 +244,17 @@ class _Plane:
             taken: (y, x) which pixels of the box are someone's.
         """
         import shapely
+        from affine import Affine
         from rasterio.features import rasterize
         from scipy.ndimage import binary_dilation, distance_transform_edt
 
         back = np.linalg.inv(self.metres)
-        on_pixels = shapely.transform(outline, lambda xy: np.rint(xy @ back))
-        own = rasterize([on_pixels], taken.shape, dtype="uint8").astype(bool)
+        # One pixel aside: rasterio warns of an identity, and in threads at any time.
+        on_pixels = shapely.transform(outline, lambda xy: np.rint(xy @ back) + 1)
+        aside = Affine.translation(1, 1)
+        own = rasterize(
+            [on_pixels], taken.shape, transform=aside, dtype="uint8"
+        ).astype(bool)
         far = distance_transform_edt(~own)
         free = far <= _REACH
         others = taken & ~own
