@@ -33,6 +33,7 @@ class Section(StrEnum):
     """Where an option stands in a command's help; in this order."""
 
     MODEL = "Model and raster"
+    TIME = "Scenes and time"
     LABELS = "Labels"
     ESTIMATES = "Estimates"
     HELD_OUT = "Held out"
