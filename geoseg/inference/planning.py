@@ -22,8 +22,8 @@ from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
-from geoseg.rasters.open import Source, for_model, open_source
-from geoseg.rasters.source import noted
+from geoseg.rasters.open import Source, SourceBand, for_model, open_source
+from geoseg.rasters.source import noted, steps_of
 
 _ROOM = 3e9
 """Bytes that a process uses at most unless the user says otherwise."""
@@ -81,6 +81,7 @@ class Plan:
             "source": dict(self.source.identity),
             **self.reading,
             "bands": [band.name for band in self.source.bands],
+            **_steps(self.source.bands),
             "grid": [list(grid.transform)[:6], grid.height, grid.width],
             **(self.numerics.settings() if self.numerics is not None else {}),
             "model": unpinned.hash,
@@ -90,6 +91,10 @@ class Plan:
             "multiple": self.tiling.multiple,
             "arrays": list(self.arrays),
         }
+
+
+def _steps(bands: Sequence[SourceBand]) -> dict[str, list[str | None]]:
+    return {"steps": [b.step for b in bands]} if steps_of(bands) else {}
 
 
 def plan_of(

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 from geoseg.core.indices import INDICES
 from geoseg.errors import RasterError
-from geoseg.rasters.source import Named, Renamed, Source, SourceBand, noted
+from geoseg.rasters.source import (
+    Named,
+    Renamed,
+    Source,
+    SourceBand,
+    by_step,
+    noted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -218,34 +225,67 @@ def choose(source: Source, wanted: Sequence[str]) -> Source:
     Numbers (`4,3,2`) are an order: the bands of the file by 1-based number, for the
     bands of the model one by one. `NAME=NUMBER` (`green=2,nir=7`) names some. As many
     names as the source has bands name them, in their order, whatever they were called
-    before. Fewer names pick the bands of those names.
+    before. Fewer names pick the bands of those names. With time they are those of each
+    step.
 
     Raises:
         RasterError: There is no such band, or numbers and names are mixed.
     """
     words = [word.strip() for word in wanted]
+    at: list[int] = []
+    named: list[SourceBand] = []
+    for places in by_step(source.bands).values():
+        bands = [source.bands[i] for i in places]
+        here = [w for w in words if not _is_elsewhere(w, bands, source.bands)]
+        which, called = _chosen(bands, here, source.name) if here else ([], [])
+        at += [places[i] for i in which]
+        named += called
+    chosen = source if at == [*range(len(source.bands))] else source.select(at)
+    if all(map(_is_same, chosen.bands, named)):
+        return chosen
+    return Renamed(source=chosen, names=tuple(named))
+
+
+def _is_elsewhere(
+    word: str, bands: Sequence[SourceBand], everywhere: Sequence[SourceBand]
+) -> bool:
+    """Whether a word names bands of other steps only (elevation has none)."""
+    if len(bands) == len(everywhere):
+        return False
+    named = [b for b in everywhere if _is_called(b, _by_name(word))]
+    return bool(named) and not any(b in bands for b in named)
+
+
+def _is_same(band: SourceBand, other: SourceBand) -> bool:
+    return band == other and band.by_number == other.by_number
+
+
+def _chosen(
+    bands: Sequence[SourceBand], words: list[str], where: str
+) -> tuple[list[int], Sequence[SourceBand]]:
+    """Return which bands `--bands` asks for, of one step, and as what."""
+    everything = list(range(len(bands)))
     if all(word.isdigit() for word in words):
-        at = _numbered(source, [int(word) for word in words])
-        bands = tuple(replace(source.bands[i], by_number=True) for i in at)
-        return Renamed(source=source.select(at), names=bands)
+        at = _numbered(bands, [int(word) for word in words], where)
+        return at, [replace(bands[i], by_number=True) for i in at]
     if any("=" in word for word in words):
-        return _partly_named(source, words)
-    if len(words) == len(source.bands) + 1:  # alpha is no band, but may be named
+        return everything, _partly_named(bands, words, where)
+    if len(words) == len(bands) + 1:  # alpha is no band, but may be named
         words = [w for w in words if w.lower() not in ALPHA] or words
-    if len(words) == len(source.bands):
-        if all(map(_is_called, source.bands, map(_by_name, words))):
-            return source  # they are called so already
-        named = with_common_names(words)
-        return Renamed(source=source, names=as_before(source.bands, named))
-    found = [_find(source.bands, SourceBand(name=w), source.name) for w in words]
+    if len(words) == len(bands):
+        if all(map(_is_called, bands, map(_by_name, words))):
+            return everything, bands  # they are called so already
+        return everything, as_before(bands, with_common_names(words))
+    found = [_find(bands, SourceBand(name=w), where) for w in words]
     missing = [w for w, f in zip(words, found, strict=True) if f is None]
     if missing:
         raise RasterError(
-            f"{source.name} has no band {', '.join(missing)}{_near(missing[0], source)}"
-            f": it has {len(source.bands)} bands ({listed(source.bands)}); give one "
-            "name for each of them, or numbers of those to use"
+            f"{where} has no band {', '.join(missing)}{_near(missing[0], bands)}: it "
+            f"has {len(bands)} bands ({listed(bands)}); give one name for each of "
+            "them, or numbers of those to use"
         )
-    return source.select([f for f in found if f is not None])
+    at = [f for f in found if f is not None]
+    return at, [bands[i] for i in at]
 
 
 def as_before(
@@ -258,9 +298,11 @@ def as_before(
     )
 
 
-def _partly_named(source: Source, words: Sequence[str]) -> Source:
-    """Return the source with names for the bands that `name=number` tells of."""
-    bands = list(source.bands)
+def _partly_named(
+    before: Sequence[SourceBand], words: Sequence[str], where: str
+) -> Sequence[SourceBand]:
+    """Return bands with the names that `name=number` tells of."""
+    bands = list(before)
     for word in words:
         name, equals, number = (part.strip() for part in word.partition("="))
         if not (equals and name and number.isdigit()):
@@ -268,37 +310,37 @@ def _partly_named(source: Source, words: Sequence[str]) -> Source:
                 f"--bands {','.join(words)} mixes names and numbers: {word!r} should "
                 "be NAME=NUMBER, such as nir=4"
             )
-        at = _numbered(source, [int(number)])[0]
+        at = _numbered(before, [int(number)], where)[0]
         bands[at] = as_before([bands[at]], with_common_names([name]))[0]
     given = {word.partition("=")[0].strip() for word in words}
     for i, band in enumerate(bands):  # what was called so before is called so no more
-        if band == source.bands[i] and {band.name, band.common_name} & given:
+        if band == before[i] and {band.name, band.common_name} & given:
             bands[i] = as_before([band], [number_band(band.number or i + 1)])[0]
-    return Renamed(source=source, names=tuple(bands))
+    return bands
 
 
-def _near(name: str, source: Source) -> str:
+def _near(name: str, bands: Sequence[SourceBand]) -> str:
     """Return a question where a band, or an index, is called almost so."""
-    known = [w for b in source.bands for w in (b.name, b.common_name) if w]
+    known = [w for b in bands for w in (b.name, b.common_name) if w]
     close = difflib.get_close_matches(name, known, n=1)
     close += difflib.get_close_matches(name.lower(), INDICES, n=1, cutoff=0.7)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _numbered(source: Source, wanted: Sequence[int]) -> list[int]:
+def _numbered(
+    bands: Sequence[SourceBand], wanted: Sequence[int], where: str
+) -> list[int]:
     """Return the places of bands by their 1-based numbers in the file.
 
     Bands of several files (a stack) are counted in the source's order.
     """
-    told = [band.number for band in source.bands]
+    told = [band.number for band in bands]
     one_file = None not in told and len(set(told)) == len(told)
     numbers = told if one_file else list(range(1, len(told) + 1))
     missing = [number for number in wanted if number not in numbers]
     if missing:
         known = listed([n for n in numbers if n is not None])
-        raise RasterError(
-            f"{source.name} has no band {missing[0]}: its bands are {known}"
-        )
+        raise RasterError(f"{where} has no band {missing[0]}: its bands are {known}")
     return [numbers.index(number) for number in wanted]
 
 
@@ -326,7 +368,7 @@ def match_bands(source: Source, wanted: Sequence[Named]) -> tuple[int, ...]:
     if missing:
         raise RasterError(
             f"{source.name} lacks the band{'s' * (len(missing) > 1)} "
-            f"{listed(missing)}{_near(missing[0].name, source)}: it has "
+            f"{listed(missing)}{_near(missing[0].name, source.bands)}: it has "
             f"{len(source.bands)} ({listed(source.bands)}), the model wants "
             f"{len(wanted)} ({listed(wanted)}); say with --bands what its bands are"
         )

@@ -27,6 +27,7 @@ from geoseg.rasters.source import (
     SourceBand,
     check_inside,
     noted,
+    steps_of,
     unique,
 )
 from geoseg.rasters.validity import all_valid, both, is_all_valid
@@ -153,6 +154,11 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
                 f"{len(first.bands)} ({listed(first.bands)}), {other.name} has "
                 f"{len(other.bands)} ({listed(other.bands)})"
             )
+        if steps_of(other.bands) != steps_of(first.bands):
+            raise RasterError(
+                f"rasters of one mosaic have the same steps in time: {first.name} has "
+                f"{_steps(first)}, {other.name} has {_steps(other)}"
+            )
     sources, changed = alike([_turned(s, first.grid) for s in sources])
     places = [_place(source, first.grid) for source in sources]
     y, x = min(p.y for p in places), min(p.x for p in places)
@@ -169,6 +175,10 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
         ),
     )
     return noted(joined, *([f"{name}: {changed}"] if changed else []))
+
+
+def _steps(source: Source) -> str:
+    return ", ".join(steps_of(source.bands)) or "none"
 
 
 def _turned(source: Source, lattice: Grid) -> Source:

@@ -44,6 +44,9 @@ class SourceBand:
     """Its 1-based number in the file; None where it lies in no file."""
     by_number: bool = field(default=False, compare=False)
     """Whether it was asked for by its number: such bands are the model's, in order."""
+    step: str | None = None
+    """Start of the step in time that it shows, as an ISO date (`2025-04-01`); None of a
+    source without time, and of what does not change (elevation)."""
 
     @property
     def is_scaled(self) -> bool:
@@ -58,6 +61,10 @@ class Source(Protocol):
     `read` may be called from several threads at once. What it returns for a pixel does
     not depend on the window that the pixel was read in. Pixels are the stored numbers;
     what they mean stands in the bands' scale and offset (`geoseg.rasters.numbers`).
+
+    A source with time has the bands of each of its steps one after the other, oldest
+    first, each with its `step`. What a band does not show at a step is NaN there, and
+    never taken from another date; such sources have floating pixels.
     """
 
     @property
@@ -93,7 +100,8 @@ class Source(Protocol):
         Returns:
             Pixels (band, y, x) in `dtype`, and which pixels are valid, (y, x) bool: in
             no band nodata, masked out, NaN or infinite; nor transparent; and inside the
-            AOI. Where every pixel is valid the latter may be a read-only broadcast of
+            AOI. With time: in all bands of at least one step, and in all bands without
+            one. Where every pixel is valid the latter may be a read-only broadcast of
             one True, which costs no memory: copy it before writing into it.
         """
 
@@ -197,6 +205,19 @@ class Noted(Derived):
     def notes(self) -> tuple[str, ...]:
         """The source's, and more."""
         return unique((*self.source.notes, *self.more))
+
+
+def steps_of(bands: Sequence[SourceBand]) -> tuple[str, ...]:
+    """Return the steps in time that bands show, in their order; empty without time."""
+    return unique(band.step for band in bands if band.step is not None)
+
+
+def by_step(bands: Sequence[SourceBand]) -> dict[str | None, list[int]]:
+    """Return the places of the bands of each step (0-based), in the order of steps."""
+    groups: dict[str | None, list[int]] = {}
+    for i, band in enumerate(bands):
+        groups.setdefault(band.step, []).append(i)
+    return groups
 
 
 def noted(source: Source, *more: str) -> Source:
