@@ -32,6 +32,12 @@ class RasterError(GeosegError):
     """A raster cannot be opened, read, or be what was asked of it."""
 
 
+class UnavailableError(RasterError):
+    """A server does not answer, or a file is gone; the same command can go on later."""
+
+    exit_status = 3
+
+
 class ModelError(GeosegError):
     """A model cannot be loaded, does not fit the raster, or gave nonsense."""
 

@@ -41,6 +41,9 @@ class Span:
         return "/".join(".." if m is None else iso(m) for m in (self.start, self.end))
 
 
+ALWAYS: Final = Span()
+
+
 def span(dates: str | date | Sequence[str | date | None]) -> Span:
     """Return the span that dates stand for: whole days, months, years, both ends in.
 

@@ -111,14 +111,19 @@ def _area(aoi: str, grid: Grid) -> Geometry:
     """Return the union of a file's polygons, in pixels of the grid."""
     import shapely
 
-    moved = in_pixels(_polygons(aoi), grid, aoi)
+    moved = in_pixels(polygons_of(aoi), grid, aoi)
     area = shapely.union_all(shapely.make_valid(moved))
     if area.area == 0:
         raise RasterError(f"the area of interest {redact(aoi)} has no area")
     return area
 
 
-def _polygons(aoi: str) -> Shapes:
+def polygons_of(aoi: str) -> Shapes:
+    """Return the polygons of a vector file, made valid.
+
+    Raises:
+        RasterError: It cannot be read, or has none.
+    """
     import shapely
 
     found = read_shapes(aoi, "the area of interest")

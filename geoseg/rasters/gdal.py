@@ -15,6 +15,7 @@ from urllib.parse import quote
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.execution.resources import threads
+from geoseg.rasters.addresses import is_remote as is_remote  # noqa: PLC0414 - most look for it here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,15 +50,6 @@ _NEVER: Final = "MRF"
 # rasterio hands GDAL's messages to logging; without any handler Python prints them on
 # stderr. Whoever wants them adds a handler to the logger "rasterio".
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
-
-_REMOTE = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*://|/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs))"
-)
-
-
-def is_remote(path: str) -> bool:
-    """Whether GDAL reads this over a network."""
-    return bool(_REMOTE.match(path)) and not path.lower().startswith("file://")
 
 
 def gdal_path(path: str) -> str:

@@ -9,19 +9,22 @@ bytes of any file, rasters written inside the XML) is refused.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urljoin
 from urllib.request import urlopen
 
 import numpy as np
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.gdal import environment, is_remote, squeezed
+from geoseg.rasters.addresses import host_of as host_of  # noqa: PLC0414 - likewise
+from geoseg.rasters.addresses import is_remote
+from geoseg.rasters.gdal import environment, squeezed
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -312,6 +315,27 @@ def allowed(
     return named.replace(target, str(place))
 
 
+def absolute_href(href: str, by: str) -> str:
+    """Return an address that a file of a server or bucket names, as its whole.
+
+    Relative ones stay where the file is a local one: `allowed` knows its folder.
+
+    >>> absolute_href("../b/x.tif", "https://host/a/c/item.json")
+    'https://host/a/b/x.tif'
+    >>> absolute_href("./x.tif", "s3://bucket/a/item.json")
+    's3://bucket/a/x.tif'
+    """
+    home = host_of(by)
+    if not home or is_remote(href) or href.startswith("/vsi"):
+        return href
+    scheme, _, rest = by.partition("://")
+    if scheme.lower() in {"http", "https"}:
+        return urljoin(by, href)
+    bucket, _, key = rest.partition("/")
+    joined = posixpath.normpath(posixpath.join("/", posixpath.dirname(key), href))
+    return f"{scheme}://{bucket}{joined}"
+
+
 def _allowed_remote(named: str, target: str, by: str, trust: Sequence[str]) -> str:
     host = host_of(target)
     if host == host_of(file_of(by)) or host in {host_of(t) or t for t in trust}:
@@ -325,17 +349,6 @@ def _sibling(by: str, named: str) -> str:
     if place.is_absolute() or ".." in place.parts or ":" in named:
         raise _not_trusted(named, by, "it is not below that file's folder")
     return f"{_plain(by).rpartition('/')[0]}/{named}"
-
-
-def host_of(url: str) -> str:
-    """Return the host or bucket of a URL: `s3://bucket`, `host`; empty for a path."""
-    parts = urlsplit(url)
-    if not parts.scheme or not is_remote(url):
-        return ""
-    name = unquote(parts.netloc).rpartition("@")[2].lower()
-    if parts.scheme.lower() in {"http", "https"}:
-        return name
-    return f"{parts.scheme.lower()}://{name}"
 
 
 def _below(place: Path, root: Path) -> bool:

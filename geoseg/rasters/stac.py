@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
+from geoseg.rasters import gcps
+from geoseg.rasters.archives import trusted_hosts, unsigned
 from geoseg.rasters.bands import (
     band_in_file_name,
     band_key,
@@ -23,11 +25,16 @@ from geoseg.rasters.bands import (
     with_common_names,
 )
 from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told
-from geoseg.rasters.gcps import placed
 from geoseg.rasters.gdal import is_remote, squeezed
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import RASTER_SUFFIXES
-from geoseg.rasters.references import allowed, file_of, host_of, read_bytes
+from geoseg.rasters.references import (
+    absolute_href,
+    allowed,
+    file_of,
+    host_of,
+    read_bytes,
+)
 from geoseg.rasters.several import open_all
 from geoseg.rasters.source import Source, SourceBand, noted
 
@@ -80,20 +87,51 @@ def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
     items = found.get("features", [found])
     if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
         raise RasterError(f"{redact(path)} is not a collection of STAC items")
-    return [_placed(item, path, trust) for item in items]
+    return [placed(item, path, trust) for item in items]
 
 
-def _placed(item: dict[str, Any], path: str, trust: Sequence[str]) -> dict[str, Any]:
-    """Return an item with addresses that do not depend on where it lies."""
+def placed(
+    item: Mapping[str, Any],
+    by: str,
+    trust: Sequence[str] = (),
+    *,
+    check: bool = True,
+) -> dict[str, Any]:
+    """Return an item with addresses that do not depend on where it lies.
+
+    Signatures are cut off those that are signed anew whenever they are used.
+
+    Args:
+        item: As it is told.
+        by: The file or URL that tells it.
+        trust: Folders, files and hosts where its rasters may lie beside; those of
+            archives that are known may always.
+        check: Whether rasters elsewhere are refused, or only told where they are.
+
+    Raises:
+        RasterError: A raster lies where it may not.
+    """
     assets = item.get("assets")
     if not isinstance(assets, Mapping):
-        return item
-    placed = {
-        key: {**asset, "href": allowed(str(asset["href"]), path, trust)}
-        for key, asset in assets.items()
-        if isinstance(asset, Mapping) and _is_raster(asset)
-    }
-    return {**item, "assets": {**assets, **placed}}
+        return dict(item)
+    own = next((k["href"] for k in links_of(item) if k.get("rel") == "self"), "")
+    by = own if host_of(own) and host_of(own) == host_of(by) else by
+    known = (*trust, *trusted_hosts())
+    found = {}
+    for key, asset in assets.items():
+        if isinstance(asset, Mapping) and isinstance(asset.get("href"), str):
+            href = absolute_href(unsigned(asset["href"]), by)
+            if check and _is_raster(asset):
+                href = allowed(href, by, known)
+            elif not is_remote(href) and not host_of(by):
+                href = str(Path(by).parent / href)
+            found[key] = {**asset, "href": href}
+    return {**item, "assets": {**assets, **found}}
+
+
+def links_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the links of an item, a catalogue, or a page of search results."""
+    return [k for k in _objects(found.get("links")) if isinstance(k.get("href"), str)]
 
 
 def items_of(source: Any) -> list[Mapping[str, Any]] | None:  # noqa: ANN401 - anything
@@ -161,7 +199,7 @@ def _open_item(item: Mapping[str, Any], told: Told) -> Source:
         [a.href for a in chosen], replace(told, count=len(chosen[0].bands))
     )
     named = [
-        placed(_named(s, a, told), s.control)
+        gcps.placed(_named(s, a, told), s.control)
         for s, a in zip(opened, chosen, strict=True)
     ]
     joined = named[0] if len(named) == 1 else stack(named, name)
@@ -198,9 +236,7 @@ def _is_raster(asset: Mapping[str, Any]) -> bool:
 
 
 def _rasters(item: Mapping[str, Any]) -> Iterator[Asset]:
-    base = next(
-        (k["href"] for k in item.get("links", []) if k.get("rel") == "self"), ""
-    )
+    base = next((k["href"] for k in links_of(item) if k.get("rel") == "self"), "")
     for key, asset in item["assets"].items():
         if not isinstance(asset, Mapping) or not _is_raster(asset):
             continue

@@ -1,0 +1,117 @@
+"""Lists of STAC items in files: an ItemCollection in JSON, or GeoParquet.
+
+In memory addresses are whole. In what is written local ones are relative to the file,
+so that a folder can be moved, and none holds a signature.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from geoseg.core.extras import require
+from geoseg.core.files import written
+from geoseg.core.text import redact
+from geoseg.errors import RasterError
+from geoseg.rasters.addresses import is_remote
+from geoseg.rasters.archives import unsigned
+from geoseg.rasters.catalogs import MOST_BYTES, Item
+from geoseg.rasters.gdal import squeezed
+from geoseg.rasters.references import read_bytes
+
+PARQUET: Final = (".parquet", ".geoparquet", ".pq")
+QUESTION: Final = "geoseg:question"
+"""Where a list tells what was searched for."""
+
+
+def items_in(found: Item, path: str) -> list[dict[str, Any]]:
+    """Return the items of an ItemCollection, or of a file that is one item.
+
+    Raises:
+        RasterError: It is neither.
+    """
+    items = found.get("features", [found])
+    if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
+        raise RasterError(f"{redact(path)} is not a collection of STAC items")
+    return items
+
+
+def read_parquet(path: str) -> list[dict[str, Any]]:
+    """Return the items of a GeoParquet file, as it tells them.
+
+    Raises:
+        RasterError: It cannot be read, or is no table of items.
+        MissingExtraError: stac-geoparquet is not installed.
+    """
+    tables = require(
+        "stac_geoparquet.arrow", what="reading items in GeoParquet", extra="stac"
+    )
+    from pyarrow import ArrowException, parquet
+
+    data = read_bytes(path, most=MOST_BYTES)
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+        return [dict(item) for item in tables.stac_table_to_items(table)]
+    except (ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise RasterError(
+            f"{redact(path)} is not a table of STAC items in GeoParquet: "
+            f"{squeezed(error, path)}"
+        ) from error
+
+
+def write_list(
+    path: Path, items: Sequence[Item], question: Mapping[str, Any] | None = None
+) -> None:
+    """Write items as an ItemCollection, in one step.
+
+    Args:
+        path: The file.
+        items: With whole addresses.
+        question: What was searched for.
+
+    Raises:
+        GeosegError: It cannot be written.
+    """
+    folder = os.path.realpath(path.parent)
+    collection: dict[str, Any] = {
+        "type": "FeatureCollection",
+        "features": [_portable(item, folder) for item in items],
+        "links": [],
+    }
+    if question is not None:
+        collection[QUESTION] = question
+    with written(path) as part:
+        part.write_text(json.dumps(collection, indent=1) + "\n", encoding="utf-8")
+
+
+def _portable(item: Item, folder: str) -> dict[str, Any]:
+    """Return an item as it is written into a folder."""
+    assets = item.get("assets")
+    if not isinstance(assets, Mapping):
+        return dict(item)
+    moved = {
+        key: {**asset, "href": _from(folder, asset["href"])}
+        for key, asset in assets.items()
+        if isinstance(asset, Mapping) and isinstance(asset.get("href"), str)
+    }
+    return {**item, "assets": {**assets, **moved}}
+
+
+def _from(folder: str, href: str) -> str:
+    """Return an address as it is told from a folder."""
+    if is_remote(href) or href.startswith("/vsi"):
+        return unsigned(href)
+    plain = href.removeprefix("file://")
+    try:
+        relative = os.path.relpath(os.path.realpath(plain), folder)
+    except ValueError:  # another drive
+        return href
+    return (
+        f"./{Path(relative).as_posix()}"
+        if not relative.startswith("..")
+        else (Path(relative).as_posix())
+    )
