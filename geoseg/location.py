@@ -93,20 +93,32 @@ def redact(text: str) -> str:
     return _SECRET.sub(r"\1=…", _QUERY.sub("?…", text))
 
 
-def portable(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return JSON-able facts with the names of local files in place of their paths.
+def portable(value: Any, folder: str | None = None) -> Any:  # noqa: ANN401 - JSON
+    """Return JSON-able facts without the folders of this machine.
 
-    For what is given away: it says nothing of the machine it was made on.
+    For what is given away. Of a local file's path its name is left, or its place as
+    seen from `folder`, by which it is found again where both were moved.
 
     >>> portable({"source": {"path": "/home/me/scene.tif", "size": 9}})
     {'source': {'path': 'scene.tif', 'size': 9}}
+    >>> portable({"path": "/home/me/scene.tif"}, "/home/me/out.zarr")
+    {'path': '../scene.tif'}
     """
     if isinstance(value, dict):
         own = {}
-        if isinstance(path := value.get("path"), str) and Path(path).is_absolute():
-            own = {"path": Path(path).name}
-        return {k: own.get(k, portable(v)) for k, v in value.items()}
-    return [portable(v) for v in value] if isinstance(value, list) else value
+        if isinstance(path := value.get("path"), str) and "://" not in path:
+            own = {"path": _seen_from(folder, Path(path))}
+        return {k: own.get(k, portable(v, folder)) for k, v in value.items()}
+    return [portable(v, folder) for v in value] if isinstance(value, list) else value
+
+
+def _seen_from(folder: str | None, path: Path) -> str:
+    if folder is None or not path.exists():
+        return path.name
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return path.name
 
 
 def without_folders(text: str) -> str:

@@ -129,7 +129,9 @@ def remembered_raster(reader: ClassReader) -> str | None:
         return None
     said = [str(reader.attributes().get("geoseg", {}).get("source", ""))]
     if reader.storage.exists(RECORD):
-        said += _paths(reader.record()["settings"].get("source"))
+        folder = reader.storage.path("") if reader.storage.is_local else Path()
+        found = _paths(reader.record()["settings"].get("source"))
+        said += [str((folder / path).resolve()) for path in found]
     return next((path for path in said if path and Path(path).exists()), None)
 
 

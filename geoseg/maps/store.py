@@ -25,6 +25,7 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import ChangedError, MasksError, first_line
+from geoseg.location import portable
 from geoseg.maps.chunks import chunks_in, decoded, encoded, name_of
 from geoseg.maps.differences import differences
 from geoseg.maps.group import (
@@ -433,7 +434,8 @@ def create_masks(
         MasksError: Something else is there, or a store made by other settings.
     """
     storage = Storage(path.rstrip("/"))
-    settings = json.loads(json.dumps(settings))
+    folder = str(storage.path("")) if storage.is_local else None
+    settings = portable(json.loads(json.dumps(settings)), folder)
     _check_ours(storage, overwrite=overwrite)
     if storage.exists(RECORD) and not overwrite:
         found = read_record(storage)
@@ -510,7 +512,8 @@ def _check_same(
     storage: Storage, record: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
     """Raise where a run would not answer what the rest of the store was answered."""
-    name, old = redact(storage.url), record["settings"]
+    # Where a raster lies is not compared: size, time or tag tell whether it changed.
+    name, old, new = redact(storage.url), portable(record["settings"]), portable(new)
     different = any(old.get(k) != new.get(k) for k in {*old, *new})
     if different:
         shown = "; ".join(differences(old, new))

@@ -1,6 +1,7 @@
 """The whole way on files: laws 1, 3, 4, 5, 6, 12, resuming, refusals, failures."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from geoseg.errors import (
 from geoseg.execution.clusters import local_cluster
 from geoseg.execution.engine import worker_memory
 from geoseg.inference.workflow import run_plan
+from geoseg.maps.provenance import remembered_raster
 from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
 from geoseg.models.card import Band
@@ -305,6 +307,23 @@ def test_other_settings_on_a_store_are_refused(scene, tmp_path):
     with pytest.raises(MasksError, match="overlap: 12 there, 8 now"):
         run(scene, tmp_path / "m.zarr", overlap=8)
     run(scene, tmp_path / "m.zarr", overlap=8, overwrite=True)
+
+
+def test_a_store_tells_no_folder_and_moves_with_its_raster(scene, tmp_path):
+    run(scene, tmp_path / "m.zarr", block=72)
+    texts = (p for p in (tmp_path / "m.zarr").rglob("*") if p.is_file())
+    assert not [p for p in texts if str(tmp_path).encode() in p.read_bytes()]
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("m.zarr", "scene.tif"):
+        shutil.move(tmp_path / name, moved / name)
+    again = make_plan(str(moved / "scene.tif"), model=model(), block=72, scores=True)
+    masks, facts = run_plan(again, out=moved / "m.zarr", progress=False)
+    assert facts.windows == 0
+    assert remembered_raster(masks) == str(moved / "scene.tif")
+    os.utime(moved / "scene.tif", (0, 0))
+    with pytest.raises(MasksError, match=r"scene\.tif has changed: last changed"):
+        run(str(moved / "scene.tif"), moved / "m.zarr", block=72)
 
 
 def test_another_nodata_on_a_store_is_refused(tmp_path):
