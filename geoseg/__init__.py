@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from geoseg.models.pack import save_model
     from geoseg.pipeline.entry import run
     from geoseg.rasters.open import open_source
+    from geoseg.rasters.search_table import Scenes, search
     from geoseg.training.train import train
     from geoseg.vector.vectorize import read_regions, vectorize
     from geoseg.viz.explorer import explore
@@ -61,6 +62,7 @@ _MODULES = {
     "Masks": "geoseg.maps.store",
     "Objects": "geoseg.models.contract",
     "Plan": "geoseg.inference.planning",
+    "Scenes": "geoseg.rasters.search_table",
     "check_seams": "geoseg.viz.seams",
     "compare": "geoseg.accuracy.compare",
     "draw_evaluation": "geoseg.viz.figures",
@@ -80,6 +82,7 @@ _MODULES = {
     "run_plan": "geoseg.inference.workflow",
     "save_model": "geoseg.models.pack",
     "sample": "geoseg.accuracy.sampling",
+    "search": "geoseg.rasters.search_table",
     "segment": "geoseg.inference.workflow",
     "train": "geoseg.training.train",
     "vectorize": "geoseg.vector.vectorize",
@@ -102,6 +105,7 @@ __all__ = [
     "Masks",
     "Objects",
     "Plan",
+    "Scenes",
     "__version__",
     "check_seams",
     "compare",
@@ -123,6 +127,7 @@ __all__ = [
     "run_plan",
     "sample",
     "save_model",
+    "search",
     "segment",
     "train",
     "vectorize",

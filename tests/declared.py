@@ -5,6 +5,7 @@ from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptio
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.maps.options import ClassesOptions, ExportOptions, VerifyOptions
 from geoseg.pipeline.options import RunOptions
+from geoseg.rasters.search_options import SearchOptions
 from geoseg.training.options import TrainOptions
 from geoseg.vector.options import VectorizeOptions
 from geoseg.viz.options import ReportOptions, ViewOptions
@@ -23,4 +24,5 @@ DECLARED = {
     CompareOptions: (geoseg.compare, "compare"),
     TrainOptions: (geoseg.train, "train"),
     RunOptions: (geoseg.run, "run"),
+    SearchOptions: (geoseg.search, "search"),
 }

@@ -26,6 +26,7 @@ from geoseg.location import keep_secrets, redact
 COMMANDS = {
     "segment": "geoseg.cli.segment",
     "plan": "geoseg.cli.segment",
+    "search": "geoseg.cli.search",
     "classes": "geoseg.cli.classes",
     "vectorize": "geoseg.cli.vectorize",
     "evaluate": "geoseg.cli.quality",

@@ -82,8 +82,8 @@ def masks_of(names: Sequence[str] | None) -> Sequence[str] | None:
     return names
 
 
-class SeriesOptions(Options):
-    """Which scenes of many dates are taken, and what is made of them."""
+class FindOptions(Options):
+    """Which scenes of many dates are looked for, and where."""
 
     dates: Annotated[
         str | Sequence[Any] | None,
@@ -94,6 +94,17 @@ class SeriesOptions(Options):
         float | None, Field(ge=0, le=100), Cli(section=Section.TIME, metavar="PERCENT")
     ] = None
     """Take scenes with at most so many clouds; those that do not tell are taken."""
+    endpoint: Annotated[
+        str | None, Cli(section=Section.TIME, metavar="NAME|URL", location=True)
+    ] = None
+    """Archive that is searched."""
+    dates_from: Annotated[DatesFrom, Cli(section=Section.TIME)] = "items"
+    """Where scenes have their dates from: their items, or the names of files."""
+
+
+class SeriesOptions(FindOptions):
+    """Which scenes of many dates are taken, and what is made of them."""
+
     reduce: Annotated[
         str | None, AfterValidator(reduction_of), Cli(section=Section.TIME)
     ] = None
@@ -132,9 +143,3 @@ class SeriesOptions(Options):
     last date."""
     skip_missing: Annotated[bool, Cli(section=Section.TIME)] = False
     """Go on without files that cannot be had."""
-    endpoint: Annotated[
-        str | None, Cli(section=Section.TIME, metavar="NAME|URL", location=True)
-    ] = None
-    """Archive that is searched."""
-    dates_from: Annotated[DatesFrom, Cli(section=Section.TIME)] = "items"
-    """Where scenes have their dates from: their items, or the names of files."""

@@ -1,14 +1,18 @@
-"""Addresses of files: whether they lie on another machine, and on which."""
+"""Addresses of files: on which machine they lie, and what GDAL calls them."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+from geoseg.core.text import redact
 
 _REMOTE: Final = re.compile(
     r"(?:[a-z][a-z0-9+.-]*://|/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs))"
 )
+_ASKED: Final = re.compile(r"/vsicurl\?[^\s'\"]*url=[^\s'\",)]+")
+"""What `gdal_path` makes of an address, signed or not."""
 
 
 def is_remote(path: str) -> bool:
@@ -25,3 +29,26 @@ def host_of(url: str) -> str:
     if parts.scheme.lower() in {"http", "https"}:
         return name
     return f"{parts.scheme.lower()}://{name}"
+
+
+def gdal_path(path: str) -> str:
+    """Return what GDAL is asked to open.
+
+    A web address says itself that it is to be retried, and that no directory is to be
+    listed for files beside it: settings of the process would reach other threads too.
+    """
+    if not path.lower().startswith(("http://", "https://")):
+        return path
+    options = "max_retry=3&retry_delay=0.5&connecttimeout=5&empty_dir=yes"
+    return f"/vsicurl?{options}&url={quote(path, safe='')}"
+
+
+def squeezed(error: BaseException, path: str = "") -> str:
+    """Return an error's own words as a redacted line."""
+    shown = redact(path) or "…"
+    text = _ASKED.sub(lambda _: shown, str(error) or type(error).__name__)
+    for known in (gdal_path(path), path):
+        if known:
+            text = text.replace(known, redact(path))
+    text = " ".join(redact(text).split())
+    return text if len(text) <= 300 else f"{text[:299]}…"

@@ -10,12 +10,13 @@ import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
-from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.execution.resources import threads
-from geoseg.rasters.addresses import is_remote as is_remote  # noqa: PLC0414 - most look for it here
+from geoseg.rasters.addresses import gdal_path
+from geoseg.rasters.addresses import is_remote as is_remote  # noqa: PLC0414 - most
+from geoseg.rasters.addresses import squeezed as squeezed  # noqa: PLC0414 - look here
+from geoseg.rasters.archives import gdal_settings, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,18 +53,6 @@ _NEVER: Final = "MRF"
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 
-def gdal_path(path: str) -> str:
-    """Return what GDAL is asked to open.
-
-    A web address says itself that it is to be retried, and that no directory is to be
-    listed for files beside it: settings of the process would reach other threads too.
-    """
-    if not path.lower().startswith(("http://", "https://")):
-        return path
-    options = "max_retry=3&retry_delay=0.5&connecttimeout=5&empty_dir=yes"
-    return f"/vsicurl?{options}&url={quote(path, safe='')}"
-
-
 def one_line(error: BaseException, path: str = "") -> str:
     """Return the first cause of an error of GDAL's, squeezed into a redacted line."""
     while (deeper := error.__cause__ or error.__context__) is not None:
@@ -71,16 +60,6 @@ def one_line(error: BaseException, path: str = "") -> str:
             break  # what the caller was busy with when it asked for the pixels
         error = deeper
     return squeezed(error, path)
-
-
-def squeezed(error: BaseException, path: str = "") -> str:
-    """Return an error's own words as a redacted line."""
-    text = str(error) or type(error).__name__
-    for known in (gdal_path(path), path):
-        if known:
-            text = text.replace(known, redact(path))
-    text = " ".join(redact(text).split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 @contextmanager
@@ -123,6 +102,7 @@ def environment(path: str) -> Iterator[None]:
             # With more, GDAL (3.10) asks for all tiles of a window ahead, and where
             # that request fails it returns zeros and no error, retries or not.
             "GDAL_NUM_THREADS": 1,
+            **gdal_settings(path),
         }
     with rasterio.Env(**options):
         yield
@@ -147,7 +127,7 @@ def open_dataset(path: str, overview: int | None = None) -> DatasetReader:
         options["overview_level"] = overview
     with warnings.catch_warnings():  # `open_source` warns, once, in its own words
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return opened(gdal_path(path), **options)
+        return opened(gdal_path(signed(path)), **options)
 
 
 class Handles:
@@ -168,7 +148,8 @@ class Handles:
 
     def get(self, path: str, overview: int | None = None) -> DatasetReader:
         """Return the calling thread's own open dataset for `path`, or an overview."""
-        opened, key = self._opened(), (path, overview)
+        # A signature that has been renewed makes another address of it.
+        opened, key = self._opened(), (signed(path), overview)
         if key in opened:
             opened.move_to_end(key)
             return opened[key]

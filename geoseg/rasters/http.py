@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from geoseg.core.extras import require
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, UnavailableError
-from geoseg.rasters.gdal import squeezed
+from geoseg.rasters.addresses import squeezed
 
 if TYPE_CHECKING:
     from pystac_client.stac_api_io import StacApiIO

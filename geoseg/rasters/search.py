@@ -118,12 +118,19 @@ def find(
     )
     told = _told(what, endpoint, query, tuple(trust), dates_from)
     items, notes = _chosen(told, query, check=check)
+    question = question_of(what, query, endpoint, dates_from)
+    asked = _archive_asked(question["what"]) if endpoint is None else None
     return Found(
         items=items,
-        notes=notes,
-        question=question_of(what, query, endpoint, dates_from),
+        notes=(f"searched in {asked}", *notes) if asked else notes,
+        question=question,
         area=area,
     )
+
+
+def _archive_asked(what: Any) -> str | None:  # noqa: ANN401 - of a question
+    """Return the archive that nobody named."""
+    return what.get("archive") if isinstance(what, dict) else None
 
 
 def _chosen(
@@ -230,7 +237,7 @@ def _named(
     elif not _NAME.fullmatch(plain) or place.suffix.lower() in _FILES:
         raise RasterError(f"there is no file {redact(plain)}")
     else:
-        _, archive = archive_for(endpoint, plain)
+        archive = archive_for(endpoint, plain)[1]
         yield from _archived(archive.url, plain, query, (*archive.hosts, *trust))
 
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
+from geoseg.errors import GeosegError
+from geoseg.rasters.archives import gdal_settings, signed
 from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.references import file_of
 
@@ -155,9 +157,10 @@ def _of_web_server(url: str) -> Facts:
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=10) as answer:  # noqa: S310
+        asked = Request(signed(url), method="HEAD")  # noqa: S310 - http or https
+        with urlopen(asked, timeout=10) as answer:  # noqa: S310
             headers = answer.headers
-    except (URLError, OSError, ValueError):
+    except (URLError, OSError, ValueError, GeosegError):
         return {}  # servers may refuse HEAD; GDAL has read the header already
     return {key: headers[key] for key in sorted(_HEADERS) if headers[key]}
 
@@ -165,21 +168,26 @@ def _of_web_server(url: str) -> Facts:
 def _of_bucket(url: str) -> Facts:
     """Ask a bucket through fsspec: s3fs, gcsfs or adlfs, where it is installed."""
     try:
-        info = _filesystem(url.partition("://")[0]).info(url, refresh=True)
+        info = _filesystem(url).info(url, refresh=True)
     except Exception:  # noqa: BLE001 - of many kinds; GDAL has read the header already
         return {}
     keys = ("ETag", "etag", "LastModified", "last_modified", "updated", "size")
     return {key.lower(): str(info[key]) for key in keys if info.get(key) is not None}
 
 
-def _filesystem(scheme: str) -> Any:  # noqa: ANN401 - an fsspec file system
+def _filesystem(url: str) -> Any:  # noqa: ANN401 - an fsspec file system
     import fsspec
 
     from geoseg.maps.storage import access
 
+    scheme = url.partition("://")[0]
     options = access(f"{scheme}://")
-    endpoint = os.environ.get("AWS_S3_ENDPOINT")
-    if scheme == "s3" and endpoint and not os.environ.get("AWS_ENDPOINT_URL"):
-        plain = os.environ.get("AWS_HTTPS", "YES").upper() == "NO"  # GDAL's settings
+    settings = gdal_settings(url)
+    own = settings.get("AWS_S3_ENDPOINT")
+    endpoint = own or os.environ.get("AWS_S3_ENDPOINT")
+    if scheme == "s3" and endpoint and (own or not os.environ.get("AWS_ENDPOINT_URL")):
+        plain = {**os.environ, **settings}.get(
+            "AWS_HTTPS", "YES"
+        ).upper() == "NO"  # GDAL's settings
         options["endpoint_url"] = f"http{'s' * (not plain)}://{endpoint}"
     return fsspec.filesystem(scheme, **options)

@@ -37,7 +37,7 @@ CLI_ONLY = {
     *ClusterOptions.model_fields,
 }
 CLI_ONLY |= {*FigureOptions.model_fields, *PairsOptions.model_fields}
-WHAT = {"source", "raster", "rasters", "masks", "path", "one", "other"}
+WHAT = {"what", "source", "raster", "rasters", "masks", "path", "one", "other"}
 WHAT |= {"help", "workers", "pipeline"}
 
 
