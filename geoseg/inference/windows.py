@@ -105,7 +105,10 @@ def _reflected(
 
 
 def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArray[Any]:
-    if valid_everywhere(valid) or not valid.any():  # of which no window is looked at
+    # Of a series a valid pixel may be missing at some steps, or in a band of one.
+    series = card.times is not None and values.dtype.kind == "f"
+    everywhere = valid_everywhere(valid) and not series
+    if everywhere or not valid.any():  # of which no window is looked at
         return values
     if not values.flags.writeable:
         values = values.copy()
@@ -113,7 +116,8 @@ def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArr
     invalid = ~valid
     for pixels, band in zip(values, card.bands, strict=True):
         fill = band.offset if card.fill is None else card.fill
-        pixels[invalid] = np.array(min(max(fill, low), high)).astype(values.dtype)
+        missing = invalid | np.isnan(pixels) if series else invalid
+        pixels[missing] = np.array(min(max(fill, low), high)).astype(values.dtype)
     return values
 
 

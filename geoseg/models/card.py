@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import MaxLen
@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, FiniteFloat
 
 from geoseg.core import views
 from geoseg.core.classes import Class, check_table
+from geoseg.core.times import Times
 from geoseg.errors import ModelError
 
 Task = Literal["semantic", "instance", "panoptic"]
@@ -20,6 +21,15 @@ Numbers = Literal["DN", "reflectance", "s2-l2a-before-0400"]
 """What the pixels were that a model was trained on: the file's own numbers, reflectance
 from 0 to 1 by the file's scale and offset, or a product's numbers as they were before a
 change: Sentinel-2's digital numbers without the offset of processing baseline 04.00."""
+
+Layout = Literal["flat", "tcyx", "ctyx"]
+"""How a network takes the steps in time of a window: as channels, those of the oldest
+first (n, steps x bands, y, x); (n, steps, bands, y, x); or (n, bands, steps, y, x)."""
+Input = Literal["dates", "location", "wavelengths", "resolution"]
+"""What a network takes beside pixels, all of it float32: `dates`, (n, steps, 2) the
+year and the day of the year, 1 … 366; `location`, (n, 2) latitude and longitude of a
+window's centre in degrees; `wavelengths`, (bands,) in micrometres, those of a step;
+`resolution`, (1,) metres per pixel."""
 
 OTHER_COLOR = "#BBBBBB"
 """Of the class of all that is nothing in particular."""
@@ -52,6 +62,13 @@ class Band:
     """Divided by, in pixel units."""
     clip: tuple[float, float] | None = None
     """Pixels are clipped to this range first, in pixel units."""
+    static: bool = False
+    """Whether it is read once, with no date, where the card has `times`: elevation."""
+    wavelength: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """Of its centre, in micrometres, where the network asks for `wavelengths`; None:
+    what its common name is known to have."""
+    time: int | None = None
+    """Which of the card's steps in time it shows, 0 the oldest. The card sets it."""
 
     def __post_init__(self) -> None:
         if self.scale == 0:
@@ -71,7 +88,8 @@ class Card:
     name: Text
     """What the model is called."""
     bands: Annotated[tuple[Band, ...], MaxLen(MOST_BANDS)]
-    """What it reads, in its own order."""
+    """What it reads, in its own order. With `times` those of one step are given, and
+    the card holds them once for each step, then those that are static."""
     classes: Annotated[tuple[Class, ...], MaxLen(MOST_CLASSES)]
     """What it tells apart, in the order of its score channels."""
     task: Task = "semantic"
@@ -95,6 +113,16 @@ class Card:
     multiple: Side | None = None
     """Windows at the raster's far edges may be cut to a multiple of this many pixels;
     None where the model takes full windows only."""
+    times: Times | None = None
+    """Which steps in time it looks at; None: it looks at one picture."""
+    layout: Layout = "flat"
+    """How its network takes the steps."""
+    modalities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the bands of each kind of data, such as `S2`, `S1`, `DEM`, where its
+    network takes a mapping of their names to tensors, each in the card's layout; what
+    is static has no steps. Empty where it takes one tensor."""
+    inputs: tuple[Input, ...] = ()
+    """What its network takes after the pixels, in this order."""
     resolution: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Metres per pixel that it was trained on; None where any will do."""
     dtypes: tuple[str, ...] | None = None
@@ -118,6 +146,8 @@ class Card:
         check_table(self.classes)
         if not self.bands:
             raise ModelError(f"the card of {self.name!r} names no input bands")
+        object.__setattr__(self, "bands", _over_time(self))
+        _check_inputs(self)
         if self.window < 1:
             raise ModelError(f"window {self.window} px of {self.name!r} must be >= 1")
         if self.threshold is not None and len(self.classes) != 2:
@@ -147,6 +177,71 @@ class Card:
         return views.html("card", self)
 
     @property
+    def step_bands(self) -> tuple[Band, ...]:
+        """Its bands once, whatever the number of steps, as a card's file has them."""
+        return tuple(replace(b, time=None) for b in self.bands if not b.time)
+
+    @property
     def channels(self) -> int:
         """Number of score channels that reach the blend: one per class."""
         return len(self.classes)
+
+
+def _over_time(card: Card) -> tuple[Band, ...]:
+    """Return a card's bands, those of each step one after the other, static ones last.
+
+    Raises:
+        ModelError: They are of other steps than the card's.
+    """
+    static = [band for band in card.bands if band.static]
+    dated = [band for band in card.bands if not band.static]
+    told = {band.time for band in dated}
+    if card.times is None:
+        if static or told != {None}:
+            raise ModelError(
+                f"bands of {card.name!r} are static or of a time, but the card has no "
+                '"times"'
+            )
+        return card.bands
+    steps = range(card.times.count)
+    if told == {*steps}:  # as a card was made of another
+        return card.bands
+    if told != {None}:
+        raise ModelError(f"bands of {card.name!r} are not of {card.times.told}")
+    if len(steps) * len(dated) > MOST_BANDS:
+        raise ModelError(
+            f"{card.name!r} has {len(dated)} bands at {len(steps)} steps: "
+            f"{MOST_BANDS} in all are the most"
+        )
+    return *(replace(band, time=k) for k in steps for band in dated), *static
+
+
+def _check_inputs(card: Card) -> None:
+    """Raise where modalities and layout do not go with the bands."""
+    if card.times is None and card.layout != "flat":
+        raise ModelError(
+            f'layout {card.layout!r} of {card.name!r} needs "times": how many steps'
+        )
+    if len(set(card.inputs)) < len(card.inputs):
+        raise ModelError(f"inputs of {card.name!r} name one twice")
+    names = [band.name for band in card.step_bands]
+    if not card.modalities:
+        if card.layout != "flat" and any(band.static for band in card.bands):
+            raise ModelError(
+                f"static bands of {card.name!r} have no place in the layout "
+                f'{card.layout!r}: give "modalities", one of them theirs'
+            )
+        return
+    listed = [name for bands in card.modalities.values() for name in bands]
+    odd = sorted({n for n in {*names, *listed} if listed.count(n) != names.count(n)})
+    if odd or len(set(names)) < len(names):
+        raise ModelError(
+            f"modalities of {card.name!r} hold each of its bands once: look at "
+            f"{', '.join(odd or names)}"
+        )
+    static = {band.name for band in card.bands if band.static}
+    for modality, bands in card.modalities.items():
+        if 0 < len(static & {*bands}) < len(bands):
+            raise ModelError(
+                f"some bands of {modality} of {card.name!r} are static, some are not"
+            )

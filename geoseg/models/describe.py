@@ -27,8 +27,9 @@ def _lines(card: Card) -> Iterator[tuple[str, str]]:
         yield "dtypes", ", ".join(card.dtypes)
     if card.value_range:
         yield "values", "{:g} ... {:g}".format(*card.value_range)
+    yield from _in_time(card)
     for label, rows in (
-        ("bands", [_band(b) for b in card.bands]),
+        ("bands", [_band(b) for b in card.step_bands]),
         ("classes", [f"{c.value:>3}  {c.color}  {c.name}" for c in card.classes]),
     ):
         for index, row in enumerate(rows):
@@ -39,6 +40,15 @@ def _lines(card: Card) -> Iterator[tuple[str, str]]:
         yield "license", card.license
     for key, value in card.facts.items():
         yield key, str(value)
+
+
+def _in_time(card: Card) -> Iterator[tuple[str, str]]:
+    if card.times is not None:
+        yield "times", f"{card.times.told}; its network takes them {card.layout}"
+    for modality, names in card.modalities.items():
+        yield "modality", f"{modality}: {', '.join(names)}"
+    if card.inputs:
+        yield "inputs", ", ".join(card.inputs)
 
 
 def _window(card: Card) -> str:
@@ -56,6 +66,7 @@ def _band(band: Band) -> str:
     )
     if band.name == "*":
         return "all of the raster's"
+    name += ", static" if band.static else ""
     if band.clip is None and band.offset == 0 and band.scale == 1:
         return f"{name}, unscaled"
     value = "x" if band.clip is None else "clip(x, {:g}, {:g})".format(*band.clip)

@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from geoseg.core.classes import Class, colors_of, default_color
+from geoseg.core.times import Times
 from geoseg.errors import GeosegError, ModelError
 from geoseg.models.card import OTHER_COLOR, Band, Card
 
 Json: TypeAlias = Any
 """Whatever JSON can hold."""
 
-_FIELDS: dict[str, type] = {"bands": Band, "classes": Class}
+_FIELDS: dict[str, type] = {"bands": Band, "classes": Class, "times": Times}
 _FREE = ("framework", "facts")  # whatever their readers make of it
 _SHORT_KEYS = ("mean", "std", "scale", "offset", "clip")
 _NEEDED = {"bands": '["red", "green", "blue"]', "classes": '["background", "building"]'}
@@ -70,7 +71,9 @@ def card_from_dict(
             names, or dictionaries with the fields of `Band`; classes are names, a
             mapping of name to `#RRGGBB`, or dictionaries with `name` and optionally
             `value` and `color`. `scale`, `offset`, `clip`, or `mean` and `std`, one
-            number (pair) for all bands or one per band, set the bands' scaling. The
+            number (pair) for all bands or one per band, set the bands' scaling.
+            `times` may be a number. Where `bands` is left out `modalities` may give
+            them in its place. The
             only class of a network with one sigmoid gets a background before it.
         name: What the model is called where the dictionary does not say.
         where: Whose card it is, for messages; None: that name's.
@@ -84,6 +87,7 @@ def card_from_dict(
             f"fields, such as {', '.join(_NEEDED)}"
         )
     plain = {k: v for k, v in plain.items() if not str(k).startswith("#")}
+    plain = _with_modalities(plain)
     name = str(plain.get("name", name))
     where = where or f"the card of {name!r}"
     for key, example in _NEEDED.items():
@@ -92,6 +96,8 @@ def card_from_dict(
     try:
         values = {k: v for k, v in plain.items() if k not in (*_SHORT_KEYS, *_FREE)}
         values |= {"name": name, "bands": _bands(plain), "classes": _classes(plain)}
+        if isinstance(values.get("times"), int):
+            values["times"] = {"count": values["times"]}
         card = _adapter().validate_json(json.dumps(values, default=_jsonable))
         free: Any = {k: dict(plain[k]) for k in _FREE if k in plain}
         return replace(card, **free)
@@ -108,7 +114,9 @@ def _adapter() -> TypeAdapter[Card]:
 
 def _jsonable(value: object) -> Json:
     """Return a class of a table given in Python as JSON has it, or a NumPy number."""
-    return asdict(value) if isinstance(value, (Band, Class)) else value.item()  # type: ignore[attr-defined]
+    if isinstance(value, (Band, Class, Times)):
+        return asdict(value)
+    return value.item()  # type: ignore[attr-defined]
 
 
 def _explained(error: ValidationError) -> str:
@@ -127,6 +135,19 @@ def _explained(error: ValidationError) -> str:
         "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"
     )
     return f"{field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{instead}"
+
+
+def _with_modalities(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields with bands that only the modalities name in full."""
+    given = plain.get("modalities")
+    if not isinstance(given, Mapping) or plain.get("bands"):
+        return plain
+    rows = {str(k): list(map(_row, bands)) for k, bands in given.items()}
+    return {
+        **plain,
+        "bands": [row for bands in rows.values() for row in bands],
+        "modalities": {k: [r.get("name") for r in bands] for k, bands in rows.items()},
+    }
 
 
 def _bands(plain: Mapping[str, Any]) -> list[Json]:
@@ -189,13 +210,15 @@ def _classes(plain: Mapping[str, Any]) -> list[Json]:
 def card_to_dict(card: Card) -> dict[str, Any]:
     """Return the card as plain values; fields at their defaults are left out."""
     plain = _told(card) | {
-        "bands": [_told(band) for band in card.bands],
+        "bands": [_told(band) for band in card.step_bands],
         "classes": [asdict(c) for c in card.classes],
     }
+    if card.times is not None:
+        plain["times"] = _told(card.times)
     return plain | {key: dict(plain[key]) for key in _FREE if key in plain}
 
 
-def _told(value: Band | Card) -> dict[str, Any]:
+def _told(value: Band | Card | Times) -> dict[str, Any]:
     """Return the fields that are not at their defaults."""
     defaults = {
         f.name: f.default if f.default_factory is MISSING else f.default_factory()

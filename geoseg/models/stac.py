@@ -32,7 +32,7 @@ from geoseg.core.files import replacing
 from geoseg.errors import ModelError
 from geoseg.models.card import Band, Card, Task
 from geoseg.models.identity import file_sha256
-from geoseg.models.plain import Json, card_from_dict, read_json
+from geoseg.models.plain import Json, card_from_dict, card_to_dict, read_json
 
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 _FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
@@ -49,6 +49,8 @@ _OWN = (
     "numbers", "resolution", "dtypes", "value_range", "fill", "nodata", "framework",
     "facts",
 )  # fmt: skip
+_IN_TIME = ("times", "layout", "modalities", "inputs")
+"""Our own fields that are written only where they say something."""
 _ARTIFACTS = {
     ".safetensors": "safetensors.torch.save_file",
     ".pt2": "torch.export.save",
@@ -134,7 +136,7 @@ def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelError(
             f"the model is for {', '.join(properties['mlm:tasks'])}, not segmentation"
         )
-    own = {f"geoseg:{key}": key for key in _OWN}
+    own = {f"geoseg:{key}": key for key in (*_OWN, *_IN_TIME)}
     values = {own[key]: value for key, value in properties.items() if key in own}
     if "window" not in values and "shape" in single_input["input"]:
         values |= _window(single_input["input"])
@@ -168,7 +170,12 @@ def _bands(
         raise ModelError(f"{len(steps)} value scalings for {len(names)} bands")
     about = {b.get("name"): b for b in described}
     return [
-        {"name": name, "common_name": about.get(name, {}).get("eo:common_name")}
+        {
+            "name": name,
+            "common_name": about.get(name, {}).get("eo:common_name"),
+            "static": about.get(name, {}).get("geoseg:static", False),
+            "wavelength": about.get(name, {}).get("eo:center_wavelength"),
+        }
         | _scaling(step, about.get(name, {}))
         for name, step in zip(names, steps, strict=True)
     ]
@@ -274,7 +281,7 @@ def _properties(card: Card) -> dict[str, Any]:
         "mlm:tasks": [_TASKS[card.task]],
         "mlm:input": [_input(card)],
         "mlm:output": [_output(card)],
-        "bands": [_described(band) for band in card.bands],
+        "bands": [_described(band) for band in card.step_bands],
     }
     if card.license is not None:
         properties["license"] = card.license
@@ -286,20 +293,22 @@ def _properties(card: Card) -> dict[str, Any]:
         value = getattr(card, key)
         if value is not None and value != {}:
             properties[f"geoseg:{key}"] = _packed(value)
-    return properties
+    plain = card_to_dict(card)
+    in_time = {f"geoseg:{k}": _packed(plain[k]) for k in _IN_TIME if k in plain}
+    return properties | in_time
 
 
 def _input(card: Card) -> dict[str, Any]:
     dtype = card.dtypes[0] if card.dtypes else "float32"
     return {
         "name": "windows",
-        "bands": [band.name for band in card.bands],
+        "bands": [band.name for band in card.step_bands],
         "input": {
             "shape": [-1, len(card.bands), card.window, card.window],
             "dim_order": ["batch", "bands", "height", "width"],
             "data_type": dtype,
         },
-        "value_scaling": [_step(band) for band in card.bands],
+        "value_scaling": [_step(band) for band in card.step_bands],
     }
 
 
@@ -322,6 +331,10 @@ def _described(band: Band) -> dict[str, Any]:
     described["geoseg:scale"] = band.scale
     if band.clip is not None:
         described["geoseg:clip"] = _packed(band.clip)
+    if band.static:
+        described["geoseg:static"] = True
+    if band.wavelength is not None:
+        described["eo:center_wavelength"] = band.wavelength
     return described
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import COMMON_NAMES, as_before, with_common_names
 from geoseg.rasters.mosaic import stack
-from geoseg.rasters.source import Source, SourceBand, check_inside
+from geoseg.rasters.source import Source, SourceBand, check_inside, steps_of
+from geoseg.rasters.steps import floating, is_series, iso_day, seen
 from geoseg.rasters.validity import valid_pixels
 
 if TYPE_CHECKING:
@@ -25,22 +28,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ArraySource:
-    """A source of pixels that lie in an xarray.DataArray with dims band, y, x."""
+    """A source of pixels that lie in an xarray.DataArray.
+
+    Its dims are band, y, x; or time, y, x; or time, band, y, x.
+    """
 
     array: xr.DataArray
     name: str
     grid: Grid
     bands: tuple[SourceBand, ...]
     layers: tuple[int, ...]
-    """Where along the first dim each band is."""
+    """Where each band is along the first dim, or along the first two as one."""
     nodata: float | None
     identity: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The array's dtype; uint8 for bool."""
-        return np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
+        """The array's dtype; uint8 for bool; floats where steps miss values."""
+        own = np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
+        return floating(own) if is_series(self.bands) else own
 
     def select(self, bands: Sequence[int]) -> ArraySource:
         """Return the source with only these bands (0-based), in this order."""
@@ -57,16 +64,37 @@ class ArraySource:
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
-        part = self.array[(slice(None), *window.slices)][list(self.layers)]
         try:
-            data = part.data
-            if hasattr(data, "dask"):  # here and now, not in tasks of their own
-                data = data.compute(scheduler="synchronous")
-            pixels = np.array(data, dtype=self.dtype, order="C")
+            pixels = self._stored(window)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RasterError(f"cannot read {self.name}: {reason}") from error
-        return pixels, valid_pixels(pixels, [self.nodata] * len(pixels))
+        if not is_series(self.bands):
+            return pixels, valid_pixels(pixels, [self.nodata] * len(pixels))
+        floats = pixels.astype(self.dtype, copy=False)
+        for shown, stored in zip(floats, pixels, strict=True):
+            shown[~valid_pixels(stored[None], [self.nodata])] = np.nan
+        return floats, seen(floats, self.bands)
+
+    def _stored(self, window: Window) -> NDArray[Any]:
+        """Return the pixels of a window as they are in the array; a copy."""
+        where = self.array[(..., *window.slices)]
+        if where.ndim == 3:
+            data = _computed(where[list(self.layers)])
+        else:  # only what is needed, along each of the two dims
+            times, bands = np.divmod(self.layers, where.shape[1])
+            some, few = np.unique(times), np.unique(bands)
+            data = _computed(where[list(some)][:, list(few)])
+            data = data[np.searchsorted(some, times), np.searchsorted(few, bands)]
+        kept = np.uint8 if self.array.dtype == bool else self.array.dtype
+        return np.array(data, dtype=kept, order="C")
+
+
+def _computed(part: xr.DataArray) -> Any:  # noqa: ANN401 - an array of any library
+    data = part.data
+    if hasattr(data, "dask"):  # here and now, not in tasks of their own
+        data = data.compute(scheduler="synchronous")
+    return np.asarray(data)
 
 
 def open_array(
@@ -75,8 +103,9 @@ def open_array(
     """Return an xarray object as a source.
 
     Args:
-        data: A DataArray with dims (band, y, x) or (y, x) in any order, y running
-            either way; or a Dataset whose variables are the bands.
+        data: A DataArray with dims (band, y, x), (y, x), (time, y, x) or (time, band,
+            y, x) in any order, y running either way; or a Dataset whose variables are
+            the bands.
         nodata: Means nodata, whatever the object itself says of it.
 
     Raises:
@@ -110,14 +139,14 @@ def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
         return _open_array(next(iter(found.values())), nodata)
     opened = [_open_array(variable, nodata) for variable in found.values()]
     for name, source in zip(found, opened, strict=True):
-        if len(source.bands) > 1:
+        if len(source.bands) > max(1, len(steps_of(source.bands))):
             raise RasterError(
                 f"variable {name} of the Dataset has {len(source.bands)} bands beside "
                 "other variables: give one DataArray"
             )
     called = with_common_names(list(found))
     named = [
-        replace(source, bands=as_before(source.bands, [band]))
+        replace(source, bands=as_before(source.bands, [band] * len(source.bands)))
         for source, band in zip(opened, called, strict=True)
     ]
     return stack(named, "Dataset")
@@ -136,9 +165,10 @@ def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
             "and maybe band"
         )
     y, x = dims
-    flat = _banded(array, y, x, name)
+    time = _time_dim(array, name)
+    flat = _banded(array, time, y, x, name)
     own = _nodata(flat) if nodata is None else nodata
-    bands = _bands(flat)
+    bands = _bands(flat, name)
     grid, notes = located(flat, name)
     return ArraySource(
         array=flat.drop_vars(list(flat.coords)),  # the grid and bands hold them
@@ -167,27 +197,96 @@ def _nodata(array: xr.DataArray) -> float | None:
     return None if own is None else float(own)
 
 
-def _banded(array: xr.DataArray, y: Hashable, x: Hashable, name: str) -> xr.DataArray:
-    """Return the array with dims (band, y, x), whatever the first is called."""
-    others = [d for d in array.dims if d not in (y, x)]
+def _time_dim(array: xr.DataArray, name: str) -> Hashable | None:
+    """Return the dim along which dates run; None where there is none, or one date.
+
+    Raises:
+        RasterError: It is called time, but nothing says which dates these are.
+    """
+    for dim in array.dims:
+        if dim in array.coords and _is_time(array.coords[dim]):
+            return dim
+        if str(dim).lower() == "time" and array.sizes[dim] > 1:
+            raise RasterError(
+                f"{name} has a dim {dim} without dates: assign them, as in "
+                f"array.assign_coords({dim}=pandas.to_datetime([...]))"
+            )
+    return None
+
+
+def _is_time(coordinate: xr.DataArray) -> bool:
+    """Whether a coordinate holds dates, of NumPy, cftime or as texts."""
+    if coordinate.dtype.kind == "M":
+        return True
+    first = coordinate.values.flat[0] if coordinate.size else None
+    if isinstance(first, str):
+        return re.match(r"\d{4}-\d\d-\d\d", first) is not None
+    return hasattr(first, "strftime")
+
+
+def _banded(
+    array: xr.DataArray, time: Hashable | None, y: Hashable, x: Hashable, name: str
+) -> xr.DataArray:
+    """Return the array with dims (time, band, y, x), or without one of the first two.
+
+    Whatever they are called; the oldest date is the first.
+    """
+    others = [d for d in array.dims if d not in (time, y, x)]
     long = [d for d in others if array.sizes[d] != 1]
     if len(long) > 1:
         sizes = ", ".join(f"{d} ({array.sizes[d]})" for d in long)
         raise RasterError(
             f"{name} has {sizes} beside {y} and {x}: only one may be left, the bands"
         )
-    band = (
-        long[0] if long else ("band" if "band" in others or not others else others[0])
-    )
-    array = array.squeeze([d for d in others if d != band])
-    if band not in array.dims:
-        array = array.expand_dims(band)
-    return array.transpose(band, y, x)
+    if time is not None and array.sizes[time] == 1:
+        array, time = array.isel({time: 0}), None  # its date stays as a coordinate
+    band = long or ["band" if "band" in others else d for d in others[:1]]
+    array = array.squeeze([d for d in others if d not in band])
+    if time is not None:
+        array = array.isel({time: np.argsort(array.coords[time].values)})
+        return array.transpose(time, *band, y, x)
+    if not band:
+        band, array = ["band"], array.expand_dims("band")
+    return array.transpose(*band, y, x)
 
 
-def _bands(array: xr.DataArray) -> tuple[SourceBand, ...]:
-    """Return names from the first dim's coordinate, `long_name`, or the array's own."""
-    dim, count = array.dims[0], array.shape[0]
+def _bands(array: xr.DataArray, name: str) -> tuple[SourceBand, ...]:
+    """Return the bands of an array, those of each date one after the other."""
+    time = _time_dim(array, name)
+    if time is None:
+        bands = _named(array, array.dims[0], array.shape[0])
+        step = _only_date(array, name)
+        return tuple(replace(band, step=step) for band in bands)
+    if array.ndim == 4:
+        bands = _named(array, array.dims[1], array.shape[1])
+    else:
+        bands = _named(array, None, 1)
+    steps = [iso_day(moment, name) for moment in array.coords[time].values]
+    twice = next((a for a, b in pairwise(steps) if a == b), None)
+    if twice is not None:
+        raise RasterError(
+            f"{name} shows {twice} more than once: lay those together first, as in "
+            f"array.groupby('{time}.date').max()"
+        )
+    return tuple(replace(band, step=step) for step in steps for band in bands)
+
+
+def _only_date(array: xr.DataArray, name: str) -> str | None:
+    """Return the date of an array of one; None where it does not tell, or of several.
+
+    It is a scalar coordinate then, `time` where there are more.
+    """
+    scalar = {str(k): c for k, c in array.coords.items() if not c.ndim and _is_time(c)}
+    dates = {iso_day(c.values[()], name) for c in scalar.values()}
+    if "time" in scalar:
+        return iso_day(scalar["time"].values[()], name)
+    return dates.pop() if len(dates) == 1 else None
+
+
+def _named(
+    array: xr.DataArray, dim: Hashable | None, count: int
+) -> tuple[SourceBand, ...]:
+    """Return names from a dim's coordinate, `long_name`, or the array's own."""
     told = array.attrs.get("long_name")
     labels = array.coords[dim].values if dim in array.coords else None
     if labels is not None and labels.ndim == 1 and labels.dtype.kind in "UOS":
@@ -200,11 +299,11 @@ def _bands(array: xr.DataArray) -> tuple[SourceBand, ...]:
         names = [str(i + 1) for i in range(count)]
     if len(set(names)) < count:
         names = [str(i + 1) for i in range(count)]
-    return _with_attributes(array, with_common_names(names))
+    return _with_attributes(array, dim, with_common_names(names))
 
 
 def _with_attributes(
-    array: xr.DataArray, bands: tuple[SourceBand, ...]
+    array: xr.DataArray, dim: Hashable | None, bands: tuple[SourceBand, ...]
 ) -> tuple[SourceBand, ...]:
     """Return bands with what attributes and other coordinates tell of them.
 
@@ -215,7 +314,7 @@ def _with_attributes(
     offset = _number(array.attrs.get("add_offset"))
     told = array.coords.get("common_name")
     common = [""] * len(bands)
-    if told is not None and told.dims == array.dims[:1]:
+    if told is not None and told.dims == (dim,):
         common = [str(c) for c in told.values]
     return tuple(
         replace(

@@ -1,4 +1,4 @@
-"""Many rasters side by side as one, and single-band rasters stacked into one.
+"""Many rasters side by side as one, and rasters stacked into one: bands, dates.
 
 The first file's CRS, pixel size and alignment are the mosaic's. Files that share them,
 to a tenth of a pixel, are pasted as they are; others are brought onto its pixels
@@ -23,6 +23,7 @@ from geoseg.rasters.bands import listed
 from geoseg.rasters.numbers import alike
 from geoseg.rasters.source import (
     Derived,
+    Renamed,
     Source,
     SourceBand,
     check_inside,
@@ -30,6 +31,7 @@ from geoseg.rasters.source import (
     steps_of,
     unique,
 )
+from geoseg.rasters.steps import floating, is_series, ordered, seen
 from geoseg.rasters.validity import all_valid, both, is_all_valid
 from geoseg.rasters.warp import footprint, onto
 
@@ -54,7 +56,7 @@ class Joined:
     @property
     def dtype(self) -> np.dtype[Any]:
         """What holds the pixels of all of them."""
-        return np.result_type(*{part.dtype for part in self.parts})
+        return _common_dtype(self.parts)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -69,6 +71,10 @@ class Joined:
     def on_parts(self, change: Callable[[Source], Source]) -> Self:
         """Return the same, made of what `change` makes of each part."""
         return replace(self, parts=tuple(change(part) for part in self.parts))
+
+
+def _common_dtype(parts: Sequence[Source]) -> np.dtype[Any]:
+    return np.result_type(*{part.dtype for part in parts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +102,8 @@ class Mosaic(Joined):
             part, place = touching[0]
             if part.dtype == dtype:
                 return part.read(window.relative_to(place))
+        if is_series(self.bands):
+            return self._read_series(window, touching)
         pixels = np.zeros((len(self.bands), window.height, window.width), dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
         for part, place in touching:
@@ -108,6 +116,21 @@ class Mosaic(Joined):
                 theirs = part.read(shared.relative_to(place))
                 _paste(pixels[:, rows, columns], have, *theirs)
         return pixels, all_valid(valid.shape) if valid.all() else valid
+
+    def _read_series(
+        self, window: Window, touching: Sequence[tuple[Source, Window]]
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Likewise of a series: what one part misses at a step another may show."""
+        shape = (len(self.bands), window.height, window.width)
+        pixels = np.full(shape, np.nan, self.dtype)
+        for part, place in touching:
+            shared = place.intersection(window)
+            if shared is None:
+                continue
+            ours = pixels[(slice(None), *shared.relative_to(window).slices)]
+            theirs, valid = part.read(shared.relative_to(place))
+            np.copyto(ours, theirs, where=np.isnan(ours) & valid, casting="same_kind")
+        return pixels, seen(pixels, self.bands)
 
     def _touching(self, window: Window) -> Iterator[tuple[Source, Window]]:
         y, bottom, x, right = self.places.T
@@ -262,35 +285,58 @@ def aligned(grid: Grid, lattice: Grid) -> Window | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stack(Joined):
-    """Single-band sources of one grid as the bands of one source."""
+    """Sources of one grid as the bands of one source."""
+
+    layers: tuple[tuple[int, int], ...]
+    """Which part, and which of its bands, each band is."""
 
     @property
     def bands(self) -> tuple[SourceBand, ...]:
-        """Their bands, in their order."""
-        return tuple(part.bands[0] for part in self.parts)
+        """Their bands, those of the oldest step first."""
+        return tuple(self.parts[part].bands[band] for part, band in self.layers)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What holds the pixels of all of them, and NaN of a series."""
+        dtype = _common_dtype(self.parts)
+        return floating(dtype) if is_series(self.bands) else dtype
 
     def select(self, bands: Sequence[int]) -> Stack:
         """Return the source with only these bands (0-based), in this order.
 
         The grid stays the finest of all of them, also where only coarser ones are left.
         """
-        return replace(self, parts=tuple(self.parts[b] for b in bands))
+        layers = [self.layers[b] for b in bands]
+        kept = sorted({part for part, _ in layers})
+        of_part = {p: sorted({b for q, b in layers if q == p}) for p in kept}
+        return replace(
+            self,
+            parts=tuple(self.parts[p].select(of_part[p]) for p in kept),
+            layers=tuple((kept.index(p), of_part[p].index(b)) for p, b in layers),
+        )
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
-        shape = (len(self.parts), window.height, window.width)
+        shape = (len(self.layers), window.height, window.width)
         pixels = np.empty(shape, self.dtype)
         valid = all_valid((window.height, window.width))
-        for band, part in zip(pixels, self.parts, strict=True):
+        series = is_series(self.bands)
+        for i, part in enumerate(self.parts):
             theirs, their_valid = part.read(window)
-            band[...] = theirs[0]
             valid = both(valid, their_valid)
-        return pixels, valid
+            for band, (of, which) in zip(pixels, self.layers, strict=True):
+                if of == i:
+                    band[...] = theirs[which]
+                    if series:
+                        band[~their_valid] = np.nan
+        return pixels, seen(pixels, self.bands) if series else valid
 
 
 def stack(sources: Sequence[Source], name: str) -> Source:
-    """Return single-band sources as one source, on the grid of the finest of them.
+    """Return sources as the bands of one source, on the grid of the finest of them.
+
+    Bands of the oldest step come first, those without a step last.
 
     Raises:
         RasterError: They cannot be brought onto one grid.
@@ -306,7 +352,45 @@ def stack(sources: Sequence[Source], name: str) -> Source:
             )
         exact = aligned(source.grid, grid) == grid.window
         parts.append(source if exact else onto(source, grid))
-    return Stack(name=name, grid=grid, parts=tuple(parts))
+    layers = [(p, b) for p, part in enumerate(parts) for b in range(len(part.bands))]
+    order = ordered([parts[p].bands[b] for p, b in layers])
+    return Stack(
+        name=name,
+        grid=grid,
+        parts=tuple(parts),
+        layers=tuple(layers[i] for i in order),
+    )
+
+
+def series(dated: Sequence[tuple[str | None, Source]]) -> Source:
+    """Return rasters of one date each as one source, oldest first.
+
+    Args:
+        dated: ISO date of each, None where it tells itself; and the raster.
+
+    Raises:
+        RasterError: One has no date, two have the same, or they cannot be brought onto
+            one grid.
+    """
+    parts: dict[str, Source] = {}
+    for told, source in dated:
+        own = steps_of(source.bands)
+        step = told or (own[0] if len(own) == 1 else None)
+        if step is None or len(own) > 1:
+            raise RasterError(
+                f"{source.name} has {f'{len(own)} dates' if own else 'no date'}: give "
+                "{date: raster} for each, such as {'2025-04-01': 'april.tif'}"
+            )
+        if step in parts:
+            raise RasterError(
+                f"{source.name} and {parts[step].name} are both of {step}: lay those "
+                "of one date together first"
+            )
+        bands = tuple(replace(band, step=step) for band in source.bands)
+        parts[step] = Renamed(source=source, names=bands)
+    sources, changed = alike([*parts.values()])
+    name = f"{len(parts)} dates from {sources[0].name}"
+    return noted(stack(sources, name), *([f"{name}: {changed}"] if changed else []))
 
 
 def digest(sources: Sequence[Source]) -> str:

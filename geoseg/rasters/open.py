@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.core.discretion import discreet
@@ -12,10 +13,10 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array
-from geoseg.rasters.bands import choose, match_bands, matched
+from geoseg.rasters.bands import choose, match_bands
 from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.gcps import placed
-from geoseg.rasters.mosaic import mosaic
+from geoseg.rasters.mosaic import mosaic, series
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
     alike,
@@ -26,11 +27,15 @@ from geoseg.rasters.numbers import (
 from geoseg.rasters.products import product_of
 from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
-from geoseg.rasters.source import Named, Source, SourceBand, noted
+from geoseg.rasters.source import Source, SourceBand, noted, steps_of
 from geoseg.rasters.stac import items_of, open_items, read_items
+from geoseg.rasters.steps import Wanted as WantedBand
+from geoseg.rasters.steps import is_series, iso_day, matched_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from geoseg.core.times import Times
 
 __all__ = [
     "Source",
@@ -64,7 +69,8 @@ def open_source(
             GTI tile index); a product's folder, archive or metadata file; a glob, a
             folder or a list of paths: a mosaic, or a stack of bands where single-band
             files are named like bands; STAC items as JSON's path or URL, as dicts or
-            pystac's; an xarray.DataArray or Dataset; or a Source.
+            pystac's; an xarray.DataArray or Dataset, or a list of those of a date
+            each; a mapping of dates to any of all these; or a Source.
         bands: 1-based numbers of the bands to use, in the model's order; or a name for
             each band; or the names of those to use; or `name=number` for some. A number
             or name also means an alpha band, which otherwise is no band but tells which
@@ -126,6 +132,8 @@ def _opened(
         return _open_path(os.fspath(source), told)
     if type(source).__module__.partition(".")[0] == "xarray":
         return open_array(source, nodata=told.nodata)
+    if (dated := _dated(source)) is not None:
+        return series([(step, _opened(one, told)) for step, one in dated])
     items = items_of(source)
     if items is not None:
         return open_items(items, told=told)
@@ -135,6 +143,21 @@ def _opened(
         f"a raster is a path, a URL, a list of paths, STAC items, an xarray.DataArray "
         f"or a Source; got {type(source).__name__}"
     )
+
+
+def _dated(source: Any) -> list[tuple[str | None, Any]] | None:  # noqa: ANN401
+    """Return rasters and their dates; None where they have none.
+
+    Args:
+        source: A mapping of dates to rasters; or a list of arrays of xarray, which
+            know theirs.
+    """
+    if isinstance(source, list | tuple) and source:
+        arrays = all(type(s).__module__.partition(".")[0] == "xarray" for s in source)
+        return [(None, one) for one in source] if arrays else None
+    if not isinstance(source, Mapping) or not source or "type" in source:
+        return None
+    return [(iso_day(step, "a raster of a date"), one) for step, one in source.items()]
 
 
 def _open_paths(paths: Sequence[str], told: Told) -> Source:
@@ -166,8 +189,12 @@ class Wanted(Protocol):
     """What a model wants of a raster; its card says."""
 
     @property
-    def bands(self) -> Sequence[Named]:
-        """What it reads, in its order."""
+    def bands(self) -> Sequence[WantedBand]:
+        """What it reads, in its order; those of each step one after the other."""
+
+    @property
+    def times(self) -> Times | None:
+        """Which steps in time it looks at; None: it knows no time."""
 
     @property
     def numbers(self) -> str:
@@ -186,7 +213,8 @@ def for_model(source: Source, wanted: Wanted) -> Source:
     Raises:
         RasterError: A band is missing, or two could be meant.
     """
-    chosen = matched(with_nodata(source, wanted.nodata), wanted.bands)
+    told = with_nodata(source, wanted.nodata)
+    chosen = matched_in_time(told, wanted.bands, wanted.times)
     question = suspected(chosen)
     chosen = in_numbers(chosen, wanted.numbers)
     return noted(chosen, *([question] if question else []))
@@ -196,7 +224,16 @@ def for_training(sources: Sequence[Source]) -> list[Source]:
     """Return sources that one model learns from, in one kind of numbers.
 
     What was done for that, and what may be nodata in them, stands in their notes.
+
+    Raises:
+        RasterError: One shows several dates.
     """
+    for source in sources:
+        if is_series(source.bands):
+            raise RasterError(
+                f"{source.name} shows {len(steps_of(source.bands))} dates: geoseg "
+                "trains on one date; choose it, or train with the network's own library"
+            )
     changed, told = alike(sources)
     out = []
     for before, source in zip(sources, changed, strict=True):

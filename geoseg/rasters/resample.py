@@ -21,6 +21,7 @@ import numpy as np
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
 from geoseg.rasters.source import Derived, Source, check_inside
+from geoseg.rasters.steps import of_each_band
 from geoseg.rasters.validity import all_valid
 
 if TYPE_CHECKING:
@@ -120,16 +121,22 @@ class Resampled(OnGrid):
         )
         theirs, theirs_valid = self.source.read(needed)
         sums = np.zeros(pixels.shape, np.float64)
-        _kernel()(
-            np.ascontiguousarray(theirs),
-            np.ascontiguousarray(theirs_valid),
+        places = (
             down.first - down.start,
             down.weights,
             across.first - across.start,
             across.weights,
-            sums,
-            valid,
         )
+
+        def weigh(
+            pixels: NDArray[Any],
+            valid: NDArray[Any],
+            sums: NDArray[Any],
+            there: NDArray[Any],
+        ) -> None:
+            _kernel()(pixels, valid, *places, sums, there)
+
+        of_each_band(self.bands, theirs, theirs_valid, sums, valid, weigh)
         store(sums, pixels)
 
 

@@ -64,7 +64,7 @@ class Source(Protocol):
 
     A source with time has the bands of each of its steps one after the other, oldest
     first, each with its `step`. What a band does not show at a step is NaN there, and
-    never taken from another date; such sources have floating pixels.
+    never taken from another date; sources of several steps have floating pixels.
     """
 
     @property

@@ -16,6 +16,7 @@ import numpy as np
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
 from geoseg.rasters.resample import OnGrid, Resampled, axes_between, store
+from geoseg.rasters.steps import of_each_band
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,15 +61,21 @@ class Warped(OnGrid):
         needed = _around(y[inside], x[inside], theirs)
         values, their_valid = self.source.read(needed)
         sums = np.zeros(pixels.shape, np.float64)
-        _kernel()(
-            np.ascontiguousarray(values),
-            np.ascontiguousarray(their_valid),
+        places = (
             np.clip(np.where(inside, y, 0) - 0.5, 0, theirs.height - 1) - needed.y,
             np.clip(np.where(inside, x, 0) - 0.5, 0, theirs.width - 1) - needed.x,
             inside,
-            sums,
-            valid,
         )
+
+        def weigh(
+            pixels: NDArray[Any],
+            valid: NDArray[Any],
+            sums: NDArray[Any],
+            there: NDArray[Any],
+        ) -> None:
+            _kernel()(pixels, valid, *places, sums, there)
+
+        of_each_band(self.bands, values, their_valid, sums, valid, weigh)
         store(sums, pixels)
 
     def places(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

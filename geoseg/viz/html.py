@@ -108,7 +108,7 @@ def card_html(card: Card) -> str:
         [
             ("about", card.description),
             ("task", card.task),
-            ("bands", ", ".join(b.name for b in card.bands)),
+            ("bands", ", ".join(b.name for b in card.step_bands)),
             ("window", f"{card.window} px, overlapping by {card.overlap} px"),
             ("resolution", resolution),
             ("license", card.license or ""),

@@ -19,6 +19,7 @@ class Wanted:
     bands: tuple
     numbers: str = "DN"
     nodata: float | None = None
+    times: None = None
 
 
 def scaled(path, pixels, scale=1e-4, offset=-0.1, x=0, names=("red", "nir"), **more):

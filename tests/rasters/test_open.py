@@ -60,6 +60,7 @@ class Wanted:
     bands: list
     numbers: str = "DN"
     nodata: float | None = None
+    times: None = None
 
 
 def names(source):
