@@ -10,6 +10,7 @@ from geoseg.core.tiling import Tiling
 from geoseg.errors import PlanError
 
 if TYPE_CHECKING:
+    from geoseg.models.card import Card
     from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
 
@@ -92,10 +93,11 @@ def estimate(
     sums = partial = device = 0.0
     model = recipe.load()
     own = float(model.working_bytes())
+    blends = card.output != "labels" and card.task != "instance"
     if model.streams:
-        partial = 2 * 8 * tiling.margin * block * classes * 4
+        partial = 2 * 8 * tiling.margin * block * classes * 4 * blends
         if model.device != "cpu":
-            on_device = block_bytes(tiling, classes, pixel, arrays)
+            on_device = block_bytes(tiling, card, pixel, arrays)
             device, own = own + tasks * on_device, 0.0
     elif card.output != "labels":
         sums = classes * tiling.window * reach * 4
@@ -116,23 +118,29 @@ def estimate(
     )
 
 
-def block_bytes(
-    tiling: Tiling, channels: int, pixel: int, arrays: Sequence[str]
-) -> int:
-    """Return what one block takes of a device's memory while it is labelled there.
+def block_bytes(tiling: Tiling, card: Card, pixel: int, arrays: Sequence[str]) -> int:
+    """Return what one block takes of a device's memory until its answer is fetched.
 
     Args:
         tiling: How the raster is cut.
-        channels: Classes whose scores are added up.
+        card: The model's.
         pixel: Bytes of a pixel, all bands.
         arrays: Arrays of the masks.
     """
-    side, margin = tiling.block, tiling.margin
+    side, margin, channels = tiling.block, tiling.margin, card.channels
     reach = (side + 2 * margin) ** 2
+    objects = 0
+    if card.task != "semantic":  # labels of each window, in two bytes, and once more
+        objects = 4 * ((side // tiling.stride) * tiling.window) ** 2
+    if card.task == "instance":
+        return reach * pixel + objects
+    if card.output == "labels":  # and those of valid pixels, and which they are
+        return reach * pixel + side**2 * 5
     labelling = 4 + 8 + 2 + 1 + ("confidence" in arrays) * 17
     labelling += channels * 17 * ("probabilities" in arrays)
     kept = 4 * channels * 2 * 4 * margin * (side + margin)
-    return reach * (pixel + 4 * channels) + side**2 * labelling + 2 * kept
+    blended = 4 * channels * reach + side**2 * labelling + 2 * kept
+    return reach * pixel + blended + objects
 
 
 _SPLITTING = 100

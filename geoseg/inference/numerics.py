@@ -84,6 +84,10 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         return Choice(numerics=numerics)
     assert batch is not None
     numerics = replace(numerics, engine="torch")
+    if model.card.task != "semantic" or model.card.output == "labels":
+        note = "--engine compile is for networks that answer scores: PyTorch runs it"
+        notes = (note,) if recipe.options.engine == "compile" else ()
+        return Choice(numerics=numerics, notes=notes)
     if not _pays(recipe, batch, windows):
         return Choice(numerics=numerics)
     from geoseg.inference.steps import code_of, compiled_step

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from geoseg.models.contract import InstanceModel, Objects
     from geoseg.rasters.open import Source
 
+STUFF_ARRAYS = ("classes", "confidence")
+"""What is made of the scores of stuff."""
 VOID = "void"
 """Name of the class of pixels that are of a thing, but of no object."""
 
@@ -66,7 +68,7 @@ def find_panoptic(
     """
     pixels = read_windows(source, model.card, block.reach)
     half = _StuffHalf(model)
-    stuff = blend_block(half, block, pixels, ("classes", "confidence"), batch)
+    stuff = blend_block(half, block, pixels, STUFF_ARRAYS, batch)
     cells = cells_with_data(block, pixels)
     kept = [
         keep(objects, cell, pixels, block.tiling)
@@ -90,7 +92,7 @@ class _StuffHalf(AnyModel):
         card = self._model.card
         answer = check_objects(self._model.predict(pixels), card, pixels.shape)
         self.objects += [replace(objects, semantic=None) for objects in answer]
-        scores = [_stuff(objects.semantic, card, self.card) for objects in answer]
+        scores = [stuff_of(objects.semantic, card, self.card) for objects in answer]
         if isinstance(scores[0], np.ndarray):
             return np.stack(scores)
         import torch
@@ -98,7 +100,7 @@ class _StuffHalf(AnyModel):
         return torch.stack(scores)
 
 
-def _stuff(scores: Any, card: Card, stuff: Card) -> Any:  # noqa: ANN401 - array or tensor
+def stuff_of(scores: Any, card: Card, stuff: Card) -> Any:  # noqa: ANN401 - array or tensor
     """Return (class, y, x) probabilities of the stuff; void's is the surest thing's."""
     if scores.shape[0] != len(card.classes):
         raise ModelError(

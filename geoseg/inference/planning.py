@@ -191,10 +191,10 @@ def _cut(
     )
     streams = recipe.load().streams
     tasks = 2
-    if card.output == "labels":
-        tasks = cores()
-    elif streams:  # as many as decode, and some that wait or write
+    if streams:  # as many as decode, and some that wait or write
         tasks = max(4, cores() + 4)
+    elif card.output == "labels":
+        tasks = cores()
     if options.block is not None:
         tiling = replace(tiling, block=options.block)
     else:

@@ -82,14 +82,13 @@ def example(model: Model, batch: int) -> tuple[torch.Tensor, ...]:
     return tuple(x.to(model.device) for x in (pixels, *weights))
 
 
-def blank(model: Model, batch: int, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """Return inputs of a step for windows of a shape, all of them zeros."""
-    pixels = torch.zeros((batch, len(model.card.bands), *shape), device=model.device)
-    weights = (
-        torch.zeros((batch, side), dtype=torch.int32, device=model.device)
-        for side in shape
+def blank_weights(
+    batch: int, shape: tuple[int, int], device: torch.device | str
+) -> tuple[torch.Tensor, ...]:
+    """Return weights along y and x of windows of a shape, all of them zeros."""
+    return tuple(
+        torch.zeros((batch, side), dtype=torch.int32, device=device) for side in shape
     )
-    return (pixels, *weights)
 
 
 def code_key(recipe: ModelRecipe, batch: int) -> str:
@@ -161,8 +160,10 @@ def keep_code(recipe: ModelRecipe, batch: int, code: bytes) -> None:
 def eager_seconds(recipe: ModelRecipe, batch: int) -> float:
     """Return how long PyTorch itself takes for a step, measured on a second one."""
     model = recipe.load()
-    side = model.card.window
-    inputs, step = blank(model, batch, (side, side)), Blended(model)
+    side, step = model.card.window, Blended(model)
+    shape = (batch, len(model.card.bands), side, side)
+    weights = blank_weights(batch, (side, side), model.device)
+    inputs = (torch.zeros(shape, device=model.device), *weights)
     seconds = 0.0
     with torch.no_grad(), model.kernels():
         for _ in range(2):

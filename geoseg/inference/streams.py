@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geoseg.inference.tasks import Tasks
 
 if TYPE_CHECKING:
     from geoseg.core.tiling import Tiling
+    from geoseg.inference.block_steps import BlockStep
     from geoseg.inference.numerics import Numerics
     from geoseg.inference.stream import Stream
     from geoseg.models.load import ModelRecipe
@@ -70,18 +71,33 @@ def _begun(
 
     model = recipe.load()
     batch = (numerics.batch if numerics else None) or model.batch
-    step = None
+    compiled = None
     if numerics is not None and numerics.engine == "compile":
         if code is not None:
             keep_code(recipe, batch, code)
-        step = compiled_step(recipe, batch)
+        compiled = compiled_step(recipe, batch)
     free = free_memory(torch.device(model.device), recipe.options.device_memory)
     left = free - batch * (model.working_bytes() / max(1, model.batch))
     return Stream(
         model,
+        step_of(model),
         batch=batch,
         memory=max(0.0, left),
         tasks=TASKS,
-        step=step,
+        compiled=compiled,
         shapes=tiling.shapes,
     )
+
+
+def step_of(model: Any) -> BlockStep:  # noqa: ANN401 - a model of any kind
+    """Return what is made of the windows of a model that `streams`."""
+    from geoseg.inference.block_steps import BlendStep, LabelStep
+    from geoseg.inference.steps import Blended
+
+    if model.card.task != "semantic":
+        from geoseg.inference.objects.step import ObjectStep
+
+        return ObjectStep(model)
+    if model.card.output == "labels":
+        return LabelStep(model)
+    return BlendStep(model.card, Blended(model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -229,19 +229,29 @@ def _segment(job: Job, block: Block) -> PartialBlock:
     model = job.model.load()
     arrays = [name for name in job.masks.arrays if name != "instances"]
     if model.streams:
-        pixels = with_retries(lambda: read_windows(job.source, model.card, block.reach))
-        stream = stream_of(job.masks.run, job.model, job.tiling, job.numerics, job.code)
-        try:
-            return stream.segment(block, pixels, arrays)
-        except RuntimeError as error:
-            if says_device_is_lost(error):
-                _leave(error)
-            raise
+        return streamed(job, block, arrays)  # type: ignore[no-any-return]
     return with_retries(
         lambda: segment_block(
             job.source, model, block, arrays=arrays, batch=model.batch
         )
     )
+
+
+def streamed(job: Job, block: Block, arrays: Sequence[str]) -> Any:  # noqa: ANN401
+    """Return what the run's stream answers for a block; see `step_of`.
+
+    Raises:
+        ClusterError: The device failed, and this is no worker of a cluster.
+    """
+    card = job.model.card
+    pixels = with_retries(lambda: read_windows(job.source, card, block.reach))
+    stream = stream_of(job.masks.run, job.model, job.tiling, job.numerics, job.code)
+    try:
+        return stream.segment(block, pixels, arrays)
+    except RuntimeError as error:
+        if says_device_is_lost(error):
+            _leave(error)
+        raise
 
 
 def _leave(error: RuntimeError) -> None:

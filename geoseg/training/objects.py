@@ -112,7 +112,7 @@ def objects_of(network: nn.Module, x: torch.Tensor) -> Detections:
         from geoseg.models.networks.torchvision_nets import MaskRcnn
 
         return MaskRcnn(network)(x)  # type: ignore[no-any-return]
-    return QueryObjects(_queries(network), semantic=False)(x)  # type: ignore[no-any-return]
+    return QueryObjects(_queries(network))(x)  # type: ignore[no-any-return]
 
 
 def _queries(network: Any) -> Queries:  # noqa: ANN401 - of transformers

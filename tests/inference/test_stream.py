@@ -32,6 +32,7 @@ from geoseg.inference.planning import plan_of
 from geoseg.inference.scheduler import RunInfo
 from geoseg.inference.semantic import segment_block
 from geoseg.inference.stream import Stream
+from geoseg.inference.streams import step_of
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
 from geoseg.inference.workflow import run_plan
@@ -163,7 +164,8 @@ def stream_of(net, device="cpu", batch=5, memory=1e9):
     recipe = model_recipe(
         net, device=device, precision="fp32", engine="torch", batch=batch
     )
-    return Stream(recipe.load(), batch=batch, memory=memory, tasks=Tasks())
+    model = recipe.load()
+    return Stream(model, step_of(model), batch=batch, memory=memory, tasks=Tasks())
 
 
 @on_devices
@@ -386,7 +388,9 @@ def test_a_run_is_compiled_where_that_saves_time(monkeypatch, kept, seconds, eng
     )
     recipe = replace(recipe, options=replace(recipe.options, engine="auto"))
     monkeypatch.setattr(ModelRecipe, "load", lambda _: loaded)
-    loaded = SimpleNamespace(streams=True, device="cpu", batch=5, precision="fp32")
+    loaded = SimpleNamespace(
+        streams=True, device="cpu", batch=5, precision="fp32", card=recipe.card
+    )
     assert choose_here(recipe, windows=500).numerics.engine == engine
 
 

@@ -32,13 +32,14 @@ from geoseg.inference.objects.cache import (
 )
 from geoseg.inference.objects.split import MapSource
 from geoseg.inference.objects.stitch import SCORE, ObjectSet
-from geoseg.inference.panoptic import find_panoptic, stuff_card
+from geoseg.inference.panoptic import STUFF_ARRAYS, find_panoptic, stuff_card
 from geoseg.inference.semantic import PartialBlock, finish_block
 from geoseg.inference.worker import (
     LOST,
     BlockReport,
     Job,
     read_or_infer,
+    streamed,
     with_retries,
     write_arrays,
 )
@@ -224,10 +225,7 @@ def _find(job: Job, block: Block) -> tuple[FoundObjects, PartialBlock | None]:
     Returns:
         What was found, and the sums of a panoptic model's scores.
     """
-    model: Any = job.model.load()
-    find_in = find_panoptic if _is_panoptic(job) else find_objects
-    answer = with_retries(lambda: find_in(job.source, model, block, batch=model.batch))
-    found, stuff = answer if isinstance(answer, tuple) else (answer, None)
+    found, stuff = _seen(job, block)
     job.masks.check_current()
     cache = ObjectCache(job.masks)
     if stuff is not None:
@@ -236,3 +234,18 @@ def _find(job: Job, block: Block) -> tuple[FoundObjects, PartialBlock | None]:
         with_retries(partial(cache.write_halo, block, key, halo))
     with_retries(lambda: cache.write_found(block, found))
     return found, stuff
+
+
+def _seen(job: Job, block: Block) -> tuple[FoundObjects, PartialBlock | None]:
+    model: Any = job.model.load()
+    if model.streams:
+        arrays = STUFF_ARRAYS if _is_panoptic(job) else ()
+        return streamed(job, block, arrays)  # type: ignore[no-any-return]
+    if _is_panoptic(job):
+        return with_retries(
+            lambda: find_panoptic(job.source, model, block, batch=model.batch)
+        )
+    found = with_retries(
+        lambda: find_objects(job.source, model, block, batch=model.batch)
+    )
+    return found, None

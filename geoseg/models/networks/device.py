@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -153,6 +156,22 @@ def free_memory(device: torch.device, allowed: float | None) -> float:
         return allowed or 4e9
     free, _ = torch.cuda.mem_get_info(device)
     return min(0.9 * free, allowed or 0.9 * free)
+
+
+def steady_kernels(device: torch.device, *, tf32: bool) -> AbstractContextManager[None]:
+    """Return a context in which kernels answer alike from run to run.
+
+    Args:
+        device: Where; a CPU's do so anyway.
+        tf32: Whether tensor cores may round fp32 as they like.
+    """
+    import torch
+
+    if device.type == "cpu":
+        return nullcontext()
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

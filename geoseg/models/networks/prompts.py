@@ -20,10 +20,10 @@ from geoseg.rasters.shapes import in_pixels, read_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
 
     from geoseg.core.grid import Grid, Window
     from geoseg.models.card import Card
+    from geoseg.models.networks.detector import Finder
     from geoseg.models.networks.device import ModelOptions
     from geoseg.rasters.open import Source
 
@@ -44,11 +44,11 @@ class PromptedModel(OnlyPlaced, DetectorModel):
     takes_prompts = True
     fits = True
 
-    def __init__(self, module: nn.Module, card: Card, options: ModelOptions) -> None:
+    def __init__(self, module: Finder, card: Card, options: ModelOptions) -> None:
         """Move the network to its device.
 
         Args:
-            module: Takes (1, band, y, x) floats and prompts; answers one mask each.
+            module: The network; it answers one mask for each prompt.
             card: Its card.
             options: Device, batch, and the file with the prompts.
         """
@@ -90,11 +90,9 @@ class PromptedModel(OnlyPlaced, DetectorModel):
         valid: NDArray[np.bool_],  # noqa: ARG002 - nodata is taken out afterwards
     ) -> list[Objects]:
         """Return the objects that are asked for in each window."""
-        if self.prompts is None:
-            raise ModelError(f"{self.card.name} has not been given its prompts yet")
-        asked = [self._inside(window) for window in windows]
+        asked = [self.asked(window) for window in windows]
         busy = [i for i, prompts in enumerate(asked) if prompts]
-        found = self._each([(pixels[i], asked[i]) for i in busy])
+        found = self._each([(pixels[i], *asked[i]) for i in busy])  # type: ignore[misc]
         nothing = Objects(
             labels=np.zeros(pixels.shape[2:], np.int32),
             classes=np.zeros(0, np.int64),
@@ -103,15 +101,18 @@ class PromptedModel(OnlyPlaced, DetectorModel):
         answers = dict(zip(busy, found, strict=True))
         return [answers.get(i, nothing) for i in range(len(windows))]
 
-    def _inside(self, window: Window) -> list[Prompt]:
-        """Return the prompts of a window, in its own pixels."""
+    def asked(self, window: Window) -> tuple[list[Prompt]] | None:
+        """Return the prompts of a window, in its own pixels; None where it has none."""
+        if self.prompts is None:
+            raise ModelError(f"{self.card.name} has not been given its prompts yet")
         left, top, right, bottom = self.boxes.T
         there = np.flatnonzero(
             (left < window.right) & (right >= window.x)
             & (top < window.bottom) & (bottom >= window.y)
         )  # fmt: skip
-        cut = [cut_to(self.prompts[i], window) for i in there]  # type: ignore[index]
-        return [prompt for prompt in cut if prompt is not None]
+        cut = [cut_to(self.prompts[i], window) for i in there]
+        found = [prompt for prompt in cut if prompt is not None]
+        return (found,) if found else None
 
 
 def bounds(prompt: Prompt) -> tuple[float, float, float, float]:

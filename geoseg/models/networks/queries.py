@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
-from geoseg.models.networks.detector import Detections, DetectorModel
+from geoseg.models.networks.detector import Detections, DetectorModel, Finder
 from geoseg.models.networks.torch_adapter import TorchModel
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def model(
     network = Queries(module, kind, inputs)
     if task == "semantic":
         return TorchModel(QueryScores(network), card, options)
-    objects = QueryObjects(network, semantic=task == "panoptic")
-    return DetectorModel(objects, card, options)
+    return DetectorModel(QueryObjects(network), card, options)
 
 
 class Queries(nn.Module):
@@ -78,40 +77,49 @@ class QueryScores(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, class, y, x), at the network's own stride."""
         classes, masks = self.queries(x)
-        return _scores(classes, masks, x)
+        return _scores(classes, masks, (x.shape[-2], x.shape[-1]))
 
 
-class QueryObjects(nn.Module):
+class QueryObjects(Finder):
     """Objects of a window: every query is one, as sure as its class and its mask."""
 
-    def __init__(self, queries: Queries, *, semantic: bool) -> None:
+    def __init__(self, queries: Queries) -> None:
         super().__init__()
         self.queries = queries
-        self.semantic = semantic
 
-    def forward(self, x: torch.Tensor) -> Detections:
-        """Return what is found in one window, (1, band, y, x)."""
-        classes, masks = self.queries(x)
+    def features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (n, query, class + 1) and (n, query, y, x) logits."""
+        return self.queries(x)  # type: ignore[no-any-return]
+
+    def detections(
+        self,
+        features: tuple[torch.Tensor, torch.Tensor],
+        size: tuple[int, int],
+        *_: object,
+    ) -> Detections:
+        """Return what is found in one window."""
+        classes, masks = features
         sure, channels = classes[0].softmax(-1)[:, :-1].max(-1)
-        share = _resized(masks, *x.shape[-2:])[0].sigmoid()
+        share = _resized(masks, *size)[0].sigmoid()
         found = share > 0.5
         area = found.sum((1, 2)).clamp_min(1)
         inside = (share * found).sum((1, 2)) / area
-        return Detections(
-            masks=found,
-            channels=channels,
-            scores=sure * inside,
-            semantic=_scores(classes, masks, x)[0] if self.semantic else None,
-        )
+        return Detections(masks=found, channels=channels, scores=sure * inside)
+
+    def semantic(
+        self, features: tuple[torch.Tensor, torch.Tensor], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return probabilities per class, as `QueryScores`."""
+        return _scores(*features, size)
 
 
 def _scores(
-    classes: torch.Tensor, masks: torch.Tensor, x: torch.Tensor
+    classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, int]
 ) -> torch.Tensor:
     """Return (n, class, y, x) probabilities at the size of the network's input."""
     weights = classes.float().softmax(-1)[..., :-1]  # the last is "no object"
     scores = torch.einsum("bqc,bqhw->bchw", weights, masks.float().sigmoid())
-    scores = _resized(scores, *x.shape[-2:])
+    scores = _resized(scores, *size)
     return scores / scores.sum(1, keepdim=True).clamp_min(1e-9)
 
 

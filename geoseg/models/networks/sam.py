@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from geoseg.models.networks.detector import Detections, DetectorModel
+from geoseg.models.networks.detector import Detections, DetectorModel, Finder
 from geoseg.models.networks.prompts import Prompt, PromptedModel
 
 if TYPE_CHECKING:
@@ -47,8 +47,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.network: Any = network
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.network.parameters()).device  # type: ignore[no-any-return]
+
     def embed(self, x: torch.Tensor) -> dict[str, Any]:
-        """Return what the decoder needs of a window, (1, band, y, x)."""
+        """Return what the decoder needs of windows, (n, band, y, x)."""
         found = self.network.get_image_embeddings(x)
         if isinstance(found, tuple):  # of SAM-HQ
             return {"image_embeddings": found[0], "intermediate_embeddings": found[1]}
@@ -83,14 +88,14 @@ class Decoder(nn.Module):
         return answer.pred_masks[0].float(), answer.iou_scores[0].float()
 
 
-def _upscaled(masks: torch.Tensor, size: torch.Size) -> torch.Tensor:
+def _upscaled(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bring mask logits (mask, y, x) to pixels, as the library does it."""
     return functional.interpolate(
         masks[:, None], size=size, mode="bilinear", align_corners=False
     )[:, 0]
 
 
-class Everything(nn.Module):
+class Everything(Finder):
     """All masks of a window that are sure and stable."""
 
     def __init__(self, decoder: Decoder, facts: Mapping[str, Any]) -> None:
@@ -101,34 +106,40 @@ class Everything(nn.Module):
         self.stability = float(facts.get("stability", 0.95))
         self.nms = float(facts.get("nms", 0.7))
 
-    def forward(self, x: torch.Tensor) -> Detections:
-        """Return what is found in one window, (1, band, y, x)."""
-        embedded = self.decoder.embed(x)
-        step = torch.arange(self.side, device=x.device)
+    def features(self, x: torch.Tensor) -> dict[str, Any]:
+        """Return the embeddings of windows."""
+        return self.decoder.embed(x)
+
+    def detections(
+        self, features: dict[str, Any], size: tuple[int, int], *_: object
+    ) -> Detections:
+        """Return what is found in one window."""
+        device = self.decoder.device
+        step = torch.arange(self.side, device=device)
         at = (2 * step + 1) / (2 * self.side)
         grid = torch.cartesian_prod(at, at).flip(1)
-        grid = grid * torch.tensor([x.shape[-1], x.shape[-2]], device=x.device)
+        grid = grid * torch.tensor([size[1], size[0]], device=device)
         parts = []
         for first in range(0, len(grid), _AT_ONCE):
             points = grid[first : first + _AT_ONCE, None]
-            answer = self.decoder.ask(embedded, points, None, several=True)
-            parts.append(self._sure(*answer, x))
+            answer = self.decoder.ask(features, points, None, several=True)
+            parts.append(self._sure(*answer, size))
         masks = torch.cat([m for m, _ in parts])
         scores = torch.cat([s for _, s in parts])
         kept = distinct(boxes_of(masks), scores, self.nms)
         return Detections(
             masks=masks[kept],
-            channels=torch.zeros(len(kept), dtype=torch.long, device=x.device),
+            channels=torch.zeros(len(kept), dtype=torch.long, device=device),
             scores=scores[kept],
         )
 
     def _sure(
-        self, masks: torch.Tensor, scores: torch.Tensor, x: torch.Tensor
+        self, masks: torch.Tensor, scores: torch.Tensor, size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the masks (mask, y, x) bool that are kept, and their scores."""
         masks, scores = masks.flatten(0, 1), scores.flatten()
         sure = scores > self.score
-        masks, scores = _upscaled(masks[sure], x.shape[-2:]), scores[sure]
+        masks, scores = _upscaled(masks[sure], size), scores[sure]
         if self.stability > 0:
             inner, outer = (masks > 1).sum((1, 2)), (masks > -1).sum((1, 2))
             stable = inner / outer > self.stability
@@ -177,31 +188,40 @@ def distinct(boxes: torch.Tensor, scores: torch.Tensor, most: float) -> list[int
     return kept
 
 
-class Asked(nn.Module):
+class Asked(Finder):
     """The mask of each prompt."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, x: torch.Tensor, prompts: Sequence[Prompt]) -> Detections:
-        """Return one mask per prompt of a window, (1, band, y, x), in their order."""
-        embedded = self.decoder.embed(x)
-        masks = torch.zeros((len(prompts), *x.shape[-2:]), dtype=torch.bool)
-        scores = torch.zeros(len(prompts))
+    def features(self, x: torch.Tensor) -> dict[str, Any]:
+        """Return the embeddings of windows."""
+        return self.decoder.embed(x)
+
+    def detections(
+        self,
+        features: dict[str, Any],
+        size: tuple[int, int],
+        *asked: Sequence[Prompt],
+    ) -> Detections:
+        """Return one mask per prompt of a window, in their order."""
+        (prompts,), device = asked, self.decoder.device
+        masks = torch.zeros((len(prompts), *size), dtype=torch.bool, device=device)
+        scores = torch.zeros(len(prompts), device=device)
         for places in _alike(prompts):
-            points, boxes = _tensors([prompts[i] for i in places], x.device)
+            points, boxes = _tensors([prompts[i] for i in places], device)
             # One point may mean a part or the whole: the surest of three; a box not.
             several = boxes is None and points is not None and points.shape[1] == 1
-            logits, sure = self.decoder.ask(embedded, points, boxes, several=several)
+            logits, sure = self.decoder.ask(features, points, boxes, several=several)
             best = sure.argmax(1)
-            rows = torch.arange(len(places), device=x.device)
-            found = _upscaled(logits[rows, best], x.shape[-2:]) > 0
-            masks[places], scores[places] = found.cpu(), sure[rows, best].cpu()
+            rows = torch.arange(len(places), device=device)
+            masks[places] = _upscaled(logits[rows, best], size) > 0
+            scores[places] = sure[rows, best]
         return Detections(
-            masks=masks.to(x.device),
-            channels=torch.zeros(len(prompts), dtype=torch.long, device=x.device),
-            scores=scores.to(x.device),
+            masks=masks,
+            channels=torch.zeros(len(prompts), dtype=torch.long, device=device),
+            scores=scores,
         )
 
 

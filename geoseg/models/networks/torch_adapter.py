@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from geoseg.models.networks.device import (
     choose_precision,
     free_memory,
     is_out_of_memory,
+    steady_kernels,
     torch_dtype,
 )
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
@@ -79,7 +79,7 @@ class TorchModel(AnyModel):
         self.device = str(self._device)
         self.precision = choose_precision(self._device, options.precision)
         self.engine = choose_engine(self._device, options.engine)
-        self.streams = self.engine != "threads" and card.output != "labels"
+        self.streams = self.engine != "threads"
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
@@ -228,14 +228,7 @@ class TorchModel(AnyModel):
 
     def kernels(self) -> AbstractContextManager[None]:
         """Kernels whose answer does not change from run to run; true fp32 in fp32."""
-        if self._device.type == "cpu":
-            return nullcontext()
-        return torch.backends.cudnn.flags(
-            enabled=True,
-            benchmark=False,
-            deterministic=True,
-            allow_tf32=self.precision != "fp32",
-        )
+        return steady_kernels(self._device, tf32=self.precision != "fp32")
 
     def _trial(self, batch: int) -> None:
         """Pass a batch of blank windows, without waiting for the device."""

@@ -17,7 +17,7 @@ from torch import nn
 from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
 from geoseg.models.networks import smp
-from geoseg.models.networks.detector import Detections, DetectorModel
+from geoseg.models.networks.detector import Detections, DetectorModel, Finder
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors, save_network
 
@@ -49,20 +49,46 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model | InstanceM
     return DetectorModel(MaskRcnn(module), folder.card, options)
 
 
-class MaskRcnn(nn.Module):
-    """A detector of torchvision, one window at a time."""
+class MaskRcnn(Finder):
+    """A detector of torchvision: its forward pass, cut where windows part."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:  # noqa: ANN401 - a `MaskRCNN`
         super().__init__()
-        self.network = network
+        self.network: Any = network
 
-    def forward(self, x: torch.Tensor) -> Detections:
-        """Return what is found in one window, (1, band, y, x)."""
-        found = self.network([x[0]])[0]
+    def features(self, x: torch.Tensor) -> dict[str, Any]:
+        """Return the pyramid, proposals and the sizes that it sees windows in."""
+        network = self.network
+        images, _ = network.transform(list(x))
+        pyramid = network.backbone(images.tensors)
+        proposals, _ = network.rpn(images, pyramid)
+        return {
+            "pyramid": pyramid,
+            "proposals": proposals,
+            "sizes": images.image_sizes,
+        }
+
+    def of_window(self, features: dict[str, Any], i: int) -> dict[str, Any]:
+        """Return the features of one window; each has proposals of its own number."""
+        pyramid = {
+            name: level[i : i + 1] for name, level in features["pyramid"].items()
+        }
+        own = {name: features[name][i : i + 1] for name in ("proposals", "sizes")}
+        return {"pyramid": pyramid, **own}
+
+    def detections(
+        self, features: dict[str, Any], size: tuple[int, int], *_: object
+    ) -> Detections:
+        """Return what is found in one window."""
+        network, sizes = self.network, features["sizes"]
+        found, _losses = network.roi_heads(
+            features["pyramid"], features["proposals"], sizes
+        )
+        (only,) = network.transform.postprocess(found, sizes, [size])
         return Detections(
-            masks=found["masks"][:, 0] > 0.5,
-            channels=found["labels"] - 1,  # 0 is the background
-            scores=found["scores"],
+            masks=only["masks"][:, 0] > 0.5,
+            channels=only["labels"] - 1,  # 0 is the background
+            scores=only["scores"],
         )
 
 

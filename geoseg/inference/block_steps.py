@@ -1,0 +1,373 @@
+"""What a device makes of windows: a step for every kind of answer.
+
+A stream cuts windows, fills batches, keeps time; what a batch is passed through, what
+its answer is added to, and what a block's answer is made of in the end, is told by one
+of these: `BlendStep` of scores, `LabelStep` of labels, `ObjectStep` of objects
+(`objects/step.py`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from geoseg.core.blend import probability_bytes, ramp
+from geoseg.core.classes import nodata_value
+from geoseg.core.grid import Window
+from geoseg.errors import ModelError
+from geoseg.inference.semantic import (
+    NotFiniteError,
+    PartialBlock,
+    PartialSums,
+    border_of,
+    halo_of,
+    not_finite,
+    values_of,
+)
+from geoseg.inference.semantic import blank as blank_arrays
+from geoseg.inference.steps import blank_weights
+from geoseg.inference.windows import Cells, cells_with_data
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.core.tiling import Tiling
+    from geoseg.inference.device import Device
+    from geoseg.inference.work import Run, Work
+    from geoseg.models.card import Card
+    from geoseg.models.contract import Model
+
+_KEPT = 256  # tensors of weights on the device
+
+
+class BlockStep(Protocol):
+    """What a stream asks of a step; all but `begin` and `answer` by its own thread."""
+
+    is_fixed: bool
+    """Whether a batch is a function of tensors that can be recorded, or compiled."""
+
+    def cells(self, work: Work) -> Cells:
+        """Return the cells of a block whose windows are to be passed, row by row."""
+        ...
+
+    def begin(self, work: Work, device: Device) -> None:
+        """Make room on the device for what windows are added to; in a task's thread."""
+        ...
+
+    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:
+        """Return what goes in beside the pixels of a batch of `size` windows."""
+        ...
+
+    def blank_inputs(
+        self, size: int, shape: tuple[int, int], device: torch.device
+    ) -> tuple[Any, ...]:
+        """Return the same for a blank batch."""
+        ...
+
+    def __call__(self, pixels: torch.Tensor, *inputs: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        """Pass a batch (n, band, y, x) float32; each item answered is by window."""
+        ...
+
+    def add(self, run: Run, *answer: Any) -> None:  # noqa: ANN401
+        """Add what was answered of the windows of a run to their block."""
+        ...
+
+    def complete(self, work: Work) -> list[torch.Tensor]:
+        """Return what goes back of a block whose windows have all been added."""
+        ...
+
+    def answer(self, work: Work, arrays: list[NDArray[Any]], seconds: float) -> Any:  # noqa: ANN401
+        """Return a block's answer; in a task's thread.
+
+        Args:
+            work: The block.
+            arrays: What `complete` returned; nothing where no window was passed.
+            seconds: Time of the device.
+        """
+        ...
+
+
+class BlendStep:
+    """Scores, weighted and added up; a `PartialBlock` of them."""
+
+    is_fixed = True
+
+    def __init__(self, card: Card, blended: Any = None) -> None:  # noqa: ANN401 - a module
+        """Remember what is asked.
+
+        Args:
+            card: Of a model that answers scores.
+            blended: A `Blended` of it; None where another step passes windows.
+        """
+        self.card, self._blended = card, blended
+        self._weights: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+
+    def cells(self, work: Work) -> Cells:
+        """Return those that hold a valid pixel."""
+        return list(cells_with_data(work.block, work.pixels))
+
+    def begin(self, work: Work, device: Device) -> None:
+        """Make room for the sums (class, y, x) int32 of the block and its halo."""
+        work.valid = valid_inside(work, device)
+        area = work.area
+        work.kept = device.zeros((self.card.channels, area.height, area.width))
+
+    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:
+        """Return the weights of windows along y and x."""
+        cells = [cell for run in runs for cell in run.cells]
+        cells += cells[-1:] * (size - len(cells))
+        tiling = runs[0].work.block.tiling
+        window = tiling.model_window(*cells[0])
+        return (
+            self._ramps(window.height, [c[0] for c in cells], tiling, device, axis=0),
+            self._ramps(window.width, [c[1] for c in cells], tiling, device, axis=1),
+        )
+
+    def blank_inputs(
+        self, size: int, shape: tuple[int, int], device: torch.device
+    ) -> tuple[Any, ...]:
+        """Return weights of nothing."""
+        return blank_weights(size, shape, device)
+
+    def __call__(self, pixels: torch.Tensor, *inputs: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        """Return weighted integer scores, and whether they are finite."""
+        return self._blended(pixels, *inputs)  # type: ignore[no-any-return]
+
+    def add(self, run: Run, *answer: Any) -> None:  # noqa: ANN401
+        """Add weighted scores to the sums."""
+        shares, finite = answer
+        assert run.work.kept is not None
+        run.work.finite.append(finite.clone())
+        _add_run(run, shares, run.work.kept)
+
+    def complete(self, work: Work) -> list[torch.Tensor]:
+        """Label the block; return its arrays, sums of border and halo, and `finite`."""
+        sums, block = work.kept, work.block
+        assert sums is not None
+        inside = sums[(slice(None), *block.window.relative_to(work.area).slices)]
+        outputs = _labelled(inside, work.valid, self.card, work.names)
+        pieces = [
+            sums[(slice(None), *window.relative_to(work.area).slices)].reshape(-1)
+            for window in (*border_of(block), *halo_of(block).values())
+        ]
+        flat = torch.cat(pieces) if pieces else sums.new_zeros(0)
+        return [*outputs, flat, torch.cat(work.finite).all()]
+
+    def answer(
+        self, work: Work, arrays: list[NDArray[Any]], seconds: float
+    ) -> PartialBlock:
+        """Return what is known of the block before its neighbours' halo sums are there.
+
+        Raises:
+            NotFiniteError: A score is NaN or infinite.
+        """
+        if not arrays:
+            return _blank_block(work, self.card)
+        block, card = work.block, self.card
+        *outputs, flat, finite = arrays
+        if not finite:
+            raise NotFiniteError(not_finite(card, block))
+        dtype = values_of(card).dtype
+        windows = [*border_of(block), *halo_of(block).values()]
+        sums = list(_cut_up(flat, windows, card.channels))
+        border = sums[: len(border_of(block))]
+        return PartialBlock(
+            arrays={
+                name: array.view(dtype if name == "classes" else np.uint8)
+                for name, array in zip(work.names, outputs, strict=True)
+            },
+            border=tuple(border),
+            halo=dict(zip(halo_of(block), sums[len(border) :], strict=True)),
+            windows=work.windows,
+            forward_seconds=seconds,
+        )
+
+    def _ramps(
+        self, side: int, cells: list[int], tiling: Tiling, device: Device, *, axis: int
+    ) -> torch.Tensor:
+        """Return the weights of a batch's windows along one axis, (n, side) int32."""
+        count = (tiling.cell_rows, tiling.cell_cols)[axis]
+        ends = [2 * (cell > 0) + (cell < count - 1) for cell in cells]
+        key = (side, *ends)
+        if key not in self._weights:
+            rows = [
+                ramp(side, tiling.overlap, before=bool(e & 2), after=bool(e & 1))
+                for e in ends
+            ]
+            self._weights[key] = device.sent(np.stack(rows))
+            while len(self._weights) > _KEPT:
+                self._weights.popitem(last=False)
+        self._weights.move_to_end(key)
+        return self._weights[key]
+
+
+class LabelStep:
+    """Labels, of which every window's inner cell is kept; a `PartialBlock` of them."""
+
+    is_fixed = True
+
+    def __init__(self, model: Model) -> None:
+        self._model, self.card = model, model.card
+
+    def cells(self, work: Work) -> Cells:
+        """Return those that hold a valid pixel."""
+        return list(cells_with_data(work.block, work.pixels))
+
+    def begin(self, work: Work, device: Device) -> None:
+        """Make room for labels (cell, y, cell, x) of the block's cells."""
+        work.valid = valid_inside(work, device)
+        stride, (rows, cols) = work.block.tiling.stride, work.block.cells
+        nodata, dtype = _nodata(self.card), _signed(self.card)
+        labels = np.full((len(rows), stride, len(cols), stride), nodata, dtype)
+        work.kept = device.sent(labels)
+
+    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:  # noqa: ARG002
+        """Return nothing."""
+        return ()
+
+    def blank_inputs(self, *_: object) -> tuple[Any, ...]:
+        """Return nothing."""
+        return ()
+
+    def __call__(self, pixels: torch.Tensor, *_: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        """Return labels (n, y, x)."""
+        labels = self._model.scores(pixels)
+        expected = (len(pixels), *pixels.shape[2:])
+        if tuple(labels.shape) != expected or labels.dtype.is_floating_point:
+            raise ModelError(
+                f"model {self.card.name!r} gave {labels.dtype} {tuple(labels.shape)}, "
+                f"its card promises integer labels {expected}"
+            )
+        return (labels,)
+
+    def add(self, run: Run, *answer: Any) -> None:  # noqa: ANN401
+        """Keep the inner cells."""
+        (labels,), work = answer, run.work
+        margin, (rows, cols) = work.block.tiling.margin, work.block.cells
+        inner = labels[:, margin : labels.shape[1] - margin, margin:]
+        inner = inner[:, :, : labels.shape[2] - 2 * margin].permute(1, 0, 2)
+        assert work.kept is not None
+        kept = work.kept[run.row - rows[0], :, run.first - cols[0] :]
+        kept[: len(inner), : len(run), : inner.shape[2]] = inner
+
+    def complete(self, work: Work) -> list[torch.Tensor]:
+        """Return the labels of the block's pixels."""
+        window = work.block.window
+        assert work.kept is not None
+        rows, stride, cols, _ = work.kept.shape
+        labels = work.kept.reshape(rows * stride, cols * stride)
+        labels = labels[: window.height, : window.width]
+        if work.valid is not None:
+            labels = torch.where(work.valid, labels, _nodata(self.card))
+        return [labels.contiguous()]
+
+    def answer(
+        self, work: Work, arrays: list[NDArray[Any]], seconds: float
+    ) -> PartialBlock:
+        """Return the block, which needs no neighbour."""
+        if not arrays:
+            found = blank_arrays(work.block.window, self.card, ["classes"])
+        else:
+            found = {"classes": arrays[0].view(values_of(self.card).dtype)}
+        return PartialBlock(arrays=found, windows=work.windows, forward_seconds=seconds)
+
+
+def valid_inside(work: Work, device: Device) -> torch.Tensor | None:
+    """Return on the device which pixels of a block are valid; None where all are."""
+    inside = work.pixels.valid_in(work.block.window)
+    return None if inside.all() else device.sent(inside)
+
+
+def _signed(card: Card) -> np.dtype[Any]:
+    """Return the dtype of labels as torch knows it: its bytes are the same."""
+    dtype = values_of(card).dtype
+    return np.dtype(np.int16) if dtype == np.uint16 else dtype
+
+
+def _nodata(card: Card) -> int:
+    """Return nodata in that dtype."""
+    nodata = np.array(nodata_value(card.classes), values_of(card).dtype)
+    return int(nodata.view(_signed(card)))
+
+
+def _add_run(run: Run, shares: torch.Tensor, sums: torch.Tensor) -> None:
+    """Add windows to the sums, every second at once: those do not overlap.
+
+    What windows at the raster's far edges see beyond the block's halo is left out.
+    """
+    work, tiling = run.work, run.work.block.tiling
+    window = tiling.model_window(run.row, run.first).relative_to(work.area)
+    classes, height, width = sums.shape
+    y, side = window.y, window.width
+    high = min(window.height, height - y)
+    for odd in range(min(2, len(run))):
+        x = window.x + odd * tiling.stride
+        part = shares[odd::2, :, :high]
+        inside = len(part)
+        last = x + 2 * tiling.stride * (inside - 1)
+        if last + side > width:  # the last one reaches too far
+            sums[:, y : y + high, last:width] += part[-1, :, :, : width - last]
+            inside -= 1
+        if inside:
+            strides = (2 * tiling.stride, height * width, width, 1)
+            shape = (inside, classes, high, side)
+            offset = sums.storage_offset() + y * width + x
+            sums.as_strided(shape, strides, offset).add_(part[:inside])
+
+
+def _labelled(
+    sums: torch.Tensor, valid: torch.Tensor | None, card: Card, names: Sequence[str]
+) -> list[torch.Tensor]:
+    """Return a block's arrays, of the sums (class, y, x) of its pixels, on the device.
+
+    The first of equal classes wins, as `torch.max` promises.
+    """
+    best, index = sums.max(0)
+    labels = torch.from_numpy(values_of(card).view(_signed(card))).to(sums.device)[
+        index
+    ]
+    arrays = {"classes": (labels, _nodata(card))}
+    if "confidence" in names:
+        arrays["confidence"] = probability_bytes(best), 255
+    if "probabilities" in names:
+        arrays["probabilities"] = probability_bytes(sums), 255
+    if valid is None:
+        return [arrays[name][0] for name in names]
+    return [
+        torch.where(
+            valid, array, torch.tensor(nodata, dtype=array.dtype, device=array.device)
+        )
+        for array, nodata in (arrays[name] for name in names)
+    ]
+
+
+def _cut_up(
+    flat: NDArray[Any], windows: Sequence[Window], channels: int
+) -> Iterator[PartialSums]:
+    begin = 0
+    for window in windows:
+        end = begin + channels * window.area
+        shape = (channels, window.height, window.width)
+        yield PartialSums(window=window, sums=flat[begin:end].reshape(shape))
+        begin = end
+
+
+def _blank_block(work: Work, card: Card) -> PartialBlock:
+    """Return a block without a valid pixel; its neighbours get zeros."""
+    block = work.block
+
+    def zeros(window: Window) -> PartialSums:
+        shape = (card.channels, window.height, window.width)
+        return PartialSums(window=window, sums=np.zeros(shape, np.int32))
+
+    return PartialBlock(
+        arrays=blank_arrays(block.window, card, work.names),
+        border=tuple(map(zeros, border_of(block))),
+        halo={key: zeros(window) for key, window in halo_of(block).items()},
+        windows=0,
+        forward_seconds=0.0,
+    )
