@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,9 +15,6 @@ from geoseg.core.grid import Window
 from geoseg.core.tiling import Block
 from geoseg.inference.device import Mark
 from geoseg.inference.windows import Cells, Pixels
-
-if TYPE_CHECKING:
-    from geoseg.inference.objects.step import Seen
 
 Shape = tuple[int, int]
 """Rows and columns of a window."""
@@ -41,8 +38,8 @@ class Work:
     """What windows are added to, on the device: sums, or labels."""
     finite: list[torch.Tensor] = field(default_factory=list)
     """(n,) of windows that are added, whether their scores are finite."""
-    seen: list[Seen] = field(default_factory=list)
-    """Objects of windows that are added."""
+    seen: list[tuple[tuple[int, int], list[torch.Tensor]]] = field(default_factory=list)
+    """Cells of windows that are added, and the objects there."""
     runs: list[tuple[Shape, Run]] = field(default_factory=list)
     windows: int = 0
     """How many windows pass."""

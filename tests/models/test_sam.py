@@ -336,8 +336,8 @@ def test_the_card_is_made_from_the_configuration(tmp_path):
     assert [c.name for c in card.classes] == ["object"]
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_map_does_not_depend_on_blocks(tmp_path, scene, monkeypatch, asked):
+@pytest.mark.parametrize(("asked", "engine"), [(False, "auto"), (True, "torch")])
+def test_a_map_does_not_depend_on_blocks(tmp_path, scene, monkeypatch, asked, engine):
     """A whole run of both kinds, on a piece of a real scene, cut in two ways."""
     monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 96)
     folder = tmp_path / "sam"
@@ -364,7 +364,7 @@ def test_a_map_does_not_depend_on_blocks(tmp_path, scene, monkeypatch, asked):
     for out, block in (("a.zarr", 96), ("b.zarr", 288)):
         result = geoseg.segment(
             str(piece), model=str(folder), out=tmp_path / out, prompts=prompts,
-            block=block, device="cpu", progress=False,
+            block=block, device="cpu", engine=engine, batch=2, progress=False,
         )  # fmt: skip
         maps.append(result["instances"].to_numpy())
     np.testing.assert_array_equal(*maps)

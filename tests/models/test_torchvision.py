@@ -6,7 +6,7 @@ import torch
 
 from geoseg.core.grid import Window
 from geoseg.errors import ModelError
-from geoseg.models.load import load_model
+from geoseg.models.load import load_model, model_recipe
 from geoseg.models.objects import from_masks
 from geoseg.models.plain import card_from_dict
 from geoseg.rasters.open import open_source
@@ -105,4 +105,13 @@ class TestMaskRcnn:
         )
         np.testing.assert_array_equal(objects.labels, expected.labels)
         np.testing.assert_array_equal(objects.classes, expected.classes)
+        np.testing.assert_allclose(objects.scores, expected.scores, atol=1e-4)
+        # The same among other windows of a batch, as on a GPU.
+        model = model_recipe(folder, device="cpu", engine="torch", batch=2).load()
+        both = np.concatenate([pixels[..., ::-1], pixels]).astype(np.float32)
+        with torch.no_grad():
+            features = model.features(torch.from_numpy(both))
+            there = model.found(features, 1, (128, 128)).tensors()
+        objects = model.objects(*(x.numpy() for x in there))
+        assert (objects.labels == expected.labels).mean() > 0.999
         np.testing.assert_allclose(objects.scores, expected.scores, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,15 +24,7 @@ if TYPE_CHECKING:
     from geoseg.inference.objects.stitch import ObjectSet
     from geoseg.inference.semantic import PartialBlock
     from geoseg.inference.work import Run, Work
-    from geoseg.models.networks.detector import DetectorModel, Painted
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a window shows."""
-
-    cell: tuple[int, int]
-    objects: Painted
+    from geoseg.models.networks.detector import DetectorModel
 
 
 class ObjectStep:
@@ -95,14 +87,15 @@ class ObjectStep:
     def add(self, run: Run, *answer: Any) -> None:  # noqa: ANN401
         """Keep the objects, and add scores to the sums."""
         found, *scores = answer
-        run.work.seen += map(Seen, run.cells, found)
+        tensors = (objects.tensors() for objects in found)
+        run.work.seen += zip(run.cells, tensors, strict=True)
         if self._stuff is not None:
             self._stuff.add(run, *scores)
 
     def complete(self, work: Work) -> list[torch.Tensor]:
         """Return the objects' tensors, window by window, then those of scores."""
-        work.seen.sort(key=lambda seen: seen.cell)
-        objects = [x for seen in work.seen for x in seen.objects.tensors()]
+        work.seen.sort(key=lambda seen: seen[0])
+        objects = [x for _, tensors in work.seen for x in tensors]
         return objects + (self._stuff.complete(work) if self._stuff else [])
 
     def answer(
