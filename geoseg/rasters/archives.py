@@ -25,7 +25,7 @@ from geoseg.core.dates import moment_of
 from geoseg.core.extras import require
 from geoseg.core.text import did_you_mean, redact
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
-from geoseg.errors import GeosegError, UnavailableError, first_line
+from geoseg.errors import GeosegError, RasterError, UnavailableError, first_line
 from geoseg.location import keep_secret
 from geoseg.rasters.addresses import host_of, is_remote
 
@@ -86,12 +86,17 @@ def _archives(own: str, changed: int | None) -> Mapping[str, Archive]:
     if changed is None:
         if VARIABLE in os.environ:
             raise GeosegError(f"{own}, which {VARIABLE} names, cannot be read")
-        return _read(str(_KNOWN))
+        return _shipped()
     mine = _read(own)
-    return {**mine, **{k: v for k, v in _read(str(_KNOWN)).items() if k not in mine}}
+    return {**mine, **{k: v for k, v in _shipped().items() if k not in mine}}
 
 
-def _read(path: str) -> dict[str, Archive]:
+@lru_cache(maxsize=1)
+def _shipped() -> Mapping[str, Archive]:
+    return _read(str(_KNOWN))
+
+
+def _read(path: str) -> Mapping[str, Archive]:
     kind = dict[str, Archive]
     return checked_as(TypeAdapter(kind), read_toml(path), path, kind)
 
@@ -143,19 +148,11 @@ def _archive_of(path: str) -> Archive | None:
     if not is_remote(path):
         return None
     host = host_of(f"s3://{path[7:]}" if path.startswith("/vsis3/") else path)
-    return _by_host().get(host) if host else None
-
-
-def _by_host() -> Mapping[str, Archive]:
     try:
-        return _hosts(tuple(archives().values()))
+        known = archives()
     except GeosegError:  # said where archives are asked for, not at every read
-        return _hosts(tuple(_read(str(_KNOWN)).values()))
-
-
-@lru_cache(maxsize=8)
-def _hosts(known: tuple[Archive, ...]) -> Mapping[str, Archive]:
-    return {host: a for a in reversed(known) for host in a.hosts}
+        known = _shipped()
+    return next((a for a in known.values() if host in a.hosts), None)
 
 
 def gdal_settings(path: str) -> Mapping[str, str]:
@@ -183,7 +180,7 @@ def signed(path: str) -> str:
     if archive is None or archive.sign in {None, "earthdata"}:
         return path
     try:
-        if archive.sign == "planetary-computer":
+        if archive.sign == "planetary-computer":  # requests' errors are OSErrors
             computer = require(
                 "planetary_computer",
                 what="reading the Planetary Computer",
@@ -192,18 +189,19 @@ def signed(path: str) -> str:
             address = str(computer.sign(path))
         else:
             address = _SIGNATURES.address(str(archive.sign), path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as error:  # requests' are OSErrors
+    except (OSError, ValueError, KeyError, TypeError, RasterError) as error:
         raise UnavailableError(
             f"{redact(path)} cannot be signed by {redact(str(archive.sign))}: "
             f"{first_line(error)}; the same command can succeed later"
         ) from error
     keep_secret(address)
     return address
+
+
+def as_told(path: str) -> str:
+    """Return the address of a file as its archive tells it, where that signs it anew."""
+    archive = _archive_of(path)
+    return path if archive is None or archive.sign is None else unsigned(path)
 
 
 def unsigned(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -139,8 +140,8 @@ def _check_count(count: int, path: str) -> None:
 # --- APIs ---
 
 
-def from_api(url: str, collection: str | None, query: Query) -> Iterator[Item]:
-    """Yield the items that an API finds, page by page, as it tells them.
+def from_api(url: str, collection: str | None, query: Query) -> list[Item]:
+    """Return the items that an API finds, on all its pages, as it tells them.
 
     Clouds are not asked for: an API would leave out those that do not tell theirs.
 
@@ -150,10 +151,16 @@ def from_api(url: str, collection: str | None, query: Query) -> Iterator[Item]:
     """
     require("pystac_client", what="searching a STAC catalogue", extra="stac")
     from pystac_client import Client
+    from pystac_client.warnings import PystacClientWarning
 
-    with asking(url):
+    found: list[Item] = []
+    with asking(url), warnings.catch_warnings():
+        # What it lacks of the specification matters to its maintainers.
+        warnings.simplefilter("ignore", PystacClientWarning)
         client = Client.open(url, stac_io=api_io())
         links = client.get_links("search")
+        for link in links:  # without a type pystac-client does not see them
+            link.media_type = link.media_type or "application/geo+json"
         ways = {link.extra_fields.get("method", "GET") for link in links}
         search = client.search(
             method="POST" if "POST" in ways or not ways else "GET",
@@ -162,13 +169,12 @@ def from_api(url: str, collection: str | None, query: Query) -> Iterator[Item]:
             limit=_PAGE,
             **_where(query.area),
         )
-        count = 0
         for page in search.pages_as_dicts():
-            count += len(page["features"])
-            _check_count(count, url)
-            yield from page["features"]
-        if not count and collection is not None:
+            found += page["features"]
+            _check_count(len(found), url)
+        if not found and collection is not None:
             _check_collection(client, collection, url)
+    return found
 
 
 def _asked(dates: Span) -> str | None:

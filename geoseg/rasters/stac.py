@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters import gcps
-from geoseg.rasters.archives import trusted_hosts, unsigned
+from geoseg.rasters.archives import as_told, trusted_hosts
 from geoseg.rasters.bands import (
     band_in_file_name,
     band_key,
@@ -120,7 +120,7 @@ def placed(
     found = {}
     for key, asset in assets.items():
         if isinstance(asset, Mapping) and isinstance(asset.get("href"), str):
-            href = absolute_href(unsigned(asset["href"]), by)
+            href = absolute_href(as_told(asset["href"]), by)
             if check and _is_raster(asset):
                 href = allowed(href, by, known)
             elif not is_remote(href) and not host_of(by):

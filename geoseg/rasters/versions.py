@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from geoseg.errors import GeosegError
-from geoseg.rasters.archives import gdal_settings, signed
+from geoseg.rasters.archives import as_told, gdal_settings, signed
 from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.references import file_of
 
@@ -48,7 +48,7 @@ class Versions:
     @classmethod
     def of(cls, paths: Iterable[str]) -> Self:
         """Look at files by the names that GDAL has for them."""
-        files = dict.fromkeys(file_of(p) for p in paths)
+        files = dict.fromkeys(as_told(file_of(p)) for p in paths)
         kept = [f for f in files if f and not f.lower().endswith(_NO_CHANGE)]
         remote = [f for f in kept if is_remote(f)][:_MOST_REMOTE]
         facts = {f: local_facts(f) for f in kept if not is_remote(f)}
