@@ -199,7 +199,7 @@ def signed(path: str) -> str:
 
 
 def as_told(path: str) -> str:
-    """Return the address of a file as its archive tells it, where that signs it anew."""
+    """Return an address as its archive tells it, where that signs it anew."""
     archive = _archive_of(path)
     return path if archive is None or archive.sign is None else unsigned(path)
 
