@@ -64,19 +64,22 @@ def read_parquet(path: str) -> list[dict[str, Any]]:
 
 
 def write_list(
-    path: Path, items: Sequence[Item], question: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    items: Sequence[Item],
+    question: Mapping[str, Any] | None = None,
 ) -> None:
     """Write items as an ItemCollection, in one step.
 
     Args:
-        path: The file.
+        path: The file, or the URL of an object.
         items: With whole addresses.
         question: What was searched for.
 
     Raises:
         GeosegError: It cannot be written.
     """
-    folder = os.path.realpath(path.parent)
+    name = os.fspath(path)
+    folder = "" if is_remote(name) else os.path.realpath(Path(name).parent)
     collection: dict[str, Any] = {
         "type": "FeatureCollection",
         "features": [_portable(item, folder) for item in items],
@@ -84,8 +87,22 @@ def write_list(
     }
     if question is not None:
         collection[QUESTION] = question
-    with written(path) as part:
-        part.write_text(json.dumps(collection, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(collection, indent=1) + "\n"
+    if not is_remote(name):
+        with written(Path(name)) as part:
+            part.write_text(text, encoding="utf-8")
+        return
+    import fsspec
+
+    from geoseg.maps.storage import access
+
+    try:
+        with fsspec.open(name, "wb", **access(name)) as file:
+            file.write(text.encode())
+    except Exception as error:  # fsspec's are of many kinds
+        raise RasterError(
+            f"{redact(name)} cannot be written: {squeezed(error, name)}"
+        ) from error
 
 
 def _portable(item: Item, folder: str) -> dict[str, Any]:
@@ -106,6 +123,8 @@ def _from(folder: str, href: str) -> str:
     if is_remote(href) or href.startswith("/vsi"):
         return unsigned(href)
     plain = href.removeprefix("file://")
+    if not folder:
+        return plain
     try:
         relative = os.path.relpath(os.path.realpath(plain), folder)
     except ValueError:  # another drive

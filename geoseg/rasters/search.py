@@ -204,10 +204,10 @@ def _told(
             f"of these; got {type(what).__name__}"
         )
     for item in items:  # whoever hands items over vouches for them
-        yield item, str(Path.cwd() / "items"), (*trust, *_places_of(item))
+        yield item, str(Path.cwd() / "items"), (*trust, *places_of(item))
 
 
-def _places_of(item: Item) -> Iterator[str]:
+def places_of(item: Item) -> Iterator[str]:
     """Yield the hosts and files that an item names."""
     assets = item.get("assets")
     for asset in assets.values() if isinstance(assets, Mapping) else ():
@@ -301,7 +301,7 @@ def _scenes(
             "their names, say --dates-from names"
         )
     for item in scene_items(paths, trust):
-        yield item, str(Path.cwd() / "items"), (*trust, *_places_of(item))
+        yield item, str(Path.cwd() / "items"), (*trust, *places_of(item))
 
 
 # --- what was asked ---
