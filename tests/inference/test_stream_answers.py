@@ -244,3 +244,40 @@ def test_painted_on_a_device_is_painted_here(count):
     np.testing.assert_array_equal(here.labels, there.labels)
     np.testing.assert_array_equal(here.classes, there.classes)
     np.testing.assert_array_equal(here.scores, there.scores)
+
+
+@on_devices
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "threshold:(a-b)/(a+b):0.1",
+        "threshold:max(a, b, 2*c) - sqrt(abs(a-c))>=50000.5",
+        "otsu:a:4",
+        "kmeans:5",
+        "gmm:3",
+    ],
+)
+def test_single_pixels_are_labelled_alike_everywhere(spec, device):
+    of, found = source(), []
+    for engine in ("auto", "torch"):
+        where = "cpu" if engine == "auto" else device
+        recipe = model_recipe(spec, device=where, engine=engine, batch=5)
+        found.append(recipe.bound(of).fit(of).load())
+    plain, model = found
+    assert (plain.streams, model.streams) == (False, True)
+    of = MemorySource(
+        values=of.values[[of.names.index(b.name) for b in model.card.bands]],
+        mask=of.mask,
+        names=tuple(b.name for b in model.card.bands),
+    )
+    stream = Stream(model, step_of(model), batch=5, memory=1e9, tasks=Tasks())
+    classes = set()
+    for block in tiling(overlap=0).each_block():
+        with stream.tasks.one_more():
+            seen = read_windows(of, model.card, block.reach)
+            there = stream.segment(block, seen, ["classes"]).arrays["classes"]
+        here = segment_block(of, plain, block).arrays["classes"]
+        np.testing.assert_array_equal(here, there)
+        classes |= set(np.unique(here).tolist())
+    assert len(classes) == len(model.card.classes) + 1
+    stream.close()

@@ -7,6 +7,8 @@ darkest to the brightest. Pixels that are not finite belong to class 0.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -28,6 +30,7 @@ from geoseg.models.classical.method import (
 from geoseg.models.classical.sample import sample_pixels
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from geoseg.models.identity import Opened
@@ -52,6 +55,7 @@ class KMeans(ClassicalMethod):
 
     fits = True
     learned = ("centres", "spreads")
+    takes_tensors = True
 
     def fit(self, source: Source) -> Self:
         """Return the model fitted to a seeded sample of the raster's valid pixels."""
@@ -62,11 +66,30 @@ class KMeans(ClassicalMethod):
         names = [band.name for band in source.bands]
         return self.taught(names, centres=centres[order], spreads=spreads)
 
-    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Return (n, y, x) labels."""
+    def labels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, y, x) labels of windows on a device."""
+        factors, centres = self._scaled
+        scaled = [x * float(f) for x, f in zip(pixels.unbind(1), factors, strict=True)]
+
+        def distance(centre: NDArray[np.float32]) -> torch.Tensor:
+            total = pixels.new_zeros(())
+            for x, c in zip(scaled, centre, strict=True):
+                d = x - float(c)
+                total = total + d * d
+            return total
+
+        return first_best(map(distance, centres), operator.lt)
+
+    @property
+    def _scaled(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What pixels are multiplied by (band,), and the centres of such pixels."""
         centres, spreads = self.known()
         scaled = (centres / spreads).astype(np.float32)
-        factors = (1 / spreads).astype(np.float32)
+        return (1 / spreads).astype(np.float32), scaled
+
+    def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Return (n, y, x) labels."""
+        factors, scaled = self._scaled
         return each_window(
             pixels, lambda item, out: _nearest(item, factors, scaled, out)
         )
@@ -131,6 +154,7 @@ class Mixture(ClassicalMethod):
 
     fits = True
     learned = ("means", "factors", "offsets")
+    takes_tensors = True
 
     def fit(self, source: Source) -> Self:
         """Return the model fitted to a seeded sample of the raster's valid pixels."""
@@ -145,6 +169,25 @@ class Mixture(ClassicalMethod):
             factors=(factors / spreads[:, None])[order],
             offsets=heights[order],
         )
+
+    def labels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, y, x) labels of windows on a device."""
+        known = [array.astype(np.float32) for array in self.known()]
+        planes = pixels.unbind(1)
+
+        def score(
+            mean: NDArray[np.float32], factor: NDArray[np.float32], offset: np.float32
+        ) -> torch.Tensor:
+            total = pixels.new_full((), float(offset))
+            for j in range(len(mean)):
+                part = pixels.new_zeros(())
+                for b in range(j + 1):
+                    centred = planes[b] - float(mean[b])
+                    part = part + centred * float(factor[b, j])
+                total = total - 0.5 * part * part
+            return total
+
+        return first_best(map(score, *known), operator.gt)
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Return (n, y, x) labels."""
@@ -193,6 +236,26 @@ def _likeliest(
                 better = k == 0 or score[x] > best[x]
                 best[x] = score[x] if better else best[x]
                 out[y, x] = np.uint8(k) if better else out[y, x]
+
+
+def first_best(
+    planes: Iterable[torch.Tensor],
+    better: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Return the number of the best plane at every pixel as uint8, the first of equals.
+
+    NaN is better than nothing, and nothing is better than NaN.
+    """
+    import torch
+
+    rest = iter(planes)
+    best = next(rest)
+    index = best.new_zeros(best.shape, dtype=torch.uint8)
+    for number, plane in enumerate(rest, start=1):
+        wins = better(plane, best)
+        best = torch.where(wins, plane, best)
+        index.masked_fill_(wins, number)
+    return index
 
 
 def _sample(source: Source, clusters: int) -> NDArray[np.float64]:

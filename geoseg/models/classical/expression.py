@@ -7,9 +7,10 @@ gives an infinity, or NaN where zero is divided by zero; a NaN is never above an
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 _BINARY: Mapping[type[ast.operator], str] = {
@@ -66,6 +68,32 @@ class Expression:
         flat = [np.ascontiguousarray(p).reshape(-1) for p in planes]
         _compiled_value(self.code, len(self.bands))(*flat, out.reshape(-1))
         return out
+
+    def on_tensors(self, planes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compute it on one float32 tensor per band, of any one shape, where they lie.
+
+        Numbers are tensors without dimensions, so that all is computed in float32.
+        """
+        import torch
+
+        def smaller(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            for other in others:  # as Python's `min`, also of NaN
+                first = torch.where(other < first, other, first)
+            return first
+
+        def larger(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            for other in others:
+                first = torch.where(other > first, other, first)
+            return first
+
+        def number(value: float) -> torch.Tensor:
+            return torch.tensor(value, dtype=torch.float32)
+
+        numpy = SimpleNamespace(float32=number, sqrt=torch.sqrt, log=torch.log)
+        scope = {"np": numpy, "abs": torch.abs, "min": smaller, "max": larger}
+        bands = {f"x{i}": plane for i, plane in enumerate(planes)}
+        # Of checked parts only, see `_code`.
+        return eval(self.code, {"__builtins__": {}}, scope | bands)  # type: ignore[no-any-return]  # noqa: S307
 
 
 def parse(text: str) -> Expression:

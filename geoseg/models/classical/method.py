@@ -12,12 +12,16 @@ from geoseg.errors import ModelError
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.contract import AnyModel
 from geoseg.models.identity import Opened, opened
+from geoseg.models.networks.device import ModelOptions, choose_device, choose_engine
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from geoseg.core.classes import Class
+    from geoseg.rasters.open import Source
 
+_BATCH = 64  # windows on a device, of which some planes of fp32 are held
 MOST = 254
 """Classes in a map of one byte."""
 
@@ -32,6 +36,15 @@ class ClassicalMethod(AnyModel):
     device = "cpu"
     precision = "fp32"
     learned: ClassVar[tuple[str, ...]] = ()
+    takes_tensors: ClassVar[bool] = False
+    """Whether it can label on a device, by `labels`."""
+
+    def labels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, y, x) integers of windows (n, band, y, x) float32 on a device.
+
+        The arithmetic is that of `predict` in fp32, in the same order.
+        """
+        raise NotImplementedError
 
     def known(self) -> tuple[Any, ...]:
         """Return what was learned, or raise where nothing was yet."""
@@ -54,6 +67,66 @@ class ClassicalMethod(AnyModel):
     def taught(self, bands: Iterable[str], **learned: Any) -> Self:  # noqa: ANN401
         """Return the model of these bands, with what it has learned."""
         return replace(self, card=of_bands(self.card, bands), **learned)  # type: ignore[type-var]
+
+
+def placed(method: ClassicalMethod, options: ModelOptions) -> AnyModel:
+    """Return a method as it is asked for: itself, or on a device.
+
+    It takes as long as reading takes, wherever it runs: so it stays on the processor
+    unless the user says otherwise, which leaves the cores to the decoder.
+
+    Raises:
+        ModelError: There is no such device.
+    """
+    stays = options.device in {"auto", "cpu"} and options.engine in {"auto", "threads"}
+    if stays or not method.takes_tensors:
+        return method
+    device = choose_device(options.device)
+    choose_engine(device, options.engine)
+    return OnDevice(method, str(device), options.batch or _BATCH)
+
+
+class OnDevice(AnyModel):
+    """A method whose windows are cut and labelled on a device."""
+
+    engine = "torch"
+    precision = "fp32"
+    streams = True
+
+    def __init__(self, method: ClassicalMethod, device: str, batch: int) -> None:
+        self._method, self.device, self.batch = method, device, batch
+        self.fits = method.fits
+
+    @property
+    def card(self) -> Card:  # type: ignore[override]
+        """The method's card."""
+        return self._method.card
+
+    def predict(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return (n, y, x) labels, from the processor."""
+        return self._method.predict(pixels)  # type: ignore[no-any-return]
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, y, x) labels of windows on the device."""
+        return self._method.labels(pixels)
+
+    def working_bytes(self) -> int:
+        """Return how much memory a batch takes: its pixels, and some planes."""
+        planes = 2 * len(self.card.bands) + 8
+        return self.batch * self.card.window**2 * 4 * planes
+
+    def fit(self, source: Source) -> Self:
+        """Return the fitted method, on the same device."""
+        return type(self)(self._method.fit(source), self.device, self.batch)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the method has learned."""
+        return self._method.parameters()
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Self:
+        """Return the method that has learned this, on the same device."""
+        method = self._method.with_parameters(parameters)
+        return type(self)(method, self.device, self.batch)
 
 
 def of_bands(card: Card, names: Iterable[str]) -> Card:
@@ -106,7 +179,11 @@ def method_card(
 
 def open_method(spec: str, model: AnyModel, *marks: str) -> Opened:
     """Return a method as what a user named; what it reads is told by `marks`."""
-    return opened(spec, model.card, lambda _options: model, *(marks or (spec,)))
+
+    def load(options: ModelOptions) -> AnyModel:
+        return placed(model, options) if isinstance(model, ClassicalMethod) else model
+
+    return opened(spec, model.card, load, *(marks or (spec,)))
 
 
 def count_in(text: str, spec: str, what: str, fewest: int, most: int, hint: str) -> int:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from geoseg.models.classical.method import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from geoseg.models.identity import Opened
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 _COMPARE = {
     ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal,
+}  # fmt: skip
+_HOLDS: Mapping[str, Any] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
 }  # fmt: skip
 _COMPARISON = re.compile(r"^(?P<left>.*?)(?P<op>>=|<=|>|<)(?P<value>[^<>=]+)$")
 # What lies above the threshold of an index, in its usual colour.
@@ -69,6 +74,17 @@ class Threshold(ClassicalMethod):
     """With what, ascending; None until it is fitted."""
 
     learned = ("values",)
+    takes_tensors = True
+
+    def labels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, y, x) labels of windows on a device."""
+        (values,) = self.known()
+        plane = self.expression.on_tensors(pixels.unbind(1))
+        holds = _HOLDS[self.comparison]
+        first, *others = (holds(plane, float(np.float32(v))).byte() for v in values)
+        for other in others:
+            first = first + other
+        return first  # type: ignore[no-any-return]
 
     def predict(self, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Return (n, y, x) labels."""
