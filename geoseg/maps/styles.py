@@ -14,7 +14,7 @@ _OGC = "http://www.opengis.net/ogc"
 _SLD = "http://www.opengis.net/sld"
 _FIELD = "class_name"
 STYLES = """
-CREATE TABLE layer_styles (
+CREATE TABLE IF NOT EXISTS layer_styles (
   id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
   f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256),
   styleName TEXT(30), styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN,

@@ -47,7 +47,7 @@ class RegionsOptions(Options):
     """Add a column `area_ha` or `area_km2` beside `area_m2`."""
     layer: Annotated[str | None, Cli(section=Section.WRITTEN, metavar="NAME")] = None
     """Layer name; `instances` draws objects, one row each. Default: that for the task
-    instance, else regions."""
+    instance, else regions. A GeoPackage that is there keeps its other layers."""
     block: Annotated[int | None, Cli(section=Section.SPEED, metavar="PX")] = None
     """Side of a block."""
 
@@ -61,6 +61,6 @@ class VectorizeOptions(RegionsOptions):
     ]
     """Ends in .gpkg, .parquet, .fgb, .geojson or .shp."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
-    """Replace a file that is there."""
+    """Replace a file that is there; with --layer, that layer of a GeoPackage."""
     partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Take masks that are not complete as they are, with a warning."""

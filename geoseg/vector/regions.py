@@ -13,6 +13,7 @@ from geoseg.core.discretion import discreet
 from geoseg.core.files import replace, replacing, target
 from geoseg.errors import RegionsError, is_full
 from geoseg.rasters.vectors import open_vectors
+from geoseg.vector.formats.geopackage_copy import copy_without, has_layer
 from geoseg.vector.formats.shapefile import BESIDE, Shapefile
 from geoseg.vector.table import Layer, Writer
 
@@ -33,22 +34,44 @@ ENDINGS = {
 
 
 @contextmanager
-def writing(out: str | Path, *, overwrite: bool) -> Iterator[Path]:
+def writing(
+    out: str | Path, *, overwrite: bool, layer: str | None = None
+) -> Iterator[Path]:
     """Give a temporary path beside `out`; rename it to `out` when all went well.
 
     Files that killed runs of this machine left are removed.
 
+    Args:
+        out: The file to write.
+        overwrite: Whether one that is there may be replaced, or its layer.
+        layer: Only this layer of a GeoPackage that is there is written: the temporary
+            file is a copy of the others.
+
     Raises:
         RegionsError: `out` cannot be written, exists, or is in use.
     """
-    path = target(out, [*ENDINGS], overwrite=overwrite, error=RegionsError)
+    kept = (
+        layer if Path(out).suffix.lower() == ".gpkg" and Path(out).is_file() else None
+    )
+    replaced = overwrite or kept is not None
+    path = target(out, [*ENDINGS], overwrite=replaced, error=RegionsError)
     if path.exists():
         _refuse_in_use(path)
+    if kept is not None and not overwrite and has_layer(path, kept):
+        raise RegionsError(
+            f"{path} has a layer {kept}: --overwrite replaces it and leaves the "
+            "others; or choose another --layer"
+        )
     try:
         with replacing(path) as beside:
             _check_writable(path, beside)
+            begun = path.stat() if kept is not None else None
+            if kept is not None:
+                copy_without(path, beside, kept)
             with _together(path, beside):
                 yield beside
+            if begun is not None:
+                _refuse_changed(path, begun)
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise  # it may be about what is read
@@ -66,6 +89,17 @@ def _together(path: Path, beside: Path) -> Iterator[None]:
     finally:
         for ending in others:
             beside.with_suffix(ending).unlink(missing_ok=True)
+
+
+def _refuse_changed(path: Path, begun: os.stat_result) -> None:
+    """Raise where another program has written into a file that was copied."""
+    _refuse_in_use(path)
+    now = path.stat()
+    if (now.st_mtime_ns, now.st_size) != (begun.st_mtime_ns, begun.st_size):
+        raise RegionsError(
+            f"{path} was changed by another program meanwhile, so it stays as it is: "
+            "run this again"
+        )
 
 
 def _check_writable(path: Path, beside: Path) -> None:

@@ -76,7 +76,9 @@ def write_regions(
     side = _block_side(reader, drawing, options.block)
     min_area, unit = options.min_area, options.area_unit
     with (
-        writing(Path(options.out), overwrite=options.overwrite) as path,
+        writing(
+            Path(options.out), overwrite=options.overwrite, layer=options.layer
+        ) as path,
         TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
     ):
         if min_area and objects is None:
@@ -188,10 +190,12 @@ def vectorize(
         layer: Name of the layer. `instances` draws the objects of a store that has
             them, one row each; the default is that where the store was made with the
             task `instance`, else `regions`. Of objects, those below `min_area` are left
-            out, and `connectivity` says nothing.
+            out, and `connectivity` says nothing. Where it is given and `out` is a
+            GeoPackage that is there, the layer is added to it, and `overwrite` replaces
+            that layer only.
         client: Where to run; None is threads of this process.
         block: Side of a block in pixels; changes speed and memory, not the result.
-        overwrite: Replace `out` where it exists.
+        overwrite: Replace `out` where it exists, or the `layer` in it.
         partial: Take masks that are not complete as they are, with a warning.
         progress: Called after each block.
 

@@ -31,23 +31,28 @@ _APPLICATION = 0x47504B47  # "GPKG"
 _VERSION = 10300
 _TYPES = {"integer": "INTEGER", "real": "REAL", "text": "TEXT"}
 _OWN_SRS = 100_000  # for a CRS that no authority numbers
+_SRS_COLUMNS = (
+    "srs_name", "srs_id", "organization", "organization_coordsys_id", "definition",
+    "description",
+)  # fmt: skip
+_SECOND = "definition_12_063"  # which GeoPackages of other programs may lack
 _AT_ONCE = 20  # rows inserted by one statement, where SQLite takes so many values
 _BATCH = 20  # such statements prepared at a time: more do not stay in the cache
 
 _TABLES = """
-CREATE TABLE gpkg_spatial_ref_sys (
+CREATE TABLE IF NOT EXISTS gpkg_spatial_ref_sys (
   srs_name TEXT NOT NULL, srs_id INTEGER NOT NULL PRIMARY KEY,
   organization TEXT NOT NULL, organization_coordsys_id INTEGER NOT NULL,
   definition TEXT NOT NULL, description TEXT,
   definition_12_063 TEXT NOT NULL DEFAULT 'undefined');
-CREATE TABLE gpkg_contents (
+CREATE TABLE IF NOT EXISTS gpkg_contents (
   table_name TEXT NOT NULL PRIMARY KEY, data_type TEXT NOT NULL,
   identifier TEXT UNIQUE, description TEXT DEFAULT '',
   last_change DATETIME NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')),
   min_x DOUBLE, min_y DOUBLE, max_x DOUBLE, max_y DOUBLE, srs_id INTEGER,
   CONSTRAINT fk_gc_r_srs_id FOREIGN KEY (srs_id)
     REFERENCES gpkg_spatial_ref_sys(srs_id));
-CREATE TABLE gpkg_geometry_columns (
+CREATE TABLE IF NOT EXISTS gpkg_geometry_columns (
   table_name TEXT NOT NULL, column_name TEXT NOT NULL, geometry_type_name TEXT NOT NULL,
   srs_id INTEGER NOT NULL, z TINYINT NOT NULL, m TINYINT NOT NULL,
   CONSTRAINT pk_geom_cols PRIMARY KEY (table_name, column_name),
@@ -55,22 +60,22 @@ CREATE TABLE gpkg_geometry_columns (
   CONSTRAINT fk_gc_tn FOREIGN KEY (table_name) REFERENCES gpkg_contents(table_name),
   CONSTRAINT fk_gc_srs FOREIGN KEY (srs_id)
     REFERENCES gpkg_spatial_ref_sys (srs_id));
-CREATE TABLE gpkg_extensions (
+CREATE TABLE IF NOT EXISTS gpkg_extensions (
   table_name TEXT, column_name TEXT, extension_name TEXT NOT NULL,
   definition TEXT NOT NULL, scope TEXT NOT NULL,
   CONSTRAINT ge_tce UNIQUE (table_name, column_name, extension_name));
-CREATE TABLE gpkg_metadata (
+CREATE TABLE IF NOT EXISTS gpkg_metadata (
   id INTEGER CONSTRAINT m_pk PRIMARY KEY ASC NOT NULL,
   md_scope TEXT NOT NULL DEFAULT 'dataset', md_standard_uri TEXT NOT NULL,
   mime_type TEXT NOT NULL DEFAULT 'text/xml', metadata TEXT NOT NULL DEFAULT '');
-CREATE TABLE gpkg_metadata_reference (
+CREATE TABLE IF NOT EXISTS gpkg_metadata_reference (
   reference_scope TEXT NOT NULL, table_name TEXT, column_name TEXT,
   row_id_value INTEGER,
   timestamp DATETIME NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')),
   md_file_id INTEGER NOT NULL, md_parent_id INTEGER,
   CONSTRAINT crmr_mfi_fk FOREIGN KEY (md_file_id) REFERENCES gpkg_metadata(id),
   CONSTRAINT crmr_mpi_fk FOREIGN KEY (md_parent_id) REFERENCES gpkg_metadata(id));
-CREATE TABLE gpkg_ogr_contents (
+CREATE TABLE IF NOT EXISTS gpkg_ogr_contents (
   table_name TEXT NOT NULL PRIMARY KEY, feature_count INTEGER DEFAULT NULL);
 """
 
@@ -140,7 +145,10 @@ def authority(crs: CRS) -> tuple[str, int]:
 
 
 class GeoPackage:
-    """A GeoPackage with one layer of regions, while it is written."""
+    """A GeoPackage while a layer of regions is written into it.
+
+    Where the file is there already, its other layers stay as they are.
+    """
 
     def __init__(self, path: Path, layer: Layer) -> None:
         from pyproj import CRS
@@ -149,9 +157,10 @@ class GeoPackage:
         self._crs = CRS.from_user_input(layer.crs)
         self._srs = authority(self._crs)[1]
         self._db = sqlite3.connect(path, isolation_level=None)
-        self._run("PRAGMA page_size = 4096")
-        self._run(f"PRAGMA application_id = {_APPLICATION}")
-        self._run(f"PRAGMA user_version = {_VERSION}")
+        if self._one("SELECT count(*) FROM sqlite_master") == 0:
+            self._run("PRAGMA page_size = 4096")
+            self._run(f"PRAGMA application_id = {_APPLICATION}")
+            self._run(f"PRAGMA user_version = {_VERSION}")
         # The file is beside its target and renamed when whole: no journal is needed.
         self._run("PRAGMA journal_mode = OFF")
         self._run("PRAGMA synchronous = OFF")
@@ -166,6 +175,10 @@ class GeoPackage:
     def _run(self, sql: str, *values: Any) -> None:  # noqa: ANN401 - SQLite takes many
         self._db.execute(sql, values)
 
+    def _one(self, sql: str, *values: Any) -> Any:  # noqa: ANN401 - SQLite has many
+        row = self._db.execute(sql, values).fetchone()
+        return None if row is None else row[0]
+
     def _script(self, sql: str) -> None:
         """Run several statements inside the transaction."""
         statement = ""
@@ -179,11 +192,7 @@ class GeoPackage:
         """Create all tables; the layer's triggers come last, after its rows."""
         layer = self._layer
         self._script(_TABLES + STYLES)
-        for row in _reference_systems(self._crs):
-            self._run(
-                "INSERT OR IGNORE INTO gpkg_spatial_ref_sys VALUES (?,?,?,?,?,?,?)",
-                *row,
-            )
+        self._add_reference_systems()
         columns = "".join(f', "{f.name}" {_TYPES[f.kind]}' for f in layer.fields)
         kind = layer.geometry_type.upper()
         self._run(
@@ -201,10 +210,39 @@ class GeoPackage:
         ]
         for *what, definition in extensions:
             scope = "write-only" if what[2] == "gpkg_rtree_index" else "read-write"
+            if not self._one(
+                "SELECT 1 FROM gpkg_extensions WHERE table_name IS ? AND column_name "
+                "IS ? AND extension_name = ?",
+                *what,
+            ):
+                self._run(
+                    "INSERT INTO gpkg_extensions VALUES (?,?,?,?,?)",
+                    *what, definition, scope,
+                )  # fmt: skip
+
+    def _add_reference_systems(self) -> None:
+        """Add the layer's CRS and those that every GeoPackage has."""
+        own = self._one(
+            "SELECT definition FROM gpkg_spatial_ref_sys WHERE srs_id = ?", _OWN_SRS
+        )
+        table = self._db.execute("PRAGMA table_info(gpkg_spatial_ref_sys)")
+        if _SECOND not in {column[1] for column in table}:
             self._run(
-                "INSERT INTO gpkg_extensions VALUES (?,?,?,?,?)",
-                *what, definition, scope,
-            )  # fmt: skip
+                f"ALTER TABLE gpkg_spatial_ref_sys ADD COLUMN {_SECOND} TEXT NOT NULL "
+                "DEFAULT 'undefined'"
+            )
+        names = (*_SRS_COLUMNS, _SECOND)
+        for row in _reference_systems(self._crs):
+            if row[1] == _OWN_SRS and own not in (None, row[4]):
+                raise RegionsError(
+                    "the file has another CRS that no authority numbers, and one of "
+                    "the masks has none either: write into a file of its own"
+                )
+            self._run(
+                f"INSERT OR IGNORE INTO gpkg_spatial_ref_sys ({', '.join(names)}) "  # noqa: S608
+                "VALUES (?,?,?,?,?,?,?)",
+                *row,
+            )
 
     def write(self, rows: Rows) -> None:
         """Append rows."""
@@ -230,8 +268,9 @@ class GeoPackage:
         )
         self._run(contents, layer.name, "features", layer.name, *box, self._srs)
         self._run(
-            contents, "layer_styles", "attributes", "layer_styles", *[None] * 4, None
-        )
+            contents.replace("INSERT", "INSERT OR IGNORE"),
+            "layer_styles", "attributes", "layer_styles", *[None] * 4, None,
+        )  # fmt: skip
         self._run(
             "INSERT INTO gpkg_geometry_columns VALUES (?, 'geom', ?, ?, 0, 0)",
             layer.name, layer.geometry_type.upper(), self._srs,
@@ -239,8 +278,11 @@ class GeoPackage:
         self._run(
             "INSERT INTO gpkg_ogr_contents VALUES (?, ?)", layer.name, self._count
         )
-        self._run("INSERT INTO gpkg_ogr_contents VALUES ('layer_styles', 1)")
         self._write_style()
+        self._run(
+            "INSERT OR REPLACE INTO gpkg_ogr_contents "
+            "SELECT 'layer_styles', count(*) FROM layer_styles"
+        )
         self._write_metadata()
         self._script(_TRIGGERS.format(t=layer.name, new=_NEW_BOX))
         self._run("COMMIT")
@@ -254,15 +296,18 @@ class GeoPackage:
 
     def _write_metadata(self) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        self._run(
-            "INSERT INTO gpkg_metadata VALUES (1, 'dataset', ?, 'application/json', ?)",
-            "https://schema.org/provenance",
-            json.dumps({**self._layer.provenance, "written": now}, indent=1),
+        added = self._db.execute(
+            "INSERT INTO gpkg_metadata (md_scope, md_standard_uri, mime_type, metadata)"
+            " VALUES ('dataset', ?, 'application/json', ?)",
+            (
+                "https://schema.org/provenance",
+                json.dumps({**self._layer.provenance, "written": now}, indent=1),
+            ),
         )
         self._run(
             "INSERT INTO gpkg_metadata_reference VALUES "
-            "('table', ?, NULL, NULL, ?, 1, NULL)",
-            self._layer.name, now,
+            "('table', ?, NULL, NULL, ?, ?, NULL)",
+            self._layer.name, now, added.lastrowid,
         )  # fmt: skip
 
     def abandon(self) -> None:
