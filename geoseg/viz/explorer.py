@@ -68,6 +68,8 @@ def explore(
     masks: Any = None,  # noqa: ANN401 - masks, a path, a dataset, a class raster
     regions: str | os.PathLike[str] | None = None,
     *,
+    beside: Any = None,  # noqa: ANN401 - another of these
+    basemap: str | None = None,
     height: int = 560,
 ) -> Explorer:
     """Return an interactive map: image, classes, confidence and polygons as layers.
@@ -79,6 +81,8 @@ def explore(
         raster: The image; default what the masks were made of.
         masks: Masks, their path or dataset; or another tool's class raster.
         regions: File of polygons to draw.
+        beside: Another class map, to be shown side by side.
+        basemap: Address of a background map, of tiles or a WMS; see `geoseg view`.
         height: How tall it is shown, in pixels of the screen.
 
     Raises:
@@ -89,5 +93,5 @@ def explore(
         raise GeosegError("explore needs masks: explore(raster, masks, regions)")
     from geoseg.viz.view import view
 
-    server = view(masks, raster=raster, regions=regions)
+    server = view(masks, raster=raster, regions=regions, beside=beside, basemap=basemap)
     return Explorer(server=server, height=height)

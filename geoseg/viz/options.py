@@ -55,6 +55,10 @@ class ViewOptions(Options):
         str | os.PathLike[str] | None, Cli(metavar="FILE", location=True)
     ] = None
     """Polygons to draw: .gpkg, .fgb, .parquet."""
+    beside: Annotated[Any, Cli(metavar="MASKS", location=True)] = None
+    """Another class map, to be shown side by side."""
+    basemap: Annotated[str | None, Cli(metavar="URL", location=True)] = None
+    """A background map: tiles (https://…/{z}/{x}/{y}.png) or a WMS with its layers=."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Default: any free one."""
     partial: bool = False

@@ -52,6 +52,24 @@ class Image:
     """Black, by band."""
     high: tuple[float, ...]
     """White, by band."""
+    whole: Source
+    """All bands of the raster, of which others can be shown."""
+    bands: tuple[int, ...]
+    """Which of them are shown."""
+
+    def showing(self, bands: Sequence[int]) -> Image:
+        """Return it in other bands: three, or one as grey; stretched likewise.
+
+        Raises:
+            RasterError: The raster has no such bands.
+        """
+        known = len(self.whole.bands)
+        if len(bands) not in {1, 3} or not all(0 <= b < known for b in bands):
+            raise RasterError(
+                f"one band or three are shown, each from 1 to {known}, and not "
+                f"{', '.join(str(b + 1) for b in bands) or 'none'}"
+            )
+        return _shown(self.whole, tuple(bands))
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Return a window inside the grid as RGBA (y, x, 4), clear where invalid."""
@@ -112,11 +130,16 @@ def open_image(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no CRS: it was said before
         source = open_source(raster)
-    source = source.select(shown_bands(source))
+    bands = tuple(shown_bands(source))
     if beside is not None and is_silent(source):
-        source = with_nodata(source, _nodata_by_map(source, beside))
-    low, high = _stretch(source)
-    return Image(source=source, low=low, high=high)
+        source = with_nodata(source, _nodata_by_map(source.select(bands), beside))
+    return _shown(source, bands)
+
+
+def _shown(whole: Source, bands: tuple[int, ...]) -> Image:
+    source = whole.select(bands)
+    low, high = stretch(source, source.grid.window)
+    return Image(source=source, low=low, high=high, whole=whole, bands=bands)
 
 
 def image_of(reader: ClassReader, raster: Any) -> Image | None:  # noqa: ANN401
@@ -139,7 +162,7 @@ def _nodata_by_map(source: Source, reader: ClassReader) -> float | None:
     """Return the value that a raster has where a map has nodata, and nowhere else."""
     missing, mapped = [], []
     blank = nodata_value(reader.classes)
-    for window in _samples(source.grid):
+    for window in _samples(source.grid.window):
         pixels, _ = source.read(window)
         classes = look_up(
             lambda w: read_plain(reader, "classes", w),
@@ -171,26 +194,34 @@ def shown_bands(source: Source) -> list[int]:
     return [0, 1, 2] if len(names) >= 3 else [0]
 
 
-def _stretch(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the 2nd and 98th percentile of each band, as far as samples tell."""
-    grid, count = source.grid, len(source.bands)
+def stretch(
+    source: Source, window: Window, *, cut: float = 2.0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the values of each band that are to be black and white.
+
+    Args:
+        source: The bands.
+        window: Where samples are taken.
+        cut: So many percent of valid pixels are darker, and as many are lighter.
+    """
     found: list[NDArray[np.generic]] = []
-    for window in _samples(grid):
-        pixels, valid = source.read(window)
+    for sample in _samples(window):
+        pixels, valid = source.read(sample)
         found.append(pixels[:, valid])
     values = np.concatenate(found, axis=1).astype(np.float64)
     if not values.shape[1]:
+        count = len(source.bands)
         return (0.0,) * count, (1.0,) * count
-    low, high = np.percentile(values, [2, 98], axis=1)
+    low, high = np.percentile(values, [cut, 100 - cut], axis=1)
     return tuple(low.tolist()), tuple(high.tolist())
 
 
-def _samples(grid: Grid) -> Iterator[Window]:
-    """Yield windows that are spread over a grid; the outer ones touch its edges."""
-    height, width = min(_SAMPLE, grid.height), min(_SAMPLE, grid.width)
-    for y in _spread(grid.height):
-        for x in _spread(grid.width):
-            yield Window(y=y, x=x, height=height, width=width)
+def _samples(window: Window) -> Iterator[Window]:
+    """Yield windows that are spread over another; the outer ones touch its edges."""
+    height, width = min(_SAMPLE, window.height), min(_SAMPLE, window.width)
+    for y in _spread(window.height):
+        for x in _spread(window.width):
+            yield Window(y=window.y + y, x=window.x + x, height=height, width=width)
 
 
 def _spread(length: int) -> list[int]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from geoseg.core.extras import require
+from geoseg.core.grid import Window
 from geoseg.errors import GeosegError, first_line
-from geoseg.maps.provenance import crs_name
+from geoseg.maps.provenance import crs_name, name_of
+from geoseg.viz.picture import north
 from geoseg.viz.view.guard import Guard
 from geoseg.viz.view.places import place, row_column
 
@@ -18,15 +23,21 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from geoseg.viz.regions import RegionsFile
+    from geoseg.viz.view.basemap import Basemap
     from geoseg.viz.view.classes_layer import ClassesLayer
-    from geoseg.viz.view.image_layer import ImageLayer
+    from geoseg.viz.view.image_layer import ImageLayer, Limits
+    from geoseg.viz.view.other_map import OtherMap
 
 STATIC = Path(__file__).with_name("static")
 # What a request asks for wrongly, or what cannot be read, is no fault of the server's.
 _REQUESTS_FAULTS = (GeosegError, ArithmeticError, LookupError, OSError, ValueError)
 _COARSEST = 24  # halvings: a tile of 2^32 pixels a side
+_FAR = 1 << 40
+"""Pixels beyond which nothing is."""
 _LONGEST = 80
 """Characters of a place that is asked for."""
+_LONGEST_CLASS = 2000
+"""Bytes of a class that is named."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'"
@@ -41,6 +52,15 @@ class Layers:
     classes: ClassesLayer
     image: ImageLayer | None
     regions: RegionsFile | None
+    other: OtherMap | None = None
+    basemap: Basemap | None = None
+
+    @property
+    def made(self) -> list[ClassesLayer | ImageLayer]:
+        """What is made in the background while one looks."""
+        other = self.other.layer if self.other else None
+        found = (self.classes, self.image, other)
+        return [layer for layer in found if layer is not None]
 
 
 def make_app(layers: Layers, token: str) -> Guard:
@@ -67,6 +87,8 @@ def make_app(layers: Layers, token: str) -> Guard:
         Route("/place.json", answers.place),
         Route("/goto.json", answers.goto),
         Route("/regions.json", answers.regions),
+        Route("/limits.json", answers.limits),
+        Route("/class.json", answers.rename, methods=["POST"]),
         Route("/tiles/{layer}/{z}/{x}/{y}.png", answers.tile),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
@@ -97,33 +119,42 @@ class _Answers:
         from starlette.responses import JSONResponse
 
         layers, grid = self.layers, self.layers.classes.grid
-        size = grid.pixel_size_m
         return JSONResponse(
             {
                 "title": layers.title,
                 "height": grid.height,
                 "width": grid.width,
-                "metres": size,
+                "metres": grid.pixel_size_m,
+                "north": north(grid),
                 "transform": list(grid.transform)[:6],
                 "crs": crs_name(grid),
                 "classes": [asdict(c) for c in layers.classes.reader.classes],
                 "confidence": layers.classes.has_confidence,
-                "image": layers.image is not None,
+                "named": layers.classes.can_be_named,
+                "objects": layers.classes.has_objects,
+                "image": layers.image and _bands(layers.image),
                 "regions": layers.regions is not None,
+                "other": layers.other and name_of(layers.other.layer.reader),
+                "basemap": layers.basemap and layers.basemap.credit,
             }
         )
 
     def state(self, _: Request) -> Response:
         from starlette.responses import JSONResponse
 
-        classes, image = self.layers.classes, self.layers.image
+        layers, classes = self.layers, self.layers.classes
+        other = layers.other.layer if layers.other else None
+        made = {"classes": classes, "image": layers.image, "other": other}
+        problems = [layer.problem for layer in (*layers.made, layers.basemap) if layer]
         return JSONResponse(
             {
-                "classes": {"share": classes.share, "version": classes.version},
-                "image": image and {"share": image.share, "version": image.version},
+                **{
+                    name: layer and {"share": layer.share, "version": layer.version}
+                    for name, layer in made.items()
+                },
                 "seen": sorted(classes.seen),
                 "blocks": classes.blocks(),
-                "problem": classes.problem or (image.problem if image else ""),
+                "problem": next(filter(None, problems), ""),
             },
             headers={"Cache-Control": "no-store"},
         )
@@ -132,22 +163,66 @@ class _Answers:
         """Answer with a tile; `z` counts halvings: 0 is full resolution."""
         from starlette.responses import Response
 
-        p, layers = request.path_params, self.layers
+        p = request.path_params
         z, x, y = (_whole(p[name]) for name in ("z", "x", "y"))
-        if z is None or x is None or y is None or z > _COARSEST:
-            return Response(status_code=404)
-        if p["layer"] == "classes":
-            hidden = map(_whole, request.query_params.get("hide", "").split(","))
-            png = layers.classes.tile(z, x, y, [v for v in hidden if v is not None])
-        elif p["layer"] == "confidence" and layers.classes.has_confidence:
-            png = layers.classes.confidence_tile(z, x, y)
-        elif p["layer"] == "image" and layers.image is not None:
-            png = layers.image.tile(z, x, y)
-        else:
+        png = None
+        if z is not None and x is not None and y is not None and z <= _COARSEST:
+            png = self._png(p["layer"], z, x, y, request)
+        if png is None:
             return Response(status_code=404)
         return Response(
             png, media_type="image/png", headers={"Cache-Control": "max-age=3600"}
         )
+
+    def _png(
+        self, layer: str, z: int, x: int, y: int, request: Request
+    ) -> bytes | None:
+        layers, made = self.layers, None
+        if layer == "classes":
+            hidden = map(_whole, request.query_params.get("hide", "").split(","))
+            made = layers.classes.tile(z, x, y, [v for v in hidden if v is not None])
+        elif layer == "confidence" and layers.classes.has_confidence:
+            made = layers.classes.confidence_tile(z, x, y)
+        elif layer == "objects" and layers.classes.has_objects:
+            made = layers.classes.objects_tile(z, x, y)
+        elif layer == "image" and layers.image is not None:
+            made = layers.image.tile(z, x, y, _asked_bands(request), _limits(request))
+        elif layer == "other" and layers.other is not None:
+            made = layers.other.tile(z, x, y)
+        elif layer == "basemap" and layers.basemap is not None:
+            made = layers.basemap.tile(z, x, y)
+        return made
+
+    def limits(self, request: Request) -> Response:
+        """Answer what is to be black and white, of the image or of what is seen."""
+        from starlette.responses import JSONResponse, Response
+
+        if self.layers.image is None:
+            return Response(status_code=404)
+        (cut,) = _numbers(request, "cut")
+        if not 0 <= cut < 50:
+            raise GeosegError(f"{cut:g} percent cannot be cut off at either end")
+        seen = None
+        if "left" in request.query_params:
+            box = _numbers(request, "top", "bottom", "left", "right")
+            top, bottom, left, right = (int(np.clip(v, -_FAR, _FAR)) for v in box)
+            bottom, right = max(bottom, top + 1), max(right, left + 1)
+            seen = Window.spanning(top, bottom, left, right)
+        low, high = self.layers.image.limits(_asked_bands(request), cut, seen)
+        return JSONResponse({"low": low, "high": high})
+
+    async def rename(self, request: Request) -> Response:
+        """Give a class another name and colour."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+
+        row = await _body(request)
+        if not isinstance(row, dict) or not isinstance(row.get("value"), int):
+            raise GeosegError("expected a class: value, name and color")
+        name, color = (str(row.get(key, "")) for key in ("name", "color"))
+        classes = self.layers.classes
+        await run_in_threadpool(classes.rename, row["value"], name, color)
+        return JSONResponse([asdict(c) for c in classes.reader.classes])
 
     def at(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -165,6 +240,8 @@ class _Answers:
             "region": regions.at(row, column) if regions is not None else None,
             **classes.at(int(row), int(column)),
         }
+        if self.layers.other is not None:
+            found["other"] = self.layers.other.at(int(row), int(column))
         return JSONResponse(found)
 
     def place(self, request: Request) -> Response:
@@ -193,6 +270,48 @@ def _whole(text: str) -> int | None:
     """Return a number of at most ten digits; None where it is not one."""
     fits = text.isascii() and text.isdecimal() and len(text) <= 10
     return int(text) if fits else None
+
+
+def _bands(layer: ImageLayer) -> dict[str, Any]:
+    """Return which bands an image has, and how it is shown at first."""
+    image = layer.image
+    rows = [{"name": b.name, "common": b.common_name} for b in image.whole.bands]
+    return {
+        "bands": rows,
+        "shown": image.bands,
+        "low": image.low,
+        "high": image.high,
+    }
+
+
+def _asked_bands(request: Request) -> tuple[int, ...] | None:
+    """Return the bands that are asked for, from 0; None where none are named."""
+    text = request.query_params.get("bands", "")
+    found = [_whole(part) for part in text.split(",")] if text else []
+    if len(found) > 3 or any(number is None for number in found):
+        raise GeosegError("bands are one number or three, counted from 1")
+    return tuple(number - 1 for number in found if number is not None) or None
+
+
+def _limits(request: Request) -> Limits | None:
+    """Return what is to be black and white by band; None where it is not said."""
+    low, high = (
+        tuple(map(float, request.query_params.get(name, "").split(",")))
+        if request.query_params.get(name)
+        else ()
+        for name in ("low", "high")
+    )
+    return (low, high) if low and high else None
+
+
+async def _body(request: Request) -> Any:  # noqa: ANN401 - what JSON holds
+    """Return what was sent, if it is as short as a class is."""
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > _LONGEST_CLASS:
+            raise GeosegError(f"more than {_LONGEST_CLASS} bytes are no class")
+    return json.loads(data)
 
 
 def _numbers(request: Request, *names: str) -> list[float]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from colorsys import hls_to_rgb
+from dataclasses import dataclass, field, replace
+from functools import cache
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from geoseg.core.classes import Class
 from geoseg.core.grid import Window
 from geoseg.errors import GeosegError
 from geoseg.maps.complete import block_counts
+from geoseg.maps.legend import rename
+from geoseg.maps.options import ClassesOptions
 from geoseg.maps.overviews import (
     COARSEST,
     Pyramid,
@@ -41,6 +46,7 @@ TILE = 256
 _POLL = 2.0
 _WITHOUT = 3
 """So many halvings are read from full resolution, or the coarsest overview."""
+_OBJECT_COLOURS = 3072
 # Colours of confidence: cividis (Nuñez et al. 2018), light is sure; readable with any
 # colour vision.
 _CIVIDIS = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
@@ -135,11 +141,33 @@ class ClassesLayer(Background):
         values = self._look("confidence", z, x, y)
         return encode(_ramp()[values], "PNG")
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether there are objects to be shown."""
+        return "instances" in self.reader.arrays
+
+    def objects_tile(self, z: int, x: int, y: int) -> bytes:
+        """Return a tile with a colour per object as PNG, clear seen from far away."""
+        window = tile_window(z, x, y)
+        inside = window.intersection(self.grid.window)
+        ids = np.zeros((TILE, TILE), np.uint32)
+        if inside is not None and z <= _WITHOUT:
+            step = 1 << z
+            values = self.reader.read("instances", inside)[step // 2 :: step]
+            values = values[:, step // 2 :: step]
+            ids[: values.shape[0], : values.shape[1]] = values
+        rgba = _object_colours()[ids % _OBJECT_COLOURS]
+        rgba[ids == 0] = 0
+        return encode(rgba, "PNG")
+
+    def is_readable(self, depth: int) -> bool:
+        """Whether what is halved so often is read in a moment, or will be made."""
+        return self.ready or depth <= len(self.pyramid.levels) + _WITHOUT
+
     def _look(self, name: str, z: int, x: int, y: int) -> NDArray[Any]:
         """Return a tile's values; nothing yet where overviews are to come."""
         window = tile_window(z, x, y)
-        too_early = z > len(self.pyramid.levels) + _WITHOUT and not self.ready
-        if too_early or window.intersection(self.grid.window) is None:
+        if not self.is_readable(z) or window.intersection(self.grid.window) is None:
             dtype = np.uint8 if name == "confidence" else dtype_of(self.reader.classes)
             return np.full((TILE, TILE), np.iinfo(dtype).max, dtype)
         return self.pyramid.look(name, window, TILE, TILE)
@@ -148,16 +176,41 @@ class ClassesLayer(Background):
         """Return what one pixel holds."""
         pixel = Window(y=row, x=column, height=1, width=1)
         value = int(self.pyramid.look("classes", pixel, 1, 1)[0, 0])
-        named = {c.value: c for c in self.pyramid.classes}.get(value)
-        found: dict[str, Any] = {
-            "class": None if named is None else named.name,
-            "color": None if named is None else named.color,
-            "value": None if value == self.pyramid.nodata else value,
-        }
+        found = self.named(value)
         if self.has_confidence:
             byte = int(self.reader.read("confidence", pixel)[0, 0])
             found["confidence"] = None if byte == 255 else byte / 254
         return found
+
+    def named(self, value: int) -> dict[str, Any]:
+        """Return what a value stands for."""
+        found = {c.value: c for c in self.pyramid.classes}.get(value)
+        return {
+            "class": None if found is None else found.name,
+            "color": None if found is None else found.color,
+            "value": None if value == self.pyramid.nodata else value,
+        }
+
+    @property
+    def can_be_named(self) -> bool:
+        """Whether names and colours of classes can be changed."""
+        return isinstance(self.reader, Masks) and self.reader.is_complete
+
+    def rename(self, value: int, name: str, color: str) -> None:
+        """Give a class another name and colour, in the store.
+
+        Raises:
+            GeosegError: That is no name or colour, or it cannot be now.
+        """
+        if not self.can_be_named:
+            raise GeosegError("only classes of masks that are complete can be named")
+        if self.share < 1:
+            raise GeosegError("overviews are being made: name classes in a moment")
+        row = Class(value=value, name=name.strip(), color=color)
+        names = {str(value): f"{row.name}:{row.color}"}
+        self.reader = rename(self.reader.path, ClassesOptions(names=names))
+        self.pyramid = replace(self.pyramid, base=self.reader)
+        self.version += 1
 
     def blocks(self) -> tuple[int, int] | None:
         """Return blocks done and in all, of a store that is being written."""
@@ -252,3 +305,15 @@ def _ramp() -> NDArray[np.uint8]:
         table[:255, band] = np.interp(at, np.arange(len(stops)), stops[:, band])
     table[:255, 3] = 255
     return table
+
+
+@cache
+def _object_colours() -> NDArray[np.uint8]:
+    """Return RGBA by object; ids that follow each other, often neighbours, differ."""
+    golden = 0.618034
+    rows = [
+        hls_to_rgb(i * golden % 1, (0.42, 0.55, 0.68)[i % 3], 0.75)
+        for i in range(_OBJECT_COLOURS)
+    ]
+    rgb = np.rint(255 * np.array(rows)).astype(np.uint8)
+    return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], axis=1)

@@ -52,7 +52,10 @@ class Guard:
             return {**scope, "path": f"/{rest}", "raw_path": None}
         headers = {k: v.decode("latin-1").lower() for k, v in scope["headers"]}
         host = headers.get(b"host", "").rsplit(":", 1)[0]
-        own_page = headers.get(b"sec-fetch-site", "") in _OWN_PAGES
+        # Whoever writes says that the page is ours; an old browser that does not say
+        # where a request comes from may look only.
+        known = _OWN_PAGES if scope["method"] in {"GET", "HEAD"} else {"same-origin"}
+        own_page = headers.get(b"sec-fetch-site", "") in known
         if host in _HOSTS and own_page and is_own_connection(scope):
             return scope
         return None

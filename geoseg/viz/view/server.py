@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_urlsafe
 from threading import Thread
@@ -20,8 +20,10 @@ from geoseg.maps.provenance import name_of
 from geoseg.viz.picture import image_of
 from geoseg.viz.regions import open_regions
 from geoseg.viz.view.app import Layers, make_app
+from geoseg.viz.view.basemap import open_basemap
 from geoseg.viz.view.classes_layer import ClassesLayer
 from geoseg.viz.view.image_layer import ImageLayer
+from geoseg.viz.view.other_map import other_map
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,9 +49,8 @@ class MapServer:
         """Stop serving."""
         self.server.should_exit = True
         self.thread.join(timeout=10)
-        self.layers.classes.close()
-        if self.layers.image is not None:
-            self.layers.image.close()
+        for layer in self.layers.made:
+            layer.close()
 
     def wait(self) -> None:
         """Wait until it is closed, or interrupted."""
@@ -69,6 +70,8 @@ def view(
     *,
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
     regions: str | os.PathLike[str] | None = None,
+    beside: str | Path | Masks | xr.Dataset | xr.DataArray | None = None,
+    basemap: str | None = None,
     port: int = 0,
     partial: bool = False,
 ) -> MapServer:
@@ -82,6 +85,10 @@ def view(
         raster: The image beside them; default what the masks were made of, if it is
             still there. False for none.
         regions: Polygons to draw.
+        beside: Another class map, on any grid, that can be shown side by side.
+        basemap: Address of a background map: a template of tiles in Web Mercator, such
+            as `https://…/{z}/{x}/{y}.png`, or a WMS with its `layers=`. Nobody is asked
+            for one by default.
         port: On which port; 0 for any free one.
         partial: Take masks that are not complete as they are, with a warning.
 
@@ -92,6 +99,11 @@ def view(
     uvicorn = require("uvicorn", what="the map", extra="view")
     reader = open_classes(masks, partial=partial)
     layers = _layers(reader, raster, regions)
+    if beside is not None:
+        other = other_map(open_classes(beside, partial=partial), reader.grid)
+        layers = replace(layers, other=other)
+    if basemap is not None:
+        layers = replace(layers, basemap=open_basemap(basemap, reader.grid))
     token = token_urlsafe(16)
     app = make_app(layers, token)
     listener = _listen(port)
@@ -101,9 +113,8 @@ def view(
         target=lambda: server.run(sockets=[listener]), daemon=True, name="geoseg-view"
     )
     thread.start()
-    layers.classes.start()
-    if layers.image is not None:
-        layers.image.start()
+    for layer in layers.made:
+        layer.start()
     begun = time.monotonic()
     while not server.started:
         if time.monotonic() - begun > _PATIENCE or not thread.is_alive():

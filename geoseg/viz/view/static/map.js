@@ -4,14 +4,16 @@
 
 const TILE = 256;
 const byId = (id) => document.getElementById(id);
-const state = { opacity: 80, swipe: null, hidden: new Set(), layers: new Set() };
+const state = {
+  opacity: 80, swipe: null, hidden: new Set(), layers: new Set(), bands: null, limits: null, side: null,
+};
 const LONG = 40; // of longer class tables only the classes seen so far are listed
 const seen = new Set();
-const versions = { classes: 0, image: 0 };
+const versions = { classes: 0, image: 0, other: 0 };
 let map, info, layers = {}, selected, applying = false;
 
-async function getJSON(url) {
-  const answer = await fetch(url);
+async function getJSON(url, how) {
+  const answer = await fetch(url, how);
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error || answer.statusText);
   return found;
@@ -114,21 +116,39 @@ function makeMap() {
   });
   L.control.zoom({ position: "topleft" }).addTo(map);
   if (info.metres) L.control.scale({ imperial: false, position: "bottomleft", maxWidth: 160 }).addTo(map);
-  for (const [name, order] of [["image", 210], ["mask", 220], ["lines", 410], ["edge", 690]]) {
-    map.createPane(name).style.zIndex = order;
+  makePanes(map);
+  if (info.north !== null) {
+    const north = byId("north");
+    north.style.transform = `rotate(${info.north}deg)`;
+    north.hidden = false;
+  }
+  byId("credit").textContent = info.basemap ? `Basemap: ${info.basemap}` : "";
+}
+
+function makePanes(where) {
+  for (const [name, order] of [["base", 205], ["image", 210], ["mask", 220], ["lines", 410], ["edge", 690]]) {
+    where.createPane(name).style.zIndex = order;
   }
 }
 
-function makeLayers() {
+// Which tiles of what the server has; polygons are drawn by the browser.
+function tileLayer(name) {
   const hide = () => (state.hidden.size ? `&hide=${[...state.hidden].join(",")}` : "");
-  layers.classes = tiles("classes", "classes", "mask", { query: hide });
-  if (info.confidence) layers.confidence = tiles("confidence", "classes", "mask");
-  if (info.image) layers.image = tiles("image", "image", "image");
+  if (name === "classes") return tiles("classes", "classes", "mask", { query: hide });
+  if (name === "image") return tiles("image", "image", "image", { query: imageQuery });
+  if (name === "basemap") return tiles("basemap", "basemap", "base");
+  return tiles(name, name === "other" ? "other" : "classes", "mask");
+}
+
+function makeLayers() {
+  for (const name of ["basemap", "image", "classes", "confidence", "objects"]) {
+    if (name === "classes" || info[name]) layers[name] = tileLayer(name);
+  }
   if (info.regions) {
     layers.regions = L.geoJSON(null, {
       pane: "lines", renderer: L.canvas({ pane: "lines" }), interactive: false,
       coordsToLatLng: ([x, y]) => L.latLng(-y, x),
-      filter: (f) => !hiddenNames().has(f.properties.class_name),
+      filter: (f) => !isHidden(f.properties),
       // Seen from far away, outlines would hide what they are around.
       style: () => ({ color: "#111", weight: map.getZoom() < -0.5 ? 0.5 : 1.2, fill: false }),
     });
@@ -136,59 +156,6 @@ function makeLayers() {
   for (const label of document.querySelectorAll("[data-layer]")) {
     label.hidden = !layers[label.dataset.layer];
   }
-}
-
-const hiddenNames = () =>
-  new Set(info.classes.filter((c) => state.hidden.has(c.value)).map((c) => c.name));
-
-function makeLegend() {
-  const list = byId("classes");
-  for (const c of info.classes) {
-    const item = document.createElement("li");
-    const label = document.createElement("label");
-    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
-    box.dataset.value = c.value;
-    const swatch = document.createElement("i");
-    swatch.className = "swatch";
-    swatch.style.background = c.color;
-    const name = document.createElement("span");
-    name.textContent = c.name;
-    label.append(box, swatch, name);
-    item.append(label);
-    list.append(item);
-    box.addEventListener("change", () => {
-      state.hidden[box.checked ? "delete" : "add"](c.value);
-      classesChanged();
-    });
-  }
-  byId("find").addEventListener("input", listClasses);
-  listClasses();
-  byId("all").addEventListener("click", () => { state.hidden.clear(); classesChanged(); });
-  byId("none").addEventListener("click", () => {
-    state.hidden = new Set(info.classes.map((c) => c.value));
-    classesChanged();
-  });
-}
-
-function listClasses() {
-  const wanted = byId("find").value.trim().toLowerCase();
-  const all = info.classes.length <= LONG;
-  const listed = info.classes.filter((c) => all || seen.has(c.value));
-  byId("find").hidden = listed.length <= 12;
-  const values = new Set(listed.map((c) => String(c.value)));
-  for (const item of byId("classes").children) {
-    const known = values.has(item.querySelector("input").dataset.value);
-    item.hidden = !known || !item.textContent.toLowerCase().includes(wanted);
-  }
-}
-
-function classesChanged() {
-  for (const box of byId("classes").querySelectorAll("input")) {
-    box.checked = !state.hidden.has(Number(box.dataset.value));
-  }
-  layers.classes.redraw();
-  drawRegions();
-  remember();
 }
 
 function show() {
@@ -200,6 +167,7 @@ function show() {
     if (!on && map.hasLayer(layer)) layer.remove();
   }
   byId("ramp").hidden = !state.layers.has("confidence");
+  tellFar();
   byId("opacity").value = state.opacity;
   byId("opacity-value").textContent = `${state.opacity} %`;
   map.getPane("mask").style.opacity = state.opacity / 100;
@@ -272,6 +240,7 @@ async function ask(latlng) {
   if (p.lat !== null) list.append(...row("lat, lon", `${p.lat.toFixed(6)}, ${p.lon.toFixed(6)}`));
   list.append(...row("x, y", `${+p.x.toPrecision(10)}, ${+p.y.toPrecision(10)}`));
   list.append(...row("row, column", `${found.row}, ${found.column}`));
+  if (found.other) list.append(...row(info.other, found.other.class ?? found.other.value ?? "nodata"));
   box.append(head, list);
   if (found.region && state.layers.has("regions")) {
     const title = document.createElement("h3");
@@ -298,6 +267,9 @@ function remember() {
   const parts = { z: map.getZoom(), row: Math.round(-centre.lat), column: Math.round(centre.lng), opacity: state.opacity, layers: [...state.layers].join(",") };
   if (state.swipe !== null) parts.swipe = state.swipe.toFixed(3);
   if (state.hidden.size) parts.hide = [...state.hidden].join(",");
+  if (state.side) parts.side = state.side;
+  if (state.bands) parts.bands = state.bands.join(",");
+  if (state.limits) Object.assign(parts, { low: state.limits.low.join(","), high: state.limits.high.join(",") });
   const text = Object.entries(parts).map(([k, v]) => `${k}=${v}`).join("&");
   history.replaceState(null, "", `#${text}`);
 }
@@ -312,11 +284,23 @@ function apply() {
   const swiped = number("swipe");
   state.swipe = swiped === null || !info.image ? null : Math.min(1, Math.max(0, swiped));
   state.hidden = new Set(list("hide").map(Number));
-  const usual = Object.keys(layers).filter((name) => name !== "confidence");
+  const numbers = (name) => list(name).map(Number).filter(Number.isFinite);
+  state.bands = isChoice(numbers("bands")) ? numbers("bands") : null;
+  const limits = { low: numbers("low"), high: numbers("high") };
+  state.limits = limits.low.length && limits.low.length === limits.high.length ? limits : null;
+  state.side = besides().some(([name]) => name === link.get("side")) ? link.get("side") : null;
+  if (!location.hash && info.other) state.side = "other";
+  showBands();
+  const usual = Object.keys(layers).filter((name) => name !== "confidence" && name !== "objects");
   state.layers = new Set(link.has("layers") ? list("layers").filter((n) => layers[n]) : usual);
   const [z, r, c] = [number("z"), number("row"), number("column")];
-  if (z !== null && r !== null && c !== null) map.setView([-r, c], z, { animate: false });
-  else map.fitBounds(everything(), { animate: false, ...padding() });
+  const place = () => {
+    if (z !== null && r !== null && c !== null) map.setView([-r, c], z, { animate: false });
+    else map.fitBounds(everything(), { animate: false, ...padding() });
+  };
+  place();
+  showTwin();
+  if (twin) { place(); follow(map, twin); }
   if (link.has("lat") && link.has("lon")) goTo(`${link.get("lat")}, ${link.get("lon")}`, z ?? 0);
   for (const box of byId("classes").querySelectorAll("input")) {
     box.checked = !state.hidden.has(Number(box.dataset.value));
@@ -324,6 +308,7 @@ function apply() {
   applying = false;
   show();
   layers.classes.redraw();
+  if (layers.image) layers.image.redraw();
 }
 
 // Where the cursor is: x and y at once, latitude and longitude when it rests.
@@ -353,37 +338,48 @@ async function goTo(place, zoom = Math.max(map.getZoom(), 0)) {
   } catch (error) { say(error.message, true); }
 }
 
-// What is seen, as a picture: tiles where they lie, lines over them.
+// What is seen, as a picture: tiles where they lie, lines over them; both maps where there are two.
 function save() {
-  const { x, y } = map.getSize(), ratio = window.devicePixelRatio || 1;
-  const picture = Object.assign(document.createElement("canvas"), { width: x * ratio, height: y * ratio });
-  const pen = picture.getContext("2d"), frame = map.getContainer().getBoundingClientRect();
+  const ratio = window.devicePixelRatio || 1, shown = twin ? [map, twin] : [map];
+  const all = shown.map((each) => each.getContainer().getBoundingClientRect());
+  const right = Math.max(...all.map((r) => r.right)), bottom = Math.max(...all.map((r) => r.bottom));
+  const picture = Object.assign(document.createElement("canvas"), { width: right * ratio, height: bottom * ratio });
+  const pen = picture.getContext("2d");
   pen.scale(ratio, ratio);
   pen.imageSmoothingEnabled = map.getZoom() <= 0;
-  pen.fillStyle = getComputedStyle(map.getContainer()).backgroundColor;
-  pen.fillRect(0, 0, x, y);
-  for (const name of ["image", "mask", "lines"]) {
-    const pane = map.getPane(name);
-    pen.save();
-    pen.globalAlpha = pane.style.opacity === "" ? 1 : Number(pane.style.opacity);
-    if (name === "mask" && state.swipe !== null) {
-      const left = 22 + state.swipe * (x - 44);
-      pen.beginPath();
-      pen.rect(left, 0, x - left, y);
-      pen.clip();
-    }
-    for (const part of pane.querySelectorAll("img.leaflet-tile, canvas")) {
-      const at = part.getBoundingClientRect();
-      if (part.tagName === "CANVAS" || part.complete) pen.drawImage(part, at.left - frame.left, at.top - frame.top, at.width, at.height);
-    }
-    pen.restore();
-  }
+  shown.forEach((each, i) => draw(pen, each, all[i]));
   const link = Object.assign(document.createElement("a"), { download: `${info.title}.png` });
   picture.toBlob((blob) => {
     link.href = URL.createObjectURL(blob);
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
+}
+
+function draw(pen, which, frame) {
+  pen.save();
+  pen.beginPath();
+  pen.rect(frame.left, frame.top, frame.width, frame.height);
+  pen.clip();
+  pen.fillStyle = getComputedStyle(which.getContainer()).backgroundColor;
+  pen.fillRect(frame.left, frame.top, frame.width, frame.height);
+  for (const name of ["base", "image", "mask", "lines"]) {
+    const pane = which.getPane(name);
+    pen.save();
+    pen.globalAlpha = pane.style.opacity === "" ? 1 : Number(pane.style.opacity);
+    if (name === "mask" && which === map && state.swipe !== null) {
+      const left = frame.left + 22 + state.swipe * (frame.width - 44);
+      pen.beginPath();
+      pen.rect(left, frame.top, frame.right - left, frame.height);
+      pen.clip();
+    }
+    for (const part of pane.querySelectorAll("img.leaflet-tile, canvas")) {
+      const at = part.getBoundingClientRect();
+      if (part.tagName === "CANVAS" || part.complete) pen.drawImage(part, at.left, at.top, at.width, at.height);
+    }
+    pen.restore();
+  }
+  pen.restore();
 }
 
 function fullScreen() {
@@ -393,10 +389,11 @@ function fullScreen() {
 
 function pressed(event) {
   if (event.target.closest("input, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const boxes = { i: "image", c: "classes", p: "regions", s: "confidence" };
+  const boxes = { i: "image", c: "classes", p: "regions", s: "confidence", o: "objects", b: "basemap" };
   const key = event.key.toLowerCase();
   if (boxes[key] && layers[boxes[key]]) byId(`layer-${boxes[key]}`).click();
   else if (key === "f") fullScreen();
+  else if (key === "d") byId("two").click();
   else if (key === "0") map.fitBounds(everything(), padding());
   else if (key === "g") { byId("panel").open = true; byId("place").focus(); } else return;
   event.preventDefault();
@@ -404,7 +401,7 @@ function pressed(event) {
 
 const padding = () => {
   const size = map.getSize();
-  return size.x > 640
+  return size.x > 640 && !state.side
     ? { paddingTopLeft: [12, 12], paddingBottomRight: [288, 12] }
     : { paddingTopLeft: [8, 8], paddingBottomRight: [8, 60] };
 };
@@ -413,11 +410,10 @@ async function watch() {
   let wait = 2000;
   try {
     const now = await getJSON("state.json");
-    for (const [name, kept] of [["classes", ["classes", "confidence"]], ["image", ["image"]]]) {
-      if (now[name] && now[name].version !== versions[name]) {
-        versions[name] = now[name].version;
-        for (const each of kept) if (layers[each]) layers[each].redraw();
-      }
+    for (const name of Object.keys(versions)) {
+      if (!now[name] || now[name].version === versions[name]) continue;
+      versions[name] = now[name].version;
+      for (const each of allTiles()) if (each.options.version === name) each.redraw();
     }
     if (now.seen.some((value) => !seen.has(value))) {
       now.seen.forEach((value) => seen.add(value));
@@ -426,6 +422,7 @@ async function watch() {
     const words = [];
     if (now.blocks) words.push(`Being written: ${now.blocks[0]} of ${now.blocks[1]} blocks done.`);
     else if (now.classes.share < 1) words.push(`Making overviews: ${Math.floor(100 * now.classes.share)} %`);
+    if (now.other && now.other.share < 1) words.push(`Making overviews of ${info.other}: ${Math.floor(100 * now.other.share)} %`);
     if (now.image && now.image.share < 1) words.push(`Preparing the image: ${Math.floor(100 * now.image.share)} %`);
     if (now.problem) words.push(now.problem);
     say(words.join(" · "), Boolean(now.problem));
@@ -446,6 +443,8 @@ async function begin() {
   makeMap();
   makeLayers();
   makeLegend();
+  makeBands();
+  makeSides();
   apply();
   for (const name of Object.keys(layers)) {
     byId(`layer-${name}`).addEventListener("change", (event) => {
@@ -458,13 +457,16 @@ async function begin() {
   byId("swipe-on").addEventListener("change", (event) => { state.swipe = event.target.checked ? 0.4 : null; show(); remember(); });
   byId("swipe").addEventListener("input", (event) => { state.swipe = event.target.value / 1000; swipe(); remember(); });
   map.on("move zoom resize", swipe);
+  map.on("move zoomend", () => follow(map, twin));
   const pixels = () => map.getContainer().classList.toggle("close", map.getZoom() > 0);
   map.on("zoomend", pixels);
+  map.on("zoomend", tellFar);
   pixels();
   map.on("moveend", () => { remember(); drawRegions(); });
   map.on("click", (event) => ask(event.latlng));
   map.on("popupclose", () => selected && selected.remove());
   map.on("mousemove", tellCursor);
+  map.on("mousemove", ({ latlng }) => pointAt(twin, latlng));
   map.on("mouseout", () => { clearTimeout(resting); byId("cursor").hidden = true; });
   byId("goto").addEventListener("submit", (event) => { event.preventDefault(); goTo(byId("place").value); });
   byId("save").addEventListener("click", save);
