@@ -547,7 +547,7 @@ def test_on_a_phone_and_with_names_that_look_like_html(browser, server):
     assert box[0] >= 0
     assert box[1] <= 390
     panel.find_element("tag name", "summary").click()
-    names = [e.text for e in browser.find_elements("css selector", "#classes li")]
+    names = [e.text for e in browser.find_elements("css selector", "#classes label")]
     assert names == ["lake", "wood", "field", "<b>bog</b>"]
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     contrast = Path(__file__).with_name("contrast.js").read_text()
