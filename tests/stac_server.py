@@ -42,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers for `Server`."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass
@@ -90,9 +91,9 @@ class Handler(BaseHTTPRequestHandler):
                 "links": links,
             }
         if path == "/collections":
-            return {"collections": [self._collection("scenes")], "links": []}
+            return {"collections": [collection_of("scenes", server.url)], "links": []}
         if path == "/collections/scenes":
-            return self._collection("scenes")
+            return collection_of("scenes", server.url)
         if path == "/search":
             return self._found(query)
         if path == "/sign":
@@ -103,22 +104,8 @@ class Handler(BaseHTTPRequestHandler):
             return {"href": f"{href}?sig={token}", "msft:expiry": expiry.isoformat()}
         return None
 
-    def _collection(self, name):
-        return {
-            "type": "Collection",
-            "stac_version": "1.0.0",
-            "id": name,
-            "description": "-",
-            "license": "other",
-            "links": [{"rel": "root", "href": self.server.url}],
-            "extent": {
-                "spatial": {"bbox": [[-180, -90, 180, 90]]},
-                "temporal": {"interval": [[None, None]]},
-            },
-        }
-
     def _found(self, query):
-        items = [item for item in self.server.items if _matches(item, query)]
+        items = [item for item in self.server.items if matches(item, query)]
         start, end = (
             int(query.get("token", 0)),
             int(query.get("token", 0)) + self.server.size,
@@ -170,7 +157,24 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _matches(item, query):
+def collection_of(name, root):
+    """Return a collection of anywhere and any time."""
+    return {
+        "type": "Collection",
+        "stac_version": "1.0.0",
+        "id": name,
+        "description": "-",
+        "license": "other",
+        "links": [{"rel": "root", "href": root}] if root else [],
+        "extent": {
+            "spatial": {"bbox": [[-180, -90, 180, 90]]},
+            "temporal": {"interval": [[None, None]]},
+        },
+    }
+
+
+def matches(item, query):
+    """Whether an API finds an item by what it is asked."""
     wanted = query.get("collections")
     if wanted and item["collection"] not in wanted:
         return False

@@ -51,6 +51,7 @@ _FILES: Final = frozenset({
     ".safe", ".gpkg", ".toml",
 })  # fmt: skip
 _PATHS: Final = (type(Path()), Path)
+_OF_API: Final = re.compile(r"(.+)/collections/[^/]+(?<!\.json)")
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 Told = tuple[Item, str, tuple[str, ...]]
@@ -285,10 +286,14 @@ def _at(
 
 def _root_api(found: Item, path: str) -> str | None:
     """Return the API that a collection is of; None where it is of none."""
-    root = next((k["href"] for k in links_of(found) if k.get("rel") == "root"), None)
-    if root is None or host_of(root) != host_of(path) or not host_of(path):
+    if not host_of(path):
         return None
-    return root if is_api(read_json(root)) else None
+    root = next((k["href"] for k in links_of(found) if k.get("rel") == "root"), "")
+    below = _OF_API.fullmatch(path.partition("?")[0].rstrip("/"))
+    place = below[1] if below else root
+    if host_of(place) != host_of(path):
+        return None
+    return place if is_api(read_json(place)) else None
 
 
 def _scenes(
