@@ -17,7 +17,8 @@ class Server(ThreadingHTTPServer):
     """Serves what is put into it.
 
     `items` are found by `/search`, `size` at a time; `files` are bytes by path; those
-    whose path begins with `/signed/` are given only to addresses that `/sign` gave out;
+    whose path begins with `/signed/` are given only to addresses that `/sign` gave out,
+    those below `/login/` only to who has the `token`;
     `fail` holds what the next answers are instead: (status, headers).
     """
 
@@ -32,7 +33,7 @@ class Server(ThreadingHTTPServer):
     def reset(self):
         self.items, self.files, self.size = [], {}, 2
         self.fail, self.asked, self.life = deque(), [], 3600
-        self.ways, self.signatures = ("GET", "POST"), {}
+        self.ways, self.signatures, self.token = ("GET", "POST"), {}, "nobody's"
 
     def handle_error(self, request, client_address):
         """Clients that hang up are no news."""
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         if server.fail:
             status, headers = server.fail.popleft()
             return self._send(b"busy", status, headers)
-        if path in server.files or path.startswith("/signed/"):
+        if path in server.files or path.startswith(("/signed/", "/login/")):
             return self._file(path, query)
         found = self._json(path.rstrip("/"), query)
         if found is None:
@@ -136,6 +137,10 @@ class Handler(BaseHTTPRequestHandler):
             and server.signatures.get(query.get("sig")) != path
         ):
             return self._send(b"", 403)
+        if path.startswith("/login/") and self.headers.get("Authorization") != (
+            f"Bearer {server.token}"
+        ):
+            return self._send(b"", 401)
         data = server.files.get(unquote(path))
         if data is None:
             return self._send(b"", 404)

@@ -268,8 +268,10 @@ def _earthdata_token() -> str:
 @lru_cache(maxsize=1)
 def _logged_in(day: str) -> str:  # noqa: ARG001 - tokens last for months
     access = require("earthaccess", what="reading HLS of NASA", extra="earthdata")
-    try:
-        login = access.login()
+    login = access.Auth()
+    told = any(f"EARTHDATA_{name}" in os.environ for name in ("TOKEN", "USERNAME"))
+    try:  # never the way that asks somebody
+        login.login(strategy="environment" if told else "netrc")
         token = login.token["access_token"] if login.authenticated else None
     except Exception as error:  # the package's own, requests', of missing files
         raise UnavailableError(_no_login(first_line(error))) from error

@@ -1,6 +1,8 @@
 """STAC APIs and static catalogues, asked over HTTP: pages, busy servers, signatures."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from stac_server import serving
 
 from geoseg.cli import run
 from geoseg.errors import GeosegError, RasterError, UnavailableError
+from geoseg.rasters import archives as archives_module
 from geoseg.rasters import http
 from geoseg.rasters.archives import archives
 from geoseg.rasters.open import open_source
@@ -265,6 +268,57 @@ def test_the_planetary_computer_signs_by_its_package(server, monkeypatch):
     TOKEN_CACHE.clear()
     assert signed(href) == f"{href}?{token['token']}"
     TOKEN_CACHE.clear()
+
+
+def test_nasa_s_files_are_read_with_a_login(server, tmp_path, monkeypatch):
+    """The package that logs in is played; the header is GDAL's own."""
+
+    class Auth:
+        authenticated, token = True, {"access_token": "verysecret"}
+
+        def login(self, strategy):
+            assert strategy == "environment"
+
+    monkeypatch.setitem(sys.modules, "earthaccess", SimpleNamespace(Auth=Auth))
+    monkeypatch.setenv("EARTHDATA_TOKEN", "verysecret")
+    own(tmp_path, server, hosts=[server.host], sign="earthdata")
+    server.token = "verysecret"
+    server.files["/login/a.tif"] = SCENE[0]
+    one = item("a", "2025-05-01T00:00:00Z", f"{server.url}/login/a.tif", SCENE[2])
+    source = open_items(found_items([one]))
+    assert (source.read(source.grid.window)[0][0] == SCENE[1]).all()
+    monkeypatch.setattr(Auth, "authenticated", False)
+    archives_module._logged_in.cache_clear()
+    with pytest.raises(UnavailableError, match="need an Earthdata login: nobody is"):
+        open_items([one])
+
+
+def test_buckets_of_an_archive_are_read_by_its_settings(tmp_path, monkeypatch):
+    moto_server = pytest.importorskip("moto.server")
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    service = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    service.start()
+    place = "{}:{}".format(*service.get_host_and_port())
+    try:
+        s3 = boto3.client("s3", endpoint_url=f"http://{place}", region_name="us-east-1")
+        s3.create_bucket(Bucket="scenes-here")
+        s3.put_object(Bucket="scenes-here", Key="a.tif", Body=SCENE[0])
+        (tmp_path / "own.toml").write_text(
+            '[bucket]\nurl = "https://api.example"\nhosts = ["s3://scenes-here"]\n'
+            f'[bucket.gdal]\nAWS_S3_ENDPOINT = "{place}"\nAWS_HTTPS = "NO"\n'
+            'AWS_VIRTUAL_HOSTING = "FALSE"\nAWS_REGION = "us-east-1"\n'
+        )
+        monkeypatch.setenv("GEOSEG_ARCHIVES", str(tmp_path / "own.toml"))
+        href = "s3://scenes-here/a.tif"
+        one = item("a", "2025-05-01T00:00:00Z", href, SCENE[2])
+        (tmp_path / "items.json").write_text(json.dumps(one))
+        source = open_source(str(tmp_path / "items.json"))
+        assert (source.read(source.grid.window)[0][0] == SCENE[1]).all()
+    finally:
+        service.stop()
 
 
 # --- static catalogues ---
