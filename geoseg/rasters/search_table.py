@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from geoseg.core.files import target
 from geoseg.core.options import keywords
 from geoseg.core.series_options import DatesFrom
 from geoseg.core.text import counted, percent, size
-from geoseg.rasters.addresses import is_remote
+from geoseg.rasters.addresses import host_of, is_remote
+from geoseg.rasters.archives import trusted_hosts
 from geoseg.rasters.catalogs import Item, cloud_of
 from geoseg.rasters.item_lists import write_list
 from geoseg.rasters.places import footprint_of, share_of
@@ -114,7 +115,32 @@ def searched(what: Any, options: SearchOptions) -> Scenes:  # noqa: ANN401 - as 
     )
     if file is not None:
         write_list(file, found.items, found.question)
-    return Scenes(found)
+    strange = _strange(found.items, options)
+    return Scenes(replace(found, notes=(*found.notes, *strange)))
+
+
+def _strange(items: Sequence[Item], options: SearchOptions) -> tuple[str, ...]:
+    """Return a note where files lie on hosts that other commands will ask about."""
+    known = {*trusted_hosts(), *(host_of(t) or t for t in options.trust or ())}
+    hosts = {
+        host_of(asset["href"])
+        for item in items
+        for key, asset in _assets(item)
+        if _is_data(key, asset)
+    }
+    unknown = sorted(hosts - known - {""})
+    if not unknown:
+        return ()
+    words = " ".join(f"--trust {host}" for host in unknown[:5])
+    return (f"what opens these scenes needs {words}",)
+
+
+def _assets(item: Item) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what an item has of files."""
+    assets = item.get("assets")
+    for key, asset in assets.items() if isinstance(assets, Mapping) else ():
+        if isinstance(asset, Mapping) and isinstance(asset.get("href"), str):
+            yield key, asset
 
 
 @keywords(SearchOptions, searched)
@@ -190,10 +216,7 @@ def _platform(item: Item) -> str | None:
 def _bytes(item: Item) -> int | None:
     """Return how large the rasters of an item are; None where one does not tell."""
     total = 0
-    assets = item.get("assets")
-    for key, asset in assets.items() if isinstance(assets, Mapping) else ():
-        if not isinstance(asset, Mapping) or not isinstance(asset.get("href"), str):
-            continue
+    for key, asset in _assets(item):
         if not _is_data(key, asset):
             continue
         told = asset.get("file:size")

@@ -102,3 +102,12 @@ def test_python_gives_items_and_a_table(folder):
     assert [i["id"] for i in geoseg.search(scenes.items, cloud=0).items] == ["d"]
     with pytest.raises(GeosegError, match="dates 'summer'"):
         geoseg.search("scenes.json", dates="summer")
+
+
+def test_hosts_that_will_be_asked_about_are_said(folder):
+    far = item("far", "2025-05-01T00:00:00Z")
+    far["assets"]["red"]["href"] = "https://files.example/a.tif"
+    (folder / "far.json").write_text(json.dumps(far))
+    (note,) = geoseg.search("far.json").notes
+    assert note == "what opens these scenes needs --trust files.example"
+    assert geoseg.search("far.json", trust=["files.example"]).notes == ()
