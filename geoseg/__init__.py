@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from geoseg.models.load import load_model
     from geoseg.models.pack import save_model
     from geoseg.pipeline.entry import run
+    from geoseg.rasters.compose import compose
     from geoseg.rasters.open import open_source
     from geoseg.rasters.search_table import Scenes, search
     from geoseg.training.train import train
@@ -65,6 +66,7 @@ _MODULES = {
     "Scenes": "geoseg.rasters.search_table",
     "check_seams": "geoseg.viz.seams",
     "compare": "geoseg.accuracy.compare",
+    "compose": "geoseg.rasters.compose",
     "draw_evaluation": "geoseg.viz.figures",
     "estimate": "geoseg.accuracy.accuracy",
     "evaluate": "geoseg.accuracy.evaluate",
@@ -109,6 +111,7 @@ __all__ = [
     "__version__",
     "check_seams",
     "compare",
+    "compose",
     "draw_evaluation",
     "errors",
     "estimate",

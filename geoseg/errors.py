@@ -100,6 +100,12 @@ class SourceChangedError(RasterError):
     """The raster is not the one any more that the run began with."""
 
 
+class SceneMissingError(RasterError):
+    """A file of a scene cannot be had now; the message says which and the way on."""
+
+    exit_status = 3
+
+
 class ClusterError(GeosegError):
     """Workers cannot be had, or the scheduler was lost; a rerun goes on."""
 

@@ -5,6 +5,7 @@ from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptio
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.maps.options import ClassesOptions, ExportOptions, VerifyOptions
 from geoseg.pipeline.options import RunOptions
+from geoseg.rasters.options import ComposeOptions
 from geoseg.rasters.search_options import SearchOptions
 from geoseg.training.options import TrainOptions
 from geoseg.vector.options import VectorizeOptions
@@ -22,6 +23,7 @@ DECLARED = {
     EvaluateOptions: (geoseg.evaluate, "evaluate"),
     SampleOptions: (geoseg.sample, "sample"),
     CompareOptions: (geoseg.compare, "compare"),
+    ComposeOptions: (geoseg.compose, "compose"),
     TrainOptions: (geoseg.train, "train"),
     RunOptions: (geoseg.run, "run"),
     SearchOptions: (geoseg.search, "search"),

@@ -27,6 +27,7 @@ COMMANDS = {
     "segment": "geoseg.cli.segment",
     "plan": "geoseg.cli.segment",
     "search": "geoseg.cli.search",
+    "compose": "geoseg.cli.compose",
     "classes": "geoseg.cli.classes",
     "vectorize": "geoseg.cli.vectorize",
     "evaluate": "geoseg.cli.quality",

@@ -12,8 +12,8 @@ NodataRule = Literal["auto", "any", "all"]
 Units = Literal["file", "reflectance"]
 
 
-class RasterOptions(Options):
-    """How a raster is read."""
+class BandsOptions(Options):
+    """Which bands are read where, and what is nodata in them."""
 
     aoi: Annotated[
         str | os.PathLike[str] | None,
@@ -27,16 +27,21 @@ class RasterOptions(Options):
     those to use, in the model's order."""
     nodata: Annotated[float | None, Cli(section=Section.MODEL)] = None
     """A pixel value that is nodata, whatever the raster says of it."""
-    nodata_rule: Annotated[NodataRule, Cli(section=Section.MODEL)] = "auto"
-    """A pixel is nodata where any band is, or where all are; auto: all for pictures of
-    bytes with red, green and blue, any for all others."""
-    units: Annotated[Units, Cli(section=Section.MODEL)] = "file"
-    """Numbers as stored, or as reflectance where the raster says how."""
     trust: Annotated[
         Sequence[str] | None,
         Cli(section=Section.MODEL, metavar="PATH|HOST", repeats=True, location=True),
     ] = None
     """What a VRT, tile index or STAC item may name beside its own folder and host."""
+
+
+class RasterOptions(BandsOptions):
+    """How a raster is read."""
+
+    nodata_rule: Annotated[NodataRule, Cli(section=Section.MODEL)] = "auto"
+    """A pixel is nodata where any band is, or where all are; auto: all for pictures of
+    bytes with red, green and blue, any for all others."""
+    units: Annotated[Units, Cli(section=Section.MODEL)] = "file"
+    """Numbers as stored, or as reflectance where the raster says how."""
 
     @property
     def of_source(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Clipped(Derived):
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
         theirs = window.shift(y=self.crop.y, x=self.crop.x)
-        inside = _inside(self.area, theirs)
+        inside = inside_area(self.area, theirs)
         if not inside.any():  # nothing to fetch
             shape = (len(self.bands), window.height, window.width)
             return np.zeros(shape, self.dtype), inside
@@ -80,7 +80,7 @@ def clipped(source: Source, aoi: str | os.PathLike[str]) -> Source:
         RasterError: No polygons, or none where the raster is.
     """
     path = os.fspath(aoi)
-    area = _area(path, source.grid)
+    area = area_of(path, source.grid)
     left, top, right, bottom = area.bounds
     wanted = Window.spanning(
         int(np.floor(top)),
@@ -107,7 +107,7 @@ def is_empty(area: Geometry, window: Window) -> bool:
     )
 
 
-def _area(aoi: str, grid: Grid) -> Geometry:
+def area_of(aoi: str, grid: Grid) -> Geometry:
     """Return the union of a file's polygons, in pixels of the grid."""
     import shapely
 
@@ -136,7 +136,7 @@ def polygons_of(aoi: str) -> Shapes:
     return replace(found, geometries=shapely.make_valid(kept))
 
 
-def _inside(area: bytes, window: Window) -> NDArray[np.bool_]:
+def inside_area(area: bytes, window: Window) -> NDArray[np.bool_]:
     """Return which pixels of a window have their centre in the area."""
     inside = np.zeros((window.height, window.width), np.bool_)
     for cut in squares(window, _SQUARE):

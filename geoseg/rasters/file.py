@@ -186,6 +186,9 @@ class Told:
     alpha band: it is not one."""
     trust: tuple[str, ...] = ()
     """Folders and hosts whose files may be read where a raster names them."""
+    product: bool = True
+    """Whether the product that the file's name tells of says what numbers mean; not
+    where an item says it."""
 
 
 NOTHING_TOLD: Final = Told()
@@ -350,7 +353,7 @@ def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
     )
     dtype = np.result_type(*{header.dtypes[i] for i in at})
     nodata = tuple(header.nodata[i] if told.nodata is None else told.nodata for i in at)
-    product = known(path, bands)
+    product = known(path, bands) if told.product else None
     if product is not None:
         bands = product.bands
         if not any(n is not None for n in nodata):

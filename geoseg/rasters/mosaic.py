@@ -182,7 +182,7 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
                 f"rasters of one mosaic have the same steps in time: {first.name} has "
                 f"{_steps(first)}, {other.name} has {_steps(other)}"
             )
-    sources, changed = alike([_turned(s, first.grid) for s in sources])
+    sources, changed = alike([turned(s, first.grid) for s in sources])
     places = [_place(source, first.grid) for source in sources]
     y, x = min(p.y for p in places), min(p.x for p in places)
     bottom, right = max(p.bottom for p in places), max(p.right for p in places)
@@ -204,7 +204,7 @@ def _steps(source: Source) -> str:
     return ", ".join(steps_of(source.bands)) or "none"
 
 
-def _turned(source: Source, lattice: Grid) -> Source:
+def turned(source: Source, lattice: Grid) -> Source:
     """Return a source on the other side of 180 degrees where that is nearer.
 
     In degrees -179.5 is 180.5: neighbours across the antimeridian stay neighbours.

@@ -47,6 +47,8 @@ class SourceBand:
     step: str | None = None
     """Start of the step in time that it shows, as an ISO date (`2025-04-01`); None of a
     source without time, and of what does not change (elevation)."""
+    is_reflectance: bool = field(default=False, compare=False)
+    """Whether its numbers are known to be reflectance themselves."""
 
     @property
     def is_scaled(self) -> bool:

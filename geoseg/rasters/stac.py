@@ -52,6 +52,7 @@ _NO_BAND: Final = re.compile(
     r"|emis|emsd|trad|urad",
     re.IGNORECASE,
 )
+_METRES: Final = re.compile(r"_(\d+)m$")
 _RASTER_TYPES: Final = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
 
 
@@ -67,6 +68,10 @@ class Asset:
     """As the item tells."""
     scaled: bool = False
     """Whether it tells what numbers mean."""
+    by_baseline: bool = False
+    """Whether only its processing baseline does: what the file tells counts more."""
+    resolution: float | None = None
+    """Size of its pixels in metres, as the item tells."""
 
 
 def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -189,14 +194,19 @@ def _open_item(item: Mapping[str, Any], told: Told) -> Source:
             "'Feature', or there are no assets; collections and catalogs are not "
             "rasters"
         )
-    assets = list(_rasters(item))
+    assets = list(rasters_of(item))
     if not assets:
         raise RasterError(
             f"{name} has no rasters among its assets ({', '.join(item['assets'])})"
         )
     chosen = _wanted(_single_bands(assets), told.wanted) or assets[:1]
     opened = open_all(
-        [a.href for a in chosen], replace(told, count=len(chosen[0].bands))
+        [a.href for a in chosen],
+        replace(
+            told,
+            count=len(chosen[0].bands),
+            product=not any(a.scaled for a in chosen),
+        ),
     )
     named = [
         gcps.placed(_named(s, a, told), s.control)
@@ -224,7 +234,7 @@ def _notes(
 
 
 def _baseline_told(item: Mapping[str, Any]) -> str:
-    baseline = _baseline(item)
+    baseline = baseline_of(item)
     return "" if baseline is None else f", processing baseline {baseline:05.2f}"
 
 
@@ -235,27 +245,38 @@ def _is_raster(asset: Mapping[str, Any]) -> bool:
     return suffix in RASTER_SUFFIXES or (told and not suffix and is_remote(href))
 
 
-def _rasters(item: Mapping[str, Any]) -> Iterator[Asset]:
+def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asset]:
+    """Yield the rasters among an item's assets.
+
+    Args:
+        item: As its JSON has it.
+        pixels: Whether pictures and files of quality are left out.
+
+    Raises:
+        RasterError: One lies where GDAL would read what nobody named.
+    """
     base = next((k["href"] for k in links_of(item) if k.get("rel") == "self"), "")
     for key, asset in item["assets"].items():
         if not isinstance(asset, Mapping) or not _is_raster(asset):
             continue
-        if _NOT_PIXELS & set(asset.get("roles") or ()):
+        if pixels and _NOT_PIXELS & set(asset.get("roles") or ()):
             continue
         href = str(asset["href"])
         # Whoever hands over an item names its hosts and paths, but not what GDAL's
         # virtual files make of them.
         target = file_of(href)
         allowed(href, "the item", [host_of(target) or target])
-        bands, scaled = _bands(key, asset, item)
-        if not bands and _NO_BAND.fullmatch(key):
+        bands, by_baseline = _bands(key, asset, item)
+        if pixels and not bands and _NO_BAND.fullmatch(key):
             continue
         yield Asset(
             key=key,
             href=_absolute(href, base),
             bands=bands,
-            nodata=_nodata(asset),
-            scaled=scaled,
+            nodata=_nodata_of(asset, item),
+            resolution=_resolution(key, asset),
+            scaled=any(band.is_scaled for band in bands),
+            by_baseline=by_baseline,
         )
 
 
@@ -270,7 +291,7 @@ def _absolute(href: str, base: str) -> str:
 def _bands(
     key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
 ) -> tuple[tuple[SourceBand, ...], bool]:
-    """Return an asset's bands, and whether the item tells what their numbers mean."""
+    """Return an asset's bands, and whether only the baseline tells of their numbers."""
     told = _objects(asset.get("bands")) or _objects(asset.get("eo:bands"))
     names = [str(b.get("name", "")) for b in told]
     common = [b.get("eo:common_name", b.get("common_name")) for b in told]
@@ -286,7 +307,7 @@ def _bands(
         replace(g, common_name=c or g.common_name, scale=scale, offset=offset)
         for g, c, (scale, offset) in zip(guessed, common, rules, strict=True)
     )
-    return bands, any(band.is_scaled for band in bands)
+    return bands, not any(_is_told(facts) for facts in _facts(asset, len(names)))
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - as JSON has it
@@ -308,9 +329,20 @@ def _rules(
     asset: Mapping[str, Any], item: Mapping[str, Any], count: int
 ) -> list[tuple[float, float]]:
     """Return scale and offset of each band."""
+    return [_rule(facts, item) for facts in _facts(asset, count)]
+
+
+def _facts(asset: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
+    """Return what an asset tells of each of its bands."""
     told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
     told = told if len(told) == count else [{}] * count
-    return [_rule({**asset, **band}, item) for band in told]
+    return [{**asset, **band} for band in told]
+
+
+def _is_told(facts: Mapping[str, Any]) -> bool:
+    """Whether scale or offset are told."""
+    names = ("raster:scale", "scale", "raster:offset", "offset")
+    return any(_number(facts.get(name)) is not None for name in names)
 
 
 def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, float]:
@@ -324,14 +356,18 @@ def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, flo
     scale = _number(facts.get("raster:scale", facts.get("scale")))
     offset = _number(facts.get("raster:offset", facts.get("offset")))
     properties = item.get("properties") or {}
-    applied = properties.get("earthsearch:boa_offset_applied") is True
-    baseline = _baseline(item)
+    applied = any(
+        value is True
+        for name, value in properties.items()
+        if name.endswith("boa_offset_applied")
+    )
+    baseline = baseline_of(item)
     if scale is None and offset is None and baseline is not None:
         return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
     return scale or 1.0, 0.0 if applied else offset or 0.0
 
 
-def _baseline(item: Mapping[str, Any]) -> float | None:
+def baseline_of(item: Mapping[str, Any]) -> float | None:
     """Return the processing baseline of a Sentinel-2 item, where it tells."""
     properties = item.get("properties")
     if not isinstance(properties, Mapping):
@@ -343,6 +379,20 @@ def _baseline(item: Mapping[str, Any]) -> float | None:
         else None
     )
     return _number(str(told).lstrip("Nn")) if told else None
+
+
+def _resolution(key: str, asset: Mapping[str, Any]) -> float | None:
+    """Return how large an asset's pixels are, by its bands, itself, or its key."""
+    facts = next(iter(_facts(asset, 1)), {})
+    told = facts.get("raster:spatial_resolution", facts.get("spatial_resolution"))
+    in_key = _METRES.search(key)
+    return _number(told or asset.get("gsd") or (in_key[1] if in_key else None))
+
+
+def _nodata_of(asset: Mapping[str, Any], item: Mapping[str, Any]) -> float | None:
+    """Return an asset's nodata value; of Sentinel-2 it is 0 where nothing is told."""
+    told = _nodata(asset)
+    return 0.0 if told is None and baseline_of(item) is not None else told
 
 
 def _nodata(asset: Mapping[str, Any]) -> float | None:
@@ -400,7 +450,7 @@ def _named(source: RasterFile, asset: Asset, told: Told) -> Source:
     bands = tuple(
         replace(
             theirs
-            if asset.scaled
+            if asset.scaled and not (asset.by_baseline and own.is_scaled)
             else replace(theirs, scale=own.scale, offset=own.offset),
             number=own.number,
         )

@@ -1,0 +1,381 @@
+"""Images of many dates: `geoseg.compose`, to look at, to keep, or for another tool."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from geoseg._version import __version__
+from geoseg.core.files import target
+from geoseg.core.grid import Window
+from geoseg.core.options import keywords
+from geoseg.core.series_options import DatesFrom, Resampling
+from geoseg.core.text import redact
+from geoseg.errors import RasterError
+from geoseg.execution.progress import steps
+from geoseg.location import without_folders
+from geoseg.rasters import images
+from geoseg.rasters.images import NOTHING, STEP, Band
+from geoseg.rasters.options import ComposeOptions
+from geoseg.rasters.series import open_series, unique_layers
+from geoseg.rasters.stac import items_of, read_items
+from geoseg.rasters.time import QUALITY, Series
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What `compose` has written."""
+
+    path: Path
+    cut: int
+    """How many values int16 could not hold."""
+
+
+def series_of(source: Any, options: ComposeOptions) -> Series:  # noqa: ANN401 - as `compose`
+    """Return the scenes that are asked for as one source.
+
+    Raises:
+        GeosegError: There are none, or they do not go together.
+    """
+    items, name = _items(source, options)
+    return open_series(
+        items,
+        options,
+        bands=options.bands,
+        aoi=options.aoi,
+        nodata=options.nodata,
+        trust=tuple(options.trust or ()),
+        pixel=options.resolution,
+        name=name,
+    )
+
+
+def _items(
+    source: Any,  # noqa: ANN401 - as `compose`
+    options: ComposeOptions,
+) -> tuple[Sequence[Mapping[str, Any]], str]:
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        return read_items(path, tuple(options.trust or ())), redact(path)
+    items = items_of(source)
+    if items is None:
+        raise RasterError(
+            f"scenes are a file of STAC items, or items; got {type(source).__name__}"
+        )
+    return items, f"{len(items)} STAC items"
+
+
+def write(
+    source: Any,  # noqa: ANN401 - as `compose`
+    series: Series,
+    options: ComposeOptions,
+    progress: Callable[[int, int], None],
+) -> Made:
+    """Write a series as `options.out`.
+
+    Raises:
+        RasterError: It cannot be written there.
+    """
+    out = _checked_out(source, series, options)
+    if out.suffix.lower() == ".zarr":
+        template, fill = _as_dataset(series, options.dtype)
+        images.write_zarr(series, out, template, fill, progress)
+        return Made(path=out, cut=0)
+    cut = images.write_tif(
+        series,
+        out,
+        [_band(series, i, options.dtype) for i in range(len(series.bands))],
+        options.dtype,
+        tags_of(series),
+        progress,
+    )
+    return Made(path=out, cut=cut)
+
+
+def _checked_out(
+    source: Any,  # noqa: ANN401 - as `compose`
+    series: Series,
+    options: ComposeOptions,
+) -> Path:
+    """Return where the image is written, never over what it is made of."""
+    if options.out is None:
+        raise RasterError("--out is missing: name a .tif or .zarr to write")
+    out = Path(options.out)
+    if out.suffix.lower() == ".zarr":
+        if not out.parent.is_dir():
+            raise RasterError(f"the folder {out.parent} does not exist: create it")
+        if out.exists() and not options.overwrite:
+            raise RasterError(f"{out} exists: use --overwrite, or another --out")
+    else:
+        out = target(
+            out,
+            (".tif", ".tiff", ".zarr"),
+            overwrite=options.overwrite,
+            error=RasterError,
+        )
+    named = [source] if isinstance(source, str | os.PathLike) else []
+    read = [layer.href for layer in unique_layers(series.scenes)]
+    whole = out.resolve()
+    for other in (*named, *read, options.like, options.aoi):
+        if other is not None and Path(other).resolve() in {whole, *whole.parents}:
+            raise RasterError(
+                f"the output {out} lies on or inside the input {other}: choose another "
+                "--out"
+            )
+    return out
+
+
+# --- bands and tags ---
+
+
+def _band(series: Series, at: int, dtype: str) -> Band:
+    band = series.bands[at]
+    told = band.name in QUALITY and at >= series.depth * len(series.steps)
+    tags = {} if band.step is None else {"step": band.step}
+    if band.common_name is not None:
+        tags["common_name"] = band.common_name
+    name = band.name if band.step is None else f"{band.step} {band.name}"
+    unit = "reflectance" if band.is_reflectance else None
+    if told:
+        unit = {"first": "days since 1970-01-01", "last": "days since 1970-01-01"}.get(
+            band.name
+        )
+    scaled = dtype == "int16" and (not told or band.name == "clouds")
+    return Band(name=name, unit=unit, scale=STEP if scaled else 1.0, tags=tags)
+
+
+def tags_of(series: Series) -> dict[str, str]:
+    """Return what a product says of itself: what it was made of, and how."""
+    notes = [without_folders(note) for note in series.notes]
+    moments = [o.moment for o in series.overpasses]
+    told = {
+        "TIFFTAG_SOFTWARE": f"geoseg {__version__}",
+        "GEOSEG_REDUCE": series.rule,
+        "GEOSEG_SCENES": str(len(series.scenes)),
+        "GEOSEG_OBSERVATIONS": str(len(series.overpasses)),
+        "GEOSEG_FIRST": min(moments).isoformat(),
+        "GEOSEG_LAST": max(moments).isoformat(),
+        "GEOSEG_NOTES": json.dumps(notes),
+    }
+    missing = [n.removeprefix("missing: ") for n in notes if n.startswith("missing: ")]
+    return told | ({"GEOSEG_MISSING": json.dumps(missing)} if missing else {})
+
+
+# --- xarray ---
+
+
+def as_array(series: Series) -> xr.DataArray:
+    """Return a series as a lazy array (band, y, x), or (time, band, y, x) of steps."""
+    import dask.array as da
+    import xarray as xr
+
+    grid, side = series.grid, min(series.cell, _CHUNK)
+    heights = _cut(grid.height, side)
+    widths = _cut(grid.width, side)
+    count = len(series.bands)
+
+    def block(block_info: Any = None) -> NDArray[np.float32]:  # noqa: ANN401 - dask's
+        (_, _), (y, bottom), (x, right) = block_info[None]["array-location"]
+        window = Window.spanning(int(y), int(bottom), int(x), int(right))
+        return np.asarray(series.read(window)[0], np.float32)
+
+    data = da.map_blocks(
+        block,
+        chunks=((count,), heights, widths),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+        name=f"geoseg-compose-{series.facts['digest'][:16]}-{id(series)}",
+    )
+    dims: tuple[str, ...] = ("band", "y", "x")
+    names = [band.name for band in series.bands]
+    coordinates: dict[str, Any] = {}
+    if series.steps[0].label is not None:
+        made = series.depth * len(series.steps)
+        data = data[:made].reshape(
+            (len(series.steps), series.depth, grid.height, grid.width)
+        )
+        names = names[: series.depth]
+        dims = ("time", *dims)
+        labels = [np.datetime64(str(step.label), "ns") for step in series.steps]
+        coordinates["time"] = ("time", np.array(labels))
+    found = xr.DataArray(
+        data,
+        dims=dims,
+        coords={
+            **coordinates,
+            "band": ("band", names),
+            "y": ("y", grid.y_centres()),
+            "x": ("x", grid.x_centres()),
+        },
+        name="composite",
+        attrs={k.lower(): v for k, v in tags_of(series).items() if "TIFF" not in k},
+    )
+    return _placed(found, series)
+
+
+def _placed(found: xr.DataArray, series: Series) -> xr.DataArray:
+    import rioxarray  # noqa: F401 - gives arrays their .rio
+
+    placed: xr.DataArray = found.rio.write_transform(series.grid.transform)
+    if series.grid.crs is not None:
+        placed = placed.rio.write_crs(series.grid.crs)
+    return placed
+
+
+def _cut(length: int, side: int) -> tuple[int, ...]:
+    return tuple(min(side, length - at) for at in range(0, length, side))
+
+
+def _as_dataset(
+    series: Series, dtype: Literal["float32", "int16"]
+) -> tuple[xr.Dataset, Callable[[Any, Window, NDArray[np.float32]], Any]]:
+    """Return an empty dataset of all of a series, and what fills a part of it."""
+    import dask.array as da
+    import xarray as xr
+
+    grid, made = series.grid, series.depth * len(series.steps)
+    told = [b.name for b in series.bands[made:]]
+    whole = as_array(series.select(range(made)))
+    shape = whole.shape[:-2]
+    sides = tuple(min(_CHUNK, n) for n in (grid.height, grid.width))
+    blank = da.zeros(
+        whole.shape, chunks=(*([1] * len(shape)), *sides), dtype=np.float32
+    )
+    dataset = whole.copy(data=blank).to_dataset()
+    flat = da.zeros((grid.height, grid.width), chunks=sides, dtype=np.float32)
+    for name in told:
+        dataset[name] = xr.DataArray(flat, dims=("y", "x"))
+    stored: dict[str, Any] = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
+    if dtype == "int16":
+        stored = {"dtype": "int16", "_FillValue": NOTHING, "scale_factor": STEP}
+    dataset["composite"].encoding |= stored
+    for name in told:
+        dataset[name].encoding |= {"dtype": "float32", "_FillValue": np.float32(np.nan)}
+        dataset[name].attrs["grid_mapping"] = "spatial_ref"
+
+    def fill(part: Any, _: Window, pixels: NDArray[np.float32]) -> Any:  # noqa: ANN401 - xarray's
+        part = part.drop_vars([v for v in part.variables if v not in part.data_vars])
+        values = pixels[:made].reshape((*shape, *pixels.shape[1:]))
+        if dtype == "int16":
+            values = np.clip(values, STEP * (NOTHING + 1), STEP * (-NOTHING - 1))
+        part = part.assign(composite=part["composite"].copy(data=values))
+        for i, name in enumerate(told):
+            part[name] = part[name].copy(data=pixels[made + i])
+        return part
+
+    return dataset, fill
+
+
+# --- the public function ---
+
+
+def _compose(
+    source: Any,  # noqa: ANN401 - as `compose`
+    options: ComposeOptions,
+    progress: Callable[[int, int], None] | bool | None,
+) -> xr.DataArray:
+    """Make an image of many dates; see `compose`."""
+    series = series_of(source, options)
+    for note in series.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    if options.out is not None:
+        with _shown(progress) as show:
+            write(source, series, options, show)
+    return as_array(series)
+
+
+@contextmanager
+def _shown(
+    progress: Callable[[int, int], None] | bool | None,
+) -> Iterator[Callable[[int, int], None]]:
+    if callable(progress):
+        yield progress
+        return
+    with steps("composing", quiet=progress is False) as show:
+        yield show
+
+
+@keywords(ComposeOptions, _compose)
+def compose(
+    source: Any,  # noqa: ANN401 - whatever tells scenes
+    *,
+    dates: str | Sequence[Any] | None = None,
+    cloud: float | None = None,
+    aoi: str | os.PathLike[str] | None = None,
+    bands: Sequence[str] | None = None,
+    reduce: str | None = None,
+    every: str | None = None,
+    mask: Sequence[str] | None = None,
+    mask_buffer: float = 0.0,
+    like: str | os.PathLike[str] | None = None,
+    crs: str | None = None,
+    resolution: float | None = None,
+    resampling: Resampling = "auto",
+    nodata: float | None = None,
+    quality: bool = False,
+    skip_missing: bool = False,
+    endpoint: str | None = None,
+    dates_from: DatesFrom = "items",
+    trust: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    dtype: Literal["float32", "int16"] = "float32",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | bool | None = None,
+) -> xr.DataArray:
+    """Make one image, or one per step in time, of scenes of many dates.
+
+    Args:
+        source: A file of STAC items, or items.
+        dates: A year, month or day, or two of them, both ends in, in UTC: `2025`,
+            `2025-05/2025-09`, or a pair.
+        cloud: Most clouds of a scene, in percent; scenes that do not tell are taken.
+        aoi: Vector file; outside of its polygons is nodata.
+        bands: Names of bands, common ones (`red`) or the sensor's (`B04`); default all.
+        reduce: How dates become one pixel: `median` (default), `medoid`, `mean`,
+            `first`, `best` (of the least clouds), `best:ndvi`, `percentile:25`.
+        every: Keep steps in time, each reduced on its own: `date`, `day`, `week`,
+            `month`, `year`, `10 days`; a step without a scene is nodata.
+        mask: What is masked by the scenes' quality band, or `["none"]`; default
+            clouds, shadows, cirrus, and what is beside them.
+        mask_buffer: Metres around what is masked that are masked too.
+        like: Raster whose grid is used.
+        crs: Coordinate reference system; default the area's UTM zone, without an area
+            the scenes' own.
+        resolution: Pixel size in metres; default the finest band's.
+        resampling: How scenes come onto other pixels: `auto`, `nearest`, `bilinear`.
+        nodata: A pixel value that is nodata, whatever items and files say.
+        quality: Tell of each pixel how often it was seen, the share of clouds, and the
+            first and last date.
+        skip_missing: Go on without files that cannot be had.
+        endpoint: Archive that is searched.
+        dates_from: Where scenes have their dates: in `items`, or in `names` of files.
+        trust: What VRTs among the files may name beside their own folder and host.
+        out: The image to write: a cloud-optimised GeoTIFF (`.tif`), or `.zarr`.
+        dtype: What is written: `float32`, or `int16` (reflectance x 10 000).
+        overwrite: Replace what is there.
+        progress: False is quiet, True and None show a bar on a terminal or notebook; or
+            a function that is told how many of how many blocks are done.
+
+    Returns:
+        float32 reflectance, NaN where nothing was seen; lazy: (band, y, x), or
+        (time, band, y, x) where steps are kept. Computed in parts of bounded memory.
+
+    Raises:
+        GeosegError: Scenes, arguments or output are not right.
+        SceneMissingError: A file of a scene cannot be had.
+    """
+    raise NotImplementedError  # `_compose` is what runs

@@ -1,0 +1,233 @@
+"""A source's pixels as a file: a cloud-optimised GeoTIFF, or Zarr for xarray.
+
+It is made beside and put in place when whole. Blocks are read by threads and written as
+they come; the bytes do not depend on their order.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from geoseg.core.files import lacks_room, replace, replacing
+from geoseg.core.grid import Window, squares
+from geoseg.errors import RasterError, first_line, is_full
+from geoseg.execution.engine import unordered
+from geoseg.execution.progress import reported
+from geoseg.execution.resources import cores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.rasters.time import Series
+
+Dtype = Literal["float32", "int16"]
+Progress = Callable[[int, int], None]
+
+NOTHING: Final = -32768
+"""Nodata of int16."""
+STEP: Final = 1e-4
+"""What 1 of int16 is."""
+_TILE: Final = 512
+_AT_ONCE: Final = 1.1e9
+"""Bytes that all blocks in work take at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """A band as it is written."""
+
+    name: str
+    unit: str | None
+    scale: float
+    """What a stored number is multiplied by; 1 for float32."""
+    tags: Mapping[str, str]
+
+
+@contextmanager
+def _reporting(file: Path) -> Iterator[None]:
+    """Say on one line why a file cannot be written."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (OSError, RasterioError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        if is_full(error) or lacks_room(file.parent):
+            reason = f"no room is left ({reason})"
+        raise RasterError(f"{file} cannot be written: {reason}") from error
+
+
+def blocks_of(series: Series) -> tuple[list[Window], int]:
+    """Return in which windows a series is read, and by how many threads.
+
+    So many that all of them together take bounded memory, whatever the machine.
+    """
+    side, threads = max(series.cell, _TILE), cores()
+    while side > _TILE and threads * _bytes(series, side) > _AT_ONCE:
+        side //= 2
+    most = max(1, int(_AT_ONCE // _bytes(series, side)))
+    return list(squares(series.grid, side)), min(threads, most)
+
+
+def _bytes(series: Series, side: int) -> float:
+    """Return what reading a block takes, with what is in work of it."""
+    share = min(1.0, (side / series.cell) ** 2)
+    return series.reading_bytes * share + side * side * 8 * len(series.bands)
+
+
+def memory_of(series: Series) -> float:
+    """Return how many bytes writing a series takes at most, beside the libraries."""
+    blocks, threads = blocks_of(series)
+    side = max(blocks[0].height, blocks[0].width)
+    return (threads + 1) * _bytes(series, side)
+
+
+def write_tif(
+    series: Series,
+    file: Path,
+    bands: list[Band],
+    dtype: Dtype,
+    tags: Mapping[str, str],
+    progress: Progress,
+) -> int:
+    """Write a cloud-optimised GeoTIFF; return how many values int16 could not hold.
+
+    Raises:
+        RasterError: It cannot be written, or a scene cannot be read.
+    """
+    import rasterio
+    import rasterio.shutil
+
+    with replacing(file) as part, _reporting(file):
+        folder = part.with_name(f"{part.name}-work")
+        folder.mkdir()
+        tiles, whole = folder / "tiles.tif", folder / part.name
+        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=128):
+            cut = _write_tiles(series, tiles, bands, dtype, tags, progress)
+            rasterio.shutil.copy(
+                tiles,
+                whole,
+                driver="COG",
+                blocksize=_TILE,
+                compress="deflate",
+                level=1,
+                predictor="yes",
+                resampling="average",
+                bigtiff="if_safer",
+            )
+        replace(whole, part)
+    return cut
+
+
+def _write_tiles(
+    series: Series,
+    path: Path,
+    bands: list[Band],
+    dtype: Dtype,
+    tags: Mapping[str, str],
+    progress: Progress,
+) -> int:
+    import rasterio
+    from rasterio.windows import Window as At
+
+    grid, cut = series.grid, 0
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=grid.height,
+        width=grid.width,
+        count=len(bands),
+        dtype=dtype,
+        crs=grid.crs,
+        transform=grid.transform,
+        nodata=NOTHING if dtype == "int16" else np.nan,
+        tiled=True,
+        blockxsize=_TILE,
+        blockysize=_TILE,
+        interleave="band",
+        compress="zstd",
+        zstd_level=1,
+        bigtiff="if_safer",
+        sparse_ok=True,
+    ) as out:
+        out.update_tags(**tags)
+        for i, band in enumerate(bands, 1):
+            out.set_band_description(i, band.name)
+            out.update_tags(i, **band.tags)
+        out.scales = [band.scale for band in bands]
+        out.units = [band.unit or "" for band in bands]
+        for window, pixels in read_blocks(series, progress):
+            stored: NDArray[Any] = pixels
+            if dtype == "int16":
+                stored, beyond = as_int16(pixels, bands)
+                cut += beyond
+            at = At(window.x, window.y, window.width, window.height)
+            out.write(stored, window=at)
+    return cut
+
+
+def read_blocks(
+    series: Series, progress: Progress
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Yield blocks and their pixels as they come; Ctrl-C ends between two."""
+    blocks, threads = blocks_of(series)
+    found = unordered(partial(_read, series), blocks, in_flight=threads)
+    yield from reported(found, len(blocks), progress)
+
+
+def _read(series: Series, window: Window) -> NDArray[np.float32]:
+    pixels, _ = series.read(window)
+    return np.asarray(pixels, np.float32)
+
+
+def as_int16(
+    pixels: NDArray[np.float32], bands: list[Band]
+) -> tuple[NDArray[np.int16], int]:
+    """Return pixels (band, y, x) as they are stored, and how many did not fit."""
+    out = np.empty(pixels.shape, np.int16)
+    beyond = 0
+    for values, stored, band in zip(pixels, out, bands, strict=True):
+        number = np.rint(values.astype(np.float64) / band.scale)
+        beyond += int(np.count_nonzero(np.abs(number) > -NOTHING - 1))
+        stored[...] = np.where(
+            np.isnan(number), NOTHING, np.clip(number, NOTHING + 1, -NOTHING - 1)
+        )
+    return out, beyond
+
+
+def write_zarr(
+    series: Series,
+    folder: Path,
+    template: Any,  # noqa: ANN401 - an xarray.Dataset
+    fill: Callable[[Any, Window, NDArray[np.float32]], Any],
+    progress: Progress,
+) -> None:
+    """Write Zarr that xarray opens, block by block.
+
+    Args:
+        series: What is written.
+        folder: The store.
+        template: The dataset, lazy, with its encoding.
+        fill: Makes of a part of it and its pixels what is written there.
+        progress: Told how many of how many blocks are done.
+
+    Raises:
+        RasterError: It cannot be written, or a scene cannot be read.
+    """
+    with replacing(folder) as part, _reporting(folder):
+        template.to_zarr(part, compute=False, zarr_format=2, consolidated=True)
+        for window, pixels in read_blocks(series, progress):
+            y, x = window.slices
+            one = fill(template.isel(y=y, x=x), window, pixels)
+            one.to_zarr(part, region={"y": y, "x": x}, zarr_format=2)
+        if folder.exists():
+            shutil.rmtree(folder)

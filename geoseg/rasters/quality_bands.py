@@ -1,0 +1,108 @@
+"""What the quality bands of satellite products say of pixels: clouds, shadows, nodata.
+
+Sources: Sentinel-2's scene classification (S2-PDGS-TAS-DI-PSD 14.9), the Landsat 8-9
+Collection 2 Level 2 Data Format Control Book (LSDS-1619, `QA_PIXEL`), the HLS User
+Guide 2.0 (`Fmask`), Planet's UDM2 specification.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from geoseg.core.series_options import MASKED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from geoseg.rasters.stac import Asset
+
+Kind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
+
+_CALLED: Final[Mapping[Kind, re.Pattern[str]]] = {
+    "SCL": re.compile(r"(?:^|[_-])scl(?:$|[_-])", re.IGNORECASE),
+    "QA_PIXEL": re.compile(r"(?:^|_)qa_pixel(?:$|[_.-])", re.IGNORECASE),
+    "Fmask": re.compile(r"^fmask$", re.IGNORECASE),
+    "UDM2": re.compile(r"(?:^|_)udm2(?:$|_)", re.IGNORECASE),
+}
+_SCL: Final[Mapping[str, tuple[int, ...]]] = {
+    "dark": (2,), "shadows": (3,), "water": (6,), "unclassified": (7,),
+    "clouds": (8, 9), "cirrus": (10,), "snow": (11,),
+}  # fmt: skip
+_SCL_NOTHING: Final = (0, 1)  # nodata; saturated or defective
+_BITS: Final[Mapping[str, Mapping[str, int]]] = {
+    "QA_PIXEL": {
+        "adjacent": 1, "cirrus": 2, "clouds": 3, "shadows": 4, "snow": 5, "water": 7
+    },
+    "Fmask": {
+        "cirrus": 0, "clouds": 1, "adjacent": 2, "shadows": 3, "snow": 4, "water": 5
+    },
+}  # fmt: skip
+_FILL_BIT: Final = 1  # of QA_PIXEL
+_FMASK_FILL: Final = 255
+# 0-based; of the two kinds of haze the light one is usable.
+_UDM2: Final = {"snow": 1, "shadows": 2, "haze": 4, "clouds": 5}
+_UDM2_UNUSABLE: Final = 7
+
+
+def quality_asset(assets: Sequence[Asset]) -> tuple[Asset, Kind] | None:
+    """Return the asset of an item that tells of its pixels' quality, None without."""
+    for kind, pattern in _CALLED.items():
+        for asset in assets:
+            if any(pattern.search(name) for name in _names(asset)):
+                return asset, kind
+    return None
+
+
+def _names(asset: Asset) -> Iterator[str]:
+    yield asset.key
+    yield from (band.name for band in asset.bands)
+
+
+def bands_read(kind: Kind) -> tuple[int, ...]:
+    """Return which bands of the asset tell, 1-based; the first where it has fewer."""
+    return tuple(range(1, 9)) if kind == "UDM2" else (1,)
+
+
+def hidden_pixels(
+    kind: Kind, values: NDArray[Any], names: Sequence[str] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where a quality band says that nothing was seen, and what is masked.
+
+    Args:
+        kind: Of the quality band.
+        values: (band, y, x) as they are stored.
+        names: What is masked, of `series_options.MASKS`; None: what usually is.
+
+    Returns:
+        Two (y, x) bool: nodata and defects; and what is masked by name.
+    """
+    wanted = MASKED if names is None else names
+    if kind == "SCL":
+        classes = [c for name in wanted for c in _SCL.get(name, ())]
+        return np.isin(values[0], _SCL_NOTHING), np.isin(values[0], classes)
+    if kind == "UDM2":
+        return _udm2(values, wanted)
+    # Of a band with other integers than its specification's no bit can be asked.
+    flags = values[0].astype(np.int64)
+    bits = _BITS[kind]
+    mask = sum(1 << bits[name] for name in wanted if name in bits)
+    fill = flags == _FMASK_FILL if kind == "Fmask" else flags & _FILL_BIT != 0
+    return fill, (flags & mask != 0) & ~fill
+
+
+def _udm2(
+    values: NDArray[Any], wanted: Sequence[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    if len(values) < 8:  # the older mask: bit 0 is fill, others tell why it is unusable
+        return values[0] & 1 != 0, values[0] & 0xFE != 0
+    hidden = np.zeros(values.shape[1:], np.bool_)
+    for name in wanted:
+        if name in _UDM2:
+            hidden |= values[_UDM2[name]] != 0
+    unusable = values[_UDM2_UNUSABLE] != 0
+    fill = values[_UDM2_UNUSABLE] & 1 != 0
+    return fill, hidden | (unusable & ~fill)

@@ -1,0 +1,510 @@
+"""From STAC items and what is asked to a source with time; no pixel is read yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from geoseg.core.dates import Span, item_moment, span
+from geoseg.core.grid import Grid
+from geoseg.core.series_options import SeriesOptions, every_of
+from geoseg.core.text import counted, redact
+from geoseg.errors import RasterError, SceneMissingError
+from geoseg.rasters.aoi import area_of
+from geoseg.rasters.covers import cover_of, grid_around
+from geoseg.rasters.file import Told, open_file
+from geoseg.rasters.gdal import is_remote
+from geoseg.rasters.layers import Layer, Opened, Reading, open_layer
+from geoseg.rasters.observations import Observation, observations
+from geoseg.rasters.places import area_of as area_on_earth
+from geoseg.rasters.places import footprint_of
+from geoseg.rasters.reduce import by_pixel, index_bands
+from geoseg.rasters.scene_bands import (
+    Entry,
+    bands_asked,
+    entries_of,
+    layers_of,
+    name_of,
+    quality_layer,
+)
+from geoseg.rasters.source import SourceBand, unique
+from geoseg.rasters.time import QUALITY, Overpass, Scene, Series, Step, cell_side
+from geoseg.rasters.versions import local_facts
+
+if TYPE_CHECKING:
+    from shapely import Geometry
+
+Item = Mapping[str, Any]
+
+_UNITS: Final = {"day": 1, "week": 7, "month": 1, "year": 12}
+_MOST_STEPS: Final = 1000
+_AT_ONCE: Final = 16
+
+
+def open_series(
+    items: Sequence[Item],
+    options: SeriesOptions,
+    *,
+    bands: Sequence[str] | None = None,
+    aoi: str | os.PathLike[str] | None = None,
+    nodata: float | None = None,
+    trust: Sequence[str] = (),
+    pixel: float | None = None,
+    name: str = "scenes",
+) -> Series:
+    """Return scenes of many dates as one source.
+
+    Args:
+        items: STAC items as dicts, their addresses made whole.
+        options: Which dates, masks, steps, reduction, grid.
+        bands: Which bands, by common or own names; default all that items have.
+        aoi: Vector file; outside of its polygons is nodata.
+        nodata: Means nodata in all bands, whatever items and files say.
+        trust: What VRTs among the files may name.
+        pixel: Size of pixels in metres, where no grid is given; default the finest.
+        name: What the source is called in messages.
+
+    Raises:
+        RasterError: No item is left, a band is in none, there is no such grid.
+        SceneMissingError: A file whose header is needed cannot be had.
+    """
+    wanted = span(options.dates) if options.dates is not None else Span()
+    kept, notes = selected(items, wanted, options.cloud)
+    if not kept:
+        raise RasterError(f"{name}: no scene is left of {len(items)}: {_why(items)}")
+    handles = Opened()
+    grid = _grid(kept, options, aoi, bands, pixel, handles, trust, name)
+    covers = [cover_of(item, grid) for item in kept]
+    area = None if aoi is None else area_of(os.fspath(aoi), grid)
+    there = [
+        (item, cover)
+        for item, cover in zip(kept, covers, strict=True)
+        if cover is None or cover.intersects(_box(grid) if area is None else area)
+    ]
+    if not there:
+        raise RasterError(
+            f"{name}: none of the {counted(len(kept), 'scene')} touches the "
+            f"{'grid' if area is None else 'area of interest'}"
+        )
+    seen, more = observations([item for item, _ in there])
+    by_id = {id(item): cover for item, cover in there}
+    flat = [item for o in seen for item in o.items]
+    entries = [entries_of(item) for item in flat]
+    found = bands_asked(entries, bands, name)
+    rule = options.reduce or "median"
+    score = index_bands(rule)
+    extra = bands_asked(entries, score, name) if score else ()
+    scenes = [
+        _scene(item, (*found, *extra), known, options)
+        for item, known in zip(flat, entries, strict=True)
+    ]
+    reading = Reading(
+        grid=grid, resampling=options.resampling, nodata=nodata, trust=tuple(trust)
+    )
+    gone: tuple[str, ...] = ()
+    if options.skip_missing:
+        scenes, gone = _without_missing(scenes, reading, handles, name)
+    steps = _steps(seen, options.every, wanted)
+    reflectance, numbers = _numbers(scenes, len(found))
+    quality = QUALITY if options.quality else ()
+    all_bands = (
+        *(
+            replace(band, step=step.label, is_reflectance=reflectance)
+            for step in steps
+            for band in found
+        ),
+        *(SourceBand(name=word) for word in quality),
+    )
+    together = len(found) + len(extra) if by_pixel(rule) else 1
+    masks = None if options.mask is None else tuple(options.mask)
+    return Series(
+        name=name,
+        grid=grid,
+        all_bands=all_bands,
+        picked=tuple(range(len(all_bands))),
+        depth=len(found),
+        scored=len(extra),
+        scenes=tuple(scenes),
+        overpasses=tuple(_overpasses(seen)),
+        steps=tuple(steps),
+        rule=rule,
+        masks=masks,
+        buffer=_buffer(options.mask_buffer, grid),
+        reading=reading,
+        covers=tuple(_wkb(by_id[id(item)]) for item in flat),
+        cell=cell_side(len(seen), together, len(all_bands)),
+        area=None if area is None else area.wkb,
+        facts=_facts(flat, options, grid, area, rule, gone),
+        notes=unique((*notes, *more, *numbers, *_of_masks(scenes, options), *gone)),
+        opened=Opened(limit=_handles()),
+    )
+
+
+# --- which items ---
+
+
+def selected(
+    items: Sequence[Item], wanted: Span, cloud: float | None
+) -> tuple[list[Item], list[str]]:
+    """Return the items in a span of time with few clouds, and what there is to say."""
+    dated = [i for i in items if _is_in(i, wanted)]
+    notes: list[str] = []
+    if cloud is None:
+        return dated, notes
+    silent = [i for i in dated if _cloud(i) is None]
+    if silent:
+        notes.append(
+            f"{counted(len(silent), 'scene')} of {len(dated)} "
+            f"{'does' if len(silent) == 1 else 'do'} not tell of clouds, and "
+            f"{'is' if len(silent) == 1 else 'are'} taken"
+        )
+    return [i for i in dated if (_cloud(i) or 0) <= cloud], notes
+
+
+def _is_in(item: Item, wanted: Span) -> bool:
+    moment = item_moment(item)
+    return True if moment is None else moment in wanted  # without: left out, and said
+
+
+def _cloud(item: Item) -> float | None:
+    properties = item.get("properties")
+    told = properties.get("eo:cloud_cover") if isinstance(properties, Mapping) else None
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        return None
+    return None if math.isnan(told) else float(told)
+
+
+def _why(items: Sequence[Item]) -> str:
+    moments = [m for i in items if (m := item_moment(i)) is not None]
+    if not moments:
+        return "none tells its date"
+    first, last = min(moments), max(moments)
+    return f"they are of {first:%Y-%m-%d} … {last:%Y-%m-%d}; see --dates and --cloud"
+
+
+# --- the grid ---
+
+
+def _grid(
+    items: Sequence[Item],
+    options: SeriesOptions,
+    aoi: str | os.PathLike[str] | None,
+    bands: Sequence[str] | None,
+    pixel: float | None,
+    handles: Opened,
+    trust: Sequence[str],
+    name: str,
+) -> Grid:
+    if options.like is not None:
+        told = Told(trust=tuple(trust))
+        return open_file(os.fspath(options.like), told, probe=False).grid
+    area = None if aoi is None else area_on_earth(aoi)
+    drawn = [(i, f) for i in items if (f := footprint_of(i)) is not None]
+    if area is not None:
+        drawn = [(i, f) for i, f in drawn if f.intersects(area)]
+    if not drawn:
+        raise RasterError(
+            f"{name}: no scene touches the area of interest"
+            if area is not None
+            else f"{name}: no item tells where it lies: give the grid with --like"
+        )
+    finest = _finest_of_any([i for i, _ in drawn], options, bands, handles, trust, name)
+    return grid_around(
+        _union([f for _, f in drawn]) if area is None else area,
+        crs=options.crs,
+        finest=finest,
+        pixel=pixel,
+        keep=area is None,
+    )
+
+
+def _finest_of_any(
+    items: Sequence[Item],
+    options: SeriesOptions,
+    bands: Sequence[str] | None,
+    handles: Opened,
+    trust: Sequence[str],
+    name: str,
+) -> Grid:
+    """Return the grid of the finest pixels of the oldest scene that can be had."""
+    ordered = sorted(items, key=lambda i: (str(item_moment(i)), name_of(i)))
+    for item in ordered[:-1] if options.skip_missing else []:
+        try:
+            return _finest(item, bands, handles, trust, name)
+        except SceneMissingError:
+            continue
+    last = ordered[-1] if options.skip_missing else ordered[0]
+    return _finest(last, bands, handles, trust, name)
+
+
+def _finest(
+    item: Item,
+    bands: Sequence[str] | None,
+    handles: Opened,
+    trust: Sequence[str],
+    name: str,
+) -> Grid:
+    """Return the grid of the finest pixels of an item's bands, by its files."""
+    entries = entries_of(item)
+    try:
+        found = bands_asked([entries], bands, name)
+    except RasterError:  # others have them
+        found = bands_asked([entries], None, name)
+    layers = [layer for layer in layers_of(item, found, entries) if layer is not None]
+    frame = Reading(grid=None, trust=tuple(trust))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        opened = pool.map(lambda la: open_layer(la, frame, handles.handles), layers)
+        grids = [source.grid for source in opened]
+    return min(grids, key=lambda g: abs(g.transform.determinant))
+
+
+def _union(shapes: Sequence[Geometry]) -> Geometry:
+    import shapely
+
+    return shapely.union_all(list(shapes))
+
+
+def _box(grid: Grid) -> Geometry:
+    import shapely
+
+    edge = 0.05  # footprints are rounded
+    return shapely.box(edge, edge, grid.width - edge, grid.height - edge)
+
+
+def _wkb(cover: Geometry | None) -> bytes | None:
+    return None if cover is None else bytes(cover.wkb)
+
+
+def _buffer(metres: float, grid: Grid) -> int:
+    if not metres:
+        return 0
+    size = grid.pixel_size_m
+    if size is None:
+        raise RasterError(
+            "--mask-buffer is in metres, and the grid does not say how large its "
+            "pixels are"
+        )
+    return math.ceil(metres / min(size))
+
+
+# --- scenes ---
+
+
+def _scene(
+    item: Item,
+    bands: Sequence[SourceBand],
+    entries: Sequence[Entry],
+    options: SeriesOptions,
+) -> Scene:
+    masked = list(options.mask or ()) != ["none"]
+    return Scene(
+        name=name_of(item),
+        layers=layers_of(item, bands, entries),
+        quality=quality_layer(item) if masked else None,
+    )
+
+
+def _overpasses(seen: Sequence[Observation]) -> Iterator[Overpass]:
+    first = 0
+    for observation in seen:
+        clouds = [_cloud(i) for i in observation.items]
+        known = [c for c in clouds if c is not None]
+        yield Overpass(
+            moment=observation.moment,
+            scenes=tuple(range(first, first + len(observation.items))),
+            rank=sum(known) / len(known) if known else math.inf,
+        )
+        first += len(observation.items)
+
+
+def _without_missing(
+    scenes: Sequence[Scene], reading: Reading, handles: Opened, name: str
+) -> tuple[list[Scene], tuple[str, ...]]:
+    """Return scenes without the layers that cannot be had, and say which.
+
+    Where the quality band cannot be had the scene is left out: it may be all clouds.
+    """
+    layers = unique_layers(scenes)
+
+    def missing(layer: Layer) -> bool:
+        try:
+            open_layer(layer, reading, handles.handles)
+        except SceneMissingError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        gone = {
+            layer
+            for layer, lost in zip(layers, pool.map(missing, layers), strict=True)
+            if lost
+        }
+    kept, told = [], []
+    for scene in scenes:
+        if scene.quality in gone:
+            told.append(f"{scene.name} (its quality band)")
+            none = (None,) * len(scene.layers)
+            kept.append(replace(scene, layers=none, quality=None))
+            continue
+        lost = [la.key for la in scene.layers if la in gone and la is not None]
+        if lost:
+            told.append(f"{scene.name} ({', '.join(lost)})")
+        left = tuple(None if la in gone else la for la in scene.layers)
+        kept.append(replace(scene, layers=left))
+    if not any(layer for scene in kept for layer in scene.layers):
+        raise SceneMissingError(f"{name}: no file of any scene can be had")
+    return kept, tuple(f"missing: {each}" for each in told)
+
+
+def unique_layers(scenes: Iterable[Scene]) -> list[Layer]:
+    """Return all layers of scenes, each once."""
+    found = (la for s in scenes for la in (*s.layers, s.quality) if la is not None)
+    return list(dict.fromkeys(found))
+
+
+def _numbers(scenes: Sequence[Scene], depth: int) -> tuple[bool, list[str]]:
+    """Return whether all is reflectance by items, and what there is to say of it."""
+    layers = [la for s in scenes for la in s.layers[:depth] if la is not None]
+    silent = {la.scene for la in layers if la.told_by == "file"}
+    rules = sorted({(la.scale, la.offset) for la in layers if la.told_by != "file"})
+    told = len({la.scene for la in layers}) - len(silent)
+    notes = []
+    if rules:
+        shown = "; ".join(f"x {scale:g} {offset:+g}" for scale, offset in rules[:4])
+        notes.append(f"reflectance = number {shown}, by {counted(told, 'scene')}")
+    if silent and rules:
+        notes.append(
+            f"{counted(len(silent), 'scene')} {'does' if len(silent) == 1 else 'do'} "
+            "not say what numbers mean, unlike others: what the files say counts, else "
+            "they are taken as they are stored"
+        )
+    return bool(rules) and not silent, notes
+
+
+def _of_masks(scenes: Sequence[Scene], options: SeriesOptions) -> list[str]:
+    if list(options.mask or ()) == ["none"]:
+        return []
+    without = sum(s.quality is None for s in scenes)
+    if not without:
+        return []
+    have = "has" if without == 1 else "have"
+    which = f"{without} of {counted(len(scenes), 'scene')}"
+    return [f"{which} {have} no quality band that is known: they are not masked"]
+
+
+# --- steps ---
+
+
+def _steps(seen: Sequence[Observation], every: str | None, wanted: Span) -> list[Step]:
+    """Return steps in time, oldest first; also those in which nothing was seen."""
+    if every is None:
+        return [Step(label=None, overpasses=tuple(range(len(seen))))]
+    if every_of(every) == "date":
+        return [
+            Step(label=o.moment.date().isoformat(), overpasses=(i,))
+            for i, o in enumerate(seen)
+        ]
+    start = wanted.start or seen[0].moment
+    end = wanted.end or seen[-1].moment + timedelta(microseconds=1)
+    starts = list(_starts(start, end, every))
+    places: dict[int, list[int]] = {i: [] for i in range(len(starts))}
+    for number, observation in enumerate(seen):
+        at = sum(s <= max(observation.moment, starts[0]) for s in starts) - 1
+        places[at].append(number)
+    return [
+        Step(label=begun.date().isoformat(), overpasses=tuple(places[i]))
+        for i, begun in enumerate(starts)
+    ]
+
+
+def _starts(start: datetime, end: datetime, every: str) -> Iterator[datetime]:
+    """Yield where steps begin: whole months and years, or days from the start on."""
+    words = every.split() if " " in every else [every]
+    text = words[-1].lstrip("0123456789")
+    count = int(every.removesuffix(text).strip() or 1)
+    unit = text.removesuffix("s")
+    for i in range(_MOST_STEPS + 1):
+        if unit in {"day", "week"}:
+            midnight = datetime(start.year, start.month, start.day, tzinfo=UTC)
+            begun = midnight + timedelta(days=i * count * _UNITS[unit])
+        else:
+            first = start.year * 12 + (start.month - 1 if unit == "month" else 0)
+            months = first + i * count * _UNITS[unit]
+            begun = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+        if begun >= end:
+            return
+        yield begun
+    raise RasterError(f"--every {every} makes more than {_MOST_STEPS} steps")
+
+
+# --- what it is ---
+
+
+def _handles() -> int:
+    """Return how many files a thread may keep open, by what the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 64
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    threads = (os.cpu_count() or 1) + 4
+    return max(16, min(512, allowed // 2 // threads))
+
+
+def _facts(
+    items: Sequence[Item],
+    options: SeriesOptions,
+    grid: Grid,
+    area: Geometry | None,
+    rule: str,
+    gone: Sequence[str],
+) -> Mapping[str, Any]:
+    told = [
+        {
+            "id": item.get("id"),
+            "updated": (item.get("properties") or {}).get("updated"),
+            "assets": {
+                key: _file_facts(str(asset.get("href")))
+                for key, asset in sorted(item["assets"].items())
+                if isinstance(asset, Mapping)
+            },
+        }
+        for item in items
+    ]
+    remote = any(
+        is_remote(str(asset.get("href")))
+        for item in items
+        for asset in item["assets"].values()
+        if isinstance(asset, Mapping)
+    )
+    text = json.dumps(told, sort_keys=True, default=str)
+    return {
+        "scenes": len(items),
+        "digest": hashlib.sha256(text.encode()).hexdigest(),
+        "reduce": rule,
+        "every": options.every,
+        "mask": None if options.mask is None else list(options.mask),
+        "mask_buffer": options.mask_buffer,
+        "resampling": options.resampling,
+        "dates": None if options.dates is None else span(options.dates).text,
+        "crs": grid.crs,
+        "transform": list(grid.transform)[:6],
+        "shape": [grid.height, grid.width],
+        "area": None if area is None else hashlib.sha256(area.wkb).hexdigest(),
+        "missing": list(gone),
+        "remote": remote,
+    }
+
+
+def _file_facts(href: str) -> tuple[str, Mapping[str, Any]]:
+    """Return an address without what signs it, and what a local file is now."""
+    if is_remote(href):
+        return redact(href.partition("?")[0]), {}
+    return href, dict(local_facts(href))
