@@ -15,15 +15,15 @@ from geoseg.rasters.options import ComposeOptions
 
 
 @command(
-    "geoseg compose scenes.json --dates 2025-05/2025-09 --aoi valley.gpkg --out s.tif",
+    "geoseg compose sentinel-2-l2a --aoi v.gpkg --dates 2025-05/2025-09 --out s.tif",
     "geoseg compose scenes.json --bands red,green,blue --reduce medoid --out s.tif",
     "geoseg compose scenes.json --every month --quality --out year.zarr",
 )
-@click.argument("scenes", nargs=-1, required=True)
+@click.argument("source", metavar="SCENES...", nargs=-1, required=True)
 @takes(ComposeOptions)
 @takes(OutputOptions, "output")
 def compose(
-    *, scenes: tuple[str, ...], options: ComposeOptions, output: OutputOptions
+    *, source: tuple[str, ...], options: ComposeOptions, output: OutputOptions
 ) -> None:
     """Make one image of SCENES of many dates, or one per step in time.
 
@@ -32,15 +32,16 @@ def compose(
     counts once, however many tiles it was cut into. Where nothing was seen is nodata.
     """
     from geoseg.execution.progress import steps
-    from geoseg.rasters.compose import series_of, write
+    from geoseg.rasters.compose import asked_of, write
     from geoseg.rasters.images import memory_of
 
-    source = one_or_more(scenes)
-    series = series_of(source, options)
+    what = one_or_more(source)
+    asked = asked_of(what, options)
+    series = asked.series
     tell(series.notes)
     begun = perf_counter()
     with steps("composing", quiet=output.silent) as show:
-        made = write(source, series, options, show)
+        made = write(what, asked, options, show)
     seconds = perf_counter() - begun
     if made.cut:
         tell([f"{made.cut:,} values beyond 3.2767 are cut to that: see --dtype"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from geoseg.errors import RasterError
 from geoseg.execution.progress import steps
 from geoseg.location import without_folders
 from geoseg.rasters import images
+from geoseg.rasters.asked import Asked, open_asked, write_items
 from geoseg.rasters.images import NOTHING, STEP, Band
 from geoseg.rasters.options import ComposeOptions
-from geoseg.rasters.series import open_series, unique_layers
-from geoseg.rasters.stac import items_of, read_items
+from geoseg.rasters.series import unique_layers
 from geoseg.rasters.time import QUALITY, Series
 
 if TYPE_CHECKING:
@@ -45,52 +45,38 @@ class Made:
     """How many values int16 could not hold."""
 
 
-def series_of(source: Any, options: ComposeOptions) -> Series:  # noqa: ANN401 - as `compose`
-    """Return the scenes that are asked for as one source.
+def asked_of(source: Any, options: ComposeOptions) -> Asked:  # noqa: ANN401 - as `compose`
+    """Return the scenes that are asked for.
 
     Raises:
         GeosegError: There are none, or they do not go together.
     """
-    items, name = _items(source, options)
-    return open_series(
-        items,
+    return open_asked(
+        source,
         options,
         bands=options.bands,
         aoi=options.aoi,
         nodata=options.nodata,
         trust=tuple(options.trust or ()),
         pixel=options.resolution,
-        name=name,
+        beside=None if options.out is None else Path(options.out),
     )
-
-
-def _items(
-    source: Any,  # noqa: ANN401 - as `compose`
-    options: ComposeOptions,
-) -> tuple[Sequence[Mapping[str, Any]], str]:
-    if isinstance(source, str | os.PathLike):
-        path = os.fspath(source)
-        return read_items(path, tuple(options.trust or ())), redact(path)
-    items = items_of(source)
-    if items is None:
-        raise RasterError(
-            f"scenes are a file of STAC items, or items; got {type(source).__name__}"
-        )
-    return items, f"{len(items)} STAC items"
 
 
 def write(
     source: Any,  # noqa: ANN401 - as `compose`
-    series: Series,
+    asked: Asked,
     options: ComposeOptions,
     progress: Callable[[int, int], None],
 ) -> Made:
-    """Write a series as `options.out`.
+    """Write a series as `options.out`, and the list of its scenes beside it.
 
     Raises:
-        RasterError: It cannot be written there.
+        GeosegError: It cannot be written there.
     """
-    out = _checked_out(source, series, options)
+    series = asked.series
+    out, sources = _checked_out(source, series, options)
+    write_items(asked, out, sources)
     if out.suffix.lower() == ".zarr":
         template, fill = _as_dataset(series, options.dtype)
         images.write_zarr(series, out, template, fill, progress)
@@ -110,8 +96,8 @@ def _checked_out(
     source: Any,  # noqa: ANN401 - as `compose`
     series: Series,
     options: ComposeOptions,
-) -> Path:
-    """Return where the image is written, never over what it is made of."""
+) -> tuple[Path, list[str]]:
+    """Return where the image is written, and what it is made of: never over that."""
     if options.out is None:
         raise RasterError("--out is missing: name a .tif or .zarr to write")
     out = Path(options.out)
@@ -127,16 +113,21 @@ def _checked_out(
             overwrite=options.overwrite,
             error=RasterError,
         )
-    named = [source] if isinstance(source, str | os.PathLike) else []
+    named = source if isinstance(source, list | tuple) else [source]
     read = [layer.href for layer in unique_layers(series.scenes)]
-    whole = out.resolve()
-    for other in (*named, *read, options.like, options.aoi):
-        if other is not None and Path(other).resolve() in {whole, *whole.parents}:
+    told = [os.fspath(s) for s in (*named, options.like, options.aoi) if _is_path(s)]
+    sources, whole = [*told, *read], out.resolve()
+    for other in sources:
+        if Path(other).resolve() in {whole, *whole.parents}:
             raise RasterError(
-                f"the output {out} lies on or inside the input {other}: choose another "
-                "--out"
+                f"the output {out} lies on or inside the input {redact(other)}: choose "
+                "another --out"
             )
-    return out
+    return out, sources
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike)
 
 
 # --- bands and tags ---
@@ -289,12 +280,13 @@ def _compose(
     progress: Callable[[int, int], None] | bool | None,
 ) -> xr.DataArray:
     """Make an image of many dates; see `compose`."""
-    series = series_of(source, options)
+    asked = asked_of(source, options)
+    series = asked.series
     for note in series.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     if options.out is not None:
         with _shown(progress) as show:
-            write(source, series, options, show)
+            write(source, asked, options, show)
     return as_array(series)
 
 
@@ -339,7 +331,9 @@ def compose(
     """Make one image, or one per step in time, of scenes of many dates.
 
     Args:
-        source: A file of STAC items, or items.
+        source: A collection of an archive (`sentinel-2-l2a`), a file or GeoParquet of
+            STAC items, the URL of an API or static catalogue, items themselves, or
+            scenes with dates in their names.
         dates: A year, month or day, or two of them, both ends in, in UTC: `2025`,
             `2025-05/2025-09`, or a pair.
         cloud: Most clouds of a scene, in percent; scenes that do not tell are taken.

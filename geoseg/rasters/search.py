@@ -35,6 +35,7 @@ from geoseg.rasters.catalogs import (
     read_json,
 )
 from geoseg.rasters.item_lists import PARQUET, items_in, read_parquet
+from geoseg.rasters.observations import age
 from geoseg.rasters.places import area_of
 from geoseg.rasters.products import RASTER_SUFFIXES
 from geoseg.rasters.scenes import scene_items
@@ -138,9 +139,7 @@ def _chosen(
     told: Iterator[Told], query: Query, *, check: bool
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return those items that are looked for, each once and in order, and notes."""
-    found: list[dict[str, Any]] = []
-    seen: set[tuple[str, str]] = set()
-    undated = 0
+    newest: dict[tuple[str, str], Told] = {}
     for item, by, trust in told:
         if item.get("type") != "Feature":
             raise RasterError(
@@ -148,9 +147,11 @@ def _chosen(
                 f"{item.get('type')!r} instead of 'Feature'"
             )
         key = str(item.get("collection")), str(item.get("id"))
-        if key in seen:
-            continue
-        seen.add(key)
+        if key not in newest or age(item) > age(newest[key][0]):
+            newest[key] = item, by, trust
+    found = []
+    undated = 0
+    for item, by, trust in newest.values():
         if not (query.is_clear(item) and query.is_near(item)):
             continue
         if query.is_then(item):

@@ -12,12 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.core.dates import Span, item_moment, span
+from geoseg.core.dates import ALWAYS, Span, item_moment, span
 from geoseg.core.grid import Grid
 from geoseg.core.series_options import SeriesOptions, every_of
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.aoi import area_of
+from geoseg.rasters.catalogs import cloud_of
 from geoseg.rasters.covers import cover_of, grid_around
 from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.gdal import is_remote
@@ -62,8 +63,9 @@ def open_series(
     """Return scenes of many dates as one source.
 
     Args:
-        items: STAC items as dicts, their addresses made whole.
-        options: Which dates, masks, steps, reduction, grid.
+        items: STAC items as dicts, those of the dates that are asked for, their
+            addresses made whole; see `search.find`.
+        options: Which masks, steps, reduction, grid.
         bands: Which bands, by common or own names; default all that items have.
         aoi: Vector file; outside of its polygons is nodata.
         nodata: Means nodata in all bands, whatever items and files say.
@@ -75,22 +77,21 @@ def open_series(
         RasterError: No item is left, a band is in none, there is no such grid.
         SceneMissingError: A file whose header is needed cannot be had.
     """
-    wanted = span(options.dates) if options.dates is not None else Span()
-    kept, notes = selected(items, wanted, options.cloud)
-    if not kept:
-        raise RasterError(f"{name}: no scene is left of {len(items)}: {_why(items)}")
+    wanted = ALWAYS if options.dates is None else span(options.dates)
+    if not items:
+        raise RasterError(f"{name}: there is no scene of that place and time")
     handles = Opened()
-    grid = _grid(kept, options, aoi, bands, pixel, handles, trust, name)
-    covers = [cover_of(item, grid) for item in kept]
+    grid = _grid(items, options, aoi, bands, pixel, handles, trust, name)
+    covers = [cover_of(item, grid) for item in items]
     area = None if aoi is None else area_of(os.fspath(aoi), grid)
     there = [
         (item, cover)
-        for item, cover in zip(kept, covers, strict=True)
+        for item, cover in zip(items, covers, strict=True)
         if cover is None or cover.intersects(_box(grid) if area is None else area)
     ]
     if not there:
         raise RasterError(
-            f"{name}: none of the {counted(len(kept), 'scene')} touches the "
+            f"{name}: none of the {counted(len(items), 'scene')} touches the "
             f"{'grid' if area is None else 'area of interest'}"
         )
     seen, more = observations([item for item, _ in there])
@@ -142,51 +143,9 @@ def open_series(
         cell=cell_side(len(seen), together, len(all_bands)),
         area=None if area is None else area.wkb,
         facts=_facts(flat, options, grid, area, rule, gone),
-        notes=unique((*notes, *more, *numbers, *_of_masks(scenes, options), *gone)),
+        notes=unique((*more, *numbers, *_of_masks(scenes, options), *gone)),
         opened=Opened(limit=_handles()),
     )
-
-
-# --- which items ---
-
-
-def selected(
-    items: Sequence[Item], wanted: Span, cloud: float | None
-) -> tuple[list[Item], list[str]]:
-    """Return the items in a span of time with few clouds, and what there is to say."""
-    dated = [i for i in items if _is_in(i, wanted)]
-    notes: list[str] = []
-    if cloud is None:
-        return dated, notes
-    silent = [i for i in dated if _cloud(i) is None]
-    if silent:
-        notes.append(
-            f"{counted(len(silent), 'scene')} of {len(dated)} "
-            f"{'does' if len(silent) == 1 else 'do'} not tell of clouds, and "
-            f"{'is' if len(silent) == 1 else 'are'} taken"
-        )
-    return [i for i in dated if (_cloud(i) or 0) <= cloud], notes
-
-
-def _is_in(item: Item, wanted: Span) -> bool:
-    moment = item_moment(item)
-    return True if moment is None else moment in wanted  # without: left out, and said
-
-
-def _cloud(item: Item) -> float | None:
-    properties = item.get("properties")
-    told = properties.get("eo:cloud_cover") if isinstance(properties, Mapping) else None
-    if isinstance(told, bool) or not isinstance(told, int | float):
-        return None
-    return None if math.isnan(told) else float(told)
-
-
-def _why(items: Sequence[Item]) -> str:
-    moments = [m for i in items if (m := item_moment(i)) is not None]
-    if not moments:
-        return "none tells its date"
-    first, last = min(moments), max(moments)
-    return f"they are of {first:%Y-%m-%d} … {last:%Y-%m-%d}; see --dates and --cloud"
 
 
 # --- the grid ---
@@ -314,7 +273,7 @@ def _scene(
 def _overpasses(seen: Sequence[Observation]) -> Iterator[Overpass]:
     first = 0
     for observation in seen:
-        clouds = [_cloud(i) for i in observation.items]
+        clouds = [cloud_of(i) for i in observation.items]
         known = [c for c in clouds if c is not None]
         yield Overpass(
             moment=observation.moment,

@@ -39,7 +39,8 @@ from geoseg.rasters.layers import (
 from geoseg.rasters.quality_bands import hidden_pixels
 from geoseg.rasters.reduce import by_pixel, chosen, reduced, taken
 from geoseg.rasters.source import SourceBand, check_inside
-from geoseg.rasters.validity import all_valid
+from geoseg.rasters.steps import is_series, seen
+from geoseg.rasters.validity import all_valid, valid_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,19 +165,14 @@ class Series:
         return pixels, self._valid(pixels)
 
     def _valid(self, pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-        groups: dict[int, list[int]] = {}
-        last = self.depth * len(self.steps)
-        for at, band in enumerate(self.picked):
-            groups.setdefault(band // self.depth if band < last else -1, []).append(at)
-        if set(groups) != {-1}:  # of its quality every pixel can be told
-            groups.pop(-1, None)
-        valid = np.zeros(pixels.shape[1:], np.bool_)
-        for places in groups.values():
-            there = np.isfinite(pixels[places[0]])
-            for at in places[1:]:
-                there &= np.isfinite(pixels[at])
-            valid |= there
-        return all_valid(cast("tuple[int, int]", valid.shape)) if valid.all() else valid
+        made = self.depth * len(self.steps)
+        kept = [i for i, band in enumerate(self.picked) if band < made]
+        if not kept:  # of the quality of any pixel there is something to tell
+            return all_valid(cast("tuple[int, int]", pixels.shape[1:]))
+        bands = [self.bands[i] for i in kept]
+        if is_series(bands):
+            return seen(pixels[kept], bands)
+        return valid_pixels(pixels[kept], [None] * len(kept))
 
     def _fill(self, part: Window, out: NDArray[np.float32]) -> None:
         """Fill a window (band, y, x) that lies in one cell."""
