@@ -62,7 +62,8 @@ class Layer:
 class Reading:
     """How the layers of a series are read."""
 
-    grid: Grid
+    grid: Grid | None = None
+    """What they are put on."""
     resampling: Resampling = "auto"
     nodata: float | None = None
     """Means nodata in all bands, whatever items and files say."""
@@ -157,6 +158,7 @@ def place_layer(layer: Layer, reading: Reading, handles: Handles) -> Placed:
         RasterError: As `open_layer`; or it cannot be brought onto the grid.
     """
     grid = reading.grid
+    assert grid is not None, "only headers are read without"
     source = turned(open_layer(layer, reading, handles), grid)
     exact = aligned(source.grid, grid)
     if exact is not None:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from geoseg.core.dates import item_moment
+from geoseg.core.text import counted
 from geoseg.rasters.stac import baseline_of
 
 Item = Mapping[str, Any]
@@ -75,11 +76,12 @@ def observations(items: Sequence[Item]) -> tuple[list[Observation], tuple[str, .
 
 def _told(undated: int, older: int) -> Iterator[str]:
     if undated:
-        yield f"{undated} items without a date are left out"
+        are = "is" if undated == 1 else "are"
+        yield f"{counted(undated, 'item')} without a date {are} left out"
     if older:
         yield (
-            f"{older} items are older processings of scenes that are there: the "
-            "newest stand for them"
+            f"{counted(older, 'item')} left out, of which there is a newer processing: "
+            "the newest stands for a scene"
         )
 
 

@@ -12,20 +12,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.core.dates import ALWAYS, Span, item_moment, span
+from geoseg.core.dates import ALWAYS, Span, span
 from geoseg.core.grid import Grid
 from geoseg.core.series_options import SeriesOptions, every_of
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.aoi import area_of
 from geoseg.rasters.catalogs import cloud_of
-from geoseg.rasters.covers import cover_of, grid_around
-from geoseg.rasters.file import Told, open_file
+from geoseg.rasters.common_grid import Headers, common_grid
+from geoseg.rasters.covers import cover_of
 from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.layers import Layer, Opened, Reading, open_layer
 from geoseg.rasters.observations import Observation, observations
-from geoseg.rasters.places import area_of as area_on_earth
-from geoseg.rasters.places import footprint_of
 from geoseg.rasters.reduce import by_pixel, index_bands
 from geoseg.rasters.scene_bands import (
     Entry,
@@ -81,7 +79,14 @@ def open_series(
     if not items:
         raise RasterError(f"{name}: there is no scene of that place and time")
     handles = Opened()
-    grid = _grid(items, options, aoi, bands, pixel, handles, trust, name)
+    headers = Headers(
+        bands=bands,
+        trust=tuple(trust),
+        handles=handles.handles,
+        skip=options.skip_missing,
+        name=name,
+    )
+    grid = common_grid(items, options, headers, aoi=aoi, pixel=pixel)
     covers = [cover_of(item, grid) for item in items]
     area = None if aoi is None else area_of(os.fspath(aoi), grid)
     there = [
@@ -148,86 +153,7 @@ def open_series(
     )
 
 
-# --- the grid ---
-
-
-def _grid(
-    items: Sequence[Item],
-    options: SeriesOptions,
-    aoi: str | os.PathLike[str] | None,
-    bands: Sequence[str] | None,
-    pixel: float | None,
-    handles: Opened,
-    trust: Sequence[str],
-    name: str,
-) -> Grid:
-    if options.like is not None:
-        told = Told(trust=tuple(trust))
-        return open_file(os.fspath(options.like), told, probe=False).grid
-    area = None if aoi is None else area_on_earth(aoi)
-    drawn = [(i, f) for i in items if (f := footprint_of(i)) is not None]
-    if area is not None:
-        drawn = [(i, f) for i, f in drawn if f.intersects(area)]
-    if not drawn:
-        raise RasterError(
-            f"{name}: no scene touches the area of interest"
-            if area is not None
-            else f"{name}: no item tells where it lies: give the grid with --like"
-        )
-    finest = _finest_of_any([i for i, _ in drawn], options, bands, handles, trust, name)
-    return grid_around(
-        _union([f for _, f in drawn]) if area is None else area,
-        crs=options.crs,
-        finest=finest,
-        pixel=pixel,
-        keep=area is None,
-    )
-
-
-def _finest_of_any(
-    items: Sequence[Item],
-    options: SeriesOptions,
-    bands: Sequence[str] | None,
-    handles: Opened,
-    trust: Sequence[str],
-    name: str,
-) -> Grid:
-    """Return the grid of the finest pixels of the oldest scene that can be had."""
-    ordered = sorted(items, key=lambda i: (str(item_moment(i)), name_of(i)))
-    for item in ordered[:-1] if options.skip_missing else []:
-        try:
-            return _finest(item, bands, handles, trust, name)
-        except SceneMissingError:
-            continue
-    last = ordered[-1] if options.skip_missing else ordered[0]
-    return _finest(last, bands, handles, trust, name)
-
-
-def _finest(
-    item: Item,
-    bands: Sequence[str] | None,
-    handles: Opened,
-    trust: Sequence[str],
-    name: str,
-) -> Grid:
-    """Return the grid of the finest pixels of an item's bands, by its files."""
-    entries = entries_of(item)
-    try:
-        found = bands_asked([entries], bands, name)
-    except RasterError:  # others have them
-        found = bands_asked([entries], None, name)
-    layers = [layer for layer in layers_of(item, found, entries) if layer is not None]
-    frame = Reading(grid=None, trust=tuple(trust))  # type: ignore[arg-type]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        opened = pool.map(lambda la: open_layer(la, frame, handles.handles), layers)
-        grids = [source.grid for source in opened]
-    return min(grids, key=lambda g: abs(g.transform.determinant))
-
-
-def _union(shapes: Sequence[Geometry]) -> Geometry:
-    import shapely
-
-    return shapely.union_all(list(shapes))
+# --- where ---
 
 
 def _box(grid: Grid) -> Geometry:
