@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
+from rasterio.windows import Window
 from stac_server import serving
 
 from geoseg.cli import run
@@ -319,6 +321,37 @@ def test_buckets_of_an_archive_are_read_by_its_settings(tmp_path, monkeypatch):
         assert (source.read(source.grid.window)[0][0] == SCENE[1]).all()
     finally:
         service.stop()
+
+
+def test_two_dates_of_real_fields_are_found_and_read(server, shared, tmp_path):
+    """Sentinel-2 over Austria, four bands a date, cut small and served as items."""
+    whole = rasterio.open(shared / "ftw_austria" / "inference-img.tif")
+    window = Window(100, 200, 96, 80)
+    pixels = whole.read(window=window)
+    profile = {"width": 96, "height": 80, "count": 4, "dtype": pixels.dtype}
+    grid = {"crs": whole.crs, "transform": whole.window_transform(window)}
+    box = transform_bounds(whole.crs, "EPSG:4326", *whole.window_bounds(window))
+    names = ["red", "green", "blue", "nir"]
+    bands = [{"name": name, "common_name": name} for name in names]
+    server.items = []
+    for n, date in enumerate(("2021-04-01", "2021-08-01")):
+        with MemoryFile() as memory:
+            with memory.open(driver="GTiff", **profile, **grid) as file:
+                file.write(pixels[4 * n : 4 * n + 4])
+            server.files[f"/data/{date}.tif"] = memory.read()
+        href = f"{server.url}/data/{date}.tif"
+        one = item(date, f"{date}T10:00:00Z", href, box)
+        one["assets"]["red"]["eo:bands"] = bands
+        server.items.append(one)
+    area = aoi(tmp_path / "aoi.geojson", box)
+    assert ids(found_items("scenes", aoi=area, dates="2021")) == [
+        "2021-04-01",
+        "2021-08-01",
+    ]
+    source = open_items(found_items("scenes", aoi=area, dates="2021-08"))
+    assert [b.common_name for b in source.bands] == names
+    np.testing.assert_array_equal(source.read(source.grid.window)[0], pixels[4:])
+    whole.close()
 
 
 # --- static catalogues ---
