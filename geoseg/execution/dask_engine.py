@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,6 +86,8 @@ class _Sent:
     """What it was submitted as."""
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    worker: int | None = None
+    """Number of the worker that is to have it."""
     future: Any = None
     """Dask's."""
     begun: float | None = None
@@ -119,6 +121,7 @@ class DaskEngine:
         """By Dask's key."""
         self._slots = 1
         self._checked_workers: set[str] = set()
+        self._workers: list[str] = []
         self._asked = self._looked = self._sent_at = -1e9  # monotonic, long ago
         self._alone_since: float | None = time.monotonic()
         """Since when there is no worker; None while there are some."""
@@ -165,12 +168,19 @@ class DaskEngine:
         """
         return max(2, self._slots // 2, 2 * self._quick)
 
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        self._count_workers()
+        return max(1, len(self._workers))
+
     def _count_workers(self) -> None:
         if time.monotonic() - self._asked > 1 and self._client.status == "running":
             self._asked = time.monotonic()
             with suppress(*_LOST):
                 threads: dict[str, int] = self._client.nthreads()
                 self._slots = max(1, self._most, sum(threads.values()))
+                self._workers = sorted(threads)
                 self._check_new(set(threads))
                 if threads:
                     self._alone_since, self._warned, self._worked = None, False, True
@@ -221,9 +231,16 @@ class DaskEngine:
             check_workers(self._client, new)
             self._checked_workers |= new
 
-    def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
+    def submit(
+        self,
+        tag: Hashable,
+        function: Callable[..., Any],
+        *args: Any,  # noqa: ANN401
+        worker: int | None = None,
+    ) -> None:
         """Run `function(shared, *args)` on some worker, with the next message."""
-        self._unsent.append(_Sent(tag=tag, function=function, args=args))
+        sent = _Sent(tag=tag, function=function, args=args, worker=worker)
+        self._unsent.append(sent)
 
     def _send(self) -> None:
         """Send what is submitted: a message for each function, mostly one."""
@@ -235,17 +252,38 @@ class DaskEngine:
         ):
             alike = list(group)
             columns = [[task.args[i] for task in alike] for i in range(count)]
-            futures = self._client.map(
-                alike[0].function,
-                [self._shared] * len(alike),
-                *columns,
-                key=[task.new_key() for task in alike],
-                pure=False,
-            )
+            keys = [task.new_key() for task in alike]
+            with self._at_home(keys, alike):
+                futures = self._client.map(
+                    alike[0].function,
+                    [self._shared] * len(alike),
+                    *columns,
+                    key=keys,
+                    pure=False,
+                )
             for task, future in zip(alike, futures, strict=True):
                 task.future = future
                 self._sent[future.key] = task
                 self._queue.expect(task.tag, future)
+
+    def _at_home(
+        self, keys: list[str], tasks: list[_Sent]
+    ) -> AbstractContextManager[None]:
+        """Return a context in which tasks are sent to their workers, in one message.
+
+        A worker that has nothing to do may steal them, as ever.
+        """
+        import dask
+
+        homes = {
+            key: [self._workers[task.worker % len(self._workers)]]
+            for key, task in zip(keys, tasks, strict=True)
+            if task.worker is not None and len(self._workers) > 1
+        }
+        if len(homes) < len(keys):
+            return nullcontext()
+        # Dask asks functions for what is said of each key.
+        return dask.annotate(workers=homes.get, allow_other_workers=True)  # type: ignore[no-any-return]
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
         """Return outcomes as they come.
@@ -323,7 +361,7 @@ class DaskEngine:
         self._check_connected()
         if self._shared.status in {"cancelled", "lost", "error"}:
             self._share()
-        self.submit(sent.tag, sent.function, *sent.args)
+        self.submit(sent.tag, sent.function, *sent.args, worker=sent.worker)
 
     def _check_connected(self) -> None:
         if self._client.status in {"closed", "closing"}:

@@ -39,6 +39,8 @@ R = TypeVar("R")
 class Threads:
     """Threads of this process: one to work, others to read and write beside it."""
 
+    workers = 1
+
     def __init__(
         self,
         pool: ThreadPoolExecutor,
@@ -62,7 +64,13 @@ class Threads:
         """How many tasks are submitted and not yet waited for."""
         return self._queue.in_flight
 
-    def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
+    def submit(
+        self,
+        tag: Hashable,
+        function: Callable[..., Any],
+        *args: Any,  # noqa: ANN401
+        worker: int | None = None,  # noqa: ARG002 - there is one
+    ) -> None:
         """Start `function(shared, *args)`."""
         future = self._pool.submit(function, self._shared, *args)
         self._futures.add(future)

@@ -44,14 +44,32 @@ class Engine(Protocol):
         ...
 
     @property
+    def workers(self) -> int:
+        """How many processes run them, now."""
+        ...
+
+    @property
     def in_flight(self) -> int:
         """How many tasks are submitted and not yet waited for."""
         ...
 
-    def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
+    def submit(
+        self,
+        tag: Hashable,
+        function: Callable[..., Any],
+        *args: Any,  # noqa: ANN401
+        worker: int | None = None,
+    ) -> None:
         """Run `function(shared, *args)`; its outcome comes back under `tag`.
 
         It begins with the next `wait` at the latest.
+
+        Args:
+            tag: Of any kind.
+            function: What to run.
+            args: What it is given.
+            worker: Number of the process that is to run it, unless that has too much to
+                do; None: any.
         """
         ...
 

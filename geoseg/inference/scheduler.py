@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from geoseg.errors import (
 from geoseg.execution.engine import engine
 from geoseg.execution.progress import Progress
 from geoseg.execution.tasks import Engine, Outcome
+from geoseg.inference.order import Key, Order
 from geoseg.inference.semantic import NotFiniteError
 from geoseg.inference.stage import LABELS, Stage
 from geoseg.inference.worker import BlockReport, Job
@@ -37,8 +38,6 @@ FAILED = 255
 """Status of a block that failed; else how many stages it is through."""
 _ACROSS = 1 << 16
 """Bytes of a row of pixels of blocks that are worked through from top to bottom."""
-Key = tuple[int, int]
-"""Row and column of a block."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,8 +75,8 @@ class _State:
     job: Job
     stages: Sequence[Stage]
     status: NDArray[np.uint8]
-    order: Iterator[Key]
-    """Blocks of which nothing is done yet."""
+    order: Order
+    """Blocks of which nothing is done yet, and where those in hand are."""
     done: int
     """Blocks that are through all stages, those of earlier runs too."""
     inferred: int
@@ -108,7 +107,9 @@ class _State:
         """Submit the stage that comes next for a block."""
         stage = self.stages[self.status[key]]
         spent, self.spent = tuple(self.spent), []
-        tasks.submit(key, stage, self.job.tiling.block_at(*key), spent)
+        block, home = self.job.tiling.block_at(*key), self.order.home(key)
+        tasks.submit(key, stage, block, spent, worker=home)
+        self.order.begun(key)
 
     def around(self, key: Key) -> NDArray[np.uint8]:
         """Return the status of a block and its neighbours."""
@@ -182,24 +183,13 @@ def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _Stat
         job=job,
         stages=stages,
         status=status,
-        order=_in_order(status == 0, _across(job)),
+        order=Order(status == 0, _across(job)),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
     )
     begun = [(row, col) for row, col in np.argwhere(status > 0).tolist()]
     state.ready.extend(filter(state.is_ready, begun))
     return state
-
-
-def _in_order(todo: NDArray[np.bool_], across: int) -> Iterator[Key]:
-    """Yield blocks row by row, some columns of them at a time.
-
-    Below a row of blocks lie tiles of the file that the next row needs, too. They are
-    kept in memory (`rasters/tiles`), which is not to grow with the raster's width.
-    """
-    for left in range(0, todo.shape[1], across):
-        for row, col in np.argwhere(todo[:, left : left + across]).tolist():
-            yield row, left + col
 
 
 def _across(job: Job) -> int:
@@ -225,7 +215,7 @@ def _fill(tasks: Engine, state: _State) -> None:
         return
     for _ in range(tasks.slots + tasks.spare - tasks.in_flight):
         # Later stages first: they free what the store keeps for a block.
-        key = state.ready.popleft() if state.ready else next(state.order, None)
+        key = state.ready.popleft() if state.ready else state.order.next(tasks.workers)
         if key is None:
             break
         state.submit(tasks, key)
@@ -236,6 +226,7 @@ def _fill(tasks: Engine, state: _State) -> None:
 
 def _take(state: _State, outcome: Outcome[BlockReport]) -> None:
     key: Key = outcome.tag
+    state.order.ended(key)
     was_alone, state.alone = state.alone, None
     if isinstance(outcome.error, WorkersDiedError) and was_alone is None:
         state.suspects.append(key)

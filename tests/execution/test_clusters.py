@@ -23,7 +23,7 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 from geopandas.testing import assert_geodataframe_equal
 
 import geoseg.execution.clusters
@@ -39,6 +39,7 @@ from geoseg.execution.clusters import (
     local_cluster,
     open_client,
 )
+from geoseg.execution.dask_engine import DaskEngine
 from geoseg.execution.engine import engine, processes, unordered
 from geoseg.execution.jobqueue import job_options
 from geoseg.execution.resources import (
@@ -166,6 +167,26 @@ def at_work(running):
         )
 
     return count
+
+
+def address(*_):
+    return get_worker().address
+
+
+def test_a_task_goes_to_its_worker():
+    quiet = {"processes": False, "dashboard_address": None, "memory_limit": 0}
+    with LocalCluster(n_workers=3, **quiet) as cluster, Client(cluster) as client:
+        engine = DaskEngine(client, None, lambda: None)
+        assert engine.workers == 3
+        for i in range(24):
+            engine.submit(i, address, worker=i // 6)  # numbers go round
+        found = {}
+        while engine.in_flight:
+            found |= {outcome.tag: outcome.result for outcome in engine.wait()}
+        engine.close()
+    homes = [{found[i] for i in range(24) if i // 6 % 3 == n} for n in range(3)]
+    assert [len(home) for home in homes] == [1, 1, 1]
+    assert len(set.union(*homes)) == 3
 
 
 @pytest.fixture(scope="module")

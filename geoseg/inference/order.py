@@ -1,0 +1,96 @@
+"""Which block comes next, and on which worker: neighbours on the same one.
+
+Blocks are worked through from top to bottom, some columns at a time. Every worker has a
+range of that order for itself, so that tiles which blocks share are decoded once, and
+halo sums are read where they were made. One that has none left, or that came late, gets
+the second half of the longest range.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Key = tuple[int, int]
+"""Row and column of a block."""
+_NOWHERE = 65535
+
+
+class Order:
+    """Blocks of which nothing is done yet, and what each worker has in hand."""
+
+    def __init__(self, todo: NDArray[np.bool_], across: int) -> None:
+        """Begin with one range of all blocks.
+
+        Args:
+            todo: (row, column) which blocks are to be begun.
+            across: Columns of blocks that are worked through at a time. Below a row of
+                them lie tiles of the file that the next row needs, too; they are kept
+                in memory (`rasters/tiles`), which is not to grow with the raster.
+        """
+        self._todo, self._across = todo, across
+        self._ranges: dict[int, tuple[int, int]] = {0: (0, todo.size)}
+        self._home = np.full(todo.shape, _NOWHERE, np.uint16)
+        self._busy: Counter[int | None] = Counter()
+
+    def next(self, workers: int) -> Key | None:
+        """Return the next block for the worker with the least in hand; None: all begun.
+
+        Args:
+            workers: How many there are now.
+        """
+        worker = min(range(workers), key=lambda w: self._busy[w])
+        for number in self._taken(worker):
+            key = self._key(number)
+            if self._todo[key]:
+                self._home[key] = worker
+                return key
+        return None
+
+    def home(self, key: Key) -> int | None:
+        """Return the worker that a block was begun on; None: an earlier run's."""
+        home = int(self._home[key])
+        return None if home == _NOWHERE else home
+
+    def begun(self, key: Key) -> None:
+        """Note that its worker has a block in hand."""
+        self._busy[self.home(key)] += 1
+
+    def ended(self, key: Key) -> None:
+        """Note that it has it no more."""
+        self._busy[self.home(key)] -= 1
+
+    def _taken(self, worker: int) -> Iterator[int]:
+        """Take numbers of blocks for a worker, as long as there are any."""
+        while True:
+            first, after = self._ranges.pop(worker, (0, 0))
+            if first == after:
+                if not self._ranges:
+                    return
+                longest = max(
+                    self._ranges, key=lambda w: -np.subtract(*self._ranges[w])
+                )
+                begin, after = self._ranges.pop(longest)
+                first = (begin + after) // 2
+                if begin < first:
+                    self._ranges[longest] = begin, first
+            if first + 1 < after:
+                self._ranges[worker] = first + 1, after
+            yield first
+
+    def _length(self, worker: int) -> int:
+        first, after = self._ranges[worker]
+        return after - first
+
+    def _key(self, number: int) -> Key:
+        rows, cols = self._todo.shape
+        strip, within = divmod(number, rows * self._across)
+        left = strip * self._across
+        row, col = divmod(within, min(self._across, cols - left))
+        return row, left + col
