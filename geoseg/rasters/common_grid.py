@@ -26,10 +26,17 @@ from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.gdal import Handles
 from geoseg.rasters.layers import Layer, Reading, open_layer
-from geoseg.rasters.places import area_of, footprint_of
+from geoseg.rasters.places import area_of, area_of_grid, footprint_of
 from geoseg.rasters.scene_bands import bands_asked, entries_of, layers_of, name_of
-from geoseg.rasters.shapes import into_pixels
+from geoseg.rasters.shapes import Shapes, in_pixels, into_pixels
 from geoseg.rasters.warp import footprint
+from geoseg.rasters.zones import (
+    extent_of,
+    only_zone,
+    several_zones,
+    zone_of,
+    zones_of,
+)
 
 if TYPE_CHECKING:
     from shapely import Geometry
@@ -104,8 +111,10 @@ def common_grid(
     if options.like is not None:
         told = Told(trust=headers.trust)
         return open_file(os.fspath(options.like), told, probe=False).grid
-    area = None if aoi is None else area_of(aoi)
     shapes = {id(i): footprint_of(i) for i in items}
+    area, zone = None if aoi is None else area_of(aoi), only_zone(options.crs)
+    if zone is not None:
+        area = _in_zone(area, [s for s in shapes.values() if s is not None], zone)
     near = [
         i
         for i in sorted(items, key=lambda i: (str(item_moment(i)), name_of(i)))
@@ -120,7 +129,7 @@ def common_grid(
     if around is None:
         drawn = [s for i in near if (s := shapes[id(i)]) is not None]
         around = drawn[0] if drawn else None
-    frame = _frame(around, options.crs, finest, pixel, keep=area is None)
+    frame = _frame(around, zone or options.crs, finest, pixel, keep=area is None)
     if area is not None:
         return _checked(frame, _window(area, frame))
     grids = headers.grids([la for i in near for la in headers.layers(i)[:1]])
@@ -220,9 +229,43 @@ def _metres(grid: Grid) -> float:
 def _utm(area: Geometry) -> str:
     """Return the UTM zone of an area's middle."""
     middle = _in_one(area).centroid
-    lon, lat = (middle.x + 180) % 360 - 180, middle.y
-    zone = min(int((lon + 180) // 6) + 1, 60)
-    return f"EPSG:{(32600 if lat >= 0 else 32700) + zone}"
+    return zone_of((middle.x + 180) % 360 - 180, middle.y)
+
+
+def _in_zone(area: Geometry | None, drawn: list[Geometry], zone: str) -> Geometry:
+    """Return what of an area, or of all scenes, lies in a UTM zone."""
+    import shapely
+
+    whole = shapely.union_all(drawn) if area is None else area
+    part = whole & extent_of(zone)
+    if not part.area:
+        what = "the scenes lie" if area is None else "the area of interest lies"
+        raise RasterError(
+            f"nothing of where {what} is in the UTM zone {zone} alone: it is in "
+            f"{', '.join(zones_of(whole))}"
+        )
+    return part
+
+
+def zone_in_pixels(zone: str, grid: Grid) -> Geometry:
+    """Return what of a grid lies in a UTM zone, in its pixels."""
+    import shapely
+
+    # A kilometre more than the grid, whose own edges are none of the zone's.
+    around = area_of_grid(grid).buffer(0.01, join_style="mitre") & extent_of(zone)
+    found = Shapes(geometries=np.array([around], object), crs=_LONLAT, columns={})
+    return shapely.union_all(in_pixels(found, grid, f"the UTM zone {zone}"))
+
+
+def zones_note(
+    options: SeriesOptions, aoi: str | os.PathLike[str] | None
+) -> tuple[str, ...]:
+    """Return what to say of an area in several UTM zones, where no grid was given."""
+    if aoi is None or options.like is not None or options.crs is not None:
+        return ()
+    area = area_of(aoi)
+    said = several_zones(area, _utm(area))
+    return () if said is None else (said,)
 
 
 def _crs(text: str) -> tuple[str, float]:

@@ -19,7 +19,7 @@ from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.aoi import area_of
 from geoseg.rasters.catalogs import cloud_of
-from geoseg.rasters.common_grid import Headers, common_grid
+from geoseg.rasters.common_grid import Headers, common_grid, zone_in_pixels, zones_note
 from geoseg.rasters.covers import cover_of
 from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.layers import Layer, Opened, Reading, open_layer
@@ -36,6 +36,7 @@ from geoseg.rasters.scene_bands import (
 from geoseg.rasters.source import SourceBand, unique
 from geoseg.rasters.time import QUALITY, Overpass, Scene, Series, Step, cell_side
 from geoseg.rasters.versions import local_facts
+from geoseg.rasters.zones import only_zone
 
 if TYPE_CHECKING:
     from shapely import Geometry
@@ -88,7 +89,7 @@ def open_series(
     )
     grid = common_grid(items, options, headers, aoi=aoi, pixel=pixel)
     covers = [cover_of(item, grid) for item in items]
-    area = None if aoi is None else area_of(os.fspath(aoi), grid)
+    area = _area(aoi, options, grid)
     there = [
         (item, cover)
         for item, cover in zip(items, covers, strict=True)
@@ -148,12 +149,32 @@ def open_series(
         cell=cell_side(len(seen), together, len(all_bands)),
         area=None if area is None else area.wkb,
         facts=_facts(flat, options, grid, area, rule, gone),
-        notes=unique((*more, *numbers, *_of_masks(scenes, options), *gone)),
+        notes=unique(
+            (
+                *zones_note(options, aoi),
+                *more,
+                *numbers,
+                *_of_masks(scenes, options),
+                *gone,
+            )
+        ),
         opened=Opened(limit=_handles()),
     )
 
 
 # --- where ---
+
+
+def _area(
+    aoi: str | os.PathLike[str] | None, options: SeriesOptions, grid: Grid
+) -> Geometry | None:
+    """Return what outside of which is nodata, in pixels; None where nothing is."""
+    area = None if aoi is None else area_of(os.fspath(aoi), grid)
+    zone = None if options.like is not None else only_zone(options.crs)
+    if zone is None:
+        return area
+    inside = zone_in_pixels(zone, grid)
+    return inside if area is None else area & inside
 
 
 def _box(grid: Grid) -> Geometry:
