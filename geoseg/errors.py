@@ -76,6 +76,12 @@ class StorageFullError(MasksError):
     exit_status = 3
 
 
+class UnwrittenError(GeosegError):
+    """A file was not written to its end, for want of room mostly; a rerun writes it."""
+
+    exit_status = 3
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, says that a disk or a quota is full."""
     full = {errno.ENOSPC, errno.EDQUOT}

@@ -12,12 +12,11 @@ from pathlib import Path
 from zlib import crc32
 
 from geoseg.core.processes import begun, here
+from geoseg.core.text import size
 from geoseg.errors import GeosegError
 
 _FORGOTTEN = 2 * 86_400
 """Seconds after which what was left beside a file is removed, whoever left it."""
-_ROOM = 1 << 16
-"""Bytes without which a disk is full."""
 _PATIENCE = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds between tries to replace a file that another program holds (Windows)."""
 
@@ -118,9 +117,9 @@ def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     os.replace(source, target)  # noqa: PTH105 - the last try tells why
 
 
-def lacks_room(folder: str | os.PathLike[str]) -> bool:
-    """Whether a disk is as good as full: libraries have many words for it, or none."""
-    return shutil.disk_usage(folder).free < _ROOM
+def free_in(folder: str | os.PathLike[str]) -> str:
+    """Return in words how much of a disk is free, for messages about writing."""
+    return f"{size(shutil.disk_usage(folder).free)} free there"
 
 
 def remove_left_beside(target: Path) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from geoseg.core.classes import nodata_value
-from geoseg.core.files import lacks_room, replace, replacing, target
+from geoseg.core.files import replace, replacing, target
 from geoseg.core.grid import squares
-from geoseg.errors import MasksError, StorageFullError, first_line, is_full
+from geoseg.errors import MasksError
 from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
 from geoseg.maps.reader import read_plain
 from geoseg.maps.styles import raster_qml
+from geoseg.rasters.gdal import no_room, reporting_written
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,14 +52,14 @@ def export(
     Raises:
         MasksError: The file is there already, or cannot be written.
         IncompleteError: The masks are not complete.
-        StorageFullError: There is no room for it.
+        UnwrittenError: There is no room for it.
     """
     reader = open_classes(masks, partial=partial)
     file = target(out, (".tif", ".tiff"), overwrite=overwrite, error=MasksError)
     _check_room(file, reader)
     with replacing(file) as part:
         folder = part.with_name(f"{part.name}-work")
-        with _reporting(file):
+        with reporting_written(file, MasksError):
             folder.mkdir()
             style = folder / "style.qml"
             style.write_text(raster_qml(reader.classes), encoding="utf-8")
@@ -72,13 +72,6 @@ def export(
     return file
 
 
-def _no_room(file: Path, reason: str) -> StorageFullError:
-    return StorageFullError(
-        f"{file} cannot be written, no room is left ({reason}): make room, and give "
-        "the same command again"
-    )
-
-
 def _check_room(file: Path, reader: ClassReader) -> None:
     """Raise where even the best compression would not fit.
 
@@ -87,21 +80,7 @@ def _check_room(file: Path, reader: ClassReader) -> None:
     least = max(_SMALLEST, reader.grid.pixels // _BEST_DEFLATE)
     free = shutil.disk_usage(file.parent).free
     if free < least:
-        raise _no_room(file, f"{free:,} bytes are free, at least {least:,} needed")
-
-
-@contextmanager
-def _reporting(file: Path) -> Iterator[None]:
-    """Say on one line why a file cannot be written; what is half goes afterwards."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except (OSError, RasterioError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        if is_full(error) or lacks_room(file.parent):
-            raise _no_room(file, reason) from error
-        raise MasksError(f"{file} cannot be written: {reason}") from error
+        raise no_room(file, f"{free:,} bytes are free, at least {least:,} needed")
 
 
 def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:

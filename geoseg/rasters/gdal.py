@@ -11,7 +11,14 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.errors import RasterError
+from geoseg.core.files import free_in
+from geoseg.errors import (
+    GeosegError,
+    RasterError,
+    UnwrittenError,
+    first_line,
+    is_full,
+)
 from geoseg.execution.resources import threads
 from geoseg.rasters.addresses import gdal_path
 from geoseg.rasters.addresses import is_remote as is_remote  # noqa: PLC0414 - most
@@ -20,6 +27,7 @@ from geoseg.rasters.archives import gdal_settings, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rasterio import DatasetReader
 
@@ -80,6 +88,37 @@ def _without_name(reason: str, name: str) -> str:
     for known in (name, base):
         reason = re.sub(rf"^['`]?{re.escape(known)}['`]?(?:: ?|, | )", "", reason)
     return reason
+
+
+@contextmanager
+def reporting_written(file: Path, error: type[GeosegError]) -> Iterator[None]:
+    """Say on one line why a file cannot be written by GDAL.
+
+    Raises:
+        UnwrittenError: No room is left. GDAL has many words for it, of what it could
+            not write or not read again, and once it has begun nothing else fails it.
+        GeosegError: `error`, where it cannot be begun.
+    """
+    from rasterio._err import CPLE_BaseError  # what copying raises
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (OSError, RasterioError, CPLE_BaseError, SystemError) as why:
+        reason = getattr(why, "strerror", None) or first_line(why)
+        if isinstance(why, OSError) and not (
+            is_full(why) or isinstance(why, RasterioError)
+        ):
+            raise error(f"{file} cannot be written: {reason}") from why
+        raise no_room(file, f"{reason}, {free_in(file.parent)}") from why
+
+
+def no_room(file: Path, reason: str) -> UnwrittenError:
+    """Return what to say where a file cannot be written to its end."""
+    return UnwrittenError(
+        f"{file} cannot be written ({reason}): make room, and give the same command "
+        "again"
+    )
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from geoseg.core.files import lacks_room, replace, replacing
+from geoseg.core.files import replace, replacing
 from geoseg.core.grid import Window, squares
-from geoseg.errors import RasterError, first_line, is_full
+from geoseg.errors import RasterError
 from geoseg.execution.engine import unordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
+from geoseg.rasters.gdal import reporting_written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,20 +49,6 @@ class Band:
     scale: float
     """What a stored number is multiplied by; 1 for float32."""
     tags: Mapping[str, str]
-
-
-@contextmanager
-def _reporting(file: Path) -> Iterator[None]:
-    """Say on one line why a file cannot be written."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except (OSError, RasterioError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        if is_full(error) or lacks_room(file.parent):
-            reason = f"no room is left ({reason})"
-        raise RasterError(f"{file} cannot be written: {reason}") from error
 
 
 def blocks_of(series: Series) -> tuple[list[Window], int]:
@@ -106,7 +92,7 @@ def write_tif(
     import rasterio
     import rasterio.shutil
 
-    with replacing(file) as part, _reporting(file):
+    with replacing(file) as part, reporting_written(file, RasterError):
         folder = part.with_name(f"{part.name}-work")
         folder.mkdir()
         tiles, whole = folder / "tiles.tif", folder / part.name
@@ -223,7 +209,7 @@ def write_zarr(
     Raises:
         RasterError: It cannot be written, or a scene cannot be read.
     """
-    with replacing(folder) as part, _reporting(folder):
+    with replacing(folder) as part, reporting_written(folder, RasterError):
         template.to_zarr(part, compute=False, zarr_format=2, consolidated=True)
         for window, pixels in read_blocks(series, progress):
             y, x = window.slices

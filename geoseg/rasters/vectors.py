@@ -156,6 +156,8 @@ def ogr() -> Any:  # noqa: ANN401 - a module
                 os.environ["OGR_SKIP"] = kept
     import pyogrio
 
+    # Its GDAL prints what exceptions tell as well; where it prints is settled once.
+    pyogrio.set_gdal_config_options({"CPL_LOG": os.devnull})
     return pyogrio
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
+from rasterio._err import CPLE_AppDefinedError
 
 from geoseg.cli import COMMANDS, run
 
@@ -205,9 +207,17 @@ def test_no_permission(scene, tmp_path):
 
 
 def test_a_full_disk_is_said_on_one_line(scene, tmp_path, small_disk, capfd):
-    where, _ = small_disk
+    where, resize = small_disk
     masks = tmp_path / "m.zarr"
     assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
+    regions = tmp_path / "r.fgb"
+    assert call("vectorize", masks, "--out", regions, "--quiet") == 0
+    resize(regions.stat().st_size * 5 // 4)  # GDAL writes it twice
+    out = where / "r.fgb"
+    says = ["cannot be written (", "free there", "make room"]
+    refused(capfd, "vectorize", masks, "--out", out, says=says, status=3)
+    assert not list(where.iterdir())
+    resize(200_000)
     (where / "filler").write_bytes(bytes(196_000))
     for command, name in [
         ("export", "m.tif"),
@@ -219,6 +229,27 @@ def test_a_full_disk_is_said_on_one_line(scene, tmp_path, small_disk, capfd):
         says = [str(out), "written"]
         refused(capfd, command, masks, "--out", out, says=says, status=3)
     assert [path.name for path in where.iterdir()] == ["filler"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemError("Unknown GDAL Error"),
+        CPLE_AppDefinedError(3, 1, "Cannot read 9 bytes at offset 5"),
+        rasterio.errors.RasterioIOError("Read failed"),
+    ],
+)
+def test_gdal_has_many_words_for_a_full_disk(scene, tmp_path, capsys, error):
+    def copy(*_, **__):
+        raise error
+
+    masks, out = tmp_path / "m.zarr", tmp_path / "m.tif"
+    assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rasterio.shutil.copy", copy)
+        says = [f"{out} cannot be written (", "free there", "make room"]
+        refused(capsys, "export", masks, "--out", out, says=says, status=3)
+    assert not list(tmp_path.glob("*m.tif*"))
 
 
 def test_output_in_a_folder_that_cannot_be_written(scene, capsys):

@@ -6,7 +6,9 @@ from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from geoseg.errors import RegionsError
+from geoseg.core.files import free_in
+from geoseg.errors import UnwrittenError
+from geoseg.rasters.vectors import ogr
 from geoseg.vector.formats.geoparquet import arrow_batch, arrow_schema
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class FlatGeobuf:
     """
 
     def __init__(self, path: Path, layer: Layer) -> None:
-        self._layer = layer
+        self._layer, self._path = layer, path
         self._schema = arrow_schema(layer, box=False)
         self._queue: Queue[Any] = Queue(maxsize=2)
         self._error: BaseException | None = None
@@ -39,9 +41,9 @@ class FlatGeobuf:
 
     def _work(self, path: Path) -> None:
         import pyarrow as pa
-        import pyogrio
         from pyproj import CRS
 
+        pyogrio = ogr()
         reader = pa.RecordBatchReader.from_batches(self._schema, self._batches())
         try:
             pyogrio.write_arrow(
@@ -61,8 +63,13 @@ class FlatGeobuf:
     def close(self) -> None:
         """Let GDAL build the index and close the file."""
         self.abandon()
-        if self._error is not None:
-            raise RegionsError(f"FlatGeobuf: {self._error}") from self._error
+        if self._error is not None:  # GDAL does not say that a disk is full
+            said = str(self._error).replace(f"to dataset {self._path}", "to it")
+            raise UnwrittenError(
+                f"the FlatGeobuf cannot be written ({said}, "
+                f"{free_in(self._path.parent)}): make room, twice the file's size, and "
+                "give the same command again"
+            ) from self._error
 
     def abandon(self) -> None:
         """Close the file as it is."""

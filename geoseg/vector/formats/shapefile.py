@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import RegionsError, first_line
+from geoseg.rasters.vectors import ogr
 from geoseg.vector.rings import HEADER
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class Shapefile:
             self._flush()
 
     def _flush(self) -> None:
-        import pyogrio
         from pyproj import CRS
 
+        pyogrio = ogr()
         several, self._waiting, self._count = self._waiting, [], 0
         blobs = [bytes(blob) for rows in several for blob in rows.blobs(HEADER)]
         columns: list[Any] = [
