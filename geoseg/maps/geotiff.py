@@ -22,7 +22,7 @@ from geoseg.rasters.gdal import (
 from geoseg.rasters.references import contents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -52,6 +52,17 @@ class ClassRaster:
     """What pixels of such files are read as."""
     overview: int | None = None
     """GDAL's number of an overview that is read instead of full resolution."""
+    names: tuple[tuple[int, str], ...] = ()
+    """Class values that the file names, with their names."""
+    colors: tuple[tuple[int, str], ...] = ()
+    """Values that it has colours for."""
+
+    def table(self, values: Iterable[int]) -> tuple[Class, ...]:
+        """Return the class table, given the values that occur."""
+        names = dict(self.names)
+        return table_of(
+            sorted({*values, *names} - {self.nodata}), names, dict(self.colors)
+        )
 
     def attributes(self) -> dict[str, Any]:
         """Return nothing: it is not geoseg's own."""
@@ -83,11 +94,16 @@ class ClassRaster:
         return np.where(values == self.blank, self.nodata, values).astype(self.dtype)
 
 
-def open_class_raster(path: str) -> ClassRaster:
+def open_class_raster(path: str, *, unseen: bool = False) -> ClassRaster:
     """Open a class raster.
 
     Names and colours come from category names, attribute table and colour table where
     the file has them; else a class is called `class_<value>`.
+
+    Args:
+        path: A path or URL.
+        unseen: Do not look through 8 bits for the classes that occur: the table has all
+            that can. `ClassRaster.table` gives that of the values which did.
 
     Raises:
         RasterError: It cannot be opened, has other pixels than integers, classes below
@@ -96,10 +112,10 @@ def open_class_raster(path: str) -> ClassRaster:
     name = redact(path)
     contents(path)  # what a VRT names is looked through before GDAL sees it
     with environment(path), reporting("open", name, path), open_dataset(path) as file:
-        return _described(file, path, name)
+        return _described(file, path, name, unseen=unseen or is_remote(file.name))
 
 
-def _described(dataset: Any, path: str, name: str) -> ClassRaster:  # noqa: ANN401 - rasterio's
+def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRaster:  # noqa: ANN401 - rasterio's
     dtype = dataset.dtypes[0]
     if dataset.count != 1:
         raise RasterError(
@@ -121,7 +137,9 @@ def _described(dataset: Any, path: str, name: str) -> ClassRaster:  # noqa: ANN4
         nodata = None  # no pixel can have it
     height, width = dataset.block_shapes[0]
     nodata = None if nodata is None else int(nodata)
-    classes = _class_table(dataset, nodata, name)
+    values = _values(dataset, nodata, name, unseen=unseen)
+    names, colors = _category_names(dataset), _colors(dataset)
+    classes = table_of(sorted({*values, *names} - {nodata}), names, colors)
     narrow = dtype in _NARROW
     inner = nodata if narrow or nodata is None else nodata_value(classes)
     return ClassRaster(
@@ -137,6 +155,8 @@ def _described(dataset: Any, path: str, name: str) -> ClassRaster:  # noqa: ANN4
         chunk=height if height == width else 256,
         blank=None if narrow else nodata,
         dtype=None if narrow else _narrow_dtype(classes),
+        names=tuple(names.items()),
+        colors=tuple(colors.items()),
     )
 
 
@@ -144,17 +164,12 @@ def _narrow_dtype(classes: Sequence[Class]) -> str:
     return "uint8" if nodata_value(classes) == 255 else "uint16"
 
 
-def _class_table(dataset: Any, nodata: int | None, name: str) -> tuple[Class, ...]:  # noqa: ANN401 - rasterio's
-    """Return the classes that occur or that the file names, as it colours them.
-
-    8 bits far away are not looked through: their classes are all that can occur.
-    """
+def _values(dataset: Any, nodata: int | None, name: str, *, unseen: bool) -> list[int]:  # noqa: ANN401 - rasterio's
+    """Return the values that occur; where 8 bits stay unseen, all that can."""
     remedy = "make it nodata with gdal_edit.py -a_nodata {value}"
-    far = dataset.dtypes[0] == "uint8" and is_remote(dataset.name)
-    pieces = [np.arange(256, dtype=np.uint8)] if far else _rows(dataset)
-    values = values_that_occur(pieces, nodata=nodata, name=name, remedy=remedy)
-    names = _category_names(dataset)
-    return table_of(sorted({*values, *names} - {nodata}), names, _colors(dataset))
+    unseen = unseen and dataset.dtypes[0] == "uint8"
+    pieces = [np.arange(256, dtype=np.uint8)] if unseen else _rows(dataset)
+    return values_that_occur(pieces, nodata=nodata, name=name, remedy=remedy)
 
 
 def _rows(dataset: Any) -> Iterator[NDArray[Any]]:  # noqa: ANN401 - rasterio's

@@ -19,27 +19,31 @@ ClassMap: TypeAlias = "str | os.PathLike[str] | ClassReader | xr.Dataset | xr.Da
 """A class map of any kind: what `open_classes` takes."""
 
 
-def open_classes(masks: ClassMap, *, partial: bool = False) -> ClassReader:
+def open_classes(
+    masks: ClassMap, *, partial: bool = False, unseen: bool = False
+) -> ClassReader:
     """Return what reads the classes of any class map.
 
     Args:
         masks: A masks store, a class raster that GDAL opens or a Zarr of another tool,
             by path or URL; an xarray object; or what has been opened already.
         partial: Take a store that is not complete, with a warning.
+        unseen: Do not look through a class raster of 8 bits for the classes that occur:
+            its table has all that can.
 
     Raises:
         MasksError: There is no class map.
         RasterError: It cannot be read, or is not a class map.
         IncompleteError: The run that makes it is not complete.
     """
-    reader = _opened(masks)
+    reader = _opened(masks, unseen=unseen)
     check_complete(reader, partial=partial)
     return reader
 
 
-def _opened(masks: ClassMap) -> ClassReader:
+def _opened(masks: ClassMap, *, unseen: bool) -> ClassReader:
     if isinstance(masks, str | os.PathLike):
-        return _from_path(absolute(os.fspath(masks)))
+        return _from_path(absolute(os.fspath(masks)), unseen=unseen)
     if _is_xarray(masks):
         from geoseg.maps.dataset import class_reader
 
@@ -52,7 +56,7 @@ def _opened(masks: ClassMap) -> ClassReader:
     )
 
 
-def _from_path(path: str) -> ClassReader:
+def _from_path(path: str, *, unseen: bool) -> ClassReader:
     if Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
         from geoseg.maps.dataset import is_foreign_zarr, open_class_zarr
         from geoseg.maps.store import open_masks
@@ -60,7 +64,7 @@ def _from_path(path: str) -> ClassReader:
         return open_class_zarr(path) if is_foreign_zarr(path) else open_masks(path)
     from geoseg.maps.geotiff import open_class_raster
 
-    return open_class_raster(path)
+    return open_class_raster(path, unseen=unseen)
 
 
 def _is_xarray(data: object) -> TypeGuard[xr.Dataset | xr.DataArray]:

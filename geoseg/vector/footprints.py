@@ -81,7 +81,7 @@ class Squaring:
         import shapely
 
         taken = lru_cache(_TILES)(self._taken)
-        shapes = shapely.from_wkb(list(map(bytes, rows.blobs(HEADER))))
+        shapes = shapely.from_wkb(list(rows.blobs(HEADER)))
         found = [self._footprint(shape, taken) for shape in shapes]
         polygons = _packed(found, self.drawing.srs, multi=self.drawing.eight)
         columns = {

@@ -17,7 +17,6 @@ All tests are exact: corners are integers.
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,11 +26,14 @@ from geoseg.vector.arcs import NODE, TURN, VERTEX, compiled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CLOSED_KEEPS = 3  # and the first: one pixel stays a square
+_CLOSED_KEEPS = 2  # and the first: a triangle
+_RECTANGLE = 5  # points: it stays, so that one pixel is a square
 _CURVE = 4  # straight pieces per rounded corner
-_BITS = 32  # a heap's item is how much a vertex matters, then which one it is
-_INDEX = (1 << _BITS) - 1
+_LEVELS = 64  # of how much a vertex matters; those of one level go as they come
 _MOST = (1 << 30) - 1
+_ROUNDING = (
+    1e-6  # of a pixel's size: triangles of just the tolerance are the usual ones
+)
 
 
 class Ground(NamedTuple):
@@ -170,42 +172,55 @@ def _significance(xy: Any, limits: Any, closed: bool, keys: Any, stack: Any) -> 
 
 
 @compiled
-def _may_straighten(ground: Any, xy: Any, limits: Any, b: int, heading: int) -> bool:
+def _is_rival(
+    ground: Any, xy: Any, limits: Any, heading: int, by_left: bool, largest: int
+) -> bool:
+    """Whether the line that leaves an arc's start may become the arc's chord as well.
+
+    It must end where the arc ends and stay within the distance. Where it has no vertex
+    it is the chord; else, where asked `by_left`, it has one to the left of the chord
+    that could be its last, by the area of the triangle.
+    """
+    ax, ay, cx, cy = xy[0, 0], xy[0, 1], xy[-1, 0], xy[-1, 1]
+    dx, dy = cx - ax, cy - ay
+    x, y, straight, left = ax, ay, True, False
+    while True:
+        x += (heading == 0) - (heading == 2)
+        y += (heading == 1) - (heading == 3)
+        if x == cx and y == cy:
+            return straight or (by_left and left)
+        if _distance(x, y, (ax, ay), (cx, cy), limits[3], limits[2]) > limits[1]:
+            return False
+        byte = _byte(ground, y, x)
+        if byte & NODE:
+            return False
+        if byte & VERTEX:
+            straight = False
+            left = left or -largest <= dx * (y - ay) - dy * (x - ax) < 0
+            edges = byte & 15 & ~(1 << (heading + 2 & 3))
+            heading = 0 if edges & 1 else 1 if edges & 2 else 2 if edges & 4 else 3
+
+
+@compiled
+def _may_straighten(
+    ground: Any, xy: Any, limits: Any, b: int, heading: int, largest: int
+) -> bool:
     """Whether the last inner vertex may go, so that the arc becomes its chord.
 
     Two arcs with the same ends must not both become the chord, or the region between
     them would vanish. Of two that could, one has its last vertex to the left of the
     chord and one to the right; the left one may always go, the right one only where
-    no vertex that could be the other's is in reach on the left.
+    no other arc with these ends could lose all that it has on the left.
     """
-    a, c = (xy[0, 0], xy[0, 1]), (xy[-1, 0], xy[-1, 1])
-    dx, dy = c[0] - a[0], c[1] - a[1]
-    if dx == 0 or dy == 0:
-        straight = 0 if dx > 0 else 2 if dx < 0 else 1 if dy > 0 else 3
-        if straight != heading and _byte(ground, a[1], a[0]) >> straight & 1:
+    ax, ay = xy[0, 0], xy[0, 1]
+    dx, dy = xy[-1, 0] - ax, xy[-1, 1] - ay
+    right = dx * (xy[b, 1] - ay) - dy * (xy[b, 0] - ax) >= 0
+    leaving = _byte(ground, ay, ax) & 15
+    for other in range(4):
+        if other == heading or not leaving >> other & 1:
+            continue
+        if _is_rival(ground, xy, limits, other, right, largest):
             return False
-    if dx * (xy[b, 1] - a[1]) - dy * (xy[b, 0] - a[0]) < 0:
-        return True
-    distance, height, width = limits[1], limits[2], limits[3]
-    near_x, near_y = distance / width, distance / height
-    reach_x, reach_y = int(near_x), int(near_y)
-    for y in range(min(a[1], c[1]) - reach_y, max(a[1], c[1]) + reach_y + 1):
-        low, high = min(a[0], c[0]) - reach_x, max(a[0], c[0]) + reach_x
-        if dy != 0:  # only what is near a point of the chord, wherever between corners
-            t0 = (y - near_y - a[1]) / dy
-            t1 = (y + near_y - a[1]) / dy
-            t0, t1 = min(t0, t1), max(t0, t1)
-            t0, t1 = min(1.0, max(0.0, t0)), min(1.0, max(0.0, t1))
-            u0, u1 = a[0] + t0 * dx, a[0] + t1 * dx
-            low = max(low, int(np.floor(min(u0, u1) - near_x)))
-            high = min(high, int(np.ceil(max(u0, u1) + near_x)))
-        for x in range(low, high + 1):
-            if (
-                dx * (y - a[1]) - dy * (x - a[0]) < 0
-                and _byte(ground, y, x) & VERTEX
-                and _distance(x, y, a, c, width, height) <= distance
-            ):
-                return False
     return True
 
 
@@ -216,6 +231,21 @@ def _twice(xy: Any, a: int, b: int, c: int) -> int:
         xy[c, 0] - xy[a, 0]
     )
     return abs(twice)  # type: ignore[no-any-return]
+
+
+@compiled
+def _enqueue(
+    i: int, level: int, queue: Any, head: Any, tail: Any, queued: Any, used: int
+) -> int:
+    """Put a vertex last in a level's queue."""
+    queue[used, 0], queue[used, 1] = i, -1
+    if head[level] < 0:
+        head[level] = used
+    else:
+        queue[tail[level], 1] = used
+    tail[level] = used
+    queued[i] = used
+    return used + 1
 
 
 @compiled
@@ -231,19 +261,26 @@ def _thin(
     bound: Any,
     queued: Any,
     stack: Any,
+    queue: Any,
+    head: Any,
+    tail: Any,
 ) -> None:
     """Take vertices away from one arc; what stays is linked by `before` and `after`.
 
-    A vertex whose rank has changed is queued again; of its items in the heap, the one
-    that `queued` names counts.
+    Vertices wait in one queue per level of rank. One whose rank has changed is queued
+    again; of its places in queues, the one that `queued` names counts.
     """
     area, distance, height, width = limits[0], limits[1], limits[2], limits[3]
     n = len(xy)
     closed = xy[0, 0] == xy[n - 1, 0] and xy[0, 1] == xy[n - 1, 1]
     by_area = area < np.inf
-    largest = int(min(_MOST, 2 * area / (height * width))) if by_area else _MOST
+    most = 2 * area / (height * width) * (1 + _ROUNDING)
+    largest = int(min(_MOST, most)) if by_area else _MOST
+    straight = largest if by_area else 1 << 62
     for i in range(n):
         before[i], after[i], bound[i], queued[i] = i - 1, i + 1, 0.0, -1
+    scale = min(1.0, (_LEVELS - 1) / max(1, largest))
+    used = 0
     if by_area:
         for i in range(1, n - 1):
             rank[i] = min(_twice(xy, i - 1, i, i + 1), largest + 1)
@@ -251,21 +288,22 @@ def _thin(
         _significance(xy, limits, closed, keys, stack)
         for i in range(1, n - 1):
             rank[i] = int(min(2.0, keys[i] / distance) * _MOST)
-    heap = [np.int64(0)]
-    heap.pop()
     for i in range(1, n - 1):
         if rank[i] <= largest:
-            queued[i] = rank[i] << _BITS | i
-            heap.append(queued[i])
-    heapq.heapify(heap)
-    inner = n - 2
-    while heap:
-        item = heapq.heappop(heap)
-        b = item & _INDEX
+            used = _enqueue(i, int(rank[i] * scale), queue, head, tail, queued, used)
+    inner, level = n - 2, 0
+    while level < _LEVELS:
+        item = head[level]
+        if item < 0:
+            level += 1
+            continue
+        head[level] = queue[item, 1]
+        b = queue[item, 0]
         if queued[b] != item:
             continue
         queued[b] = -1
-        if closed and inner <= _CLOSED_KEEPS:
+        if closed and (inner <= _CLOSED_KEEPS or n == _RECTANGLE):
+            head[:] = -1
             break
         i, k = before[b], after[b]
         a, m, c = (
@@ -281,7 +319,7 @@ def _thin(
         twice = (m[0] - a[0]) * (c[1] - a[1]) - (m[1] - a[1]) * (c[0] - a[0])
         if abs(twice) > 1 and not _is_empty(ground, a, m, c):
             continue
-        if inner == 1 and not _may_straighten(ground, xy, limits, b, heading):
+        if inner == 1 and not _may_straighten(ground, xy, limits, b, heading, straight):
             continue
         _toggle(ground, m[1], m[0])
         inner -= 1
@@ -292,10 +330,11 @@ def _thin(
                 continue
             if by_area:
                 rank[j] = min(_twice(xy, before[j], j, after[j]), largest + 1)
-            item = rank[j] << _BITS | j if rank[j] <= largest else np.int64(-1)
-            if item >= 0 and item != queued[j]:
-                heapq.heappush(heap, item)
-            queued[j] = item
+            queued[j] = -1
+            if rank[j] <= largest:
+                at = int(rank[j] * scale)
+                used = _enqueue(j, at, queue, head, tail, queued, used)
+                level = min(level, at)
 
 
 @compiled
@@ -379,6 +418,8 @@ def simplify_arcs(
     keys, bound = np.empty(longest, np.float64), np.empty(longest, np.float64)
     rank, queued = np.empty(longest, np.int64), np.empty(longest, np.int64)
     stack = np.empty((longest + 2, 2), np.int64)
+    queue = np.empty((3 * longest, 2), np.int32)
+    head, tail = np.full(_LEVELS, -1, np.int32), np.empty(_LEVELS, np.int32)
     places = np.zeros(arcs + 1, np.int64)
     n = 0
     for arc in range(arcs):
@@ -394,7 +435,7 @@ def simplify_arcs(
         if limits[1] > 0:
             _thin(
                 line, headings[arc, 0], ground, limits,
-                before, after, keys, rank, bound, queued, stack,
+                before, after, keys, rank, bound, queued, stack, queue, head, tail,
             )  # fmt: skip
         else:
             for i in range(count):

@@ -79,7 +79,7 @@ class Statistics:
         import shapely
         from exactextract import exact_extract
 
-        shapes = np.asarray(shapely.from_wkb(list(map(bytes, rows.blobs(HEADER)))))
+        shapes = np.asarray(shapely.from_wkb(list(rows.blobs(HEADER))))
         # exactextract wants to see the same CRS on both; both are in pixels.
         crs = self.bands[0].grid.crs
         frame = geopandas.GeoDataFrame(geometry=self._in_pixels(shapes), crs=crs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -45,6 +45,8 @@ class Layer:
     """The class table."""
     only_present: bool = False
     """Whether the legend leaves out classes that no region has."""
+    table: Callable[[Collection[int]], tuple[Class, ...]] | None = None
+    """What makes the class table of the values that occur; None: `classes` is it."""
     multi: bool = False
     """Whether geometries are MultiPolygons."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -54,7 +56,8 @@ class Layer:
         """Return the classes to show, given those that regions have."""
         if not self.only_present:
             return self.classes
-        return tuple(c for c in self.classes if c.value in present)
+        classes = self.table(present) if self.table else self.classes
+        return tuple(c for c in classes if c.value in present)
 
     @property
     def geometry_type(self) -> str:
@@ -90,10 +93,13 @@ class Rows:
             columns={name: column[chosen] for name, column in self.columns.items()},
         )
 
-    def blobs(self, skip: int = 0) -> Iterator[memoryview]:
-        """Return each geometry's bytes, the first `skip` left out."""
-        view, start = memoryview(self.polygons.blobs), self.polygons.start.tolist()  # type: ignore[arg-type]
-        return (view[a + skip : b] for a, b in pairwise(start))
+    def blobs(self, skip: int = 0) -> Iterator[bytes]:
+        """Return each geometry's bytes, the first `skip` left out.
+
+        SQLite takes bytes as they are, and asks about every view.
+        """
+        all_, start = self.polygons.blobs.tobytes(), self.polygons.start.tolist()
+        return (all_[a + skip : b] for a, b in pairwise(start))
 
 
 class Writer(Protocol):

@@ -18,6 +18,7 @@ from geoseg.core.options import keywords
 from geoseg.core.text import did_you_mean
 from geoseg.errors import RegionsError
 from geoseg.maps.complete import incomplete
+from geoseg.maps.geotiff import ClassRaster
 from geoseg.maps.open import open_classes
 from geoseg.vector.footprints import FIELDS, Squaring
 from geoseg.vector.instance_layer import NAME as INSTANCES
@@ -62,7 +63,9 @@ def write_regions(
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Turn masks into polygons; as `vectorize`, with options as one object."""
-    reader = open_classes(masks, partial=options.partial)
+    # which classes occur is seen on the way, where nothing asks before
+    unseen = not (options.classes or options.min_area or options.regularize)
+    reader = open_classes(masks, partial=options.partial, unseen=unseen)
     lacks = incomplete(reader)
     written = _chosen(reader, options.classes)
     layer = options.layer
@@ -104,6 +107,7 @@ def write_regions(
             crs=str(reader.grid.crs),
             classes=tuple(c for c in reader.classes if c.value in written),
             only_present="geoseg" not in reader.attributes(),
+            table=reader.table if unseen and isinstance(reader, ClassRaster) else None,
             multi=drawing.eight,
             provenance={
                 **_provenance(reader, options, least_iou),
@@ -281,7 +285,10 @@ def _drawing(
     smooth = options.smooth
     grid = reader.grid
     on_ground = measure(grid)
-    height, width = float(on_ground.south[0, 0]), float(on_ground.east[0, 0])
+    # a pixel of 10 m is 10 m here too, where the projection makes 9.996 of them
+    height, width = grid.pixel_size_m or (
+        float(on_ground.south[0, 0]), float(on_ground.east[0, 0])
+    )  # fmt: skip
     distance = float(options.simplify or 0)
     radius = 0.0
     if smooth:

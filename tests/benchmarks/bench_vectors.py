@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
@@ -91,12 +92,11 @@ def xarray_spatial(path: Path) -> None:
 
 def ours_traced(path: Path) -> None:
     """Trace, assemble and measure, without writing."""
+    from geoseg.vector.options import VectorizeOptions
     from geoseg.vector.vectorize import _chosen, _drawing, _features
 
-    reader = open_classes(path)
-    drawing = _drawing(
-        reader, _chosen(reader, None), None, "visvalingam", smooth=False, eight=False
-    )
+    reader = open_classes(path, unseen=True)
+    drawing = _drawing(reader, _chosen(reader, None), VectorizeOptions(out="unused"))
     for _ in _features(reader, drawing, 2048, None, None):
         pass
 
@@ -120,7 +120,25 @@ def best(
     return times
 
 
-def table(folder: Path, repeat: int) -> None:
+def kept(path: Path, simplified: Path, metres: float, whole: Path) -> None:
+    """Print how many vertices stay against `coverage_simplify` of our own polygons.
+
+    Those of `shapes` lack the vertices at which other regions' lines end: they are no
+    coverage.
+    """
+    frame = pyogrio.read_dataframe(vectorize(path, whole, overwrite=True), layer=0)
+    unit = frame.crs.axis_info[0].unit_conversion_factor
+    peer = shapely.coverage_simplify(frame.geometry.values, metres / unit)
+    ours = pyogrio.read_dataframe(simplified, layer=0).geometry.values
+    counts = [
+        int(shapely.get_num_coordinates(some).sum())
+        for some in (frame.geometry.values, peer, ours)
+    ]
+    print(f"{'':28}vertices: {counts[0]:,} → coverage_simplify {counts[1]:,}, geoseg "
+          f"{counts[2]:,}: {counts[2] / counts[1]:.3f}", flush=True)  # fmt: skip
+
+
+def table(folder: Path, repeat: int, *, tracing: bool) -> None:
     """Print seconds and ratios for every case."""
     make_case(folder / "smooth_4096.tif")
     print(f"{'case':28}{'':22}{'today s':>9}{'geoseg s':>9}{'ratio':>7}  vertices")
@@ -138,6 +156,10 @@ def table(folder: Path, repeat: int) -> None:
                 repeat,
             )
             row(f"{name:28}{label:22}", times["today"], times["geoseg"], old, out)
+            if simplify is not None:
+                kept(path, out, simplify, folder / "whole.gpkg")
+        if not tracing:
+            continue
         times = best(
             {
                 "today": lambda p=path: xarray_spatial(p),
@@ -254,7 +276,7 @@ def main() -> None:
         elif asked.large:
             large(folder)
         else:
-            table(folder, asked.repeat)
+            table(folder, asked.repeat, tracing=find_spec("xrspatial") is not None)
 
 
 if __name__ == "__main__":

@@ -479,6 +479,46 @@ def test_names_come_from_the_file(tmp_path: Path) -> None:
     assert [names[v] for v in range(3)] == ["None", "Sand", "class_2"]
 
 
+def test_a_class_raster_is_read_once_and_coloured_as_when_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "c.tif", spots(60) * 7, nodata=0)
+
+    def looked_through(dataset: Any) -> Any:
+        raise AssertionError("all pixels are read, only to see which classes occur")
+
+    known = open_class_raster(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.maps.geotiff._rows", looked_through)
+        out = vectorize(path, tmp_path / "r.gpkg")
+    assert set(read_regions(out).class_name) == {c.name for c in known.classes}
+    with sqlite3.connect(out) as db:
+        (style,) = db.execute("SELECT styleQML FROM layer_styles").fetchone()
+    for each in known.classes:
+        rgb = ",".join(str(v) for v in bytes.fromhex(each.color[1:]))
+        assert f'label="{each.name}"' in style
+        assert rgb in style
+    assert "class_1" not in style.replace("class_14", "")
+
+
+@pytest.mark.parametrize("sigma", [0, 1.0, 4.0])
+@pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:5070"])
+def test_hardly_more_vertices_stay_than_in_coverage_simplify(
+    tmp_path: Path, sigma: float, crs: str
+) -> None:
+    """Also where the tolerance is one pixel, whose true size is a little different."""
+    noise = np.random.default_rng(5).normal(size=(120, 120))
+    smooth = ndimage.gaussian_filter(noise, sigma)
+    values = np.digitize(smooth, np.quantile(smooth, [0.25, 0.5, 0.75])).astype("u1")
+    transform = Affine(30, 0, 5e5, 0, -30, 2e6)
+    path = write(tmp_path / "c.tif", values, crs=crs, transform=transform)
+    whole = read_regions(vectorize(path, tmp_path / "w.gpkg")).geometry.values
+    ours = vectorize(path, tmp_path / "r.gpkg", simplify=30)
+    kept = shapely.get_num_coordinates(read_regions(ours).geometry.values).sum()
+    peer = shapely.get_num_coordinates(shapely.coverage_simplify(whole, 30)).sum()
+    assert kept <= 1.05 * peer
+
+
 @pytest.mark.parametrize("ending", ["gpkg", "parquet", "fgb"])
 def test_nothing_but_nodata_is_an_empty_layer_with_the_right_fields(
     tmp_path: Path, ending: str

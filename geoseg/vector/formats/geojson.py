@@ -42,7 +42,7 @@ class GeoJson:
         """Append rows, a feature a line."""
         import shapely
 
-        geometries = shapely.from_wkb([bytes(b) for b in rows.blobs(HEADER)])
+        geometries = shapely.from_wkb(list(rows.blobs(HEADER)))
         placed = shapely.transform(geometries, self._degrees)
         bounds = shapely.bounds(placed)
         if (bounds[:, 2] - bounds[:, 0] > 180).any():

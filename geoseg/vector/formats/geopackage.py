@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -320,15 +320,20 @@ def _insert(db: sqlite3.Connection, table: str, *columns: Iterable[Any]) -> None
     row = f"({','.join('?' * len(columns))})"
     most = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     several = max(1, min(_AT_ONCE, most // len(columns)))
-    rows, step = zip(*columns, strict=True), several * len(columns)
-    for some in iter(lambda: list(islice(rows, several * _BATCH)), []):
-        whole = len(some) // several * several
-        flat = list(chain.from_iterable(some[:whole]))
-        db.executemany(
-            f'INSERT INTO "{table}" VALUES {",".join([row] * several)}',  # noqa: S608
-            (flat[i : i + step] for i in range(0, len(flat), step)),
-        )
-        db.executemany(f'INSERT INTO "{table}" VALUES {row}', some[whole:])  # noqa: S608
+    left, width = [iter(column) for column in columns], len(columns)
+    while first := list(islice(left[0], several * _BATCH)):
+        # no tuple per row: thousands of them make Python look for garbage
+        flat: list[Any] = [None] * (width * len(first))
+        for i, column in enumerate(left):
+            flat[i::width] = islice(column, len(first)) if i else first
+        for count in (several, 1):
+            step = count * width
+            whole = len(flat) // step * step
+            db.executemany(
+                f'INSERT INTO "{table}" VALUES {",".join([row] * count)}',  # noqa: S608
+                (flat[i : i + step] for i in range(0, whole, step)),
+            )
+            del flat[:whole]
 
 
 def _values(column: NDArray[Any]) -> list[Any]:

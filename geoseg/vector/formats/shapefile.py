@@ -49,7 +49,7 @@ class Shapefile:
 
         pyogrio = ogr()
         several, self._waiting, self._count = self._waiting, [], 0
-        blobs = [bytes(blob) for rows in several for blob in rows.blobs(HEADER)]
+        blobs = [blob for rows in several for blob in rows.blobs(HEADER)]
         columns: list[Any] = [
             np.concatenate([np.zeros(0), *(rows.columns[f.name] for rows in several)])
             if several
