@@ -123,7 +123,7 @@ def plan_of(
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
-    recipe = recipe.fit(opened)
+    recipe = recipe.given(opened).fit(opened)
     usual = _room(streams=recipe.load().streams)
     room = options.memory_bytes or min(usual, worker_memory or usual)
     plan = _cut(opened, recipe, options, workers, room, chunk)

@@ -149,7 +149,8 @@ def segment(
 
     Args:
         source: Path or URL that GDAL can open, several of them or a glob (mosaic), a
-            folder of single-band files, an `xarray.DataArray` (band, y, x) or (y, x).
+            folder of single-band files, an `xarray.DataArray` (band, y, x), (y, x),
+            (time, band, y, x) or (time, y, x), or `{date: raster, …}`.
         model: Model folder, card, `module:factory`, `threshold:ndwi`, …, or an object
             with a card; see `geoseg models`. A list of them is averaged.
         out: The masks' Zarr store, a folder or URL.

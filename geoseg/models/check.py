@@ -6,11 +6,14 @@ small seeded sample, so the answer is the same every time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from geoseg.core.grid import Window
 from geoseg.errors import (
     GeosegError,
     MissingExtraError,
@@ -21,6 +24,7 @@ from geoseg.errors import (
 from geoseg.models.caution import cautions
 from geoseg.models.classical.sample import sample_windows
 from geoseg.rasters.open import for_model
+from geoseg.rasters.steps import is_series
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,10 +97,15 @@ def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
     """
     card = recipe.card
     try:
-        model = recipe.load()
+        read = for_model(source, card)
+        model = recipe.given(read).load()
+        side, told = card.window, bool(card.inputs)
+        blank = np.zeros((1, len(card.bands), side, side), read.dtype)
         if not (model.placed or model.fits):
-            shape = (1, len(card.bands), card.window, card.window)
-            model.predict(np.zeros(shape, for_model(source, card).dtype))
+            model.predict(blank)
+        elif model.placed and told:
+            window = Window(y=0, x=0, height=side, width=side)
+            model.predict_at(blank, [window], np.ones((1, side, side), np.bool_))
     except MissingExtraError:
         raise
     except (GeosegError, RuntimeError, ValueError) as error:
@@ -107,12 +116,7 @@ def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
 
 def _bands(card: Card, source: Source) -> Finding:
     """Say which band of the file is which of the model's, as the run will have it."""
-    pairs = ", ".join(
-        f"{wanted.name} <- {band.number or index} ({band.name})"
-        for index, (wanted, band) in enumerate(
-            zip(card.bands, source.bands, strict=True), 1
-        )
-    )
+    pairs = "; ".join(_pairs(card, source))
     unnamed = all(b.name.isdigit() for b in source.bands)
     how = "by position, the raster does not name its bands: " if unnamed else ""
     if not unnamed and all(b.name.isdigit() for b in card.bands):
@@ -120,12 +124,28 @@ def _bands(card: Card, source: Source) -> Finding:
     return Finding(subject="bands", level="note" if unnamed else "ok", text=how + pairs)
 
 
+def _pairs(card: Card, source: Source) -> Iterator[str]:
+    """Yield which band is which, a text for each step in time."""
+    pairs = zip(card.bands, source.bands, strict=True)
+    numbered = enumerate(pairs, 1)
+    for time, group in groupby(numbered, lambda pair: pair[1][0].time):
+        rows = list(group)
+        told = ", ".join(
+            f"{wanted.name} <- {band.number or index} ({band.name})"
+            for index, (wanted, band) in rows
+        )
+        static = "" if card.times is None else "static: "
+        step = rows[0][1][1].step or "no date"
+        yield (static if time is None else f"step {time + 1} <- {step}: ") + told
+
+
 def _dtype(card: Card, source: Source) -> Finding:
     name = source.dtype.name
     if source.dtype.kind == "c":
         text = f"its pixels are complex ({name}), no model takes those"
         return Finding(subject="dtype", level="wrong", text=text)
-    if card.dtypes is not None and name not in card.dtypes:
+    # Floats of a series may be whole numbers: NaN is what a step does not show.
+    if card.dtypes is not None and name not in card.dtypes and card.times is None:
         trained = f"the model was trained on {', '.join(card.dtypes)}"
         remedy = _converted(source.dtype, card.dtypes[0])
         text = f"its pixels are {name}, {trained}; {remedy}"
@@ -166,6 +186,8 @@ def _sample(source: Source) -> NDArray[np.float64]:
         rows = pixels[:, valid].T.astype(np.float64)
         parts.append(rows[:: max(1, len(rows) // _PIXELS)])
     rows = np.concatenate(parts)
+    if is_series(source.bands):  # of which a pixel may miss some steps
+        return rows[np.isfinite(rows).any(axis=1)]
     return rows[np.isfinite(rows).all(axis=1)]
 
 
@@ -174,6 +196,7 @@ def _values(card: Card, source: Source, sample: NDArray[np.float64]) -> Finding:
         return Finding(
             subject="values", level="note", text="no valid pixel in the sample"
         )
+    sample = sample[np.isfinite(sample)]
     low, high = np.percentile(sample, (1, 99))
     seen = f"most values are {low:g} ... {high:g}"
     if card.value_range is None:
@@ -208,19 +231,22 @@ def _scaled(card: Card, sample: NDArray[np.float64]) -> list[Finding]:
         return [Finding(subject="scaling", level="note", text=text)]
     if not len(sample) or not np.ptp(sample, axis=0).any():
         return []
-    clips = [b.clip or (-np.inf, np.inf) for b in card.bands]
+    shown = np.asarray(np.isfinite(sample).any(axis=0))  # a step may be empty
+    bands = [band for band, there in zip(card.bands, shown, strict=True) if there]
+    sample = sample[:, shown]
+    clips = [b.clip or (-np.inf, np.inf) for b in bands]
     low, high = np.array(clips).T
-    offset = np.array([b.offset for b in card.bands])
-    scale = np.array([b.scale for b in card.bands])
+    offset = np.array([b.offset for b in bands])
+    scale = np.array([b.scale for b in bands])
     scaled = (sample.clip(low, high) - offset) / scale
-    middle = float(np.median(np.abs(scaled)))
-    spread = float(np.max(np.subtract(*np.percentile(scaled, (99, 1), axis=0))))
+    middle = float(np.nanmedian(np.abs(scaled)))
+    spread = float(np.nanmax(np.subtract(*np.nanpercentile(scaled, (99, 1), axis=0))))
     seen = (
         f"scaled by the card, values are {middle:.3g} in the middle, {spread:.3g} apart"
     )
     far = middle > _FAR and any(b.scale != 1 or b.offset != 0 for b in card.bands)
     if far or spread < _FLAT or _is_reflectance(card, sample):
-        values = f"{np.percentile(sample, 1):g} ... {np.percentile(sample, 99):g}"
+        values = "{:g} ... {:g}".format(*np.nanpercentile(sample, (1, 99)))
         text = f"most values are {values}; {seen}: the raster is in other units"
         return [Finding(subject="scaling", level="wrong", text=text)]
     return [Finding(subject="scaling", level="ok", text=seen)]
@@ -229,7 +255,7 @@ def _scaled(card: Card, sample: NDArray[np.float64]) -> list[Finding]:
 def _is_reflectance(card: Card, sample: NDArray[np.float64]) -> bool:
     """Say whether pixels are within ±2 although the card divides by 20 and more."""
     return bool(
-        np.abs(sample).max() <= 2 and all(abs(b.scale) >= 20 for b in card.bands)
+        np.nanmax(np.abs(sample)) <= 2 and all(abs(b.scale) >= 20 for b in card.bands)
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from geoseg.models.card import Band, Card
+    from geoseg.core.grid import Window
+    from geoseg.models.card import Card
+    from geoseg.models.context import Context
     from geoseg.models.contract import Model
+
+Ask = Callable[[Any, Any], Any]
+"""Gives a model what it sees of a batch of windows, and returns its scores."""
 
 TTA = ("d4", "flips")
 """Ways of looking: all eight turns and mirrors of a square, or the four mirrors."""
@@ -76,12 +82,36 @@ class Combined(AnyModel):
         self.precision = "+".join(dict.fromkeys(m.precision for m in models))
         self.engine = models[0].engine
         self.streams = all(m.streams and m.device == self.device for m in models)
+        self.placed = any(m.placed for m in models)
         self._models = models
 
     @property
     def batch(self) -> int:  # type: ignore[override]
         """Windows in work at once."""
         return min(model.batch for model in self._models)
+
+    def with_context(self, context: Context) -> Self:
+        """Return the same, of models that know what the raster tells."""
+        self._models = [model.with_context(context) for model in self._models]
+        return self
+
+    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        """Return (n, class, y, x) mean probabilities."""
+        return self._mean(pixels, lambda model, seen: model.predict(seen))
+
+    def predict_at(
+        self,
+        pixels: NDArray[np.generic],
+        windows: Sequence[Window],
+        valid: NDArray[np.bool_],
+    ) -> torch.Tensor:
+        """Likewise, of models that are told where windows lie."""
+        return self._mean(
+            pixels, lambda model, seen: model.predict_at(seen, windows, valid)
+        )
+
+    def _mean(self, pixels: NDArray[np.generic], ask: Ask) -> torch.Tensor:
+        raise NotImplementedError
 
     def kernels(self) -> AbstractContextManager[None]:
         """Return the models' context."""
@@ -121,19 +151,23 @@ class Augmented(Combined):
         factor = max(1.0, self._most if self.card.multiple else 1.0) ** 2
         return int(factor * super().working_bytes())
 
-    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
-        """Return (n, class, y, x) mean probabilities."""
-        return _mean(self._look(pixels, *way) for way in self._ways)
+    def _mean(self, pixels: NDArray[np.generic], ask: Ask) -> torch.Tensor:
+        return _mean(self._look(pixels, ask, *way) for way in self._ways)
 
     def _look(
-        self, pixels: NDArray[np.generic], scale: float, turn: int, mirrored: bool
+        self,
+        pixels: NDArray[np.generic],
+        ask: Ask,
+        scale: float,
+        turn: int,
+        mirrored: bool,
     ) -> torch.Tensor:
         """Return probabilities of the window seen one way, put back upright."""
         model = self._models[0]
 
         def predict(seen: NDArray[Any]) -> torch.Tensor:
             seen = np.ascontiguousarray(seen)
-            return probabilities(model.predict(seen), model.card)
+            return probabilities(ask(model, seen), model.card)
 
         seen = np.rot90(pixels, turn, axes=(2, 3))
         seen = seen[..., ::-1] if mirrored else seen
@@ -165,18 +199,19 @@ class Ensemble(Combined):
     def __init__(self, models: Sequence[Model]) -> None:
         card = ensemble_card([model.card for model in models])
         super().__init__(card, models)
-        names = [band.name for band in card.bands]
-        self._bands = [[names.index(b.name) for b in m.card.bands] for m in models]
+        names = [(band.name, band.time) for band in card.bands]
+        self._bands = [
+            [names.index((b.name, b.time)) for b in m.card.bands] for m in models
+        ]
         self._order = [
             [[c.name for c in m.card.classes].index(c.name) for c in card.classes]
             for m in models
         ]
 
-    def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
-        """Return (n, class, y, x) mean probabilities."""
+    def _mean(self, pixels: NDArray[np.generic], ask: Ask) -> torch.Tensor:
         return _mean(
             probabilities(
-                model.predict(np.ascontiguousarray(pixels[:, bands])), model.card
+                ask(model, np.ascontiguousarray(pixels[:, bands])), model.card
             )[:, order]
             for model, bands, order in zip(
                 self._models, self._bands, self._order, strict=True
@@ -226,12 +261,22 @@ def ensemble_card(cards: Sequence[Card]) -> Card:
                 f"{card.name!r} takes windows of {card.window} px only, {first.name!r} "
                 f"has {first.window} px: name it first, or change a card"
             )
-    bands: dict[str, Band] = {b.name: b for card in cards for b in card.bands}
+        if card.times != first.times:
+            raise ModelError(
+                f"{first.name!r} and {card.name!r} take other steps in time: an "
+                "ensemble looks at the same"
+            )
+    bands = {(b.time, b.name): b for card in cards for b in card.bands}
     fills = {card.fill for card in cards}
     return replace(
         first,
         name=" + ".join(card.name for card in cards),
-        bands=tuple(bands.values()),
+        bands=tuple(
+            sorted(bands.values(), key=lambda b: math.inf if b.time is None else b.time)
+        ),
+        layout="flat",  # each of them takes them as its own card says
+        modalities={},
+        inputs=(),
         output="probabilities",
         overlap=max(min(card.overlap, first.window // 2) for card in cards),
         multiple=_common_multiple([card.multiple for card in cards]),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from geoseg.core.grid import Window
     from geoseg.models.card import Card
+    from geoseg.models.context import Context
     from geoseg.rasters.open import Source
 
 
@@ -129,6 +130,13 @@ class AnyModel(Protocol):
 
         Same raster, same result, whatever the blocks and workers: statistics are taken
         over the whole raster, or over a seeded sample of it.
+        """
+        return self
+
+    def with_context(self, context: Context) -> Self:  # noqa: ARG002
+        """Return the model that knows what the raster tells beside its pixels.
+
+        It is told what its card's `inputs` ask for, before its first window.
         """
         return self
 

@@ -32,7 +32,9 @@ import numpy as np
 
 from geoseg.errors import GeosegError, ModelError, first_line
 from geoseg.models.card import Card
+from geoseg.models.context import Context, extras
 from geoseg.models.contract import AnyModel
+from geoseg.models.layout import shaped
 from geoseg.models.networks.device import ModelOptions
 from geoseg.models.objects import check_objects
 from geoseg.models.plain import card_from_dict, card_to_dict
@@ -96,12 +98,30 @@ class ObjectModel(AnyModel):
         self.device = str(getattr(own, "device", "own"))
         self.precision = str(getattr(own, "precision", "own"))
         self.placed = hasattr(own, "predict_at") and getattr(own, "placed", True)
+        self.placed = self.placed or "location" in card.inputs
+        self._context: Context | None = None
         fits = all(map(partial(hasattr, own), ("fit", "parameters", "with_parameters")))
         self.fits = fits and getattr(own, "fits", True)
 
     def predict(self, pixels: NDArray[np.generic]) -> Any:  # noqa: ANN401
         """Call the user's function and check the shape of what it answers."""
-        return self._answer(getattr(self.target, "predict", self.target), pixels)
+        if self.card.inputs and self._context is None:
+            raise ModelError(
+                f"{self.card.name!r} asks for {', '.join(self.card.inputs)} beside the "
+                "pixels: give them with with_context"
+            )
+        return self._asked(pixels, None)
+
+    def _asked(
+        self, pixels: NDArray[np.generic], places: NDArray[np.float32] | None
+    ) -> Any:  # noqa: ANN401
+        more = extras(self.card, self._context, len(pixels), places)
+        return self._answer(getattr(self.target, "predict", self.target), pixels, *more)
+
+    def with_context(self, context: Context) -> Self:
+        """Return the model, which knows what the raster tells from now on."""
+        self._context = context
+        return self
 
     def predict_at(
         self,
@@ -110,9 +130,11 @@ class ObjectModel(AnyModel):
         valid: NDArray[np.bool_],
     ) -> Any:  # noqa: ANN401
         """Likewise, where it asks what lies where."""
-        if not self.placed:
+        if self.placed and hasattr(self.target, "predict_at"):
+            return self._answer(self.target.predict_at, pixels, windows, valid)
+        if not self.placed or self._context is None:
             return self.predict(pixels)
-        return self._answer(self.target.predict_at, pixels, windows, valid)
+        return self._asked(pixels, self._context.locations(windows))
 
     def working_bytes(self) -> int:
         """Return what the object says, else a generous guess."""
@@ -143,7 +165,7 @@ class ObjectModel(AnyModel):
     ) -> Any:  # noqa: ANN401
         what = f"model {self.card.name!r} failed on windows of shape {pixels.shape}"
         with _failing(what):
-            answer = function(pixels, *where)
+            answer = function(shaped(pixels, self.card), *where)
         if self.card.task != "semantic":
             return check_objects(answer, self.card, pixels.shape)
         return self._checked(answer, pixels.shape)

@@ -37,6 +37,7 @@ FOLDERS = {
     "onnx": "geoseg.models.networks.onnx_file",
     "checkpoint": "geoseg.models.networks.checkpoint",
     "dynamicworld": "geoseg.models.networks.dynamic_world",
+    "olmoearth": "geoseg.models.networks.olmoearth",
     "forest": "geoseg.models.classical.forest",
     "svm": "geoseg.models.classical.svm",
 }
@@ -103,6 +104,9 @@ _ALL = (
            "models", _SMP),
     Family("dynamicworld", "models/dynamicworld", "Google's land cover from "
            "Sentinel-2, once imported: geoseg model import dynamicworld FOLDER"),
+    Family("olmoearth", "models/crops", "OlmoEarth with a decoder, on twelve months of "
+           "Sentinel-2, Sentinel-1 or Landsat: a folder with card and weights",
+           "olmoearth", ("olmoearth_pretrain_minimal",)),
     Family("forest", "models/landcover-forest", "random forest, extra trees or boosted "
            "trees on bands, gradients, texture: a folder from geoseg train --arch "
            "forest, extra-trees, boosting"),

@@ -24,6 +24,7 @@ from geoseg.core.discretion import discreet
 from geoseg.errors import ModelError
 from geoseg.models import custom
 from geoseg.models.card import ALL_BANDS, Band, Card
+from geoseg.models.context import Context, context_of
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256, opened
@@ -87,6 +88,8 @@ class ModelRecipe:
     asked: str | None = None
     """The task, of a network that can do others than its card says; the card here is
     that of the task."""
+    context: str | None = None
+    """JSON of what a raster tells beside its pixels, where the card asks for it."""
     fitted: str | None = None
     """JSON of what a fittable model has learned from the raster; None: nothing yet."""
 
@@ -113,13 +116,18 @@ class ModelRecipe:
         ]
         facts += [list(self.scales)] if self.scales else []
         facts += [self.asked, *(self.card.things or ())] if self.asked else []
+        facts += [self.context] if self.context else []
+        if isinstance(self.spec, tuple):
+            facts += [part.context for part in self.spec if part.context]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
     def identity(self) -> str:
         """What the model is, whatever it is run on."""
-        facts = [self.content, self.tta, self.scales, self.fitted, self.asked]
-        return json.dumps([*facts, self.card.things])
+        facts: list[Any] = [self.content, self.tta, self.scales, self.fitted]
+        facts += [self.asked, self.card.things]
+        facts += [self.context] if self.context else []
+        return json.dumps(facts)
 
     def with_options(self, options: ModelOptions) -> ModelRecipe:
         """Return the recipe with other options, of all its parts.
@@ -161,6 +169,22 @@ class ModelRecipe:
         )
         return replace(self, card=replace(self.card, bands=bands))
 
+    def given(self, source: Source) -> ModelRecipe:
+        """Return the recipe with what the card asks of a raster beside its pixels.
+
+        Args:
+            source: The raster with the card's bands, as windows are cut from it.
+
+        Raises:
+            ModelError: It cannot tell.
+        """
+        spec = self.spec
+        if isinstance(spec, tuple):
+            return replace(self, spec=tuple(part.given(source) for part in spec))
+        if not self.card.inputs:
+            return self
+        return replace(self, context=context_of(self.card, source).json)
+
     def fit(self, source: Source) -> ModelRecipe:
         """Return the recipe of the model fitted to a raster; itself where none is due.
 
@@ -186,7 +210,7 @@ class ModelRecipe:
 
     def _key(self) -> str:
         what = self.spec.key if isinstance(self.spec, _Object) else str(self.spec)
-        how = (self.options, self.fitted, self.tta, self.scales)
+        how = (self.options, self.fitted, self.tta, self.scales, self.context)
         task = (self.asked, self.card.things) if self.asked else ()
         return repr((what, self.content, *how, *task))
 
@@ -204,6 +228,8 @@ class ModelRecipe:
                 model = opened.load_as(self.card, self.options)
             else:
                 model = opened.load(self.options)
+        if self.context is not None:
+            model = model.with_context(Context.of_json(self.context))
         if self.fitted is not None:
             model = model.with_parameters(json.loads(self.fitted))
         if self.tta is None and not self.scales:

@@ -168,7 +168,7 @@ def new_card(path: Path, *, overwrite: bool = False) -> Path:
     return card
 
 
-_SAVED = ("smp", "torchvision", "transformers")
+_SAVED = ("smp", "torchvision", "transformers", "olmoearth")
 _TEMPLATE: Mapping[str, Any] = {
     "# ": "keys that begin with # are comments; leave out what you do not need",
     "name": "my-model",

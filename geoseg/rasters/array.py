@@ -79,21 +79,27 @@ class ArraySource:
     def _stored(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window as they are in the array; a copy."""
         where = self.array[(..., *window.slices)]
+        layers = np.array(self.layers)
         if where.ndim == 3:
-            data = _computed(where[list(self.layers)])
+            data = _computed(where[layers])
         else:  # only what is needed, along each of the two dims
-            times, bands = np.divmod(self.layers, where.shape[1])
+            times, bands = np.divmod(layers, where.shape[1])
             some, few = np.unique(times), np.unique(bands)
-            data = _computed(where[list(some)][:, list(few)])
-            data = data[np.searchsorted(some, times), np.searchsorted(few, bands)]
+            data = _computed(
+                where.isel(dict(zip(where.dims, (some, few), strict=False)))
+            )
+            data = data.reshape(-1, *data.shape[2:])
+            at = np.searchsorted(some, times) * len(few) + np.searchsorted(few, bands)
+            data = data if np.array_equal(at, np.arange(len(data))) else data[at]
         kept = np.uint8 if self.array.dtype == bool else self.array.dtype
-        return np.array(data, dtype=kept, order="C")
+        return np.asarray(data, dtype=kept, order="C")
 
 
-def _computed(part: xr.DataArray) -> Any:  # noqa: ANN401 - an array of any library
+def _computed(part: xr.DataArray) -> NDArray[Any]:
+    """Return the values of a part that was picked by lists, which copies it."""
     data = part.data
     if hasattr(data, "dask"):  # here and now, not in tasks of their own
-        data = data.compute(scheduler="synchronous")
+        return np.array(data.compute(scheduler="synchronous"))
     return np.asarray(data)
 
 

@@ -13,7 +13,7 @@ architecture, encoder and arguments is the checkpoint's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,9 @@ _WRAPPERS = frozenset(
 )
 """What tasks, factories and compilers put before the names of weights."""
 
+
+_COORDINATES = {"dates": "temporal_coords", "location": "location_coords"}
+"""What terratorch's encoders call the inputs of a card."""
 
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
 
@@ -98,7 +101,12 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     settings = checkpoint.get("hyper_parameters")
     settings = dict(settings) if isinstance(settings, Mapping) else {}
     if _is_terratorch(settings) and settings.get("model_factory") != "SMPModelFactory":
-        return replace(card, framework={"family": "checkpoint", "arch": "terratorch"})
+        in_time = card.times is not None and card.times.count > 1
+        return replace(
+            card,
+            framework={"family": "checkpoint", "arch": "terratorch"},
+            layout="ctyx" if in_time else card.layout,
+        )
     arguments = settings.get("model_args")
     stated = dict(arguments) if isinstance(arguments, Mapping) else settings
     name = str(stated.get("model", ""))
@@ -141,7 +149,7 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     weights = {k: v for k, v in checkpoint["state_dict"].items() if torch.is_tensor(v)}
     arch = card.framework.get("arch")
     if arch == "terratorch":
-        module = _terratorch(dict(checkpoint["hyper_parameters"]))
+        module = _terratorch(dict(checkpoint["hyper_parameters"]), card)
     elif arch == "torchgeo-fcn":
         models = require("torchgeo.models", what="this checkpoint", extra="torchgeo")
         module = models.FCN(
@@ -176,8 +184,14 @@ def _of(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.
     return {k: v for k, v in weights.items() if k.partition(".")[0] in tops}
 
 
-def _terratorch(settings: Mapping[str, Any]) -> nn.Module:
+def _terratorch(settings: Mapping[str, Any], card: Card) -> nn.Module:
     """Return the network that terratorch makes of its own settings."""
+    unknown = [name for name in card.inputs if name not in _COORDINATES]
+    if unknown:
+        raise ModelError(
+            f"networks of terratorch take dates and location, not {unknown[0]} as "
+            f"{card.name!r} says"
+        )
     require("terratorch", what="this checkpoint", extra="terratorch")
     from terratorch.tasks import SemanticSegmentationTask
 
@@ -194,18 +208,30 @@ def _terratorch(settings: Mapping[str, Any]) -> nn.Module:
         raise ModelError(
             f"terratorch cannot build this network: {first_line(error)}"
         ) from error
-    return Scores(task.model)
+    return Scores(task.model, card.inputs)
+
+
+def _in_weights_dtype(part: nn.Module, _: object, answer: torch.Tensor) -> torch.Tensor:
+    scale: Any = part.scale
+    return answer.to(scale.dtype)
 
 
 class Scores(nn.Module):
-    """A network of terratorch, without what it wraps its answer in."""
+    """A network of terratorch, without what it wraps its answer in.
 
-    def __init__(self, model: nn.Module) -> None:
+    Dates and places go to the encoder under terratorch's names for them.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.model = model
+        self._names = [_COORDINATES[name] for name in inputs]
+        for part in model.modules():  # they must count in fp32: a year has 4 digits
+            if type(part).__name__ in {"TemporalEncoder", "LocationEncoder"}:
+                part.register_forward_hook(_in_weights_dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
         """Return scores (n, class, y, x)."""
-        answer: Any = self.model(x)
+        answer: Any = self.model(x, **dict(zip(self._names, inputs, strict=True)))
         scores: torch.Tensor = getattr(answer, "output", answer)
         return scores

@@ -58,14 +58,47 @@ def _program(path: Path, card: Card) -> nn.Module:
     program = load_program(path)
     inputs = program.graph_signature.user_inputs
     values = [n.meta["val"] for n in program.graph.nodes if n.name in inputs]
-    if len(values) != 1 or len(values[0].shape) != 4:
+    shape = channels_of([v.shape for v in values], card)
+    if shape is None:
         raise ModelError(
-            f"the program {path.name} takes {', '.join(map(str, inputs))}; one input "
-            "of four dimensions is needed"
+            f"the program {path.name} takes {', '.join(map(str, inputs))}; "
+            f"{inputs_told(card)}"
         )
-    shape = [side if isinstance(side, int) else None for side in values[0].shape]
+    shape = [side if isinstance(side, int) else None for side in shape]
     check_input(shape, card, f"the program {path.name}")
     return Frozen(program.module(), shape[0])
+
+
+def channels_of(shapes: Sequence[Sequence[Any]], card: Card) -> list[Any] | None:
+    """Return (n, channel, y, x) of what a graph takes; None where a card's differ.
+
+    Args:
+        shapes: Of its inputs; what is not an integer is free.
+        card: Says how many inputs there are, and how the first is laid out.
+    """
+    pixels = max(1, len(card.modalities))
+    shape = list(shapes[0]) if shapes else []
+    dims = 4 if card.layout == "flat" else 5
+    if len(shapes) != pixels + len(card.inputs):
+        return None
+    if card.modalities:  # each has some of the bands
+        return [shape[0], None, *shape[-2:]]
+    if len(shape) != dims:
+        return None
+    if dims == 5:
+        steps, bands = shape[1:3] if card.layout == "tcyx" else shape[2:0:-1]
+        known = isinstance(steps, int) and isinstance(bands, int)
+        fits = known and card.times is not None and steps == card.times.count
+        shape[1:3] = [steps * bands if fits else 0 if known else None]
+    return shape
+
+
+def inputs_told(card: Card) -> str:
+    """Return what a card says that its network takes, for a message."""
+    of = f"{len(card.modalities)} inputs" if card.modalities else "one input"
+    dims = "four" if card.layout == "flat" else f"five ({card.layout})"
+    then = f", then {', '.join(card.inputs)}" if card.inputs else ""
+    return f"{of} of {dims} dimensions{then}, {'are' if then else 'is'} needed"
 
 
 def check_input(shape: Sequence[Any], card: Card, what: str) -> None:
@@ -112,9 +145,17 @@ class Frozen(nn.Module):
         self.training = mode
         return self
 
-    def forward(self, x: torch.Tensor) -> Any:  # noqa: ANN401 - as it was exported
+    def forward(self, x: Any, *more: torch.Tensor) -> Any:  # noqa: ANN401 - as exported
         """Pass windows through; a batch that is too small is filled up."""
+        if isinstance(x, dict):
+            full: Any = {k: self._full(v) for k, v in x.items()}
+        else:
+            full = self._full(x)
+        return self.network(full, *map(self._full, more))
+
+    def _full(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
-        if self.batch is not None and len(x) < self.batch:
-            x = torch.cat([x, x[:1].expand(self.batch - len(x), -1, -1, -1)])
-        return self.network(x)
+        if self.batch is None or len(x) >= self.batch:
+            return x
+        rest = x[:1].expand(self.batch - len(x), *(-1,) * (x.ndim - 1))
+        return torch.cat([x, rest])

@@ -21,7 +21,7 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import deepness
 from geoseg.models.networks.device import ModelOptions, choose_device
-from geoseg.models.networks.exported import check_input
+from geoseg.models.networks.exported import channels_of, check_input, inputs_told
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.stac import card_beside
 
@@ -153,20 +153,22 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self._session = session
         inputs = session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shape = (
+            None if card.modalities else channels_of([i.shape for i in inputs], card)
+        )
+        if shape is None:
             shapes = ", ".join(str(i.shape) for i in inputs)
             raise ModelError(
-                f"the ONNX graph of {card.name!r} takes {shapes}; one input of four "
-                "dimensions is needed"
+                f"the ONNX graph of {card.name!r} takes {shapes}; {inputs_told(card)}"
             )
-        self._name = inputs[0].name
+        self._name, *self._more = [i.name for i in inputs]
         self._dtype = _DTYPES.get(inputs[0].type)
         if self._dtype is None:
             raise ModelError(
                 f"the ONNX graph of {card.name!r} takes {inputs[0].type}, which no "
                 "raster is turned into"
             )
-        windows, *rest = inputs[0].shape
+        windows, *rest = shape
         self._last = rest[0] != len(card.bands) and rest[2] == len(card.bands)
         bands_first = [rest[2], *rest[:2]] if self._last else rest
         what = f"the ONNX graph of {card.name!r}"
@@ -174,7 +176,9 @@ class OnnxNetwork(nn.Module):
         self._batch = windows if isinstance(windows, int) else 1
         self._outputs = [output.name for output in session.get_outputs()]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, *more: torch.Tensor
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return the graph's outputs for windows (n, band, y, x); its only one bare."""
         pixels = x.float().numpy()
         if self._last:
@@ -182,7 +186,11 @@ class OnnxNetwork(nn.Module):
         pixels = np.ascontiguousarray(pixels, dtype=self._dtype)
         if len(pixels) < self._batch:
             pixels = np.concatenate([pixels] + [pixels[:1]] * (self._batch - 1))
-        found = self._session.run(None, {self._name: pixels})
+        feed = {self._name: pixels}
+        for name, extra in zip(self._more, more, strict=True):
+            rows = np.concatenate([extra.numpy()] * self._batch)[: len(pixels)]
+            feed[name] = np.ascontiguousarray(rows, np.float32)
+        found = self._session.run(None, feed)
         answers = [torch.from_numpy(answer)[: len(x)] for answer in found]
         if len(answers) == 1:
             return answers[0]

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from geoseg.errors import ModelError, first_line
 from geoseg.models.contract import AnyModel
+from geoseg.models.layout import is_shaped
 from geoseg.models.networks.batch_size import quickest_batch
 from geoseg.models.networks.device import (
     ModelOptions,
@@ -28,16 +29,20 @@ from geoseg.models.networks.device import (
 )
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
 from geoseg.models.networks.scaling import Scaling, to_device
+from geoseg.models.networks.shaping import Shaped
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads
 from geoseg.models.networks.speedup.full_layers import first_in_full, last_in_full
 from geoseg.models.networks.speedup.fuse import fused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
+    from geoseg.core.grid import Window
     from geoseg.models.card import Card
+    from geoseg.models.context import Context
 
 _HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
 
@@ -67,7 +72,8 @@ class TorchModel(AnyModel):
         """Move the network to its device and dtype.
 
         Args:
-            module: Takes (n, band, y, x) floats; answers (n, class, y, x) scores,
+            module: Takes (n, band, y, x) floats, or what the card's layout, modalities
+                and inputs say; answers (n, class, y, x) scores,
                 (n, y, x) labels, or either wrapped as torchvision (`["out"]`) and
                 transformers (`.logits`) do it, at full size or at a stride.
             card: Its card.
@@ -77,21 +83,32 @@ class TorchModel(AnyModel):
         self.card = card
         self._device = choose_device(options.device)
         self.device = str(self._device)
-        self.precision = choose_precision(self._device, options.precision)
+        wanted = options.precision
+        if card.inputs and wanted == "auto":  # of bf16's digits a year takes too many
+            wanted = "fp32"
+        self.precision = choose_precision(self._device, wanted)
         self.engine = choose_engine(self._device, options.engine)
-        self.streams = self.engine != "threads"
+        self.placed = "location" in card.inputs
+        self.streams = self.engine != "threads" and not self.placed
+        self._context: Context | None = None
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
-        quick = fused(
-            module.eval(), len(card.bands), card.window, on_cpu=self.device == "cpu"
+        on_cpu, in_shape = self.device == "cpu", is_shaped(card)
+        quick: nn.Module = (
+            Shaped(module.eval(), card)
+            if in_shape
+            else fused(module.eval(), len(card.bands), card.window, on_cpu=on_cpu)
         )
-        exact = copy.deepcopy(quick) if self._rounds(module, quick) else None
+        rounds = not in_shape and self._rounds(module, quick)
+        exact = copy.deepcopy(quick) if rounds else None
         self._module = _prepare(quick, self._device, self._dtype)
         if exact is not None:
             shape = (1, len(card.bands), card.window, card.window)
             self._input = first_in_full(self._module, exact, shape)
             last_in_full(self._module, exact, shape, self._input)
+        if isinstance(self._module, Shaped):
+            self._module.tell(None, self._device)  # for trials with blank windows
         self._scaling = Scaling(card.bands, self._device)
         self._threads = (
             SingleThreads(forward_threads()) if self.engine == "threads" else None
@@ -105,13 +122,43 @@ class TorchModel(AnyModel):
             network = f"{module}{self.precision}"
             self.batch = quickest_batch(self._trial, card, self._device, most, network)
 
+    def with_context(self, context: Context) -> Self:
+        """Return the model, which knows what the raster tells from now on."""
+        self._context = context
+        if isinstance(self._module, Shaped):
+            self._module.tell(context, self._device)
+        return self
+
     def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
         """Return (n, class, y, x) scores, or (n, y, x) labels, on the device."""
+        if self.placed or (self._context is None and self.card.inputs):
+            raise ModelError(
+                f"{self.card.name!r} asks for {', '.join(self.card.inputs)} beside the "
+                "pixels: give them with with_context, and places with predict_at"
+            )
+        return self._predict(pixels)
+
+    def predict_at(
+        self,
+        pixels: NDArray[np.generic],
+        windows: Sequence[Window],
+        valid: NDArray[np.bool_],  # noqa: ARG002 - nodata has the card's fill
+    ) -> torch.Tensor:
+        """Return what `predict` does, of a network that is told where windows lie."""
+        if not self.placed or self._context is None:
+            return self.predict(pixels)
+        places = torch.from_numpy(self._context.locations(windows))
+        return self._predict(pixels, places.to(self._device))
+
+    def _predict(
+        self, pixels: NDArray[np.generic], places: torch.Tensor | None = None
+    ) -> torch.Tensor:
         parts: list[torch.Tensor] = []
         done = 0
         while done < len(pixels):
             part = pixels[done : done + self.batch]
-            answer = self._try(part)
+            where = None if places is None else places[done : done + self.batch]
+            answer = self._try(part, where)
             if answer is None:
                 self._halve(part)
                 continue
@@ -144,16 +191,18 @@ class TorchModel(AnyModel):
         except (RuntimeError, TypeError, ValueError, AssertionError):
             # It looks at values, which the estimate has none of: a generous guess,
             # after a pass that says now what it does not take.
-            self.predict(np.zeros(shape, np.uint8))
+            self._predict(np.zeros(shape, np.uint8))
             passing = 4 * 512 * side**2
         if self._threads is not None:
             passing += _HEAP
         return weight_bytes(self._module), passing, scalars
 
-    def _try(self, pixels: NDArray[np.generic]) -> torch.Tensor | None:
+    def _try(
+        self, pixels: NDArray[np.generic], places: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
         """Return the answer for one batch, or None where memory was too small."""
         try:
-            return self._forward(pixels)
+            return self._forward(pixels, places)
         except (
             RuntimeError,
             MemoryError,
@@ -180,23 +229,34 @@ class TorchModel(AnyModel):
             )
         self.batch = max(1, min(self.batch, len(pixels)) // 2)
 
-    def _forward(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+    def _forward(
+        self, pixels: NDArray[np.generic], places: torch.Tensor | None
+    ) -> torch.Tensor:
         if self._threads is None:
-            return self._pass(pixels, self.batch)
+            return self._pass(pixels, self.batch, places)
+
+        def answer(i: int) -> torch.Tensor:
+            where = None if places is None else places[i : i + 1]
+            return self._pass(pixels[i : i + 1], 1, where)
+
         if self.card.output == "labels":
-            singles = [pixels[i : i + 1] for i in range(len(pixels))]
-            return torch.cat(self._threads.map(lambda one: self._pass(one, 1), singles))
+            return torch.cat(self._threads.map(answer, range(len(pixels))))
         # Each thread leaves its scores where blending reads them, as it reads them.
         scores = torch.empty((len(pixels), self.card.channels, *pixels.shape[2:]))
 
         def pass_one(i: int) -> None:
-            scores[i] = self._pass(pixels[i : i + 1], 1)[0]
+            scores[i] = answer(i)[0]
 
         self._threads.map(pass_one, range(len(pixels)))
         return scores
 
     @torch.no_grad()
-    def _pass(self, pixels: NDArray[np.generic], batch: int) -> torch.Tensor:
+    def _pass(
+        self,
+        pixels: NDArray[np.generic],
+        batch: int,
+        places: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Pass windows through the network as a batch of fixed size.
 
         Not in inference mode: what networks keep could not be trained with then.
@@ -207,13 +267,23 @@ class TorchModel(AnyModel):
             # One shape only: other shapes get other kernels, which round otherwise,
             # and where a remainder falls depends on the blocks.
             x = functional.pad(x.float(), (0, 0, 0, 0, 0, 0, 0, batch - size))
+            if places is not None:
+                places = functional.pad(places, (0, 0, 0, batch - size))
         with self.kernels():
-            return self.scores(x)[:size]
+            return self.scores(x, places)[:size]
 
-    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return (n, class, y, x) scores, or labels, of windows on the device."""
+    def scores(
+        self, pixels: torch.Tensor, places: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return (n, class, y, x) scores, or labels, of windows on the device.
+
+        Args:
+            pixels: (n, band, y, x).
+            places: (n, 2) latitude and longitude, of networks that are told them.
+        """
         x = self._scaling(pixels).to(self._input, memory_format=torch.channels_last)
-        return self._in_pixels(self._module(x), *pixels.shape[-2:])
+        answer = self._module(x) if places is None else self._module(x, places)
+        return self._in_pixels(answer, *pixels.shape[-2:])
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -250,6 +320,8 @@ def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
                 part.float()
+        if any(p.ndim == 5 for p in module.parameters()):
+            return module  # PyTorch puts the channels of volumes last in another way
         return module.to(memory_format=torch.channels_last)
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(
