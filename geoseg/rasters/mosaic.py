@@ -197,7 +197,28 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
-    return noted(joined, *([f"{name}: {changed}"] if changed else []))
+    more = [f"{name}: {changed}"] if changed else []
+    return noted(joined, *more, *_other_crs(sources, first.grid, name))
+
+
+def _other_crs(sources: Sequence[Source], lattice: Grid, name: str) -> list[str]:
+    """Return a note where sources lie in other CRSs than the mosaic."""
+    moved = [s for s in sources if not same_crs(s.grid.crs, lattice.crs)]
+    if not moved or lattice.crs is None:
+        return []
+    known = dict.fromkeys(_crs_name(s.grid.crs) for s in moved)
+    shown = ", ".join([*known][:4]) + ", …" * (len(known) > 4)
+    said = (
+        f"{name}: {len(moved)} of its {len(sources)} rasters lie in another CRS "
+        f"({shown}): all are put on the first one's pixels, {_crs_name(lattice.crs)}"
+    )
+    return [said]
+
+
+def _crs_name(crs: str | None) -> str:
+    from pyproj import CRS
+
+    return "none" if crs is None else str(CRS.from_user_input(crs).name)
 
 
 def _steps(source: Source) -> str:

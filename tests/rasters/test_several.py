@@ -304,6 +304,7 @@ def test_quarters_in_four_crss_make_one_scene(shared):
     names = ("topleft_26711", "topright_32611", "bottomleft_4326", "bottomright_3857")
     paths = [folder / f"utmsmall_{name}.tif" for name in names]
     source = open_source(paths)
+    assert sum("3 of its 4 rasters lie in another CRS" in n for n in source.notes) == 1
     pixels, valid = whole(source)
     with rasterio.open(paths[0]) as dataset:
         first = aligned(open_file(str(paths[0])).grid, source.grid)
