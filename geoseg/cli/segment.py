@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoseg.cli.answers import area_lines, areas, step
-from geoseg.cli.common import OutputOptions, client_of, one_or_more, report, tell
+from geoseg.cli.common import (
+    OutputOptions,
+    begin,
+    client_of,
+    one_or_more,
+    report,
+    tell,
+)
 from geoseg.cli.options import command, takes
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
 from geoseg.execution.options import ClusterOptions
@@ -50,6 +57,7 @@ def segment(
     what would run and whether it fits; `geoseg model check MODEL RASTER` whether the
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
+    begin(f"opening {redact(raster[0])} with {redact(str(options.model))}", output)
     from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan

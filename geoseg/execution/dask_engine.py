@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from geoseg.core.text import span_of_time
 from geoseg.errors import ClusterError, GeosegError, WorkersDiedError
+from geoseg.execution.progress_count import Heard
 from geoseg.execution.tasks import (
     POLL,
     Outcome,
@@ -141,6 +142,7 @@ class DaskEngine:
         """Why the queue of a cluster refused jobs, in its own words."""
         # Of a cluster that grows with the work: how far it can.
         self._most = int(dask.config.get("geoseg.slots", 0))
+        self._heard = Heard(self._client)
         self._share()
 
     def _share(self) -> None:
@@ -153,6 +155,11 @@ class DaskEngine:
     def in_flight(self) -> int:
         """How many tasks are submitted and not yet waited for."""
         return self._queue.in_flight + len(self._unsent)
+
+    @property
+    def counted(self) -> int:
+        """How many steps the workers' tasks have told of since it was opened."""
+        return self._heard.total
 
     @property
     def slots(self) -> int:
@@ -328,6 +335,7 @@ class DaskEngine:
 
     def close(self) -> None:
         """Cancel what is still in flight."""
+        self._heard.close()
         if self._sent and self._client.status == "running":
             self._client.cancel([sent.future for sent in self._sent.values()])
         self._unsent.clear()

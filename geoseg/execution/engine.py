@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from geoseg.execution.dask_engine import DaskEngine, checked_client
 from geoseg.execution.interrupts import held_back
+from geoseg.execution.progress_count import COUNT
 from geoseg.execution.resources import cores, keep_freed_memory
 from geoseg.execution.tasks import (
     Engine,
@@ -51,7 +52,7 @@ class Threads:
         self._pool, self._shared = pool, shared
         self._let_through = let_through
         self.slots = slots
-        self._queue = OutcomeQueue()
+        self._queue, self._counted_before = OutcomeQueue(), COUNT.total
         self._futures: set[Future[Any]] = set()
 
     @property
@@ -63,6 +64,11 @@ class Threads:
     def in_flight(self) -> int:
         """How many tasks are submitted and not yet waited for."""
         return self._queue.in_flight
+
+    @property
+    def counted(self) -> int:
+        """How many steps tasks have counted since it was opened."""
+        return COUNT.total - self._counted_before
 
     def submit(
         self,

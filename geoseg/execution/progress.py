@@ -30,6 +30,10 @@ class Progress:
     """Blocks that are inferred, done or not, those of earlier runs too."""
     failed: int = 0
     """Blocks that failed."""
+    cells: int = 0
+    """Windows of which the answers are there, also of blocks that are at work."""
+    all_cells: int = 0
+    """All windows; 0 where they are not counted."""
 
 
 def reported(
@@ -55,10 +59,14 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
 
         def show(now: Progress) -> None:
             seconds, left = timer(now)
-            words = [f"{now.blocks:,} of {now.total:,} blocks", _speed(now, seconds)]
+            done, total = now.blocks, now.total
+            words = [f"{done:,} of {total:,} blocks", _speed(now, seconds)]
+            if now.cells < now.all_cells > now.total:
+                done, total = now.cells, now.all_cells
+                words.insert(1, f"{done:,} of {total:,} windows")
             if left is not None:
                 words.append(f"about {clock(left)} left")
-            update(now.blocks, now.total, " · ".join(words))
+            update(done, total, " · ".join(word for word in words if word))
 
         yield show
 
@@ -105,7 +113,7 @@ def _timer() -> Callable[[Progress], tuple[float, float | None]]:
     """Return a function of progress: the seconds so far, and those left if known.
 
     Blocks are done in lumps, once their neighbours are inferred; so the time left
-    follows from those that are inferred, while there are any to infer.
+    follows from their windows, or from those that are inferred, while there are any.
     """
     begun, first = perf_counter(), None
 
@@ -113,9 +121,13 @@ def _timer() -> Callable[[Progress], tuple[float, float | None]]:
         nonlocal first
         first = now if first is None else first
         seconds = perf_counter() - begun
-        for then, here in ((first.inferred, now.inferred), (first.blocks, now.blocks)):
-            if then < here < now.total:
-                return seconds, seconds / (here - then) * (now.total - here)
+        for then, here, total in (
+            (first.cells, now.cells, now.all_cells),
+            (first.inferred, now.inferred, now.total),
+            (first.blocks, now.blocks, now.total),
+        ):
+            if then < here < total:
+                return seconds, seconds / (here - then) * (total - here)
         return seconds, None
 
     return times
@@ -123,6 +135,6 @@ def _timer() -> Callable[[Progress], tuple[float, float | None]]:
 
 def _speed(now: Progress, seconds: float) -> str:
     if not now.pixels:
-        return "starting"
+        return "" if now.cells else "starting"
     failed = f" · {now.failed} failed" if now.failed else ""
     return f"{now.pixels / 1e6 / max(seconds, 1e-9):.1f} Mpx/s{failed}"

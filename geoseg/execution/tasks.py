@@ -53,6 +53,11 @@ class Engine(Protocol):
         """How many tasks are submitted and not yet waited for."""
         ...
 
+    @property
+    def counted(self) -> int:
+        """How many steps tasks have counted since it was opened; see `Count`."""
+        ...
+
     def submit(
         self,
         tag: Hashable,

@@ -8,7 +8,7 @@ read, blend and write.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ from functools import cache
 from time import perf_counter
 from typing import TypeVar
 
-K = TypeVar("K")
+from geoseg.execution.progress_count import COUNT
+
+K = TypeVar("K", bound=Sized)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -49,7 +51,7 @@ def one_ahead(
     """Map in the device's thread, in the order of asking, one item ahead of the caller.
 
     Args:
-        function: Called with the key and the value of each item.
+        function: Called with the key, some cells, and the value of each item.
         items: Taken in the caller's thread, while the device is at work.
         watch: Gets the time that the calls take.
 
@@ -65,7 +67,13 @@ def one_ahead(
     for key, value in items:
         ahead.append((key, _queue().submit(timed, key, value)))
         if len(ahead) > 1:
-            done, answer = ahead.popleft()
-            yield done, answer.result()
+            yield _counted(*ahead.popleft())
     for done, answer in ahead:
-        yield done, answer.result()
+        yield _counted(done, answer)
+
+
+def _counted(key: K, answer: Future[R]) -> tuple[K, R]:
+    """Return a key and its answer when that is there; its cells are progress."""
+    found = answer.result()
+    COUNT.add(len(key))
+    return key, found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.core import views
-from geoseg.core.tiling import Block
+from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import (
     BlocksFailedError,
     GeosegError,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 FAILED = 255
 """Status of a block that failed; else how many stages it is through."""
+_LOOK = 0.5
+"""Seconds after which it is looked whether windows of blocks at work are done."""
 _ACROSS = 1 << 16
 """Bytes of a row of pixels of blocks that are worked through from top to bottom."""
 
@@ -91,10 +94,21 @@ class _State:
     alone: Key | None = None
     """The suspect that is being tried."""
     info: RunInfo = field(default_factory=RunInfo)
+    cells: int = 0
+    """Windows of the blocks that are through the first stage."""
 
-    @property
-    def progress(self) -> Progress:
+    def progress(self, counted: int = 0) -> Progress:
+        """Return how far all is.
+
+        Args:
+            counted: Windows of which this run has the answers, those of blocks that are
+                at work too.
+        """
+        at_work = max(0, counted - self.info.windows)
+        all_cells = self.job.tiling.windows
         return Progress(
+            cells=min(self.cells + at_work, all_cells),
+            all_cells=all_cells,
             blocks=self.done,
             total=self.status.size,
             pixels=self.info.pixels,
@@ -186,10 +200,18 @@ def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _Stat
         order=Order(status == 0, _across(job)),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
+        cells=int(_cells(job.tiling)[status > 0].sum()),
     )
     begun = [(row, col) for row, col in np.argwhere(status > 0).tolist()]
     state.ready.extend(filter(state.is_ready, begun))
     return state
+
+
+def _cells(tiling: Tiling) -> NDArray[np.int64]:
+    """Return how many windows each block has."""
+    rows = [len(tiling.block_at(row, 0).cells[0]) for row in range(tiling.block_rows)]
+    cols = [len(tiling.block_at(0, col).cells[1]) for col in range(tiling.block_cols)]
+    return np.outer(rows, cols).astype(np.int64)
 
 
 def _across(job: Job) -> int:
@@ -199,14 +221,18 @@ def _across(job: Job) -> int:
 
 
 def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:
-    show(state.progress)
+    show(state.progress())
+    before = 0
     while True:
         _fill(tasks, state)
         if not tasks.in_flight:
             return
-        for outcome in tasks.wait():
+        outcomes = tasks.wait(_LOOK)
+        for outcome in outcomes:
             _take(state, outcome)
-        show(state.progress)
+        if outcomes or tasks.counted != before:
+            before = tasks.counted
+            show(state.progress(before))
 
 
 def _fill(tasks: Engine, state: _State) -> None:
@@ -264,6 +290,7 @@ def _count(state: _State, block: Block, report: BlockReport) -> None:
     info.infer_seconds += report.seconds
     info.devices |= {report.device} - {""}
     state.inferred += 1
+    state.cells += math.prod(map(len, block.cells))
 
 
 def _fail(state: _State, key: Key, error: BaseException) -> None:

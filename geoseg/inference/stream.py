@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from geoseg.errors import ModelError, first_line, says_device_is_lost
+from geoseg.execution.progress_count import COUNT
 from geoseg.inference.device import Device, Mark, unsigned
 from geoseg.inference.memory import block_bytes
 from geoseg.inference.tasks import Tasks
@@ -329,6 +330,7 @@ class Stream:
 
     def _add(self, taken: Sequence[Run], answer: tuple[Any, ...]) -> None:
         done = 0
+        COUNT.add(sum(map(len, taken)))
         for run in taken:
             end = done + len(run)
             self._step.add(run, *(item[done:end] for item in answer))

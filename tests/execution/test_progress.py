@@ -1,6 +1,7 @@
 """Progress: on a terminal and in a notebook; nothing elsewhere."""
 
 import re
+import threading
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from geoseg.core.views import in_notebook
 from geoseg.execution import notebook_progress
 from geoseg.execution.notebook_progress import bar_html
 from geoseg.execution.progress import Progress, bar, steps
+from geoseg.execution.progress_count import Heard
 
 
 @pytest.fixture
@@ -70,6 +72,19 @@ def test_a_terminal_shows_time_left_before_the_first_block_is_done(monkeypatch, 
     assert "about 0:38 left" in said, "8 blocks in 10 s, 30 to go"
 
 
+def test_windows_tell_before_the_first_block_is_done(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    times = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("geoseg.execution.progress.perf_counter", lambda: next(times))
+    with bar("unet") as show:
+        for cells in (0, 300):
+            known = {"blocks": 0, "total": 9, "pixels": 0, "windows": 0}
+            show(Progress(**known, cells=cells, all_cells=1200))
+    said = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert "0 of 9 blocks · 300 of 1,200 windows · about 0:30 left" in said
+
+
 def test_the_last_state_stays_though_pictures_are_rare(notebook):
     with steps("looking") as show:
         for done in range(1000):
@@ -89,3 +104,29 @@ def test_nothing_elsewhere(notebook, capsys):
 
 def test_a_bar_without_a_total_moves():
     assert "value=" not in bar_html("t", 3, None, "w")
+
+
+def count_steps(steps):
+    from geoseg.execution.progress_count import COUNT
+
+    COUNT.add(steps)
+
+
+def test_steps_of_workers_are_heard(monkeypatch):
+    """A block at work on another machine tells of its windows."""
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr("geoseg.execution.progress_count._EVERY", 0)
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        heard, told = Heard(client), threading.Event()
+        client.submit(count_steps, 5, pure=False).result()
+        client.submit(count_steps, 2, pure=False).result()
+        for _ in range(200):
+            if heard.total == 7:
+                break
+            told.wait(0.02)
+        assert heard.total == 7
+        heard.close()

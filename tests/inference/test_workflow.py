@@ -283,6 +283,27 @@ def test_what_killed_writes_left_is_gone_at_the_end(scene, tmp_path):
     assert not any(path.exists() for path in left)
 
 
+def test_windows_of_a_block_at_work_are_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.inference.scheduler._LOOK", 0.01)
+
+    class Slow(IdentityModel):
+        def predict(self, pixels):
+            time.sleep(0.02)
+            return super().predict(pixels)
+
+    source = MemorySource(values=np.ones((3, 216, 216), np.float32))
+    model = Slow(card=identity_card(3, window=48, overlap=12))
+    plan = small.make_plan(source, model=model, chunk=36, block=216, batch=1)
+    assert (plan.tiling.blocks, plan.tiling.windows) == (1, 36)
+    seen = []
+    run_plan(plan, out=tmp_path / "m.zarr", progress=seen.append)
+    cells = [now.cells for now in seen]
+    assert cells == sorted(cells)
+    assert seen[0].cells == 0
+    assert any(0 < now.cells < 36 and now.blocks == 0 for now in seen)
+    assert (seen[-1].cells, seen[-1].all_cells) == (36, 36)
+
+
 def test_what_waits_for_neighbours_goes_with_them(tmp_path):
     """Else halo sums of all blocks would lie in the store in the end."""
     values = np.random.default_rng(0).random((3, 720, 360), np.float32)

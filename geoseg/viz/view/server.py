@@ -70,7 +70,7 @@ def view(
     *,
     raster: Any = None,  # noqa: ANN401 - whatever open_source takes
     regions: str | os.PathLike[str] | None = None,
-    beside: str | Path | Masks | xr.Dataset | xr.DataArray | None = None,
+    beside: Any = None,  # noqa: ANN401 - what `masks` may be
     basemap: str | None = None,
     port: int = 0,
     partial: bool = False,
