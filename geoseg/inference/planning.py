@@ -14,6 +14,7 @@ from geoseg.core import views
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
 from geoseg.execution.resources import cores
+from geoseg.inference.asked import asked
 from geoseg.inference.memory import Memory, estimate
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
@@ -59,6 +60,8 @@ class Plan:
     """How the raster is read, as far as the user says otherwise than it does."""
     numerics: Numerics | None = None
     """How it computes; None until a run has chosen."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What the user asked for, beyond defaults, JSON-able; nothing that changes it."""
 
     def _repr_html_(self) -> str:
         return views.html("plan", self)
@@ -127,7 +130,7 @@ def plan_of(
     usual = _room(streams=recipe.load().streams)
     room = options.memory_bytes or min(usual, worker_memory or usual)
     plan = _cut(opened, recipe, options, workers, room, chunk)
-    return replace(plan, reading=_reading(options))
+    return replace(plan, reading=_reading(options), asked=asked(source, options))
 
 
 def _room(*, streams: bool) -> float:

@@ -38,7 +38,7 @@ from geoseg.inference.worker import Job
 from geoseg.location import portable, without_folders
 from geoseg.maps.overviews import remake_overviews
 from geoseg.maps.store import Masks, create_masks, settings_of, writing
-from geoseg.models.card import Task
+from geoseg.models.card import Card, Task
 from geoseg.rasters.open import Source
 from geoseg.rasters.source import noted
 
@@ -246,6 +246,7 @@ def run_plan(
                 provenance=_provenance(plan, begun),
                 overwrite=overwrite,
                 zarr_format=zarr_format,
+                asked=plan.asked,
             )
         return _run(plan, masks, client, progress, check, mixed=mixed, code=choice.code)
 
@@ -339,11 +340,20 @@ def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
         "version": __version__,
         "run": uuid4().hex,
         "begun": begun.isoformat(),
-        "model": {"name": card.name, "hash": plan.model.hash},
+        "model": {"name": card.name, "hash": plan.model.hash, **_held_out(card)},
         "source": without_folders(plan.source.name),
         "notes": [without_folders(note) for note in plan.source.notes],
         "settings": portable(plan.settings),
     }
+
+
+def _held_out(card: Card) -> dict[str, Any]:
+    """Return what a model's card says of its accuracy on data that was held out."""
+    found = card.facts.get("validation")
+    if not isinstance(found, Mapping):
+        return {}
+    known = ("how", "pixels", "overall_accuracy", "mean_iou")
+    return {"validation": {k: found[k] for k in known if k in found}}
 
 
 _FILES = {

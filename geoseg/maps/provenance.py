@@ -7,7 +7,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoseg.core.text import number, redact, span_of_time, when
+from geoseg.core.text import number, percent, redact, span_of_time, when
 from geoseg.maps.complete import block_counts
 from geoseg.maps.state import RECORD
 from geoseg.maps.store import Masks
@@ -71,6 +71,7 @@ def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("Model", str(model.get("name", "unknown"))),
         ("Model hash", str(model.get("hash", "unknown"))),
+        ("Held-out accuracy of the model", _held_out(model.get("validation", {}))),
         ("Raster", str(made.get("source", "unknown"))),
         ("Bands", ", ".join(settings.get("bands", []))),
         (
@@ -78,6 +79,7 @@ def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{settings.get('window')} px, overlapping by {settings.get('overlap')} px",
         ),
         ("Arrays", ", ".join(settings.get("arrays", []))),
+        ("Settings", _settings(settings)),
         ("Device", "; ".join(made.get("devices", []))),
         ("geoseg", str(made.get("version", "unknown"))),
         ("Begun", when(made.get("begun"))),
@@ -85,6 +87,39 @@ def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Time by stage", _stages(made.get("stages", {}))),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _held_out(found: Mapping[str, Any]) -> str:
+    """Return what a model's card says of data that training did not see."""
+    overall, pixels = found.get("overall_accuracy"), found.get("pixels")
+    if overall is None:
+        return ""
+    seen = f" of {pixels:,} pixels" if pixels else ""
+    iou = found.get("mean_iou")
+    mean = "" if iou is None else f", mean IoU {number(iou)}"
+    how = found.get("how")
+    return f"{percent(overall)} right{seen}{mean}" + (f" ({how})" if how else "")
+
+
+_TOLD = {
+    "source", "bands", "grid", "model", "model_name", "window", "overlap", "arrays",
+    "multiple",
+}  # fmt: skip
+"""Settings that have a line of their own, or no meaning for people."""
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Return the other settings that a map was made with."""
+    rest = {k: v for k, v in settings.items() if k not in _TOLD and v not in (None, [])}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_listed(value)}" for name, value in rest.items()
+    )
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_listed, value))
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def _stages(seconds: Mapping[str, float]) -> str:

@@ -413,6 +413,7 @@ def create_masks(
     provenance: Mapping[str, Any],
     overwrite: bool = False,
     zarr_format: int = 2,
+    asked: Mapping[str, Any] | None = None,
 ) -> Masks:
     """Create a store, metadata only; or resume one made by the same settings.
 
@@ -429,6 +430,7 @@ def create_masks(
         provenance: What else is worth keeping; must hold `run`, a name for this run.
         overwrite: Delete a store that is there.
         zarr_format: 2 opens everywhere; 3 in newer readers.
+        asked: What the user asked for, JSON-able: for whoever wants to repeat it.
 
     Raises:
         MasksError: Something else is there, or a store made by other settings.
@@ -450,6 +452,7 @@ def create_masks(
         "run": provenance["run"],
         "created": False,
         "complete": False,
+        "asked": portable(dict(asked or {}), folder),
     }
     write_record(storage, record)
     clear(storage)

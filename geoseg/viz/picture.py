@@ -105,6 +105,15 @@ class Image:
             found = resampled(self.source, grid).read(grid.window)
         return self.coloured(*found)
 
+    def overview(self, grid: Grid) -> NDArray[np.uint8]:
+        """Return it on another, coarse grid, RGBA (y, x, 4), from a small copy."""
+        size = 2 * max(grid.height, grid.width)
+        pixels, own = self.small(size), at_most(self.source.grid, size)
+        return look_up(
+            lambda window: pixels[window.slices], own, grid, grid.window, nothing=0,
+            dtype=np.uint8, pixel=(4,),
+        )  # fmt: skip
+
     def on(self, grid: Grid) -> NDArray[np.uint8]:
         """Return the nearest pixels under those of another grid, RGBA (y, x, 4)."""
         return look_up(

@@ -112,7 +112,9 @@ def test_the_page_says_what_matters(masks, image, tmp_path):
     source = page.read_text()
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", source)
     assert "<script" not in source
-    assert source.count("data:image/jpeg") == 3, "close-ups of the image"
+    assert source.count("data:image/jpeg") == 4, (
+        "close-ups and an overview of the image"
+    )
 
 
 @pytest.mark.parametrize("tagged", [False, True])

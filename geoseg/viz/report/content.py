@@ -6,17 +6,27 @@ import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.text import area_unit, number, percent, span_of_time
 from geoseg.maps.complete import block_counts
-from geoseg.maps.provenance import crs_name, facts_of, failed, provenance
+from geoseg.maps.provenance import crs_name, facts_of, failed, name_of, provenance
 from geoseg.maps.reader import read_plain
 from geoseg.maps.store import Masks
-from geoseg.viz.picture import Image, class_png, encode, lon_lat, north, scale_bar
+from geoseg.viz.picture import (
+    Image,
+    at_most,
+    class_png,
+    encode,
+    lon_lat,
+    north,
+    scale_bar,
+)
 from geoseg.viz.report.figures import histogram, profile
+from geoseg.viz.report.repeat import repeated
 from geoseg.viz.seamcheck import SeamCheck
 from geoseg.viz.seams import seams_of
 from geoseg.viz.statistics import MapStatistics, Place
@@ -28,6 +38,8 @@ if TYPE_CHECKING:
 
 _LONG = 40
 """Of longer class tables only the classes that occur are listed."""
+_LOCATOR = 640
+"""Pixels along the longer side of the overview."""
 _MANY = 24
 """More classes than this and the legend names the largest only."""
 
@@ -47,7 +59,7 @@ class Inputs:
 def content(inputs: Inputs) -> dict[str, Any]:
     """Return what the template asks for."""
     reader, found = inputs.reader, inputs.statistics
-    classes = _classes(inputs)
+    classes, places = _classes(inputs), _places(inputs)
     return {
         "title": inputs.title,
         "lead": _lead(reader, found),
@@ -58,9 +70,12 @@ def content(inputs: Inputs) -> dict[str, Any]:
         "unit": _unit(found)[1] if found.areas_m2 is not None else None,
         "evaluation": _evaluation(inputs.evaluation),
         "confidence": _confidence(found),
-        "places": _places(inputs),
+        "places": places,
+        "locator": _locator(inputs, places),
         "seams": [_seam(check) for check in seams_of(reader, found)],
-        "facts": facts_of(reader),
+        "facts": [*facts_of(reader), _nodata(reader, found)],
+        "repeat": repeated(reader),
+        "name": name_of(reader),
         "failed": failed(reader, 12),
     }
 
@@ -262,12 +277,13 @@ def _places(inputs: Inputs) -> list[dict[str, Any]]:
     """Return close-ups of each kind of remarkable place; intricate ones if no other."""
     found = inputs.statistics.places
     kinds = [k for k in ("errors", "doubt") if found.get(k)] or ["changes"]
-    groups = []
+    groups: list[dict[str, Any]] = []
+    ranks = count(1)  # one numbering, as the locator has them all
     for kind in kinds:
         title, text, caption = _KINDS[kind]
         cards = [
-            _place(inputs, place, kind, caption, i)
-            for i, place in enumerate(found.get(kind, ()), start=1)
+            _place(inputs, place, kind, caption, next(ranks))
+            for place in found.get(kind, ())
         ]
         if cards:
             groups.append({"title": title, "text": text, "cards": cards})
@@ -299,6 +315,27 @@ def _place(
         "caption": caption.format(percent(score)),
         "size": _side(grid, place),
         "views": views,
+        "left": f"{100 * (window.x + window.width / 2) / grid.width:.2f}",
+        "top": f"{100 * (window.y + window.height / 2) / grid.height:.2f}",
+    }
+
+
+def _locator(inputs: Inputs, places: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the image, or else the map, with the numbers of all places on it."""
+    if not places:
+        return None
+    found, grid = inputs.statistics, inputs.reader.grid
+    what, source = "map", _data(class_png(found.picture, found.classes), "png")
+    if inputs.image is not None:
+        rgba = inputs.image.overview(at_most(grid, _LOCATOR))
+        what, source = "image", _data(encode(rgba, "JPEG"), "jpeg")
+    size = grid.pixel_size_m or (1.0, 1.0)
+    return {
+        "what": what,
+        "picture": source,
+        "ratio": f"{grid.width * size[1] / (grid.height * size[0]):.5f}",
+        "marks": [card for group in places for card in group["cards"]],
+        "centre": _at(grid, grid.height / 2, grid.width / 2),
     }
 
 
@@ -317,13 +354,25 @@ def _side(grid: Grid, place: Place) -> str:
 def _where(grid: Grid, place: Place) -> str:
     """Return the centre of a place: latitude and longitude, or row and column."""
     window = place.window
-    row, column = window.y + window.height / 2, window.x + window.width / 2
+    return _at(grid, window.y + window.height / 2, window.x + window.width / 2)
+
+
+def _at(grid: Grid, row: float, column: float) -> str:
     found = lon_lat(grid, row, column)
     if found is None:
         return f"row {int(row):,}, column {int(column):,}"
     lon, lat = found
     ns, ew = "N" if lat >= 0 else "S", "E" if lon >= 0 else "W"
     return f"{abs(lat):.5f}° {ns}, {abs(lon):.5f}° {ew}"
+
+
+def _nodata(reader: ClassReader, found: MapStatistics) -> tuple[str, str]:
+    """Return how much of the map has no class, and as what that is stored."""
+    total = found.valid + found.nodata + found.unknown
+    share = percent(found.nodata / total) if found.nodata else "none"
+    stored = "" if reader.nodata is None else f", stored as {reader.nodata}"
+    pixels = f", {found.nodata:,} pixels" if found.nodata else ""
+    return "Nodata", f"{share}{pixels}{stored}"
 
 
 def _seam(check: SeamCheck) -> dict[str, Any]:
