@@ -10,7 +10,7 @@ from geoseg.core.views import in_notebook
 from geoseg.execution import notebook_progress
 from geoseg.execution.notebook_progress import bar_html
 from geoseg.execution.progress import Progress, bar, steps
-from geoseg.execution.progress_count import Heard
+from geoseg.execution.progress_count import COUNT, Heard
 
 
 @pytest.fixture
@@ -121,6 +121,7 @@ def test_steps_of_workers_are_heard(monkeypatch):
         LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        monkeypatch.setattr(COUNT, "_told", COUNT.total)  # of tests before
         heard, told = Heard(client), threading.Event()
         client.submit(count_steps, 5, pure=False).result()
         client.submit(count_steps, 2, pure=False).result()
