@@ -22,7 +22,10 @@ def is_remote(path: str) -> bool:
 
 def host_of(url: str) -> str:
     """Return the host or bucket of a URL: `s3://bucket`, `host`; empty for a path."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as https://[::1
+        return url.lower()
     if not parts.scheme or not is_remote(url):
         return ""
     name = unquote(parts.netloc).rpartition("@")[2].lower()

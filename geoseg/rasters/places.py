@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from geoseg.core.grid import Grid
 
 _DEGREES: Final = "OGC:CRS84"
+_MISMADE: Final = (ValueError, TypeError, LookupError, AttributeError)
+"""What shapely raises where a geometry is not one."""
 _TOLERANCE: Final = 1e-4
 """Degrees by which an edge may lie elsewhere than it is drawn: ten metres."""
 
@@ -154,7 +156,7 @@ def footprint_of(item: Mapping[str, Any]) -> Geometry | None:
         if 180 < east - west < 360 and not _has_parts(drawn):
             drawn = shapely.transform(drawn, _eastwards)
         return wrapped(drawn)
-    except (shapely.errors.ShapelyError, ValueError, TypeError, KeyError) as error:
+    except (shapely.errors.ShapelyError, *_MISMADE) as error:
         raise RasterError(
             f"STAC item {item.get('id', '?')} does not say where it lies: {error}"
         ) from error

@@ -233,11 +233,17 @@ def _bytes(item: Item) -> int | None:
 
 def _is_data(key: str, asset: Mapping[str, Any]) -> bool:
     """Whether an asset is pixels to work with, and no picture or text."""
-    if _PICTURES & {key, *(asset.get("roles") or ())}:
+    roles = asset.get("roles")
+    if key in _PICTURES or any(r in _PICTURES for r in _texts(roles)):
         return False
     plain = str(asset["href"]).split("?", maxsplit=1)[0]
     is_image = str(asset.get("type", "")).startswith("image/")
     return is_image or Path(plain).suffix.lower() in RASTER_SUFFIXES
+
+
+def _texts(value: object) -> list[str]:
+    many = value if isinstance(value, list) else []
+    return [one for one in many if isinstance(one, str)]
 
 
 def lines_of(scenes: Scenes) -> list[str]:

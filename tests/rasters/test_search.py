@@ -9,6 +9,7 @@ from rasterio.transform import from_origin
 
 from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.search import find, found_items
+from geoseg.rasters.search_table import Scenes, lines_of
 from geoseg.rasters.stac import open_items
 
 
@@ -186,3 +187,47 @@ def test_loose_files_are_scenes_by_their_names(tmp_path):
     ]
     with pytest.raises(RasterError, match="b_x has no date such as 2025"):
         found_items([f"{tmp_path}/b_x.tif"], dates_from="names")
+
+
+def places_in(value, place=()):
+    """Yield the way to every value in a JSON object."""
+    if place:
+        yield place
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value) if isinstance(value, list) else inside
+    for key, one in inside:
+        yield from places_in(one, (*place, key))
+
+
+def test_items_of_any_make_are_taken_or_refused_on_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    aoi = area(tmp_path / "aoi.geojson", (10, 46, 11, 47))
+    good = item("a", "2025-05-01T00:00:00Z", **{"eo:cloud_cover": 5})
+    good["links"] = [{"rel": "self", "href": "https://x.example/a.json"}]
+    for way in places_in(good):
+        for value in (
+            None,
+            1,
+            "x",
+            [],
+            {},
+            ["a", {}],
+            True,
+            "../x.tif",
+            "https://[::1",
+        ):
+            made = json.loads(json.dumps(good))
+            holder = made
+            for key in way[:-1]:
+                holder = holder[key]
+            holder[way[-1]] = value
+            try:
+                found = find(
+                    save(tmp_path / "items.json", [made]),
+                    aoi=aoi,
+                    dates="2025",
+                    cloud=50,
+                )
+                assert lines_of(Scenes(found))
+            except GeosegError as error:
+                assert "\n" not in str(error)
