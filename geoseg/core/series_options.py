@@ -139,8 +139,13 @@ class SeriesOptions(FindOptions):
     resampling: Annotated[Resampling, Cli(section=Section.TIME)] = "auto"
     """How scenes come onto other pixels; auto: nearest where pixels differ by whole
     factors, else bilinear (averages where they become larger)."""
-    quality: Annotated[bool, Cli(section=Section.TIME)] = False
-    """Tell of each pixel how often it was seen, the share of clouds, and the first and
-    last date."""
     skip_missing: Annotated[bool, Cli(section=Section.TIME)] = False
     """Go on without files that cannot be had."""
+
+    @property
+    def series(self) -> SeriesOptions | None:
+        """These options alone; None where nothing of them is asked for."""
+        fields = SeriesOptions.model_fields
+        if all(getattr(self, name) == fields[name].default for name in fields):
+            return None
+        return self.of(SeriesOptions)

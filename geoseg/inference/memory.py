@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Tiling
 from geoseg.errors import PlanError
+from geoseg.rasters.source import reading_bytes
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -86,7 +87,7 @@ def estimate(
     classes = card.channels
     pixel = len(card.bands) * source.dtype.itemsize
     # Read pixels, and a copy of them where they are reflected at the raster's edge.
-    read = reach**2 * (2 * pixel + 2)
+    read = reach**2 * (2 * pixel + 2) + reading_bytes(source)
     outputs = block**2 * (2 + ("confidence" in arrays))
     if "probabilities" in arrays:
         outputs += block**2 * classes

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
 from geoseg.core.options import Cli, Section
 from geoseg.core.raster_options import RasterOptions
+from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import bytes_of
 from geoseg.models.card import Task
 from geoseg.models.networks.device import EngineName, Precision
@@ -17,7 +19,7 @@ from geoseg.models.networks.device import EngineName, Precision
 Resolution = Literal["model", "native"] | float
 
 
-class PlanOptions(RasterOptions):
+class PlanOptions(RasterOptions, SeriesOptions):
     """What decides how a raster becomes masks."""
 
     model: Annotated[
@@ -81,6 +83,11 @@ class PlanOptions(RasterOptions):
     """What it may use of its GPU; default most of what is free."""
 
     @property
+    def of_source(self) -> dict[str, Any]:
+        """How a raster, or scenes of many dates, are read."""
+        return {**super().of_source, "series": self.series}
+
+    @property
     def memory_bytes(self) -> float | None:
         """What one process may use, in bytes."""
         return None if self.memory is None else float(self.memory)
@@ -105,3 +112,8 @@ class SegmentOptions(MasksOptions):
     """The store to write."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Begin again where a store is there."""
+
+    @property
+    def of_source(self) -> dict[str, Any]:
+        """How a raster is read; scenes that are found are listed beside the masks."""
+        return {**super().of_source, "beside": Path(self.out)}

@@ -18,6 +18,7 @@ from uuid import uuid4
 from geoseg._version import __version__
 from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
+from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, StorageFullError, is_full
 from geoseg.execution.engine import processes, worker_memory
@@ -58,6 +59,18 @@ def make_plan(
     nodata_rule: NodataRule = "auto",
     units: Units = "file",
     trust: Sequence[str] | None = None,
+    dates: str | Sequence[Any] | None = None,
+    cloud: float | None = None,
+    endpoint: str | None = None,
+    dates_from: DatesFrom = "items",
+    reduce: str | None = None,
+    every: str | None = None,
+    mask: Sequence[str] | None = None,
+    mask_buffer: float = 0.0,
+    like: str | os.PathLike[str] | None = None,
+    crs: str | None = None,
+    resampling: Resampling = "auto",
+    skip_missing: bool = False,
     overlap: int | None = None,
     block: int | None = None,
     batch: int | None = None,
@@ -119,6 +132,18 @@ def segment(
     nodata_rule: NodataRule = "auto",
     units: Units = "file",
     trust: Sequence[str] | None = None,
+    dates: str | Sequence[Any] | None = None,
+    cloud: float | None = None,
+    endpoint: str | None = None,
+    dates_from: DatesFrom = "items",
+    reduce: str | None = None,
+    every: str | None = None,
+    mask: Sequence[str] | None = None,
+    mask_buffer: float = 0.0,
+    like: str | os.PathLike[str] | None = None,
+    crs: str | None = None,
+    resampling: Resampling = "auto",
+    skip_missing: bool = False,
     overlap: int | None = None,
     block: int | None = None,
     batch: int | None = None,
@@ -149,8 +174,10 @@ def segment(
 
     Args:
         source: Path or URL that GDAL can open, several of them or a glob (mosaic), a
-            folder of single-band files, an `xarray.DataArray` (band, y, x), (y, x),
-            (time, band, y, x) or (time, y, x), or `{date: raster, …}`.
+            folder of single-band files, scenes of many dates (a collection of an
+            archive as `stac:sentinel-2-l2a`, or STAC items with `dates`, `reduce` or
+            `every`), an `xarray.DataArray` (band, y, x), (y, x), (time, band, y, x) or
+            (time, y, x), or `{date: raster, …}`.
         model: Model folder, card, `module:factory`, `threshold:ndwi`, …, or an object
             with a card; see `geoseg models`. A list of them is averaged.
         out: The masks' Zarr store, a folder or URL.
@@ -163,6 +190,18 @@ def segment(
         units: `file`: numbers as they are stored; `reflectance`: as the raster says
             that they become reflectance.
         trust: Folders, files and hosts that a VRT, tile index or STAC item may name.
+        dates: Of scenes: a year, month or day, or two of them, both ends in, in UTC.
+        cloud: Most clouds of a scene, in percent.
+        endpoint: Archive that is searched.
+        dates_from: Where scenes have their dates: in `items`, or in `names` of files.
+        reduce: How dates become one pixel; see `compose`.
+        every: Keep steps in time, for models that take time; see `compose`.
+        mask: What is masked by the scenes' quality band; see `compose`.
+        mask_buffer: Metres around what is masked that are masked too.
+        like: Raster whose grid scenes are put on.
+        crs: Coordinate reference system of that grid.
+        resampling: How scenes come onto other pixels: `auto`, `nearest`, `bilinear`.
+        skip_missing: Go on without files of scenes that cannot be had.
         overlap: Pixels that neighbouring windows share; default the card's.
         block: Side of a block in pixels; default by memory. Never changes the answer.
         batch: Windows per forward pass; default by device.

@@ -15,6 +15,15 @@ _ASKED: Final = re.compile(r"/vsicurl\?[^\s'\"]*url=[^\s'\",)]+")
 """What `gdal_path` makes of an address, signed or not."""
 
 
+PREFIX: Final = "stac:"
+"""What makes a name that of a collection where rasters are taken."""
+
+
+def is_collection(source: object) -> bool:
+    """Whether a source is a collection's name, as in `stac:sentinel-2-l2a`."""
+    return isinstance(source, str) and source.startswith(PREFIX)
+
+
 def is_remote(path: str) -> bool:
     """Whether GDAL reads this over a network."""
     return bool(_REMOTE.match(path)) and not path.lower().startswith("file://")

@@ -44,6 +44,7 @@ def open_asked(
     nodata: float | None = None,
     trust: Sequence[str] = (),
     pixel: float | None = None,
+    quality: bool = False,
     beside: Path | None = None,
 ) -> Asked:
     """Return the scenes of a place and a time as one source; see `open_series`.
@@ -56,6 +57,7 @@ def open_asked(
         nodata: Means nodata in all bands.
         trust: Folders and hosts where rasters of items may lie.
         pixel: Size of pixels in metres, where no grid is given.
+        quality: Whether bands tell how often a pixel was seen.
         beside: What is made of it; a list that lies there answers its question again.
 
     Raises:
@@ -70,6 +72,7 @@ def open_asked(
         nodata=nodata,
         trust=trust,
         pixel=pixel,
+        quality=quality,
         name=_name(what, len(found.items)),
     )
     notes = unique((*found.notes, *series.notes))

@@ -59,6 +59,7 @@ def asked_of(source: Any, options: ComposeOptions) -> Asked:  # noqa: ANN401 - a
         nodata=options.nodata,
         trust=tuple(options.trust or ()),
         pixel=options.resolution,
+        quality=options.quality,
         beside=None if options.out is None else Path(options.out),
     )
 
@@ -253,9 +254,11 @@ def _as_dataset(
     stored: dict[str, Any] = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
     if dtype == "int16":
         stored = {"dtype": "int16", "_FillValue": NOTHING, "scale_factor": STEP}
-    dataset["composite"].encoding |= stored
-    for name in told:
-        dataset[name].encoding |= {"dtype": "float32", "_FillValue": np.float32(np.nan)}
+    plain = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
+    for name in dataset.data_vars:
+        how = stored if name == "composite" else plain
+        # As coordinates of each, so that they are found however it is opened.
+        dataset[name].encoding = {**how, "coordinates": "spatial_ref"}
         dataset[name].attrs["grid_mapping"] = "spatial_ref"
 
     def fill(part: Any, _: Window, pixels: NDArray[np.float32]) -> Any:  # noqa: ANN401 - xarray's

@@ -130,6 +130,8 @@ def in_numbers(source: Source, numbers: str) -> Source:
     scaled = any(band.is_scaled for band in source.bands)
     if numbers == "DN":
         return noted(source, *_kept(source)) if scaled else source
+    if numbers == BEFORE_0400 and all(b.is_reflectance for b in source.bands):
+        return in_units(source, _STEP, 0.0, np.float32)
     if not scaled:
         # Bytes are pictures and floats are in units already: nothing to wonder about.
         doubt = source.dtype.kind in "iu" and source.dtype.itemsize > 1

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.core.discretion import discreet
 from geoseg.core.raster_options import NodataRule, Units
+from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
+from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array
 from geoseg.rasters.bands import choose, match_bands
@@ -34,6 +36,7 @@ from geoseg.rasters.steps import is_series, iso_day, matched_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from geoseg.core.times import Times
 
@@ -61,6 +64,8 @@ def open_source(
     nodata_rule: NodataRule = "auto",
     units: Units = "file",
     trust: Sequence[str] = (),
+    series: SeriesOptions | None = None,
+    beside: Path | None = None,
 ) -> Source:
     """Return the source of pixels that `source` stands for.
 
@@ -85,6 +90,9 @@ def open_source(
             product or the item says that they become reflectance.
         trust: Folders, files and hosts that may be read where a VRT, a tile index or an
             item names them; below its own folder and on its own host all may.
+        series: How scenes of many dates are reduced; also where `source` is a
+            collection of an archive (`stac:sentinel-2-l2a`).
+        beside: What is made of them, where they are listed.
 
     A pixel is invalid too where any band is NaN, infinite or masked out, where its
     alpha is 0, and where no file of a VRT lies. A raster without CRS is allowed, with a
@@ -93,6 +101,21 @@ def open_source(
     Raises:
         RasterError: It cannot be opened, or is nothing that can be segmented.
     """
+    if series is not None or is_collection(source):
+        from geoseg.rasters.asked import open_asked, write_items
+
+        asked = open_asked(
+            source,
+            series or SeriesOptions(),
+            bands=bands,
+            aoi=aoi,
+            nodata=nodata,
+            trust=trust,
+            beside=beside,
+        )
+        if beside is not None:
+            write_items(asked, beside, [])
+        return asked.series
     told = Told(nodata=nodata, rule=nodata_rule, wanted=bands, trust=tuple(trust))
     opened = _opened(source, told)
     if bands is not None:

@@ -22,7 +22,7 @@ from geoseg.core.dates import ALWAYS, item_moment, span
 from geoseg.core.series_options import DatesFrom
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError
-from geoseg.rasters.addresses import host_of, is_remote
+from geoseg.rasters.addresses import PREFIX, host_of, is_remote
 from geoseg.rasters.archives import archive_for
 from geoseg.rasters.catalogs import (
     Item,
@@ -44,8 +44,6 @@ from geoseg.rasters.stac import items_of, links_of, placed
 if TYPE_CHECKING:
     from shapely import Geometry
 
-PREFIX: Final = "stac:"
-"""What makes a name that of a collection where rasters are taken."""
 _NAME: Final = re.compile(r"\w[\w.:+-]*")
 _FILES: Final = frozenset({
     *RASTER_SUFFIXES, *PARQUET, ".json", ".geojson", ".zarr", ".vrt", ".nc", ".zip",
@@ -71,11 +69,6 @@ class Found:
     """What was searched for, as JSON has it."""
     area: Geometry | None = None
     """Where, in degrees."""
-
-
-def is_collection(source: object) -> bool:
-    """Whether a source is a collection's name, as in `stac:sentinel-2-l2a`."""
-    return isinstance(source, str) and source.startswith(PREFIX)
 
 
 def found_items(what: Any, **how: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - as `find`

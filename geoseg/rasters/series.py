@@ -57,6 +57,7 @@ def open_series(
     nodata: float | None = None,
     trust: Sequence[str] = (),
     pixel: float | None = None,
+    quality: bool = False,
     name: str = "scenes",
 ) -> Series:
     """Return scenes of many dates as one source.
@@ -70,6 +71,7 @@ def open_series(
         nodata: Means nodata in all bands, whatever items and files say.
         trust: What VRTs among the files may name.
         pixel: Size of pixels in metres, where no grid is given; default the finest.
+        quality: Whether bands tell how often a pixel was seen; see `time.QUALITY`.
         name: What the source is called in messages.
 
     Raises:
@@ -120,14 +122,13 @@ def open_series(
         scenes, gone = _without_missing(scenes, reading, handles, name)
     steps = _steps(seen, options.every, wanted)
     reflectance, numbers = _numbers(scenes, len(found))
-    quality = QUALITY if options.quality else ()
     all_bands = (
         *(
             replace(band, step=step.label, is_reflectance=reflectance)
             for step in steps
             for band in found
         ),
-        *(SourceBand(name=word) for word in quality),
+        *(SourceBand(name=word) for word in (QUALITY if quality else ())),
     )
     together = len(found) + len(extra) if by_pixel(rule) else 1
     masks = None if options.mask is None else tuple(options.mask)

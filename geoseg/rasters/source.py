@@ -230,3 +230,15 @@ def noted(source: Source, *more: str) -> Source:
 def unique(notes: Iterable[str]) -> tuple[str, ...]:
     """Return each note once, in the order in which they first come."""
     return tuple(dict.fromkeys(notes))
+
+
+def reading_bytes(source: Source) -> int:
+    """Return what a read takes at most beside what it returns, where that is much.
+
+    Sources that hold many dates at once say it; others take little more.
+    """
+    own = int(getattr(source, "reading_bytes", 0))
+    inner = [*getattr(source, "parts", ())]
+    if hasattr(source, "source"):
+        inner.append(source.source)
+    return max([own, *map(reading_bytes, inner)])

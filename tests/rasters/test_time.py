@@ -36,9 +36,10 @@ def rng():
 
 
 def opened(what, **how):
-    bands, aoi, nodata = (how.pop(k, None) for k in ("bands", "aoi", "nodata"))
+    names = ("bands", "aoi", "nodata", "quality", "beside")
+    others = {name: how.pop(name) for name in names if name in how}
     options = SeriesOptions(**{"mask": ["none"], **how})
-    return open_asked(what, options, bands=bands, aoi=aoi, nodata=nodata).series
+    return open_asked(what, options, **others).series
 
 
 def pixels_of(source):

@@ -1,0 +1,179 @@
+"""`geoseg compose`: images of many dates as files, and scenes straight into a model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from dated_scenes import Scenes, whole
+
+import geoseg
+from geoseg.cli import run
+from geoseg.core.series_options import SeriesOptions
+from geoseg.inference.options import PlanOptions
+from geoseg.inference.planning import plan_of
+from geoseg.rasters.asked import open_asked
+from geoseg.rasters.images import blocks_of, memory_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+SHAPE = (40, 50)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three dates of reflectance with a quality band, one of them below zero."""
+    rng, scenes = np.random.default_rng(3), Scenes(tmp_path_factory.mktemp("scenes"))
+    seen = []
+    for n in range(3):
+        red, nir = (whole(rng, SHAPE) for _ in range(2))
+        red[:5, :5] = 940
+        scl = rng.choice(np.array([4, 9], np.uint8), (20, 25), p=[0.8, 0.2])
+        scl[:2, :2] = 9
+        scenes.add(f"s{n}", f"2022-0{n + 5}-10T10:00:00Z", {"B04": red, "B08": nir},
+                   quality=("SCL", scl, 20), collection="sentinel-2-l2a",
+                   properties={"s2:processing_baseline": "04.00"})  # fmt: skip
+        clear = np.kron(scl, np.ones((2, 2))) == 4
+        seen.append([np.where(clear, b / 1e4 - 0.1, np.nan) for b in (red, nir)])
+    return scenes, scenes.save(), np.array(seen)
+
+
+def composed(seen):
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="All-NaN"):
+        return np.nanmedian(seen, axis=0)
+
+
+def test_a_cloud_optimised_tif(made, tmp_path):
+    _, path, seen = made
+    out = tmp_path / "out.tif"
+    words = ["compose", path, "--bands", "red,nir", "--quality", "--out", str(out)]
+    assert run([*words, "-q"]) == 0
+    count = np.isfinite(seen[:, 0]).sum(axis=0)
+    with rasterio.open(out) as file:
+        assert file.descriptions == (
+            "red", "nir", "observations", "clouds", "first", "last"
+        )  # fmt: skip
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.units[:2] == ("reflectance", "reflectance")
+        pixels = file.read()
+        assert np.isnan(file.nodata)
+    assert np.allclose(pixels[:2], composed(seen), atol=1e-6, equal_nan=True)
+    assert np.array_equal(pixels[2], count)
+    assert np.allclose(pixels[3], 1 - count / 3)
+    assert np.isnan(pixels[4][count == 0]).all()
+    assert run([*words, "-q"]) == 2  # it is there
+    assert run([*words, "-q", "--overwrite"]) == 0
+    listed = json.loads((tmp_path / "out.items.json").read_text())
+    assert [item["id"] for item in listed["features"]] == ["s0", "s1", "s2"]
+    assert {p.name for p in tmp_path.iterdir()} == {"out.tif", "out.items.json"}
+
+
+def test_whole_numbers(made, tmp_path):
+    _, path, seen = made
+    out = tmp_path / "out.tif"
+    words = ["compose", path, "--bands", "red", "--dtype", "int16", "--quality"]
+    assert run([*words, "--out", str(out), "-q"]) == 0
+    want = composed(seen)[0]
+    with rasterio.open(out) as file:
+        assert file.dtypes[0] == "int16"
+        assert file.nodata == -32768
+        stored, count = file.read(1), file.read(2)
+        assert file.scales[:2] == pytest.approx((1e-4, 1))
+    assert np.array_equal(stored == -32768, np.isnan(want))
+    there = np.isfinite(want)
+    assert np.array_equal(stored[there], np.rint(want[there] * 1e4))
+    assert (stored[there] < 0).any()
+    assert count.max() == 3
+
+
+def test_zarr_with_steps(made, tmp_path):
+    _, path, seen = made
+    out = tmp_path / "out.zarr"
+    asked = ["--every", "month", "--dates", "2022-05/2022-08", "--bands", "red,nir"]
+    assert run(["compose", path, *asked, "--quality", "--out", str(out), "-q"]) == 0
+    with xr.open_zarr(out) as opened:
+        values = opened["composite"]
+        assert values.dims == ("time", "band", "y", "x")
+        assert list(values["band"].values) == ["red", "nir"]
+        assert str(values["time"].values[0]).startswith("2022-05-01")
+        assert np.allclose(values[:3], seen, atol=1e-6, equal_nan=True)
+        assert np.isnan(values[3]).all()
+        assert values.rio.crs.to_epsg() == 32632
+        assert opened["observations"].max() == 3
+    array = geoseg.compose(path, every="month", dates="2022-05/2022-08",
+                           bands=["red", "nir"])  # fmt: skip
+    assert array.chunks is not None
+    assert np.allclose(array[:3], seen, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("{folder}/s0-B04.tif", "lies on or inside the input"),
+        ("{folder}/nowhere/out.tif", "does not exist"),
+        ("{folder}/out.jpg", "must end in"),
+        (None, "--out is missing"),
+    ],
+)
+def test_where_it_cannot_be_written(made, out, said, capsys):
+    scenes, path, _ = made
+    words = [] if out is None else ["--out", out.format(folder=scenes.folder)]
+    assert run(["compose", path, *words, "--overwrite"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_list_never_takes_the_place_of_anything_else(made, tmp_path, capsys):
+    scenes, _, _ = made
+    before = scenes.save("mine.items.json")
+    text = Path(before).read_text()
+    out = str(scenes.folder / "mine.tif")
+    assert run(["compose", before, "--out", out]) == 2
+    assert "would take the place of" in capsys.readouterr().err
+    assert Path(before).read_text() == text
+
+
+def test_blocks_and_threads_do_not_matter(made, tmp_path, monkeypatch):
+    _, path, _ = made
+    files = []
+    for name, side in (("one", 512), ("two", 16)):
+        out = tmp_path / f"{name}.tif"
+        monkeypatch.setattr("geoseg.rasters.images._TILE", side)
+        monkeypatch.setattr("geoseg.rasters.time._SIDES", (side,))
+        assert run(["compose", path, "--out", str(out), "-q"]) == 0
+        with rasterio.open(out) as file:
+            files.append(file.read())
+    assert np.array_equal(files[0], files[1], equal_nan=True)
+
+
+def test_memory_is_promised(made):
+    """40 dates of 12 bands take less than 2 GB, whatever they span."""
+    _, path, _ = made
+    series = open_asked(path, SeriesOptions()).series
+    blocks, threads = blocks_of(series)
+    assert len(blocks) == 1
+    assert threads >= 1
+    assert memory_of(series) < 1.2e9
+
+
+def test_scenes_straight_into_a_model(made, tmp_path):
+    """The same map as of the image that is made of them before."""
+    _, path, _ = made
+    image = str(tmp_path / "image.tif")
+    geoseg.compose(path, out=image, bands=["red", "nir"], progress=False)
+    maps = []
+    for name, source, how in (("a", image, {}), ("b", path, {"reduce": "median"})):
+        out = str(tmp_path / f"{name}.zarr")
+        maps.append(geoseg.segment(source, model="threshold:ndvi", out=out, **how,
+                                   progress=False)["classes"].values)  # fmt: skip
+    assert np.array_equal(*maps)
+    assert (tmp_path / "b.items.json").exists()
+    assert len(np.unique(maps[0])) > 1
+
+
+def test_a_plan_counts_what_many_dates_take(made):
+    _, path, _ = made
+    with_time = plan_of(path, PlanOptions(model="threshold:ndvi", reduce="median"))
+    without = plan_of(path, PlanOptions(model="threshold:ndvi"))
+    assert with_time.memory.per_task > without.memory.per_task
+    assert with_time.settings["source"]["reduce"] == "median"
