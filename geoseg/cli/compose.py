@@ -11,6 +11,7 @@ from geoseg.cli.answers import step
 from geoseg.cli.common import OutputOptions, one_or_more, report, tell
 from geoseg.cli.options import command, takes
 from geoseg.core.text import counted, redact, size
+from geoseg.errors import GeosegError
 from geoseg.rasters.options import ComposeOptions
 
 
@@ -32,16 +33,16 @@ def compose(
     counts once, however many tiles it was cut into. Where nothing was seen is nodata.
     """
     from geoseg.execution.progress import steps
-    from geoseg.rasters.compose import asked_of, write
+    from geoseg.rasters.compose import series_of, write
     from geoseg.rasters.images import memory_of
 
-    what = one_or_more(source)
-    asked = asked_of(what, options)
-    series = asked.series
+    if options.out is None:
+        raise GeosegError("--out is missing: name a .tif or .zarr to write")
+    series = series_of(one_or_more(source), options)
     tell(series.notes)
     begun = perf_counter()
     with steps("composing", quiet=output.silent) as show:
-        made = write(what, asked, options, show)
+        made = write(series, options, show)
     seconds = perf_counter() - begun
     if made.cut:
         tell([f"{made.cut:,} values beyond 3.2767 are cut to that: see --dtype"])

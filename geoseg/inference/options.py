@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -116,4 +115,5 @@ class SegmentOptions(MasksOptions):
     @property
     def of_source(self) -> dict[str, Any]:
         """How a raster is read; scenes that are found are listed beside the masks."""
-        return {**super().of_source, "beside": Path(self.out)}
+        product = {"beside": self.out, "overwrite": self.overwrite}
+        return {**super().of_source, **product}

@@ -23,7 +23,7 @@ from geoseg.errors import RasterError
 from geoseg.execution.progress import steps
 from geoseg.location import without_folders
 from geoseg.rasters import images
-from geoseg.rasters.asked import Asked, open_asked, write_items
+from geoseg.rasters.asked import open_asked
 from geoseg.rasters.images import NOTHING, STEP, Band
 from geoseg.rasters.options import ComposeOptions
 from geoseg.rasters.series import unique_layers
@@ -45,13 +45,15 @@ class Made:
     """How many values int16 could not hold."""
 
 
-def asked_of(source: Any, options: ComposeOptions) -> Asked:  # noqa: ANN401 - as `compose`
-    """Return the scenes that are asked for.
+def series_of(source: Any, options: ComposeOptions) -> Series:  # noqa: ANN401 - as `compose`
+    """Return the scenes that are asked for; listed beside `out`, if there is any.
 
     Raises:
-        GeosegError: There are none, or they do not go together.
+        GeosegError: There are none, they do not go together, or the image cannot be
+            written where it is to be.
     """
-    return open_asked(
+    out = None if options.out is None else _target(options)
+    series = open_asked(
         source,
         options,
         bands=options.bands,
@@ -60,24 +62,23 @@ def asked_of(source: Any, options: ComposeOptions) -> Asked:  # noqa: ANN401 - a
         trust=tuple(options.trust or ()),
         pixel=options.resolution,
         quality=options.quality,
-        beside=None if options.out is None else Path(options.out),
+        beside=out,
+        overwrite=options.overwrite,
     )
+    if out is not None:
+        _check_apart(out, source, series, options)
+    return series
 
 
 def write(
-    source: Any,  # noqa: ANN401 - as `compose`
-    asked: Asked,
-    options: ComposeOptions,
-    progress: Callable[[int, int], None],
+    series: Series, options: ComposeOptions, progress: Callable[[int, int], None]
 ) -> Made:
-    """Write a series as `options.out`, and the list of its scenes beside it.
+    """Write a series as `options.out`.
 
     Raises:
         GeosegError: It cannot be written there.
     """
-    series = asked.series
-    out, sources = _checked_out(source, series, options)
-    write_items(asked, out, sources)
+    out = _target(options)
     if out.suffix.lower() == ".zarr":
         template, fill = _as_dataset(series, options.dtype)
         images.write_zarr(series, out, template, fill, progress)
@@ -93,38 +94,38 @@ def write(
     return Made(path=out, cut=cut)
 
 
-def _checked_out(
-    source: Any,  # noqa: ANN401 - as `compose`
-    series: Series,
-    options: ComposeOptions,
-) -> tuple[Path, list[str]]:
-    """Return where the image is written, and what it is made of: never over that."""
+def _target(options: ComposeOptions) -> Path:
+    """Return where the image is written; say before the work what is in the way."""
     if options.out is None:
         raise RasterError("--out is missing: name a .tif or .zarr to write")
     out = Path(options.out)
-    if out.suffix.lower() == ".zarr":
-        if not out.parent.is_dir():
-            raise RasterError(f"the folder {out.parent} does not exist: create it")
-        if out.exists() and not options.overwrite:
-            raise RasterError(f"{out} exists: use --overwrite, or another --out")
-    else:
-        out = target(
-            out,
-            (".tif", ".tiff", ".zarr"),
-            overwrite=options.overwrite,
-            error=RasterError,
-        )
+    if out.suffix.lower() != ".zarr":
+        endings = (".tif", ".tiff", ".zarr")
+        over = options.overwrite
+        return target(out, endings, overwrite=over, error=RasterError)
+    if not out.parent.is_dir():
+        raise RasterError(f"the folder {out.parent} does not exist: create it first")
+    if out.exists() and not options.overwrite:
+        raise RasterError(f"{out} exists: use --overwrite, or another --out")
+    return out
+
+
+def _check_apart(
+    out: Path,
+    source: Any,  # noqa: ANN401 - as `compose`
+    series: Series,
+    options: ComposeOptions,
+) -> None:
+    """Raise where the image would lie on or in what it is made of."""
     named = source if isinstance(source, list | tuple) else [source]
-    read = [layer.href for layer in unique_layers(series.scenes)]
-    told = [os.fspath(s) for s in (*named, options.like, options.aoi) if _is_path(s)]
-    sources, whole = [*told, *read], out.resolve()
-    for other in sources:
-        if Path(other).resolve() in {whole, *whole.parents}:
+    told = [s for s in (*named, options.like, options.aoi) if _is_path(s)]
+    whole = out.resolve()
+    for other in (*told, *(layer.href for layer in unique_layers(series.scenes))):
+        if Path(other).resolve() in {whole, *whole.parents} and Path(other).exists():
             raise RasterError(
-                f"the output {out} lies on or inside the input {redact(other)}: choose "
-                "another --out"
+                f"the output {out} lies on or inside the input "
+                f"{redact(os.fspath(other))}: choose another --out"
             )
-    return out, sources
 
 
 def _is_path(value: object) -> bool:
@@ -255,7 +256,7 @@ def _as_dataset(
     if dtype == "int16":
         stored = {"dtype": "int16", "_FillValue": NOTHING, "scale_factor": STEP}
     plain = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
-    for name in dataset.data_vars:
+    for name in ("composite", *told):
         how = stored if name == "composite" else plain
         # As coordinates of each, so that they are found however it is opened.
         dataset[name].encoding = {**how, "coordinates": "spatial_ref"}
@@ -283,13 +284,12 @@ def _compose(
     progress: Callable[[int, int], None] | bool | None,
 ) -> xr.DataArray:
     """Make an image of many dates; see `compose`."""
-    asked = asked_of(source, options)
-    series = asked.series
+    series = series_of(source, options)
     for note in series.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     if options.out is not None:
         with _shown(progress) as show:
-            write(source, asked, options, show)
+            write(series, options, show)
     return as_array(series)
 
 

@@ -36,7 +36,6 @@ from geoseg.rasters.steps import is_series, iso_day, matched_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from geoseg.core.times import Times
 
@@ -65,7 +64,8 @@ def open_source(
     units: Units = "file",
     trust: Sequence[str] = (),
     series: SeriesOptions | None = None,
-    beside: Path | None = None,
+    beside: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> Source:
     """Return the source of pixels that `source` stands for.
 
@@ -93,6 +93,7 @@ def open_source(
         series: How scenes of many dates are reduced; also where `source` is a
             collection of an archive (`stac:sentinel-2-l2a`).
         beside: What is made of them, where they are listed.
+        overwrite: Whether what lies there of another question gives way.
 
     A pixel is invalid too where any band is NaN, infinite or masked out, where its
     alpha is 0, and where no file of a VRT lies. A raster without CRS is allowed, with a
@@ -102,9 +103,9 @@ def open_source(
         RasterError: It cannot be opened, or is nothing that can be segmented.
     """
     if series is not None or is_collection(source):
-        from geoseg.rasters.asked import open_asked, write_items
+        from geoseg.rasters.asked import open_asked
 
-        asked = open_asked(
+        return open_asked(
             source,
             series or SeriesOptions(),
             bands=bands,
@@ -112,10 +113,8 @@ def open_source(
             nodata=nodata,
             trust=trust,
             beside=beside,
+            overwrite=overwrite,
         )
-        if beside is not None:
-            write_items(asked, beside, [])
-        return asked.series
     told = Told(nodata=nodata, rule=nodata_rule, wanted=bands, trust=tuple(trust))
     opened = _opened(source, told)
     if bands is not None:

@@ -124,13 +124,15 @@ def test_where_it_cannot_be_written(made, out, said, capsys):
 
 
 def test_the_list_never_takes_the_place_of_anything_else(made, tmp_path, capsys):
-    scenes, _, _ = made
-    before = scenes.save("mine.items.json")
-    text = Path(before).read_text()
-    out = str(scenes.folder / "mine.tif")
-    assert run(["compose", before, "--out", out]) == 2
-    assert "would take the place of" in capsys.readouterr().err
-    assert Path(before).read_text() == text
+    scenes, path, _ = made
+    source = Path(scenes.save("mine.items.json"))
+    text = source.read_text()
+    mine = str(scenes.folder / "mine.tif")
+    assert run(["compose", str(source), "--out", mine, "-q"]) == 0
+    assert source.read_text() == text
+    (tmp_path / "out.items.json").write_text("{}")
+    assert run(["compose", path, "--out", str(tmp_path / "out.tif")]) == 2
+    assert "would take its place" in capsys.readouterr().err
 
 
 def test_blocks_and_threads_do_not_matter(made, tmp_path, monkeypatch):
@@ -149,7 +151,7 @@ def test_blocks_and_threads_do_not_matter(made, tmp_path, monkeypatch):
 def test_memory_is_promised(made):
     """40 dates of 12 bands take less than 2 GB, whatever they span."""
     _, path, _ = made
-    series = open_asked(path, SeriesOptions()).series
+    series = open_asked(path, SeriesOptions())
     blocks, threads = blocks_of(series)
     assert len(blocks) == 1
     assert threads >= 1

@@ -39,7 +39,7 @@ def opened(what, **how):
     names = ("bands", "aoi", "nodata", "quality", "beside")
     others = {name: how.pop(name) for name in names if name in how}
     options = SeriesOptions(**{"mask": ["none"], **how})
-    return open_asked(what, options, **others).series
+    return open_asked(what, options, **others)
 
 
 def pixels_of(source):
