@@ -15,6 +15,8 @@ from geoseg.core.options import Cli, Options, Section
 Resampling = Literal["auto", "nearest", "bilinear"]
 DatesFrom = Literal["items", "names"]
 
+COLLECTION: Final = "stac:"
+"""What makes a name that of an archive's collection where rasters are taken."""
 MASKED: Final = ("clouds", "shadows", "cirrus", "adjacent", "haze")
 """What is masked where nothing else is asked for; nodata and defects always are."""
 MASKS: Final = (*MASKED, "snow", "water", "dark", "unclassified")

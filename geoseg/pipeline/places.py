@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from geoseg.core.series_options import COLLECTION
 from geoseg.errors import GeosegError
 from geoseg.pipeline.settings import FIELD, Pipeline
 
@@ -21,7 +22,8 @@ _GLOB = re.compile(r"[*?\[]")
 
 def name_of(raster: str) -> str:
     """Return what a raster is called in a path: its file's name without ending."""
-    return Path(raster.partition("?")[0].rstrip("/")).stem
+    plain = raster.removeprefix(COLLECTION).partition("?")[0].rstrip("/")
+    return Path(plain).stem
 
 
 def today() -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import TypeAdapter, field_validator, model_validator
 
 from geoseg.core.options import Cli, Options, cli_of
+from geoseg.core.series_options import COLLECTION
 from geoseg.core.toml_settings import checked_as, models, override, read_toml
 from geoseg.execution.cluster_settings import (
     ClusterSpec,
@@ -200,6 +201,10 @@ def with_wait(pipeline: Pipeline, place: ClusterOptions) -> Pipeline:
     return pipeline.model_copy(update={"cluster": cluster})
 
 
+_NAMES_TOO = {"model", "endpoint", "trust"}
+"""Options that may name something else than a path: a method, an archive, a host."""
+
+
 def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:
     """Make what may be paths, by their declaration, relative to a folder, in place."""
     for name, found in values.items():
@@ -209,7 +214,7 @@ def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:
         if isinstance(found, dict) and inner is not None and issubclass(inner, Options):
             _anchor(found, inner, folder)
         elif cli_of(table, name).location:
-            must_exist = name == "model"
+            must_exist = name in _NAMES_TOO
             if isinstance(found, list):
                 values[name] = [_anchored(f, folder, must_exist) for f in found]
             else:
@@ -218,7 +223,9 @@ def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:
 
 def _anchored(text: Any, folder: Path, must_exist: bool) -> Any:  # noqa: ANN401
     """Return a path relative to a folder; what is no path as it is."""
-    if not isinstance(text, str) or "://" in text or Path(text).is_absolute():
+    if not isinstance(text, str) or "://" in text or text.startswith(COLLECTION):
+        return text
+    if Path(text).is_absolute():
         return text
     path = folder / text
     # A model may also be a name, `threshold:ndwi`, or `file.py:factory`.

@@ -6,6 +6,7 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
+from geoseg.core.series_options import COLLECTION
 from geoseg.core.text import redact
 
 _REMOTE: Final = re.compile(
@@ -15,13 +16,9 @@ _ASKED: Final = re.compile(r"/vsicurl\?[^\s'\"]*url=[^\s'\",)]+")
 """What `gdal_path` makes of an address, signed or not."""
 
 
-PREFIX: Final = "stac:"
-"""What makes a name that of a collection where rasters are taken."""
-
-
 def is_collection(source: object) -> bool:
     """Whether a source is a collection's name, as in `stac:sentinel-2-l2a`."""
-    return isinstance(source, str) and source.startswith(PREFIX)
+    return isinstance(source, str) and source.startswith(COLLECTION)
 
 
 def is_remote(path: str) -> bool:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.dates import ALWAYS, item_moment, span
-from geoseg.core.series_options import DatesFrom
+from geoseg.core.series_options import COLLECTION, DatesFrom
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError
-from geoseg.rasters.addresses import PREFIX, host_of, is_remote
+from geoseg.rasters.addresses import host_of, is_remote
 from geoseg.rasters.archives import archive_for
 from geoseg.rasters.catalogs import (
     Item,
@@ -219,7 +219,7 @@ def _named(
     dates_from: DatesFrom,
 ) -> Iterator[Told]:
     """Yield the items of a path, a URL or a collection."""
-    plain = name.removeprefix(PREFIX)
+    plain = name.removeprefix(COLLECTION)
     place = Path(plain)
     if is_remote(plain) or place.is_file():
         whole = plain if is_remote(plain) else str(place.absolute())
@@ -331,7 +331,7 @@ def question_of(
 
 def _what(what: Any, endpoint: str | None) -> Any:  # noqa: ANN401 - JSON
     if isinstance(what, str | os.PathLike):
-        plain = os.fspath(what).removeprefix(PREFIX)
+        plain = os.fspath(what).removeprefix(COLLECTION)
         is_list = plain.lower().endswith((".json", ".geojson", *PARQUET))
         if is_list and Path(plain).is_file():
             data = Path(plain).read_bytes()

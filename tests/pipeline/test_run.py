@@ -24,6 +24,7 @@ from geoseg.errors import GeosegError, LockedError
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
+from geoseg.pipeline.places import name_of
 from geoseg.pipeline.run import run_pipeline
 from geoseg.pipeline.settings import read_pipeline
 
@@ -110,6 +111,20 @@ def test_a_file_that_is_none(tmp_path):
     assert "out: field required; segment: field required" in refusal(
         tmp_path / "empty.toml"
     )
+
+
+def test_names_of_archives_and_hosts_are_no_paths(tmp_path):
+    (tmp_path / "mine.json").touch()
+    (tmp_path / "scenes.toml").write_text(
+        'out = "out"\n[segment]\nmodel = "otsu:ndwi"\nraster = "stac:sentinel-2-l2a"\n'
+        'aoi = "a.gpkg"\nendpoint = "cdse"\ntrust = ["files.example", "mine.json"]\n'
+    )
+    segment = read_pipeline(tmp_path / "scenes.toml").segment
+    assert segment.raster == "stac:sentinel-2-l2a"
+    assert segment.endpoint == "cdse"
+    assert segment.aoi == str(tmp_path / "a.gpkg")
+    assert segment.trust == ["files.example", str(tmp_path / "mine.json")]
+    assert name_of(segment.raster) == "sentinel-2-l2a"
 
 
 def test_overrides_win_and_are_relative_to_where_one_is(water):
