@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from geoseg.cli.answers import area_lines, areas, step
 from geoseg.cli.common import OutputOptions, report
 from geoseg.cli.options import command, takes
-from geoseg.core.text import area_unit, number, redact
+from geoseg.core.text import area_unit, counted, number, redact
 from geoseg.errors import GeosegError, MasksError
 
 _VECTORS = {
@@ -28,7 +29,7 @@ Found = tuple[dict[str, Any], list[str]]
 @click.argument("thing")
 @takes(OutputOptions, "output", only="as_json")
 def info(*, thing: str, output: OutputOptions) -> None:
-    """Say what THING is: a raster, masks, polygons, a model, a pipeline's folder.
+    """Say what THING is: a raster, scenes, masks, polygons, a model, a run's folder.
 
     Masks are counted: areas by class, whether they are complete, how they were made.
     """
@@ -41,7 +42,7 @@ def _found(thing: str) -> Found:
     if (path / "status.json").is_file():
         return _of_run(thing)
     if (path / "card.json").is_file() or path.suffix == ".json":
-        return _of_model(thing)
+        return _of_items(thing) if _is_list(path) else _of_model(thing)
     if thing.rstrip("/").endswith(".zarr"):
         return _of_masks(thing)
     if path.suffix.lower() in _VECTORS:
@@ -49,6 +50,26 @@ def _found(thing: str) -> Found:
     if "://" not in thing and not path.exists() and not any(c in thing for c in "*?"):
         return _of_model(thing)
     return _of_raster(thing)
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of STAC items: of many, its first bytes tell."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'"FeatureCollection"' in file.read(1 << 12)
+
+
+def _of_items(path: str) -> Found:
+    from geoseg.rasters.search_table import lines_of, search, total_bytes
+
+    scenes = search(path)
+    lines = [f"list of {counted(len(scenes), 'STAC item')}", *lines_of(scenes)]
+    lines.append(step("an image of them", "compose", redact(path), "--out", "out.tif"))
+    summary = {"kind": "items", "scenes": len(scenes)}
+    summary["bytes"] = total_bytes(scenes.days)
+    summary["days"] = [asdict(day) for day in scenes.days]
+    return summary, lines
 
 
 def _of_run(out: str) -> Found:

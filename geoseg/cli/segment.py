@@ -21,6 +21,7 @@ from geoseg.cli.options import command, takes
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
+from geoseg.rasters.addresses import is_collection
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -85,7 +86,8 @@ def segment(
     if not output.silent or output.as_json:
         found = areas(masks)
         summary["areas"] = found
-        raster_there = raster[0] if len(raster) == 1 else None
+        one = len(raster) == 1 and not is_collection(raster[0])
+        raster_there = raster[0] if one else None
         lines += [*area_lines(found), _next(masks, found, raster_there)]
     report(summary, lines, output)
 

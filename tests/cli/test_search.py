@@ -111,3 +111,11 @@ def test_hosts_that_will_be_asked_about_are_said(folder):
     (note,) = geoseg.search("far.json").notes
     assert note == "what opens these scenes needs --trust files.example"
     assert geoseg.search("far.json", trust=["files.example"]).notes == ()
+
+
+def test_info_tells_what_a_list_is(folder, capsys):
+    assert run(["info", "scenes.json", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["scenes"]) == ("items", 4)
+    assert run(["info", "scenes.json"]) == 0
+    assert "list of 4 STAC items" in capsys.readouterr().out

@@ -354,6 +354,27 @@ def test_two_dates_of_real_fields_are_found_and_read(server, shared, tmp_path):
     whole.close()
 
 
+def test_a_collection_goes_straight_into_a_model(server, tmp_path, capsys, monkeypatch):
+    """The same command goes on with the scenes of before, whatever the archive has."""
+    monkeypatch.chdir(tmp_path)
+    own(tmp_path, server, hosts=[server.host])
+    for one in server.items:
+        one["assets"]["red"]["eo:bands"] = [{"name": "B04", "common_name": "red"}]
+    aoi(tmp_path / "aoi.geojson", SCENE[2])
+    words = ["segment", "stac:scenes", "--aoi", "aoi.geojson", "--out", "masks.zarr"]
+    words += ["--model", "threshold:red>0.1", "--dates"]
+    assert run([*words, "2025-05-01/2025-05-03"]) == 0
+    kept = json.loads((tmp_path / "masks.items.json").read_text())
+    assert ids(kept["features"]) == ["s0", "s1", "s2"]
+    assert "view masks.zarr" in capsys.readouterr().out.replace(f"{tmp_path}/", "")
+    server.items.pop(1)
+    assert run([*words, "2025-05-01/2025-05-03"]) == 0
+    assert "found before" in capsys.readouterr().err
+    assert run([*words, "2025-05-01/2025-05-02"]) == 2
+    assert "begun with other dates than is asked" in capsys.readouterr().err
+    assert run([word.removeprefix("stac:") for word in words] + ["2025"]) == 2
+
+
 # --- static catalogues ---
 
 
