@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from geoseg.inference.planning import Plan
     from geoseg.inference.scheduler import RunInfo
+    from geoseg.inference.timing import Timing
     from geoseg.maps.store import Masks
 
 
@@ -176,14 +177,23 @@ def plan(
     if timed:
         from geoseg.inference.timing import measure
 
-        timing = measure(made)
-        summary |= {"time": plain(timing)}
-        lines.append(
-            f"{'time':<22}about {span_of_time(timing.seconds)} in one process "
-            f"({number(timing.mpx_per_second)} Mpx/s, measured on "
-            f"{counted(timing.windows, 'window')} of its middle)"
-        )
+        timing = measure(made, workers)
+        summary |= {"time": {**plain(timing), "limit": timing.limit}}
+        lines += _timing_lines(timing, workers)
     report(summary, lines, output)
+
+
+def _timing_lines(timing: Timing, workers: int) -> list[str]:
+    first, *others = sorted(timing.stages.items(), key=lambda stage: stage[1])
+    beside = "".join(f", {name} {number(rate)}" for name, rate in others)
+    time = (
+        f"about {span_of_time(timing.seconds)} in "
+        f"{'one process' if workers == 1 else f'{workers} processes'} "
+        f"({number(timing.mpx_per_second)} Mpx/s, measured on "
+        f"{counted(timing.windows, 'window')} of its middle)"
+    )
+    limit = f"the {first[0]}: {number(first[1])} Mpx/s{beside}"
+    return [f"{'time':<22}{time}", f"{'limit':<22}{limit}"]
 
 
 def plan_lines(made: Plan, workers: int) -> list[str]:

@@ -105,7 +105,11 @@ def test_plan_says_how_long_it_will_take(capsys):
     assert found["time"]["windows"] == 4
     whole = 0.2 * found["windows"]
     assert 0.3 * whole < found["time"]["seconds"] < 6 * whole
-    assert "measured on 4 windows" in said(capsys, *line)[-1]
+    assert found["time"]["limit"] == "model"
+    assert found["time"]["stages"]["model"] == min(found["time"]["stages"].values())
+    *_, time, limit = said(capsys, *line)
+    assert "measured on 4 windows" in time
+    assert limit.split()[:3] == ["limit", "the", "model:"]
     assert {p.name for p in Path().iterdir()} <= before, "nothing is kept"
 
 
