@@ -94,16 +94,21 @@ class BlockStep(Protocol):
 class BlendStep:
     """Scores, weighted and added up; a `PartialBlock` of them."""
 
-    is_fixed = True
-
-    def __init__(self, card: Card, blended: Any = None) -> None:  # noqa: ANN401 - a module
+    def __init__(
+        self,
+        card: Card,
+        blended: Any = None,  # noqa: ANN401 - a module
+        *,
+        is_fixed: bool = True,
+    ) -> None:
         """Remember what is asked.
 
         Args:
             card: Of a model that answers scores.
             blended: A `Blended` of it; None where another step passes windows.
+            is_fixed: Whether it can be recorded.
         """
-        self.card, self._blended = card, blended
+        self.card, self._blended, self.is_fixed = card, blended, is_fixed
         self._weights: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
 
     def cells(self, work: Work) -> Cells:
@@ -208,10 +213,8 @@ class BlendStep:
 class LabelStep:
     """Labels, of which every window's inner cell is kept; a `PartialBlock` of them."""
 
-    is_fixed = True
-
     def __init__(self, model: Model) -> None:
-        self._model, self.card = model, model.card
+        self._model, self.card, self.is_fixed = model, model.card, model.records
 
     def cells(self, work: Work) -> Cells:
         """Return those that hold a valid pixel."""

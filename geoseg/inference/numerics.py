@@ -84,8 +84,12 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         return Choice(numerics=numerics)
     assert batch is not None
     numerics = replace(numerics, engine="torch")
-    if model.card.task != "semantic" or model.card.output == "labels":
-        note = "--engine compile is for networks that answer scores: PyTorch runs it"
+    scores = model.card.task == "semantic" and model.card.output != "labels"
+    if not (scores and model.records):
+        note = (
+            "--engine compile is for networks of PyTorch that answer scores: this one "
+            "runs as it is"
+        )
         notes = (note,) if recipe.options.engine == "compile" else ()
         return Choice(numerics=numerics, notes=notes)
     if not _pays(recipe, batch, windows):

@@ -100,4 +100,4 @@ def step_of(model: Any) -> BlockStep:  # noqa: ANN401 - a model of any kind
         return ObjectStep(model)
     if model.card.output == "labels":
         return LabelStep(model)
-    return BlendStep(model.card, Blended(model))
+    return BlendStep(model.card, Blended(model), is_fixed=model.records)

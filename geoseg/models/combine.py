@@ -83,6 +83,7 @@ class Combined(AnyModel):
         self.engine = models[0].engine
         self.streams = all(m.streams and m.device == self.device for m in models)
         self.placed = any(m.placed for m in models)
+        self.records = all(m.records for m in models)
         self._models = models
 
     @property

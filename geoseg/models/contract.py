@@ -63,6 +63,8 @@ class AnyModel(Protocol):
     streams: bool = False
     """Whether windows that lie on its device can be given to `scores`, so that cutting,
     blending and labelling happen there."""
+    records: bool = True
+    """Whether torch can record or compile what `scores` does."""
     placed: bool = False
     """Whether the answer depends on where a window lies, or on which of its pixels are
     valid (seeds, prompts): then `predict_at` is asked instead of `predict`."""

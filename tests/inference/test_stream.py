@@ -389,7 +389,12 @@ def test_a_run_is_compiled_where_that_saves_time(monkeypatch, kept, seconds, eng
     recipe = replace(recipe, options=replace(recipe.options, engine="auto"))
     monkeypatch.setattr(ModelRecipe, "load", lambda _: loaded)
     loaded = SimpleNamespace(
-        streams=True, device="cpu", batch=5, precision="fp32", card=recipe.card
+        streams=True,
+        device="cpu",
+        batch=5,
+        precision="fp32",
+        card=recipe.card,
+        records=True,
     )
     assert choose_here(recipe, windows=500).numerics.engine == engine
 

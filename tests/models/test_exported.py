@@ -95,6 +95,20 @@ class TestTorch:
         write_card(tmp_path / "m.json")
         check(load_model(tmp_path / "m.pt2", device="cpu"), net, pixels)
 
+    def test_in_bf16_products_are_cast(self, tmp_path, pixels):
+        net = a_network()
+        program = torch.export.export(net, (torch.zeros(1, 3, 64, 64),))
+        torch.export.save(program, tmp_path / "m.pt2")
+        write_card(tmp_path / "m.json")
+        how = {"device": "cpu", "precision": "bf16", "engine": "torch"}
+        model = model_recipe(tmp_path / "m.pt2", **how).load()
+        plain = load_model(tmp_path / "m.pt2", device="cpu")
+        assert (model.precision, plain.precision) == ("bf16", "fp32")
+        three = np.concatenate([pixels] * 3)  # it was exported for one
+        here, there = plain.predict(three).softmax(1), model.predict(three).softmax(1)
+        assert not torch.equal(here, there)
+        torch.testing.assert_close(there.float(), here, atol=0.02, rtol=0)
+
     @pytest.mark.parametrize("make", [torch.jit.script, None])
     def test_torchscript(self, tmp_path, pixels, make):
         net = a_network()
@@ -268,6 +282,18 @@ class TestOnnx:
         write_onnx(tmp_path / "m.onnx", Mixed())
         write_card(tmp_path / "m.json")
         check(load_model(tmp_path / "m.onnx"), a_network(), pixels)
+
+    def test_batches_of_tensors(self, tmp_path, pixels):
+        """As on a GPU, where the session is given tensors where they lie."""
+        write_onnx(tmp_path / "m.onnx", a_network())
+        write_card(tmp_path / "m.json")
+        model = model_recipe(
+            tmp_path / "m.onnx", device="cpu", engine="torch", batch=3
+        ).load()
+        assert (model.streams, model.records) == (True, False)
+        both = np.concatenate([pixels, pixels[..., ::-1]])
+        plain = load_model(tmp_path / "m.onnx", device="cpu").predict(both)
+        torch.testing.assert_close(model.predict(both), plain)
 
     def test_several_answers_have_names(self, tmp_path, pixels):
         class Two(nn.Module):

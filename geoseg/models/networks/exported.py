@@ -1,13 +1,14 @@
 """Exported networks: `torch.export` (`.pt2`) and TorchScript (`.pt`), card beside.
 
 The card is a JSON file of the same name (`roads.pt2`, `roads.json`), or `card.json` in
-the same folder. Exported graphs have their dtype built in, so they run in fp32. A `.pt`
-or `.pth` without code is a checkpoint.
+the same folder. Exported graphs have their dtype built in: they keep fp32 weights, and
+in bf16 or fp16, as GPUs have it, torch casts what goes into products (autocast). A
+`.pt` or `.pth` without code is a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,12 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import checkpoint
-from geoseg.models.networks.device import ModelOptions
+from geoseg.models.networks.device import (
+    ModelOptions,
+    choose_device,
+    choose_precision,
+    torch_dtype,
+)
 from geoseg.models.networks.safe_program import is_script, load_program, load_script
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.stac import card_beside
@@ -47,14 +53,22 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
 
 
 def _load(path: Path, card: Card, options: ModelOptions) -> Model:
-    if options.precision == "auto":
-        options = replace(options, precision="fp32")
+    device = choose_device(options.device)
+    precision = options.precision
+    if precision == "auto":  # a CPU is no faster for it
+        on_gpu = device.type == "cuda"
+        precision = choose_precision(device, "auto") if on_gpu else "fp32"
     if path.suffix == ".pt2":
-        return TorchModel(_program(path, card), card, options)
-    return TorchModel(Frozen(load_script(path)), card, options)
+        network = _program(path, card)
+    else:
+        network = Frozen(load_script(path))
+    network.cast = None if precision == "fp32" else torch_dtype(precision)
+    model = TorchModel(network, card, replace(options, precision="fp32"))
+    model.precision = precision
+    return model
 
 
-def _program(path: Path, card: Card) -> nn.Module:
+def _program(path: Path, card: Card) -> Frozen:
     program = load_program(path)
     inputs = program.graph_signature.user_inputs
     values = [n.meta["val"] for n in program.graph.nodes if n.name in inputs]
@@ -139,6 +153,8 @@ class Frozen(nn.Module):
         super().__init__()
         self.network = network
         self.batch = batch
+        self.cast: torch.dtype | None = None
+        """What torch casts factors of products to; None: nothing is cast."""
 
     def train(self, mode: bool = True) -> Frozen:
         """Do nothing: exported programs refuse to change."""
@@ -146,16 +162,49 @@ class Frozen(nn.Module):
         return self
 
     def forward(self, x: Any, *more: torch.Tensor) -> Any:  # noqa: ANN401 - as exported
-        """Pass windows through; a batch that is too small is filled up."""
-        if isinstance(x, dict):
-            full: Any = {k: self._full(v) for k, v in x.items()}
-        else:
-            full = self._full(x)
-        return self.network(full, *map(self._full, more))
+        """Pass windows through, as many at once as it was exported for."""
+        given = [x, *more]
+        if self.batch is None:
+            return self._pass(given)
+        windows = len(next(iter(x.values())) if isinstance(x, dict) else x)
+        parts = []
+        for first in range(0, windows, self.batch):
+            count = min(self.batch, windows - first)
+            answer = self._pass([self._rows(each, first, count) for each in given])
+            parts.append(answer)
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _full(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.contiguous()
-        if self.batch is None or len(x) >= self.batch:
-            return x
-        rest = x[:1].expand(self.batch - len(x), *(-1,) * (x.ndim - 1))
-        return torch.cat([x, rest])
+    def _rows(self, x: Any, first: int, count: int) -> Any:  # noqa: ANN401
+        """Return some windows of an input, filled up to a batch."""
+        if isinstance(x, dict):
+            return {name: self._rows(value, first, count) for name, value in x.items()}
+        assert self.batch is not None
+        return filled_up(x[first : first + count], self.batch)
+
+    def _pass(self, given: list[Any]) -> Any:  # noqa: ANN401
+        x, *more = given
+        if isinstance(x, dict):
+            x = {name: value.contiguous() for name, value in x.items()}
+        else:
+            x = x.contiguous()
+        if self.cast is None:
+            return self.network(x, *more)
+        device = next(iter(x.values())).device if isinstance(x, dict) else x.device
+        with torch.autocast(device.type, self.cast, cache_enabled=False):
+            return self.network(x, *more)
+
+
+def filled_up(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Return windows (n, …) and as many of the first again as make it `size`."""
+    if len(x) >= size:
+        return x
+    return torch.cat([x, x[:1].expand(size - len(x), *(-1,) * (x.ndim - 1))])
+
+
+def _joined(parts: list[Any]) -> Any:  # noqa: ANN401
+    """Return the answers for several batches as one."""
+    if isinstance(parts[0], Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    if isinstance(parts[0], (list, tuple)):
+        return [_joined(list(each)) for each in zip(*parts, strict=True)]
+    return torch.cat(parts)

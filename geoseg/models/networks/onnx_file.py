@@ -21,7 +21,12 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.identity import Opened, file_sha256, opened
 from geoseg.models.networks import deepness
 from geoseg.models.networks.device import ModelOptions, choose_device
-from geoseg.models.networks.exported import channels_of, check_input, inputs_told
+from geoseg.models.networks.exported import (
+    channels_of,
+    check_input,
+    filled_up,
+    inputs_told,
+)
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.stac import card_beside
 
@@ -31,12 +36,22 @@ if TYPE_CHECKING:
     from geoseg.models.folder import ModelFolder
 
 _DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(uint16)": np.uint16,
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
+    "tensor(uint16)": torch.uint16,
 }
+"""What pixels are turned into."""
+_TORCH = _DTYPES | {
+    "tensor(int8)": torch.int8,
+    "tensor(int16)": torch.int16,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+    "tensor(bool)": torch.bool,
+}
+"""What graphs may answer."""
+_NUMPY = {d: np.dtype(str(d).removeprefix("torch.")).type for d in _TORCH.values()}
 _READERS = frozenset({"EPContext"})
 """Nodes that have the runtime open files."""
 
@@ -113,26 +128,29 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
 def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     data_files(path)
     device = choose_device(options.device)
-    session = _session(path, device.type)
-    network = OnnxNetwork(session, card)
-    # The session keeps its weights and its device to itself.
-    return TorchModel(network, card, replace(options, device="cpu", precision="fp32"))
+    network = OnnxNetwork(_session(path, device), card, device)
+    # The session keeps its weights to itself, in the graph's own precision.
+    return TorchModel(network, card, replace(options, precision="fp32"))
 
 
-def _session(path: Path, device: str) -> Any:  # noqa: ANN401 - an untyped library
+def _session(path: Path, device: torch.device) -> Any:  # noqa: ANN401 - an untyped library
     runtime = require("onnxruntime", what="an ONNX model", extra="onnx")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = 1  # one thread per window, as everywhere
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    if device == "cuda":
+    settings.use_deterministic_compute = True
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
         if "CUDAExecutionProvider" not in runtime.get_available_providers():
             raise ModelError(
                 "this onnxruntime has no CUDA: pip install onnxruntime-gpu, or use "
                 "--device cpu"
             )
-        providers.insert(0, "CUDAExecutionProvider")
+        # Kernels are not chosen by the clock, which chooses otherwise the next time.
+        steady = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+        steady["device_id"] = str(device.index or 0)
+        providers.insert(0, ("CUDAExecutionProvider", steady))
     try:
         return runtime.InferenceSession(str(path), settings, providers=providers)
     except Exception as error:  # onnxruntime's own errors have no common class
@@ -142,10 +160,21 @@ def _session(path: Path, device: str) -> Any:  # noqa: ANN401 - an untyped libra
 
 
 class OnnxNetwork(nn.Module):
-    """A session of onnxruntime, called like a network of torch."""
+    """A session of onnxruntime, called like a network of torch.
 
-    def __init__(self, session: Any, card: Card) -> None:  # noqa: ANN401
+    Tensors are handed over where they lie, on the device of the session.
+    """
+
+    own_runtime = True
+    """Torch can neither compile it nor record it as a graph."""
+
+    def __init__(self, session: Any, card: Card, device: torch.device) -> None:  # noqa: ANN401
         """Look at what the graph takes.
+
+        Args:
+            session: Of onnxruntime.
+            card: The network's card.
+            device: Where the session computes.
 
         Raises:
             ModelError: It takes several inputs, or other windows than the card says.
@@ -173,28 +202,67 @@ class OnnxNetwork(nn.Module):
         bands_first = [rest[2], *rest[:2]] if self._last else rest
         what = f"the ONNX graph of {card.name!r}"
         check_input([windows, *bands_first], card, what)
-        self._batch = windows if isinstance(windows, int) else 1
+        self._batch = windows if isinstance(windows, int) else None
         self._outputs = [output.name for output in session.get_outputs()]
+        self._place = (device.type, device.index or 0)
+        self._shapes: dict[tuple[int, ...], list[tuple[list[int], torch.dtype]]] = {}
+        self._what = f"{card.name}, {self._outputs} of {inputs[0].shape}"
+
+    def extra_repr(self) -> str:
+        """Return what tells it from other graphs."""
+        return self._what
 
     def forward(
         self, x: torch.Tensor, *more: torch.Tensor
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return the graph's outputs for windows (n, band, y, x); its only one bare."""
-        pixels = x.float().numpy()
-        if self._last:
-            pixels = np.moveaxis(pixels, 1, -1)
-        pixels = np.ascontiguousarray(pixels, dtype=self._dtype)
-        if len(pixels) < self._batch:
-            pixels = np.concatenate([pixels] + [pixels[:1]] * (self._batch - 1))
-        feed = {self._name: pixels}
-        for name, extra in zip(self._more, more, strict=True):
-            rows = np.concatenate([extra.numpy()] * self._batch)[: len(pixels)]
-            feed[name] = np.ascontiguousarray(rows, np.float32)
-        found = self._session.run(None, feed)
-        answers = [torch.from_numpy(answer)[: len(x)] for answer in found]
+        pixels = (x.movedim(1, -1) if self._last else x).to(self._dtype)
+        given = [pixels, *(filled_up(extra.float(), len(x)) for extra in more)]
+        size = self._batch or len(x)
+        parts = [
+            self._run([each[first : first + size] for each in given])
+            for first in range(0, len(x), size)
+        ]
+        answers = list(map(torch.cat, zip(*parts, strict=True)))
         if len(answers) == 1:
             return answers[0]
         return dict(zip(self._outputs, answers, strict=True))
+
+    def _run(self, given: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the outputs for as many windows as the graph takes, or fewer."""
+        size = len(given[0])
+        given = [filled_up(x, self._batch or size).contiguous() for x in given]
+        pixels = given[0]
+        known = self._shapes.get((*pixels.shape,))
+        binding = self._bound(given)
+        if known is None:  # the graph says it once it has run
+            for name in self._outputs:
+                binding.bind_output(name, *self._place)
+            self._session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+            known = [(v.shape(), _TORCH[v.data_type()]) for v in values]
+            self._shapes[(*pixels.shape,)] = known
+            binding = self._bound(given)
+        answers = [torch.empty(s, dtype=d, device=pixels.device) for s, d in known]
+        for name, answer in zip(self._outputs, answers, strict=True):
+            binding.bind_output(name, *self._place, *_where(answer))
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return [answer[:size] for answer in answers]
+
+    def _bound(self, given: list[torch.Tensor]) -> Any:  # noqa: ANN401 - untyped
+        """Return what tells the session where its inputs are, when they are there."""
+        if given[0].is_cuda:  # the session has a stream of its own
+            torch.cuda.current_stream(given[0].device).synchronize()
+        binding = self._session.io_binding()
+        for name, x in zip([self._name, *self._more], given, strict=True):
+            binding.bind_input(name, *self._place, *_where(x))
+        return binding
+
+
+def _where(x: torch.Tensor) -> tuple[Any, list[int], int]:
+    """Return dtype, shape and address of a tensor, as onnxruntime takes them."""
+    return _NUMPY[x.dtype], list(x.shape), x.data_ptr()
 
 
 def read_onnx(path: Path) -> Any:  # noqa: ANN401 - a message of protobuf

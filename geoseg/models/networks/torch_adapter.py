@@ -91,6 +91,7 @@ class TorchModel(AnyModel):
         self.placed = "location" in card.inputs
         self.streams = self.engine != "threads" and not self.placed
         self._context: Context | None = None
+        self.records = not getattr(module, "own_runtime", False)
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
