@@ -29,6 +29,7 @@ from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256, opened
 from geoseg.models.networks.device import EngineName, ModelOptions, Precision
+from geoseg.rasters.source import by_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,11 +163,12 @@ class ModelRecipe:
 
     def bound(self, source: Source) -> ModelRecipe:
         """Return the recipe with the raster's bands, where the card takes all."""
-        if self.card.bands != (ALL_BANDS,):
+        if self.card.step_bands != (ALL_BANDS,):
             return self
-        bands = tuple(
-            Band(name=b.name, common_name=b.common_name) for b in source.bands
-        )
+        theirs = source.bands
+        if self.card.times is not None:  # those of a date stand for those of all
+            theirs = tuple(theirs[i] for i in next(iter(by_step(theirs).values())))
+        bands = tuple(Band(name=b.name, common_name=b.common_name) for b in theirs)
         return replace(self, card=replace(self.card, bands=bands))
 
     def given(self, source: Source) -> ModelRecipe:

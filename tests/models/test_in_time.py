@@ -173,6 +173,38 @@ def test_blocks_kills_and_backends_change_nothing(tmp_path):
     np.testing.assert_array_equal(masks["classes"] == 255, ~seen)
 
 
+def test_a_card_for_all_bands_takes_those_of_each_date(tmp_path):
+    fields = {"bands": ["*"], "offset": 0.0, "scale": 1.0}
+    recipe = model_recipe(f"{written(tmp_path, **fields)}:model")
+    source = open_source(series(40, 40))
+    card = recipe.bound(source).card
+    assert [(b.time, b.name) for b in card.bands] == [
+        (k, n) for k in range(3) for n in ("red", "nir")
+    ]
+    assert len(for_model(source, card).bands) == 6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_takes_time_too(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    example = (
+        torch.zeros(1, 2, 3, WINDOW, WINDOW), torch.zeros(1, 3, 2), torch.zeros(1, 2)
+    )  # fmt: skip
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(network(), example, str(file), dynamo=False)
+    file.with_suffix(".json").write_text(json.dumps(CARD))
+    given = series(WINDOW, WINDOW, gaps=False)
+    recipe = model_recipe(str(file))
+    source = for_model(open_source(given), recipe.card)
+    window = source.grid.window
+    pixels, valid = source.read(window)
+    model = recipe.given(source).load()
+    found = model.predict_at(pixels[None], [window], valid[None])
+    expected = own_scores(given.values, 5_300_000 - 160, 600_000 + 160)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_exported_programs_take_time_too(tmp_path):
     given = series(96, 80)
