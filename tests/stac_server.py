@@ -16,9 +16,10 @@ from geoseg.core.dates import moment_of
 class Server(ThreadingHTTPServer):
     """Serves what is put into it.
 
-    `items` are found by `/search`, `size` at a time; `files` are bytes by path; those
-    whose path begins with `/signed/` are given only to addresses that `/sign` gave out,
-    those below `/login/` only to who has the `token`;
+    `items` are found by `/search`, `size` at a time, with an empty page before those of
+    `gaps`; `files` are bytes by path: those whose path begins with `/signed/` are given
+    only to addresses that `/sign` gave out, those below `/login/` to who has the
+    `token`;
     `fail` holds what the next answers are instead: (status, headers).
     """
 
@@ -31,7 +32,7 @@ class Server(ThreadingHTTPServer):
         self.reset()
 
     def reset(self):
-        self.items, self.files, self.size = [], {}, 2
+        self.items, self.files, self.size, self.gaps = [], {}, 2, set()
         self.fail, self.asked, self.life = deque(), [], 3600
         self.ways, self.signatures, self.token = ("GET", "POST"), {}, "nobody's"
 
@@ -107,10 +108,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _found(self, query):
         items = [item for item in self.server.items if matches(item, query)]
-        start, end = (
-            int(query.get("token", 0)),
-            int(query.get("token", 0)) + self.server.size,
-        )
+        start = int(query.get("token", 0))
+        end = start + self.server.size
+        if start in self.server.gaps:  # an empty page, and then the rest
+            self.server.gaps.remove(start)
+            end = start
         links = []
         if end < len(items):
             more = {"rel": "next", "href": f"{self.server.url}/search"}

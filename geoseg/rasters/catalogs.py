@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pystac import Catalog, STACObject
-    from pystac_client import Client
+    from pystac_client import Client, ItemSearch
     from shapely import Geometry
 
 Item = Mapping[str, Any]
@@ -36,7 +37,8 @@ MOST_BYTES: Final = 200_000_000
 """Of a file of items."""
 _MOST: Final = 20_000
 """Items of one search; of more, somebody has forgotten an area or dates."""
-_PAGE: Final = 200
+_PAGE: Final = 100
+"""Items a page; some servers fail where an answer has more than 6 MB."""
 _SIMPLE: Final = 20
 """Parts of an area that are searched one by one."""
 _AT_ONCE: Final = 16
@@ -154,7 +156,7 @@ def from_api(url: str, collection: str | None, query: Query) -> list[Item]:
     from pystac_client.warnings import PystacClientWarning
 
     found: list[Item] = []
-    with asking(url), warnings.catch_warnings():
+    with asking(url), _understood(url), warnings.catch_warnings():
         # What it lacks of the specification matters to its maintainers.
         warnings.simplefilter("ignore", PystacClientWarning)
         client = Client.open(url, stac_io=api_io())
@@ -169,12 +171,50 @@ def from_api(url: str, collection: str | None, query: Query) -> list[Item]:
             limit=_PAGE,
             **_where(query.area),
         )
-        for page in search.pages_as_dicts():
-            found += page["features"]
+        for page in _pages_of(search, url):
+            found += page
             _check_count(len(found), url)
         if not found and collection is not None:
             _check_collection(client, collection, url)
     return found
+
+
+@contextmanager
+def _understood(url: str) -> Iterator[None]:
+    """Turn what pystac raises of answers that are no STAC into an error of a line."""
+    from pystac.errors import STACError
+
+    try:
+        yield
+    except (STACError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RasterError(
+            f"{redact(url)} does not answer as a STAC API does: {squeezed(error, url)}"
+        ) from error
+
+
+def _pages_of(search: ItemSearch, url: str) -> Iterator[list[Item]]:
+    """Yield the items of each page; one without any is not the last by that.
+
+    pystac-client ends there, and items that follow would be missed in silence.
+
+    Raises:
+        RasterError: What is answered is no page of items, or there is no last page.
+    """
+    from pystac import Link
+
+    answers, parameters = api_io(), search.get_parameters()
+    asked: Any = search.url
+    for _ in range(_MOST):
+        page = answers.read_json(asked, method=search.method, parameters=parameters)
+        items = page.get("features")
+        if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
+            raise RasterError(f"{redact(url)} answers a search with something else")
+        yield items
+        more = next((k for k in links_of(page) if k.get("rel") == "next"), None)
+        if more is None:
+            return
+        asked = Link.from_dict(dict(more))
+    raise RasterError(f"{redact(url)} answers with more than {_MOST:,} pages")
 
 
 def _asked(dates: Span) -> str | None:

@@ -124,6 +124,21 @@ def test_all_pages_of_a_search_are_read(server, tmp_path, ways):
     assert found.items == found_items("stac:scenes", endpoint="here", **how)
 
 
+def test_an_empty_page_is_not_the_last_one(server):
+    server.gaps = {2}
+    assert len(found_items("scenes")) == 7
+    assert len([path for _, path, _ in server.asked if path == "/search"]) == 5
+
+
+def test_what_is_no_stac_is_said(server):
+    server.files["/search"] = b"<html>busy with something else</html>"
+    with pytest.raises(RasterError, match="does not answer as a STAC API does"):
+        found_items("scenes")
+    server.files["/search"] = b'{"features": 7}'
+    with pytest.raises(RasterError, match="answers a search with something else"):
+        found_items("scenes")
+
+
 def test_the_last_moment_is_asked_for_and_the_next_one_left_out(server):
     bounds = SCENE[2]
     for name, when in (
