@@ -10,6 +10,7 @@ import numpy as np
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
 from geoseg.rasters.resample import OnGrid, axes_between
+from geoseg.rasters.validity import is_all_valid
 from geoseg.rasters.warp import Warped
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ class Nearest(OnGrid):
             int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         )
         theirs, their_valid = self.source.read(needed)
-        at = np.ix_(rows - needed.y, columns - needed.x)
         to = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+        at = rows - needed.y, columns - needed.x
         for band, their_band in zip(pixels, theirs, strict=True):
-            band[to] = their_band[at]
-        valid[to] = their_valid[at]
+            band[to] = _taken(their_band, *at)
+        valid[to] = True if is_all_valid(their_valid) else _taken(their_valid, *at)
 
     def _fill_places(
         self, window: Window, pixels: NDArray[np.generic], valid: NDArray[np.bool_]
@@ -96,6 +97,12 @@ class Nearest(OnGrid):
         for band, their_band in zip(pixels, values, strict=True):
             band[inside] = their_band[at]
         valid[inside] = their_valid[at]
+
+
+def _taken(
+    values: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[Any]:
+    return values.take(columns, axis=1).take(rows, axis=0)
 
 
 def _along(old: Grid, new: Grid) -> tuple[Axis, Axis] | None:

@@ -79,7 +79,12 @@ class Converted(Derived):
         stored, valid = self.source.read(window)
         pixels = np.empty(stored.shape, self.dtype)
         for i, band in enumerate(stored):
-            values = band * self.factors[i] + self.shifts[i]
+            factor, shift = self.factors[i], self.shifts[i]
+            values = band if factor == 1 else band * factor
+            if self.dtype.kind == "f":
+                np.add(values, shift, out=pixels[i], casting="same_kind")
+                continue
+            values = values + shift
             if self.dtype.kind in "iu":
                 limits = np.iinfo(self.dtype.name)
                 np.rint(values, values)

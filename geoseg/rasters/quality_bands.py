@@ -83,7 +83,7 @@ def hidden_pixels(
     wanted = MASKED if names is None else names
     if kind == "SCL":
         classes = [c for name in wanted for c in _SCL.get(name, ())]
-        return np.isin(values[0], _SCL_NOTHING), np.isin(values[0], classes)
+        return _is_any(values[0], _SCL_NOTHING), _is_any(values[0], classes)
     if kind == "UDM2":
         return _udm2(values, wanted)
     # Of a band with other integers than its specification's no bit can be asked.
@@ -92,6 +92,16 @@ def hidden_pixels(
     mask = sum(1 << bits[name] for name in wanted if name in bits)
     fill = flags == _FMASK_FILL if kind == "Fmask" else flags & _FILL_BIT != 0
     return fill, (flags & mask != 0) & ~fill
+
+
+def _is_any(values: NDArray[Any], classes: Sequence[int]) -> NDArray[np.bool_]:
+    """Return where values are one of some classes; bytes by a table."""
+    if values.dtype != np.uint8:
+        return np.isin(values, classes)
+    table = np.zeros(256, np.bool_)
+    table[list(classes)] = True
+    found: NDArray[np.bool_] = table[values]
+    return found
 
 
 def _udm2(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from geoseg.core.indices import INDICES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_FEW: Final = 48
-"""Values up to which insertion is the quickest way to sort."""
 
 
 def index_bands(rule: str) -> tuple[str, str] | None:
@@ -59,7 +56,8 @@ def reduced(
     elif name == "mean":
         _mean()(stack, out)
     else:
-        _percentile()(stack, float(rest) if rest else 50.0, out)
+        pairs = sorting_pairs(len(stack))
+        _percentile()(stack, float(rest) if rest else 50.0, pairs, out)
     return out
 
 
@@ -128,35 +126,59 @@ def _medoid() -> Callable[..., None]:
     return _jitted(_medoid_of)
 
 
-def _percentile_of(stack: NDArray[Any], percent: float, out: NDArray[Any]) -> None:
+@lru_cache(maxsize=64)
+def sorting_pairs(count: int) -> NDArray[np.int64]:
+    """Return which of so many values to compare and swap, in order, to sort them.
+
+    (n, 2) int64, by Batcher's odd-even merge (Knuth, The Art of Computer Programming 3,
+    5.2.2, algorithm M). The same for all pixels, so that a row of them is sorted by
+    operations on whole rows.
+    """
+    pairs = []
+    top = 1 << max(0, (count - 1).bit_length() - 1)
+    half = top
+    while half > 0:
+        reach, low, step = top, 0, half
+        while True:
+            pairs += [(i, i + step) for i in range(count - step) if i & half == low]
+            if reach == half:
+                break
+            step, reach, low = reach - half, reach >> 1, half
+        half >>= 1
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _percentile_of(
+    stack: NDArray[Any], percent: float, pairs: NDArray[Any], out: NDArray[Any]
+) -> None:
     """Interpolate between the two nearest of the sorted values, as NumPy does."""
     dates, height, width = stack.shape
-    values = np.empty(dates, np.float32)
+    values = np.empty((dates, width), np.float32)
+    counts = np.empty(width, np.int64)
     for y in range(height):
-        for x in range(width):
-            count = 0
-            for i in range(dates):
+        counts[:] = 0
+        for i in range(dates):
+            for x in range(width):
                 value = stack[i, y, x]
-                if value != value:  # noqa: PLR0124 - NaN
-                    continue
-                at = count
-                if dates <= _FEW:  # sorted as they come
-                    while at > 0 and values[at - 1] > value:
-                        values[at] = values[at - 1]
-                        at -= 1
-                values[at] = value
-                count += 1
+                there = value == value  # noqa: PLR0124 - not NaN
+                values[i, x] = value if there else np.float32(np.inf)
+                counts[x] += there
+        for p in range(len(pairs)):
+            low, high = values[pairs[p, 0]], values[pairs[p, 1]]
+            for x in range(width):
+                one, other = low[x], high[x]
+                low[x] = one if one < other else other
+                high[x] = other if one < other else one
+        for x in range(width):
+            count = counts[x]
             if count == 0:
                 out[y, x] = np.nan
                 continue
-            if dates > _FEW:
-                values[:count].sort()
             place = percent / 100 * (count - 1)
-            low = min(int(place), count - 1)
-            high = min(low + 1, count - 1)
-            part = place - low
-            below, above = np.float64(values[low]), np.float64(values[high])
-            out[y, x] = below + (above - below) * part
+            first = min(int(place), count - 1)
+            last = min(first + 1, count - 1)
+            below, above = np.float64(values[first, x]), np.float64(values[last, x])
+            out[y, x] = below + (above - below) * (place - first)
 
 
 def _mean_of(stack: NDArray[Any], out: NDArray[Any]) -> None:
@@ -222,3 +244,58 @@ def _medoid_of(stack: NDArray[Any], out: NDArray[Any]) -> None:  # noqa: C901, P
                 if there[i] == most and (best < 0 or sums[i] < sums[best]):
                     best = i
             out[y, x] = best
+
+
+def laid(
+    values: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    mask: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None,
+    claimed: NDArray[np.bool_],
+    out: NDArray[np.float32],
+) -> None:
+    """Lay a scene under those that are there: what they saw is theirs.
+
+    Args:
+        values: (y, x) of one band.
+        valid: (y, x) where it has values.
+        mask: Where nothing was seen after all, and what is masked, (y, x) each.
+        claimed: (y, x) what those before saw; changed in place.
+        out: (y, x) values, NaN where masked or not seen; changed in place.
+    """
+    nothing, hidden = (_nowhere(valid.shape),) * 2 if mask is None else mask
+    _laying()(
+        np.ascontiguousarray(values),
+        np.ascontiguousarray(valid),
+        np.ascontiguousarray(nothing),
+        np.ascontiguousarray(hidden),
+        claimed,
+        out,
+    )
+
+
+@lru_cache(maxsize=4)
+def _nowhere(shape: tuple[int, int]) -> NDArray[np.bool_]:
+    return np.zeros(shape, np.bool_)
+
+
+@cache
+def _laying() -> Callable[..., None]:
+    return _jitted(_lay)
+
+
+def _lay(
+    values: NDArray[Any],
+    valid: NDArray[Any],
+    nothing: NDArray[Any],
+    hidden: NDArray[Any],
+    claimed: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    height, width = values.shape
+    for y in range(height):
+        for x in range(width):
+            new = valid[y, x] and not nothing[y, x] and not claimed[y, x]
+            if new:
+                claimed[y, x] = True
+                if not hidden[y, x]:
+                    out[y, x] = values[y, x]

@@ -37,7 +37,7 @@ from geoseg.rasters.layers import (
     read_layer,
 )
 from geoseg.rasters.quality_bands import hidden_pixels
-from geoseg.rasters.reduce import by_pixel, chosen, reduced, taken
+from geoseg.rasters.reduce import by_pixel, chosen, laid, reduced, taken
 from geoseg.rasters.source import SourceBand, check_inside
 from geoseg.rasters.steps import is_series, seen
 from geoseg.rasters.validity import all_valid, valid_pixels
@@ -319,14 +319,8 @@ class _Cut:
             if layer is None:
                 continue
             values, valid = read_layer(s.placed(layer), layer, self.window)
-            mask = masks.get(number)
-            new = valid if mask is None else valid & ~mask[0]
-            new = new & ~claimed
-            claimed |= new
-            if mask is not None:
-                new &= ~mask[1]
-            np.copyto(out, values[0], where=new)
-            if claimed.all():
+            laid(values[0], valid, masks.get(number), claimed, out)
+            if number != scenes[-1] and claimed.all():
                 break
         return claimed
 
