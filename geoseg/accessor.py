@@ -7,6 +7,7 @@ Registered when a public name of geoseg is first used;
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,11 @@ import xarray as xr
 
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid
+from geoseg.core.text import AREA_UNITS, AreaUnit, did_you_mean
 from geoseg.errors import GeosegError
+
+_SHOWN = 8
+"""Classes that a line of text names."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +94,13 @@ class GeosegAccessor:
 
         return draw_map(self._reader, ax, raster=raster, opacity=opacity, legend=legend)
 
-    def areas(self) -> pd.DataFrame:
+    def areas(self, unit: AreaUnit | None = None) -> pd.DataFrame:
         """Return pixels, share and true area in m² of each class, by its name.
 
         Every pixel is read once. `area_m2` is NaN where the map has no CRS.
+
+        Args:
+            unit: `ha` or `km2`: a column `area_ha` or `area_km2` is added.
         """
         import pandas as pd
 
@@ -102,11 +110,13 @@ class GeosegAccessor:
         areas = np.full(len(found.classes), np.nan)
         if found.areas_m2 is not None:
             areas = found.areas_m2
+        more = {} if unit is None else {f"area_{unit}": areas / AREA_UNITS[unit]}
         return pd.DataFrame(
             {
                 "pixels": found.pixels,
                 "share": found.pixels / max(1, found.valid),
                 "area_m2": areas,
+                **more,
             },
             index=pd.Index([c.name for c in found.classes], name="class"),
         )
@@ -129,22 +139,29 @@ class GeosegAccessor:
 
         return compare(self._reader, other).to_dataframe()
 
-    def sel(self, *names: str) -> Any:  # noqa: ANN401 - of the kind that it was
+    def sel(self, *names: str | Sequence[str]) -> Any:  # noqa: ANN401 - as it was
         """Return the map with only these classes; all else is nodata. Lazy.
+
+        Args:
+            names: One by one, or as a list: `sel("lake", "bog")`, `sel(["lake"])`.
 
         Raises:
             GeosegError: There is no class of that name.
         """
         from geoseg.maps.dataset import class_array
 
+        wanted = [
+            n for each in names for n in ([each] if isinstance(each, str) else each)
+        ]
         known = {c.name: c.value for c in self.classes}
-        unknown = [n for n in names if n not in known]
+        unknown = [n for n in wanted if n not in known]
         if unknown:
             raise GeosegError(
                 f"there is no class {unknown[0]!r}; there are: {', '.join(known)}"
+                f"{did_you_mean(unknown[0], known)}"
             )
         array = class_array(self._data)
-        values = [known[n] for n in names]
+        values = [known[n] for n in wanted]
         blank = self._reader.nodata
         blank = nodata_value(self.classes) if blank is None else blank
         kept = xr.where(  # type: ignore[no-untyped-call]
@@ -179,6 +196,12 @@ class GeosegAccessor:
 
         raster = options.pop("raster", None)
         return explore(raster, self._reader, **options)
+
+    def __repr__(self) -> str:
+        names = ", ".join(c.name for c in self.classes[:_SHOWN])
+        more = ", …" if len(self.classes) > _SHOWN else ""
+        grid = self.grid
+        return f"<map of {grid.width:,} × {grid.height:,} px: {names}{more}>"
 
     def _repr_html_(self) -> str:
         from geoseg.viz.html import map_html

@@ -16,6 +16,10 @@
 # From a scene to a map, polygons and numbers, in ten lines. The scene ships with geoseg, so
 # nothing has to be downloaded; name your own in `SCENE` and a model that fits it in
 # `MODEL` (`geoseg models` lists what can be used), and nothing else changes.
+#
+# The pictures of the `.ipynb` are of Sentinel-2 over fields in Austria, with
+# `GEOSEG_MODEL=kmeans:5` and `GEOSEG_SCENE` this file of 3.5 MB (MIT licence):
+# https://github.com/fieldsoftheworld/ftw-baselines/raw/0bc7a85/tests/data-files/inference-img.tif
 
 # %%
 import os

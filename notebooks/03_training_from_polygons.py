@@ -20,6 +20,11 @@
 # Set `GEOSEG_SCENE` to a raster of yours and `GEOSEG_POLYGONS` to polygons whose class
 # is in the column `GEOSEG_COLUMN`; without them the demo's scene is used, and polygons
 # are cut out of its truth as someone would draw them in QGIS.
+#
+# The outputs of the `.ipynb` are of the Rachel Carson Reserve: Sentinel-2 in eight bands
+# and 23 polygons, `GEOSEG_COLUMN=Classname` and `GEOSEG_NODATA=255`, from
+# https://github.com/patrickcgray/open-geo-tutorial/tree/f5b699f/data (CC BY-SA; imagery
+# of Copernicus).
 
 # %%
 import os

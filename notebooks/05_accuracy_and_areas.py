@@ -17,6 +17,10 @@
 # points, looked at by someone who knows, corrects that and says how sure one can be
 # (Olofsson et al. 2014, *Good practices for estimating area and assessing accuracy of
 # land change*). Name your own scene and model, and a raster of what is true.
+#
+# The outputs of the `.ipynb` are of a flood in Spain as Sentinel-1 saw it, mapped by
+# `GEOSEG_MODEL="threshold:VV<-15"`, and labels drawn by hand: `Spain_7370579` of
+# https://github.com/cloudtostreet/Sen1Floods11/tree/b9e460d/sample
 
 # %%
 import os

@@ -52,6 +52,16 @@ def test_areas_are_counts_times_ground(data, labels):
     assert table["pixels"].tolist() == [(labels == v).sum() for v in range(3)]
     assert table["share"].sum() == pytest.approx(1)
     np.testing.assert_allclose(table["area_m2"], table["pixels"] * 100, rtol=2e-3)
+    hectares = data.geoseg.areas(unit="ha")
+    np.testing.assert_allclose(hectares["area_ha"], table["area_m2"] / 1e4)
+
+
+def test_text_is_one_line(data, masks):
+    said = repr(data.geoseg)
+    assert said.startswith("<map of ")
+    assert said.endswith("px: lake, wood, <i>field</i>>")
+    assert repr(masks).startswith("<Masks m.zarr: ")
+    assert "3 classes; classes, confidence>" in repr(masks)
 
 
 def test_a_part_is_that_part(data, labels):
@@ -81,6 +91,8 @@ def test_classes_by_name(data, labels):
     counts = woods.geoseg.areas()["pixels"]
     assert counts["<i>field</i>"] == 0
     assert counts["wood"] == (labels == 1).sum()
+    same = data.geoseg.sel(["wood", "lake"])
+    assert same.geoseg.areas()["pixels"].tolist() == counts.tolist()
     assert (
         data["classes"].geoseg.sel("wood").geoseg.areas()["pixels"].sum()
         == (labels == 1).sum()

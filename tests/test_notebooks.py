@@ -11,6 +11,7 @@ import distributed
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from execute_notebooks import SHOWN
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -204,3 +205,22 @@ def test_on_real_data(name, shared, tmp_path, monkeypatch):
         monkeypatch.setenv(f"GEOSEG_{key}", given)
     notebook = jupytext.read(FOLDER / f"{name}.py")
     check_picture(run_cells(notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_is_paired_with_what_code_hosts_show(path):
+    """`python tests/execute_notebooks.py` writes them; here nothing is executed."""
+    paired = path.with_suffix(".ipynb")
+    text = paired.read_text(encoding="utf-8")
+    shown, source = jupytext.read(paired), jupytext.read(path)
+    assert [(c.cell_type, c.source) for c in shown.cells] == [
+        (c.cell_type, c.source) for c in source.cells
+    ], "execute it again"
+    outputs = [o for c in shown.cells for o in c.get("outputs", [])]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert not any(o.output_type == "error" for o in outputs)
+    assert len(text) < 1_500_000
+    assert not re.search(r"/(work|home|root|Users)/", text), "folders of a machine"
+    if path.stem in SHOWN:
+        assert re.search(r"https://\S+", source.cells[0].source), "where its data is"
+    assert len(SHOWN) >= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -47,6 +48,10 @@ COMMANDS = {
     "cache": "geoseg.cli.cache",
     "completion": "geoseg.cli.completion",
 }
+_LIBRARIES = re.compile(
+    r"[/\\](pyproj|pyogrio|geopandas|shapely|xarray|rioxarray|zarr)[/\\]"
+)
+"""Whose warnings are not for people: they can do nothing about them."""
 FAILED = 3
 """Something is missing that the same command can make later."""
 INTERRUPTED = 130
@@ -216,6 +221,13 @@ def _unforeseen(error: Exception) -> int:
     return 1
 
 
-def _one_line(message: Warning | str, category: type[Warning], *_: Any) -> None:  # noqa: ANN401
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str = "",
+    *_: Any,  # noqa: ANN401
+) -> None:
+    """Say a warning on a line; what libraries say among themselves only to debug."""
     if issubclass(category, UserWarning):
-        log.say("warning", str(message))
+        level = "debug" if _LIBRARIES.search(filename) else "warning"
+        log.say(level, str(message))

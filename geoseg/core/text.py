@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from geoseg.location import redact as redact  # noqa: PLC0414 - most look for it here
 
@@ -55,6 +55,11 @@ def percent(part: float) -> str:
     if part > 0.9995:
         return "> 99.9 %"
     return f"{100 * part:.1f} %"
+
+
+AreaUnit = Literal["ha", "km2"]
+AREA_UNITS = {"ha": 1e4, "km2": 1e6}
+"""Square metres of each unit that areas may be told in, too."""
 
 
 def area_unit(m2: float) -> tuple[float, str]:

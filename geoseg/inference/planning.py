@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geoseg.core import views
+from geoseg.core.text import counted, size
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
 from geoseg.execution.resources import cores
@@ -62,6 +63,14 @@ class Plan:
     """How it computes; None until a run has chosen."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """What the user asked for, beyond defaults, JSON-able; nothing that changes it."""
+
+    def __repr__(self) -> str:
+        cut, memory = self.tiling, size(self.memory.total)
+        return (
+            f"<Plan of {self.model.card.name} on {self.source.name}: "
+            f"{counted(cut.windows, 'window')} in {counted(cut.blocks, 'block')}, at "
+            f"most {memory} per process>"
+        )
 
     def _repr_html_(self) -> str:
         return views.html("plan", self)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.core import views
+from geoseg.core.text import counted
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import (
     BlocksFailedError,
@@ -66,6 +67,12 @@ class RunInfo:
     def other_seconds(self) -> float:
         """Time beside the model in the same tasks: reading, blending, all workers'."""
         return max(0.0, self.infer_seconds - self.forward_seconds)
+
+    def __repr__(self) -> str:
+        return (
+            f"<RunInfo: {counted(self.windows, 'window')} inferred, "
+            f"{counted(self.finished, 'block')} finished>"
+        )
 
     def _repr_html_(self) -> str:
         return views.html("run", self)

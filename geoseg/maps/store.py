@@ -254,6 +254,14 @@ class Masks:
         """Return the run record."""
         return read_record(self.storage)
 
+    def __repr__(self) -> str:
+        grid = self.grid
+        return (
+            f"<Masks {self.name.rstrip('/').rpartition('/')[2]}: {grid.width:,} × "
+            f"{grid.height:,} px, {len(self.classes)} classes; "
+            f"{', '.join(self.arrays)}>"
+        )
+
     def _repr_html_(self) -> str:
         return views.html("map", self)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from geoseg.core.options import Cli, Options, Section
+from geoseg.core.text import AreaUnit
 
-AreaUnit = Literal["ha", "km2"]
 Method = Literal["visvalingam", "douglas-peucker"]
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from geoseg.core.text import AREA_UNITS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
@@ -127,13 +129,9 @@ def fields(*, confidence: bool) -> tuple[Field, ...]:
     )
 
 
-AREAS = {"ha": 1e4, "km2": 1e6}
-"""Square metres of each unit that areas may be told in, too."""
-
-
 def with_area(rows: Rows, unit: str) -> Rows:
     """Return rows with a column `area_ha` or `area_km2`."""
-    area = rows.columns["area_m2"] / AREAS[unit]
+    area = rows.columns["area_m2"] / AREA_UNITS[unit]
     return replace(rows, columns={**rows.columns, f"area_{unit}": area})
 
 

@@ -15,7 +15,7 @@ from geoseg._version import __version__
 from geoseg.core.geodesy import measure
 from geoseg.core.grid import squares
 from geoseg.core.options import keywords
-from geoseg.core.text import did_you_mean
+from geoseg.core.text import AreaUnit, did_you_mean
 from geoseg.errors import RegionsError
 from geoseg.maps.complete import incomplete
 from geoseg.maps.geotiff import ClassRaster
@@ -28,7 +28,7 @@ from geoseg.vector.instance_layer import (
     instance_fields,
     instance_reader,
 )
-from geoseg.vector.options import AreaUnit, Method, VectorizeOptions
+from geoseg.vector.options import Method, VectorizeOptions
 from geoseg.vector.regions import open_writer, read_regions, writing
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams

@@ -41,6 +41,9 @@ class Explorer:
         """Stop serving it."""
         self.server.close()
 
+    def __repr__(self) -> str:
+        return f"<Explorer of {self.server.layers.title}: {self.url}>"
+
     def _repr_html_(self) -> str:
         return (
             f'<iframe src="{escape(self.url)}" width="100%" height="{self.height}" '

@@ -128,3 +128,18 @@ def test_the_shell_completes_commands_and_options(capsys):
             env=env, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert answer.stdout.split() == [f"plain,{found}"]
+
+
+def test_what_libraries_say_among_themselves_is_silent(capsys):
+    """Nobody who makes a map can do anything about it; `--log-level debug` has it."""
+    from geoseg.cli import _one_line
+
+    geoseg_run(["completion", "bash"])
+    capsys.readouterr()
+    place = "/env/site-packages/{}/core.py"
+    for library in ("pyproj", "pyogrio", "geopandas"):
+        _one_line(UserWarning("noise"), UserWarning, place.format(library), 1)
+    _one_line(RuntimeWarning("noise"), RuntimeWarning, "numpy/core.py", 1)
+    assert capsys.readouterr().err == ""
+    _one_line(UserWarning("heard"), UserWarning, place.format("geoseg"), 1)
+    assert "heard" in capsys.readouterr().err
