@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,6 +22,9 @@ _PAUSE: Final = 0.5
 """Seconds before the second try again; each further one waits twice as long."""
 _LONGEST: Final = 60.0
 """Seconds that are waited because a server says so."""
+_CAUSES: Final = re.compile(
+    r"Failed to resolve|(?<=\] )[A-Z][\w ]+|[\w ]*timed out|certificate verify failed"
+)
 _PATIENCE: Final = (10.0, 60.0)
 """Seconds to connect, and for an answer to begin."""
 
@@ -76,7 +80,7 @@ def asking(url: str) -> Iterator[None]:
         status = getattr(error, "status_code", None)
         name = redact(url)
         if status is None or status in _BUSY:
-            told = f"HTTP {status}" if status else squeezed(error, url)
+            told = f"HTTP {status}" if status else _cause(squeezed(error, url))
             raise UnavailableError(
                 f"{name} does not answer ({told}), also when asked {_TIMES + 1} times; "
                 "the same command can succeed later"
@@ -84,3 +88,13 @@ def asking(url: str) -> Iterator[None]:
         raise RasterError(
             f"{name} refuses: HTTP {status}, {squeezed(error, url)}"
         ) from error
+
+
+def _cause(text: str) -> str:
+    """Return the cause that the words of urllib3 end with.
+
+    >>> _cause("Max retries exceeded (Caused by X('[Errno 111] Connection refused'))")
+    'Connection refused'
+    """
+    found = _CAUSES.findall(text)
+    return found[-1].strip() if found else text
