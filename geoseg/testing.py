@@ -14,6 +14,7 @@ from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.models.card import Band, Card
 from geoseg.rasters.open import SourceBand
+from geoseg.rasters.steps import is_series, seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +36,9 @@ class MemorySource:
     """WKT."""
     names: tuple[str, ...] | None = None
     """Names of the bands; default `1`, `2`, …"""
+    steps: tuple[str | None, ...] | None = None
+    """ISO date of each band, oldest first, of a source with time; then what a band does
+    not show is NaN."""
     name: str = "array"
     """For messages."""
 
@@ -48,7 +52,9 @@ class MemorySource:
     def bands(self) -> tuple[SourceBand, ...]:
         """Its bands."""
         names = self.names or [str(i + 1) for i in range(len(self.values))]
-        return tuple(SourceBand(name=n) for n in names)
+        steps = self.steps or (None,) * len(names)
+        pairs = zip(names, steps, strict=True)
+        return tuple(SourceBand(name=n, step=s) for n, s in pairs)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -70,8 +76,11 @@ class MemorySource:
 
     def select(self, bands: Sequence[int]) -> Self:
         """Return the source with only these bands."""
-        names = tuple(self.bands[i].name for i in bands)
-        return replace(self, values=self.values[list(bands)], names=names)
+        chosen = [self.bands[i] for i in bands]
+        names = tuple(band.name for band in chosen)
+        steps = self.steps and tuple(band.step for band in chosen)
+        values = self.values[list(bands)]
+        return replace(self, values=values, names=names, steps=steps)
 
     def named(self, bands: Sequence[SourceBand]) -> Self:
         """Return the source with other names for its bands."""
@@ -80,9 +89,12 @@ class MemorySource:
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window; copies, as a file would give."""
         values = self.values[(slice(None), *window.slices)].copy()
-        if self.mask is None:
-            return values, np.ones(values.shape[1:], bool)
-        return values, self.mask[window.slices].copy()
+        valid = np.ones(values.shape[1:], bool)
+        if is_series(self.bands):
+            valid = seen(values, self.bands).copy()
+        if self.mask is not None:
+            valid &= self.mask[window.slices]
+        return values, valid
 
 
 def identity_card(classes: int, **fields: Any) -> Card:  # noqa: ANN401 - those of Card

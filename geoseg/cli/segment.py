@@ -22,6 +22,8 @@ from geoseg.core.text import counted, number, plain, redact, size, span_of_time
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.rasters.addresses import is_collection
+from geoseg.rasters.bands import named
+from geoseg.rasters.source import steps_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -213,6 +215,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
         "height": grid.height,
         "width": grid.width,
         "bands": [band.name for band in source.bands],
+        **({"steps": list(steps)} if (steps := steps_of(source.bands)) else {}),
         "dtype": str(source.dtype),
         "notes": list(source.notes),
         "pixel_size_m": grid.pixel_size_m,
@@ -244,7 +247,7 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
         device = {"device memory": f"about {size(s['device_memory'])} of the GPU's"}
     return {
         "raster": f"{s['raster']}: {s['width']} x {s['height']} px{metres}",
-        "bands": f"{', '.join(s['bands'])} ({s['dtype']})",
+        "bands": f"{named(made.source.bands)} ({s['dtype']})",
         "model": f"{s['model']}: {', '.join(s['classes'])}",
         "windows": f"{s['windows']:,} of {s['window']} px, overlap {s['overlap']} px",
         "blocks": f"{s['blocks']:,} of {s['block']} px, chunks of {s['chunk']} px",

@@ -145,7 +145,8 @@ def _dtype(card: Card, source: Source) -> Finding:
         text = f"its pixels are complex ({name}), no model takes those"
         return Finding(subject="dtype", level="wrong", text=text)
     # Floats of a series may be whole numbers: NaN is what a step does not show.
-    if card.dtypes is not None and name not in card.dtypes and card.times is None:
+    whole = is_series(source.bands) and source.dtype.kind == "f"
+    if card.dtypes is not None and name not in card.dtypes and not whole:
         trained = f"the model was trained on {', '.join(card.dtypes)}"
         remedy = _converted(source.dtype, card.dtypes[0])
         text = f"its pixels are {name}, {trained}; {remedy}"

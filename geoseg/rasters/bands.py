@@ -24,6 +24,7 @@ from geoseg.rasters.source import (
     SourceBand,
     by_step,
     noted,
+    steps_of,
 )
 
 if TYPE_CHECKING:
@@ -217,6 +218,15 @@ def listed(bands: Sequence[Named | int]) -> str:
     ]
     more = f", … {len(bands) - 20} more" if len(bands) > 20 else ""
     return ", ".join(shown) + more
+
+
+def named(bands: Sequence[SourceBand]) -> str:
+    """Return the names of bands as a line shows them, once where there are dates."""
+    steps = steps_of(bands)
+    names = ", ".join(dict.fromkeys(band.name for band in bands))
+    if len(steps) < 2:
+        return ", ".join(band.name for band in bands)
+    return f"{names} of {len(steps)} dates, {steps[0]} … {steps[-1]}"
 
 
 def choose(source: Source, wanted: Sequence[str]) -> Source:

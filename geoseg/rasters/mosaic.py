@@ -383,7 +383,7 @@ def stack(sources: Sequence[Source], name: str) -> Source:
     )
 
 
-def series(dated: Sequence[tuple[str | None, Source]]) -> Source:
+def dated_stack(dated: Sequence[tuple[str | None, Source]]) -> Source:
     """Return rasters of one date each as one source, oldest first.
 
     Args:

@@ -18,7 +18,7 @@ from geoseg.rasters.array import open_array
 from geoseg.rasters.bands import choose, match_bands
 from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.gcps import placed
-from geoseg.rasters.mosaic import mosaic, series
+from geoseg.rasters.mosaic import dated_stack, mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
     alike,
@@ -155,7 +155,7 @@ def _opened(
     if type(source).__module__.partition(".")[0] == "xarray":
         return open_array(source, nodata=told.nodata)
     if (dated := _dated(source)) is not None:
-        return series([(step, _opened(one, told)) for step, one in dated])
+        return dated_stack([(step, _opened(one, told)) for step, one in dated])
     items = items_of(source)
     if items is not None:
         return open_items(items, told=told)

@@ -13,6 +13,7 @@ from geoseg.maps.complete import block_counts
 from geoseg.maps.overviews import open_pyramid
 from geoseg.maps.provenance import crs_name, name_of, provenance
 from geoseg.maps.store import Masks
+from geoseg.rasters.bands import named
 from geoseg.viz.picture import class_overview, class_png
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def plan_html(plan: Plan) -> str:
         f"Plan: {plan.source.name}",
         [
             *_grid_facts(plan.source.grid),
-            ("bands", ", ".join(b.name for b in plan.source.bands)),
+            ("bands", named(plan.source.bands)),
             ("model", card.name),
             ("windows", f"{tiling.windows:,} of {tiling.window} px"),
             ("overlap", f"{tiling.overlap} px"),

@@ -18,6 +18,7 @@ from pyproj import Transformer
 from torch import nn
 
 from geoseg.cli import main
+from geoseg.cli.segment import plan_lines, plan_summary
 from geoseg.core.grid import Window
 from geoseg.errors import GeosegError, ModelError
 from geoseg.inference.workflow import run_plan
@@ -409,6 +410,15 @@ def test_dates_are_part_of_what_a_map_is_made_of(tmp_path):
     window = Window(y=0, x=0, height=40, width=40)
     degrees = Transformer.from_crs(32633, 4326).transform(600_200, 5_299_800)
     np.testing.assert_allclose(context.locations([window])[0], degrees, rtol=1e-6)
+
+
+def test_a_plan_says_bands_once_and_dates(tmp_path):
+    plan = small.make_plan(
+        series(40, 40), model=f"{written(tmp_path)}:model", chunk=CHUNK
+    )
+    assert "red, nir of 3 dates, 2024-04-01 … 2024-06-01" in plan_lines(plan, 1)[1]
+    assert plan_summary(plan, 1)["steps"] == [*STEPS]
+    assert "red, nir of 3 dates" in plan._repr_html_()
 
 
 def test_check_says_which_band_is_which_at_each_step(tmp_path, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.numbers import as_reflectance
 from geoseg.rasters.open import for_model, open_source, resampled
 from geoseg.rasters.source import Renamed, Source, noted, steps_of
+from geoseg.testing import MemorySource
 
 STEPS = ("2025-04-01", "2025-05-01", "2025-06-01")
 
@@ -233,6 +234,34 @@ def test_a_list_of_dated_arrays_is_the_series(values):
         open_source([given.isel(time=0, drop=True), given.isel(time=1)])
     with pytest.raises(RasterError, match="both of 2025-04-01"):
         open_source([given.isel(time=0), given.isel(time=0)])
+
+
+def test_dates_on_other_grids_come_onto_the_finest(values):
+    fine = array(values).isel(time=0)
+    coarse = array(values[:, :, :5, :6]).isel(time=1)
+    coarse = coarse.assign_coords(y=coarse.y * 2 - 5e6, x=coarse.x * 2 - 5e5)
+    away = array(values).isel(time=2).rio.reproject("EPSG:32634")
+    source = open_source([fine, coarse, away])
+    assert source.grid == open_source(fine).grid
+    pixels, valid = whole(source)
+    shown = np.isfinite(pixels).reshape(3, 2, *valid.shape)
+    assert (shown[:, 0] == shown[:, 1]).all()
+    np.testing.assert_array_equal(valid, shown.all(axis=1).any(axis=0))
+    assert shown.any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(pixels[0][shown[0, 0]], values[0, 0][shown[0, 0]])
+
+
+def test_a_fake_of_a_series_is_a_series(values):
+    real = open_source(array(values))
+    fake = MemorySource(
+        values=values.reshape(6, 11, 13),
+        names=("red", "nir") * 3,
+        steps=tuple(step for step in STEPS for _ in range(2)),
+    )
+    assert told(fake) == told(real)
+    for ours, theirs in zip(whole(fake), whole(real), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert told(fake.select([4])) == told(real.select([4]))
 
 
 @pytest.mark.parametrize(
