@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from shapely.geometry import box, shape
 
 from geoseg.core.dates import moment_of
+from geoseg.rasters.search import find
 
 
 class Server(ThreadingHTTPServer):
@@ -162,6 +163,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def found_items(what, **how):
+    """Return the items that a search finds."""
+    return find(what, **how).items
 
 
 def collection_of(name, root):

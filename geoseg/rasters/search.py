@@ -71,11 +71,6 @@ class Found:
     """Where, in degrees."""
 
 
-def found_items(what: Any, **how: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - as `find`
-    """Return the items that `find` finds."""
-    return find(what, **how).items
-
-
 def find(
     what: Any,  # noqa: ANN401 - whatever can tell items
     *,

@@ -11,7 +11,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
-from stac_server import serving
+from stac_server import found_items, serving
 
 from geoseg.cli import run
 from geoseg.errors import GeosegError, RasterError, UnavailableError
@@ -19,7 +19,7 @@ from geoseg.rasters import archives as archives_module
 from geoseg.rasters import http
 from geoseg.rasters.archives import archives
 from geoseg.rasters.open import open_source
-from geoseg.rasters.search import find, found_items
+from geoseg.rasters.search import find
 from geoseg.rasters.stac import open_items
 
 pystac_client = pytest.importorskip("pystac_client")

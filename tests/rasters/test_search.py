@@ -7,9 +7,10 @@ import pytest
 import rasterio
 import shapely
 from rasterio.transform import from_origin
+from stac_server import found_items
 
 from geoseg.errors import GeosegError, RasterError
-from geoseg.rasters.search import find, found_items
+from geoseg.rasters.search import find
 from geoseg.rasters.search_table import Scenes, lines_of
 from geoseg.rasters.stac import open_items
 

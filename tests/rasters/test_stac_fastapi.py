@@ -10,10 +10,10 @@ from ports import free_port
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
-from stac_server import collection_of, matches, serving
+from stac_server import collection_of, found_items, matches, serving
 
 from geoseg.errors import GeosegError, RasterError
-from geoseg.rasters.search import find, found_items
+from geoseg.rasters.search import find
 from geoseg.rasters.stac import open_items
 
 pytest.importorskip("pystac_client")
