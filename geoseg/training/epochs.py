@@ -39,6 +39,10 @@ class EpochBar(Callback):  # type: ignore[misc]
         self._task = self._bar.add_task("train", total=None, epoch="-", figures="")
         self._figures = "starting"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to the processes that train together, where it is drawn."""
+        return EpochBar, ()
+
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         """Show the bar, in the first of several processes."""
         total = trainer.max_epochs * trainer.num_training_batches

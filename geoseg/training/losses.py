@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -31,12 +32,14 @@ def make_loss(name: str) -> Loss:
             f"loss {name!r} is not known: {', '.join(_LOSSES)}, or a sum such as "
             "ce+dice"
         )
+    return partial(_sum, parts)
 
-    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        terms = [_LOSSES[part](logits.float(), targets.long()) for part in parts]
-        return torch.stack(terms).sum()
 
-    return loss
+def _sum(
+    parts: Sequence[str], logits: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    terms = [_LOSSES[part](logits.float(), targets.long()) for part in parts]
+    return torch.stack(terms).sum()
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

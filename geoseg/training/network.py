@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
@@ -88,7 +90,9 @@ def train_network(
     state = torch.load(kept, map_location="cpu", weights_only=True)
     task.load_state_dict(state["state_dict"])
     module.to("cpu").eval()
-    rows = curves.rows
+    # Of several processes each had curves of its own; the checkpoint has the first's.
+    ended = torch.load(last, map_location="cpu", weights_only=True)
+    rows = ended["callbacks"][curves.state_key]["rows"]
     epoch = int(state["epoch"])
     found = rows[epoch] if rows else {}
     accuracy = None
@@ -113,7 +117,15 @@ def _trainer(
     # Masks are matched to objects by their losses: lower precision would move them.
     exact = options.precision == "auto" and has_own_loss(card)
     precision = choose_precision(device, "fp32" if exact else options.precision)
-    devices: Any = "auto" if options.device in ("auto", "cuda") else [device.index or 0]
+    devices = devices_of(options)
+    count = devices if isinstance(devices, int) else len(devices)
+    strategy: Any = "auto"
+    if count > 1:
+        # Started anew, and not by running the user's command again in every process.
+        # Networks with a loss of their own leave some weights without a gradient.
+        strategy = DDPStrategy(
+            start_method="spawn", find_unused_parameters=has_own_loss(card)
+        )
     callbacks: list[Callback] = [curves, *([EpochBar()] if progress else [])]
     if task.is_validated:
         callbacks += [
@@ -134,7 +146,8 @@ def _trainer(
     )
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=devices if device.type == "cuda" else 1,
+        devices=devices,
+        strategy=strategy,
         precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[
             precision
         ],
@@ -152,6 +165,27 @@ def _trainer(
         default_root_dir=folder,
         plugins=[_WholeFiles()],
     )
+
+
+def devices_of(options: TrainOptions) -> int | list[int]:
+    """Return the GPUs that train together, or how many processes of a CPU do.
+
+    `auto` and `cuda` are all there are; in a notebook, whose cells other processes
+    cannot run, the first.
+    """
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        return 1
+    if options.device not in ("auto", "cuda"):
+        return [device.index or 0]
+    found = list(range(torch.cuda.device_count()))
+    if len(found) > 1 and hasattr(sys, "ps1"):
+        warnings.warn(
+            f"of {len(found)} GPUs one trains, in a notebook: geoseg train takes all",
+            stacklevel=2,
+        )
+        return found[:1]
+    return found
 
 
 class _WholeFiles(TorchCheckpointIO):  # type: ignore[misc]

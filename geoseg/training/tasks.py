@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import logging
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from geoseg.execution.resources import cores
 from geoseg.models.networks.device import choose_device
 from geoseg.models.networks.scaling import Scaling
 from geoseg.models.networks.torch_adapter import fit_channels, tensor_of
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from geoseg.training.options import TrainOptions
 
 _MOST_VALIDATION = 1024
+_AHEAD = 4  # batches that each loader has ready, for when one takes longer
 
 
 class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
@@ -73,6 +76,12 @@ class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
         """Return what the last validation found, beyond what was logged."""
         raise NotImplementedError
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Keep Lightning as quiet in each of several processes as it is in one."""
+        if self._processes > 1:
+            logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+            warnings.simplefilter("ignore")
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
         """AdamW, and one cycle of the learning rate."""
         options = self._options
@@ -107,8 +116,9 @@ class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
         on_gpu = choose_device(self._options.device).type == "cuda"
         loaders = self._options.loaders
         if loaders is None:
-            # On a CPU the network needs all cores; in front of a GPU they are free.
-            loaders = min(16, os.cpu_count() or 1) if on_gpu else 0
+            # On a CPU the network needs all cores; in front of GPUs they are free, and
+            # the processes share them.
+            loaders = max(1, min(16, cores() // self._processes)) if on_gpu else 0
         return DataLoader(
             data,
             batch_size=self._options.batch,
@@ -117,7 +127,13 @@ class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
             drop_last=len(sampler) >= self._options.batch and isinstance(data, Patches),
             pin_memory=on_gpu,
             persistent_workers=loaders > 0,
+            prefetch_factor=_AHEAD if loaders else None,
         )
+
+    @property
+    def _processes(self) -> int:
+        """How many train together."""
+        return int(self.trainer.world_size)
 
     def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
         """Make what is random in a step its own."""

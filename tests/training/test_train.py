@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -41,6 +42,7 @@ from geoseg.models.classical.forest import Trees
 from geoseg.models.folder import open_folder
 from geoseg.models.load import load_model
 from geoseg.models.networks import hf
+from geoseg.training import network
 from geoseg.training.epochs import EpochBar
 from geoseg.training.losses import make_loss
 from geoseg.training.options import TrainOptions
@@ -384,6 +386,20 @@ def test_a_killed_training_goes_on_and_ends_the_same(ground, trained, tmp_path):
         for folder in (trained, killed)
     )
     assert one == other  # but for the seconds, in the last column
+
+
+def test_two_processes_train_one_network(ground, trained, tmp_path, monkeypatch):
+    """As several GPUs do, by gloo; together they validate on what one would."""
+    raster, label, _ = ground
+    monkeypatch.setattr(network, "devices_of", lambda _: 2)
+    how = SMALL | {"epochs": 1, "windows": 8, "batch": 2}
+    card = open_folder(train(raster, labels=label, out=tmp_path / "m", **how)).card
+    rows = list(csv.DictReader((tmp_path / "m/curves.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["0"]
+    alone = open_folder(trained).card.facts["validation"]
+    both = card.facts["validation"]
+    assert both["pixels"] == alone["pixels"] > 0
+    assert pickle.loads(pickle.dumps(EpochBar()))
 
 
 def test_fine_tuning_with_other_bands_and_classes(ground, trained, tmp_path):
