@@ -46,6 +46,7 @@ _NOT_PIXELS: Final = frozenset({
     "thumbnail", "overview", "visual", "metadata", "data-mask", "cloud", "snow-ice",
     "saturation", "water-mask", "cloud-shadow",
 })  # fmt: skip
+_PICTURES: Final = ("thumbnail", "overview", "preview", "rendered_preview")
 _NO_BAND: Final = re.compile(
     r"visual|thumbnail|preview|rendered_preview|tilejson|scl|aot|wvp|(\w+_)?qa(_\w+)?"
     r"|cloud|snow|fmask|(.+_)?mask|(s[az]a|v[az]a)|granule_metadata|atran|cdist|drad"
@@ -104,7 +105,8 @@ def placed(
 ) -> dict[str, Any]:
     """Return an item with addresses that do not depend on where it lies.
 
-    Signatures are cut off those that are signed anew whenever they are used.
+    Signatures are cut off those that are signed anew whenever they are used. Pictures
+    to look at that lie where they may not are left out.
 
     Args:
         item: As it is told.
@@ -124,14 +126,28 @@ def placed(
     known = (*trust, *trusted_hosts())
     found = {}
     for key, asset in assets.items():
+        found[key] = asset
         if isinstance(asset, Mapping) and isinstance(asset.get("href"), str):
             href = absolute_href(as_told(asset["href"]), by)
             if check and _is_raster(asset):
-                href = allowed(href, by, known)
+                try:
+                    href = allowed(href, by, known)
+                except RasterError:
+                    if not _is_picture(key, asset):
+                        raise
+                    del found[key]  # nobody opens it, and so nobody needs to trust it
+                    continue
             elif not is_remote(href) and not host_of(by):
                 href = str(Path(by).parent / href)
             found[key] = {**asset, "href": href}
-    return {**item, "assets": {**assets, **found}}
+    return {**item, "assets": found}
+
+
+def _is_picture(key: str, asset: Mapping[str, Any]) -> bool:
+    """Whether an asset is there to be looked at only."""
+    roles = asset.get("roles")
+    told = roles if isinstance(roles, list) else []
+    return key in _PICTURES or any(role in _PICTURES for role in told)
 
 
 def links_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:

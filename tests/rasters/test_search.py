@@ -123,6 +123,16 @@ def test_rasters_elsewhere_are_refused_or_listed(tmp_path):
     assert ids(find(path, trust=("elsewhere.example",)).items) == ["far"]
 
 
+def test_a_picture_elsewhere_is_left_out(tmp_path):
+    """Archives serve pictures from elsewhere; who is not opened needs no trust."""
+    one = item("a", "2025-05-01T00:00:00Z")
+    for key, roles in (("rendered_preview", None), ("small", ["thumbnail"])):
+        picture = {"href": "https://pictures.example/a.png", "type": "image/png"}
+        one["assets"][key] = picture | ({"roles": roles} if roles else {})
+    (found,) = found_items(save(tmp_path / "scenes.json", [one]))
+    assert [*found["assets"]] == ["red"]
+
+
 def test_files_of_known_archives_are_trusted_and_unsigned(tmp_path):
     href = "https://sentinel2l2a01.blob.core.windows.net/s2/a.tif"
     one = item("a", "2025-05-01T00:00:00Z", href=f"{href}?se=2030&sig=abc")
