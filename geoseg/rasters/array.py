@@ -79,28 +79,51 @@ class ArraySource:
     def _stored(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window as they are in the array; a copy."""
         where = self.array[(..., *window.slices)]
-        layers = np.array(self.layers)
-        if where.ndim == 3:
-            data = _computed(where[layers])
-        else:  # only what is needed, along each of the two dims
-            times, bands = np.divmod(layers, where.shape[1])
-            some, few = np.unique(times), np.unique(bands)
-            data = _computed(
-                where.isel(dict(zip(where.dims, (some, few), strict=False)))
-            )
-            data = data.reshape(-1, *data.shape[2:])
-            at = np.searchsorted(some, times) * len(few) + np.searchsorted(few, bands)
-            data = data if np.array_equal(at, np.arange(len(data))) else data[at]
-        kept = np.uint8 if self.array.dtype == bool else self.array.dtype
-        return np.asarray(data, dtype=kept, order="C")
+        kept = np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
+        groups = self._together()
+        if len(groups) == 1:
+            return np.asarray(_picked(where, self.layers), dtype=kept, order="C")
+        shape = (len(self.layers), window.height, window.width)
+        pixels = np.empty(shape, kept)
+        for places in groups:
+            pixels[places] = _picked(where, [self.layers[i] for i in places])
+        return pixels
+
+    def _together(self) -> list[NDArray[np.intp]]:
+        """Return which layers lie in the same chunks of the first dim.
+
+        Dask holds the chunks and what it makes of them: of all dates at once that is
+        far more than the pixels.
+        """
+        steps = self.array.shape[1] if self.array.ndim == 4 else 1
+        first = np.array(self.layers) // steps
+        if self.array.chunks is None:
+            return [np.arange(len(first))]
+        chunk = np.searchsorted(np.cumsum(self.array.chunks[0]), first, side="right")
+        return [np.flatnonzero(chunk == c) for c in np.unique(chunk)]
+
+
+def _picked(where: xr.DataArray, layers: Sequence[int]) -> NDArray[Any]:
+    """Return some layers of an array, (layer, y, x); a copy."""
+    if where.ndim == 3:
+        return _computed(where[list(layers)])
+    times, bands = np.divmod(layers, where.shape[1])
+    some, few = np.unique(times), np.unique(bands)
+    # Only what is needed, along each of the two dims.
+    data = _computed(where.isel(dict(zip(where.dims, (some, few), strict=False))))
+    data = data.reshape(-1, *data.shape[2:])
+    at = np.searchsorted(some, times) * len(few) + np.searchsorted(few, bands)
+    return data if np.array_equal(at, np.arange(len(data))) else data[at]
 
 
 def _computed(part: xr.DataArray) -> NDArray[Any]:
     """Return the values of a part that was picked by lists, which copies it."""
     data = part.data
-    if hasattr(data, "dask"):  # here and now, not in tasks of their own
-        return np.array(data.compute(scheduler="synchronous"))
-    return np.asarray(data)
+    if not hasattr(data, "dask"):
+        return np.asarray(data)
+    # Here and now, not in tasks of their own. A single chunk may be somebody's array.
+    values = np.asarray(data.compute(scheduler="synchronous"))
+    return values.copy() if data.npartitions == 1 else values
 
 
 def open_array(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from dataclasses import replace
 
+import dask.array as da
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401 - gives arrays their .rio
@@ -181,6 +183,32 @@ def test_dims_come_in_any_order_and_under_other_names(values, backed):
         some = few.read(window)[0]
         at = (slice(None), *window.slices)
         np.testing.assert_array_equal(some, expected[[5, 0]][at])
+
+
+def test_dates_are_read_one_after_the_other():
+    """Dask holds chunks beside what it makes of them: of one date, not of all."""
+    dates = np.arange("2024-01", "2025-01", dtype="datetime64[M]")
+    pixels = da.random.default_rng(0).random(
+        (12, 2, 400, 400), dtype="float32", chunks=(1, 2, 300, 300)
+    )
+    source = open_source(array(da.where(pixels < 0.1, np.nan, pixels), dates))
+    whole(source)
+    tracemalloc.start()
+    try:
+        read, _ = whole(source)
+        assert tracemalloc.get_traced_memory()[1] < 1.6 * read.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("chunks", [None, -1, {"time": 1, "y": 4}])
+def test_what_is_read_is_a_copy(values, chunks):
+    given = array(values.copy())
+    given = given if chunks is None else given.chunk(chunks).persist()
+    source = open_source(given)
+    pixels, _ = whole(source)
+    pixels[:] = 7
+    np.testing.assert_array_equal(whole(source)[0], values.reshape(6, 11, 13))
 
 
 def test_what_is_nodata_in_whole_numbers_is_missing():
