@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     import xarray as xr
     from numpy.typing import NDArray
+
+# Bytes of a window from which on it is computed in strips.
+_AT_ONCE: Final = 1 << 27
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,29 +81,40 @@ class ArraySource:
 
     def _stored(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window as they are in the array; a copy."""
-        where = self.array[(..., *window.slices)]
         kept = np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
-        groups = self._together()
-        if len(groups) == 1:
+        pieces = self._pieces(window)
+        if len(pieces) == 1:
+            where = self.array[(..., *window.slices)]
             return np.asarray(_picked(where, self.layers), dtype=kept, order="C")
         shape = (len(self.layers), window.height, window.width)
         pixels = np.empty(shape, kept)
-        for places in groups:
-            pixels[places] = _picked(where, [self.layers[i] for i in places])
+        for places, part in pieces:
+            where = self.array[(..., *part.slices)]
+            rows = part.relative_to(window).slices[0]
+            pixels[places, rows] = _picked(where, [self.layers[i] for i in places])
         return pixels
 
-    def _together(self) -> list[NDArray[np.intp]]:
-        """Return which layers lie in the same chunks of the first dim.
+    def _pieces(self, window: Window) -> list[tuple[NDArray[np.intp], Window]]:
+        """Return which layers, and where, are computed at once.
 
-        Dask holds the chunks and what it makes of them: of all dates at once that is
-        far more than the pixels.
+        Dask holds the chunks and what it makes of them, which of all dates of a large
+        window is far more than the pixels. No chunk is computed twice.
         """
         steps = self.array.shape[1] if self.array.ndim == 4 else 1
         first = np.array(self.layers) // steps
         if self.array.chunks is None:
-            return [np.arange(len(first))]
+            return [(np.arange(len(first)), window)]
         chunk = np.searchsorted(np.cumsum(self.array.chunks[0]), first, side="right")
-        return [np.flatnonzero(chunk == c) for c in np.unique(chunk)]
+        groups = [np.flatnonzero(chunk == c) for c in np.unique(chunk)]
+        size = len(first) * window.height * window.width * self.array.dtype.itemsize
+        if len(groups) > 1 or size <= _AT_ONCE:
+            return [(places, window) for places in groups]
+        ends = np.cumsum(self.array.chunks[-2])
+        cuts = [y for y in ends.tolist() if window.y < y < window.bottom]
+        return [
+            (groups[0], Window.spanning(y, bottom, window.x, window.right))
+            for y, bottom in pairwise([window.y, *cuts, window.bottom])
+        ]
 
 
 def _picked(where: xr.DataArray, layers: Sequence[int]) -> NDArray[Any]:

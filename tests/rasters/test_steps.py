@@ -185,11 +185,13 @@ def test_dims_come_in_any_order_and_under_other_names(values, backed):
         np.testing.assert_array_equal(some, expected[[5, 0]][at])
 
 
-def test_dates_are_read_one_after_the_other():
-    """Dask holds chunks beside what it makes of them: of one date, not of all."""
+@pytest.mark.parametrize("dates_of_a_chunk", [1, 12])
+def test_dates_are_read_one_after_the_other(dates_of_a_chunk, monkeypatch):
+    """Dask holds chunks beside what it makes of them: of few of them at once."""
+    monkeypatch.setattr("geoseg.rasters.array._AT_ONCE", 1 << 20)
     dates = np.arange("2024-01", "2025-01", dtype="datetime64[M]")
     pixels = da.random.default_rng(0).random(
-        (12, 2, 400, 400), dtype="float32", chunks=(1, 2, 300, 300)
+        (12, 2, 400, 400), dtype="float32", chunks=(dates_of_a_chunk, 2, 100, 100)
     )
     source = open_source(array(da.where(pixels < 0.1, np.nan, pixels), dates))
     whole(source)
