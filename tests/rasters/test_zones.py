@@ -66,7 +66,7 @@ def border(tmp_path_factory):
 def shown(border, crs):
     """Return a series of both scenes, its valid pixels, and their true area."""
     path, aoi = border
-    series = open_asked(path, SeriesOptions(crs=crs), aoi=aoi).series
+    series = open_asked(path, SeriesOptions(crs=crs), aoi=aoi)
     grid = series.grid
     _, valid = series.read(grid.window)
     areas = np.broadcast_to(measure(grid).areas_of(grid.window), valid.shape)
