@@ -224,7 +224,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def unsigned(pixels: torch.Tensor, dtype: np.dtype[Any]) -> torch.Tensor:
-    """Return fp32 pixels of which `pinned` may have made signed numbers, in place."""
+    """Return fp32 pixels of which `sent` may have made signed numbers, in place."""
     if dtype == np.uint16:
         pixels += (pixels < 0) * 65536.0
     return pixels

@@ -4,11 +4,12 @@
     device's thread                      └→ cut → step → add → label ──┘
 
 The device's thread only asks, and waits for nothing; the device works through what it
-was asked in its own time, and tasks copy beside it. Windows are cut on the device out
-of their block's pixels, and batches are filled across blocks: the *step*, from pixels
-to weighted integer scores of a batch, always sees one shape, whatever the blocks. Sums
-are kept on the device and labelled there when a block's last window has been added;
-labels, and the sums of its border and halo, come back.
+was asked in its own time, and tasks copy beside it. (Where objects are found it waits
+for how many there are.) Windows are cut on the device out of their block's pixels, and
+batches are filled across blocks, so that the network sees one shape, whatever the
+blocks. What a batch is passed through and what becomes of it is told by a *step*: of
+scores, labels or objects (`block_steps`, `objects/step`). What it keeps of a block lies
+on the device until its last window has been added; then the block's answer comes back.
 """
 
 from __future__ import annotations
