@@ -24,7 +24,7 @@ from geoseg.errors import (
     first_line,
     is_full,
 )
-from geoseg.execution.engine import engine
+from geoseg.execution.engine import engine, processes
 from geoseg.execution.progress import Progress
 from geoseg.execution.tasks import Engine, Outcome
 from geoseg.inference.order import Key, Order
@@ -177,7 +177,7 @@ def run_blocks(
         ClusterError: The scheduler is gone.
         Terminated: The process was asked to end; blocks in hand were finished first.
     """
-    state = _begin(job, stages, skipped)
+    state = _begin(job, stages, skipped, processes(client))
     before = state.done
     with engine(job, client=client, threads=threads) as tasks:
         try:
@@ -193,7 +193,9 @@ def run_blocks(
     return state.info
 
 
-def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _State:
+def _begin(
+    job: Job, stages: Sequence[Stage], skipped: Collection[Key], workers: int
+) -> _State:
     status = np.zeros((job.tiling.block_rows, job.tiling.block_cols), np.uint8)
     for through, stage in enumerate(stages, start=1):
         for key in job.masks.marked(stage.marks):
@@ -204,7 +206,7 @@ def _begin(job: Job, stages: Sequence[Stage], skipped: Collection[Key]) -> _Stat
         job=job,
         stages=stages,
         status=status,
-        order=Order(status == 0, _across(job)),
+        order=Order(status == 0, _across(job, workers)),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
         cells=int(_cells(job.tiling)[status > 0].sum()),
@@ -221,10 +223,16 @@ def _cells(tiling: Tiling) -> NDArray[np.int64]:
     return np.outer(rows, cols).astype(np.int64)
 
 
-def _across(job: Job) -> int:
-    """Return how many columns of blocks are worked through at a time."""
+def _across(job: Job, workers: int) -> int:
+    """Return how many columns of blocks are worked through at a time.
+
+    So many that what several workers have each is about square, with few neighbours on
+    others.
+    """
     pixel = len(job.source.bands) * job.source.dtype.itemsize
-    return max(1, _ACROSS // (pixel * job.tiling.block))
+    most = _ACROSS // (pixel * job.tiling.block)
+    side = job.tiling.blocks if workers == 1 else (job.tiling.blocks / workers) ** 0.5
+    return max(1, min(most, round(side)))
 
 
 def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:
