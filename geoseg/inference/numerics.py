@@ -34,9 +34,9 @@ class Numerics:
     """`fp32`, `bf16`, `fp16`, or what the model says of itself, such as `own`."""
     batch: int | None
     """Windows per step, where that changes bits; None: it changes none."""
-    engine: Literal["torch", "compile"] | None = None
-    """What runs batches on a device; None: windows go side by side, or the model's
-    own way."""
+    engine: Literal["torch", "compile", "openvino"] | None = None
+    """What runs batches on a device, or windows on a CPU; None: torch runs windows side
+    by side, or the model its own way."""
     card: str | None = None
     """What the GPU is called; None on a processor."""
 
@@ -81,7 +81,7 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
     batch = model.batch if card or model.streams else None
     numerics = Numerics(precision=model.precision, batch=batch, card=card)
     if not model.streams:
-        return Choice(numerics=numerics)
+        return _on_a_cpu(recipe, numerics)
     assert batch is not None
     numerics = replace(numerics, engine="torch")
     scores = model.card.task == "semantic" and model.card.output != "labels"
@@ -104,6 +104,16 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         return Choice(numerics=numerics, notes=(note,))
     code = code_of(recipe, batch) if travels else None
     return Choice(numerics=replace(numerics, engine="compile"), code=code)
+
+
+def _on_a_cpu(recipe: ModelRecipe, numerics: Numerics) -> Choice:
+    """Return the choice with OpenVINO where that is asked for."""
+    if recipe.options.engine != "openvino":
+        return Choice(numerics=numerics)
+    if recipe.load().engine == "openvino":
+        return Choice(numerics=replace(numerics, engine="openvino"))
+    note = "--engine openvino is for networks of torch: this model runs its own way"
+    return Choice(numerics=numerics, notes=(note,))
 
 
 def _pays(recipe: ModelRecipe, batch: int, windows: int) -> bool:
@@ -141,8 +151,8 @@ def choose_numerics(
         engine = begun.get("engine")
         if asked.precision != "auto" and precision in get_args(Precision):
             precision = asked.precision
-        if engine and asked.engine != "auto":
-            engine = asked.engine
+        if asked.engine != "auto" and (engine or asked.engine == "openvino"):
+            engine = asked.engine if asked.engine != "threads" else None
         numerics = Numerics(
             precision=precision,
             batch=batch and (asked.batch or batch),

@@ -67,7 +67,7 @@ class PlanOptions(RasterOptions, SeriesOptions):
     precision: Annotated[Precision, Cli(section=Section.SPEED)] = "auto"
     """auto: the fastest that the device is built for."""
     engine: Annotated[EngineName, Cli(section=Section.SPEED)] = "auto"
-    """What runs a network: threads on a CPU, torch or compile on a GPU."""
+    """What runs a network: threads or openvino on a CPU, torch or compile on a GPU."""
     memory: Annotated[
         float | str | None,
         BeforeValidator(bytes_of),

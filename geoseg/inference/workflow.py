@@ -76,7 +76,7 @@ def make_plan(
     batch: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
-    engine: Literal["auto", "threads", "torch", "compile"] = "auto",
+    engine: Literal["auto", "threads", "torch", "compile", "openvino"] = "auto",
     tta: Literal["d4", "flips"] | None = None,
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
@@ -149,7 +149,7 @@ def segment(
     batch: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
-    engine: Literal["auto", "threads", "torch", "compile"] = "auto",
+    engine: Literal["auto", "threads", "torch", "compile", "openvino"] = "auto",
     tta: Literal["d4", "flips"] | None = None,
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
@@ -207,9 +207,10 @@ def segment(
         batch: Windows per forward pass; default by device.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         precision: `auto`, `fp32`, `bf16`, `fp16`.
-        engine: What runs a network: `threads` (windows side by side, on a CPU), `torch`
-            (batches cut and blended on the device), `compile` (likewise, compiled);
-            `auto` compiles on GPUs where that pays.
+        engine: What runs a network: `threads` (windows side by side, on a CPU),
+            `openvino` (likewise; needs `geoseg[openvino]`), `torch` (batches cut and
+            blended on the device), `compile` (likewise, compiled); `auto` compiles on
+            GPUs where that pays.
         tta: Look at every window turned and mirrored: `d4` eight times, `flips` four.
         scales: Look at every window resized by these factors too: 0.5, 1, 2.
         prompts: Vector file of points, boxes or polygons, in map coordinates: what a

@@ -28,7 +28,12 @@ from geoseg.models.context import Context, context_of
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
 from geoseg.models.identity import Opened, content_hash, file_sha256, opened
-from geoseg.models.networks.device import EngineName, ModelOptions, Precision
+from geoseg.models.networks.device import (
+    SIDE_BY_SIDE,
+    EngineName,
+    ModelOptions,
+    Precision,
+)
 from geoseg.rasters.source import by_step
 
 if TYPE_CHECKING:
@@ -149,7 +154,7 @@ class ModelRecipe:
                     else options.precision,
                     batch=own.batch if options.batch == model.batch else options.batch,
                     engine=own.engine
-                    if (options.engine == "threads") == (model.engine == "threads")
+                    if _is_run_alike(options.engine, model.engine)
                     else options.engine,
                 )
                 if chosen == own:
@@ -253,6 +258,13 @@ class ModelRecipe:
         return opened
 
 
+def _is_run_alike(asked: str, loaded: str) -> bool:
+    """Whether a loaded model serves another engine: batches may be compiled or not."""
+    return (asked in SIDE_BY_SIDE) == (loaded in SIDE_BY_SIDE) and (
+        asked not in SIDE_BY_SIDE or asked == loaded
+    )
+
+
 def model_recipe(
     spec: object,
     *,
@@ -278,7 +290,7 @@ def model_recipe(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch: Windows per forward pass; None: what suits the device.
-        engine: `auto`, `threads`, `torch` or `compile`.
+        engine: `auto`, `threads`, `torch`, `compile` or `openvino`.
         device_memory: Bytes of the GPU that may be used; None: most of what is free.
         tta: `d4` looks at every window in all eight turns and mirrors, `flips` in four.
         scales: Looks at every window resized by these factors, such as 0.5, 1, 2.

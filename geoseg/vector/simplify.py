@@ -234,10 +234,9 @@ def _twice(xy: Any, a: int, b: int, c: int) -> int:
 
 
 @compiled
-def _enqueue(
-    i: int, level: int, queue: Any, head: Any, tail: Any, queued: Any, used: int
-) -> int:
+def _enqueue(i: int, level: int, queues: Any, queued: Any, used: int) -> int:
     """Put a vertex last in a level's queue."""
+    queue, head, tail = queues
     queue[used, 0], queue[used, 1] = i, -1
     if head[level] < 0:
         head[level] = used
@@ -261,9 +260,7 @@ def _thin(
     bound: Any,
     queued: Any,
     stack: Any,
-    queue: Any,
-    head: Any,
-    tail: Any,
+    queues: Any,
 ) -> None:
     """Take vertices away from one arc; what stays is linked by `before` and `after`.
 
@@ -271,6 +268,7 @@ def _thin(
     again; of its places in queues, the one that `queued` names counts.
     """
     area, distance, height, width = limits[0], limits[1], limits[2], limits[3]
+    queue, head, _ = queues
     n = len(xy)
     closed = xy[0, 0] == xy[n - 1, 0] and xy[0, 1] == xy[n - 1, 1]
     by_area = area < np.inf
@@ -290,7 +288,7 @@ def _thin(
             rank[i] = int(min(2.0, keys[i] / distance) * _MOST)
     for i in range(1, n - 1):
         if rank[i] <= largest:
-            used = _enqueue(i, int(rank[i] * scale), queue, head, tail, queued, used)
+            used = _enqueue(i, int(rank[i] * scale), queues, queued, used)
     inner, level = n - 2, 0
     while level < _LEVELS:
         item = head[level]
@@ -333,7 +331,7 @@ def _thin(
             queued[j] = -1
             if rank[j] <= largest:
                 at = int(rank[j] * scale)
-                used = _enqueue(j, at, queue, head, tail, queued, used)
+                used = _enqueue(j, at, queues, queued, used)
                 level = min(level, at)
 
 
@@ -418,8 +416,11 @@ def simplify_arcs(
     keys, bound = np.empty(longest, np.float64), np.empty(longest, np.float64)
     rank, queued = np.empty(longest, np.int64), np.empty(longest, np.int64)
     stack = np.empty((longest + 2, 2), np.int64)
-    queue = np.empty((3 * longest, 2), np.int32)
-    head, tail = np.full(_LEVELS, -1, np.int32), np.empty(_LEVELS, np.int32)
+    queues = (
+        np.empty((3 * longest, 2), np.int32),  # vertex, and the place after it
+        np.full(_LEVELS, -1, np.int32),  # first place of each level; none
+        np.empty(_LEVELS, np.int32),  # last place
+    )
     places = np.zeros(arcs + 1, np.int64)
     n = 0
     for arc in range(arcs):
@@ -435,7 +436,7 @@ def simplify_arcs(
         if limits[1] > 0:
             _thin(
                 line, headings[arc, 0], ground, limits,
-                before, after, keys, rank, bound, queued, stack, queue, head, tail,
+                before, after, keys, rank, bound, queued, stack, queues,
             )  # fmt: skip
         else:
             for i in range(count):

@@ -78,6 +78,11 @@ def placed(method: ClassicalMethod, options: ModelOptions) -> AnyModel:
     Raises:
         ModelError: There is no such device.
     """
+    if options.engine == "openvino":
+        raise ModelError(
+            f"--engine openvino runs networks; {method.card.name!r} is none: leave "
+            "--engine out"
+        )
     stays = options.device in {"auto", "cpu"} and options.engine in {"auto", "threads"}
     if stays or not method.takes_tensors:
         return method

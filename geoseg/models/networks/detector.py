@@ -189,6 +189,11 @@ class DetectorModel(AnyModel):
         self._module = module.eval().requires_grad_(requires_grad=False)
         self._module.to(self._device)
         self._scaling = Scaling(card.bands, self._device)
+        if options.engine == "openvino":
+            raise ModelError(
+                f"--engine openvino runs networks that answer scores of classes; "
+                f"{card.name!r} answers objects: leave --engine out"
+            )
         asked = "torch" if options.engine == "compile" else options.engine
         self.engine = choose_engine(self._device, asked)
         self.streams = self.engine != "threads"

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from geoseg.errors import ModelError
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-EngineName = Literal["auto", "threads", "torch", "compile"]
+EngineName = Literal["auto", "threads", "torch", "compile", "openvino"]
 """What runs a network: `threads` passes windows side by side, one thread each, on a
-CPU; `torch` passes batches that are cut, blended and labelled on the device, `compile`
-likewise, through compiled code. `auto` is `threads` on a CPU; on a GPU `compile` where
-that pays, else `torch`."""
+CPU, and `openvino` does so through OpenVINO; `torch` passes batches that are cut,
+blended and labelled on the device, `compile` likewise, through compiled code. `auto` is
+`threads` on a CPU; on a GPU `compile` where that pays, else `torch`."""
+SIDE_BY_SIDE: Final = ("threads", "openvino")
+"""The engines of a CPU that take windows one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class ModelOptions:
     batch: int | None = None
     """Windows per forward pass; None: what suits the device."""
     engine: EngineName = "auto"
-    """`auto`, `threads`, `torch` or `compile`."""
+    """`auto`, `threads`, `torch`, `compile` or `openvino`."""
     device_memory: float | None = None
     """Bytes of the GPU's memory that may be used; None: nine tenths of what is free."""
     prompts: str | None = None
@@ -133,14 +135,14 @@ def _cpu_has_bf16() -> bool:
 
 
 def choose_engine(device: torch.device, asked: EngineName) -> EngineName:
-    """Return what runs a network on a device; whether compiling pays is not known yet.
+    """Return what runs a network on a device; what pays is not known yet.
 
     Raises:
         ModelError: Windows cannot be passed side by side there.
     """
-    if asked == "threads" and device.type != "cpu":
+    if asked in SIDE_BY_SIDE and device.type != "cpu":
         raise ModelError(
-            f"--engine threads is for the CPU, the device is {device}: use --engine "
+            f"--engine {asked} is for the CPU, the device is {device}: use --engine "
             "torch or compile, or --device cpu"
         )
     if asked != "auto":

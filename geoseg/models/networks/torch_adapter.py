@@ -18,6 +18,7 @@ from geoseg.models.contract import AnyModel
 from geoseg.models.layout import is_shaped
 from geoseg.models.networks.batch_size import quickest_batch
 from geoseg.models.networks.device import (
+    SIDE_BY_SIDE,
     ModelOptions,
     choose_device,
     choose_engine,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.context import Context
 
+_OPENVINO_WEIGHTS = (
+    3  # torch's, those of OpenVINO's graph, and as its kernels want them
+)
 _HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
 
 
@@ -62,7 +66,7 @@ class TorchModel(AnyModel):
         batch: Windows in work at once at present.
         device: Where it runs, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16` or `fp16`.
-        engine: `threads`, `torch` or `compile`.
+        engine: `threads`, `torch`, `compile` or `openvino`.
         streams: Whether its windows are cut on the device.
     """
 
@@ -89,31 +93,20 @@ class TorchModel(AnyModel):
         self.precision = choose_precision(self._device, wanted)
         self.engine = choose_engine(self._device, options.engine)
         self.placed = "location" in card.inputs
-        self.streams = self.engine != "threads" and not self.placed
+        side_by_side = self.engine in SIDE_BY_SIDE
+        self.streams = not side_by_side and not self.placed
         self._context: Context | None = None
         self.records = not getattr(module, "own_runtime", False)
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
-        on_cpu, in_shape = self.device == "cpu", is_shaped(card)
-        quick: nn.Module = (
-            Shaped(module.eval(), card)
-            if in_shape
-            else fused(module.eval(), len(card.bands), card.window, on_cpu=on_cpu)
+        self._threads = SingleThreads(forward_threads()) if side_by_side else None
+        self._module = (
+            self._openvino(module) if self.engine == "openvino" else self._as_is(module)
         )
-        rounds = not in_shape and self._rounds(module, quick)
-        exact = copy.deepcopy(quick) if rounds else None
-        self._module = _prepare(quick, self._device, self._dtype)
-        if exact is not None:
-            shape = (1, len(card.bands), card.window, card.window)
-            self._input = first_in_full(self._module, exact, shape)
-            last_in_full(self._module, exact, shape, self._input)
         if isinstance(self._module, Shaped):
             self._module.tell(None, self._device)  # for trials with blank windows
         self._scaling = Scaling(card.bands, self._device)
-        self._threads = (
-            SingleThreads(forward_threads()) if self.engine == "threads" else None
-        )
         if options.batch is not None:
             self.batch = options.batch
         elif self._threads is not None:
@@ -129,6 +122,43 @@ class TorchModel(AnyModel):
         if isinstance(self._module, Shaped):
             self._module.tell(context, self._device)
         return self
+
+    def _as_is(self, module: nn.Module) -> nn.Module:
+        """Return the network as torch runs it, rewritten where that is quicker."""
+        card = self.card
+        on_cpu, in_shape = self.device == "cpu", is_shaped(card)
+        quick: nn.Module = (
+            Shaped(module.eval(), card)
+            if in_shape
+            else fused(module.eval(), len(card.bands), card.window, on_cpu=on_cpu)
+        )
+        rounds = not in_shape and self._rounds(module, quick)
+        exact = copy.deepcopy(quick) if rounds else None
+        prepared = _prepare(quick, self._device, self._dtype)
+        if exact is not None:
+            shape = (1, len(card.bands), card.window, card.window)
+            self._input = first_in_full(prepared, exact, shape)
+            last_in_full(prepared, exact, shape, self._input)
+        self._measured = prepared
+        return prepared
+
+    def _openvino(self, module: nn.Module) -> nn.Module:
+        """Return the network as OpenVINO runs it, which takes and gives fp32."""
+        from geoseg.models.engines.openvino_cpu import OpenVinoNetwork
+
+        if is_shaped(self.card) or self.card.inputs or not self.records:
+            raise ModelError(
+                f"--engine openvino runs networks that see bands alone, in torch; "
+                f"{self.card.name!r} is none: leave --engine out"
+            )
+        assert self._threads is not None, "it takes windows side by side"
+        card, self._input, self._measured = self.card, torch.float32, module
+        return OpenVinoNetwork(
+            _OneTensor(module.eval().requires_grad_(requires_grad=False), card),
+            (1, len(card.bands), card.window, card.window),
+            precision=self.precision,
+            threads=self._threads.count,
+        )
 
     def predict(self, pixels: NDArray[np.generic]) -> torch.Tensor:
         """Return (n, class, y, x) scores, or (n, y, x) labels, on the device."""
@@ -175,6 +205,7 @@ class TorchModel(AnyModel):
     def working_bytes(self) -> int:
         """Return how much memory weights and forward passes of one batch take."""
         weights, passing, pixels = self._footprint
+        weights *= _OPENVINO_WEIGHTS if self.engine == "openvino" else 1
         return weights + self.batch * (passing + pixels)
 
     @cached_property
@@ -183,12 +214,13 @@ class TorchModel(AnyModel):
         card, side = self.card, self.card.window
         scalars = side**2 * (4 * len(card.bands) + 8 * card.channels)
         shape = (1, len(card.bands), side, side)
+        network = self._measured
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            return self._in_pixels(self._module(x), side, side)
+            return self._in_pixels(network(x), side, side)
 
         try:
-            passing = forward_bytes(self._module, forward, shape, self._input)
+            passing = forward_bytes(network, forward, shape, self._input)
         except (RuntimeError, TypeError, ValueError, AssertionError):
             # It looks at values, which the estimate has none of: a generous guess,
             # after a pass that says now what it does not take.
@@ -196,7 +228,7 @@ class TorchModel(AnyModel):
             passing = 4 * 512 * side**2
         if self._threads is not None:
             passing += _HEAP
-        return weight_bytes(self._module), passing, scalars
+        return weight_bytes(network), passing, scalars
 
     def _try(
         self, pixels: NDArray[np.generic], places: torch.Tensor | None = None
@@ -307,6 +339,18 @@ class TorchModel(AnyModel):
         shape = (batch, len(card.bands), card.window, card.window)
         with torch.no_grad(), self.kernels():
             self.scores(torch.zeros(shape, device=self._device))
+
+
+class _OneTensor(nn.Module):
+    """A network that answers the tensor of its scores alone."""
+
+    def __init__(self, module: nn.Module, card: Card) -> None:
+        super().__init__()
+        self._module, self._card = module, card
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the scores."""
+        return tensor_of(self._module(x), self._card)
 
 
 def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

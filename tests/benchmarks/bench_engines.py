@@ -1,0 +1,81 @@
+"""Engines of a CPU side by side: CPU seconds of one pass, and how far they agree.
+
+    python tests/benchmarks/bench_engines.py
+    python tests/benchmarks/bench_engines.py --families smp --precisions bf16
+
+One window of 512 px, one thread, one pass after another in turn; the shortest of each.
+Labels are compared with those of `threads` in fp32. Networks
+have random weights: their classes lie close together, and rounding shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from pathlib import Path
+from time import process_time
+
+import torch
+from bench_models import FAMILIES
+
+from geoseg.errors import GeosegError
+from geoseg.models.load import model_recipe
+
+ENGINES = ("threads", "openvino")
+
+
+def main() -> None:
+    """Print a line per family, precision and engine."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--families", nargs="+", default=[f for f in FAMILIES if f != "onnx"]
+    )
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for family in options.families:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            measure(family, folder, options.precisions, options.rounds)
+
+
+def measure(family: str, folder: Path, precisions: list[str], rounds: int) -> None:
+    """Measure one family."""
+    spec, bare = FAMILIES[family](folder)
+    pixels = (torch.randn(1, 4, 512, 512) * 50 + 90).numpy()
+    models = {}
+    for precision in precisions:
+        for engine in ENGINES:
+            how = {"device": "cpu", "precision": precision, "engine": engine}
+            try:
+                models[precision, engine] = model_recipe(str(spec), **how).load()
+            except GeosegError as error:
+                print(f"{family:14}{precision:6}{engine:10}{error}", flush=True)
+    runs = {key: (lambda m=model: m.predict(pixels)) for key, model in models.items()}
+    runs["fp32", "library"] = lambda: bare((pixels - 90) / 50)
+    labels = {
+        key: run().float().argmax(1) for key, run in runs.items() if key in models
+    }
+    first = labels.get(("fp32", "threads"))
+    shortest = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for key, run in runs.items():
+            begun = process_time()
+            run()
+            shortest[key] = min(shortest[key], process_time() - begun)
+    for (precision, engine), seconds in shortest.items():
+        base = shortest.get((precision, "threads"), float("nan"))
+        agree = ""
+        if first is not None and (precision, engine) in labels:
+            same = (labels[precision, engine] == first).float().mean()
+            agree = f"labels {float(same):.5f}"
+        print(f"{family:14}{precision:6}{engine:10}{seconds:7.3f} s "
+              f"{seconds / base:5.2f} of threads  {agree}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Networks run by OpenVINO: the same map for any blocks, one choice, words."""
+
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import small
+import torch
+from affine import Affine
+
+from geoseg.errors import GeosegError, MasksError, ModelError
+from geoseg.maps.store import open_masks
+from geoseg.models.engines.openvino_cpu import OpenVinoNetwork
+from geoseg.models.networks.device import ModelOptions
+from geoseg.models.networks.torch_adapter import TorchModel
+from geoseg.testing import identity_card
+
+CARD = identity_card(3, window=48, overlap=12, output="logits")
+
+
+def a_network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 3, 3, padding=1),
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return a_network()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path = tmp_path_factory.mktemp("openvino") / "scene.tif"
+    values = np.random.default_rng(0).random((3, 150, 130), np.float32)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, height=150, width=130, dtype="float32",
+        crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
+    ) as file:  # fmt: skip
+        file.write(values)
+    return str(path)
+
+
+def run(scene, out, network, **options):
+    how = {"model": (CARD, network), "chunk": 64, "device": "cpu", **options}
+    return small.segment(scene, out=out, **how)["classes"].to_numpy()
+
+
+def settings_of(out):
+    return open_masks(str(out)).record()["settings"]
+
+
+def test_maps_agree_and_do_not_depend_on_blocks(scene, tmp_path, network):
+    maps = {}
+    for engine, block in (("threads", 144), ("openvino", 144), ("openvino", 72)):
+        out = tmp_path / f"{engine}{block}.zarr"
+        how = {"engine": engine, "block": block, "precision": "fp32"}
+        maps[engine, block] = run(scene, out, network, **how)
+    np.testing.assert_array_equal(maps["openvino", 144], maps["openvino", 72])
+    assert (maps["openvino", 144] == maps["threads", 144]).mean() >= 0.999
+    assert settings_of(tmp_path / "openvino72.zarr")["engine"] == "openvino"
+    # what was begun with one engine goes on with it, or is refused
+    with pytest.raises(MasksError, match="engine: none there, openvino now"):
+        run(scene, tmp_path / "threads144.zarr", network, engine="openvino", block=144)
+    with pytest.raises(MasksError, match="engine: openvino there, none now"):
+        run(scene, tmp_path / "openvino72.zarr", network, engine="threads", block=72)
+    run(scene, tmp_path / "openvino72.zarr", network, block=72)
+
+
+class Moody(torch.nn.Module):
+    """Computes otherwise where what it sees is brighter: tracing sees one way."""
+
+    def forward(self, x):
+        return x if float(x[0, 0, 0, 0]) > 0 else -x
+
+
+def test_a_network_that_it_changes_is_refused():
+    noise = torch.Generator().manual_seed(0)
+    one, other = (torch.randn((1, 3, 48, 48), generator=noise) for _ in range(2))
+    assert (one[0, 0, 0, 0] > 0) != (other[0, 0, 0, 0] > 0), (
+        "the two windows go two ways"
+    )
+    options = ModelOptions(device="cpu", engine="openvino", precision="fp32")
+    with pytest.raises(ModelError, match="answer for a window differs by"):
+        TorchModel(Moody(), CARD, options)
+    halves = ModelOptions(device="cpu", engine="openvino", precision="fp16")
+    with pytest.raises(ModelError, match="fp32 or bf16 on a CPU, not in fp16"):
+        TorchModel(a_network(), CARD, halves)
+
+
+def test_windows_side_by_side_answer_as_alone(network):
+    ours = OpenVinoNetwork(network, (1, 3, 48, 48), precision="fp32", threads=2)
+    windows = torch.rand(6, 3, 48, 48)
+    options = ModelOptions(device="cpu", engine="openvino", precision="fp32")
+    together = TorchModel(network, CARD, options).predict(windows.numpy())
+    alone = torch.cat([ours(w[None]) for w in windows])
+    assert torch.equal(together, alone)
+    assert ours(torch.rand(1, 3, 96, 80)).shape == (1, 3, 96, 80)
+
+
+def test_where_it_is_absent_that_is_said(monkeypatch, network, scene):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    options = ModelOptions(device="cpu", engine="openvino")
+    with pytest.raises(GeosegError, match=r"geoseg\[openvino\]"):
+        TorchModel(network, CARD, options)
+    with pytest.raises(ModelError, match=r"runs networks; .* is none"):
+        small.make_plan(scene, chunk=64, model="kmeans:2", engine="openvino")
