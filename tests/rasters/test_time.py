@@ -565,3 +565,29 @@ def test_it_equals_rasterio_and_numpy(many):
     joined = np.where(saw4, seen[2], seen[3])
     want = nanmedian(np.stack([seen[0], seen[1], joined]))
     assert np.array_equal(made[0], want.astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_equals_odc_stac(many):
+    """The same scenes by the library that most people use, to the last rounding."""
+    odc = pytest.importorskip("odc.stac")
+    pystac = pytest.importorskip("pystac")
+    like = many.like(80, 90)
+    ours = [i for i in many.items if i["id"] in {"s1", "s4"}]
+    path = Scenes(many.folder, ours).save("odc.json")
+    made = pixels_of(opened(path, like=like, bands=["red", "nir"], mask=None))
+    items = [pystac.Item.from_dict(i) for i in ours]
+    for item in items:
+        for asset in item.assets.values():
+            asset.href = str(many.folder / asset.href.rpartition("/")[2])
+    with rasterio.open(like) as grid:
+        from odc.geo.geobox import GeoBox
+
+        box = GeoBox((grid.height, grid.width), grid.transform, grid.crs)
+    loaded = odc.load(items, bands=["red", "nir", "SCL"], geobox=box, nodata=0)
+    clear = ~loaded["SCL"].isin([0, 1, 3, 8, 9, 10])
+    for band, ours_ in zip(("red", "nir"), made, strict=True):
+        seen = loaded[band].where((loaded[band] != 0) & clear)
+        with warnings.catch_warnings(action="ignore"):
+            want = seen.median("time").values
+        assert np.allclose(ours_, want, rtol=1e-6, equal_nan=True)
