@@ -567,7 +567,7 @@ def test_it_equals_rasterio_and_numpy(many):
     assert np.array_equal(made[0], want.astype(np.float32), equal_nan=True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # its own
 def test_it_equals_odc_stac(many):
     """The same scenes by the library that most people use, to the last rounding."""
     odc = pytest.importorskip("odc.stac")
