@@ -1,5 +1,9 @@
 """Runs on small rasters that have many blocks all the same: their chunks are small."""
 
+import shutil
+
+import pytest
+
 from geoseg.core.options import checked
 from geoseg.execution.engine import processes
 from geoseg.inference.options import PlanOptions
@@ -7,6 +11,10 @@ from geoseg.inference.planning import plan_of
 from geoseg.inference.workflow import run_plan
 
 RUN = ("client", "overwrite", "zarr_format", "progress")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("cl") is None,
+    reason="PyTorch compiles for CPUs through a C++ compiler, and here is none",
+)
 
 
 def make_plan(source, *, chunk, workers=1, **options):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
+import small
 import torch
 import zarr
 
@@ -341,6 +342,7 @@ def test_tensors_share_a_buffer_side_by_side():
         assert torch.equal(piece, tensor)
 
 
+@small.needs_compiler
 @on_devices
 def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device):
     eager = run(scene, tmp_path / "eager", network(), device=device)

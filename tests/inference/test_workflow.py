@@ -124,7 +124,9 @@ def test_the_answer_does_not_depend_on_the_cluster(scene, tmp_path, client):
     assert chunks(tmp_path / "here.zarr") == chunks(tmp_path / "there.zarr")
 
 
-@pytest.mark.parametrize("engine", ["torch", "compile"])
+@pytest.mark.parametrize(
+    "engine", ["torch", pytest.param("compile", marks=small.needs_compiler)]
+)
 def test_batches_across_blocks_answer_alike_on_a_cluster(
     scene, tmp_path, client, monkeypatch, engine
 ):

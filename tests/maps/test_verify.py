@@ -122,7 +122,7 @@ def test_a_damaged_done_mark_is_found(store):
 
 def test_an_incomplete_store_is_not_whole(tmp_path):
     def stop(now):
-        if now.blocks == 4:
+        if now.blocks >= 4:  # two may end between two looks
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """Several layers in one GeoPackage: what others drew stays, whatever is replaced."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import geopandas
@@ -48,7 +49,7 @@ def layers(path: Path) -> dict[str, str]:
 
 def checked(path: Path) -> None:
     """A sound database in which each layer has a row of each table, and an index."""
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         names = [
@@ -81,7 +82,7 @@ def test_a_layer_is_added_to_what_others_drew(raster: Path, drawn: Path) -> None
     alone = vectorize(raster, drawn.with_name("alone.gpkg"))
     one, other = read_regions(alone), read_regions(drawn, layer="all_of_it")
     assert_geodataframe_equal(one, other)
-    with sqlite3.connect(drawn) as db:
+    with closing(sqlite3.connect(drawn)) as db, db:
         styles = db.execute("SELECT f_table_name FROM layer_styles").fetchall()
     assert styles == [("forest",), ("all_of_it",)]
     # Others go on drawing.
@@ -99,7 +100,7 @@ def test_only_the_layer_is_replaced(raster: Path, drawn: Path) -> None:
     vectorize(raster, drawn, layer="old", overwrite=True)
     assert len(read_regions(drawn, layer="old")) == 4
     checked(drawn)
-    with sqlite3.connect(drawn) as db:
+    with closing(sqlite3.connect(drawn)) as db, db:
         styles = db.execute("SELECT f_table_name FROM layer_styles").fetchall()
         counted = db.execute(
             "SELECT feature_count FROM gpkg_ogr_contents "
@@ -121,7 +122,7 @@ def test_what_is_changed_meanwhile_stays(
 
     def draw(*args: object) -> None:
         write(*args)
-        with sqlite3.connect(drawn) as db:
+        with closing(sqlite3.connect(drawn)) as db, db:
             db.execute('CREATE TABLE "more" (a TEXT)')
 
     monkeypatch.setattr(module, "_write", draw)
@@ -142,7 +143,7 @@ def test_what_is_no_layer_of_features_is_refused(raster: Path, tmp_path: Path) -
         geopandas.GeoDataFrame({"a": [1]}, geometry=[shapely.Point(0, 0)], crs=4326),
         table, layer="points",
     )  # fmt: skip
-    with sqlite3.connect(table) as db:
+    with closing(sqlite3.connect(table)) as db, db:
         db.execute("CREATE TABLE pictures (id INTEGER)")
         db.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier) "

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -165,7 +166,7 @@ def test_fields_are_typed(made: dict[str, Path]) -> None:
 
 
 def test_the_database_is_a_sound_geopackage(made: dict[str, Path]) -> None:
-    with sqlite3.connect(made["gpkg"]) as db:
+    with closing(sqlite3.connect(made["gpkg"])) as db, db:
         assert db.execute("PRAGMA application_id").fetchone() == (0x47504B47,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -184,7 +185,7 @@ def test_the_database_is_a_sound_geopackage(made: dict[str, Path]) -> None:
 
 
 def test_the_default_style_has_the_class_colours(made: dict[str, Path]) -> None:
-    with sqlite3.connect(made["gpkg"]) as db:
+    with closing(sqlite3.connect(made["gpkg"])) as db, db:
         layer, column, text, sld, default = db.execute(
             "SELECT f_table_name, f_geometry_column, styleQML, styleSLD, useAsDefault "
             "FROM layer_styles"
@@ -218,7 +219,7 @@ def test_packed_index_of_any_size(count: int) -> None:
     rng = np.random.default_rng(count)
     low = rng.uniform(-1e6, 1e6, (count, 2))
     box = np.concatenate([low, low + rng.uniform(0, 100, (count, 2))], axis=1)
-    with sqlite3.connect(":memory:") as db:
+    with closing(sqlite3.connect(":memory:")) as db, db:
         tree = _RTree(db, "r")
         for first in range(0, count, 700):
             tree.add(first + 1, box[first : first + 700])
@@ -238,7 +239,7 @@ def test_others_can_edit_the_geopackage(raster: Path, tmp_path: Path) -> None:
     frame = read_regions(path)
     pyogrio.write_dataframe(frame.iloc[:3], path, layer="regions", append=True)
     assert pyogrio.read_info(path, layer="regions")["features"] == len(frame) + 3
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("SELECT rtreecheck('rtree_regions_geom')").fetchone() == (
             "ok",
         )

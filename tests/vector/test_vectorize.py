@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +421,7 @@ def test_a_store_gives_class_names_and_confidence(tmp_path: Path) -> None:
         mean = (some.confidence * some.pixels).sum() / some.pixels.sum()
         expected = confidence[values == class_id].mean() / 254
         assert mean == pytest.approx(expected, rel=1e-9)
-    with sqlite3.connect(tmp_path / "r.gpkg") as db:
+    with closing(sqlite3.connect(tmp_path / "r.gpkg")) as db, db:
         (style,) = db.execute("SELECT styleQML FROM layer_styles").fetchone()
     assert "never seen" in style  # a legend does not depend on what occurs
     again = read_regions(vectorize(masks.dataset(), tmp_path / "d.gpkg"))
@@ -498,7 +499,7 @@ def test_a_class_raster_is_read_once_and_coloured_as_when_looked_through(
         patch.setattr("geoseg.maps.geotiff._rows", looked_through)
         out = vectorize(path, tmp_path / "r.gpkg")
     assert set(read_regions(out).class_name) == {c.name for c in known.classes}
-    with sqlite3.connect(out) as db:
+    with closing(sqlite3.connect(out)) as db, db:
         (style,) = db.execute("SELECT styleQML FROM layer_styles").fetchone()
     for each in known.classes:
         rgb = ",".join(str(v) for v in bytes.fromhex(each.color[1:]))
@@ -591,7 +592,7 @@ def test_a_damaged_raster_is_refused_not_half_written(tmp_path: Path) -> None:
 def test_provenance_is_json(tmp_path: Path) -> None:
     path = write(tmp_path / "c.tif", spots(20))
     out = vectorize(path, tmp_path / "r.gpkg", simplify=3, smooth=True)
-    with sqlite3.connect(out) as db:
+    with closing(sqlite3.connect(out)) as db, db:
         (text,) = db.execute("SELECT metadata FROM gpkg_metadata").fetchone()
     assert json.loads(text)["settings"] == {
         "simplify_m": 3, "method": "visvalingam", "smooth": True, "connectivity": 4,

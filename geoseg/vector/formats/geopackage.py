@@ -157,6 +157,18 @@ class GeoPackage:
         self._crs = CRS.from_user_input(layer.crs)
         self._srs = authority(self._crs)[1]
         self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._begin()
+        except BaseException:
+            self._db.close()
+            raise
+        self._rtree = _RTree(self._db, f"rtree_{layer.name}_geom")
+        self._count = 0
+        self._present: set[int] = set()
+        self._box = np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    def _begin(self) -> None:
+        """Begin the one transaction that writes the layer."""
         if self._one("SELECT count(*) FROM sqlite_master") == 0:
             self._run("PRAGMA page_size = 4096")
             self._run(f"PRAGMA application_id = {_APPLICATION}")
@@ -167,10 +179,6 @@ class GeoPackage:
         self._run("PRAGMA locking_mode = EXCLUSIVE")
         self._run("BEGIN")
         self._create()
-        self._rtree = _RTree(self._db, f"rtree_{layer.name}_geom")
-        self._count = 0
-        self._present: set[int] = set()
-        self._box = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def _run(self, sql: str, *values: Any) -> None:  # noqa: ANN401 - SQLite takes many
         self._db.execute(sql, values)
