@@ -1,6 +1,7 @@
 """`geoseg compose`: images of many dates as files, and scenes straight into a model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from geoseg.core.series_options import SeriesOptions
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
 from geoseg.rasters.asked import open_asked
-from geoseg.rasters.images import blocks_of, memory_of
+from geoseg.rasters.images import memory_of
+from geoseg.rasters.time import cell_side
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SHAPE = (40, 50)
@@ -148,14 +150,28 @@ def test_blocks_and_threads_do_not_matter(made, tmp_path, monkeypatch):
     assert np.array_equal(files[0], files[1], equal_nan=True)
 
 
-def test_memory_is_promised(made):
-    """40 dates of 12 bands take less than 2 GB, whatever they span."""
-    _, path, _ = made
-    series = open_asked(path, SeriesOptions())
-    blocks, threads = blocks_of(series)
-    assert len(blocks) == 1
-    assert threads >= 1
-    assert memory_of(series) < 1.2e9
+@pytest.mark.parametrize(
+    ("dates", "bands", "rule"),
+    [(40, 12, "median"), (40, 144, "median"), (40, 12, "medoid"), (200, 12, "mean")],
+)
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_memory_is_promised(made, monkeypatch, dates, bands, rule, cores):
+    """40 dates of 12 bands take less than 2 GB, whatever they span, on any machine."""
+    monkeypatch.setattr("geoseg.rasters.images.cores", lambda: cores)
+    small = open_asked(made[1], SeriesOptions())
+    together = bands if rule == "medoid" else 1
+    large = replace(
+        small,
+        grid=replace(small.grid, height=20_000, width=20_000),
+        overpasses=small.overpasses[:1] * dates,
+        all_bands=small.all_bands[:1] * bands,
+        picked=tuple(range(bands)),
+        depth=bands,
+        rule=rule,
+        cell=cell_side(dates, together, bands),
+    )
+    libraries = 0.6e9
+    assert libraries + memory_of(large) < 2e9
 
 
 def test_scenes_straight_into_a_model(made, tmp_path):
