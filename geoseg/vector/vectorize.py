@@ -380,10 +380,10 @@ def _write(path: Path, layer: Layer, rows: Iterator[Rows]) -> None:
     try:
         for some in rows:
             writer.write(some)
+        writer.close()
     except BaseException:
         writer.abandon()
         raise
-    writer.close()
 
 
 def _provenance(

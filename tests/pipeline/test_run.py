@@ -330,7 +330,7 @@ def test_a_disk_that_fills_at_any_stage(water, small_disk, capsys):
             break
         assert status == 3
         assert said.count("\n") == 1
-        assert re.search("No space left|disk is full|no room is left", said)
+        assert re.search("No space left|disk is full|no room is left|make room", said)
         stages.add(
             [e["stage"] for e in log(where / "out") if e["event"] == "start"][-1]
         )
