@@ -34,6 +34,7 @@ SHOWN = {
         "TRUTH": "data/sen1floods11/Labels/Spain_7370579_LabelHand.tif",
         "MODEL": "threshold:VV<-15",
     },
+    "08_a_summer": {"TWO_DATES": "data/ftw_austria/inference-img.tif"},
 }
 
 
