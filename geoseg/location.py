@@ -101,8 +101,8 @@ def portable(value: Any, folder: str | None = None) -> Any:  # noqa: ANN401 - JS
 
     >>> portable({"source": {"path": "/home/me/scene.tif", "size": 9}})
     {'source': {'path': 'scene.tif', 'size': 9}}
-    >>> portable({"path": "/home/me/scene.tif"}, "/home/me/out.zarr")
-    {'path': '../scene.tif'}
+    >>> portable({"path": __file__}, os.path.join(os.path.dirname(__file__), "m.zarr"))
+    {'path': '../location.py'}
     """
     if isinstance(value, dict):
         own = {}

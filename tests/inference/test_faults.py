@@ -541,7 +541,9 @@ def test_clocks_may_jump(scene, whole, tmp_path, monkeypatch):
     assert chunks(tmp_path / "m.zarr") == whole
 
 
-def test_a_worker_of_an_older_run_cannot_write_into_a_new_one(scene, tmp_path):
+def test_a_worker_of_an_older_run_cannot_write_into_a_new_one(
+    scene, tmp_path, monkeypatch
+):
     """Its client was killed, another run began the store anew."""
     plan = make_plan(scene, model=LocalModel(card=card()), block=72)
     with pytest.raises(KeyboardInterrupt):
@@ -554,6 +556,8 @@ def test_a_worker_of_an_older_run_cannot_write_into_a_new_one(scene, tmp_path):
     after = chunks(tmp_path / "m.zarr")
     for mark in (tmp_path / "m.zarr" / ".geoseg" / "done").iterdir():
         mark.unlink()
+    recent = geoseg.inference.block_cache._Recent()  # as a worker elsewhere has it
+    monkeypatch.setattr("geoseg.inference.block_cache._RECENT", recent)
     with pytest.raises(MasksError, match="begun again"):
         geoseg.inference.worker.infer(job, plan.tiling.block_at(2, 2))
     assert chunks(tmp_path / "m.zarr") == after

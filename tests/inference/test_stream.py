@@ -249,7 +249,7 @@ def test_every_window_once_and_one_filled_batch_per_shape(device):
 def test_a_killed_run_resumes_to_the_same_bytes(scene, tmp_path, device):
     whole = run(scene, tmp_path / "whole", network(), device=device, block=192)
     program = (
-        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import os, sys; sys.path[:0] = sys.argv[1].split(os.pathsep)\n"
         "from test_stream import PlanOptions, network, plan_of, run_plan\n"
         "asked = PlanOptions(model=network(), device=sys.argv[4], batch=5,\n"
         "    engine='torch', precision='fp32', scores=True, block=192)\n"
@@ -258,7 +258,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(scene, tmp_path, device):
         "    if now.inferred >= 4: os.kill(os.getpid(), 9)\n"
         "run_plan(plan, out=sys.argv[3], progress=die)\n"
     )
-    out, here = tmp_path / "killed", str(Path(__file__).parent)
+    folder = Path(__file__).parent
+    out, here = tmp_path / "killed", f"{folder}{os.pathsep}{folder.parent}"
     command = [sys.executable, "-c", program, here, str(scene), str(out), device]
     assert subprocess.run(command, check=False, env=os.environ).returncode == -9
     assert same(run(scene, out, network(), device=device, block=192), whole)

@@ -14,7 +14,7 @@ import geoseg.rasters.tiles
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling
 from geoseg.errors import RasterError
-from geoseg.inference.scheduler import _in_order
+from geoseg.inference.order import Order
 from geoseg.rasters.open import open_source
 from geoseg.rasters.tiles import TileCache, parted, read_tiled, rectangles
 
@@ -51,10 +51,17 @@ def sides(block, overlap=64):
     )
 
 
+def in_order(tiling, across):
+    """Yield the keys of all blocks in the order in which one process takes them."""
+    order = Order(np.ones((tiling.block_rows, tiling.block_cols), bool), across)
+    while (key := order.next(workers=1)) is not None:
+        yield key
+
+
 def reads(source, tiling, threads):
     """Read what the windows of all blocks see, and return it with its windows."""
-    order = _in_order(np.ones((tiling.block_rows, tiling.block_cols), bool), 100)
-    windows = [tiling.block_at(*k).reach.intersection(tiling.raster) for k in order]
+    keys = in_order(tiling, 100)
+    windows = [tiling.block_at(*k).reach.intersection(tiling.raster) for k in keys]
     with ThreadPoolExecutor(threads) as pool:
         return list(zip(windows, pool.map(source.read, windows), strict=True))
 
@@ -119,8 +126,7 @@ def test_a_large_raster_in_little_room():
         y, x = window.y // tile, window.x // tile
         decoded[y : -(-window.bottom // tile), x : -(-window.right // tile)] += 1
 
-    todo = np.ones((tiling.block_rows, tiling.block_cols), bool)
-    for key in _in_order(todo, 4):
+    for key in in_order(tiling, 4):
         window = tiling.block_at(*key).reach.intersection(tiling.raster)
         out = (np.empty((1, window.height, window.width), np.uint8),)
         read_tiled(
