@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from geoseg.execution.resources import cores
+from geoseg.execution.resources import cores, memory_limit
 
 settings.register_profile("geoseg", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=5000)
@@ -36,12 +36,14 @@ LONGEST = (
 def pytest_xdist_auto_num_workers(config):
     """Share the whole suite among processes; run what is asked for by name here.
 
-    A process takes up to 3 GB.
+    One more than there are cores: tests of servers, clusters and kills wait a lot. A
+    process takes up to 4 GB.
     """
     asked = [Path(str(a).partition("::")[0]) for a in config.invocation_params.args]
     whole = {TESTS, TESTS.parent}
     named = any(path.exists() and path.resolve() not in whole for path in asked)
-    return 0 if named else min(cores(), 4)
+    room = int(memory_limit() // 4e9)
+    return 0 if named else max(1, min(cores() + 1, 4, room))
 
 
 if share := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
