@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import settings
 
-from geoseg.execution.resources import cores, memory_limit
+from geoseg.execution.resources import cores
 
 settings.register_profile("geoseg", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=5000)
@@ -42,7 +43,7 @@ def pytest_xdist_auto_num_workers(config):
     asked = [Path(str(a).partition("::")[0]) for a in config.invocation_params.args]
     whole = {TESTS, TESTS.parent}
     named = any(path.exists() and path.resolve() not in whole for path in asked)
-    room = int(memory_limit() // 4e9)
+    room = psutil.virtual_memory().total // 4_000_000_000
     return 0 if named else max(1, min(cores() + 1, 4, room))
 
 
