@@ -23,8 +23,9 @@ def cores() -> int:
     """Return how many cores this process may use: machine, affinity, container."""
     import psutil
 
+    process: Any = psutil.Process()
     try:
-        allowed = len(psutil.Process().cpu_affinity())
+        allowed = len(process.cpu_affinity())
     except AttributeError:  # macOS has none
         allowed = psutil.cpu_count() or 1
     quota = container_quota(_CGROUP)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -356,10 +357,10 @@ def _starts(start: datetime, end: datetime, every: str) -> Iterator[datetime]:
 
 def _handles() -> int:
     """Return how many files a thread may keep open, by what the system allows."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return 64
+    import resource
+
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     threads = (os.cpu_count() or 1) + 4
     return max(16, min(512, allowed // 2 // threads))
