@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -357,11 +357,11 @@ def _starts(start: datetime, end: datetime, every: str) -> Iterator[datetime]:
 
 def _handles() -> int:
     """Return how many files a thread may keep open, by what the system allows."""
-    if sys.platform == "win32":
+    try:
+        system: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
         return 64
-    import resource
-
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    allowed = int(system.getrlimit(system.RLIMIT_NOFILE)[0])
     threads = (os.cpu_count() or 1) + 4
     return max(16, min(512, allowed // 2 // threads))
 
