@@ -59,6 +59,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+@pytest.fixture(autouse=True)
+def no_secrets_of_others(monkeypatch):
+    """Forget what tests before called a password: it is cut out of all messages."""
+    monkeypatch.setattr("geoseg.location._KEPT", set())
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_client_is_left():
     """See to it that no test leaves a client behind by which all of Dask computes.
