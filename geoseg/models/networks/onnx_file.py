@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
@@ -261,7 +262,13 @@ class OnnxNetwork(nn.Module):
 
 
 def _where(x: torch.Tensor) -> tuple[Any, list[int], int]:
-    """Return dtype, shape and address of a tensor, as onnxruntime takes them."""
+    """Return dtype, shape and address of a tensor, as onnxruntime takes them.
+
+    Raises:
+        TypeError: It has no values, as where memory is estimated: nor an address.
+    """
+    if isinstance(x, FakeTensor):
+        raise TypeError("an ONNX graph looks at values")
     return _NUMPY[x.dtype], list(x.shape), x.data_ptr()
 
 
