@@ -270,6 +270,13 @@ class TestOnnx:
         write_card(tmp_path / "m.json")
         check(load_model(tmp_path / "m.onnx"), a_network(), pixels)
 
+    def test_its_memory_is_estimated(self, tmp_path):
+        """Without values, which an ONNX graph cannot do without: in a guess then."""
+        write_onnx(tmp_path / "m.onnx", a_network())
+        write_card(tmp_path / "m.json")
+        model = load_model(tmp_path / "m.onnx", device="cpu")
+        assert model.working_bytes > 64 * 64 * 3 * 4
+
     def test_channels_may_come_last(self, tmp_path, pixels):
         class Mixed(nn.Module):
             def __init__(self):
