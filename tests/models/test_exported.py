@@ -275,7 +275,7 @@ class TestOnnx:
         write_onnx(tmp_path / "m.onnx", a_network())
         write_card(tmp_path / "m.json")
         model = load_model(tmp_path / "m.onnx", device="cpu")
-        assert model.working_bytes > 64 * 64 * 3 * 4
+        assert model.working_bytes() > 64 * 64 * 3 * 4
 
     def test_channels_may_come_last(self, tmp_path, pixels):
         class Mixed(nn.Module):
