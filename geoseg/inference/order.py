@@ -73,9 +73,7 @@ class Order:
             if first == after:
                 if not self._ranges:
                     return
-                longest = max(
-                    self._ranges, key=lambda w: -np.subtract(*self._ranges[w])
-                )
+                longest = max(self._ranges, key=self._length)
                 begin, after = self._ranges.pop(longest)
                 first = (begin + after) // 2
                 if begin < first:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from geoseg.rasters.gdal import squeezed
 from geoseg.rasters.http import api_io, asking, text_of
 from geoseg.rasters.places import footprint_of, overlap
 from geoseg.rasters.references import absolute_href, allowed, read_bytes
-from geoseg.rasters.stac import links_of
+from geoseg.rasters.stac import json_object, links_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -96,13 +95,7 @@ def read_json(path: str) -> dict[str, Any]:
         text: str | bytes = text_of(path)
     else:
         text = read_bytes(path, most=MOST_BYTES)
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RasterError(f"cannot open {redact(path)}: {error}") from error
-    if not isinstance(found, dict):
-        raise RasterError(f"{redact(path)} is not STAC: not a JSON object")
-    return found
+    return json_object(text, path, "STAC")
 
 
 def is_api(catalog: Item) -> bool:

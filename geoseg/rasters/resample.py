@@ -127,16 +127,7 @@ class Resampled(OnGrid):
             across.first - across.start,
             across.weights,
         )
-
-        def weigh(
-            pixels: NDArray[Any],
-            valid: NDArray[Any],
-            sums: NDArray[Any],
-            there: NDArray[Any],
-        ) -> None:
-            _kernel()(pixels, valid, *places, sums, there)
-
-        of_each_band(self.bands, theirs, theirs_valid, sums, valid, weigh)
+        of_each_band(self.bands, theirs, theirs_valid, sums, valid, _kernel(), places)
         store(sums, pixels)
 
 

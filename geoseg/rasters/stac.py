@@ -83,17 +83,22 @@ def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
     Raises:
         RasterError: It cannot be read, or holds no items.
     """
-    text = read_bytes(path, most=_MAX_BYTES)
+    found = json_object(read_bytes(path, most=_MAX_BYTES), path, "a STAC item")
+    items = found.get("features", [found])
+    if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
+        raise RasterError(f"{redact(path)} is not a collection of STAC items")
+    return [placed(item, path, trust) for item in items]
+
+
+def json_object(text: str | bytes, path: str, what: str) -> dict[str, Any]:
+    """Return what a file or URL says, or raise RasterError where it is not `what`."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RasterError(f"cannot open {redact(path)}: {error}") from error
     if not isinstance(found, dict):
-        raise RasterError(f"{redact(path)} is not a STAC item: not a JSON object")
-    items = found.get("features", [found])
-    if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
-        raise RasterError(f"{redact(path)} is not a collection of STAC items")
-    return [placed(item, path, trust) for item in items]
+        raise RasterError(f"{redact(path)} is not {what}: not a JSON object")
+    return found
 
 
 def placed(

@@ -66,17 +66,14 @@ def seen(
     return all_valid(shape) if anywhere.all() else anywhere
 
 
-Fill = Callable[..., None]
-"""Writes means of valid pixels: (pixels, valid, sums, which of them have a mean)."""
-
-
 def of_each_band(
     bands: Sequence[SourceBand],
     pixels: NDArray[Any],
     valid: NDArray[np.bool_],
     sums: NDArray[np.float64],
     out_valid: NDArray[np.bool_],
-    fill: Fill,
+    kernel: Callable[..., None],
+    places: tuple[Any, ...],
 ) -> None:
     """Bring pixels onto others: of a series each band by what itself shows.
 
@@ -86,15 +83,18 @@ def of_each_band(
         valid: (y, x).
         sums: (band, y, x), zeros, to be filled.
         out_valid: (y, x) of those, False, to be filled.
-        fill: What does it for bands that are valid in the same pixels.
+        kernel: Called with pixels, which are valid, `places`, sums and which of those
+            are; does it for bands that are valid in the same pixels.
+        places: What tells it where pixels come.
     """
     pixels, valid = np.ascontiguousarray(pixels), np.ascontiguousarray(valid)
     if not is_series(bands):
-        fill(pixels, valid, sums, out_valid)
+        kernel(pixels, valid, *places, sums, out_valid)
         return
     for i, band in enumerate(pixels):
         there = np.zeros_like(out_valid)
-        fill(pixels[i : i + 1], valid & np.isfinite(band), sums[i : i + 1], there)
+        shown = valid & np.isfinite(band)
+        kernel(pixels[i : i + 1], shown, *places, sums[i : i + 1], there)
         sums[i][~there] = np.nan
     out_valid[...] = seen(sums, bands)
 

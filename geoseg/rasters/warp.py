@@ -66,16 +66,7 @@ class Warped(OnGrid):
             np.clip(np.where(inside, x, 0) - 0.5, 0, theirs.width - 1) - needed.x,
             inside,
         )
-
-        def weigh(
-            pixels: NDArray[Any],
-            valid: NDArray[Any],
-            sums: NDArray[Any],
-            there: NDArray[Any],
-        ) -> None:
-            _kernel()(pixels, valid, *places, sums, there)
-
-        of_each_band(self.bands, values, their_valid, sums, valid, weigh)
+        of_each_band(self.bands, values, their_valid, sums, valid, _kernel(), places)
         store(sums, pixels)
 
     def places(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
-from stac_server import found_items, serving
+from stac_server import collection_of, found_items, serving
 
 from geoseg.cli import run
 from geoseg.errors import GeosegError, RasterError, UnavailableError
@@ -405,18 +405,10 @@ def static(server, tmp_path=None):
             {"bbox": [[*box]]},
             {"interval": [["2025-01-01T00:00:00Z", None]]},
         )
-        return {
-            "type": "Collection",
-            "stac_version": "1.0.0",
-            "id": name,
-            "description": "-",
-            "license": "other",
+        above = [link("root", "../catalog.json"), link("parent", "../catalog.json")]
+        return collection_of(name, None) | {
             "extent": {"spatial": spatial, "temporal": temporal},
-            "links": [
-                link("root", "../catalog.json"),
-                link("parent", "../catalog.json"),
-                *links,
-            ],
+            "links": [*above, *links],
         }
 
     near = item("near", "2025-05-01T00:00:00Z", "./near.tif", bounds, "one")

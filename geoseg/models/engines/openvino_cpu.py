@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,11 +27,6 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 class OpenVinoError(ModelError):
     """OpenVINO does not take a network, or answers otherwise."""
-
-
-def is_installed() -> bool:
-    """Whether OpenVINO is there."""
-    return find_spec("openvino") is not None
 
 
 class OpenVinoNetwork(nn.Module):
