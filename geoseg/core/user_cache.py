@@ -23,14 +23,30 @@ def root() -> Path:
     """Return where the cache is: GEOSEG_CACHE_DIR, or the system's place for caches."""
     if _VARIABLE in os.environ:
         return Path(os.environ[_VARIABLE])
-    home = os.path.expanduser("~")  # noqa: PTH111 - Path raises without a home
+    mac = "Library/Caches"
+    return user_folder("LOCALAPPDATA", "XDG_CACHE_HOME", ".cache", mac=mac) / "geoseg"
+
+
+def user_folder(
+    windows: str, linux: str, usual: str, *, mac: str | None = None
+) -> Path:
+    """Return the system's place for what programs keep of a user.
+
+    Args:
+        windows: Variable that names it on Windows.
+        linux: Variable that names it elsewhere.
+        usual: Where it is in the user's home otherwise.
+        mac: Where it always is there on macOS; None: as elsewhere.
+    """
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path raises without a home
+    base: str | Path
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or home
-    elif sys.platform == "darwin":
-        base = os.path.join(home, "Library", "Caches")  # noqa: PTH118
+        base = os.environ.get(windows) or home
+    elif mac is not None and sys.platform == "darwin":
+        base = home / mac
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")  # noqa: PTH118
-    return Path(base) / "geoseg"
+        base = os.environ.get(linux) or home / usual
+    return Path(base)
 
 
 def folder(kind: str) -> Path | None:

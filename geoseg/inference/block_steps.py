@@ -18,7 +18,6 @@ import torch
 from geoseg.core.blend import probability_bytes, ramp
 from geoseg.core.classes import nodata_value
 from geoseg.core.grid import Window
-from geoseg.errors import ModelError
 from geoseg.inference.semantic import (
     NotFiniteError,
     PartialBlock,
@@ -27,6 +26,7 @@ from geoseg.inference.semantic import (
     halo_of,
     not_finite,
     values_of,
+    wrong_labels,
 )
 from geoseg.inference.semantic import blank as blank_arrays
 from geoseg.inference.steps import blank_weights
@@ -241,10 +241,7 @@ class LabelStep:
         labels = self._model.scores(pixels)
         expected = (len(pixels), *pixels.shape[2:])
         if tuple(labels.shape) != expected or labels.dtype.is_floating_point:
-            raise ModelError(
-                f"model {self.card.name!r} gave {labels.dtype} {tuple(labels.shape)}, "
-                f"its card promises integer labels {expected}"
-            )
+            raise wrong_labels(self.card, labels, expected)
         return (labels,)
 
     def add(self, run: Run, *answer: Any) -> None:  # noqa: ANN401

@@ -240,11 +240,16 @@ def _checked_labels(
     labels = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
     expected = (shape[0], *shape[2:])
     if labels.shape != expected or labels.dtype.kind not in "iub":
-        raise ModelError(
-            f"model {model.card.name!r} gave {labels.dtype} {labels.shape}, its card "
-            f"promises integer labels {expected}"
-        )
+        raise wrong_labels(model.card, labels, expected)
     return np.asarray(labels)
+
+
+def wrong_labels(card: Card, labels: Any, expected: tuple[int, ...]) -> ModelError:  # noqa: ANN401 - array or tensor
+    """Return what to say where labels are not what the card promises."""
+    return ModelError(
+        f"model {card.name!r} gave {labels.dtype} {tuple(labels.shape)}, its card "
+        f"promises integer labels {expected}"
+    )
 
 
 # --- models that answer scores -------------------------------------------------------

@@ -8,7 +8,6 @@ where signatures are asked for, an address is signed each time a file is opened.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,6 +24,7 @@ from geoseg.core.dates import moment_of
 from geoseg.core.extras import require
 from geoseg.core.text import did_you_mean, redact
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
+from geoseg.core.user_cache import user_folder
 from geoseg.errors import GeosegError, RasterError, UnavailableError, first_line
 from geoseg.location import keep_secret
 from geoseg.rasters.addresses import host_of, is_remote
@@ -60,12 +60,8 @@ def own_file() -> Path:
     """Return where the user's own archives stand, whether there are any or not."""
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
-    home = os.path.expanduser("~")  # noqa: PTH111 - Path raises without a home
-    if sys.platform == "win32":
-        base = os.environ.get("APPDATA") or home
-    else:
-        base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")  # noqa: PTH118
-    return Path(base) / "geoseg" / "archives.toml"
+    folder = user_folder("APPDATA", "XDG_CONFIG_HOME", ".config")
+    return folder / "geoseg" / "archives.toml"
 
 
 def archives() -> Mapping[str, Archive]:
