@@ -28,18 +28,6 @@ QUESTION: Final = "geoseg:question"
 """Where a list tells what was searched for."""
 
 
-def items_in(found: Item, path: str) -> list[dict[str, Any]]:
-    """Return the items of an ItemCollection, or of a file that is one item.
-
-    Raises:
-        RasterError: It is neither.
-    """
-    items = found.get("features", [found])
-    if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
-        raise RasterError(f"{redact(path)} is not a collection of STAC items")
-    return items
-
-
 def read_parquet(path: str) -> list[dict[str, Any]]:
     """Return the items of a GeoParquet file, as it tells them.
 

@@ -19,10 +19,10 @@ from geoseg.core.text import redact
 from geoseg.errors import ChangedError, RasterError
 from geoseg.rasters.addresses import host_of, is_remote
 from geoseg.rasters.catalogs import MOST_BYTES
-from geoseg.rasters.item_lists import QUESTION, items_in, write_list
+from geoseg.rasters.item_lists import QUESTION, write_list
 from geoseg.rasters.references import read_bytes
 from geoseg.rasters.search import Found, places_of
-from geoseg.rasters.stac import items_of, placed
+from geoseg.rasters.stac import items_in, items_of, placed
 
 _WORDS: Final = {
     "what": "other scenes", "area": "another area", "dates": "other dates",

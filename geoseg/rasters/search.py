@@ -34,12 +34,12 @@ from geoseg.rasters.catalogs import (
     pages,
     read_json,
 )
-from geoseg.rasters.item_lists import PARQUET, items_in, read_parquet
+from geoseg.rasters.item_lists import PARQUET, read_parquet
 from geoseg.rasters.observations import age
 from geoseg.rasters.places import area_of
 from geoseg.rasters.products import RASTER_SUFFIXES
 from geoseg.rasters.scenes import scene_items
-from geoseg.rasters.stac import items_of, links_of, placed
+from geoseg.rasters.stac import items_in, items_of, links_of, placed
 
 if TYPE_CHECKING:
     from shapely import Geometry

@@ -84,10 +84,19 @@ def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
         RasterError: It cannot be read, or holds no items.
     """
     found = json_object(read_bytes(path, most=_MAX_BYTES), path, "a STAC item")
+    return [placed(item, path, trust) for item in items_in(found, path)]
+
+
+def items_in(found: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    """Return the items of an ItemCollection, or of a file that is one item.
+
+    Raises:
+        RasterError: It is neither.
+    """
     items = found.get("features", [found])
     if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
         raise RasterError(f"{redact(path)} is not a collection of STAC items")
-    return [placed(item, path, trust) for item in items]
+    return items
 
 
 def json_object(text: str | bytes, path: str, what: str) -> dict[str, Any]:
