@@ -121,13 +121,13 @@ blocks or objects, run it again; 130 interrupted, the same command resumes.
     default="info",
     show_default=True,
     envvar="GEOSEG_LOG_LEVEL",
-    help="The least that is said on stderr; may stand anywhere.",
+    help="Lowest level that is logged to stderr; may stand anywhere.",
 )
 @click.option(
     "--log-json",
     is_flag=True,
     envvar="GEOSEG_LOG_JSON",
-    help="Say it as JSON lines, with the events of pipelines; may stand anywhere.",
+    help="Log as JSON lines, with the events of pipelines; may stand anywhere.",
 )
 def program(*, log_level: str, log_json: bool) -> None:
     """Turn huge satellite and aerial rasters into seamless maps."""

@@ -16,7 +16,7 @@ from geoseg.core.text import size
 @click.option("--clear", is_flag=True, help="Delete it; it is made again when needed.")
 @takes(OutputOptions, "output", only="as_json")
 def cache(*, clear: bool, output: OutputOptions) -> None:
-    """Show what is kept for this user between runs, because making it takes long.
+    """Show what is cached for this user between runs, or delete it.
 
     Compiled networks and measured batch sizes, in a folder that nobody else can write;
     GEOSEG_CACHE_DIR names another one.

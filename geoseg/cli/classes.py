@@ -19,12 +19,12 @@ from geoseg.maps.options import ClassesOptions
 @takes(ClassesOptions)
 @takes(OutputOptions, "output")
 def classes(*, masks: str, options: ClassesOptions, output: OutputOptions) -> None:
-    """Say which classes MASKS have; name them, colour them, make one of several.
+    """List the classes of MASKS; rename, recolour or merge them.
 
     Without options it lists value, colour, name and area of each class. A name that
     means something, such as water or forest, has a colour that maps have for it, where
     none is given. Polygons, exports, reports and views that are made from then on
-    follow. Merging writes the pixels anew, as the lowest of the values.
+    follow. Merging rewrites the pixels, with the lowest of the values.
     """
     from geoseg.cli.answers import areas, step
     from geoseg.core.text import area_unit, number

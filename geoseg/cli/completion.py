@@ -15,7 +15,7 @@ from geoseg.cli.options import command
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, *, shell: str) -> None:
-    """Print what makes SHELL complete geoseg's commands and options with Tab."""
+    """Print the script that completes geoseg's commands and options in SHELL."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

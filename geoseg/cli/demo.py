@@ -25,7 +25,7 @@ class DemoOptions(Options):
 @takes(DemoOptions)
 @takes(OutputOptions, "output")
 def demo(*, options: DemoOptions, output: OutputOptions) -> None:
-    """Go the whole way on a small scene: masks, polygons, picture, summary."""
+    """Run the whole workflow on a small scene: masks, polygons, picture, summary."""
     from geoseg.demo.run import run_demo
 
     summary = run_demo(quiet=output.silent, **dict(options))

@@ -29,7 +29,7 @@ Found = tuple[dict[str, Any], list[str]]
 @click.argument("thing")
 @takes(OutputOptions, "output", only="as_json")
 def info(*, thing: str, output: OutputOptions) -> None:
-    """Say what THING is: a raster, scenes, masks, polygons, a model, a run's folder.
+    """Describe THING: a raster, scenes, masks, polygons, a model, a run's folder.
 
     Masks are counted: areas by class, whether they are complete, how they were made.
     """
@@ -90,7 +90,7 @@ def _of_model(spec: str) -> Found:
         if Path(spec).exists():
             raise
         raise MasksError(
-            f"there is no file {redact(spec)}, and it is no model either ({error})"
+            f"there is no file {redact(spec)}, nor is it a model ({error})"
         ) from error
     return {"kind": "model", "card": card_to_item(card)}, describe(card).splitlines()
 

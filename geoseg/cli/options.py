@@ -89,7 +89,7 @@ class Group(click.Group):
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             near = get_close_matches(args[0], known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"{', '.join(known)} are"
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             ctx.fail(f"there is no command {args[0]!r}: {hint}")
         return super().resolve_command(ctx, args)
 
@@ -223,5 +223,5 @@ def _list(text: str, read: Callable[[str], Any]) -> list[Any]:
 def _pair(text: str, read: Callable[[str], Any]) -> tuple[str, Any]:
     key, _, value = text.partition("=")
     if not key or not value:
-        raise ValueError("there is no name or no value")
+        raise ValueError("the name or the value is missing")
     return key, read(value)

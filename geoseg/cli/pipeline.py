@@ -160,7 +160,7 @@ class StatusOptions(Options):
 def status(
     context: click.Context, *, out: str, options: StatusOptions, output: OutputOptions
 ) -> None:
-    """Say how the run in OUT is: at work, done, failed, or killed without a word.
+    """Show the state of the run in OUT: at work, done, failed or killed.
 
     OUT is the folder of a pipeline's products. Programs read OUT/status.json, or this
     with --json. Exit status: 0 where the run is done or at work; else what it ended

@@ -173,4 +173,4 @@ def compare(
         found.to_csv(written.csv)
     _print(found.to_dict(), found.table, output)
     if not output.silent:
-        click.echo(f"both say the same on {found.agreement:.1%} of what both map")
+        click.echo(f"both agree on {found.agreement:.1%} of what both map")

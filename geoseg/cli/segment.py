@@ -165,7 +165,7 @@ def plan(
     place: ClusterOptions,
     output: OutputOptions,
 ) -> None:
-    """Say what `segment` would do with RASTER, and run nothing.
+    """Show what `segment` would do with RASTER, without running it.
 
     Headers are read, pixels are not: windows and blocks, what will be read and written,
     and the most memory a process takes. Options are those of `segment`. With --time a

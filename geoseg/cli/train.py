@@ -30,7 +30,7 @@ from geoseg.training.options import TrainOptions
 def train(
     *, rasters: tuple[str, ...], options: TrainOptions, output: OutputOptions
 ) -> None:
-    """Train a model on RASTERS and labels; an interrupted training goes on."""
+    """Train a model on RASTERS and labels; an interrupted training resumes."""
     from geoseg.models.folder import open_folder
     from geoseg.training.train import train_model
 
@@ -49,7 +49,7 @@ def _figures(facts: Mapping[str, Any]) -> str:
     """Return in a line how good a model is, by its card."""
     found = facts.get("validation")
     if found is None:
-        return "trained; nothing was held out, so how good it is, is not known"
+        return "trained; nothing was held out, so its accuracy is unknown"
     if "objects" in found:
         objects = found["objects"]
         figures = {"AP50": "ap50", "PQ": "pq", "F1": "f1_50"}

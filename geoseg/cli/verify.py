@@ -32,7 +32,7 @@ def verify(
     """Compare MASKS with its checksums: damaged, missing and foreign objects.
 
     Exit status 0: whole. 3: it is not; what is wrong is listed. --repair restores
-    metadata and overviews; blocks and objects that it forgets are made again, byte for
+    metadata and overviews; blocks and objects that it removes are made again, byte for
     byte, by the segment command that made them.
     """
     from geoseg.maps.verify import lines_of

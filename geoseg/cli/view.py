@@ -18,7 +18,7 @@ from geoseg.viz.options import ViewOptions
 @click.argument("masks")
 @takes(ViewOptions)
 @click.option(
-    "--no-browser", is_flag=True, help="Only say where the map is; open nothing."
+    "--no-browser", is_flag=True, help="Print the map's address; open no browser."
 )
 def view(*, masks: str, options: ViewOptions, no_browser: bool) -> None:
     """Show MASKS as a map in the browser; Ctrl-C ends it.

@@ -78,8 +78,7 @@ def masks_of(names: Sequence[str] | None) -> Sequence[str] | None:
     for name in names:
         if name not in MASKS:
             raise ValueError(
-                f"{name!r} is nothing to mask: write none, or some of "
-                f"{', '.join(MASKS)}"
+                f"{name!r} cannot be masked: write none, or some of {', '.join(MASKS)}"
             )
     return names
 
@@ -95,13 +94,13 @@ class FindOptions(Options):
     cloud: Annotated[
         float | None, Field(ge=0, le=100), Cli(section=Section.TIME, metavar="PERCENT")
     ] = None
-    """Take scenes with at most so many clouds; those that do not tell are taken."""
+    """Take scenes with at most this cloud cover; those without the figure are taken."""
     endpoint: Annotated[
         str | None, Cli(section=Section.TIME, metavar="NAME|URL", location=True)
     ] = None
     """Archive that is searched."""
     dates_from: Annotated[DatesFrom, Cli(section=Section.TIME)] = "items"
-    """Where scenes have their dates from: their items, or the names of files."""
+    """Where the dates of scenes come from: their items, or the names of files."""
 
 
 class SeriesOptions(FindOptions):
@@ -117,8 +116,8 @@ class SeriesOptions(FindOptions):
         AfterValidator(every_of),
         Cli(section=Section.TIME, metavar="month|10 days|…"),
     ] = None
-    """Keep steps in time, each reduced on its own: date, day, week, month, year, or so
-    many of them."""
+    """Keep steps in time, each reduced on its own: date, day, week, month, year, or a
+    number of them."""
     mask: Annotated[
         Sequence[str] | None,
         AfterValidator(masks_of),
@@ -129,7 +128,7 @@ class SeriesOptions(FindOptions):
     mask_buffer: Annotated[
         float, Field(ge=0, le=10_000), Cli(section=Section.TIME, metavar="METRES")
     ] = 0.0
-    """Mask so much around clouds and shadows too."""
+    """Mask this far around clouds and shadows too."""
     like: Annotated[
         str | os.PathLike[str] | None,
         Cli(section=Section.TIME, metavar="FILE", location=True),
@@ -142,7 +141,7 @@ class SeriesOptions(FindOptions):
     """How scenes come onto other pixels; auto: nearest where pixels differ by whole
     factors, else bilinear (averages where they become larger)."""
     skip_missing: Annotated[bool, Cli(section=Section.TIME)] = False
-    """Go on without files that cannot be had."""
+    """Continue without files that cannot be read."""
 
     @property
     def series(self) -> SeriesOptions | None:

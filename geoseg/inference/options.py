@@ -98,7 +98,7 @@ class MasksOptions(PlanOptions):
     zarr_format: Annotated[Literal[2, 3], Cli(section=Section.WRITTEN)] = 2
     """2 opens everywhere."""
     mixed: Annotated[bool, Cli(section=Section.SPEED)] = False
-    """Let other kinds of GPUs go on, whose answers round otherwise."""
+    """Let other kinds of GPUs continue the run, whose results round differently."""
 
 
 class SegmentOptions(MasksOptions):

@@ -236,8 +236,8 @@ def _objects(
     if wanted == card.task or (card.task == "panoptic" and wanted == "instance"):
         if instances or (things and tuple(things) != card.things):
             raise GeosegError(
-                "--instances and --things are for a model of classes whose objects are "
-                f"wanted; here the task is {wanted} and {card.name!r} does it itself: "
+                "--instances and --things make objects of a model's classes; here the "
+                f"task is {wanted} and {card.name!r} does it itself: "
                 "leave them out, or add --task instance"
             )
         return wanted, None

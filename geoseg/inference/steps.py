@@ -135,8 +135,8 @@ def _check(
     size = float(right.square().mean().sqrt())
     if not off <= 1.5 * usual + size / 1024:
         raise CompileError(
-            f"compiled, the network answers otherwise: {off / size:.2g} of the size of "
-            f"its scores off, {usual / size:.2g} as PyTorch runs it"
+            f"compiled, the network answers differently: {off / size:.2g} of the size "
+            f"of its scores off, {usual / size:.2g} as PyTorch runs it"
         )
 
 

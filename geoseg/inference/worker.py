@@ -126,8 +126,8 @@ def check_worker(job: Job) -> None:
         raise ClusterError(
             f"a worker on {gethostname()} computes on {card or 'its processor'}, the "
             f"run was begun on {chosen.card or 'processors'}: its answers would round "
-            "otherwise; give it the same, or go on with --mixed, and the store says "
-            "which blocks are whose"
+            "differently; give it the same, or continue with --mixed, and the store "
+            "says which blocks are whose"
         )
 
 

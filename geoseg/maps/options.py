@@ -27,8 +27,8 @@ class VerifyOptions(Options):
     """What `geoseg verify` is asked."""
 
     repair: bool = False
-    """Restore what is told twice, and forget what is damaged, so that the same segment
-    command makes it again."""
+    """Restore metadata from its second copy and remove damaged blocks, so that the same
+    segment command computes them again."""
 
 
 class ClassesOptions(Options):

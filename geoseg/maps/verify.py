@@ -247,8 +247,8 @@ def _repair(masks: Masks, found: Verified, *, again: bool) -> list[str]:
     elif overviews and masks.is_complete:
         forget_overviews(masks)
         build_overviews(masks)
-        lines.append("overviews: made again")
-    lines += [f"{name}: not ours, left as it is" for name in found.foreign]
+        lines.append("overviews: rebuilt")
+    lines += [f"{name}: not written by geoseg, left as it is" for name in found.foreign]
     return lines
 
 

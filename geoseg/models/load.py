@@ -443,7 +443,11 @@ def _open_path(path: Path) -> Opened:
         close = difflib.get_close_matches(str(family), FOLDERS, n=1)
         raise ModelError(
             f"the card {path} names the family {family!r} in its framework: "
-            + (f"did you mean {close[0]!r}?" if close else f"{', '.join(FOLDERS)} are")
+            + (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"known: {', '.join(FOLDERS)}"
+            )
         )
     load = partial(import_module(FOLDERS[family]).load_folder, folder)
     return opened(path, folder.card, load, *_weights_hashes(folder))

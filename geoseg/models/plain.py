@@ -129,7 +129,7 @@ def _explained(error: ValidationError) -> str:
         of: Any = _FIELDS.get(str(first["loc"][0]), Card)
         known = [f.name for f in fields(of)] + list(_SHORT_KEYS) * (of is Card)
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"{', '.join(known)} are"
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         return f"unknown field {field!r}: {hint}"
     instead = (
         "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"

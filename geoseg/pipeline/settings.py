@@ -41,7 +41,9 @@ def fields_of(text: str) -> set[str]:
     unknown = sorted(found - {*FIELDS})
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in FIELDS)
-        raise ValueError(f"{{{unknown[0]}}} in {text!r} is not known: {known} are")
+        raise ValueError(
+            f"{{{unknown[0]}}} in {text!r} is not known: write one of {known}"
+        )
     return found
 
 

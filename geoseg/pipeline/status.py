@@ -53,7 +53,8 @@ def post_status(url: str, facts: Mapping[str, Any]) -> None:
             pass
     except (OSError, ValueError) as error:
         warnings.warn(
-            f"{redact(url)} could not be told how the run ended: {first_line(error)}",
+            f"{redact(url)} could not be notified of how the run ended: "
+            f"{first_line(error)}",
             stacklevel=2,
         )
 
@@ -110,8 +111,8 @@ def lines_of(out: str, found: Mapping[str, Any]) -> Iterator[str]:
 
 
 _SAID = {
-    "running": "at work",
-    "killed": "killed without a word (the same command resumes)",
+    "running": "running",
+    "killed": "killed (the same command resumes)",
     "interrupted": "interrupted (the same command resumes)",
 }
 

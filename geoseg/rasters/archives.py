@@ -115,7 +115,7 @@ def archive_for(endpoint: str | None, collection: str) -> tuple[str, Archive]:
                 return name, archive
         every = [c for archive in known.values() for c in archive.collections]
         raise GeosegError(
-            f"{redact(collection)} is no file, and no archive is known to have a "
+            f"{redact(collection)} is not a file, and no known archive has a "
             f"collection of that name{did_you_mean(collection, every)}: name its "
             f"archive with --endpoint ({', '.join(known)}, or a URL)"
         )
@@ -128,7 +128,7 @@ def archive_for(endpoint: str | None, collection: str) -> tuple[str, Archive]:
                 return name, archive
         return redact(endpoint), Archive(url=endpoint)
     raise GeosegError(
-        f"--endpoint {redact(endpoint)} is neither a URL nor an archive that is known"
+        f"--endpoint {redact(endpoint)} is neither a URL nor a known archive"
         f"{did_you_mean(endpoint, known)}; known are {', '.join(known)}, and those in "
         f"{own_file()}"
     )

@@ -201,7 +201,9 @@ def _pages_of(search: ItemSearch, url: str) -> Iterator[list[Item]]:
         page = answers.read_json(asked, method=search.method, parameters=parameters)
         items = page.get("features")
         if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
-            raise RasterError(f"{redact(url)} answers a search with something else")
+            raise RasterError(
+                f"{redact(url)} answers a search with something other than items"
+            )
         yield items
         more = next((k for k in links_of(page) if k.get("rel") == "next"), None)
         if more is None:

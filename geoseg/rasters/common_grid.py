@@ -124,7 +124,7 @@ def common_grid(
         _finest(near, headers), key=lambda g: abs(g.transform.determinant), default=None
     )
     if finest is None:
-        raise SceneMissingError(f"{headers.name}: no file of any scene can be had")
+        raise SceneMissingError(f"{headers.name}: no file of any scene can be read")
     around = area
     if around is None:
         drawn = [s for i in near if (s := shapes[id(i)]) is not None]
@@ -186,7 +186,7 @@ def _window(area: Geometry, frame: Grid) -> Window:
     bent = densified(np.array([_in_one(area)], object), there, 0.1)[0]
     places = shapely.get_coordinates(shapely.transform(bent, there, interleaved=False))
     if not np.isfinite(places).all():
-        raise RasterError("the area is out of the reach of its CRS: use --crs")
+        raise RasterError("the area lies outside the domain of its CRS: use --crs")
     left, top = (math.floor(v + _ROUNDED) for v in places.min(axis=0))
     right, bottom = (math.ceil(v - _ROUNDED) for v in places.max(axis=0))
     return Window.spanning(top, max(bottom, top + 1), left, max(right, left + 1))

@@ -90,7 +90,7 @@ def control_points(points: Sequence[Any], crs: Any) -> ControlPoints:  # noqa: A
     from rasterio._err import CPLE_BaseError  # what a transformer raises
 
     if len(points) < _FEWEST:
-        raise RasterError(f"and {len(points)} of them place nothing")
+        raise RasterError(f"and {len(points)} of them do not fix its position")
     if not crs:
         raise RasterError("which have no CRS")
     own = CRS.from_user_input(crs.to_wkt())
@@ -111,7 +111,7 @@ def control_points(points: Sequence[Any], crs: Any) -> ControlPoints:  # noqa: A
         off = control.misfit()
     except CPLE_BaseError as error:
         raise RasterError(
-            f"and {len(points)} of them, where they lie, place nothing"
+            f"and its {len(points)} points, as they lie, do not fix its position"
         ) from error
     if not off <= _MISFIT:
         raise RasterError(
@@ -168,7 +168,7 @@ class Placed(Warped):
         name = CRS.from_wkt(self.control.crs).name
         told = (
             f"{self.name} is placed by {count} ground control points: brought to "
-            f"{name}, pixels of {size:.4g} m, by a {how} that meets them to "
+            f"{name}, pixels of {size:.4g} m, by a {how} that fits them to "
             f"{max(off, 0.01):.2g} pixels; terrain is not corrected"
         )
         return (*self.source.notes, told)

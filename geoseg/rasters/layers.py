@@ -146,8 +146,8 @@ def _file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
 def gone(layer: Layer, error: RasterError) -> SceneMissingError:
     """Return the error that says which scene's file cannot be had."""
     return SceneMissingError(
-        f"{layer.scene}: its {layer.key} cannot be had ({redact(str(error))}); give "
-        "the same command again, or --skip-missing to go on without"
+        f"{layer.scene}: its {layer.key} cannot be read ({redact(str(error))}); give "
+        "the same command again, or --skip-missing to continue without"
     )
 
 

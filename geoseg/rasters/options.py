@@ -22,8 +22,8 @@ class ComposeOptions(BandsOptions, SeriesOptions):
     ] = None
     """Pixel size; default the finest band's."""
     quality: Annotated[bool, Cli(section=Section.WRITTEN)] = False
-    """Tell of each pixel how often it was seen, the share of clouds, and the first and
-    last date."""
+    """Add how often each pixel was seen, the share of clouds, and the first and last
+    date."""
     out: Annotated[
         str | os.PathLike[str] | None,
         Cli(section=Section.WRITTEN, metavar="FILE.tif|FILE.zarr", location=True),

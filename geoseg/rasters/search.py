@@ -131,7 +131,7 @@ def _chosen(
     for item, by, trust in told:
         if item.get("type") != "Feature":
             raise RasterError(
-                f"{redact(by)} holds something else than STAC items: type is "
+                f"{redact(by)} holds something other than STAC items: type is "
                 f"{item.get('type')!r} instead of 'Feature'"
             )
         key = str(item.get("collection")), str(item.get("id"))

@@ -267,7 +267,7 @@ def _without_missing(
         left = tuple(None if la in gone else la for la in scene.layers)
         kept.append(replace(scene, layers=left))
     if not any(layer for scene in kept for layer in scene.layers):
-        raise SceneMissingError(f"{name}: no file of any scene can be had")
+        raise SceneMissingError(f"{name}: no file of any scene can be read")
     return kept, tuple(f"missing: {each}" for each in told)
 
 

@@ -111,4 +111,4 @@ def framework_for(arch: str, encoder: str) -> dict[str, Any]:
             *prefixed,
         ]
     )
-    raise ModelError(f"arch {arch!r} cannot be trained; known ones are {known}")
+    raise ModelError(f"arch {arch!r} cannot be trained; known: {known}")

@@ -181,7 +181,7 @@ def devices_of(options: TrainOptions) -> int | list[int]:
     found = list(range(torch.cuda.device_count()))
     if len(found) > 1 and hasattr(sys, "ps1"):
         warnings.warn(
-            f"of {len(found)} GPUs one trains, in a notebook: geoseg train takes all",
+            f"of {len(found)} GPUs a notebook uses one: geoseg train uses all",
             stacklevel=2,
         )
         return found[:1]

@@ -46,7 +46,7 @@ def _class(text: str) -> tuple[int, str, str | None]:
     value, _, rest = text.partition("=")
     name, _, color = rest.partition(":")
     if not value.isdigit() or not name:
-        raise ValueError("there is no value or no name")
+        raise ValueError("the name or the value is missing")
     return int(value), name, color or None
 
 
@@ -116,7 +116,7 @@ class TrainOptions(RasterOptions, LabelOptions):
     ] = ()
     """A class with its colour; default what the labels hold; repeatable."""
     boundary: Annotated[float | None, Field(gt=0), _PIXELS] = None
-    """Pixels of polygons so near to their outline are a class `boundary`, for segment
+    """Pixels of polygons this near to their outline are a class `boundary`, for segment
     --task instance --instances boundary:boundary."""
     resolution: Annotated[
         float | None, Field(gt=0), Cli(section=Section.MODEL, metavar="METRES")

@@ -34,7 +34,7 @@ def test_what_can_be_asked(given):
         ({"reduce": "best:evi7"}, "an INDEX is one of ndvi"),
         ({"every": "0 days"}, "every: write date, day"),
         ({"every": "fortnight"}, "every: write date, day"),
-        ({"mask": ["cloud"]}, "nothing to mask"),
+        ({"mask": ["cloud"]}, "cannot be masked"),
         ({"cloud": 101}, "cloud"),
         ({"mask_buffer": -1}, "mask_buffer"),
     ],

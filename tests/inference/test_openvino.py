@@ -108,5 +108,5 @@ def test_where_it_is_absent_that_is_said(monkeypatch, network, scene):
     options = ModelOptions(device="cpu", engine="openvino")
     with pytest.raises(GeosegError, match=r"geoseg\[openvino\]"):
         TorchModel(network, CARD, options)
-    with pytest.raises(ModelError, match=r"runs networks; .* is none"):
+    with pytest.raises(ModelError, match=r"runs networks; .* is not one"):
         small.make_plan(scene, chunk=64, model="kmeans:2", engine="openvino")

@@ -175,7 +175,7 @@ def test_the_status_of_a_run(water, capsys):
     told["state"], told["process"]["pid"] = "running", 2**22 + 1
     file.write_text(json.dumps(told))
     assert geoseg_run(["status", out]) == 3
-    assert "killed without a word" in capsys.readouterr().out
+    assert "killed (the same command" in capsys.readouterr().out
     assert geoseg_run(["status", out, "--prometheus"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert f'geoseg_exit_status{{out="{out}"}} 3' in lines
@@ -215,7 +215,7 @@ def test_a_webhook_is_told_how_it_ended(water, capsys):
         warnings.simplefilter("always")
         assert geoseg_run([*line, "--webhook", url]) == 2
     said = capsys.readouterr().err
-    assert "could not be told how the run ended" in said
+    assert "could not be notified of how the run ended" in said
     assert "abc123" not in said
     assert geoseg_run([*line, "--webhook", "ftp://host/x"]) == 2
     assert "is not a web address" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def test_what_is_no_stac_is_said(server):
     with pytest.raises(RasterError, match="does not answer as a STAC API does"):
         found_items("scenes")
     server.files["/search"] = b'{"features": 7}'
-    with pytest.raises(RasterError, match="answers a search with something else"):
+    with pytest.raises(RasterError, match="answers a search with something other"):
         found_items("scenes")
 
 

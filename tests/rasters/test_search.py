@@ -105,7 +105,7 @@ def test_what_is_asked_is_told_by_its_content(tmp_path):
         ("scenes/none.tif", "there is no file scenes/none.tif"),
         ("scene.json", "there is no file scene.json"),
         ("stac:none.zarr", "there is no file none.zarr"),
-        ("sentinel-2-l2b", r"no archive is known .* did you mean 'sentinel-2-l2a'"),
+        ("sentinel-2-l2b", r"no known archive has .* did you mean 'sentinel-2-l2a'"),
         ("none*.SAFE", "there is no file none"),
     ],
 )

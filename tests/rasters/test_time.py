@@ -382,7 +382,7 @@ def test_a_file_that_is_gone(scenes, rng, monkeypatch):
     scenes.add("b", "2021-05-13T00:00:00Z", {"red": whole(rng), "nir": one})
     (scenes.folder / "b-red.tif").unlink()
     path = scenes.save()
-    with pytest.raises(SceneMissingError, match="STAC item b: its red cannot be had"):
+    with pytest.raises(SceneMissingError, match="STAC item b: its red cannot be read"):
         pixels_of(opened(path))
     out = scenes.folder / "out.tif"
     asked = ["compose", path, "--mask", "none", "--out", str(out), "-q"]

@@ -161,8 +161,8 @@ def _code(node: ast.expr, names: list[str], text: str, depth: int) -> str:
         ):
             return f"{_FUNCTIONS[name][0]}({', '.join(part(a) for a in args)})"
     raise ModelError(
-        f"{ast.unparse(node)!r} in the expression {text!r} is not allowed: bands, "
-        f"numbers, + - * / **, {', '.join(_FUNCTIONS)} are"
+        f"{ast.unparse(node)!r} in the expression {text!r} is not allowed: use "
+        f"bands, numbers, + - * / **, {', '.join(_FUNCTIONS)}"
     )
 
 

@@ -99,7 +99,7 @@ class PixelFeatures:
         """
         unknown = set(plain) - {"scales", "edges", "texture", "differences"}
         if unknown:
-            raise ModelError(f"features {sorted(unknown)} are not known")
+            raise ModelError(f"unknown features: {sorted(unknown)}")
         return cls(
             scales=tuple(float(s) for s in plain.get("scales", ())),
             edges=bool(plain.get("edges", True)),

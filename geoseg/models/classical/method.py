@@ -80,7 +80,7 @@ def placed(method: ClassicalMethod, options: ModelOptions) -> AnyModel:
     """
     if options.engine == "openvino":
         raise ModelError(
-            f"--engine openvino runs networks; {method.card.name!r} is none: leave "
+            f"--engine openvino runs networks; {method.card.name!r} is not one: leave "
             "--engine out"
         )
     stays = options.device in {"auto", "cpu"} and options.engine in {"auto", "threads"}
@@ -198,5 +198,5 @@ def count_in(text: str, spec: str, what: str, fewest: int, most: int, hint: str)
         ModelError: It is none, or not in the range; the message says `what` it is.
     """
     if not text.strip().isdecimal() or not fewest <= int(text) <= most:
-        raise ModelError(f"{spec!r}: {what} is {fewest} … {most}, as in {hint}")
+        raise ModelError(f"{spec!r}: {what} must be {fewest} … {most}, as in {hint}")
     return int(text)

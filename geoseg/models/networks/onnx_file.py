@@ -195,8 +195,8 @@ class OnnxNetwork(nn.Module):
         self._dtype = _DTYPES.get(inputs[0].type)
         if self._dtype is None:
             raise ModelError(
-                f"the ONNX graph of {card.name!r} takes {inputs[0].type}, which no "
-                "raster is turned into"
+                f"the ONNX graph of {card.name!r} takes {inputs[0].type}, which "
+                "rasters are not converted to"
             )
         windows, *rest = shape
         self._last = rest[0] != len(card.bands) and rest[2] == len(card.bands)

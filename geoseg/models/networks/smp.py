@@ -95,9 +95,8 @@ def build(card: Card) -> nn.Module:
     unknown = sorted(arguments.keys() - known.keys() - known_too)
     if unknown:
         raise ModelError(
-            f"{arch} of {card.name!r} takes no argument {unknown[0]!r}: "
-            f"{', '.join(n for n in known if n.startswith(('enc', 'dec', 'aux')))} "
-            "are known"
+            f"{arch} of {card.name!r} takes no argument {unknown[0]!r}; known: "
+            f"{', '.join(n for n in known if n.startswith(('enc', 'dec', 'aux')))}"
         )
     try:
         module: nn.Module = getattr(smp, arch)(

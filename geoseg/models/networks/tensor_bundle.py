@@ -140,7 +140,7 @@ def _unsnapped(raw: bytes) -> bytes:
             count, back = 1 + tag, int.from_bytes(raw[at : at + width], "little")
             at += width
         if not 0 < back <= len(out) or len(out) + count > length:
-            raise ValueError("a copy from nowhere")
+            raise ValueError("a copy from before its beginning")
         for _ in range(count):
             out.append(out[-back])
     if len(out) != length:

@@ -149,7 +149,7 @@ class TorchModel(AnyModel):
         if is_shaped(self.card) or self.card.inputs or not self.records:
             raise ModelError(
                 f"--engine openvino runs networks that see bands alone, in torch; "
-                f"{self.card.name!r} is none: leave --engine out"
+                f"{self.card.name!r} is not one: leave --engine out"
             )
         assert self._threads is not None, "it takes windows side by side"
         card, self._input, self._measured = self.card, torch.float32, module
