@@ -9,13 +9,14 @@ import click
 import pytest
 from declared import DECLARED
 
-from geoseg.cli import program
+from geoseg.cli import COMMANDS, program
 from geoseg.cli.quality import FigureOptions, PairsOptions
 from geoseg.core.options import checked, cli_of, flag_of
+from geoseg.core.toml_settings import models
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions, PlanOptions, SegmentOptions
-from geoseg.maps.options import ClassesOptions
+from geoseg.maps.options import ClassesOptions, ExportOptions
 from geoseg.pipeline import settings as pipeline
 from geoseg.vector.options import RegionsOptions
 from geoseg.viz.options import PageOptions
@@ -36,6 +37,8 @@ CLI_ONLY = {
     "timed",
     *ClusterOptions.model_fields,
 }
+# Commands that show something, and have no public function with options of its own.
+SHOWS = {"status", "info", "models", "model", "demo", "cache", "completion"}
 CLI_ONLY |= {*FigureOptions.model_fields, *PairsOptions.model_fields}
 WHAT = {"what", "source", "raster", "rasters", "masks", "path", "one", "other"}
 WHAT |= {"help", "workers", "pipeline"}
@@ -96,6 +99,20 @@ def test_pipelines_have_the_declared_options(options):
     for command in commands - {PlanOptions}:
         rest = {*command.model_fields} - {*options.model_fields}
         assert rest - {"partial"} == {"out", "overwrite"}
+
+
+def test_every_command_and_stage_is_declared():
+    """So that none stays outside of the tests above."""
+    assert {name for _, name in DECLARED.values()} == {*COMMANDS} - SHOWS
+    assert {table for table, _ in TABLES.values()} | {pipeline.Export} == {
+        table
+        for field in pipeline.Pipeline.model_fields.values()
+        for table in models(field.annotation)
+        if table.__module__ == pipeline.__name__
+    }
+    # An export has no option but where, how often and of what: none in a pipeline.
+    assert {*ExportOptions.model_fields} == {"out", "overwrite", "partial"}
+    assert {*pipeline.Export.model_fields} == {"file"}
 
 
 def test_what_is_wrong_is_said_in_the_users_spelling():
