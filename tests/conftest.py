@@ -97,7 +97,8 @@ def make_store():
 
     from geoseg.core.classes import class_table
     from geoseg.core.grid import Grid
-    from geoseg.maps.store import create_masks, open_masks
+    from geoseg.maps.create import create_masks
+    from geoseg.maps.store import open_masks
 
     def make(path, labels, confidence=None, *, names=None, crs="EPSG:32633",
              chunk=256, zarr_format=2, done=True, provenance=None):  # fmt: skip

@@ -37,8 +37,9 @@ from geoseg.inference.stage import device_of
 from geoseg.inference.streams import close_streams, stream_of
 from geoseg.inference.worker import Job
 from geoseg.location import portable, without_folders
+from geoseg.maps.create import create_masks, settings_of, writing
 from geoseg.maps.overviews import remake_overviews
-from geoseg.maps.store import Masks, create_masks, settings_of, writing
+from geoseg.maps.store import Masks
 from geoseg.models.card import Card, Task
 from geoseg.rasters.open import Source
 from geoseg.rasters.source import noted

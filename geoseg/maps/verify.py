@@ -21,6 +21,7 @@ from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
 from geoseg.maps.chunks import chunks_in, name_of
+from geoseg.maps.create import writing
 from geoseg.maps.group import OBJECTS, OVERVIEW
 from geoseg.maps.overviews import (
     build_overviews,
@@ -29,7 +30,7 @@ from geoseg.maps.overviews import (
 )
 from geoseg.maps.state import DONE, META
 from geoseg.maps.storage import is_stray, is_temporary
-from geoseg.maps.store import CHECKSUMS, Masks, open_masks, writing
+from geoseg.maps.store import CHECKSUMS, Masks, open_masks
 from geoseg.maps.twice import differing, restore
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from geoseg.accuracy.sampling import sample
 from geoseg.core.classes import class_table
 from geoseg.core.geodesy import PixelAreas
 from geoseg.core.grid import Grid, Window, squares
-from geoseg.maps.store import create_masks
+from geoseg.maps.create import create_masks
 from geoseg.viz.statistics import map_statistics
 
 CLASSES = class_table(["ice", "land", "sea"])

@@ -14,7 +14,7 @@ from geoseg.core.classes import class_table
 from geoseg.core.geodesy import PixelAreas
 from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError
-from geoseg.maps.store import create_masks
+from geoseg.maps.create import create_masks
 
 GRID = Grid(
     crs=CRS.from_epsg(4326).to_wkt(),

@@ -23,8 +23,8 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.lookup import nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, MasksError
 from geoseg.labels import UNLABELLED, open_labels
+from geoseg.maps.create import create_masks
 from geoseg.maps.group import OBJECT_COLUMNS, create_objects
-from geoseg.maps.store import create_masks
 from geoseg.viz.figures import draw_evaluation
 
 UTM = CRS.from_epsg(32633).to_wkt()

@@ -25,7 +25,7 @@ from geoseg.cli import run
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError
-from geoseg.maps.store import create_masks
+from geoseg.maps.create import create_masks
 
 CLASSES = class_table(["water", "forest", "town"])
 GRID = Grid(

@@ -21,7 +21,7 @@ from pyproj import CRS
 from geoseg.accuracy.evaluate import evaluate
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
-from geoseg.maps.store import create_masks
+from geoseg.maps.create import create_masks
 
 
 def patch(rng, height, width):

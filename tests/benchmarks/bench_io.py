@@ -33,7 +33,7 @@ from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.core.tiling import Block, Tiling
 from geoseg.inference.workflow import make_plan, run_plan
-from geoseg.maps.store import create_masks
+from geoseg.maps.create import create_masks
 from geoseg.rasters.open import Source, open_source
 
 BLOCK, CHUNK = 2048, 1024

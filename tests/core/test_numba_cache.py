@@ -58,7 +58,8 @@ def test_another_user_without_a_home_can_compile(request):
     folder = Path(tempfile.mkdtemp())
     request.addfinalizer(partial(shutil.rmtree, folder, ignore_errors=True))
     folder.chmod(0o777)
-    for parent in (*folder.parents, TOP, *TOP.parents, Path(sys.prefix)):
+    base = Path(sys.base_prefix)  # whose libpython a virtual environment needs, too
+    for parent in (*folder.parents, TOP, *TOP.parents, Path(sys.prefix), *base.parents):
         if not parent.stat().st_mode & 0o001:
             pytest.skip(f"{parent} is closed to others")
     user = [setpriv, "--reuid=64999", "--regid=64999", "--clear-groups"]

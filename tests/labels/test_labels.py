@@ -14,7 +14,7 @@ from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import UNLABELLED, open_labels
 from geoseg.maps.cog import export
-from geoseg.maps.store import create_masks
+from geoseg.maps.create import create_masks
 
 UTM = CRS.from_epsg(32633).to_wkt()
 GRID = Grid(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid, Window
+from geoseg.maps.create import create_masks
 from geoseg.maps.group import open_group
-from geoseg.maps.store import create_masks
 
 ARRAYS = ("classes", "confidence", "probabilities", "instances")
 SMALL = (

@@ -11,9 +11,10 @@ from geoseg._version import ANSWERS
 from geoseg.cli import run
 from geoseg.core.grid import Window
 from geoseg.errors import DamagedStoreError, MasksError
+from geoseg.maps.create import create_masks
 from geoseg.maps.state import DONE, META, PARTIAL, RECORD, clear, hold, positions
 from geoseg.maps.storage import Storage
-from geoseg.maps.store import create_masks, open_masks
+from geoseg.maps.store import open_masks
 
 STRAYS = (".nfs000000002db61b010035ef58", ".DS_Store", "._0.0", "Thumbs.db")
 

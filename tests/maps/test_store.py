@@ -16,8 +16,9 @@ from pyproj import CRS
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import MasksError
+from geoseg.maps.create import create_masks
 from geoseg.maps.state import HALO, PARTIAL
-from geoseg.maps.store import create_masks, open_masks
+from geoseg.maps.store import open_masks
 
 PLACES = {
     "utm": (Affine(10, 0, 500_000, 0, -10, 5_000_000), 32633),

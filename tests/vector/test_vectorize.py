@@ -433,7 +433,7 @@ def a_store(folder: Path) -> tuple[Any, Any, Any]:
 
     from geoseg.core.classes import class_table
     from geoseg.core.grid import Grid
-    from geoseg.maps.store import create_masks
+    from geoseg.maps.create import create_masks
 
     values = np.where(spots(100) == 3, 255, spots(100)).astype(np.uint8)
     confidence = np.random.default_rng(2).integers(0, 255, (100, 100)).astype(np.uint8)

@@ -20,7 +20,8 @@ pytest.importorskip("uvicorn")
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError, MasksError
-from geoseg.maps.store import create_masks, open_masks
+from geoseg.maps.create import create_masks
+from geoseg.maps.store import open_masks
 from geoseg.viz.view import view
 from geoseg.viz.view.basemap import mercator, open_basemap, tile_url
 

@@ -1,0 +1,162 @@
+"""A masks store that is begun: created, or resumed where its settings are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from geoseg._version import ANSWERS
+from geoseg.core.text import redact
+from geoseg.errors import ChangedError, MasksError
+from geoseg.location import portable
+from geoseg.maps.differences import differences
+from geoseg.maps.group import create_group
+from geoseg.maps.lock import held
+from geoseg.maps.state import (
+    LOCK,
+    META,
+    RECORD,
+    clear,
+    hold,
+    read_record,
+    write_record,
+)
+from geoseg.maps.storage import Storage
+from geoseg.maps.store import Masks, open_masks
+
+if TYPE_CHECKING:
+    from geoseg.core.classes import Class
+    from geoseg.core.grid import Grid
+
+
+def create_masks(
+    path: str,
+    *,
+    grid: Grid,
+    classes: Sequence[Class],
+    chunk: int,
+    arrays: Sequence[str],
+    settings: Mapping[str, Any],
+    block: int,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+    zarr_format: int = 2,
+    asked: Mapping[str, Any] | None = None,
+) -> Masks:
+    """Create a store, metadata only; or resume one made by the same settings.
+
+    Args:
+        path: Folder or URL of the store.
+        grid: Where its pixels are.
+        classes: The class table.
+        chunk: Side of the chunks in pixels.
+        arrays: Which arrays it gets, `classes` first.
+        settings: Everything that changes the answer, JSON-able. A store made by other
+            settings is refused.
+        block: Side of the blocks, by which done marks are named; not a setting, since
+            it does not change the answer. A store that is resumed keeps its own.
+        provenance: What else is worth keeping; must hold `run`, a name for this run.
+        overwrite: Delete a store that is there.
+        zarr_format: 2 opens everywhere; 3 in newer readers.
+        asked: What the user asked for, JSON-able: for whoever wants to repeat it.
+
+    Raises:
+        MasksError: Something else is there, or a store made by other settings.
+    """
+    storage = Storage(path.rstrip("/"))
+    folder = str(storage.path("")) if storage.is_local else None
+    settings = portable(json.loads(json.dumps(settings)), folder)
+    _check_ours(storage, overwrite=overwrite)
+    if storage.exists(RECORD) and not overwrite:
+        found = read_record(storage)
+        _check_same(storage, found, settings)
+        if found.get("created"):
+            hold(storage, found["run"])
+            return open_masks(storage.url)
+    record = {
+        "answers": ANSWERS,
+        "settings": settings,
+        "block": block,
+        "run": provenance["run"],
+        "created": False,
+        "complete": False,
+        "asked": portable(dict(asked or {}), folder),
+    }
+    write_record(storage, record)
+    clear(storage)
+    hold(storage, provenance["run"])
+    create_group(
+        storage.url,
+        grid=grid,
+        classes=classes,
+        chunk=chunk,
+        arrays=arrays,
+        provenance=provenance,
+        zarr_format=zarr_format,
+    )
+    write_record(storage, {**record, "created": True})
+    return open_masks(storage.url)
+
+
+def settings_of(path: str) -> dict[str, Any] | None:
+    """Return the settings that a store was begun with, or None where there is none."""
+    storage = Storage(path.rstrip("/"))
+    return read_record(storage)["settings"] if storage.exists(RECORD) else None
+
+
+@contextmanager
+def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None]]:
+    """Be the only one who writes a store; nothing is held where it is complete.
+
+    Args:
+        path: The store, which need not exist yet.
+        overwrite: Whether a complete one will be written too.
+
+    Yields:
+        A function that raises where another run has taken over meanwhile.
+
+    Raises:
+        LockedError: Another run is writing it.
+        MasksError: Something else is there.
+    """
+    storage = Storage(path.rstrip("/"))
+    _check_ours(storage, overwrite=overwrite)
+    if not overwrite and storage.exists(RECORD) and read_record(storage)["complete"]:
+        yield lambda: None
+        return
+    with held(storage, LOCK) as lock:
+        yield lock.check
+
+
+def _check_ours(storage: Storage, *, overwrite: bool) -> None:
+    """Raise where what is there is not a store of ours: never delete or mix in."""
+    # Of a run that was killed at its very beginning, only our own folder is there.
+    if storage.exists(RECORD) or not set(storage.names("")) - {META}:
+        return
+    remedy = "delete it yourself" if overwrite else "choose another --out"
+    raise MasksError(
+        f"{redact(storage.url)} exists and geoseg did not make it: {remedy}"
+    )
+
+
+def _check_same(
+    storage: Storage, record: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Raise where a run would not answer what the rest of the store was answered."""
+    # Where a raster lies is not compared: size, time or tag tell whether it changed.
+    name, old, new = redact(storage.url), portable(record["settings"]), portable(new)
+    different = any(old.get(k) != new.get(k) for k in {*old, *new})
+    if different:
+        shown = "; ".join(differences(old, new))
+        raise ChangedError(
+            f"{name} was begun with other settings ({shown}): use those, another "
+            "--out, or --overwrite"
+        )
+    if record.get("answers") != ANSWERS:
+        raise MasksError(
+            f"{name} was begun by a version of geoseg that gives other results (kind "
+            f"{record.get('answers', 'unknown')} there, {ANSWERS} now): finish it with "
+            "that version, or use another --out or --overwrite"
+        )
