@@ -64,7 +64,7 @@ run-lowest: $(VENV)/.lowest
 # The container's and the demo's versions are those of the tests.
 lock: $(BIN)/uv
 	$(LOCK) --extra test -o tests/requirements.lock
-	$(LOCK) -c tests/requirements.lock --extra models --extra plot --extra sklearn \
+	$(LOCK) -c tests/requirements.lock --extra train --extra view \
 	    -o requirements.lock
 	$(LOCK) -c tests/requirements.lock --extra container -o cluster/requirements.lock
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -113,7 +114,7 @@ def portable(value: Any, folder: str | None = None) -> Any:  # noqa: ANN401 - JS
 
 
 def _seen_from(folder: str | None, path: Path) -> str:
-    if folder is None or not path.exists():
+    if folder is None or not (path.exists() or has_magic(path.name)):
         return path.name
     try:
         return Path(os.path.relpath(path, folder)).as_posix()

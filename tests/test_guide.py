@@ -75,6 +75,9 @@ def prepared(tmp_path_factory):
             with rasterio.open(folder / name, "w", **profile) as out:
                 out.write(file.read(window=window))
                 out.descriptions = file.descriptions
+    (folder / "demo").mkdir()  # as README has them, after `make demo`
+    for name in ("scene.tif", "truth.tif"):
+        shutil.copy(folder / name, folder / "demo" / name)
     geoseg.vectorize(folder / "truth.tif", folder / "polygons.gpkg")
     geoseg.segment(
         folder / "scene.tif", model="kmeans:6", out=folder / "masks.zarr",

@@ -16,7 +16,7 @@ import geoseg
 TOP = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCKS = {
-    "requirements.lock": ("models", "plot", "sklearn"),
+    "requirements.lock": ("train", "view"),
     "tests/requirements.lock": ("test",),
     "cluster/requirements.lock": ("container",),
 }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,31 @@ class Estimate:
             "low": finite(self.low),
             "high": finite(self.high),
         }
+
+
+def share_of_blocks(moments: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Return the share of pixels that are right, as surely as blocks of them tell it.
+
+    Pixels of a block are alike, so it is the blocks that were sampled: the ratio of two
+    means, with its variance between them (Cochran 1977, "Sampling techniques", 6.3).
+
+    Args:
+        moments: (3, 3) the sum over blocks of the outer products of (1, pixels that are
+            right, pixels), which adds up over batches and processes.
+        confidence: level of the interval.
+    """
+    sums = np.asarray(moments, np.float64)
+    blocks, known = sums[0, 0], sums[0, 2]
+    share = sums[0, 1] / known
+    squares = sums[1, 1] - 2 * share * sums[1, 2] + share**2 * sums[2, 2]
+    variance = squares * blocks / (blocks - 1) if blocks > 1 else float("nan")
+    return Estimate(
+        value=float(share),
+        standard_error=float(np.sqrt(max(variance, 0.0)) / known),
+        confidence=confidence,
+        most=1.0,
+        n=float(blocks),
+    )
 
 
 def finite(value: float) -> float | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from geoseg.cli.answers import step
@@ -31,6 +28,7 @@ def train(
     *, rasters: tuple[str, ...], options: TrainOptions, output: OutputOptions
 ) -> None:
     """Train a model on RASTERS and labels; an interrupted training resumes."""
+    from geoseg.models.describe import held_out
     from geoseg.models.folder import open_folder
     from geoseg.training.train import train_model
 
@@ -38,28 +36,9 @@ def train(
     facts = dict(open_folder(path).card.facts)
     notes = list(facts["training"].get("label_notes", ()))
     notes += facts.get("validation", {}).get("notes", [])
-    lines = [f"{path}: {_figures(facts)}", *(f"- {note}" for note in notes)]
-    lines.append(
-        step("use", "segment", *rasters[:1], "--model", path, "--out", "masks.zarr")
-    )
+    figures = held_out(facts.get("validation"))
+    lines = [f"{path}: {figures}", *(f"- {note}" for note in notes)]
+    blank = () if options.nodata is None else ("--nodata", f"{options.nodata:g}")
+    use = *rasters[:1], "--model", path, *blank, "--out", "masks.zarr"
+    lines.append(step("use", "segment", *use))
     report({"model": str(path), **facts}, lines, output)
-
-
-def _figures(facts: Mapping[str, Any]) -> str:
-    """Return in a line how good a model is, by its card."""
-    found = facts.get("validation")
-    if found is None:
-        return "trained; nothing was held out, so its accuracy is unknown"
-    if "objects" in found:
-        objects = found["objects"]
-        figures = {"AP50": "ap50", "PQ": "pq", "F1": "f1_50"}
-        told = ", ".join(f"{n} {objects[k] or 0:.3f}" for n, k in figures.items())
-        return f"on {found['how']}: {told}"
-    by_class = ", ".join(
-        f"{name} {c['iou']:.3f}" if c["iou"] is not None else f"{name} -"
-        for name, c in found["classes"].items()
-    )
-    return (
-        f"on {found['how']}: overall accuracy {found['overall_accuracy']:.3f}, "
-        f"mean IoU {found['mean_iou']:.3f} ({by_class})"
-    )

@@ -23,13 +23,14 @@ _PALETTE = (
 # What usual names mean, and the colours that maps have for it, the first that is free.
 # Earlier lines win: forested wetland is wetland.
 _MEANINGS = (
-    ("wetland marsh swamp bog fen mangrove flooded", "#56B4E9 #785064"),
-    ("water sea ocean lake river pond pool reservoir", "#0072B2 #142864 #0000DC"),
+    ("wetland marsh swamp bog fen mangrove flooded", "#56B4E9 #646450 #785064"),
+    ("water sea ocean lake river pond pool reservoir subtidal estuary",
+     "#0072B2 #142864 #0000DC"),
     ("forest forested tree wood woodland canopy crown", "#009E73 #646450"),
     ("building built house roof town city urban developed settlement impervious",
      "#D55E00 #8C2800"),
     ("road street path asphalt pavement parking rail", "#646450 #3C2828"),
-    ("grass grassland meadow pasture lawn vegetation rangeland", "#B4F0B4"),
+    ("grass grassland meadow pasture lawn vegetation rangeland herbaceous", "#B4F0B4"),
     ("shrub shrubland scrub heath bush", "#785064"),
     ("crop cropland field farmland agriculture arable cultivated", "#E69F00"),
     ("sand beach dune desert bare barren soil rock", "#F0E442 #DCB4B4"),
@@ -41,7 +42,7 @@ _MEANT = {
 }
 
 _COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
-_WORD = re.compile(r"[a-z]+")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # "WetSand" is two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +104,8 @@ def color_of(name: str, taken: Collection[str] = ()) -> str:
 
 
 def _meant(name: str, taken: Collection[str]) -> str | None:
-    words = {word.removesuffix("s") for word in _WORD.findall(name.casefold())}
-    words |= {*_WORD.findall(name.casefold())}
+    words = {word.casefold() for word in _WORD.findall(name)}
+    words |= {word.removesuffix("s") for word in words}
     found = [colors for word, colors in _MEANT.items() if word in words]
     colors = found[-1] if found else []
     return next((color for color in colors if color not in taken), None)

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import has_magic, iglob
 from pathlib import Path
 from zlib import crc32
 
@@ -28,13 +29,18 @@ def absolute(path: str) -> str:
     (`GTI:index.gti`) stays in front.
     """
     prefix, colon, rest = path.partition(":")
-    if colon and len(prefix) > 1 and prefix.isalnum() and _is_there(rest):
+    if colon and len(prefix) > 1 and prefix.isalnum() and is_there(rest):
         return f"{prefix}:{os.path.abspath(rest)}"  # noqa: PTH100 - keeps links
-    return os.path.abspath(path) if _is_there(path) else path  # noqa: PTH100
+    return os.path.abspath(path) if is_there(path) else path  # noqa: PTH100
 
 
-def _is_there(path: str) -> bool:
-    return "://" not in path and os.path.exists(path)  # noqa: PTH110 - never raises
+def is_there(path: str) -> bool:
+    """Whether a path is on this machine, or a pattern matches something there."""
+    if "://" in path:
+        return False
+    if not has_magic(path) or os.path.exists(path):  # noqa: PTH110 - never raises
+        return os.path.exists(path)  # noqa: PTH110
+    return next(iglob(path, recursive=True), None) is not None  # noqa: PTH207
 
 
 def target(

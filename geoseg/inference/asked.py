@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
+from geoseg.core.files import is_there
 from geoseg.core.options import Options, cli_of
 from geoseg.core.text import plain
 
@@ -41,7 +41,7 @@ def _words(value: Any, *, location: bool) -> Any:  # noqa: ANN401 - JSON
         return None if None in several else several
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
-        if location and "://" not in str(text) and Path(text).exists():
+        if location and "://" not in str(text) and is_there(text):
             return {"path": os.path.abspath(text)}  # noqa: PTH100 - links stay
         return plain(text)
     return plain(value) if isinstance(value, bool | int | float) else None

@@ -393,7 +393,7 @@ def _held_out(card: Card) -> dict[str, Any]:
     found = card.facts.get("validation")
     if not isinstance(found, Mapping):
         return {}
-    known = ("how", "pixels", "overall_accuracy", "mean_iou")
+    known = ("how", "pixels", "overall_accuracy", "interval", "blocks", "mean_iou")
     return {"validation": {k: found[k] for k in known if k in found}}
 
 

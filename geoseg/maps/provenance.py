@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.files import is_there
 from geoseg.core.text import number, percent, redact, span_of_time, when
 from geoseg.maps.complete import block_counts
 from geoseg.maps.state import RECORD
@@ -95,6 +98,9 @@ def _held_out(found: Mapping[str, Any]) -> str:
     if overall is None:
         return ""
     seen = f" of {pixels:,} pixels" if pixels else ""
+    low, high = found.get("interval") or (None, None)
+    if low is not None and high is not None:
+        seen += f" (95 % interval: {percent(low)} to {percent(high)})"
     iou = found.get("mean_iou")
     mean = "" if iou is None else f", mean IoU {number(iou)}"
     how = found.get("how")
@@ -158,16 +164,25 @@ def name_of(reader: ClassReader) -> str:
     return Path(redact(reader.path).partition("?")[0].rstrip("/")).name or "class map"
 
 
-def remembered_raster(reader: ClassReader) -> str | None:
-    """Return the path of the raster that masks were made of, if it is still there."""
+def remembered_raster(reader: ClassReader) -> str | list[str] | None:
+    """Return the path of the raster that masks were made of, if it is still there.
+
+    Of several that were given one by one it is a list; a pattern stays one.
+    """
     if not isinstance(reader, Masks):
         return None
-    said = [str(reader.attributes().get("geoseg", {}).get("source", ""))]
+    said: list[list[str]] = []
     if reader.storage.exists(RECORD):
         folder = reader.storage.path("") if reader.storage.is_local else Path()
-        found = _paths(reader.record()["settings"].get("source"))
-        said += [str((folder / path).resolve()) for path in found]
-    return next((path for path in said if path and Path(path).exists()), None)
+        record = reader.record()
+        asked = _paths(record.get("asked", {}).get("raster"))
+        of_files = _paths(record["settings"].get("source"))
+        at = partial(os.path.join, folder)
+        said += [[*map(at, asked)], *([at(path)] for path in of_files)]
+    said.append([str(reader.attributes().get("geoseg", {}).get("source", ""))])
+    found = next((s for s in said if s and all(map(is_there, s))), [])
+    found = [os.path.normpath(path) if "://" not in path else path for path in found]
+    return found[0] if found and len(found) == 1 else found or None
 
 
 def _paths(identity: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
@@ -176,4 +191,7 @@ def _paths(identity: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
         if isinstance(path := identity.get("path"), str):
             yield path
         for inner in identity.values():
+            yield from _paths(inner)
+    elif isinstance(identity, list):
+        for inner in identity:
             yield from _paths(inner)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from geoseg.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +41,53 @@ def _lines(card: Card) -> Iterator[tuple[str, str]]:
         yield "built by", ", ".join(f"{k} {v}" for k, v in card.framework.items())
     if card.license:
         yield "license", card.license
-    for key, value in card.facts.items():
-        yield key, str(value)
+    yield from _facts(card.facts)
+
+
+def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        if key == "training" and isinstance(value, Mapping):
+            yield key, _training(value)
+        elif key == "validation" and isinstance(value, Mapping):
+            yield key, held_out(value)
+            yield from (("", note) for note in value.get("notes", ()))
+        else:
+            yield key, str(value)
+
+
+def held_out(found: Mapping[str, Any] | None) -> str:
+    """Return in a line how good a model is on held-out data, by its card's facts."""
+    if found is None:
+        return "trained; nothing was held out, so its accuracy is unknown"
+    how = f"on {found.get('how', 'held-out data')}: "
+    if "objects" in found:
+        figures = {"AP50": "ap50", "PQ": "pq", "F1": "f1_50"}
+        scores = (f"{n} {found['objects'][k] or 0:.3f}" for n, k in figures.items())
+        return how + ", ".join(scores)
+    by_class = ", ".join(
+        f"{name} {c['iou']:.3f}" if c["iou"] is not None else f"{name} -"
+        for name, c in found.get("classes", {}).items()
+    )
+    low, high = found.get("interval", (None, None))
+    sure = f" (95 % interval {low:.3f} … {high:.3f}" if low is not None else ""
+    sure += f", from {counted(found['blocks'], 'block')})" if sure else ""
+    overall, iou = found.get("overall_accuracy"), found.get("mean_iou")
+    told = [
+        "" if overall is None else f"overall accuracy {overall:.3f}{sure}",
+        ""
+        if iou is None
+        else f"mean IoU {iou:.3f}" + f" ({by_class})" * bool(by_class),
+    ]
+    return how + ", ".join(filter(None, told))
+
+
+def _training(facts: Mapping[str, Any]) -> str:
+    """Return what a model learned from; its settings are in the JSON."""
+    rasters = ", ".join(map(str, facts.get("rasters", ())))
+    labelled = facts.get("labelled_pixels", {})
+    by_class = ", ".join(f"{name} {n:,}" for name, n in labelled.items())
+    told = [rasters, f"labelled pixels: {by_class}" if by_class else ""]
+    return "; ".join(filter(None, told))
 
 
 def _in_time(card: Card) -> Iterator[tuple[str, str]]:

@@ -418,7 +418,7 @@ def _open(spec: str) -> Opened:
     if custom.is_factory_spec(spec):
         return _open_factory(spec)
     close = difflib.get_close_matches(head, CLASSICAL, n=1)
-    known = f"{', '.join(f'{n}:' for n in CLASSICAL)} hf:owner/name or module:factory"
+    known = f"{', '.join(f'{n}:' for n in CLASSICAL)}, hf:owner/name, module:factory"
     raise ModelError(
         f"there is no model {spec!r}: no such file or folder, and none of "
         f"{known}" + (f"; did you mean {close[0]}:?" if close else "")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg._version import __version__
+from geoseg.accuracy.interval import finite
 from geoseg.labels import object_classes
 from geoseg.models.card import Card
 from geoseg.rasters.numbers import numbers_of
@@ -97,6 +98,8 @@ def with_figures(
             "notes": list(accuracy.notes[1:]),
             "pixels": accuracy.n,
             "overall_accuracy": accuracy.overall.value,
+            "interval": [finite(accuracy.overall.low), finite(accuracy.overall.high)],
+            "blocks": round(accuracy.overall.n),
             "mean_iou": accuracy.mean_iou,
             "classes": {
                 name: {

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.accuracy.interval import share_of_blocks
 from geoseg.core.files import replacing
 from geoseg.models.networks.device import choose_device, choose_precision
 from geoseg.training.architectures import has_own_loss
@@ -99,6 +100,7 @@ def train_network(
     if "confusion" in found:
         names = [c.name for c in card.classes]
         accuracy = estimate(found["confusion"], names=names, estimator="census")
+        accuracy = replace(accuracy, overall=share_of_blocks(found["moments"]))
     objects = found.get("objects")
     return Trained(accuracy=accuracy, objects=objects, best=epoch, rows=rows)
 

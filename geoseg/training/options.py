@@ -63,9 +63,9 @@ def _with_colors(classes: Sequence[Any]) -> Sequence[Class]:
     return made
 
 
-def _scales(text: str) -> tuple[float, ...]:
+def _scales(text: str) -> list[float]:
     """Read `1,2,4`; `none` is none of them."""
-    return tuple(float(v) for v in text.split(",") if v.strip() not in {"", "none"})
+    return [float(v) for v in text.split(",") if v.strip() not in {"", "none"}]
 
 
 class TrainOptions(RasterOptions, LabelOptions):

@@ -169,12 +169,14 @@ class ClassNetwork(TrainedNetwork):
     monitor = "mean_iou"
 
     def begin(self) -> None:
-        """Make the loss, and room for the confusion matrix."""
+        """Make the loss, and room for the confusion matrix and its interval."""
         self._loss = make_loss(self._options.loss)
         self._own_loss = has_own_loss(self._card)
         k = len(self._card.classes)
         self.confusion: torch.Tensor
         self.register_buffer("confusion", torch.zeros(k, k, dtype=torch.long), False)
+        self.moments: torch.Tensor
+        self.register_buffer("moments", torch.zeros(3, 3, dtype=torch.long), False)
 
     def loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return what is to become small."""
@@ -200,6 +202,7 @@ class ClassNetwork(TrainedNetwork):
     def on_validation_epoch_start(self) -> None:
         """Forget what the last validation saw."""
         self.confusion.zero_()
+        self.moments.zero_()
 
     def validation_step(self, batch: Sequence[torch.Tensor], _: int) -> None:
         """Compare a batch with what is there."""
@@ -210,13 +213,19 @@ class ClassNetwork(TrainedNetwork):
             loss, n = self._loss(scores, targets), int(known.sum())
             self.log("val_loss", loss, batch_size=max(n, 1), sync_dist=True)
         k = len(self._card.classes)
-        pairs = scores.argmax(dim=1)[known] * k + targets[known].long()
+        answers = scores.argmax(dim=1)
+        pairs = answers[known] * k + targets[known].long()
         self.confusion += torch.bincount(pairs, minlength=k * k).reshape(k, k)
+        right = (known & (answers == targets)).sum(dim=(1, 2))
+        of_patch = torch.stack([torch.ones_like(right), right, known.sum(dim=(1, 2))])
+        of_patch = of_patch[:, of_patch[2] > 0]
+        self.moments += (of_patch[:, None] * of_patch[None]).sum(dim=2)
 
     def on_validation_epoch_end(self) -> None:
         """Bring together what all batches, in all processes, saw."""
         total = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
         self.confusion.copy_(total)
+        self.moments.copy_(self.trainer.strategy.reduce(self.moments, reduce_op="sum"))
         shown = total.double()
         both = shown.diagonal()
         either = shown.sum(0) + shown.sum(1) - both
@@ -225,8 +234,11 @@ class ClassNetwork(TrainedNetwork):
         self.log("overall", (both.sum() / shown.sum()).float())
 
     def figures(self) -> dict[str, Any]:
-        """Return the confusion matrix."""
-        return {"confusion": self.confusion.cpu().tolist()}
+        """Return the confusion matrix, and what its interval comes of."""
+        return {
+            "confusion": self.confusion.cpu().tolist(),
+            "moments": self.moments.cpu().tolist(),
+        }
 
 
 class ObjectNetwork(TrainedNetwork):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
+from geoseg.accuracy.interval import share_of_blocks
 from geoseg.core.extras import require
 from geoseg.core.grid import Window, squares
 from geoseg.core.text import counted
@@ -41,6 +42,8 @@ class Samples:
     """(pixel,) place in the class table."""
     fold: NDArray[np.int16]
     """(pixel,) the fold of its block; all 0 without a split."""
+    block: NDArray[np.int64]
+    """(pixel,) the block of ground it lies in; all 0 without a split."""
     near: NDArray[np.bool_]
     """(pixel, fold) whether it lies in the fold or within the gap around it."""
 
@@ -61,8 +64,10 @@ def collect(
             rng = np.random.default_rng([options.seed, number, window.y, window.x])
             y, x, *drawn = _draw(scene, window, card, features, keep, rng)
             found.append((*drawn, *_folds(data, number, window, y, x)))
-    values, targets, fold, near = (np.concatenate(p) for p in zip(*found, strict=True))
-    return Samples(features=values, targets=targets, fold=fold, near=near)
+    values, targets, fold, block, near = (
+        np.concatenate(p) for p in zip(*found, strict=True)
+    )
+    return Samples(features=values, targets=targets, fold=fold, block=block, near=near)
 
 
 def _rates(total: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
@@ -117,15 +122,21 @@ def _folds(
     window: Window,
     y: NDArray[np.int64],
     x: NDArray[np.int64],
-) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Return which fold each pixel is in, and to which it is too near to be learned."""
+) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return fold and block of each pixel, and to which folds it is too near."""
     near = np.zeros((len(y), data.folds), bool)
-    fold = np.zeros(len(y), np.int16)
+    fold, block = np.zeros(len(y), np.int16), np.zeros(len(y), np.int64)
     if data.split is not None:
+        before = sum(f.size for f in data.split.folds[:number])
+        row, column = (
+            (window.y + y) // data.split.side,
+            (window.x + x) // data.split.side,
+        )
+        block = before + row * data.split.folds[number].shape[1] + column
         for f in range(data.folds):
             near[:, f] = ~data.split.learned(number, f, window)[y, x]
             fold[data.split.held_out(number, f, window)[y, x]] = f
-    return fold, near
+    return fold, block, near
 
 
 def fit(samples: Samples, options: TrainOptions, classes: int) -> Classifier:
@@ -138,11 +149,13 @@ def cross_validate(
 ) -> Accuracy | None:
     """Return the accuracy on every fold, by forests that saw nothing near it.
 
-    Figures are of the drawn pixels of all folds together.
+    Figures are of the drawn pixels of all folds together; the interval of the overall
+    accuracy is told by their blocks.
     """
     k = len(names)
     counts = np.zeros((k, k), np.int64)
     unknown = np.zeros(k, np.int64)
+    right = np.full(len(samples.targets), np.nan)
     for f in range(samples.near.shape[1]):
         learn = ~samples.near[:, f]
         known = np.isin(samples.targets, samples.targets[learn])
@@ -155,7 +168,9 @@ def cross_validate(
         votes = trees.predict(
             np.ascontiguousarray(samples.features[test].T)[:, :, None]
         )
-        np.add.at(counts, (votes[:, :, 0].argmax(0), samples.targets[test]), 1)
+        answers = votes[:, :, 0].argmax(0)
+        np.add.at(counts, (answers, samples.targets[test]), 1)
+        right[test] = answers == samples.targets[test]
     notes = [
         f"{counted(int(n), 'pixel')} of {name!r} cannot be tested: no others lie "
         "outside their block and the gap around it"
@@ -164,7 +179,12 @@ def cross_validate(
     ]
     if not counts.any():
         return None
-    return estimate(counts, names=names, estimator="census", notes=notes)
+    tested = ~np.isnan(right)
+    _, block = np.unique(samples.block[tested], return_inverse=True)
+    by_block = np.stack([np.bincount(block, right[tested]), np.bincount(block)])
+    by_block = np.concatenate([np.ones_like(by_block[:1]), by_block])
+    found = estimate(counts, names=names, estimator="census", notes=notes)
+    return replace(found, overall=share_of_blocks(by_block @ by_block.T))
 
 
 def _fit(

@@ -344,6 +344,11 @@ def test_a_store_tells_no_folder_and_moves_with_its_raster(scene, tmp_path):
     masks, facts = run_plan(again, out=moved / "m.zarr", progress=False)
     assert facts.windows == 0
     assert remembered_raster(masks) == str(moved / "scene.tif")
+    several, _ = run_plan(
+        make_plan(str(moved / "sc*.tif"), model=model()), out=moved / "n.zarr",
+        progress=False,
+    )  # fmt: skip
+    assert remembered_raster(several) == str(moved / "sc*.tif")
     os.utime(moved / "scene.tif", (0, 0))
     with pytest.raises(MasksError, match=r"scene\.tif has changed: last changed"):
         run(str(moved / "scene.tif"), moved / "m.zarr", block=72)
