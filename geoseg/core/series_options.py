@@ -21,6 +21,9 @@ MASKED: Final = ("clouds", "shadows", "cirrus", "adjacent", "haze")
 """What is masked where nothing else is asked for; nodata and defects always are."""
 MASKS: Final = (*MASKED, "snow", "water", "dark", "unclassified")
 """What of a quality band can be masked by name."""
+QUALITY: Final = ("observations", "clouds", "first", "last")
+"""What is told of each pixel: how often it was seen, which share of that was masked,
+and when it was seen first and last, in days since 1970."""
 _REDUCTIONS: Final = ("median", "medoid", "mean", "first", "best", "percentile")
 _EVERY: Final = re.compile(
     r"date|day|week|month|year"

@@ -86,6 +86,8 @@ class FoundObjects:
     """How many windows were inferred."""
     forward_seconds: float
     """Time in the model."""
+    quality: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Arrays of the masks that tell how often pixels were seen; written at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,7 @@ def gathered(
         valid=pixels.valid_in(block.window),
         windows=len(kept),
         forward_seconds=seconds,
+        quality=pixels.quality_in(block.window),
     )
 
 

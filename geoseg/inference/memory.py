@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.core.tiling import Tiling
 from geoseg.errors import PlanError
+from geoseg.maps.arrays import bytes_per_pixel
 from geoseg.rasters.source import reading_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def estimate(
     """Add up the arrays that a worker holds at its peak.
 
     Args:
-        source: Its bands and dtype count.
+        source: Its bands, those of quality after the model's, and dtype count.
         recipe: Its card, and how much its forward pass needs.
         tiling: Its block counts.
         arrays: Arrays of the masks.
@@ -86,11 +87,11 @@ def estimate(
     reach = block + 2 * tiling.margin
     classes = card.channels
     pixel = len(card.bands) * source.dtype.itemsize
+    stored = len(source.bands) * source.dtype.itemsize
     # Read pixels, and a copy of them where they are reflected at the raster's edge.
-    read = reach**2 * (2 * pixel + 2) + reading_bytes(source)
-    outputs = block**2 * (2 + ("confidence" in arrays))
-    if "probabilities" in arrays:
-        outputs += block**2 * classes
+    read = reach**2 * (2 * stored + 2) + reading_bytes(source)
+    kept = [name for name in arrays if name not in {"classes", "instances"}]
+    outputs = block**2 * (2 + bytes_per_pixel(kept, card.classes))
     sums = partial = device = 0.0
     model = recipe.load()
     own = float(model.working_bytes())

@@ -58,6 +58,9 @@ class PlanOptions(RasterOptions, SeriesOptions):
     """Write confidence too."""
     probabilities: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Write all probabilities too."""
+    quality: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Write of each pixel how often scenes of many dates saw it too, the share of
+    clouds, and the first and last date."""
     block: Annotated[int | None, Cli(section=Section.SPEED, metavar="PX")] = None
     """Side of a block; default by memory. Never changes the answer."""
     batch: Annotated[int | None, Cli(section=Section.SPEED, metavar="N")] = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geoseg.core import views
+from geoseg.core.series_options import QUALITY
 from geoseg.core.text import counted, size
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
@@ -20,11 +21,13 @@ from geoseg.inference.memory import Memory, estimate
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
+from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.rasters.open import Source, SourceBand, for_model, open_source
+from geoseg.rasters.quality import with_quality
 from geoseg.rasters.source import noted, steps_of
 
 _ROOM = 3e9
@@ -74,6 +77,24 @@ class Plan:
 
     def _repr_html_(self) -> str:
         return views.html("plan", self)
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes the masks take at most, before they are compressed."""
+        pixel = bytes_per_pixel(self.arrays, self.model.card.classes)
+        return self.source.grid.pixels * pixel
+
+    @property
+    def layers(self) -> int:
+        """How many arrays (y, x) that is."""
+        classes = self.model.card.classes
+        return sum(kind_of(name, classes).layers for name in self.arrays)
+
+    @property
+    def read_source(self) -> Source:
+        """What is read: the source, with bands of its quality where those are kept."""
+        told = QUALITY[0] in self.arrays
+        return with_quality(self.source) if told else self.source
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -193,6 +214,9 @@ def _cut(
     arrays = _arrays(
         card, task, scores=options.scores, probabilities=options.probabilities
     )
+    read = source
+    if options.quality:
+        arrays, read = (*arrays, *QUALITY), with_quality(source)
     tiling = Tiling(
         height=source.grid.height,
         width=source.grid.width,
@@ -210,11 +234,11 @@ def _cut(
     if options.block is not None:
         tiling = replace(tiling, block=options.block)
     else:
-        smallest = estimate(source, recipe, tiling, arrays, tasks)
+        smallest = estimate(read, recipe, tiling, arrays, tasks)
         largest = _LARGEST_STREAMED if streams else LARGEST_BLOCK
         at_once = workers * (cores() if streams else tasks)
         tiling = _with_block(tiling, smallest, at_once, room, largest)
-    needed = estimate(source, recipe, tiling, arrays, tasks)
+    needed = estimate(read, recipe, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
         source=source,

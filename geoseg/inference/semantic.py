@@ -18,7 +18,7 @@ block's *halo sums* for that neighbour; where neighbours add to the block is its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,11 +104,18 @@ def segment_block(
     card = model.card
     pixelwise = card.multiple == 1 and block.tiling.overlap == 0
     if card.output == "labels" and pixelwise and not model.placed:
-        return _pixelwise(source, model, block)
+        pixels = read_windows(source, card, block.window)
+        return with_quality(_pixelwise(model, block, pixels), block, pixels)
     pixels = read_windows(source, card, block.reach)
     if card.output == "labels":
-        return _cropped(model, block, pixels, batch)
-    return blend_block(model, block, pixels, arrays, batch)
+        return with_quality(_cropped(model, block, pixels, batch), block, pixels)
+    found = blend_block(model, block, pixels, arrays, batch)
+    return with_quality(found, block, pixels)
+
+
+def with_quality(found: PartialBlock, block: Block, pixels: Pixels) -> PartialBlock:
+    """Return a block with the arrays that tell how often its pixels were seen."""
+    return replace(found, arrays=found.arrays | pixels.quality_in(block.window))
 
 
 def finish_block(
@@ -189,13 +196,12 @@ def blank(block: Window, card: Card, names: Sequence[str]) -> Arrays:
 # --- models that answer labels -------------------------------------------------------
 
 
-def _pixelwise(source: Source, model: Model, block: Block) -> PartialBlock:
+def _pixelwise(model: Model, block: Block, pixels: Pixels) -> PartialBlock:
     """Label a block at once: each pixel by itself, so windows do not matter.
 
     It does not stand in the device's queue: it is the processor's own work, and as many
     blocks as there are cores are at it.
     """
-    pixels = read_windows(source, model.card, block.window)
     arrays = blank(block.window, model.card, ["classes"])
     watch, windows = Stopwatch(), 0
     if pixels.valid.any():

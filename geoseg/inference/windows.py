@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.grid import Window
+from geoseg.core.series_options import QUALITY
 from geoseg.core.tiling import Block
+from geoseg.maps.arrays import stored
 from geoseg.rasters.validity import valid_everywhere
 
 if TYPE_CHECKING:
@@ -30,6 +32,18 @@ class Pixels:
     """(band, y, x), the fill under nodata."""
     valid: NDArray[np.bool_]
     """(y, x)."""
+    quality: NDArray[Any] | None = None
+    """(4, y, x) of `QUALITY`, NaN where there is nothing to tell; None: not asked."""
+
+    def quality_in(self, window: Window) -> dict[str, NDArray[Any]]:
+        """Return arrays of the masks that tell how often pixels were seen, by name."""
+        if self.quality is None:
+            return {}
+        inside = self.quality[(slice(None), *window.relative_to(self.reach).slices)]
+        return {
+            name: stored(name, values)
+            for name, values in zip(QUALITY, inside, strict=True)
+        }
 
     def cut(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window inside the reach, (band, y, x)."""
@@ -60,7 +74,8 @@ def read_windows(source: Source, card: Card, reach: Window) -> Pixels:
     is put, so that what the file holds there never matters.
 
     Args:
-        source: Its bands are the card's, in the card's order.
+        source: Its bands are the card's, in the card's order; then, where they are
+            wanted, those of `QUALITY`.
         card: Tells the fill.
         reach: Around all the windows; it may reach outside the raster.
     """
@@ -76,7 +91,13 @@ def read_windows(source: Source, card: Card, reach: Window) -> Pixels:
         assert inside is not None
         folded = rows - window.y, cols - window.x, inside.relative_to(reach)
         values, valid = _reflected(values, *folded), _reflected(valid, *folded)
-    return Pixels(reach=reach, values=_filled(values, valid, card), valid=valid)
+    count = len(card.bands)
+    return Pixels(
+        reach=reach,
+        values=_filled(values[:count], valid, card),
+        valid=valid,
+        quality=values[count:] if len(values) > count else None,
+    )
 
 
 def _reflected(

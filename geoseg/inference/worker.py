@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from geoseg.core.series_options import QUALITY
 from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import (
@@ -38,12 +39,15 @@ from geoseg.inference.semantic import (
     PartialSums,
     finish_block,
     segment_block,
+    with_quality,
 )
 from geoseg.inference.streams import batch_of, stream_of
 from geoseg.inference.windows import read_windows
 from geoseg.maps.store import CHECKSUMS, Masks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from geoseg.inference.memory import Memory
     from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
@@ -227,7 +231,8 @@ def read_or_infer(
 
 def _segment(job: Job, block: Block) -> PartialBlock:
     model = job.model.load()
-    arrays = [name for name in job.masks.arrays if name != "instances"]
+    later = ("instances", *QUALITY)  # objects are joined, and quality is read
+    arrays = [name for name in job.masks.arrays if name not in later]
     if model.streams:
         return streamed(job, block, arrays)  # type: ignore[no-any-return]
     return with_retries(
@@ -247,11 +252,14 @@ def streamed(job: Job, block: Block, arrays: Sequence[str]) -> Any:  # noqa: ANN
     pixels = with_retries(lambda: read_windows(job.source, card, block.reach))
     stream = stream_of(job.masks.run, job.model, job.tiling, job.numerics, job.code)
     try:
-        return stream.segment(block, pixels, arrays)
+        found = stream.segment(block, pixels, arrays)
     except RuntimeError as error:
         if says_device_is_lost(error):
             _leave(error)
         raise
+    if isinstance(found, PartialBlock):
+        return with_quality(found, block, pixels)
+    return found
 
 
 def _leave(error: RuntimeError) -> None:
@@ -301,7 +309,9 @@ def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
     with_retries(lambda: job.masks.mark_done(block.key, info))
 
 
-def write_arrays(job: Job, block: Block, arrays: Arrays) -> dict[str, int]:
+def write_arrays(
+    job: Job, block: Block, arrays: Mapping[str, NDArray[Any]]
+) -> dict[str, int]:
     """Write a block's chunks, unless the store was begun again meanwhile.
 
     Returns:

@@ -83,6 +83,7 @@ def make_plan(
     prompts: str | os.PathLike[str] | None = None,
     scores: bool = False,
     probabilities: bool = False,
+    quality: bool = False,
     resolution: Resolution = "model",
     task: Task | None = None,
     instances: str | None = None,
@@ -156,6 +157,7 @@ def segment(
     prompts: str | os.PathLike[str] | None = None,
     scores: bool = False,
     probabilities: bool = False,
+    quality: bool = False,
     resolution: Resolution = "model",
     task: Task | None = None,
     instances: str | None = None,
@@ -218,6 +220,8 @@ def segment(
             model such as SAM is asked for.
         scores: Write the `confidence` array too.
         probabilities: Write the `probabilities` array too.
+        quality: Of scenes of many dates, write how often each pixel was seen too:
+            `observations`, `clouds` (which share was masked), `first` and `last` date.
         resolution: Pixel size in metres to work at: `model` (resample where the raster
             differs by more than a quarter), `native`, or a number.
         task: `semantic`, `instance` or `panoptic`; default what the model does. A
@@ -317,7 +321,7 @@ def _run(
     if record["complete"]:
         return masks, RunInfo()
     job = Job(
-        source=plan.source,
+        source=plan.read_source,
         model=plan.model,
         # A store that was begun with other blocks is finished with those: same answer.
         tiling=replace(plan.tiling, block=record["block"]),

@@ -17,7 +17,7 @@ from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
 from geoseg.maps.reader import read_plain
 from geoseg.maps.styles import raster_qml
-from geoseg.rasters.gdal import no_room, reporting_written
+from geoseg.rasters.gdal import no_room, read_again, reporting_written
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,7 +84,7 @@ def _check_room(file: Path, reader: ClassReader) -> None:
 
 
 def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:
-    """Write the file, and look at it: GDAL says nothing of a disk full at the end."""
+    """Write the file, and read it once more."""
     import rasterio
     import rasterio.shutil
 
@@ -104,9 +104,7 @@ def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:
             bigtiff="if_safer",
         )
         tiles.unlink()
-        with rasterio.open(whole) as file:
-            for _, window in file.block_windows(1):
-                file.read(1, window=window)
+        read_again(whole)
         replace(whole, part)
 
 

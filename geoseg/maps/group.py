@@ -16,9 +16,9 @@ from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from geoseg.core.classes import Class, nodata_value
+from geoseg.core.classes import Class
 from geoseg.core.grid import Grid
-from geoseg.errors import MasksError
+from geoseg.maps.arrays import kind_of
 from geoseg.maps.metadata import (
     array_attributes,
     class_attributes,
@@ -111,24 +111,15 @@ def create_group(
 def _create_array(
     group: zarr.Group, name: str, grid: Grid, classes: Sequence[Class], chunk: int
 ) -> None:
-    nodata = nodata_value(classes)
-    attributes = array_attributes(grid)
+    kind = kind_of(name, classes)
+    attributes = {**array_attributes(grid), **kind.attributes}
     shape, chunks, dims = (grid.height, grid.width), (chunk, chunk), ("y", "x")
-    fill, dtype = 255, "uint8"
     if name == "classes":
-        fill, dtype = nodata, "uint8" if nodata == 255 else "uint16"
         attributes |= class_attributes(classes)
-    elif name == "instances":
-        fill, dtype = 0, "uint32"
-        attributes |= {"long_name": "object id, 0 where there is none"}
-    elif name in ("confidence", "probabilities"):
-        attributes |= {"long_name": f"{name} of the class", "scale_factor": 1 / 254}
-    else:
-        raise MasksError(f"masks have no array {name!r}")
     if name == "probabilities":
-        shape, chunks = (len(classes), *shape), (1, *chunks)  # type: ignore[assignment]
+        shape, chunks = (kind.layers, *shape), (1, *chunks)  # type: ignore[assignment]
         dims = ("class", *dims)  # type: ignore[assignment]
-    _array(group, name, shape, chunks, dtype, dims, fill, attributes)
+    _array(group, name, shape, chunks, kind.dtype, dims, kind.fill, attributes)
 
 
 def _array(

@@ -23,6 +23,7 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, first_line
+from geoseg.maps.arrays import NAMES
 from geoseg.maps.chunks import chunks_in, decoded, encoded, name_of
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
@@ -384,13 +385,12 @@ def _described(url: str, group: zarr.Group, attributes: dict[str, Any]) -> Masks
     """Return the masks that a group's metadata describe."""
     array: Any = group["classes"]
     height, width = array.shape
-    names = ("classes", "confidence", "probabilities", "instances")
     return Masks(
         path=url,
         grid=grid_from_attributes(attributes, height, width),
         classes=classes_from_attributes(attributes),
         chunk=int(max(array.chunks)),  # a side is cut where the raster is shorter
-        arrays=tuple(n for n in names if n in group),
+        arrays=tuple(n for n in NAMES if n in group),
         run=str(attributes["geoseg"]["run"]),
         merged=tuple(
             (int(old), int(new))

@@ -81,7 +81,7 @@ def _check_memory(plan: Plan, processes: int) -> None:
 def _check_disk(plan: Plan, masks: str) -> None:
     folder = next(p for p in Path(masks).resolve().parents if p.is_dir())
     free = shutil.disk_usage(folder).free
-    most = plan.source.grid.pixels * len(plan.arrays)
+    most = plan.bytes_written
     if free < most / _COMPRESSED:
         raise GeosegError(
             f"{redact(str(folder))} has {size(free)} free, and the masks take up to "

@@ -17,7 +17,7 @@ from geoseg._version import __version__
 from geoseg.core.files import target
 from geoseg.core.grid import Window
 from geoseg.core.options import keywords
-from geoseg.core.series_options import DatesFrom, Resampling
+from geoseg.core.series_options import QUALITY, DatesFrom, Resampling
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.execution.progress import steps
@@ -25,9 +25,10 @@ from geoseg.location import without_folders
 from geoseg.rasters import images
 from geoseg.rasters.asked import open_asked
 from geoseg.rasters.images import NOTHING, STEP, Band
+from geoseg.rasters.kept_items import BEFORE
 from geoseg.rasters.options import ComposeOptions
 from geoseg.rasters.series import unique_layers
-from geoseg.rasters.time import QUALITY, Series
+from geoseg.rasters.time import Series
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,7 +154,9 @@ def _band(series: Series, at: int, dtype: str) -> Band:
 
 def tags_of(series: Series) -> dict[str, str]:
     """Return what a product says of itself: what it was made of, and how."""
-    notes = [without_folders(note) for note in series.notes]
+    # A product is the same bytes whether its list was there or not.
+    told_now = [note for note in series.notes if not note.endswith(BEFORE)]
+    notes = [without_folders(note) for note in told_now]
     moments = [o.moment for o in series.overpasses]
     told = {
         "TIFFTAG_SOFTWARE": f"geoseg {__version__}",

@@ -113,6 +113,19 @@ def reporting_written(file: Path, error: type[GeosegError]) -> Iterator[None]:
         raise no_room(file, f"{reason}, {free_in(file.parent)}") from why
 
 
+def read_again(file: Path) -> None:
+    """Read all of a file that was just written: GDAL tells of no disk full at the end.
+
+    Raises:
+        RasterioError: It is not whole.
+    """
+    import rasterio
+
+    with rasterio.open(file) as written:
+        for _, window in written.block_windows(1):
+            written.read(window=window)
+
+
 def no_room(file: Path, reason: str) -> UnwrittenError:
     """Return what to say where a file cannot be written to its end."""
     return UnwrittenError(

@@ -1,7 +1,7 @@
 """A source's pixels as a file: a cloud-optimised GeoTIFF, or Zarr for xarray.
 
-It is made beside and put in place when whole. Blocks are read by threads and written as
-they come; the bytes do not depend on their order.
+It is made beside and put in place when whole. Blocks are read by threads, kept until
+then, and written as they come; the bytes do not depend on their order.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from geoseg._version import ANSWERS
 from geoseg.core.files import replace, replacing
 from geoseg.core.grid import Window, squares
 from geoseg.errors import RasterError
 from geoseg.execution.engine import unordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
-from geoseg.rasters.gdal import reporting_written
+from geoseg.rasters.gdal import read_again, reporting_written
+from geoseg.rasters.kept_blocks import KeptBlocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,18 +88,21 @@ def write_tif(
 ) -> int:
     """Write a cloud-optimised GeoTIFF; return how many values int16 could not hold.
 
+    It is read once more: GDAL says nothing of a disk that is full at the end.
+
     Raises:
         RasterError: It cannot be written, or a scene cannot be read.
     """
     import rasterio
     import rasterio.shutil
 
+    kept = _kept(series, file)
     with replacing(file) as part, reporting_written(file, RasterError):
         folder = part.with_name(f"{part.name}-work")
         folder.mkdir()
         tiles, whole = folder / "tiles.tif", folder / part.name
         with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=128):
-            cut = _write_tiles(series, tiles, bands, dtype, tags, progress)
+            cut = _write_tiles(series, kept, tiles, bands, dtype, tags, progress)
             rasterio.shutil.copy(
                 tiles,
                 whole,
@@ -109,12 +114,26 @@ def write_tif(
                 resampling="average",
                 bigtiff="if_safer",
             )
+            read_again(whole)
         replace(whole, part)
+    kept.remove()
     return cut
+
+
+def _kept(series: Series, product: Path) -> KeptBlocks:
+    question = {
+        "series": dict(series.facts),
+        "bands": [(band.name, band.step) for band in series.bands],
+        "nodata": series.reading.nodata,
+        "cell": series.cell,
+        "answers": ANSWERS,
+    }
+    return KeptBlocks.beside(product, question)
 
 
 def _write_tiles(
     series: Series,
+    kept: KeptBlocks,
     path: Path,
     bands: list[Band],
     dtype: Dtype,
@@ -151,7 +170,7 @@ def _write_tiles(
             out.update_tags(i, **band.tags)
         out.scales = [band.scale for band in bands]
         out.units = [band.unit or "" for band in bands]
-        for window, pixels in read_blocks(series, progress):
+        for window, pixels in read_blocks(series, kept, progress):
             stored: NDArray[Any] = pixels
             if dtype == "int16":
                 stored, beyond = as_int16(pixels, bands)
@@ -162,17 +181,21 @@ def _write_tiles(
 
 
 def read_blocks(
-    series: Series, progress: Progress
+    series: Series, kept: KeptBlocks, progress: Progress
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Yield blocks and their pixels as they come; Ctrl-C ends between two."""
     blocks, threads = blocks_of(series)
-    found = unordered(partial(_read, series), blocks, in_flight=threads)
+    found = unordered(partial(_read, series, kept), blocks, in_flight=threads)
     yield from reported(found, len(blocks), progress)
 
 
-def _read(series: Series, window: Window) -> NDArray[np.float32]:
-    pixels, _ = series.read(window)
-    return np.asarray(pixels, np.float32)
+def _read(series: Series, kept: KeptBlocks, window: Window) -> NDArray[np.float32]:
+    before = kept.get(window, len(series.bands))
+    if before is not None:
+        return before
+    pixels = np.asarray(series.read(window)[0], np.float32)
+    kept.put(window, pixels)
+    return pixels
 
 
 def as_int16(
@@ -209,11 +232,13 @@ def write_zarr(
     Raises:
         RasterError: It cannot be written, or a scene cannot be read.
     """
+    kept = _kept(series, folder)
     with replacing(folder) as part, reporting_written(folder, RasterError):
         template.to_zarr(part, compute=False, zarr_format=2, consolidated=True)
-        for window, pixels in read_blocks(series, progress):
+        for window, pixels in read_blocks(series, kept, progress):
             y, x = window.slices
             one = fill(template.isel(y=y, x=x), window, pixels)
             one.to_zarr(part, region={"y": y, "x": x}, zarr_format=2)
         if folder.exists():
             shutil.rmtree(folder)
+    kept.remove()

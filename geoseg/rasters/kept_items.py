@@ -24,6 +24,8 @@ from geoseg.rasters.references import read_bytes
 from geoseg.rasters.search import Found, places_of
 from geoseg.rasters.stac import items_in, items_of, placed
 
+BEFORE: Final = "found before"
+"""How the note ends that says of a product that its list answered."""
 _WORDS: Final = {
     "what": "other scenes", "area": "another area", "dates": "other dates",
     "cloud": "another limit of clouds", "dates_from": "other dates",
@@ -137,7 +139,7 @@ def _found_before(
     ]
     return Found(
         items=items,
-        notes=(f"scenes are those of {redact(path)}, found before",),
+        notes=(f"scenes are those of {redact(path)}, {BEFORE}",),
         question=question,
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.dates import ALWAYS, Span, span
@@ -35,7 +36,7 @@ from geoseg.rasters.scene_bands import (
     quality_layer,
 )
 from geoseg.rasters.source import SourceBand, unique
-from geoseg.rasters.time import QUALITY, Overpass, Scene, Series, Step, cell_side
+from geoseg.rasters.time import Overpass, Scene, Series, Step, cell_side
 from geoseg.rasters.versions import local_facts
 from geoseg.rasters.zones import only_zone
 
@@ -72,7 +73,7 @@ def open_series(
         nodata: Means nodata in all bands, whatever items and files say.
         trust: What VRTs among the files may name.
         pixel: Size of pixels in metres, where no grid is given; default the finest.
-        quality: Whether bands tell how often a pixel was seen; see `time.QUALITY`.
+        quality: Whether bands tell how often a pixel was seen; see `QUALITY`.
         name: What the source is called in messages.
 
     Raises:
@@ -123,17 +124,14 @@ def open_series(
         scenes, gone = _without_missing(scenes, reading, handles, name)
     steps = _steps(seen, options.every, wanted)
     reflectance, numbers = _numbers(scenes, len(found))
-    all_bands = (
-        *(
-            replace(band, step=step.label, is_reflectance=reflectance)
-            for step in steps
-            for band in found
-        ),
-        *(SourceBand(name=word) for word in (QUALITY if quality else ())),
+    all_bands = tuple(
+        replace(band, step=step.label, is_reflectance=reflectance)
+        for step in steps
+        for band in found
     )
     together = len(found) + len(extra) if by_pixel(rule) else 1
     masks = None if options.mask is None else tuple(options.mask)
-    return Series(
+    made = Series(
         name=name,
         grid=grid,
         all_bands=all_bands,
@@ -162,6 +160,7 @@ def open_series(
         ),
         opened=Opened(limit=_handles()),
     )
+    return made.with_quality() if quality else made
 
 
 # --- where ---
@@ -412,7 +411,10 @@ def _facts(
 
 
 def _file_facts(href: str) -> tuple[str, Mapping[str, Any]]:
-    """Return an address without what signs it, and what a local file is now."""
+    """Return an address without what signs it, and what a local file is now.
+
+    Where that lies does not count: a list beside a product says it in another way.
+    """
     if is_remote(href):
         return redact(href.partition("?")[0]), {}
-    return href, dict(local_facts(href))
+    return Path(href).name, dict(local_facts(href))

@@ -19,13 +19,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import date, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
 from geoseg.core.grid import Grid, Window, squares
+from geoseg.core.series_options import QUALITY
 from geoseg.rasters.aoi import inside_area
 from geoseg.rasters.covers import covering
 from geoseg.rasters.layers import (
@@ -49,14 +50,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-QUALITY: Final = ("observations", "clouds", "first", "last")
-"""Bands that tell of each pixel how often it was seen, which share of that was masked,
-and when it was seen first and last, in days since 1970."""
 _ROOM: Final = 192_000_000
 """Bytes that the dates of one cell may take."""
 _SIDES: Final = (1024, 512, 256, 128)
 _REMOTE_AT_ONCE: Final = 16
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH: Final = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +146,29 @@ class Series:
         """Return the source with only these bands (0-based), in this order."""
         return replace(self, picked=tuple(self.picked[b] for b in bands))
 
+    def with_quality(self) -> Series:
+        """Return the source with the bands of `QUALITY` after those that are read."""
+        made = self.depth * len(self.steps)
+        told = tuple(SourceBand(name=word) for word in QUALITY)
+        numbers = range(made, made + len(told))
+        return replace(
+            self,
+            all_bands=(*self.all_bands[:made], *told),
+            picked=(*(p for p in self.picked if p < made), *numbers),
+        )
+
+    @property
+    def tells_quality(self) -> bool:
+        """Whether bands of `QUALITY` are read."""
+        return any(band >= self.depth * len(self.steps) for band in self.picked)
+
     @property
     def reading_bytes(self) -> int:
         """How many bytes a read takes at most beside what it returns."""
         together = self.depth + self.scored if by_pixel(self.rule) else 1
         dates, bands = len(self.overpasses), len(self.all_bands)
-        return self.cell**2 * _bytes_per_pixel(dates, together, bands)
+        told = 3 * dates * self.tells_quality  # what each saw, of a band and of all
+        return self.cell**2 * (_bytes_per_pixel(dates, together, bands) + told)
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
@@ -227,18 +242,19 @@ class _Cut:
     def fill(self, out: NDArray[np.float32]) -> None:
         """Fill all bands that are picked, (band, y, x)."""
         s = self.series
-        told = _Told.of(self) if self._wants_quality() else None
+        told = None
+        if s.tells_quality:
+            days = [s.overpasses[o].moment.date() for o, _ in self.kept]
+            told = Seen.of(days, self.window)
         masks = self._masks()
         last = s.depth * len(s.steps)
         which = {band for band in s.picked if band < last}
         at = {band: [i for i, b in enumerate(s.picked) if b == band] for band in which}
-        if by_pixel(s.rule):
-            made = self._by_pixel(masks, told)
-        else:
-            wanted = {band % s.depth for band in which}
-            if told is not None:
-                wanted = set(range(s.depth))
-            made = self._by_band(sorted(wanted), masks, told)
+        # Of quality alone all bands tell, else those that are read anyway.
+        wanted = sorted({band % s.depth for band in which}) or [*range(s.depth)]
+        made = (self._by_pixel if by_pixel(s.rule) else self._by_band)(
+            wanted, masks, told
+        )
         for band, values in made:
             for i in at.get(band, ()):
                 out[i] = values
@@ -247,10 +263,6 @@ class _Cut:
                 if band >= last:
                     out[i] = told.band(QUALITY[band - last])
 
-    def _wants_quality(self) -> bool:
-        last = self.series.depth * len(self.series.steps)
-        return any(band >= last for band in self.series.picked)
-
     def _steps(self) -> Iterator[tuple[int, list[int]]]:
         """Yield each step with the places in `kept` of its overpasses, oldest first."""
         place = {overpass: i for i, (overpass, _) in enumerate(self.kept)}
@@ -258,7 +270,7 @@ class _Cut:
             yield number, [place[o] for o in step.overpasses if o in place]
 
     def _by_band(
-        self, bands: Sequence[int], masks: _Masks, told: _Told | None
+        self, bands: Sequence[int], masks: _Masks, told: Seen | None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         s, shape = self.series, (self.window.height, self.window.width)
         stack = np.empty((len(self.kept), *shape), np.float32)
@@ -277,19 +289,19 @@ class _Cut:
         return [p for _, p in sorted(zip(ranks, places, strict=True))]
 
     def _by_pixel(
-        self, masks: _Masks, told: _Told | None
+        self, bands: Sequence[int], masks: _Masks, told: Seen | None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         s, shape = self.series, (self.window.height, self.window.width)
         stack = np.empty((s.depth + s.scored, len(self.kept), *shape), np.float32)
         for band in range(len(stack)):
             seen = self._stack(band, masks, stack[band], wanted=told is not None)
-            if told is not None and band < s.depth:
+            if told is not None and band in bands:
                 told.add(stack[band], seen)
         for number, places in self._steps():
             dates = stack[:, places]
             score = (dates[-2], dates[-1]) if s.scored else None
             which = chosen(dates[: s.depth].swapaxes(0, 1), score)
-            for band in range(s.depth):
+            for band in bands:
                 yield number * s.depth + band, taken(dates[band], which)
 
     def _stack(
@@ -377,7 +389,7 @@ def _grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
+class Seen:
     """What of each pixel is known of its quality, overpass by overpass."""
 
     days: NDArray[np.float32]
@@ -388,12 +400,11 @@ class _Told:
     """(overpass, y, x) whether it has a value in any band."""
 
     @classmethod
-    def of(cls, cut: _Cut) -> _Told:
-        moments = [cut.series.overpasses[o].moment for o, _ in cut.kept]
-        days = [(m - _EPOCH).days for m in moments]
-        shape = (len(days), cut.window.height, cut.window.width)
+    def of(cls, days: Sequence[date], window: Window) -> Seen:
+        """Return that nothing is known, of overpasses or dates, oldest first."""
+        shape = (len(days), window.height, window.width)
         return cls(
-            days=np.array(days, np.float32),
+            days=np.array([(day - _EPOCH).days for day in days], np.float32),
             seen=np.zeros(shape, np.bool_),
             clear=np.zeros(shape, np.bool_),
         )

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _SAMPLES = 5  # a side: the stretch is measured on 25 windows spread over the raster
 _SAMPLE = 128
 _STRAY = 0.001  # of mapped pixels may have nodata's value by chance
+# Cividis (Nuñez et al. 2018), readable with any colour vision.
+_CIVIDIS = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +287,17 @@ def colour_table(classes: Sequence[Class]) -> NDArray[np.uint8]:
     table = np.zeros((nodata_value(classes) + 1, 4), np.uint8)
     for c in classes:
         table[c.value] = (*c.rgb, 255)
+    return table
+
+
+def ramp() -> NDArray[np.uint8]:
+    """Return RGBA by byte, (256, 4): dark is little, light is much; 255 is clear."""
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _CIVIDIS])
+    at = np.linspace(0, len(stops) - 1, 255)
+    table = np.zeros((256, 4), np.uint8)
+    for band in range(3):
+        table[:255, band] = np.interp(at, np.arange(len(stops)), stops[:, band])
+    table[:255, 3] = 255
     return table
 
 

@@ -16,10 +16,12 @@ import numpy as np
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Grid, Window, squares
+from geoseg.core.series_options import QUALITY
 from geoseg.execution.engine import ordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
 from geoseg.maps.reader import block_side, dtype_of, read_plain
+from geoseg.viz.observed import BLANK, Observed, observed, tells
 from geoseg.viz.seamcheck import LineCounts, count_changes
 
 if TYPE_CHECKING:
@@ -66,6 +68,10 @@ class MapStatistics:
     """(255,) pixels by confidence byte 0 … 254; None where none is stored."""
     places: dict[str, tuple[Place, ...]]
     """By what they are remarkable for, most remarkable first."""
+    observed: Observed | None
+    """How often pixels were seen; None where that is not stored."""
+    observations: NDArray[Any]
+    """(y, x) how often those of the picture were; 65535 for nothing to tell."""
 
     @property
     def nodata_value(self) -> int:
@@ -92,6 +98,8 @@ class _Block:
     sample: NDArray[Any]
     confidence: NDArray[np.int64]
     places: dict[str, list[Place]]
+    observed: Observed | None = None
+    observations: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -176,6 +184,8 @@ def _look(job: _Pass, window: Window) -> _Block:
         scores["doubt"] = doubt
     scores |= {name: score(window, labels) for name, score in job.scores.items()}
     y, x = (shown[_span(shown, window, axis)] for axis, shown in enumerate(job.shown))
+    picked = np.ix_(y - window.y, x - window.x)
+    told = tells(job.reader)
     return _Block(
         window=window,
         counts=counts,
@@ -184,9 +194,11 @@ def _look(job: _Pass, window: Window) -> _Block:
         rows=rows,
         columns=columns,
         edges=(labels[0], labels[-1], labels[:, 0].copy(), labels[:, -1].copy()),
-        sample=labels[np.ix_(y - window.y, x - window.x)],
+        sample=labels[picked],
         confidence=histogram,
         places={name: _places(s, window) for name, s in scores.items()},
+        observed=observed(job.reader, window) if told else None,
+        observations=job.reader.read(QUALITY[0], window)[picked] if told else None,
     )
 
 
@@ -249,6 +261,8 @@ class _Total:
     confidence: NDArray[np.int64]
     picture: NDArray[Any]
     above: NDArray[Any]  # the last row of pixels of the blocks above
+    observations: NDArray[Any]
+    observed: Observed | None = None
     nodata: int = 0
     left: NDArray[Any] | None = None
     places: dict[str, list[Place]] = field(default_factory=dict)
@@ -266,6 +280,7 @@ class _Total:
             confidence=np.zeros(255, np.int64),
             picture=np.full((height, width), job.nodata, dtype),
             above=np.full(grid.width, job.nodata, dtype),
+            observations=np.full((height, width), BLANK, np.uint16),
         )
 
     def add(self, found: _Block) -> None:
@@ -288,6 +303,10 @@ class _Total:
         self.above[span], self.left = bottom, right
         y, x = (_span(shown, window, axis) for axis, shown in enumerate(self.job.shown))
         self.picture[y, x] = found.sample
+        if found.observed is not None and found.observations is not None:
+            before, more = self.observed, found.observed
+            self.observed = more if before is None else before + more
+            self.observations[y, x] = found.observations
         for name, places in found.places.items():
             kept = [*self.places.get(name, []), *places]
             kept.sort(key=lambda p: -p.score)
@@ -311,6 +330,8 @@ class _Total:
             columns=self.columns,
             confidence=self.confidence if stored else None,
             places={name: apart(p, places) for name, p in self.places.items()},
+            observed=self.observed,
+            observations=self.observations,
         )
 
 

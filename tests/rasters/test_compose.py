@@ -1,6 +1,7 @@
 """`geoseg compose`: images of many dates as files, and scenes straight into a model."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
 from geoseg.rasters.asked import open_asked
 from geoseg.rasters.images import memory_of
-from geoseg.rasters.time import cell_side
+from geoseg.rasters.time import Series, cell_side
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SHAPE = (40, 50)
@@ -195,3 +196,63 @@ def test_a_plan_counts_what_many_dates_take(made):
     without = plan_of(path, PlanOptions(model="threshold:ndvi"))
     assert with_time.memory.per_task > without.memory.per_task
     assert with_time.settings["source"]["reduce"] == "median"
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_ended_in_the_middle_it_goes_on(made, tmp_path, monkeypatch, name):
+    """Nothing looks whole; blocks that are there are not read again; the same bytes."""
+    _, path, _ = made
+    monkeypatch.setattr("geoseg.rasters.images._TILE", 16)
+    monkeypatch.setattr("geoseg.rasters.time._SIDES", (16,))
+    words = ["compose", path, "--quality", "-q", "--out"]
+    assert run([*words, str(tmp_path / name)]) == 0
+    whole, out = _bytes_in(tmp_path / name), tmp_path / "two" / name
+    out.parent.mkdir()
+    read, windows = Series.read, []
+
+    def counted(series, window):
+        windows.append(window)
+        if len(windows) == 6:
+            raise KeyboardInterrupt
+        return read(series, window)
+
+    monkeypatch.setattr(Series, "read", counted)
+    assert run([*words, str(out)]) == 130
+    assert not out.exists()
+    before = set(windows[:5])
+    kept = next(p for p in out.parent.iterdir() if p.name.startswith("."))
+    (damaged := next(kept.iterdir())).write_bytes(b"damaged")
+    assert run([*words, str(out)]) == 0
+    again = [w for w in windows[6:] if w in before and f"{w.y}.{w.x}" != damaged.name]
+    assert not again
+    assert _bytes_in(out) == whole
+    assert {p.name for p in out.parent.iterdir()} == {name, "out.items.json"}
+    # Of another question nothing is taken.
+    windows.clear()
+    assert run([*words, str(out), "--overwrite", "--reduce", "mean"]) == 130
+    windows[:] = [None] * 6
+    assert run([*words, str(out), "--overwrite"]) == 0
+    assert len(windows) == 12 + 6
+    assert _bytes_in(out) == whole
+
+
+def _bytes_in(path):
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
+    return {str(p.relative_to(path)): p.read_bytes() for p in files if p.is_file()}
+
+
+def test_a_disk_that_is_full_at_the_end_is_noticed(made, tmp_path, monkeypatch, capsys):
+    import rasterio.shutil
+
+    _, path, _ = made
+    copy = rasterio.shutil.copy
+
+    def cut(source, target, **how):
+        copy(source, target, **how)
+        os.truncate(target, target.stat().st_size - 500)
+
+    monkeypatch.setattr(rasterio.shutil, "copy", cut)
+    out = tmp_path / "out.tif"
+    assert run(["compose", path, "--out", str(out), "-q"]) != 0
+    assert "make room" in capsys.readouterr().err
+    assert not out.exists()

@@ -226,7 +226,7 @@ def _find(job: Job, block: Block) -> tuple[FoundObjects, PartialBlock | None]:
         What was found, and the sums of a panoptic model's scores.
     """
     found, stuff = _seen(job, block)
-    job.masks.check_current()
+    write_arrays(job, block, found.quality)
     cache = ObjectCache(job.masks)
     if stuff is not None:
         with_retries(partial(write_partial, job.masks, block, stuff))

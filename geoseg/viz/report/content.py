@@ -16,6 +16,7 @@ from geoseg.maps.complete import block_counts
 from geoseg.maps.provenance import crs_name, facts_of, failed, name_of, provenance
 from geoseg.maps.reader import read_plain
 from geoseg.maps.store import Masks
+from geoseg.viz.observed import BLANK
 from geoseg.viz.picture import (
     Image,
     at_most,
@@ -23,6 +24,7 @@ from geoseg.viz.picture import (
     encode,
     lon_lat,
     north,
+    ramp,
     scale_bar,
 )
 from geoseg.viz.report.figures import histogram, profile
@@ -70,6 +72,7 @@ def content(inputs: Inputs) -> dict[str, Any]:
         "unit": _unit(found)[1] if found.areas_m2 is not None else None,
         "evaluation": _evaluation(inputs.evaluation),
         "confidence": _confidence(found),
+        "observed": _observed(found),
         "places": places,
         "locator": _locator(inputs, places),
         "seams": [_seam(check) for check in seams_of(reader, found)],
@@ -251,6 +254,26 @@ def _confidence(found: MapStatistics) -> dict[str, Any] | None:
         "mean": mean,
         "unsure": percent(unsure),
         "sure": percent(sure),
+    }
+
+
+def _observed(found: MapStatistics) -> dict[str, Any] | None:
+    """Return how often pixels were seen, as a small map and figures."""
+    seen, shown = found.observed, found.observations
+    if seen is None or not seen.pixels.sum():
+        return None
+    least, most = int(seen.counts[0]), int(seen.counts[-1])
+    shade = np.rint(shown * (254 / max(1, most))).clip(0, 254).astype(np.uint8)
+    rgba = ramp()[np.where(shown == BLANK, 255, shade)]
+    clouds, dates = seen.cloudy, seen.dates
+    return {
+        "picture": _data(encode(rgba, "PNG"), "png"),
+        "mean": number(seen.mean),
+        "least": f"{least:,}",
+        "most": f"{most:,}",
+        "never": percent(seen.never) if seen.never else None,
+        "clouds": None if clouds is None else percent(clouds),
+        "dates": None if dates is None else [day.isoformat() for day in dates],
     }
 
 

@@ -30,7 +30,7 @@ from geoseg.maps.overviews import (
 )
 from geoseg.maps.reader import dtype_of
 from geoseg.maps.store import Masks
-from geoseg.viz.picture import class_png, encode
+from geoseg.viz.picture import class_png, encode, ramp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,9 +47,6 @@ _POLL = 2.0
 _WITHOUT = 3
 """So many halvings are read from full resolution, or the coarsest overview."""
 _OBJECT_COLOURS = 3072
-# Colours of confidence: cividis (Nuñez et al. 2018), light is sure; readable with any
-# colour vision.
-_CIVIDIS = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 
 
 def tile_window(z: int, x: int, y: int) -> Window:
@@ -139,7 +136,7 @@ class ClassesLayer(Background):
     def confidence_tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile of confidence as PNG, dark where the model was not sure."""
         values = self._look("confidence", z, x, y)
-        return encode(_ramp()[values], "PNG")
+        return encode(ramp()[values], "PNG")
 
     @property
     def has_objects(self) -> bool:
@@ -294,17 +291,6 @@ class ClassesLayer(Background):
             Window(y=r * side, x=c * side, height=side, width=side) for r, c in blocks
         )
         return [w for w in (s.intersection(whole) for s in squares) if w is not None]
-
-
-def _ramp() -> NDArray[np.uint8]:
-    """Return RGBA by confidence byte; 255 is clear."""
-    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _CIVIDIS])
-    at = np.linspace(0, len(stops) - 1, 255)
-    table = np.zeros((256, 4), np.uint8)
-    for band in range(3):
-        table[:255, band] = np.interp(at, np.arange(len(stops)), stops[:, band])
-    table[:255, 3] = 255
-    return table
 
 
 @cache
