@@ -7,13 +7,13 @@ values only; sums and comparisons are float64, in the order of time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.core.indices import INDICES
+from geoseg.core.loops import compiled_late
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,12 +52,12 @@ def reduced(
     if len(stack) == 0:
         out[...] = np.nan
     elif name in {"first", "best"}:
-        _first()(stack, out)
+        _first(stack, out)
     elif name == "mean":
-        _mean()(stack, out)
+        _mean(stack, out)
     else:
         pairs = sorting_pairs(len(stack))
-        _percentile()(stack, float(rest) if rest else 50.0, pairs, out)
+        _percentile(stack, float(rest) if rest else 50.0, pairs, out)
     return out
 
 
@@ -79,7 +79,7 @@ def chosen(
     if score is None:
         out = np.full(stack.shape[2:], -1, np.int64)
         if len(stack):
-            _medoid()(stack, out)
+            _medoid(stack, out)
         return out
     first, second = (band.astype(np.float64) for band in score)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -98,32 +98,6 @@ def taken(stack: NDArray[np.float32], which: NDArray[np.int64]) -> NDArray[np.fl
         return np.full(which.shape, np.nan, np.float32)
     picked = np.take_along_axis(stack, which.clip(0)[None], 0)[0]
     return np.where(which < 0, np.float32(np.nan), picked)
-
-
-def _jitted(function: Callable[..., None]) -> Callable[..., None]:
-    from numba import njit
-
-    return njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
-
-
-@cache
-def _percentile() -> Callable[..., None]:
-    return _jitted(_percentile_of)
-
-
-@cache
-def _mean() -> Callable[..., None]:
-    return _jitted(_mean_of)
-
-
-@cache
-def _first() -> Callable[..., None]:
-    return _jitted(_first_of)
-
-
-@cache
-def _medoid() -> Callable[..., None]:
-    return _jitted(_medoid_of)
 
 
 @lru_cache(maxsize=64)
@@ -148,7 +122,8 @@ def sorting_pairs(count: int) -> NDArray[np.int64]:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _percentile_of(
+@compiled_late
+def _percentile(
     stack: NDArray[Any], percent: float, pairs: NDArray[Any], out: NDArray[Any]
 ) -> None:
     """Interpolate between the two nearest of the sorted values, as NumPy does."""
@@ -181,7 +156,8 @@ def _percentile_of(
             out[y, x] = below + (above - below) * (place - first)
 
 
-def _mean_of(stack: NDArray[Any], out: NDArray[Any]) -> None:
+@compiled_late
+def _mean(stack: NDArray[Any], out: NDArray[Any]) -> None:
     dates, height, width = stack.shape
     for y in range(height):
         for x in range(width):
@@ -194,7 +170,8 @@ def _mean_of(stack: NDArray[Any], out: NDArray[Any]) -> None:
             out[y, x] = total / count if count else np.nan
 
 
-def _first_of(stack: NDArray[Any], out: NDArray[Any]) -> None:
+@compiled_late
+def _first(stack: NDArray[Any], out: NDArray[Any]) -> None:
     dates, height, width = stack.shape
     for y in range(height):
         for x in range(width):
@@ -206,7 +183,8 @@ def _first_of(stack: NDArray[Any], out: NDArray[Any]) -> None:
                     break
 
 
-def _medoid_of(stack: NDArray[Any], out: NDArray[Any]) -> None:  # noqa: C901, PLR0912 - compiled
+@compiled_late
+def _medoid(stack: NDArray[Any], out: NDArray[Any]) -> None:  # noqa: C901, PLR0912 - compiled
     dates, bands, height, width = stack.shape
     there = np.empty(dates, np.int64)
     sums = np.empty(dates, np.float64)
@@ -263,7 +241,7 @@ def laid(
         out: (y, x) values, NaN where masked or not seen; changed in place.
     """
     nothing, hidden = (_nowhere(valid.shape),) * 2 if mask is None else mask
-    _laying()(
+    _lay(
         np.ascontiguousarray(values),
         np.ascontiguousarray(valid),
         np.ascontiguousarray(nothing),
@@ -278,11 +256,7 @@ def _nowhere(shape: tuple[int, int]) -> NDArray[np.bool_]:
     return np.zeros(shape, np.bool_)
 
 
-@cache
-def _laying() -> Callable[..., None]:
-    return _jitted(_lay)
-
-
+@compiled_late
 def _lay(
     values: NDArray[Any],
     valid: NDArray[Any],

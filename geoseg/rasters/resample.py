@@ -13,19 +13,19 @@ that falls on the raster falls on valid pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from geoseg.core.grid import Grid, Window
+from geoseg.core.loops import compiled_late
 from geoseg.errors import RasterError
 from geoseg.rasters.source import Derived, Source, check_inside
 from geoseg.rasters.steps import of_each_band
 from geoseg.rasters.validity import all_valid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -127,7 +127,7 @@ class Resampled(OnGrid):
             across.first - across.start,
             across.weights,
         )
-        of_each_band(self.bands, theirs, theirs_valid, sums, valid, _kernel(), places)
+        of_each_band(self.bands, theirs, theirs_valid, sums, valid, _weigh, places)
         store(sums, pixels)
 
 
@@ -307,14 +307,7 @@ def at_resolution(source: Source, metres: float) -> Source:
     return resampled(source, grid)
 
 
-@cache
-def _kernel() -> Callable[..., None]:
-    """Return the compiled loop; numba takes a second to import, so not before use."""
-    from numba import njit
-
-    return njit(nogil=True, cache=True)(_weigh)  # type: ignore[no-any-return]
-
-
+@compiled_late
 def _weigh(  # noqa: C901 - loops in loops, compiled
     pixels: NDArray[Any],
     valid: NDArray[Any],

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from geoseg.core.grid import Grid, Window, same_crs
+from geoseg.core.loops import compiled_late
 from geoseg.errors import RasterError
 from geoseg.rasters.resample import OnGrid, Resampled, axes_between, store
 from geoseg.rasters.steps import of_each_band
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
     from pyproj import Transformer
@@ -66,7 +67,7 @@ class Warped(OnGrid):
             np.clip(np.where(inside, x, 0) - 0.5, 0, theirs.width - 1) - needed.x,
             inside,
         )
-        of_each_band(self.bands, values, their_valid, sums, valid, _kernel(), places)
+        of_each_band(self.bands, values, their_valid, sums, valid, _interpolate, places)
         store(sums, pixels)
 
     def places(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -160,13 +161,7 @@ def _around(y: NDArray[np.float64], x: NDArray[np.float64], grid: Grid) -> Windo
     return Window.spanning(top, bottom, left, right)
 
 
-@cache
-def _kernel() -> Callable[..., None]:
-    from numba import njit
-
-    return njit(nogil=True, cache=True)(_interpolate)  # type: ignore[no-any-return]
-
-
+@compiled_late
 def _interpolate(  # noqa: C901 - loops in loops, compiled
     pixels: NDArray[Any],
     valid: NDArray[Any],
