@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,12 +19,17 @@ from geoseg.cli.common import (
     tell,
 )
 from geoseg.cli.options import command, takes
+from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.bands import named
 from geoseg.rasters.source import steps_of
+from geoseg.rasters.zones import EACH, PREFIX, only_zone, path_of
+
+AnyOptions = TypeVar("AnyOptions", bound=PlanOptions)
+Summary = dict[str, Any]
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,29 +68,69 @@ def segment(
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
     begin(f"opening {redact(raster[0])} with {redact(str(options.model))}", output)
+    with client_of(place) as client:
+        if client is not None and not output.silent:
+            _tell_dashboard(client)
+        runs = [
+            _run(raster, one, client, output) for one in _of_each_zone(raster, options)
+        ]
+    report(*_together(runs), output)
+
+
+def _of_each_zone(raster: tuple[str, ...], options: AnyOptions) -> list[AnyOptions]:
+    """Return the options of each run: several where a map of each zone is wanted."""
+    if options.crs != EACH:
+        return [options]
+    from geoseg.rasters.asked import zones_asked
+
+    zones = zones_asked(
+        one_or_more(raster),
+        options.of(SeriesOptions),
+        aoi=options.aoi,
+        trust=tuple(options.trust or ()),
+    )
+    runs = []
+    for zone in zones:
+        changed: dict[str, Any] = {"crs": zone}
+        if isinstance(options, SegmentOptions):
+            changed["out"] = path_of(os.fspath(options.out), zone)
+        runs.append(options.model_copy(update=changed))
+    return runs
+
+
+def _together(runs: list[tuple[Summary, list[str]]]) -> tuple[Summary, list[str]]:
+    """Return what is reported of one run, or of one for each zone."""
+    if len(runs) == 1:
+        return runs[0]
+    return {"zones": [s for s, _ in runs]}, [line for _, more in runs for line in more]
+
+
+def _run(
+    raster: tuple[str, ...],
+    options: SegmentOptions,
+    client: Client | None,
+    output: OutputOptions,
+) -> tuple[Summary, list[str]]:
     from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan
 
-    with client_of(place) as client:
-        workers = processes(client)
-        made = plan_of(
-            one_or_more(raster), options, workers, worker_memory=worker_memory(client)
-        )
-        tell(made.source.notes)
-        if client is not None and not output.silent:
-            _tell_dashboard(client)
-        begun = perf_counter()
-        masks, facts = run_plan(
-            made,
-            out=options.out,
-            client=client,
-            overwrite=options.overwrite,
-            zarr_format=options.zarr_format,
-            mixed=options.mixed,
-            progress=False if output.silent else None,
-        )
-        seconds = perf_counter() - begun
+    workers = processes(client)
+    made = plan_of(
+        one_or_more(raster), options, workers, worker_memory=worker_memory(client)
+    )
+    tell(made.source.notes)
+    begun = perf_counter()
+    masks, facts = run_plan(
+        made,
+        out=options.out,
+        client=client,
+        overwrite=options.overwrite,
+        zarr_format=options.zarr_format,
+        mixed=options.mixed,
+        progress=False if output.silent else None,
+    )
+    seconds = perf_counter() - begun
     summary, lines = _summary(made, masks, facts, seconds, workers)
     if not output.silent or output.as_json:
         found = areas(masks)
@@ -92,7 +138,7 @@ def segment(
         one = len(raster) == 1 and not is_collection(raster[0])
         raster_there = raster[0] if one else None
         lines += [*area_lines(found), _next(masks, found, raster_there)]
-    report(summary, lines, output)
+    return summary, lines
 
 
 def _next(masks: Masks, found: dict[str, Any], raster: str | None) -> str:
@@ -171,18 +217,31 @@ def plan(
     and the most memory a process takes. Options are those of `segment`. With --time a
     few windows are run, and their map is thrown away.
     """
+    workers = place.workers or 1
+    each = _of_each_zone(raster, options)
+    plans = [_planned(raster, one, workers, timed=timed) for one in each]
+    report(*_together(plans), output)
+
+
+def _planned(
+    raster: tuple[str, ...], options: PlanOptions, workers: int, *, timed: bool
+) -> tuple[Summary, list[str]]:
     from geoseg.inference.planning import plan_of
 
-    workers = place.workers or 1
     made = plan_of(one_or_more(raster), options, workers)
     summary, lines = plan_summary(made, workers), plan_lines(made, workers)
+    if options.crs is not None and only_zone(options.crs) is not None:
+        summary, lines = (
+            {"zone": options.crs, **summary},
+            [f"{'zone':<22}{options.crs.removeprefix(PREFIX)}", *lines],
+        )
     if timed:
         from geoseg.inference.timing import measure
 
         timing = measure(made, workers)
         summary |= {"time": {**plain(timing), "limit": timing.limit}}
         lines += _timing_lines(timing, workers)
-    report(summary, lines, output)
+    return summary, lines
 
 
 def _timing_lines(timing: Timing, workers: int) -> list[str]:

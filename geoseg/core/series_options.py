@@ -139,7 +139,7 @@ class SeriesOptions(FindOptions):
     """Raster whose grid is used; default the UTM zone, at the finest band's pixels."""
     crs: Annotated[str | None, Cli(section=Section.TIME, metavar="EPSG:…")] = None
     """Coordinate reference system to use instead of the UTM zone; zone:32632 for what
-    lies in that zone alone."""
+    lies in that zone alone; zones for a map of each (segment, plan)."""
     resampling: Annotated[Resampling, Cli(section=Section.TIME)] = "auto"
     """How scenes come onto other pixels; auto: nearest where pixels differ by whole
     factors, else bilinear (averages where they become larger)."""

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import shapely
+
 from geoseg.core.dates import ALWAYS, span
 from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import redact
+from geoseg.errors import RasterError
 from geoseg.rasters.catalogs import Query
 from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.kept_items import kept_items
-from geoseg.rasters.places import area_of, area_of_grid
+from geoseg.rasters.places import area_of, area_of_grid, footprint_of
 from geoseg.rasters.search import Found, find, question_of
 from geoseg.rasters.series import open_series
 from geoseg.rasters.source import unique
 from geoseg.rasters.time import Series
+from geoseg.rasters.zones import EACH, PREFIX, zones_of
 
 
 def open_asked(
@@ -64,6 +68,37 @@ def open_asked(
         name=_name(what, len(found.items)),
     )
     return replace(series, notes=unique((*found.notes, *series.notes)))
+
+
+def zones_asked(
+    what: Any,  # noqa: ANN401 - whatever `find` takes
+    options: SeriesOptions,
+    *,
+    aoi: str | os.PathLike[str] | None = None,
+    trust: Sequence[str] = (),
+) -> list[str]:
+    """Return the UTM zones in which scenes show something of an area, or anything.
+
+    As `zone:32632`, …, in the order of their codes.
+
+    Raises:
+        GeosegError: There are no scenes, or a grid is asked for too.
+    """
+    if options.like is not None:
+        raise RasterError(
+            f"--like gives one grid, --crs {EACH} makes one of each UTM zone: leave "
+            "one out"
+        )
+    found = _found(what, options, aoi, tuple(trust), None, overwrite=False)
+    drawn = [footprint_of(item) for item in found.items]
+    known = [shape for shape in drawn if shape is not None]
+    area = None if aoi is None else area_of(aoi)
+    if area is None and not known:
+        raise RasterError(f"{_name(what, 0)}: no scene says where it lies: give --aoi")
+    if len(known) == len(drawn):
+        shown = shapely.union_all(known)
+        area = shown if area is None else area & shown
+    return sorted(zone.replace("EPSG:", PREFIX) for zone in zones_of(area))
 
 
 def _found(

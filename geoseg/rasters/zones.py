@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "zone:"
 """What makes a zone's CRS stand for what lies in the zone, as in `zone:32632`."""
+EACH: Final = "zones"
+"""What asks for a map of each zone instead of a CRS."""
 _ZONE: Final = re.compile(r"zone:(?:EPSG:)?(?P<code>32(?:6|7)\d{2})", re.IGNORECASE)
 _MANY: Final = 4
 
@@ -62,6 +64,11 @@ def only_zone(crs: str | None) -> str | None:
     Raises:
         RasterError: There is no such zone.
     """
+    if crs == EACH:
+        raise RasterError(
+            f"--crs {EACH} is for the commands segment and plan, which make a map of "
+            f"each zone: here name one, such as {PREFIX}32632, or a CRS"
+        )
     if crs is None or not crs.lower().startswith(PREFIX):
         return None
     found = _ZONE.fullmatch(crs)
@@ -89,5 +96,18 @@ def several_zones(area: Geometry, used: str) -> str | None:
     return (
         f"the area lies in {len(shares)} UTM zones, {', '.join(told)}{more}: all of it "
         f"is put on {used}; another grid with --crs EPSG:…, what lies in one zone with "
-        f"--crs {PREFIX}{first}"
+        f"--crs {PREFIX}{first}, a map of each zone with --crs {EACH}"
     )
+
+
+def path_of(product: str, zone: str) -> str:
+    """Return where the map of a zone lies, by where that of all would.
+
+    >>> path_of("out/masks.zarr", "zone:32632"), path_of("s3://bucket/masks", "zone:1")
+    ('out/masks-32632.zarr', 's3://bucket/masks-1')
+    """
+    folder, slash, name = product.rstrip("/").rpartition("/")
+    stem, dot, ending = name.rpartition(".")
+    if not stem:
+        stem, dot, ending = name, "", ""
+    return f"{folder}{slash}{stem}-{zone.removeprefix(PREFIX)}{dot}{ending}"

@@ -1,10 +1,12 @@
 """kill -9 of client, worker and scheduler at random moments; the map must be the same.
 
-    python tests/benchmarks/kill_moments.py [--moments 20] [client worker scheduler]
+    python tests/benchmarks/kill_moments.py [--moments 20] [--dates]
+        [client worker scheduler]
 
 A moment is a random share of what an undisturbed run takes. After a killed client the
 same command is given again; a killed worker or scheduler is survived by the same run.
-Windows are counted: nothing that was complete is inferred again.
+Windows are counted: nothing that was complete is inferred again. With --dates the
+source is scenes of many dates, and how often they saw each pixel is kept too.
 """
 
 import argparse
@@ -23,6 +25,8 @@ import numpy as np
 import psutil
 import rasterio
 from affine import Affine
+
+from geoseg.core.series_options import QUALITY
 
 SIDE, BLOCK, WINDOW, OVERLAP = 440, 72, 48, 12
 WINDOWS = (-(-SIDE // (WINDOW - OVERLAP))) ** 2
@@ -49,15 +53,21 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 class Place:
     """A folder with a raster, a model that counts, and commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, dates: bool = False) -> None:
+        self.more: list[str] = []
         self.folder = Path(tempfile.mkdtemp())
         self.log = self.folder / "windows.log"
         self.out = self.folder / "m.zarr"
         (self.folder / "slow.py").write_text(
             textwrap.dedent(MODEL.format(log=str(self.log)))
         )
+        self.scene = str(self.folder / "scene.tif")
+        if dates:
+            self.scene = self.scenes()
+            self.more = ["--dates", "2022", "--quality", "--bands", "red,nir,blue"]
+            return
         with rasterio.open(
-            self.folder / "scene.tif",
+            self.scene,
             "w",
             driver="GTiff",
             count=3,
@@ -69,9 +79,24 @@ class Place:
         ) as file:
             file.write(np.random.default_rng(0).random((3, SIDE, SIDE), np.float32))
 
+    def scenes(self) -> str:
+        """Write scenes of four dates in a folder of their own; return their list."""
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from dated_scenes import Scenes, whole
+
+        folder, rng = self.folder / "scenes", np.random.default_rng(0)
+        folder.mkdir()
+        made = Scenes(folder)
+        for n in range(4):
+            bands = {key: whole(rng, (SIDE, SIDE)) for key in ("B02", "B04", "B08")}
+            scl = rng.choice(np.array([4, 9], np.uint8), (SIDE // 2,) * 2)
+            made.add(f"s{n}", f"2022-0{n + 4}-10T10:00:00Z", bands,
+                     quality=("SCL", scl, 20), collection="sentinel-2-l2a",
+                     properties={"s2:processing_baseline": "03.00"})  # fmt: skip
+        return made.save()
+
     def start(self, *more: str) -> subprocess.Popen:
-        scene = str(self.folder / "scene.tif")
-        line = [sys.executable, "-m", "geoseg", "segment", scene]
+        line = [sys.executable, "-m", "geoseg", "segment", self.scene, *self.more]
         line += ["--model", f"{self.folder / 'slow.py'}:make", "--out", str(self.out)]
         return subprocess.Popen(
             [*line, "--block", str(BLOCK), "--quiet", *more],
@@ -85,8 +110,13 @@ class Place:
         assert process.returncode == 0, said
 
     def chunks(self) -> dict[str, bytes]:
-        folder = self.out / "classes"
-        return {p.name: p.read_bytes() for p in folder.iterdir() if p.name[0] != "."}
+        arrays = ["classes", *QUALITY] if self.more else ["classes"]
+        return {
+            f"{name}/{chunk.name}": chunk.read_bytes()
+            for name in arrays
+            for chunk in (self.out / name).iterdir()
+            if chunk.name[0] != "."
+        }
 
     def seen(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
@@ -164,10 +194,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dates", action="store_true")
     parser.add_argument("what", nargs="*", default=list(KILLS))
     options = parser.parse_args()
     random.seed(options.seed)
-    place = Place()
+    place = Place(dates=options.dates)
     begun = time.monotonic()
     place.finish(place.start())
     lasts, whole = time.monotonic() - begun, place.chunks()

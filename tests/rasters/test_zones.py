@@ -8,6 +8,8 @@ import shapely
 from dated_scenes import Scenes
 from pyproj import Transformer
 
+import geoseg
+from geoseg.cli import run as cli
 from geoseg.core.geodesy import measure
 from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import RasterError
@@ -96,3 +98,36 @@ def test_a_map_of_each_zone_covers_all_once(border):
     assert shown(border, None)[2] == pytest.approx(whole, rel=0.01)
     with pytest.raises(RasterError, match=r"nothing of where .* EPSG:32633"):
         shown(border, "zone:32601")
+
+
+def test_a_store_of_each_zone_in_one_command(border, tmp_path, capsys):
+    path, aoi = border
+    words = [path, "--aoi", str(aoi), "--model", "threshold:red>0.11", "--crs", "zones"]
+    assert cli(["plan", *words, "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)["zones"]
+    assert [plan["zone"] for plan in plans] == ["zone:32632", "zone:32633"]
+    line = ["segment", *words, "--out", str(tmp_path / "m.zarr"), "--json"]
+    assert cli(line) == 0
+    done = json.loads(capsys.readouterr().out)["zones"]
+    stores = [tmp_path / "m-32632.zarr", tmp_path / "m-32633.zarr"]
+    assert [run["masks"] for run in done] == [str(store) for store in stores]
+    total = sum(a["area_m2"] for run in done for a in run["areas"].values())
+    assert total == pytest.approx(shown(border, "EPSG:3035")[2], rel=0.01)
+    assert cli(line) == 0  # nothing is left to do
+    assert not any(z["pixels"] for z in json.loads(capsys.readouterr().out)["zones"])
+    regions = tmp_path / "regions.gpkg"
+    for store in stores:
+        out = ["--out", str(regions), "--layer", store.stem.replace("-", "_")]
+        assert cli(["vectorize", str(store), *out, "-q"]) == 0
+        page = str(tmp_path / f"{store.stem}.html")
+        assert cli(["report", str(store), "--out", page, "-q"]) == 0
+    drawn = [geoseg.read_regions(regions, layer=f"m_{n}") for n in (32632, 32633)]
+    assert [frame.crs.to_epsg() for frame in drawn] == [32632, 32633]
+    assert sum(f["area_m2"].sum() for f in drawn) == pytest.approx(total, rel=1e-6)
+    for wrong in (["--like", path], ["compose"]):
+        if wrong == ["compose"]:
+            line = ["compose", path, "--crs", "zones", "--out", str(tmp_path / "a.tif")]
+        else:
+            line = ["plan", *words, *wrong]
+        assert cli(line) == 2
+        assert "--crs zones" in capsys.readouterr().err
