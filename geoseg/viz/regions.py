@@ -50,13 +50,19 @@ class RegionsFile:
         Returns:
             A FeatureCollection; without features, and `more`, where there are too many.
         """
-        x = [min(max(v, 0.0), self.grid.width) for v in (left, right)]
-        y = [min(max(v, 0.0), self.grid.height) for v in (top, bottom)]
+        import shapely
+
+        x = sorted(min(max(v, 0.0), self.grid.width) for v in (left, right))
+        y = sorted(min(max(v, 0.0), self.grid.height) for v in (top, bottom))
         pixel = min(max(pixel, 0.0), max(self.grid.height, self.grid.width))
         found = self.within(x[0], y[0], x[1], y[1], most=MOST + 1)
         if len(found) > MOST:
             return {"type": "FeatureCollection", "features": [], "more": True}
-        return {**_geojson(found, pixel / 2), "more": False}
+        # The sea's outline is long: what is a screen away is cut off.
+        wide, high = (max(1.0, far - near) for near, far in (x, y))
+        box = x[0] - wide, y[0] - high, x[1] + wide, y[1] + high
+        shapes = shapely.clip_by_rect(found.geometry.to_numpy(), *box)
+        return {**_geojson(found.set_geometry(shapes), pixel / 2), "more": False}
 
     def at(self, row: float, column: float) -> dict[str, Any] | None:
         """Return the polygon at a point of the map, as a GeoJSON feature."""
@@ -142,6 +148,7 @@ def _geojson(found: geopandas.GeoDataFrame, tolerance: float) -> dict[str, Any]:
     shapes = found.geometry.to_numpy()
     if tolerance > 0:
         shapes = shapely.simplify(shapes, tolerance, preserve_topology=False)
+        shapes = shapely.transform(shapes, lambda xy: xy.round(2))
     table = found.drop(columns=found.geometry.name)
     rows = zip(table.index, table.to_dict("records"), shapes, strict=True)
     features = [
