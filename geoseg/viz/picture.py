@@ -1,4 +1,4 @@
-"""Maps and rasters as pixels to look at: colours, PNG and JPEG bytes, scale and north.
+"""Maps and rasters as pixels to look at: colours, PNG and WebP bytes, scale and north.
 
 Everything that draws a map takes its pixels from here: figures, pages, notebooks and
 the live map.
@@ -315,17 +315,13 @@ def class_png(values: NDArray[Any], classes: Sequence[Class]) -> bytes:
     return out.getvalue()
 
 
-def encode(rgba: NDArray[np.uint8], kind: Literal["PNG", "JPEG"]) -> bytes:
-    """Return RGBA (y, x, 4) as PNG, or as JPEG on white."""
+def encode(rgba: NDArray[np.uint8], kind: Literal["PNG", "WEBP"]) -> bytes:
+    """Return RGBA (y, x, 4) as PNG, or as WebP: small, and see-through as well."""
     from PIL import Image as Pillow
 
     out = BytesIO()
-    if kind == "PNG":
-        Pillow.fromarray(rgba).save(out, "PNG", compress_level=3)
-        return out.getvalue()
-    alpha = rgba[..., 3:].astype(np.float32) / 255
-    rgb = np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    Pillow.fromarray(rgb).save(out, "JPEG", quality=85)
+    how = {"compress_level": 3} if kind == "PNG" else {"quality": 85}
+    Pillow.fromarray(rgba).save(out, kind, **how)
     return out.getvalue()
 
 

@@ -42,7 +42,7 @@ def masks(labels, make_store, tmp_path_factory):
         names=["lake", "wood", "field & meadow <wet>"],
         provenance={
             "version": "0",
-            "model": {"name": "a model", "hash": "abc"},
+            "model": {"name": "a model", "hash": "c0ffee" * 10},
             "settings": {"window": 128, "overlap": 32, "bands": ["red"]},
             "begun": "2026-01-01T10:00:00+00:00",
             "seconds": 75.0,
@@ -112,7 +112,7 @@ def test_the_page_says_what_matters(masks, image, tmp_path):
     source = page.read_text()
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|#)""", source)
     assert "<script" not in source
-    assert source.count("data:image/jpeg") == 4, (
+    assert source.count("data:image/webp") == 4, (
         "close-ups and an overview of the image"
     )
 

@@ -322,7 +322,7 @@ def _place(
     views = []
     if inputs.image is not None:
         rgba = inputs.image.on(grid[window])
-        views.append({"name": "image", "src": _data(encode(rgba, "JPEG"), "jpeg")})
+        views.append({"name": "image", "src": _data(encode(rgba, "WEBP"), "webp")})
     views.append(
         {"name": "map", "src": _data(class_png(values, inputs.reader.classes), "png")}
     )
@@ -351,7 +351,7 @@ def _locator(inputs: Inputs, places: list[dict[str, Any]]) -> dict[str, Any] | N
     what, source = "map", _data(class_png(found.picture, found.classes), "png")
     if inputs.image is not None:
         rgba = inputs.image.overview(at_most(grid, _LOCATOR))
-        what, source = "image", _data(encode(rgba, "JPEG"), "jpeg")
+        what, source = "image", _data(encode(rgba, "WEBP"), "webp")
     size = grid.pixel_size_m or (1.0, 1.0)
     return {
         "what": what,
