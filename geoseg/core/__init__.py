@@ -1,1 +1,1 @@
-"""Values and arithmetic: grids, tilings, classes, blending. No I/O but `files`."""
+"""Values and arithmetic: grids, tilings, blending. No I/O but files and caches."""

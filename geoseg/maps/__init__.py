@@ -1,1 +1,1 @@
-"""What lies around the masks: metadata, parts, locks, overviews, verification."""
+"""Every class map: stores of masks, locks, class rasters, overviews, checks."""

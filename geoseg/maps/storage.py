@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import fsspec
 
+from geoseg.core.files import replace
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError, MasksError, first_line
 
@@ -122,7 +123,7 @@ class Storage:
         try:
             with temporary.open("xb") as file:
                 file.write(data)
-            temporary.replace(target)
+            replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

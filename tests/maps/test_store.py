@@ -1,6 +1,7 @@
 """Law 6: masks open in the right place without geoseg; stores keep their settings."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.errors import MasksError
 from geoseg.maps.create import create_masks
 from geoseg.maps.state import HALO, PARTIAL
+from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 
 PLACES = {
@@ -199,3 +201,20 @@ def test_nodata_chunks_take_no_space(tmp_path):
     masks.write("classes", masks.grid.window, np.full((70, 50), 255, np.uint8))
     chunks = {p.name for p in (tmp_path / "m.zarr" / "classes").iterdir()}
     assert chunks == {".zarray", ".zattrs"}
+
+
+def test_an_object_that_others_read_is_replaced_when_they_let_go(tmp_path, monkeypatch):
+    """On Windows a file that is open cannot be replaced."""
+    storage, real, calls = Storage(str(tmp_path)), os.replace, []
+    storage.put("a/b", b"old")
+
+    def held_once(source, target):
+        calls.append(target)
+        if len(calls) == 1:
+            raise PermissionError(13, "The process cannot access the file")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", held_once)
+    storage.put("a/b", b"new")
+    assert storage.get("a/b") == b"new"
+    assert len(calls) == 2
