@@ -44,7 +44,7 @@ _ALIASES: Final = {
     "red_edge": "rededge", "coastal aerosol": "coastal", "coastal blue": "coastal",
     "coastal_blue": "coastal", "green i": "green05", "green_i": "green05",
     "near ir": "nir", "rededge1": "rededge071", "rededge2": "rededge075",
-    "rededge3": "rededge078",
+    "rededge3": "rededge078", "ms r": "red", "ms g": "green",
 }  # fmt: skip
 _SENTINEL2: Final = {
     "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge071",
@@ -80,7 +80,8 @@ _SENSORS: Final = (
 _ONLY_SENTINEL2: Final = re.compile(r"B8A|B0[1-9]", re.IGNORECASE)
 _BAND: Final = re.compile(r"(?:S[RT]_)?B(0?[1-9]|1[0-3]|8A)", re.IGNORECASE)
 _IN_FILE_NAME: Final = re.compile(
-    r"(?<![A-Za-z0-9])(S[RT]_B\d{1,2}|B(?:0?[1-9]|1[0-3]|8A)|VV|VH|HH|HV)(?![A-Za-z0-9])",
+    r"(?<![A-Za-z0-9])(S[RT]_B\d{1,2}|B6_VCID_[12]|B(?:0?[1-9]|1[0-3]|8A)|VV|VH|HH|HV)"
+    r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
 ALPHA: Final = frozenset({"alpha", "a", "mask", "transparency"})
@@ -90,11 +91,14 @@ _LAST_WORDS: Final = re.compile(r"(?:([A-Za-z]+)[ _-])?([A-Za-z]+\d*)$")
 # What cameras call their bands at the end of a file's name, in capitals.
 _CAMERAS: Final = {"RE": "rededge", "REG": "rededge", "GRE": "green", "NIR": "nir"}
 # How GDAL describes the bands of Sentinel-2 (`B4, central wavelength 665 nm`), and
-# others theirs (`red (B4)`, `Band 4: red`).
+# others theirs (`red (B4)`, `Band 4: red`, `Red-668`).
 _DESCRIBED: Final = (
     re.compile(r"(?P<name>B\d{1,2}A?),? central wavelength\b.*", re.IGNORECASE),
     re.compile(r"(?P<name>[\w -]+?) \(B\d{1,2}A?\)", re.IGNORECASE),
     re.compile(r"(?:band|b) ?\d+ ?[:(-] ?(?P<name>[A-Za-z][\w -]*?)\)?", re.IGNORECASE),
+    re.compile(
+        r"(?P<name>[A-Za-z][A-Za-z _-]*?)[ _-]?\(?[3-9]\d\d ?(?:nm)?\)?", re.IGNORECASE
+    ),
 )
 _WAVELENGTHS: Final = re.compile(r"B\d{1,2}A?,? central wavelength", re.IGNORECASE)
 
@@ -118,6 +122,11 @@ def band_in_file_name(path: str) -> str | None:
     return last if last in COMMON_NAMES else _CAMERAS.get(words[2])
 
 
+def is_sensors(path: str) -> bool:
+    """Whether a file's name tells of a sensor's band, not just of a colour."""
+    return (band_in_file_name(path) or "").isupper()
+
+
 def bands_of(
     path: str,
     descriptions: Sequence[str | None],
@@ -134,8 +143,11 @@ def bands_of(
     """
     single = band_in_file_name(path) if len(numbers) == 1 else None
     names = []
+    told = Counter(_described(d or "") for d in descriptions)
     for description, colour, number in zip(descriptions, colours, numbers, strict=True):
         described = _described(description or "")
+        if told[described] > 1:  # such as the red edges at 705 and 740 nm
+            described = (description or "").strip()
         shown = colour if colour in COMMON_NAMES else None
         names.append(described or single or shown or str(number))
     count = Counter(names)  # such as four bands all described as "levels"

@@ -332,7 +332,7 @@ def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
         for n, (colour, called) in enumerate(
             zip(header.colours, header.descriptions, strict=True), 1
         )
-        if colour != "alpha" or (called and "alpha" not in called.lower())
+        if not _is_alpha(colour, (called or "").strip().lower())
     ]
     taken = set(numbers)
     alpha = next((n for n in range(1, header.count + 1) if n not in taken), None)
@@ -370,6 +370,12 @@ def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
         alpha=alpha,
         together=together(bands, numbers, dtype, nodata, told.rule),
         notes=() if product is None else product.notes,
+    )
+
+
+def _is_alpha(colour: str, called: str) -> bool:
+    return called == "alpha" or (
+        colour == "alpha" and (not called or "alpha" in called)
     )
 
 
@@ -419,6 +425,12 @@ def _check(header: Header, dataset: DatasetReader, name: str) -> None:
         raise RasterError(
             f"{name} is placed by RPCs only, so its pixels have no regular grid: warp "
             "it first, gdalwarp -rpc IN OUT.tif"
+        )
+    if unplaced and header.grid.crs is not None:
+        raise RasterError(
+            f"{name} names a CRS, but not where its pixels lie in it: say so with "
+            "gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM, or open it with xarray, "
+            "which reads coordinates that GDAL does not know"
         )
 
 

@@ -24,7 +24,12 @@ from typing import Final
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import band_in_file_name, band_key, with_common_names
+from geoseg.rasters.bands import (
+    band_in_file_name,
+    band_key,
+    is_sensors,
+    with_common_names,
+)
 from geoseg.rasters.references import read_bytes
 from geoseg.rasters.source import SourceBand
 
@@ -46,19 +51,26 @@ _METADATA: Final = re.compile(
 # Files of products that are no bands: pictures, classifications, quality, angles.
 _NO_BAND: Final = re.compile(
     r"(?:^|[_\-. ])(?:TCI|AOT|WVP|SCL|PVI|CLD|SNW|DDV|CLDPRB|SNWPRB"
-    r"|(?:S[RT]_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
+    r"|(?:S[RT]_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|(?:DN_)?udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
     r"|ql|visual|overview|MSK_\w+|ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD|inc_map|ls_map"
-    r"|ndvi|ndre|gndvi|osavi|lci)(?:_[126]0m)?$",
+    r"|ndvi|ndre|gndvi|osavi|lci)(?:_[126]0m|_clip)?$",
     re.IGNORECASE,
 )
+_LETTERED: Final = re.compile(r"(?:^|[_\-. ])[AC]0?[1-9]\d?$")
 _RESOLUTION: Final = re.compile(r"_([126]0)m$", re.IGNORECASE)
 _SENTINEL2: Final = re.compile(
     r"T\d{2}[A-Z]{3}_(?P<day>\d{8})T\d{6}_(?:B\d[\dA])(?:_[126]0m)?$"
 )
+# What products were called until 2016, before any had an offset.
+_SENTINEL2_OLD: Final = re.compile(
+    r"S2A_\w{4}_MSI_L\w{2}_TL_.*_T\d{2}[A-Z]{3}_B\d[\dA]$"
+)
+# Of CNES's MAJA: surface reflectance, corrected for slopes (FRE) and not (SRE).
+_MAJA: Final = re.compile(r"SENTINEL2[A-D]_\d{8}-.*_[FS]RE_B\d[\dA]?$")
 _BASELINE: Final = re.compile(r"_N(\d{2})(\d{2})_")
 _LANDSAT: Final = re.compile(
     r"L[COTEM]0[4-9]_(?P<level>L[12]\w{2})_\d{6}_\d{8}_\d{8}_02_(?:T1|T2|RT)"
-    r"_(?P<kind>S[RT])?_?(?P<band>B\d{1,2})$"
+    r"_(?P<kind>S[RT])?_?(?P<band>B\d{1,2})(?:_VCID_[12])?$"
 )
 _SENTINEL1: Final = re.compile(
     r"^(?:s1[a-d]-)?(?:iw|ew|s[1-6])(?:-grd)?-[vh]{2}(?:-\d{8}t\d{6}-.*)?$",
@@ -105,6 +117,11 @@ def known(path: str, bands: tuple[SourceBand, ...]) -> Known | None:
     stem = _stem(path)
     if len(bands) == 1 and (match := _SENTINEL2.search(stem)):
         return _sentinel2(path, bands[0], match["day"])
+    if len(bands) == 1 and (_SENTINEL2_OLD.search(stem) or _MAJA.search(stem)):
+        nodata = -10000 if _MAJA.search(stem) else 0
+        told = (replace(bands[0], scale=1e-4),)
+        note = f"Sentinel-2: {nodata} is nodata; reflectance = number / 10000"
+        return Known(bands=told, nodata=nodata, notes=(note,))
     if len(bands) == 1 and (match := _LANDSAT.search(stem)):
         return _landsat(path, bands[0], match)
     if len(bands) == 1 and _SENTINEL1.match(stem):
@@ -177,8 +194,9 @@ def _metadata(path: str) -> str | None:
 
 def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Known:
     """Level 2 has fixed factors; of level 1 they stand in the MTL file."""
-    stem = re.sub(r"(?:_S[RT])?_B\d{1,2}\.\w+$", "", path)
-    told = _metadata(f"{stem}_MTL.txt") or _metadata(f"{stem}_MTL.xml")
+    stem = re.sub(r"(?:_S[RT])?_B\d{1,2}(?:_VCID_[12])?\.\w+$", "", path)
+    kinds = (_metadata(f"{stem}_MTL.{kind}") for kind in ("txt", "xml", "json"))
+    told = next(filter(None, kinds), None)
     kind = match["kind"]
     if kind == "ST":  # a temperature: no index is made of it
         scaled = replace(band, scale=0.00341802, offset=149.0)
@@ -204,6 +222,7 @@ def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
     values = dict(
         re.findall(r"(\w+) = (-?[\d.Ee+-]+)\s*\n", text)
         or re.findall(r"<(\w+)>\s*(-?[\d.Ee+-]+)\s*</", text)
+        or re.findall(r'"(\w+)": *"?(-?[\d.Ee+-]+)"?', text)
     )
     try:
         gain = float(values[f"REFLECTANCE_MULT_BAND_{number}"])
@@ -227,12 +246,16 @@ def _planet(path: str, bands: tuple[SourceBand, ...], *, surface: bool) -> Known
     if surface:
         scales = [1e-4] * len(bands)
     else:
-        text = _metadata(re.sub(r"\.\w+$", "_metadata.xml", path)) or ""
+        stem, clipped = re.fullmatch(r"(.*?)(_clip)?\.\w+", path, re.DOTALL).groups()
+        text = _metadata(f"{stem}_metadata{clipped or ''}.xml") or ""
         found = re.findall(r"reflectanceCoefficient>\s*([\d.Ee+-]+)\s*<", text)
         scales = [float(f) for f in found] if len(found) == len(bands) else []
     if scales:
         bands = tuple(replace(b, scale=s) for b, s in zip(bands, scales, strict=True))
-    return Known(bands=bands, nodata=0)
+    rule = f"number x {scales[0]:g} (blue)" if scales and not surface else None
+    rule = "number / 10000" if surface else rule
+    note = "PlanetScope: 0 is nodata" + (f"; reflectance = {rule}" if rule else "")
+    return Known(bands=bands, nodata=0, notes=(note,))
 
 
 # --- which files ---
@@ -325,8 +348,12 @@ def bands_and_tiles(paths: Sequence[str], wanted: Sequence[str] | None = None) -
     """
     kept = [p for p in paths if not _NO_BAND.search(_stem(p))] or list(paths)
     bands = {path: band_in_file_name(path) for path in kept}
-    if len({b for b in bands.values() if b}) > 1:
+    lettered = any(_LETTERED.search(_stem(p)) for p in kept)  # B1 is beside A1
+    several = len({b for b in bands.values() if b}) > 1
+    if not lettered and (several or any(map(is_sensors, kept))):
         kept = [p for p in kept if bands[p]]
+        flat = [p for p in kept if "_SRE_" not in _stem(p)]
+        kept = flat if any("_FRE_" in _stem(p) for p in flat) else kept
         kept = _finest(kept)
         words = {w.strip().lower() for w in wanted or ()}
         if not words & {"pan", "b8"}:

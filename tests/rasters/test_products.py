@@ -207,21 +207,27 @@ def test_landsat_without_metadata_is_as_stored_and_says_so(tmp_path):
     assert any("without its MTL file" in note for note in source.notes)
 
 
-def test_planet_with_its_masks_is_the_one_file(tmp_path):
-    stem = "20230715_101559_12_2475_3B_AnalyticMS"
+@pytest.mark.parametrize("clip", ["", "_clip"])
+def test_planet_with_its_masks_is_the_one_file(tmp_path, clip):
+    stem = "20230715_101559_12_2475_3B"
     pixels = np.stack([numbers(10, i) for i in range(4)])
-    write(tmp_path / f"{stem}_SR.tif", pixels)
-    write(tmp_path / "20230715_101559_12_2475_3B_udm2.tif", pixels.astype("uint8"))
+    write(tmp_path / f"{stem}_AnalyticMS_SR{clip}.tif", pixels)
+    for mask in ("udm2", "AnalyticMS_DN_udm"):
+        write(tmp_path / f"{stem}_{mask}{clip}.tif", pixels.astype("uint8"))
     source = open_source(tmp_path)
     assert [b.common_name for b in source.bands] == ["blue", "green", "red", "nir"]
     assert {b.scale for b in source.bands} == {1e-4}
-    assert "udm2" in source.notes[0]
+    implied, left = source.notes
+    assert implied == "PlanetScope: 0 is nodata; reflectance = number / 10000"
+    assert f"udm2{clip}" in left
 
 
-def test_planet_at_sensor_takes_the_coefficients_of_its_xml(tmp_path):
+@pytest.mark.parametrize("clip", ["", "_clip"])
+def test_planet_at_sensor_takes_the_coefficients_of_its_xml(tmp_path, clip):
     stem = "20230715_101559_12_2475_3B_AnalyticMS"
-    path = write(tmp_path / f"{stem}.tif", np.stack([numbers(10, i) for i in range(4)]))
-    (tmp_path / f"{stem}_metadata.xml").write_text(
+    pixels = np.stack([numbers(10, i) for i in range(4)])
+    path = write(tmp_path / f"{stem}{clip}.tif", pixels)
+    (tmp_path / f"{stem}_metadata{clip}.xml").write_text(
         "".join(
             f"<ps:reflectanceCoefficient>{c}e-05</ps:reflectanceCoefficient>"
             for c in (2.1, 2.2, 2.5, 3.4)
@@ -239,6 +245,62 @@ def test_bands_of_drones_are_known_by_their_last_words(tmp_path):
     assert {b.common_name for b in source.bands} == {"green", "nir", "rededge", "red"}
 
 
+def test_raw_files_of_a_drone_and_bands_with_wavelengths(tmp_path):
+    for i, name in enumerate(("MS_R", "MS_G", "MS_NIR", "MS_RE", "D")):
+        write(tmp_path / "raw" / f"DJI_20230715_0001_{name}.TIF", numbers(10, i))
+    source = open_source(tmp_path / "raw")
+    assert {b.common_name for b in source.bands} == {"red", "green", "nir", "rededge"}
+    path = write(tmp_path / "one.tif", np.stack([numbers(10, i) for i in range(5)]))
+    called = "Red-668", "Red edge-705", "Red edge-740", "NIR 842nm", "Alpha"
+    with rasterio.open(path, "r+") as d:
+        d.descriptions = called
+    source = open_source(path)
+    assert [b.name for b in source.bands] == ["Red", *called[1:3], "NIR"]
+    assert source.alpha == 5
+
+
+def test_one_polarisation_leaves_what_comes_with_it_out(tmp_path):
+    stem = "S1A_IW_20230715T120000_DVP_RTC30_G_gpufed_1A2B"
+    for i, name in enumerate(("VV", "dem", "area", "inc_map", "ls_map")):
+        write(tmp_path / f"{stem}_{name}.tif", numbers(10, i))
+    source = open_source(tmp_path)
+    assert [b.name for b in source.bands] == ["VV"]
+    assert all(n in source.notes[0] for n in ("dem.tif", "area.tif", "ls_map"))
+
+
+def test_sentinel2_of_maja_is_the_one_corrected_for_slopes(tmp_path):
+    stem = "SENTINEL2A_20230715-103912-453_L2A_T31TCJ_C_V3-0"
+    flat = numbers(10, 4).astype("int16")
+    flat[0, 0] = -10000
+    write(tmp_path / f"{stem}_FRE_B4.tif", flat)
+    write(tmp_path / f"{stem}_SRE_B4.tif", flat * 0 + 1)
+    source = open_source(tmp_path)
+    values, valid = source.read(source.grid.window)
+    np.testing.assert_array_equal(values[0], flat)
+    assert not valid[0, 0]
+    assert (source.bands[0].common_name, source.bands[0].scale) == ("red", 1e-4)
+
+
+def test_sentinel2_of_before_2017_has_no_offset(tmp_path):
+    name = "S2A_OPER_MSI_L1C_TL_SGS__20160715T154211_A005552_T32TQM_B04.jp2"
+    source = open_source(write(tmp_path / name, numbers(10, 4)))
+    assert (source.bands[0].scale, source.bands[0].offset) == (1e-4, 0)
+    assert source.nodata == (0,)
+
+
+def test_both_thermal_bands_of_landsat_7_are_bands(tmp_path):
+    stem = "LE07_L1TP_190026_20020615_20200917_02_T1"
+    for i, band in enumerate(("B4", "B6_VCID_1", "B6_VCID_2")):
+        write(tmp_path / f"{stem}_{band}.TIF", numbers(30, i, 20, 250, "uint8"), 30)
+    (tmp_path / f"{stem}_MTL.json").write_text(
+        '{"REFLECTANCE_MULT_BAND_4": "2.0E-03", "REFLECTANCE_ADD_BAND_4": "-0.01", '
+        '"SUN_ELEVATION": "30.0"}'
+    )
+    source = open_source(tmp_path)
+    assert [b.name for b in source.bands] == ["B4", "B6_VCID_1", "B6_VCID_2"]
+    assert source.bands[0].scale == pytest.approx(0.004)
+
+
 def test_a_hls_folder_leaves_its_mask_and_angles_out(tmp_path):
     stem = "HLS.S30.T17SLU.2020209T155956.v2.0"
     for i, band in enumerate(("B04", "B8A", "Fmask", "SAA", "VZA")):
@@ -253,6 +315,8 @@ def test_tiles_stay_a_mosaic_whatever_they_are_called():
     assert bands_and_tiles(tiles).paths == tiles
     masks = ("a_mask.tif", "b_ndvi.tif")
     assert bands_and_tiles(masks).left_out == ("ndvi",)
+    letters = ("ortho_A1.tif", "ortho_B1.tif", "ortho_B2.tif")
+    assert bands_and_tiles(letters).paths == letters
     lone = ("b_ndvi.tif", "c_ndvi.tif")
     assert bands_and_tiles(lone).paths == lone
 
