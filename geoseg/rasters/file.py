@@ -358,7 +358,8 @@ def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
         bands = product.bands
         if not any(n is not None for n in nodata):
             nodata = (product.nodata,) * len(nodata)
-    return RasterFile(
+    left_out = () if product is None else product.no_bands
+    source = RasterFile(
         path=path,
         name=name,
         grid=header.grid,
@@ -371,6 +372,9 @@ def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
         together=together(bands, numbers, dtype, nodata, told.rule),
         notes=() if product is None else product.notes,
     )
+    if not left_out:
+        return source
+    return source.select([i for i in range(len(bands)) if i not in left_out])
 
 
 def _is_alpha(colour: str, called: str) -> bool:

@@ -61,6 +61,8 @@ _RESOLUTION: Final = re.compile(r"_([126]0)m$", re.IGNORECASE)
 _SENTINEL2: Final = re.compile(
     r"T\d{2}[A-Z]{3}_(?P<day>\d{8})T\d{6}_(?:B\d[\dA])(?:_[126]0m)?$"
 )
+# What GDAL's driver of Sentinel-2 calls a part of a product.
+_SUBDATASET: Final = re.compile(r"SENTINEL2_L\w+:(?P<file>.*\.xml):", re.IGNORECASE)
 # What products were called until 2016, before any had an offset.
 _SENTINEL2_OLD: Final = re.compile(
     r"S2A_\w{4}_MSI_L\w{2}_TL_.*_T\d{2}[A-Z]{3}_B\d[\dA]$"
@@ -102,6 +104,8 @@ class Known:
     """What means nodata where the file has no tag for it."""
     notes: tuple[str, ...] = ()
     """What was heard or could not be known."""
+    no_bands: tuple[int, ...] = ()
+    """Places of those that are no bands, such as a classification among them."""
 
 
 # --- what numbers mean ---
@@ -114,21 +118,29 @@ def known(path: str, bands: tuple[SourceBand, ...]) -> Known | None:
         path: What GDAL opens.
         bands: Its bands as the file has them.
     """
-    stem = _stem(path)
-    if len(bands) == 1 and (match := _SENTINEL2.search(stem)):
-        return _sentinel2(path, bands[0], match["day"])
-    if len(bands) == 1 and (_SENTINEL2_OLD.search(stem) or _MAJA.search(stem)):
-        nodata = -10000 if _MAJA.search(stem) else 0
-        told = (replace(bands[0], scale=1e-4),)
-        note = f"Sentinel-2: {nodata} is nodata; reflectance = number / 10000"
-        return Known(bands=told, nodata=nodata, notes=(note,))
-    if len(bands) == 1 and (match := _LANDSAT.search(stem)):
-        return _landsat(path, bands[0], match)
-    if len(bands) == 1 and _SENTINEL1.match(stem):
-        note = "Sentinel-1 GRD: 0 is nodata; numbers are amplitudes, not calibrated"
-        return Known(bands=bands, nodata=0, notes=(note,))
-    if match := _PLANET.search(stem):
+    if _SUBDATASET.match(path) and any(map(_is_sentinel2, bands)):
+        return _sentinel2_part(path, bands)
+    found = _of_one_band(path, bands[0]) if len(bands) == 1 else None
+    if found is None and (match := _PLANET.search(_stem(path))):
         return _planet(path, bands, surface=match["sr"] is not None)
+    return found
+
+
+def _of_one_band(path: str, band: SourceBand) -> Known | None:
+    stem = _stem(path)
+    if match := _SENTINEL2.search(stem):
+        return _sentinel2(path, band, match["day"])
+    maja = _MAJA.search(stem)
+    if maja or _SENTINEL2_OLD.search(stem):
+        nodata = -10000 if maja else 0
+        note = f"Sentinel-2: {nodata} is nodata; reflectance = number / 10000"
+        told = replace(band, scale=1e-4)
+        return Known(bands=(told,), nodata=nodata, notes=(note,))
+    if match := _LANDSAT.search(stem):
+        return _landsat(path, band, match)
+    if _SENTINEL1.match(stem):
+        note = "Sentinel-1 GRD: 0 is nodata; numbers are amplitudes, not calibrated"
+        return Known(bands=(band,), nodata=0, notes=(note,))
     return None
 
 
@@ -160,16 +172,39 @@ def _sentinel2(path: str, band: SourceBand, day: str) -> Known:
     return Known(bands=(told,), nodata=0, notes=(note,))
 
 
+def _is_sentinel2(band: SourceBand) -> bool:
+    return band_key(band.name).upper() in _S2_ORDER
+
+
+def _sentinel2_part(path: str, bands: tuple[SourceBand, ...]) -> Known:
+    """All bands of one pixel size, as GDAL's own driver puts them together."""
+    pixels = [band for band in bands if _is_sentinel2(band)]
+    told = {b.name: _sentinel2(path, b, _OFFSET_SINCE) for b in pixels}
+    notes = [note for known in told.values() for note in known.notes]
+    left = {i: b.name.split(",")[0] for i, b in enumerate(bands) if b.name not in told}
+    if left:
+        notes.append(Files(paths=(), left_out=(*left.values(),)).notes[0])
+    return Known(
+        bands=tuple(told[b.name].bands[0] if b.name in told else b for b in bands),
+        nodata=0,
+        notes=tuple(dict.fromkeys(notes)),
+        no_bands=tuple(left),
+    )
+
+
 def _sentinel2_offset(path: str, band: str) -> int | None:
     """Return what a product's metadata adds to a band's numbers, None without any.
 
     Without the element there is no offset: that is how products were before.
     """
+    part = _SUBDATASET.match(path)
     root = re.match(r".*?\.SAFE(?=/|\\|$)", path)
-    if root is None:
-        return None
-    for name in ("MTD_MSIL2A.xml", "MTD_MSIL1C.xml"):
-        text = _metadata(f"{root[0]}/{name}")
+    names = ("MTD_MSIL2A.xml", "MTD_MSIL1C.xml")
+    files = (
+        [part["file"]] if part else [f"{root[0]}/{n}" for n in names] if root else []
+    )
+    for file in files:
+        text = _metadata(file)
         if text is None:
             continue
         offsets = dict(
@@ -246,8 +281,7 @@ def _planet(path: str, bands: tuple[SourceBand, ...], *, surface: bool) -> Known
     if surface:
         scales = [1e-4] * len(bands)
     else:
-        stem, clipped = re.fullmatch(r"(.*?)(_clip)?\.\w+", path, re.DOTALL).groups()
-        text = _metadata(f"{stem}_metadata{clipped or ''}.xml") or ""
+        text = _metadata(re.sub(r"(_clip)?\.\w+$", r"_metadata\1.xml", path)) or ""
         found = re.findall(r"reflectanceCoefficient>\s*([\d.Ee+-]+)\s*<", text)
         scales = [float(f) for f in found] if len(found) == len(bands) else []
     if scales:

@@ -334,6 +334,49 @@ def test_sentinel2_bands_as_gdal_describes_them(tmp_path):
     assert [b.common_name for b in source.bands] == ["red", "nir", "nir08"]
 
 
+def for_gdals_driver(root):
+    """Give a product the metadata that GDAL's driver of Sentinel-2 goes by."""
+    granule = next((root / "GRANULE").iterdir())
+    images = (f.relative_to(root).with_suffix("") for f in root.rglob("*.jp2"))
+    listed = "".join(f"<IMAGE_FILE>{i}</IMAGE_FILE>" for i in sorted(images))
+    main = root / "MTD_MSIL2A.xml"
+    offsets = main.read_text().removeprefix("<P>").removesuffix("</P>")
+    main.write_text(
+        '<n1:Level-2A_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/'
+        'User_Product_Level-2A.xsd"><n1:General_Info><Product_Info>'
+        f"<PRODUCT_URI>{root.name}</PRODUCT_URI><Query_Options><PRODUCT_FORMAT>"
+        "SAFE_COMPACT</PRODUCT_FORMAT></Query_Options><Product_Organisation>"
+        f'<Granule_List><Granule granuleIdentifier="{granule.name}">{listed}</Granule>'
+        f"</Granule_List></Product_Organisation></Product_Info>{offsets}"
+        "</n1:General_Info></n1:Level-2A_User_Product>"
+    )
+    sizes = "".join(
+        f'<Size resolution="{m}"><NROWS>{600 // m}</NROWS><NCOLS>{600 // m}</NCOLS>'
+        f'</Size><Geoposition resolution="{m}"><ULX>600000</ULX><ULY>5200000</ULY>'
+        f"<XDIM>{m}</XDIM><YDIM>-{m}</YDIM></Geoposition>"
+        for m in (10, 20, 60)
+    )
+    (granule / "MTD_TL.xml").write_text(
+        '<n1:Level-2A_Tile_ID xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/'
+        'S2_PDI_Level-2A_Tile_Metadata.xsd"><n1:Geometric_Info><Tile_Geocoding>'
+        f"<HORIZONTAL_CS_CODE>EPSG:32632</HORIZONTAL_CS_CODE>{sizes}"
+        "</Tile_Geocoding></n1:Geometric_Info></n1:Level-2A_Tile_ID>"
+    )
+    return main
+
+
+def test_parts_of_sentinel2_by_gdals_driver_are_bands_in_reflectance(tmp_path):
+    root, made = safe(tmp_path)
+    part = f"SENTINEL2_L2A:{for_gdals_driver(root)}:10m:EPSG_32632"
+    source = open_source(part)
+    assert [b.name for b in source.bands] == ["B4", "B3", "B2", "B8"]
+    assert {(b.scale, b.offset) for b in source.bands} == {(1e-4, -0.1)}
+    values, valid = source.read(source.grid.window)
+    np.testing.assert_array_equal(values[-1], made["B08"])
+    assert not valid[0, 0]
+    assert "left out, as they are not bands: AOT, WVP" in source.notes
+
+
 def test_an_archive_that_is_broken_or_empty_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(RasterError, match=r"cannot open .*a\.zip"):
