@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import click
 from geoseg.cli.answers import area_lines, areas, step
 from geoseg.cli.common import OutputOptions, report
 from geoseg.cli.options import command, takes
+from geoseg.core.raster_options import BandsOptions
 from geoseg.core.text import area_unit, counted, number, redact
 from geoseg.errors import GeosegError, MasksError
 
@@ -27,29 +30,30 @@ Found = tuple[dict[str, Any], list[str]]
     "geoseg info models/landcover",
 )
 @click.argument("thing")
+@takes(BandsOptions, "read", only="trust")
 @takes(OutputOptions, "output", only="as_json")
-def info(*, thing: str, output: OutputOptions) -> None:
+def info(*, thing: str, read: BandsOptions, output: OutputOptions) -> None:
     """Describe THING: a raster, scenes, masks, polygons, a model, a run's folder.
 
     Masks are counted: areas by class, whether they are complete, how they were made.
     """
-    facts, lines = _found(thing)
+    facts, lines = _found(thing, read.trust or ())
     report({"what": thing, **facts}, lines, output)
 
 
-def _found(thing: str) -> Found:
+def _found(thing: str, trust: Sequence[str]) -> Found:
     path = Path(thing)
     if (path / "status.json").is_file():
         return _of_run(thing)
     if (path / "card.json").is_file() or path.suffix == ".json":
-        return _of_items(thing) if _is_list(path) else _of_model(thing)
+        return _of_json(path, thing, trust)
     if thing.rstrip("/").endswith(".zarr"):
-        return _of_masks(thing)
+        return _of_zarr(thing, trust)
     if path.suffix.lower() in _VECTORS:
         return _of_vectors(thing)
     if "://" not in thing and not path.exists() and not any(c in thing for c in "*?"):
         return _of_model(thing)
-    return _of_raster(thing)
+    return _of_raster(thing, trust)
 
 
 def _is_list(path: Path) -> bool:
@@ -58,6 +62,23 @@ def _is_list(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return b'"FeatureCollection"' in file.read(1 << 12)
+
+
+def _of_json(path: Path, thing: str, trust: Sequence[str]) -> Found:
+    if _is_list(path):
+        return _of_items(thing)
+    # The card of a model is a STAC item too.
+    scene = path.is_file() and b'"mlm:' not in path.read_bytes()
+    return _of_raster(thing, trust) if scene else _of_model(thing)
+
+
+def _of_zarr(path: str, trust: Sequence[str]) -> Found:
+    try:
+        return _of_masks(path)
+    except MasksError:
+        with suppress(GeosegError):  # images of other tools
+            return _of_raster(path, trust)
+        raise
 
 
 def _of_items(path: str) -> Found:
@@ -121,11 +142,11 @@ def _of_masks(masks: str) -> Found:
     return summary, lines
 
 
-def _of_raster(raster: str) -> Found:
+def _of_raster(raster: str, trust: Sequence[str]) -> Found:
     from geoseg.maps.provenance import crs_name
     from geoseg.rasters.open import open_source
 
-    source = open_source(raster)
+    source = open_source(raster, trust=trust)
     grid, size = source.grid, source.grid.pixel_size_m
     metres = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m"
     bands = [band.name for band in source.bands]

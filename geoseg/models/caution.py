@@ -14,17 +14,19 @@ from geoseg.models.card import Card
 def cautions(card: Card, grid: Grid) -> tuple[str, ...]:
     """Return in a line each what is to be known of a model on a raster.
 
-    A card's fact `only_for` has `warning`, a sentence, and `shape` and `transform` of
-    the one grid on which it does not hold.
+    A card's fact `warning` is a sentence that holds everywhere; its fact `only_for` has
+    another, and `shape` and `transform` of the one grid on which it does not hold.
 
     Args:
         card: The model's.
         grid: The raster's, before anything is resampled or cut.
     """
+    always = card.facts.get("warning")
+    found = () if always is None else (str(always),)
     told = card.facts.get("only_for")
-    if not isinstance(told, Mapping):
-        return ()
-    return () if _is_grid(told, grid) else (str(told.get("warning", "")),)
+    if not isinstance(told, Mapping) or _is_grid(told, grid):
+        return found
+    return (*found, str(told.get("warning", "")))
 
 
 def _is_grid(told: Mapping[str, Any], grid: Grid) -> bool:

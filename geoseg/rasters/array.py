@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
+from geoseg.core.text import redact
 from geoseg.core.xarray_grid import located, spatial_dims
-from geoseg.errors import RasterError
+from geoseg.errors import RasterError, first_line
 from geoseg.rasters.bands import COMMON_NAMES, as_before, with_common_names
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.source import Source, SourceBand, check_inside, steps_of
@@ -164,6 +166,31 @@ def open_array(
             f"{type(data).__name__}"
         )
     return _open_array(data, nodata)
+
+
+def open_zarr(path: str, *, nodata: float | None = None) -> Source:
+    """Return the images in a Zarr on this machine as a source.
+
+    Raises:
+        RasterError: It cannot be opened, or is not what `open_array` takes.
+    """
+    import xarray as xr
+
+    name = redact(path)
+    try:  # numbers as they are stored
+        dataset = xr.open_zarr(
+            path,
+            chunks=None,
+            mask_and_scale=False,
+            decode_coords="all",
+            consolidated=False,
+        )
+    except Exception as error:  # of zarr, xarray and codecs
+        raise RasterError(f"cannot open {name}: {first_line(error)}") from error
+    for variable in dataset.data_vars.values():
+        variable.encoding["source"] = absolute(path)
+    opened: Any = open_array(dataset, nodata=nodata)
+    return replace(opened, name=name)  # type: ignore[no-any-return]
 
 
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
@@ -389,8 +416,12 @@ def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:
     }
     data = array.variable._data  # noqa: SLF001 - .data would load what is still on disk
     file = Path(str(array.encoding.get("source", "")))
-    if isinstance(data, np.ndarray) or hasattr(data, "dask") or not file.is_file():
+    if isinstance(data, np.ndarray) or hasattr(data, "dask") or not file.exists():
         return facts | {"digest": str(tokenize(data))}
     stat = file.stat()
     places = tokenize(*(np.asarray(array[d]) for d in array.dims))
+    if file.is_dir():  # a Zarr: all of its objects
+        found = ((str(f), f.stat()) for f in sorted(file.rglob("*")) if f.is_file())
+        told = tokenize([(f, s.st_size, s.st_mtime_ns) for f, s in found])
+        return facts | {"objects": told, "at": places}
     return facts | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "at": places}

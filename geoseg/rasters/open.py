@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.core.discretion import discreet
@@ -14,7 +15,7 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.aoi import clipped
-from geoseg.rasters.array import open_array
+from geoseg.rasters.array import open_array, open_zarr
 from geoseg.rasters.bands import choose, match_bands
 from geoseg.rasters.file import Told, open_file
 from geoseg.rasters.gcps import placed
@@ -71,11 +72,12 @@ def open_source(
 
     Args:
         source: A path or URL that GDAL can open (also `/vsis3/…`, `s3://…`, a VRT, a
-            GTI tile index); a product's folder, archive or metadata file; a glob, a
-            folder or a list of paths: a mosaic, or a stack of bands where single-band
-            files are named like bands; STAC items as JSON's path or URL, as dicts or
-            pystac's; an xarray.DataArray or Dataset, or a list of those of a date
-            each; a mapping of dates to any of all these; or a Source.
+            GTI tile index); a Zarr that xarray can; a product's folder, archive or
+            metadata file; a glob, a folder or a list of paths: a mosaic, or a stack of
+            bands where single-band files are named like bands; STAC items as JSON's
+            path or URL, as dicts or pystac's; an xarray.DataArray or Dataset, or a list
+            of those of a date each; a mapping of dates to any of all these; or a
+            Source.
         bands: 1-based numbers of the bands to use, in the model's order; or a name for
             each band; or the names of those to use; or `name=number` for some. A number
             or name also means an alpha band, which otherwise is no band but tells which
@@ -195,6 +197,8 @@ def _open_path(path: str, told: Told) -> Source:
         raise RasterError("the path of the raster is empty")
     if _is_json(path):
         return open_items(read_items(path, told.trust), told=told)
+    if path.rstrip("/\\").endswith(".zarr") and Path(path).is_dir():
+        return open_zarr(path, nodata=told.nodata)
     files = files_meant(path)
     if files is None:
         opened = open_file(path, told)

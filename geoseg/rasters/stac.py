@@ -50,7 +50,7 @@ _PICTURES: Final = ("thumbnail", "overview", "preview", "rendered_preview")
 _NO_BAND: Final = re.compile(
     r"visual|thumbnail|preview|rendered_preview|tilejson|scl|aot|wvp|(\w+_)?qa(_\w+)?"
     r"|cloud|snow|fmask|(.+_)?mask|(s[az]a|v[az]a)|granule_metadata|atran|cdist|drad"
-    r"|emis|emsd|trad|urad",
+    r"|emis|emsd|trad|urad|oa_\w+",
     re.IGNORECASE,
 )
 _METRES: Final = re.compile(r"_(\d+)m$")
@@ -69,6 +69,8 @@ class Asset:
     """As the item tells."""
     scaled: bool = False
     """Whether it tells what numbers mean."""
+    rules: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of each of its bands, where it tells them and no names."""
     by_baseline: bool = False
     """Whether only its processing baseline does: what the file tells counts more."""
     resolution: float | None = None
@@ -219,17 +221,18 @@ def _valid_item(item: Mapping[str, Any], told: Told) -> Source:
 def _open_item(item: Mapping[str, Any], told: Told) -> Source:
     name = f"STAC item {item.get('id', '?')}"
     if item.get("type") != "Feature" or not isinstance(item.get("assets"), Mapping):
+        kind = item.get("type")
+        what = "has no assets" if kind == "Feature" else f"is a {kind}, not a Feature"
         raise RasterError(
-            f"{name} is not an item: type is {item.get('type')!r} instead of "
-            "'Feature', or there are no assets; collections and catalogs are not "
-            "rasters"
+            f"{name} {what}: an item has rasters as assets; collections and catalogs "
+            "are searched, geoseg search COLLECTION --endpoint FILE_OR_URL"
         )
     assets = list(rasters_of(item))
     if not assets:
         raise RasterError(
             f"{name} has no rasters among its assets ({', '.join(item['assets'])})"
         )
-    chosen = _wanted(_single_bands(assets), told.wanted) or assets[:1]
+    chosen = _chosen(assets, told.wanted)
     opened = open_all(
         [a.href for a in chosen],
         replace(
@@ -258,7 +261,7 @@ def _notes(
             f"reflectance = number x {band.scale:g} {band.offset:+g} by the item"
             f"{_baseline_told(item)}"
         )
-    if len(chosen) == 1 and len(assets) > 1 and not chosen[0].bands:
+    if len(chosen) == 1 < len(assets):
         others = ", ".join(a.key for a in assets if a is not chosen[0])
         yield f"asset {chosen[0].key} is used; left out: {others}"
 
@@ -297,13 +300,14 @@ def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asse
         target = file_of(href)
         allowed(href, "the item", [host_of(target) or target])
         bands, by_baseline = _bands(key, asset, item)
-        if pixels and not bands and _NO_BAND.fullmatch(key):
+        if pixels and len(bands) < 2 and _NO_BAND.fullmatch(key):
             continue
         yield Asset(
             key=key,
             href=_absolute(href, base),
             bands=bands,
             nodata=_nodata_of(asset, item),
+            rules=() if bands else _untold(asset, item),
             resolution=_resolution(key, asset),
             scaled=any(band.is_scaled for band in bands),
             by_baseline=by_baseline,
@@ -332,6 +336,10 @@ def _bands(
     guessed = with_common_names(
         [n or str(c) for n, c in zip(names, common, strict=True)], sensor
     )
+    words = with_common_names(
+        [band_in_file_name(g.name) or "" for g in guessed], sensor
+    )
+    common = [c or w.common_name for c, w in zip(common, words, strict=True)]
     rules = _rules(asset, item, len(names))
     bands = tuple(
         replace(g, common_name=c or g.common_name, scale=scale, offset=offset)
@@ -360,6 +368,15 @@ def _rules(
 ) -> list[tuple[float, float]]:
     """Return scale and offset of each band."""
     return [_rule(facts, item) for facts in _facts(asset, count)]
+
+
+def _untold(
+    asset: Mapping[str, Any], item: Mapping[str, Any]
+) -> tuple[tuple[float, float], ...]:
+    """Return scale and offset of each band of an asset that names none."""
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    facts = _facts(asset, len(told) or 1)
+    return tuple(_rule(f, item) for f in facts) if any(map(_is_told, facts)) else ()
 
 
 def _facts(asset: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
@@ -440,20 +457,41 @@ def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
     return number if number is not None and math.isfinite(number) else None
 
 
+def _chosen(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset]:
+    """Return the assets to open: a band each, or one that has more bands than those.
+
+    The panchromatic band, finer than all others, is opened where it is asked for.
+    """
+    single = _single_bands(assets)
+    wanted = _wanted(single, words)
+    largest = max(assets, key=lambda a: len(a.bands))
+    if wanted is None and len(largest.bands) > len(single):
+        return [largest]
+    coloured = [a for a in single if "pan" not in _names(a)]
+    return wanted or coloured or single or list(assets[:1])
+
+
 def _single_bands(assets: Sequence[Asset]) -> list[Asset]:
-    """Return the assets of one band each, the first of those that show the same."""
+    """Return the assets of one band each; of those that show the same the finest."""
     found: dict[str, Asset] = {}
     for asset in assets:
         if len(asset.bands) == 1:
-            found.setdefault(band_key(asset.bands[0].name), asset)
+            key = band_key(asset.bands[0].name)
+            if _metres(asset) < _metres(found.get(key)):
+                found[key] = asset
+            found.setdefault(key, asset)
     return list(found.values())
 
 
-def _wanted(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset]:
-    """Return those assets that `--bands` asks for by name; all where it does not."""
+def _metres(asset: Asset | None) -> float:
+    return math.inf if asset is None or not asset.resolution else asset.resolution
+
+
+def _wanted(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset] | None:
+    """Return the assets that `--bands` asks for by name; None where it does not."""
     keys = [band_key(word) for word in words or ()]
     if not keys or any(key.isdigit() or "=" in key for key in keys):
-        return list(assets)
+        return None
     found = []
     for key in keys:
         called = (
@@ -461,7 +499,7 @@ def _wanted(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset]
         )
         asset = next(called, None)
         if asset is None:
-            return list(assets)
+            return None
         found.append(asset)
     return found
 
@@ -475,6 +513,12 @@ def _named(source: RasterFile, asset: Asset, told: Told) -> Source:
     silent = not any(n is not None for n in source.nodata)
     if asset.nodata is not None and told.nodata is None and silent:
         source = source.with_nodata(asset.nodata)
+    if len(asset.rules) == len(source.bands):
+        bands = tuple(
+            replace(own, scale=scale, offset=offset)
+            for own, (scale, offset) in zip(source.bands, asset.rules, strict=True)
+        )
+        return replace(source, bands=bands)
     if not asset.bands or len(asset.bands) != len(source.bands):
         return source
     bands = tuple(

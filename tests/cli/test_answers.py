@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rioxarray
 from landscape.scene import write_scene
 
 import geoseg
@@ -78,6 +79,18 @@ def test_info_of_anything(capsys, thing, first, last):
     assert lines[0].startswith(first)
     assert lines[-1].startswith(last)
     assert json.loads(said(capsys, "info", thing, "--json")[0])["what"] == thing
+
+
+def test_info_of_images_in_a_zarr_and_of_an_item(capsys, tmp_path):
+    item = Path("item.json")
+    image = {"image": {"href": "./scene.tif"}}
+    told = {"type": "Feature", "id": "s", "assets": image}
+    item.write_text(json.dumps(told))
+    scene = rioxarray.open_rasterio("scene.tif").rename("scene")
+    scene.attrs.pop("long_name")
+    scene.to_zarr(tmp_path / "s.zarr", zarr_format=2)
+    for thing in (item, tmp_path / "s.zarr"):
+        assert said(capsys, "info", str(thing))[0].startswith("raster, 256 x 256 px")
 
 
 def test_info_of_nothing(capsys):

@@ -442,6 +442,19 @@ class TestOnnx:
         assert 0.02 < ((chance > 0.45) != (chance > 0.5)).float().mean() < 1
         assert ((found == 1) == (chance > 0.45)).float().mean() > 0.9999
 
+    def test_deepness_of_several_classes_says_what_is_left_out(self, tmp_path):
+        write_onnx(
+            tmp_path / "m.onnx", a_network(), seg_thresh=0.6, seg_small_segment=9,
+            class_names={"0": "field", "1": "house", "2": "road"},
+        )  # fmt: skip
+        card = model_recipe(tmp_path / "m.onnx").card
+        assert card.threshold is None
+        assert "its threshold, 0.6 and its smoothing by 9 px" in card.facts["warning"]
+        two = a_network(2)
+        for told, expected in ((0.3, None), (0.7, 0.7)):
+            write_onnx(tmp_path / "m.onnx", two, seg_thresh=told, resolution=20)
+            assert model_recipe(tmp_path / "m.onnx").card.threshold == expected
+
     def test_deepness_that_makes_no_sense(self, tmp_path):
         write_onnx(tmp_path / "m.onnx", a_network(), class_names={"a": "b"})
         with pytest.raises(ModelError, match=r"metadata of Deepness .* is wrong"):

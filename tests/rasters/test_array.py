@@ -265,6 +265,32 @@ def test_scale_and_offset_of_an_array_are_known():
     assert {(b.scale, b.offset) for b in open_source(array).bands} == {(1e-4, -0.1)}
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_zarr_of_images_is_what_was_written(tmp_path, version):
+    pixels = noise(2, 8, 10)
+    y, x = 5e6 - 10 * np.arange(8.0), 4e5 + 10 * np.arange(10.0)
+    images = xr.Dataset(
+        {
+            name: (("y", "x"), band, {"_FillValue": 0})
+            for name, band in zip(("red", "nir"), pixels, strict=True)
+        },
+        coords={"y": y, "x": x},
+    ).rio.write_crs("EPSG:32633")
+    path = tmp_path / "images.zarr"
+    images.to_zarr(path, zarr_format=version, consolidated=False)
+    source = pickle.loads(pickle.dumps(open_source(path)))
+    at = [[b.name for b in source.bands].index(name) for name in ("red", "nir")]
+    read, valid = whole(source)
+    np.testing.assert_array_equal(read[at], pixels)
+    np.testing.assert_array_equal(valid, (pixels != 0).all(axis=0))
+    assert source.grid.transform @ (0, 0) == (399995, 5000005)
+    before = source.identity
+    images.isel(y=slice(None, None, -1)).to_zarr(
+        path, mode="w", zarr_format=version, consolidated=False
+    )
+    assert open_source(path).identity != before
+
+
 def test_arrays_without_crs_are_told():
     with pytest.warns(UserWarning, match="DataArray has no coordinate reference"):
         open_source(scene(noise(1, 3, 3), crs=None))
@@ -404,6 +430,41 @@ def test_bands_of_an_item_are_chosen_before_they_are_opened(item):
     assert [b.common_name for b in source.bands] == ["swir16", "red"]
 
 
+def test_an_item_with_many_bands_in_one_file_is_that_file_not_its_pan(item):
+    item["assets"] = {
+        "pan": {"href": "./assets/x1.tif", "eo:bands": [{"name": "pan"}]},
+        "ms": {
+            "href": "./assets/visual.tif",
+            "eo:bands": [{"name": f"nbart_{n}"} for n in ("red", "green", "nir")],
+        },
+    }
+    source = open_source(item)
+    assert [b.common_name for b in source.bands] == ["red", "green", "nir"]
+    assert "asset ms is used; left out: pan" in source.notes[0]
+    assert [b.name for b in open_source(item, bands=["pan"]).bands] == ["pan"]
+
+
+def test_of_assets_that_show_a_band_the_finest_counts(item):
+    files = [a["href"] for a in item["assets"].values() if "eo:bands" in a][:1]
+    red = {"roles": ["data"], "eo:bands": [{"name": "B04"}]}
+    item["assets"] = {
+        "B04_20m": {**red, "href": item["assets"]["swir"]["href"]},
+        "B04_10m": {**red, "href": files[0]},
+        "oa_fmask": {"href": "./gone.tif", "eo:bands": [{"name": "oa_fmask"}]},
+    }
+    source = open_source(item)
+    assert (len(source.bands), source.grid.height) == (1, 8)
+
+
+def test_an_item_tells_what_numbers_mean_of_bands_that_it_does_not_name(item):
+    facts = {"nodata": 0, "scale": 1e-4, "offset": -0.1}
+    item["assets"] = {
+        "asset": {"href": "./assets/visual.tif", "raster:bands": [facts] * 3}
+    }
+    source = open_source(item)
+    assert {(b.scale, b.offset) for b in source.bands} == {(1e-4, -0.1)}
+
+
 @pytest.mark.parametrize("given", ["list", "collection", "file"])
 def test_several_items_are_a_mosaic(item, tmp_path, given):
     east = UTM @ Affine.translation(10, 0)
@@ -475,7 +536,7 @@ def test_what_is_no_item(item, tmp_path, shared):
     for given, message in [
         (
             {"type": "Collection", "id": "c"},
-            "STAC item c is not an item: type is 'Collection'",
+            "STAC item c is a Collection, not a Feature",
         ),
         ({"type": "Feature", "id": "e", "assets": {}}, "STAC item e has no rasters"),
         (item, r"cannot open .*assets/none\.tif: No such file"),

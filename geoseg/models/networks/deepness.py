@@ -76,7 +76,8 @@ def _plain(path: Path, metadata: Mapping[str, Any], graph: Any) -> dict[str, Any
     else:
         table = [names.get(i, f"class {i}") for i in range(channels or len(names))]
     scores = channels == 1 or set(last_node) & {"Softmax", "Sigmoid"}
-    window = size[2] or int(metadata.get("tiles_size", 512))
+    side = metadata.get("tile_size", metadata.get("tiles_size", 512))
+    window = size[2] or int(side)
     overlap = round(window * float(metadata.get("tiles_overlap", 15)) / 100) // 2 * 2
     centimetres, threshold = metadata.get("resolution"), metadata.get("seg_thresh")
     framework = {"answer": outputs[0].name} if len(outputs) > 1 else {}
@@ -93,8 +94,20 @@ def _plain(path: Path, metadata: Mapping[str, Any], graph: Any) -> dict[str, Any
         "description": "a Segmentor of the Deepness plugin of QGIS",
         "framework": {"family": "onnx"} | framework,
     }
-    if threshold is not None and len(table) == 2:
+    ignored = []
+    if threshold is not None and channels == 1:
         plain["threshold"] = float(threshold)
+    elif threshold is not None and float(threshold) * len(table) > 1:
+        # Where no class reaches it the plugin says the first.
+        if len(table) == 2:
+            plain["threshold"] = max(0.5, float(threshold))
+        else:
+            ignored.append(f"its threshold, {threshold}")
+    if metadata.get("seg_small_segment"):
+        ignored.append(f"its smoothing by {metadata['seg_small_segment']} px")
+    if ignored:
+        told = f"of Deepness {' and '.join(ignored)} is left out"
+        plain["facts"] = {"warning": f"{told}: geoseg vectorize has --min-area"}
     return plain
 
 
