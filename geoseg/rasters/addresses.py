@@ -10,7 +10,8 @@ from geoseg.core.series_options import COLLECTION
 from geoseg.core.text import redact
 
 _REMOTE: Final = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*://|/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs))"
+    r"(?:/vsi(?:zip|tar|gzip|7z|rar)/\{?)*"  # also in an archive there
+    r"(?:[a-z][a-z0-9+.-]*://|/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs))"
 )
 _ASKED: Final = re.compile(r"/vsicurl\?[^\s'\"]*url=[^\s'\",)]+")
 """What `gdal_path` makes of an address, signed or not."""

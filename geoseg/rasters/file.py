@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -16,20 +19,31 @@ from geoseg.core.tiling import CHUNK
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.gcps import ControlPoints, control_points
-from geoseg.rasters.gdal import Handles, environment, is_remote, open_dataset, reporting
+from geoseg.rasters.gdal import (
+    FAR_AT_ONCE,
+    Handles,
+    environment,
+    far_readers,
+    is_remote,
+    names_others,
+    open_dataset,
+    reporting,
+)
 from geoseg.rasters.products import known
 from geoseg.rasters.references import contents, covered_by
 from geoseg.rasters.source import SourceBand, check_inside
-from geoseg.rasters.tiles import fits, read_tiled
+from geoseg.rasters.tiles import fits, in_rows, read_tiled
 from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
 from geoseg.rasters.versions import Versions, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
     from rasterio import DatasetReader
+
+    from geoseg.rasters.tiles import Layers, Part
 
 # GDAL decodes whole blocks. Larger ones are a mistake of whoever wrote the file, or an
 # attack, and would break what the plan promises about memory.
@@ -91,8 +105,7 @@ class RasterFile:
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
         check_inside(self.name, self.grid, window)
-        with reporting("read", self.name, self.path), environment(self.path):
-            dataset = self.handles.get(self.path)
+        with reporting("read", self.name, self.path), self._opened() as dataset:
             try:
                 pixels, told = self._layers(dataset, window)
             finally:
@@ -106,6 +119,19 @@ class RasterFile:
         for mask in masks:
             valid = both(valid, mask)
         return pixels[:count], valid
+
+    @property
+    def is_far(self) -> bool:
+        """Whether pixels of it come over a network."""
+        if not names_others(self.path):
+            return is_remote(self.path)
+        return any(map(is_remote, (self.path, *self.versions.facts)))
+
+    @contextmanager
+    def _opened(self) -> Iterator[DatasetReader]:
+        """Open it for the calling thread, which keeps it open."""
+        with environment(self.path, far=self.is_far):
+            yield self.handles.get(self.path)
 
     def _told_valid(self, pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Return where pixels are valid by their values."""
@@ -154,16 +180,30 @@ class RasterFile:
         pixels = np.empty((len(bands), *shape), self.dtype)
         told = np.empty((len(masks), *shape), np.uint8)
 
-        def decode(part: Window, out: tuple[NDArray[Any], ...]) -> None:
-            dataset.read(bands, window=_slices(part), out=out[0])
+        tile = dataset.block_shapes[0]
+
+        def decode(parts: Sequence[Part]) -> None:
+            if self.is_far:
+                pieces = in_rows(parts, tile, FAR_AT_ONCE)
+                deque(far_readers(os.getpid()).map(decode_apart, pieces), 0)
+                return
+            for part in parts:
+                decode_by(dataset, *part)
+
+        def decode_apart(part: Part) -> None:
+            with self._opened() as own:
+                decode_by(own, *part)
+
+        def decode_by(opened: DatasetReader, part: Window, out: Layers) -> None:
+            opened.read(bands, window=_slices(part), out=out[0])
             for number, mask in zip(masks, out[1], strict=True):
-                dataset.read_masks(number, window=_slices(part), out=mask)
+                opened.read_masks(number, window=_slices(part), out=mask)
 
         read_tiled(
             (self.handles.token, self.path, tuple(bands), tuple(masks)),
             window,
             (pixels, told),
-            tile=dataset.block_shapes[0],
+            tile=tile,
             raster=self.grid.window,
             decode=decode,
         )

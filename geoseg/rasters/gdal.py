@@ -8,7 +8,9 @@ import re
 import threading
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.files import free_in
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 # What GDAL may hold of decoded blocks per process, in bytes: rasterio takes no MB. Its
 # own default is 5 % of the machine, which a dozen workers turn into half of it.
 CACHE_BYTES: Final = 64 << 20
+
+FAR_AT_ONCE: Final = 8
+"""Parts of rasters far away that a process reads at once."""
 
 # What is opened. Drivers that read other files which the raster names are left out,
 # but for those whose files we look through before (`references`), and so are those that
@@ -134,17 +139,30 @@ def no_room(file: Path, reason: str) -> UnwrittenError:
     )
 
 
+def names_others(path: str) -> bool:
+    """Whether what is opened names the files that its pixels lie in: VRT, GTI."""
+    return drivers(path) is not IMAGES
+
+
 @contextmanager
-def environment(path: str) -> Iterator[None]:
-    """Set what GDAL needs while it opens and reads `path`."""
+def environment(path: str, *, far: bool | None = None) -> Iterator[None]:
+    """Set what GDAL needs while it opens and reads `path`.
+
+    Args:
+        path: What GDAL opens.
+        far: Whether pixels of it come over a network; None: they may, where it names
+            other files.
+    """
     import rasterio
 
     options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_SKIP": _NEVER}
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
         options["GDAL_NUM_THREADS"] = min(4, threads())
     if is_remote(path):
+        options["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
+        options |= gdal_settings(path)
+    if far or is_remote(path) or (far is None and names_others(path)):
         options |= {
-            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
             "GDAL_HTTP_CONNECTTIMEOUT": 5,
             "GDAL_HTTP_MAX_RETRY": 3,
             "GDAL_HTTP_RETRY_DELAY": 0.5,
@@ -154,7 +172,6 @@ def environment(path: str) -> Iterator[None]:
             # With more, GDAL (3.10) asks for all tiles of a window ahead, and where
             # that request fails it returns zeros and no error, retries or not.
             "GDAL_NUM_THREADS": 1,
-            **gdal_settings(path),
         }
     with rasterio.Env(**options):
         yield
@@ -180,6 +197,18 @@ def open_dataset(path: str, overview: int | None = None) -> DatasetReader:
     with warnings.catch_warnings():  # `open_source` warns, once, in its own words
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return opened(gdal_path(signed(path)), **options)
+
+
+@cache
+def far_readers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - one for each
+    """Return the threads by which this process reads what is far away.
+
+    Each has handles of its own, and each waits for one answer after the other.
+
+    Args:
+        process: Its number: a forked one has none of its parent's threads.
+    """
+    return ThreadPoolExecutor(FAR_AT_ONCE, thread_name_prefix="geoseg-far")
 
 
 class Handles:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,10 +12,9 @@ import numpy as np
 from geoseg.core.grid import Grid, Window
 from geoseg.rasters.array import ArraySource
 from geoseg.rasters.file import RasterFile
-from geoseg.rasters.gdal import environment, is_remote
+from geoseg.rasters.gdal import environment
 from geoseg.rasters.mosaic import Joined
-from geoseg.rasters.references import file_of
-from geoseg.rasters.source import Derived, Source
+from geoseg.rasters.source import Derived, Source, is_far
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +83,7 @@ def suspected(source: Source) -> str | None:
 def _sample(source: Source) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return valid pixels as (n, band), and which of them lie on the raster's edge."""
     read = _overview(source) if isinstance(source, RasterFile) else None
-    parts = [read] if read is not None else list(_places(source))
+    parts = [read] if read is not None else _places(source)
     values = np.concatenate([p[:, v].T for p, v, _ in parts])
     edges = np.concatenate([e[v] for _, v, e in parts])
     return values, edges
@@ -91,28 +92,25 @@ def _sample(source: Source) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 _Part = tuple["NDArray[np.generic]", "NDArray[np.bool_]", "NDArray[np.bool_]"]
 
 
-def _places(source: Source) -> Iterator[_Part]:
-    grid = source.grid
-    places = _REMOTE_PLACES if _is_far(source) else _PLACES
-    if grid.pixels <= _WHOLE and places == _PLACES:
-        pixels, valid = source.read(grid.window)
-        yield pixels, valid, _edge(grid.window, grid)
-        return
+def _places(source: Source) -> list[_Part]:
+    grid, far = source.grid, is_far(source)
+    if grid.pixels <= _WHOLE and not far:
+        return [_place(source, grid.window)]
+    places = _REMOTE_PLACES if far else _PLACES
     height, width = min(_SIDE, grid.height), min(_SIDE, grid.width)
-    for y in sorted(set(np.linspace(0, grid.height - height, places).astype(int))):
-        for x in sorted(set(np.linspace(0, grid.width - width, places).astype(int))):
-            window = Window(y=int(y), x=int(x), height=height, width=width)
-            pixels, valid = source.read(window)
-            yield pixels, valid, _edge(window, grid)
+    rows = set(np.linspace(0, grid.height - height, places).astype(int).tolist())
+    columns = set(np.linspace(0, grid.width - width, places).astype(int).tolist())
+    windows = [
+        Window(y=y, x=x, height=height, width=width)
+        for y, x in product(sorted(rows), sorted(columns))
+    ]
+    with ThreadPoolExecutor(len(windows) if far else 1) as pool:
+        return list(pool.map(partial(_place, source), windows))
 
 
-def _is_far(source: Source) -> bool:
-    """Whether any of a source's pixels come over a network."""
-    if isinstance(source, RasterFile):
-        return is_remote(file_of(source.path))
-    if isinstance(source, Derived):
-        return _is_far(source.source)
-    return isinstance(source, Joined) and any(map(_is_far, source.parts))
+def _place(source: Source, window: Window) -> _Part:
+    pixels, valid = source.read(window)
+    return pixels, valid, _edge(window, source.grid)
 
 
 def _edge(window: Window, grid: Grid) -> NDArray[np.bool_]:
@@ -125,7 +123,7 @@ def _edge(window: Window, grid: Grid) -> NDArray[np.bool_]:
 
 def _overview(source: RasterFile) -> _Part | None:
     """Return a file's coarsest overview, or None where it has none that is small."""
-    with environment(source.path):
+    with environment(source.path, far=source.is_far):
         dataset = source.handles.get(source.path)
         factor = max(dataset.overviews(source.numbers[0]), default=1)
         height, width = dataset.height // factor, dataset.width // factor

@@ -238,7 +238,17 @@ def reading_bytes(source: Source) -> int:
     Sources that hold many dates at once say it; others take little more.
     """
     own = int(getattr(source, "reading_bytes", 0))
+    return max([own, *map(reading_bytes, _inner(source))])
+
+
+def is_far(source: Source) -> bool:
+    """Whether any of a source's pixels come over a network."""
+    return getattr(source, "is_far", False) or any(map(is_far, _inner(source)))
+
+
+def _inner(source: Source) -> list[Source]:
+    """Return the sources that one is made of."""
     inner = [*getattr(source, "parts", ())]
     if hasattr(source, "source"):
         inner.append(source.source)
-    return max([own, *map(reading_bytes, inner)])
+    return inner

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Layers = tuple[NDArray[Any], ...]
-    Decode = Callable[[Window, Layers], None]
+    Part = tuple[Window, Layers]
+    Decode = Callable[[Sequence[Part]], None]
 
 CACHE_BYTES: Final = 192 << 20
 """What a process keeps of tiles at most."""
 _OVERLAP: Final = 128
 """Pixels that neighbouring windows overlap by, mostly."""
-_MOST: Final = 512
-"""Tiles that a window may cut; more are rows of a striped file, which GDAL keeps."""
+_LEAST: Final = 64
+"""Rows and columns of what is kept: strips of one row, and tiles of 16, are many."""
 
 
 class TileCache:
@@ -58,14 +59,14 @@ class TileCache:
         self,
         key: Hashable,
         tiles: Sequence[Window],
-        decode: Callable[[Window], Layers],
+        decode: Callable[[Sequence[Window]], Sequence[Layers]],
     ) -> list[Layers]:
         """Return the layers of some tiles of a file; decode those that nobody has.
 
         Args:
             key: Which file.
             tiles: Row by row.
-            decode: Reads a rectangle of them: GDAL decodes its tiles side by side.
+            decode: Reads rectangles of them, none where all are there.
         """
         found: dict[Window, Future[Layers]] = {}
         missing = []
@@ -77,8 +78,9 @@ class TileCache:
                 self._kept.move_to_end((key, tile))
                 found[tile] = self._kept[key, tile]
         try:
-            for rectangle, inside in rectangles(missing):
-                layers = decode(rectangle)
+            found_in = rectangles(missing)
+            decoded = decode([rectangle for rectangle, _ in found_in])
+            for (rectangle, inside), layers in zip(found_in, decoded, strict=True):
                 for tile in inside:
                     copies = tuple(p.copy() for p in _part(layers, rectangle, tile))
                     self._keep(found[tile], copies)
@@ -157,20 +159,26 @@ def read_tiled(
         out: Arrays (band, y, x) that are filled.
         tile: Rows and columns of the file's tiles.
         raster: The whole file.
-        decode: Reads a window into such arrays, by a handle of the calling thread.
+        decode: Reads windows into such arrays, all that have to be read at once.
     """
+    tile = tile[0] * -(-_LEAST // tile[0]), tile[1] * -(-_LEAST // tile[1])
     inside, cut = parted(window, tile, raster)
     pixel = sum(layer.itemsize * len(layer) for layer in out)
-    if len(cut) > _MOST or not fits(sum(w.area for w in cut), pixel):
-        decode(window, out)
+    if not fits(sum(w.area for w in cut), pixel):
+        decode([(window, out)])
         return
-    if inside is not None:
-        decode(inside, _part(out, window, inside))
-    kept = _CACHE.get(key, cut, lambda part: _decoded(part, out, decode))
-    for whole, layers in zip(cut, kept, strict=True):
-        shared = whole.intersection(window)
+    whole = [] if inside is None else [(inside, _part(out, window, inside))]
+
+    def decoded(parts: Sequence[Window]) -> list[Layers]:
+        layers = [_like(out, part) for part in parts]
+        decode([*whole, *zip(parts, layers, strict=True)])
+        return layers
+
+    kept = _CACHE.get(key, cut, decoded)
+    for one, layers in zip(cut, kept, strict=True):
+        shared = one.intersection(window)
         assert shared is not None
-        parts = _part(out, window, shared), _part(layers, whole, shared)
+        parts = _part(out, window, shared), _part(layers, one, shared)
         for to, of in zip(*parts, strict=True):
             to[...] = of
 
@@ -180,13 +188,23 @@ def fits(pixels: int, pixel: int) -> bool:
     return pixels * pixel <= CACHE_BYTES // 2
 
 
-def _decoded(window: Window, like: Layers, decode: Decode) -> Layers:
-    layers = tuple(
-        np.empty((len(layer), window.height, window.width), layer.dtype)
-        for layer in like
-    )
-    decode(window, layers)
-    return layers
+def _like(layers: Layers, window: Window) -> Layers:
+    """Return empty arrays of a window, of the bands and dtypes of others."""
+    shape = window.height, window.width
+    return tuple(np.empty((len(layer), *shape), layer.dtype) for layer in layers)
+
+
+def in_rows(parts: Iterable[Part], tile: tuple[int, int], most: int) -> list[Part]:
+    """Cut windows of a file between its rows of tiles, each into so many at most."""
+    found = []
+    for window, out in parts:
+        rows = range(window.y // tile[0], -(-window.bottom // tile[0]))
+        step = tile[0] * -(-len(rows) // most)
+        for y in range(rows.start * tile[0], window.bottom, step):
+            first, after = max(y, window.y), min(y + step, window.bottom)
+            piece = Window.spanning(first, after, window.x, window.right)
+            found.append((piece, _part(out, window, piece)))
+    return found
 
 
 def _part(layers: Layers, where: Window, part: Window) -> Layers:

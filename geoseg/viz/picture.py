@@ -251,7 +251,8 @@ def _from_overviews(
     factor = source.grid.height / grid.height
     if not isinstance(source, RasterFile) or factor <= 1:
         return None
-    with environment(source.path), open_dataset(source.path) as dataset:
+    far = environment(source.path, far=source.is_far)
+    with far, open_dataset(source.path) as dataset:
         coarsest = max(dataset.overviews(source.numbers[0]), default=1)
         if coarsest * 4 < factor:
             return None

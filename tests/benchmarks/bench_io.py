@@ -3,17 +3,24 @@
     python tests/benchmarks/bench_io.py write [MAP]       (a class raster; else noise)
     python tests/benchmarks/bench_io.py read [RASTER]     (else 4096 x 4096 x 4 uint16)
     python tests/benchmarks/bench_io.py threshold RASTER 'threshold:1>50'
+    python tests/benchmarks/bench_io.py far [RASTER] [--side 2048] [--delay 0.03]
 
 `write`: 589 MB of labels as blocks of four chunks, in Zarr 2 and 3, and zstd alone.
 `read`: the whole raster by rasterio, and in blocks as runs do, by one thread and two.
 `threshold`: a whole run, and what of it are the imports.
+`far`: plan and run from a server that waits before each answer, in seconds by the clock
+against the same file on this disk; a threshold, and a U-Net of random weights.
 """
 
 import argparse
+import http.server
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -99,9 +106,9 @@ def write(path: str | None) -> None:
         print(f"Zarr {zarr_format}: written {put:.2f} s, read {got:.2f} s")
 
 
-def scene(folder: str) -> str:
+def scene(folder: str, side: int = 4096) -> str:
     """Write a raster of 4 bands of uint16, deflated in tiles; return its path."""
-    rng, side = np.random.default_rng(0), 4096
+    rng = np.random.default_rng(0)
     smooth = gaussian_filter(rng.standard_normal((4, side, side)), (0, 3, 3)) * 4000
     pixels = (smooth + 1500).clip(1, 9000) + rng.integers(0, 40, smooth.shape)
     path = f"{folder}/scene.tif"
@@ -158,6 +165,84 @@ def threshold(path: str, model: str) -> None:
     )
 
 
+class Slow(http.server.SimpleHTTPRequestHandler):
+    """Answers questions for parts of files, after a while."""
+
+    protocol_version, delay = "HTTP/1.1", 0.0
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        """Send the bytes that are asked for."""
+        time.sleep(self.delay)
+        data = Path(self.translate_path(self.path)).read_bytes()
+        asked = self.headers.get("Range", f"bytes=0-{len(data) - 1}")
+        first, last = asked.removeprefix("bytes=").split("-")
+        part = data[int(first) : int(last or len(data)) + 1]
+        self.send_response(206)
+        told = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
+        self.send_header("Content-Range", told)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def do_HEAD(self) -> None:
+        """Send the length."""
+        time.sleep(self.delay)
+        super().do_HEAD()
+
+
+def serve(folder: str, delay: float) -> None:
+    """Serve a folder until the process is ended; print the port."""
+    Slow.delay = delay
+    handler = partial(Slow, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        print(server.server_port, flush=True)
+        server.serve_forever()
+
+
+def far(path: str | None, side: int, delay: float, times: int) -> None:
+    """Compare a raster far away with the same on this disk, the quickest of some."""
+    import segmentation_models_pytorch as smp
+    import torch
+
+    from geoseg.models.card import Band, Card
+
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    network = smp.Unet("resnet18", encoder_weights=None, in_channels=4, classes=6)
+    network.card = Card(
+        name="unet-resnet18",
+        bands=tuple(Band(name=n, scale=4000) for n in ("blue", "green", "red", "nir")),
+        classes=class_table("abcdef"),
+        window=512,
+        overlap=64,
+        multiple=32,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = path or scene(folder, side)
+        line = [sys.executable, __file__, "serve", str(Path(path).parent), str(delay)]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+            for model in ("threshold:1>1500", network.eval()):
+                spent: dict[str, list[float]] = {}
+                for n in range(times):  # another address each time: GDAL remembers
+                    there = f"{url}/{Path(path).name}?{n}"
+                    for where in (path, there):
+                        begun = time.perf_counter()
+                        plan = make_plan(where, model=model)
+                        out = f"{folder}/m.zarr"
+                        run_plan(plan, out=out, progress=False, overwrite=True)
+                        took = time.perf_counter() - begun
+                        spent.setdefault(where[:4], []).append(took)
+                here, away = map(min, spent.values())
+                name = model if isinstance(model, str) else network.card.name
+                print(f"{name}: here {here:.2f} s, far {away:.2f} s: {away / here:.2f}")
+            server.terminate()
+
+
 def main() -> None:
     """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,6 +257,16 @@ def main() -> None:
     command.add_argument("raster")
     command.add_argument("model")
     command.set_defaults(run=lambda told: threshold(told.raster, told.model))
+    command = commands.add_parser("far")
+    command.add_argument("raster", nargs="?")
+    command.add_argument("--side", type=int, default=2048)
+    command.add_argument("--delay", type=float, default=0.03)
+    command.add_argument("--times", type=int, default=3)
+    command.set_defaults(run=lambda t: far(t.raster, t.side, t.delay, t.times))
+    command = commands.add_parser("serve")
+    command.add_argument("folder")
+    command.add_argument("delay", type=float)
+    command.set_defaults(run=lambda told: serve(told.folder, told.delay))
     told = parser.parse_args()
     told.run(told)
 

@@ -70,6 +70,8 @@ LAYOUTS = {
     "pixel-interleaved": {"interleave": "pixel"},
     "band-interleaved": {"interleave": "band"},
     "strips": {"tiled": False, "blockysize": 8, "blockxsize": SIDE},
+    "strips of one row": {"tiled": False, "blockysize": 1, "blockxsize": SIDE},
+    "tiny tiles": {"blockxsize": 16, "blockysize": 16},
     "with a mask": {"mask": True},
     "tiles that are not square": {"blockxsize": 256, "blockysize": 64},
 }
@@ -99,13 +101,14 @@ def test_every_tile_is_decoded_once(
     real = read_tiled
 
     def counting(*arguments, decode, **more):
-        def counted(window, out):
+        def counted(parts):
             with lock:
-                decoded[
-                    window.y // rows : -(-window.bottom // rows),
-                    window.x // cols : -(-window.right // cols),
-                ] += 1
-            decode(window, out)
+                for window, _ in parts:
+                    decoded[
+                        window.y // rows : -(-window.bottom // rows),
+                        window.x // cols : -(-window.right // cols),
+                    ] += 1
+            decode(parts)
 
         real(*arguments, decode=counted, **more)
 
@@ -122,9 +125,10 @@ def test_a_large_raster_in_little_room():
     geoseg.rasters.tiles._CACHE = cache
     decoded = np.zeros((-(-n // tile),) * 2, int)
 
-    def decode(window, _):
-        y, x = window.y // tile, window.x // tile
-        decoded[y : -(-window.bottom // tile), x : -(-window.right // tile)] += 1
+    def decode(parts):
+        for part, _ in parts:
+            y, x = part.y // tile, part.x // tile
+            decoded[y : -(-part.bottom // tile), x : -(-part.right // tile)] += 1
 
     for key in in_order(tiling, 4):
         window = tiling.block_at(*key).reach.intersection(tiling.raster)
@@ -175,7 +179,7 @@ def test_an_error_reaches_all_who_wait_and_is_not_kept(cache):
             with pytest.raises(RasterError, match="broken tile"):
                 waiting.result(10)
     whole = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
-    found = cache.get("file", tiles, lambda _: (whole,))
+    found = cache.get("file", tiles, lambda parts: [(whole,)] * len(parts))
     for tile, (layer,) in zip(tiles, found, strict=True):
         assert (layer == whole[(slice(None), *tile.slices)]).all()
 
