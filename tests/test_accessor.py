@@ -62,6 +62,17 @@ def test_text_is_one_line(data, masks):
     assert said.endswith("px: lake, wood, <i>field</i>>")
     assert repr(masks).startswith("<Masks m.zarr: ")
     assert "3 classes; classes, confidence>" in repr(masks)
+    model = geoseg.load_model("otsu:ndwi")
+    found = geoseg.evaluate(masks, reference=masks.name)
+    for value in (
+        model,
+        model.card,
+        found,
+        found.accuracy,
+        geoseg.compare(masks, masks),
+    ):
+        assert "\n" not in repr(value)
+        assert len(repr(value)) < 150, repr(value)
 
 
 def test_a_part_is_that_part(data, labels):

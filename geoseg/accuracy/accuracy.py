@@ -109,6 +109,11 @@ class Accuracy:
     notes: tuple[str, ...]
     """Why that estimator, and what limits the figures; one sentence each."""
 
+    def __repr__(self) -> str:
+        right, low, high = self.overall.value, self.overall.low, self.overall.high
+        sure = f" ({low:.3f} … {high:.3f})" if high > low else ""
+        return f"<Accuracy {right:.3f}{sure} by {self.n:,}, {self.estimator}>"
+
     @property
     def n(self) -> int:
         """Number of sampled pixels or points."""

@@ -16,7 +16,7 @@ from geoseg.core.discretion import discreet
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
-from geoseg.core.text import redact
+from geoseg.core.text import percent, redact
 from geoseg.errors import GeosegError
 from geoseg.execution.progress import reported
 from geoseg.maps.open import ClassMap, open_classes
@@ -51,6 +51,10 @@ class Comparison:
     """Pixels that have a class in the first map only."""
     only_other: int
     """Pixels that have a class in the second map only."""
+
+    def __repr__(self) -> str:
+        one, other = (redact(at).rpartition("/")[2] for at in (self.one, self.other))
+        return f"<Comparison of {one} with {other}: {percent(self.agreement)} agree>"
 
     @property
     def agreement(self) -> float:

@@ -16,6 +16,7 @@ from geoseg.accuracy.calibration import Calibration
 from geoseg.accuracy.interval import Estimate
 from geoseg.accuracy.object_metrics import ObjectScores
 from geoseg.core.classes import Class
+from geoseg.core.text import redact
 from geoseg.labels.names import Kind
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Evaluation:
     """How well boundaries lie, where asked for."""
     objects: ObjectScores | None = None
     """How well objects are found, where asked for."""
+
+    def __repr__(self) -> str:
+        of, by = (redact(at).rpartition("/")[2] for at in (self.masks, self.reference))
+        return f"<Evaluation of {of} by {by}: {self.accuracy!r}>"
 
     def areas_m2(self) -> tuple[Estimate, ...]:
         """Return the estimated area of each class in true square metres."""

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, FiniteFloat
 
 from geoseg.core import views
 from geoseg.core.classes import Class, check_table
+from geoseg.core.text import counted
 from geoseg.core.times import Times
 from geoseg.errors import ModelError
 
@@ -172,6 +173,13 @@ class Card:
                 f"overlap {self.overlap} px of {self.name!r} must be even, >= 0 and at "
                 f"most half the window ({self.window // 2} px)"
             )
+
+    def __repr__(self) -> str:
+        names = [band.name for band in self.step_bands]
+        bands = "all bands" if names == ["*"] else counted(len(names), "band")
+        classes = ", ".join(c.name for c in self.classes[:8])
+        more = ", …" if len(self.classes) > 8 else ""
+        return f"<Card of {self.name}: {bands}, {self.window} px; {classes}{more}>"
 
     def _repr_html_(self) -> str:
         return views.html("card", self)

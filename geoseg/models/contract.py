@@ -73,6 +73,9 @@ class AnyModel(Protocol):
     takes_prompts: bool = False
     """Whether it answers what the points, boxes and polygons of a file ask for."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {self.card!r}>"
+
     def predict(self, pixels: NDArray[np.generic]) -> Any:  # noqa: ANN401 - see below
         """Segment a batch of windows; see `Model` and `InstanceModel`."""
         ...
