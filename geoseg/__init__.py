@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from geoseg import errors
 from geoseg._version import __version__
-from geoseg.core import numba_cache, views
+from geoseg.core import numba_cache, scene_masks, views
 from geoseg.errors import GeosegError
 
 numba_cache.ensure()
@@ -159,6 +159,9 @@ if not TYPE_CHECKING:  # or every misspelt name would have the type Any
         return getattr(import_module(_MODULES[name]), name)
 
 
+scene_masks.fill(
+    lambda name: import_module("geoseg.inference.scene_masks").mask_of(name)
+)
 views.fill(lambda kind, value: str(import_module("geoseg.viz.html").view(kind, value)))
 
 if "xarray" in sys.modules:  # else it is registered when a name above is looked up

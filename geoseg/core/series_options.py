@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from geoseg.core.indices import INDICES
 from geoseg.core.options import Cli, Options, Section
+from geoseg.core.scene_masks import PREFIX
 
 Resampling = Literal["auto", "nearest", "bilinear"]
 DatesFrom = Literal["items", "names"]
@@ -78,12 +80,26 @@ def masks_of(names: Sequence[str] | None) -> Sequence[str] | None:
     """Return what is to be masked, or raise ValueError where it has no such name."""
     if names is None or list(names) == ["none"]:
         return names
-    for name in names:
+    for name in quality_masks(names):
         if name not in MASKS:
             raise ValueError(
                 f"{name!r} cannot be masked: write none, or some of {', '.join(MASKS)}"
             )
     return names
+
+
+def quality_masks(names: Sequence[str]) -> list[str]:
+    """Return which names are of quality bands: those before a model's."""
+    return [*takewhile(lambda name: not name.startswith(PREFIX), names)]
+
+
+def mask_model(names: Sequence[str]) -> str | None:
+    """Return the model that masks scenes, with its classes, of what is to be masked.
+
+    >>> mask_model(["snow", "model:clouds:thin", "thick"])
+    'model:clouds:thin,thick'
+    """
+    return ",".join(names[len(quality_masks(names)) :]) or None
 
 
 class FindOptions(Options):
@@ -124,10 +140,10 @@ class SeriesOptions(FindOptions):
     mask: Annotated[
         Sequence[str] | None,
         AfterValidator(masks_of),
-        Cli(section=Section.TIME, metavar="none|clouds,snow,…"),
+        Cli(section=Section.TIME, metavar="none|clouds,snow,…|model:MODEL"),
     ] = None
     """What is masked by the scenes' quality band; default clouds, shadows, cirrus and
-    what is beside them."""
+    what is beside them. model:MODEL:class,…: what a model sees, last."""
     mask_buffer: Annotated[
         float, Field(ge=0, le=10_000), Cli(section=Section.TIME, metavar="METRES")
     ] = 0.0

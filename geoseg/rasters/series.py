@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.dates import ALWAYS, Span, span
 from geoseg.core.grid import Grid
-from geoseg.core.series_options import SeriesOptions, every_of
+from geoseg.core.scene_masks import SceneMasker, masker_of
+from geoseg.core.series_options import (
+    SeriesOptions,
+    every_of,
+    mask_model,
+    quality_masks,
+)
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.aoi import area_of
@@ -112,8 +118,12 @@ def open_series(
     rule = options.reduce or "median"
     score = index_bands(rule)
     extra = bands_asked(entries, score, name) if score else ()
+    masker, looked = None, tuple[SourceBand, ...]()
+    if (called := mask_model(options.mask or ())) is not None:
+        masker = masker_of(called)
+        looked = bands_asked(entries, masker.wants, name)
     scenes = [
-        _scene(item, (*found, *extra), known, options)
+        _scene(item, (*found, *extra, *looked), known, options)
         for item, known in zip(flat, entries, strict=True)
     ]
     reading = Reading(
@@ -130,7 +140,7 @@ def open_series(
         for band in found
     )
     together = len(found) + len(extra) if by_pixel(rule) else 1
-    masks = None if options.mask is None else tuple(options.mask)
+    masks = None if options.mask is None else tuple(quality_masks(options.mask))
     made = Series(
         name=name,
         grid=grid,
@@ -143,18 +153,24 @@ def open_series(
         steps=tuple(steps),
         rule=rule,
         masks=masks,
+        masker=masker,
+        looked=looked,
         buffer=_buffer(options.mask_buffer, grid),
         reading=reading,
         covers=tuple(_wkb(by_id[id(item)]) for item in flat),
         cell=cell_side(len(seen), together, len(all_bands)),
         area=None if area is None else area.wkb,
-        facts=_facts(flat, options, grid, area, rule, gone),
+        facts={
+            **_facts(flat, options, grid, area, rule, gone),
+            **_looks(masker, masks),
+        },
         notes=unique(
             (
                 *zones_note(options, aoi),
                 *more,
                 *numbers,
                 *_of_masks(scenes, options),
+                *_unlooked(scenes, len(looked)),
                 *gone,
             )
         ),
@@ -210,7 +226,7 @@ def _scene(
     entries: Sequence[Entry],
     options: SeriesOptions,
 ) -> Scene:
-    masked = list(options.mask or ()) != ["none"]
+    masked = _by_quality(options)
     return Scene(
         name=name_of(item),
         layers=layers_of(item, bands, entries),
@@ -295,8 +311,31 @@ def _numbers(scenes: Sequence[Scene], depth: int) -> tuple[bool, list[str]]:
     return bool(rules) and not silent, notes
 
 
+def _by_quality(options: SeriesOptions) -> bool:
+    """Whether pixels are masked by quality bands."""
+    if options.mask is None:
+        return True
+    return quality_masks(options.mask) not in ([], ["none"])
+
+
+def _looks(masker: SceneMasker | None, masks: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the facts say of a model that masks, wherever it lies."""
+    if masker is None:
+        return {}
+    return {"mask": list(masks or ()), "masked_by": dict(masker.identity)}
+
+
+def _unlooked(scenes: Sequence[Scene], bands: int) -> list[str]:
+    """Return what to say of scenes that lack a band that a masker looks at."""
+    without = sum(None in scene.layers[-bands:] for scene in scenes) if bands else 0
+    if not without:
+        return []
+    which = f"{without} of {counted(len(scenes), 'scene')}"
+    return [f"{which} lack bands that the model of --mask wants: it masks none there"]
+
+
 def _of_masks(scenes: Sequence[Scene], options: SeriesOptions) -> list[str]:
-    if list(options.mask or ()) == ["none"]:
+    if not _by_quality(options):
         return []
     without = sum(s.quality is None for s in scenes)
     if not without:

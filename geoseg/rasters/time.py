@@ -37,6 +37,7 @@ from geoseg.rasters.layers import (
     place_layer,
     read_layer,
 )
+from geoseg.rasters.one_scene import OneScene
 from geoseg.rasters.quality_bands import hidden_pixels
 from geoseg.rasters.reduce import by_pixel, chosen, laid, reduced, taken
 from geoseg.rasters.source import SourceBand, check_inside
@@ -46,6 +47,8 @@ from geoseg.rasters.validity import all_valid, valid_pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely import Geometry
+
+    from geoseg.core.scene_masks import SceneMasker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -114,6 +117,10 @@ class Series:
     """How dates are reduced; see `series_options.reduction_of`."""
     masks: tuple[str, ...] | None
     """What is masked by name; None: what usually is."""
+    masker: SceneMasker | None = None
+    """What of each scene is masked by what it sees."""
+    looked: tuple[SourceBand, ...] = ()
+    """The bands that it looks at: the last layers of a scene."""
     buffer: int
     """How many pixels around what is masked are masked too."""
     reading: Reading
@@ -168,7 +175,11 @@ class Series:
         together = self.depth + self.scored if by_pixel(self.rule) else 1
         dates, bands = len(self.overpasses), len(self.all_bands)
         told = 3 * dates * self.tells_quality  # what each saw, of a band and of all
-        return self.cell**2 * (_bytes_per_pixel(dates, together, bands) + told)
+        looking = 0.0
+        if self.masker is not None:
+            looking = self.masker.working_bytes(self.cell + 2 * self.buffer)
+        pixels = self.cell**2 * (_bytes_per_pixel(dates, together, bands) + told)
+        return pixels + int(looking)
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""
@@ -219,6 +230,24 @@ class Series:
             return found
 
         return cast("list[Geometry | None]", self.opened.get("outlines", made))
+
+    def one(self, number: int) -> OneScene | None:
+        """Return what a scene shows to a masker; None where it lacks a band."""
+        scene = self.scenes[number]
+        layers = [la for la in scene.layers[-len(self.looked) :] if la is not None]
+        if self.masker is None or len(layers) < len(self.looked):
+            return None
+        bands = tuple(
+            replace(band, is_reflectance=layer.told_by != "file")
+            for band, layer in zip(self.looked, layers, strict=True)
+        )
+        return OneScene(
+            name=scene.name,
+            grid=self.grid,
+            bands=bands,
+            layers=tuple(layers),
+            placed=self.placed,
+        )
 
     def placed(self, layer: Layer) -> Placed:
         """Return a layer on the grid, opened once per process."""
@@ -343,21 +372,24 @@ class _Cut:
             n
             for _, scenes in self.kept
             for n in scenes
-            if s.scenes[n].quality is not None
+            if s.scenes[n].quality is not None or s.one(n) is not None
         ]
         return dict(zip(numbers, self._each(self._mask, numbers), strict=True))
 
     def _mask(self, number: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         s = self.series
-        layer = s.scenes[number].quality
-        assert layer is not None, "only scenes with one are asked"
-        assert layer.kind is not None
+        layer, scene = s.scenes[number].quality, s.one(number)
         around = self.window.pad(s.buffer).intersection(s.grid.window)
         assert around is not None
-        values, valid = read_layer(s.placed(layer), layer, around)
-        nothing, hidden = hidden_pixels(layer.kind, values, s.masks)
-        nothing = nothing | ~valid
-        hidden &= valid
+        nothing = np.zeros((around.height, around.width), np.bool_)
+        hidden = nothing.copy()
+        if layer is not None and layer.kind is not None:
+            values, valid = read_layer(s.placed(layer), layer, around)
+            nothing, hidden = hidden_pixels(layer.kind, values, s.masks)
+            nothing = nothing | ~valid
+            hidden &= valid
+        if s.masker is not None and scene is not None:
+            hidden |= s.masker.masked(scene, around)
         if s.buffer:
             hidden = _grown(hidden, s.buffer)
         at = self.window.relative_to(around).slices
