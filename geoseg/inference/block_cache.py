@@ -16,6 +16,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import astuple
+from functools import reduce
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -23,7 +24,6 @@ from zlib import crc32
 import numpy as np
 from numcodecs import Blosc
 from numpy.lib.format import descr_to_dtype, dtype_to_descr
-from safetensors.numpy import load, save
 
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block
@@ -113,10 +113,12 @@ def read_halo(masks: Masks, block: Block, neighbour: Block) -> PartialSums:
 
 
 def _read(masks: Masks, name: str, only: str | None = None) -> _Unpacked:
-    data = _RECENT.get(_key(masks, name)) or masks.state.get(name)
-    found = _unpack(data, only)
-    _RECENT.put(_key(masks, name), data)
-    return found
+    data = _RECENT.get(_key(masks, name))
+    if data is None:
+        data = masks.state.get(name)
+        _check(data)
+        _RECENT.put(_key(masks, name), data)
+    return _unpack(data, only)
 
 
 def remove_partials(masks: Masks, blocks: Iterable[tuple[int, int]]) -> None:
@@ -128,39 +130,61 @@ def remove_partials(masks: Masks, blocks: Iterable[tuple[int, int]]) -> None:
 
 
 def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
-    """Return arrays and JSON-able values as bytes, compressed and with a check sum."""
-    tensors = {name: _encode(array) for name, array in arrays.items()}
+    """Return arrays and JSON-able values as bytes, compressed and with a check sum.
+
+    The layout is that of safetensors, whose own writer copies what it is given several
+    times; while bytes are copied in one piece, no other thread can go on.
+    """
+    pieces = {name: _encode(array) for name, array in arrays.items()}
+    ends = np.cumsum([len(piece) for piece in pieces.values()]).tolist()
     kinds = {n: [dtype_to_descr(a.dtype), *a.shape] for n, a in arrays.items()}
-    header = {"info": dict(info), "arrays": kinds}
-    data = bytes(save(tensors, {"geoseg": json.dumps(header)}))
-    return data + crc32(data).to_bytes(4, "little")
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "geoseg": json.dumps({"info": dict(info), "arrays": kinds}),
+        }
+    }
+    for (name, piece), end in zip(pieces.items(), ends, strict=True):
+        offsets = [end - len(piece), end]
+        header[name] = {"dtype": "U8", "shape": [len(piece)], "data_offsets": offsets}
+    told = json.dumps(header).encode()
+    parts = [len(told).to_bytes(8, "little"), told, *pieces.values()]
+    return b"".join([*parts, _check_sum(parts).to_bytes(4, "little")])
 
 
-def unpack(
-    data: bytes, only: str | None = None
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _check_sum(parts: Iterable[bytes | memoryview]) -> int:
+    return reduce(lambda sum_, part: crc32(part, sum_), parts, 0)
+
+
+def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays, read-only, and the values that `pack` packed.
-
-    Args:
-        data: What `pack` returned.
-        only: The one array that is wanted; None: all.
 
     Raises:
         DamagedPartialError: It is not what was written.
     """
-    data, check = data[:-4], data[-4:]
-    if crc32(data).to_bytes(4, "little") != check:
+    _check(data)
+    return _unpacked(data)
+
+
+def _check(data: bytes) -> None:
+    all_but = memoryview(data)[:-4]
+    if _check_sum([all_but]).to_bytes(4, "little") != data[-4:]:
         raise DamagedPartialError("what is kept of a block is damaged")
-    # The header is safetensors': 8 bytes of length, then JSON.
+
+
+def _unpacked(
+    data: bytes, only: str | None = None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return what `unpack` does, of data that was checked; of arrays perhaps one."""
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["geoseg"])
-    tensors = load(data)
+    header = json.loads(data[8 : 8 + length])
+    told = json.loads(header["__metadata__"]["geoseg"])
+    view = memoryview(data)[8 + length :]
     arrays = {
-        name: _decode(tensors[name], _dtype(kind), shape)
-        for name, (kind, *shape) in header["arrays"].items()
+        name: _decode(view[slice(*header[name]["data_offsets"])], _dtype(kind), shape)
+        for name, (kind, *shape) in told["arrays"].items()
         if only in (None, name)
     }
-    return arrays, header["info"]
+    return arrays, told["info"]
 
 
 def _dtype(kind: str | list[list[str]]) -> np.dtype[Any]:
@@ -170,16 +194,14 @@ def _dtype(kind: str | list[list[str]]) -> np.dtype[Any]:
     return descr_to_dtype([(name, of) for name, of in kind])
 
 
-def _decode(
-    data: NDArray[np.uint8], dtype: np.dtype[Any], shape: list[int]
-) -> NDArray[Any]:
+def _decode(data: memoryview, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any]:
     if 0 in shape:  # Blosc cannot give back what it made of nothing
         return np.zeros(shape, dtype)
-    return np.frombuffer(_CODEC.decode(data.tobytes()), dtype).reshape(shape)
+    return np.frombuffer(_CODEC.decode(data), dtype).reshape(shape)
 
 
-def _encode(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.frombuffer(_CODEC.encode(np.ascontiguousarray(array)), np.uint8)
+def _encode(array: NDArray[Any]) -> bytes:
+    return bytes(_CODEC.encode(np.ascontiguousarray(array)))
 
 
 def _pack(
@@ -197,7 +219,7 @@ _Unpacked = tuple[dict[str, PartialSums], "dict[str, NDArray[Any]]", dict[str, A
 
 
 def _unpack(data: bytes, only: str | None = None) -> _Unpacked:
-    arrays, header = unpack(data, only)
+    arrays, header = _unpacked(data, only)
     sums = {
         name: PartialSums(
             window=Window(y=y, x=x, height=height, width=width), sums=arrays.pop(name)

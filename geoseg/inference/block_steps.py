@@ -110,6 +110,7 @@ class BlendStep:
         """
         self.card, self._blended, self.is_fixed = card, blended, is_fixed
         self._weights: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._values: torch.Tensor | None = None
 
     def cells(self, work: Work) -> Cells:
         """Return those that hold a valid pixel."""
@@ -117,6 +118,8 @@ class BlendStep:
 
     def begin(self, work: Work, device: Device) -> None:
         """Make room for the sums (class, y, x) int32 of the block and its halo."""
+        if self._values is None:
+            self._values = device.sent(values_of(self.card).view(_signed(self.card)))
         work.valid = valid_inside(work, device)
         area = work.area
         work.kept = device.zeros((self.card.channels, area.height, area.width))
@@ -153,8 +156,10 @@ class BlendStep:
         """Label the block; return its arrays, sums of border and halo, and `finite`."""
         sums, block = work.kept, work.block
         assert sums is not None
+        assert self._values is not None
         inside = sums[(slice(None), *block.window.relative_to(work.area).slices)]
-        outputs = _labelled(inside, work.valid, self.card, work.names)
+        nodata = _nodata(self.card)
+        outputs = _labelled(inside, work.valid, self._values, nodata, work.names)
         pieces = [
             sums[(slice(None), *window.relative_to(work.area).slices)].reshape(-1)
             for window in (*border_of(block), *halo_of(block).values())
@@ -320,29 +325,32 @@ def _add_run(run: Run, shares: torch.Tensor, sums: torch.Tensor) -> None:
 
 
 def _labelled(
-    sums: torch.Tensor, valid: torch.Tensor | None, card: Card, names: Sequence[str]
+    sums: torch.Tensor,
+    valid: torch.Tensor | None,
+    values: torch.Tensor,
+    nodata: int,
+    names: Sequence[str],
 ) -> list[torch.Tensor]:
-    """Return a block's arrays, of the sums (class, y, x) of its pixels, on the device.
+    """Return a block's arrays, on the device, which nothing here waits for.
 
     The first of equal classes wins, as `torch.max` promises.
+
+    Args:
+        sums: (class, y, x) of its pixels.
+        valid: (y, x); None where all are.
+        values: Of the classes, on the device.
+        nodata: What labels are where pixels are not valid.
+        names: Of the arrays.
     """
     best, index = sums.max(0)
-    labels = torch.from_numpy(values_of(card).view(_signed(card))).to(sums.device)[
-        index
-    ]
-    arrays = {"classes": (labels, _nodata(card))}
+    arrays = {"classes": (values[index], nodata)}
     if "confidence" in names:
         arrays["confidence"] = probability_bytes(best), 255
     if "probabilities" in names:
         arrays["probabilities"] = probability_bytes(sums), 255
     if valid is None:
         return [arrays[name][0] for name in names]
-    return [
-        torch.where(
-            valid, array, torch.tensor(nodata, dtype=array.dtype, device=array.device)
-        )
-        for array, nodata in (arrays[name] for name in names)
-    ]
+    return [torch.where(valid, *arrays[name]) for name in names]
 
 
 def _cut_up(

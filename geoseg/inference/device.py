@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class Device:
         self.device = device
         self.is_cuda = device.type == "cuda"
         if self.is_cuda:
-            self._up, self._down = _stream(device), _stream(device)
+            self._up, self._down = _streams(device)
             self._to, self._from = Buffers(_BUFFERS), Buffers(_BUFFERS)
 
     def sent(self, array: NDArray[Any]) -> torch.Tensor:
@@ -219,8 +220,13 @@ def timer() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+@cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """Return what copies to and from a device go through, the same for every run.
+
+    Memory that torch keeps for later is kept for the stream that it was made for.
+    """
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def unsigned(pixels: torch.Tensor, dtype: np.dtype[Any]) -> torch.Tensor:

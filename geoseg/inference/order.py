@@ -53,6 +53,11 @@ class Order:
                 return key
         return None
 
+    @property
+    def all_begun(self) -> bool:
+        """Whether `next` has given all blocks away."""
+        return not self._ranges
+
     def home(self, key: Key) -> int | None:
         """Return the worker that a block was begun on; None: an earlier run's."""
         home = int(self._home[key])

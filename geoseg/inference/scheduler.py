@@ -129,7 +129,8 @@ class _State:
         stage = self.stages[self.status[key]]
         spent, self.spent = tuple(self.spent), []
         block, home = self.job.tiling.block_at(*key), self.order.home(key)
-        tasks.submit(key, stage, block, spent, worker=home)
+        last = not self.status[key] and self.order.all_begun
+        tasks.submit(key, stage, block, spent, last, worker=home)
         self.order.begun(key)
 
     def around(self, key: Key) -> NDArray[np.uint8]:

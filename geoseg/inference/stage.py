@@ -42,6 +42,7 @@ class Stage:
         job: Job,
         block: Block,
         spent: Sequence[tuple[int, int]] = (),
+        last: bool = False,
         *,
         provisional: bool = False,
     ) -> BlockReport:
@@ -52,6 +53,7 @@ class Stage:
             block: With which block.
             spent: Blocks that need nothing any more, nor do their neighbours: what is
                 kept of them goes by the way.
+            last: No other block will begin after this one.
             provisional: A neighbour failed.
         """
         _check_once(job)
@@ -60,7 +62,7 @@ class Stage:
                 remove_partials(job.masks, spent)
         begun = perf_counter()
         how = {"provisional": True} if provisional else {}
-        with TASKS.one_more():
+        with TASKS.one_more(brings=not self.needs_neighbours, more=not last):
             report = self.run(job, block, **how)
         seconds = perf_counter() - begun
         device = device_of(job.model.load()) if report.windows else ""

@@ -191,7 +191,8 @@ class Stream:
                     quiet = False
                 except Empty:
                     # Once more, so that a task that just ended can be followed by one.
-                    if quiet and self.tasks.count <= self._open:
+                    settled = quiet or not self.tasks.more
+                    if settled and self.tasks.expected <= self._open:
                         self._guarded(self._flush)
                     quiet = not quiet
                 self._guarded(self._advance)

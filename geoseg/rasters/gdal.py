@@ -157,7 +157,7 @@ def environment(path: str, *, far: bool | None = None) -> Iterator[None]:
 
     options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_SKIP": _NEVER}
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
-        options["GDAL_NUM_THREADS"] = min(4, threads())
+        options["GDAL_NUM_THREADS"] = threads()
     if is_remote(path):
         options["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
         options |= gdal_settings(path)
@@ -211,6 +211,27 @@ def far_readers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - one for e
     return ThreadPoolExecutor(FAR_AT_ONCE, thread_name_prefix="geoseg-far")
 
 
+@cache
+def _opener(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - one for each
+    return ThreadPoolExecutor(1, thread_name_prefix="geoseg-opens")
+
+
+def _opened(path: str, overview: int | None) -> DatasetReader:
+    """Open a dataset for the calling thread.
+
+    One thread opens all files that lie here: in each thread that opens its first one, PROJ
+    reads its tables again, and nothing else of Python goes on meanwhile.
+    """
+    if is_remote(path) or names_others(path):
+        return open_dataset(path, overview)
+
+    def opened() -> DatasetReader:
+        with environment(path):
+            return open_dataset(path, overview)
+
+    return _opener(os.getpid()).submit(opened).result()
+
+
 class Handles:
     """Open datasets, per process and thread; the part of a source that never travels.
 
@@ -234,7 +255,7 @@ class Handles:
         if key in opened:
             opened.move_to_end(key)
             return opened[key]
-        dataset = opened[key] = open_dataset(path, overview)
+        dataset = opened[key] = _opened(path, overview)
         while len(opened) > self._limit:
             opened.popitem(last=False)[1].close()
         return dataset
