@@ -253,11 +253,12 @@ class LabelStep:
         """Keep the inner cells."""
         (labels,), work = answer, run.work
         margin, (rows, cols) = work.block.tiling.margin, work.block.cells
-        inner = labels[:, margin : labels.shape[1] - margin, margin:]
-        inner = inner[:, :, : labels.shape[2] - 2 * margin].permute(1, 0, 2)
+        labels = labels.view(run.rows, run.after - run.first, *labels.shape[1:])
+        inner = labels[:, :, margin : labels.shape[2] - margin, margin:]
+        inner = inner[..., : labels.shape[3] - 2 * margin].permute(0, 2, 1, 3)
         assert work.kept is not None
-        kept = work.kept[run.row - rows[0], :, run.first - cols[0] :]
-        kept[: len(inner), : len(run), : inner.shape[2]] = inner
+        kept = work.kept[run.row - rows[0] :, :, run.first - cols[0] :]
+        kept[tuple(slice(side) for side in inner.shape)] = inner
 
     def complete(self, work: Work) -> list[torch.Tensor]:
         """Return the labels of the block's pixels."""
@@ -300,28 +301,44 @@ def _nodata(card: Card) -> int:
 
 
 def _add_run(run: Run, shares: torch.Tensor, sums: torch.Tensor) -> None:
-    """Add windows to the sums, every second at once: those do not overlap.
-
-    What windows at the raster's far edges see beyond the block's halo is left out.
-    """
+    """Add windows to the sums, at once those that do not overlap."""
     work, tiling = run.work, run.work.block.tiling
     window = tiling.model_window(run.row, run.first).relative_to(work.area)
     classes, height, width = sums.shape
-    y, side = window.y, window.width
-    high = min(window.height, height - y)
-    for odd in range(min(2, len(run))):
-        x = window.x + odd * tiling.stride
-        part = shares[odd::2, :, :high]
-        inside = len(part)
-        last = x + 2 * tiling.stride * (inside - 1)
-        if last + side > width:  # the last one reaches too far
-            sums[:, y : y + high, last:width] += part[-1, :, :, : width - last]
-            inside -= 1
-        if inside:
-            strides = (2 * tiling.stride, height * width, width, 1)
-            shape = (inside, classes, high, side)
+    count, stride = (run.rows, run.after - run.first), tiling.stride
+    shares = shares.view(*count, *shares.shape[1:])
+    for rows, high in _apart(window.y, window.height, count[0], stride, height):
+        for cols, wide in _apart(window.x, window.width, count[1], stride, width):
+            part = shares[rows, cols, :, :high, :wide]
+            y, x = window.y + rows.start * stride, window.x + cols.start * stride
+            shape = (*part.shape[:2], classes, high, wide)
+            strides = (2 * stride * width, 2 * stride, height * width, width, 1)
             offset = sums.storage_offset() + y * width + x
-            sums.as_strided(shape, strides, offset).add_(part[:inside])
+            sums.as_strided(shape, strides, offset).add_(part)
+
+
+def _apart(
+    first: int, side: int, count: int, stride: int, length: int
+) -> Iterator[tuple[slice, int]]:
+    """Yield windows along one axis that do not overlap: every second one.
+
+    What windows at the raster's far edges see beyond the block's halo is left out.
+
+    Args:
+        first: Where the first one begins.
+        side: Of a window.
+        count: How many there are.
+        stride: From one to the next.
+        length: Where all end at last.
+
+    Yields:
+        Which ones, and how much of them is inside.
+    """
+    whole = min(count, max(0, (length - side - first) // stride + 1))
+    for odd in range(min(2, whole)):
+        yield slice(odd, whole, 2), side
+    for last in range(whole, count):
+        yield slice(last, last + 1), length - first - last * stride
 
 
 def _labelled(

@@ -31,7 +31,7 @@ from geoseg.execution.progress_count import COUNT
 from geoseg.inference.device import Device, Mark, unsigned
 from geoseg.inference.memory import block_bytes
 from geoseg.inference.tasks import Tasks
-from geoseg.inference.work import Run, Shape, Work, filled, taken_of
+from geoseg.inference.work import Run, Shape, Work, filled, given_back, taken_of
 from geoseg.models.networks.device import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Stream:
     def _pass(self, shape: Shape, runs: deque[Run]) -> None:
         """Pass one batch, and add what it answers to the sums of its blocks."""
         size = self._size(shape)
-        taken = list(taken_of(runs, size))
+        taken = taken_of(runs, size)
         works = {run.work for run in taken}
         self._in_step = tuple(works)
         begin = self.device.mark()
@@ -280,7 +280,7 @@ class Stream:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            runs.extendleft(reversed(taken))
+            given_back(taken, runs)
             self._halve(shape, taken[0].work, error)
             return
         self._add(taken, answer)

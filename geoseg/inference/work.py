@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -77,48 +77,72 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Windows of one row of cells of a block, one after the other, of one shape."""
+    """Windows of neighbouring cells of a block, row by row, of one shape."""
 
     work: Work
     row: int
     first: int
     after: int
+    rows: int = 1
+    """How many rows of cells; what waits is one row each."""
 
     def __len__(self) -> int:
-        return self.after - self.first
+        return self.rows * (self.after - self.first)
 
     @property
     def cells(self) -> Cells:
         """Row and column of each window's cell."""
-        return [(self.row, col) for col in range(self.first, self.after)]
+        rows = range(self.row, self.row + self.rows)
+        return [(row, col) for row in rows for col in range(self.first, self.after)]
 
     def split(self, count: int) -> tuple[Run, Run]:
-        """Return the first windows, and the others."""
+        """Return the first windows of one row, and the others."""
         middle = self.first + count
-        return (
-            Run(self.work, self.row, self.first, middle),
-            Run(self.work, self.row, middle, self.after),
-        )
+        return replace(self, after=middle), replace(self, first=middle)
+
+    def goes_on(self, other: Run) -> bool:
+        """Whether another run is the same columns of the row below."""
+        ours = self.work, self.row + self.rows, self.first, self.after
+        return ours == (other.work, other.row, other.first, other.after)
 
     def cut(self, shape: Shape) -> torch.Tensor:
-        """Return a view of the windows, (n, band, y, x), in their block's pixels."""
+        """Return a view of the windows, (row, column, band, y, x)."""
         work, tiling = self.work, self.work.block.tiling
         assert work.values is not None
         first = tiling.model_window(self.row, self.first).relative_to(work.pixels.reach)
-        rows = work.values[:, first.y : first.y + shape[0], first.x :]
-        windows = rows.unfold(2, shape[1], tiling.stride)[:, :, : len(self)]
-        return windows.permute(2, 0, 1, 3)
+        windows = work.values[:, first.y :, first.x :]
+        for axis, side in enumerate(shape, start=1):
+            windows = windows.unfold(axis, side, tiling.stride)
+        windows = windows[:, : self.rows, : self.after - self.first]
+        return windows.permute(1, 2, 0, 3, 4)
 
 
-def taken_of(runs: deque[Run], size: int) -> Iterator[Run]:
-    """Take windows from the left, `size` of them where there are so many."""
+def taken_of(runs: deque[Run], size: int) -> list[Run]:
+    """Take windows from the left, `size` of them where there are so many.
+
+    Returns:
+        Runs of as many rows as there are one below the other: each is asked of the
+        device at once.
+    """
+    taken: list[Run] = []
     while size and runs:
         run = runs.popleft()
         if len(run) > size:
             run, rest = run.split(size)
             runs.appendleft(rest)
         size -= len(run)
-        yield run
+        if taken and taken[-1].goes_on(run):
+            taken[-1] = replace(taken[-1], rows=taken[-1].rows + 1)
+        else:
+            taken.append(run)
+    return taken
+
+
+def given_back(taken: Sequence[Run], runs: deque[Run]) -> None:
+    """Undo `taken_of`."""
+    for run in reversed(taken):
+        for row in reversed(range(run.row, run.row + run.rows)):
+            runs.appendleft(replace(run, row=row, rows=1))
 
 
 def filled(runs: Sequence[Run], size: int, shape: Shape, device: Any) -> torch.Tensor:  # noqa: ANN401
@@ -134,7 +158,8 @@ def filled(runs: Sequence[Run], size: int, shape: Shape, device: Any) -> torch.T
     batch = torch.empty((size, bands, *shape), device=device)
     done = 0
     for run in runs:
-        batch[done : done + len(run)].copy_(run.cut(shape))
+        windows = run.cut(shape)
+        batch[done : done + len(run)].view(windows.shape).copy_(windows)
         done += len(run)
     batch[done:] = 0
     return batch
