@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ _RECORDED = {"settings": dict, "block": int, "run": str, "complete": bool}
 _KEY = re.compile(r"(\d+)\.(\d+)")
 
 
+@lru_cache(maxsize=64)
 def tag_of(run: str) -> str:
     """Return what the names of a run's objects end in: 16 digits."""
     return sha256(run.encode()).hexdigest()[:16]
@@ -188,10 +190,25 @@ def read_record(storage: Storage) -> dict[str, Any]:
         DamagedStoreError: It is not as it was written.
         FileNotFoundError: There is none.
     """
-    record = parsed(storage.get(RECORD), storage.url, RECORD)
+    return _record_of(storage.get(RECORD), storage.url)
+
+
+def current_run(storage: Storage) -> str:
+    """Return the run that a store is of now; raises as `read_record`."""
+    return _run_of(storage.get(RECORD), storage.url)
+
+
+@lru_cache(maxsize=8)
+def _run_of(record: bytes, url: str) -> str:
+    """Return the run of a record, which is asked for with every block."""
+    return str(_record_of(record, url)["run"])
+
+
+def _record_of(data: bytes, url: str) -> dict[str, Any]:
+    record = parsed(data, url, RECORD)
     for key, kind in _RECORDED.items():
         if not isinstance(record.get(key), kind):
-            raise damaged(redact(storage.url), f"{RECORD} without {key!r}")
+            raise damaged(redact(url), f"{RECORD} without {key!r}")
     return record
 
 

@@ -39,6 +39,7 @@ from geoseg.maps.state import (
     RECORD,
     RunStorage,
     begun_again,
+    current_run,
     damaged,
     parsed,
     read_record,
@@ -186,10 +187,10 @@ class Masks:
             MasksError: It was.
         """
         try:
-            run = self.record()["run"]
+            same = current_run(self.storage) == self.run
         except FileNotFoundError:
-            run = None
-        if run != self.run:
+            same = False
+        if not same:
             raise begun_again(self.path)
 
     def done(self) -> set[tuple[int, int]]:

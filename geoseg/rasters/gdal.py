@@ -157,7 +157,7 @@ def environment(path: str, *, far: bool | None = None) -> Iterator[None]:
 
     options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_SKIP": _NEVER}
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
-        options["GDAL_NUM_THREADS"] = threads()
+        options["GDAL_NUM_THREADS"] = _threads()
     if is_remote(path):
         options["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
         options |= gdal_settings(path)
@@ -175,6 +175,11 @@ def environment(path: str, *, far: bool | None = None) -> Iterator[None]:
         }
     with rasterio.Env(**options):
         yield
+
+
+@cache
+def _threads() -> int:
+    return threads()
 
 
 def drivers(path: str) -> tuple[str, ...]:
@@ -219,8 +224,8 @@ def _opener(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - one for each
 def _opened(path: str, overview: int | None) -> DatasetReader:
     """Open a dataset for the calling thread.
 
-    One thread opens all files that lie here: in each thread that opens its first one, PROJ
-    reads its tables again, and nothing else of Python goes on meanwhile.
+    One thread opens all files that lie here: in each thread that opens its first one,
+    PROJ reads its tables again, and nothing else of Python goes on meanwhile.
     """
     if is_remote(path) or names_others(path):
         return open_dataset(path, overview)
