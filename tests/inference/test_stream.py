@@ -246,6 +246,18 @@ def test_every_window_once_and_one_filled_batch_per_shape(device):
 
 
 @on_devices
+def test_the_last_batch_does_not_wait_for_who_brings_no_windows(device):
+    stream = stream_of(network(), device, batch=500)
+    block = tiling().block_at(1, 1)
+    seen = read_windows(source(), stream.card, block.reach)
+    cells = len(block.cells[0]) * len(block.cells[1])
+    with stream.tasks.one_more(brings=False), stream.tasks.one_more(more=False):
+        found = stream.segment(block, seen, ["classes"])  # for ever, did it wait
+    assert (found.windows, stream.steps) == (cells, 1)
+    stream.close()
+
+
+@on_devices
 def test_a_killed_run_resumes_to_the_same_bytes(scene, tmp_path, device):
     whole = run(scene, tmp_path / "whole", network(), device=device, block=192)
     program = (
