@@ -18,8 +18,8 @@ from geoseg.core.text import size
 def cache(*, clear: bool, output: OutputOptions) -> None:
     """Show what is cached for this user between runs, or delete it.
 
-    Compiled networks and measured batch sizes, in a folder that nobody else can write;
-    GEOSEG_CACHE_DIR names another one.
+    Compiled networks, measured batch sizes and engines, in a folder that nobody else
+    can write; GEOSEG_CACHE_DIR names another one.
     """
     found: dict[str, int] = defaultdict(int)
     for kind, path in user_cache.kept():

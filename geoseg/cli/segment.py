@@ -168,6 +168,9 @@ def _summary(
         did = (
             f"{counted(facts.windows, 'window')} in {seconds:.1f} s, {speed:.1f} Mpx/s"
         )
+        summary["devices"] = sorted(facts.devices)
+        if any(device.endswith("openvino") for device in facts.devices):
+            did += ", by OpenVINO"
         if any(not device.startswith("cpu") for device in facts.devices):
             share = facts.forward_seconds / seconds / processes
             summary["device_share"] = round(share, 3)
@@ -266,6 +269,7 @@ def plan_lines(made: Plan, workers: int) -> list[str]:
 def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
     """Return the facts of a plan, JSON-able; sizes in bytes and pixels."""
     tiling, grid, source = made.tiling, made.source.grid, made.source
+    model = made.model.load()
     pixel = len(source.bands) * source.dtype.itemsize
     reach = (tiling.block + tiling.overlap) / tiling.block
     chunks = -(-grid.height // tiling.chunk) * -(-grid.width // tiling.chunk)
@@ -279,6 +283,9 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
         "notes": list(source.notes),
         "pixel_size_m": grid.pixel_size_m,
         "model": made.model.card.name,
+        "device": model.device,
+        "precision": model.precision,
+        "engine": model.engine,
         "classes": [c.name for c in made.model.card.classes],
         "window": tiling.window,
         "overlap": tiling.overlap,
@@ -301,6 +308,9 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
     s = plan_summary(made, workers)
     pixel = s["pixel_size_m"]
     metres = f", {pixel[1]:.3g} x {pixel[0]:.3g} m" if pixel else ""
+    engine = {}
+    if s["device"] == "cpu":  # a GPU's is chosen as the run begins
+        engine = {"engine": f"{s['engine']}, {s['precision']}"}
     device = {}
     if s["device_memory"]:
         device = {"device memory": f"about {size(s['device_memory'])} of the GPU's"}
@@ -308,6 +318,7 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
         "raster": f"{s['raster']}: {s['width']} x {s['height']} px{metres}",
         "bands": f"{named(made.source.bands)} ({s['dtype']})",
         "model": f"{s['model']}: {', '.join(s['classes'])}",
+        **engine,
         "windows": f"{s['windows']:,} of {s['window']} px, overlap {s['overlap']} px",
         "blocks": f"{s['blocks']:,} of {s['block']} px, chunks of {s['chunk']} px",
         "read": f"about {size(s['bytes_read'])}, uncompressed",

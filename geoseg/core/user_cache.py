@@ -15,7 +15,11 @@ from pathlib import Path
 from geoseg.core.numba_cache import make_private, this_user
 
 _VARIABLE = "GEOSEG_CACHE_DIR"
-KINDS = {"compiled": "compiled networks", "batches": "measured batch sizes"}
+KINDS = {
+    "compiled": "compiled networks",
+    "batches": "measured batch sizes",
+    "engines": "measured engines",
+}
 """Folders of the cache, and what lies in them."""
 
 

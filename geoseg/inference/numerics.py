@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from geoseg.execution.engine import engine as engine_of
 from geoseg.models.load import ModelRecipe
-from geoseg.models.networks.device import Precision
+from geoseg.models.networks.device import EngineName, Precision
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -133,6 +135,7 @@ def choose_numerics(
     recipe: ModelRecipe,
     windows: int,
     *,
+    engine: EngineName,
     client: Client | None = None,
     begun: Mapping[str, Any] | None = None,
 ) -> Choice:
@@ -141,6 +144,7 @@ def choose_numerics(
     Args:
         recipe: The model, with what the user asks for.
         windows: How many the run has.
+        engine: What the user asks for; the recipe's is what `auto` means here.
         client: Whose first free worker says what it chooses; None: this process.
         begun: Settings of a store that is resumed, whose numerics it keeps to, save
             where the user asks for others (which the store then refuses, in words).
@@ -148,30 +152,48 @@ def choose_numerics(
     asked = recipe.options
     if begun is not None and "precision" in begun:
         precision, batch = begun["precision"], begun.get("batch")
-        engine = begun.get("engine")
+        kept = begun.get("engine")
         if asked.precision != "auto" and precision in get_args(Precision):
             precision = asked.precision
-        if asked.engine != "auto" and (engine or asked.engine == "openvino"):
-            engine = asked.engine if asked.engine != "threads" else None
+        if engine != "auto" and (kept or engine == "openvino"):
+            kept = engine if engine != "threads" else None
         numerics = Numerics(
             precision=precision,
             batch=batch and (asked.batch or batch),
-            engine=engine,
+            engine=kept,
             card=begun.get("card"),
         )
         return Choice(numerics=numerics)
     if client is None or recipe.load().precision not in get_args(Precision):
         return choose_here(recipe, windows)
+    planned = recipe.load().precision if recipe.options.engine != engine else None
+    recipe = recipe.with_options(replace(asked, engine=engine))
     with engine_of(recipe, client=client) as tasks:
-        tasks.submit("numerics", _chosen, windows)
+        tasks.submit("numerics", _chosen, windows, planned)
         outcome = tasks.wait()[0]
     if outcome.error is not None:
         raise outcome.error
     return cast("Choice", outcome.result)
 
 
-def _chosen(recipe: ModelRecipe, windows: int) -> Choice:
-    return choose_here(recipe, windows, travels=True)
+def _chosen(recipe: ModelRecipe, windows: int, planned: str | None) -> Choice:
+    """Return what a worker chooses.
+
+    Args:
+        recipe: The model, as the user asks for it.
+        windows: How many the run has.
+        planned: The precision in which OpenVINO was found the quicker engine of a CPU
+            by the process that planned; None: it was not. Workers measure nothing.
+    """
+    choice = choose_here(recipe, windows, travels=True)
+    chosen = choice.numerics
+    if planned != chosen.precision or chosen.engine or chosen.card:
+        return choice
+    if find_spec("openvino") is None:
+        note = f"{gethostname()} has no OpenVINO, and torch, which runs it, is slower"
+        return replace(choice, notes=(note,))
+    recipe.unload()
+    return replace(choice, numerics=replace(chosen, engine="openvino"))
 
 
 def keeping_to(recipe: ModelRecipe, numerics: Numerics) -> ModelRecipe:
@@ -181,6 +203,9 @@ def keeping_to(recipe: ModelRecipe, numerics: Numerics) -> ModelRecipe:
         options = replace(options, precision=cast("Precision", numerics.precision))
     if numerics.batch is not None:
         options = replace(options, batch=numerics.batch)
-    if numerics.engine is not None:
-        options = replace(options, engine=numerics.engine)
+    engine: EngineName | None = numerics.engine
+    if engine is None and options.engine == "openvino":  # which `auto` means here only
+        engine = "threads"
+    if engine is not None:
+        options = replace(options, engine=engine)
     return recipe.with_options(options)

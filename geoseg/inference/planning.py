@@ -21,11 +21,13 @@ from geoseg.inference.memory import Memory, estimate
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
+from geoseg.inference.quickest import quickest
 from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
+from geoseg.models.networks.device import EngineName
 from geoseg.rasters.open import Source, SourceBand, for_model, open_source
 from geoseg.rasters.quality import with_quality
 from geoseg.rasters.source import noted, steps_of
@@ -62,6 +64,8 @@ class Plan:
     """How a semantic model's map becomes objects."""
     reading: Mapping[str, Any] = field(default_factory=dict)
     """How the raster is read, as far as the user says otherwise than it does."""
+    engine: EngineName = "auto"
+    """What runs a network, as the user asks; the model's is what became of `auto`."""
     numerics: Numerics | None = None
     """How it computes; None until a run has chosen."""
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -156,11 +160,17 @@ def plan_of(
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
-    recipe = recipe.given(opened).fit(opened)
+    windows = _tiling(opened, recipe.card, options, chunk).windows
+    recipe = quickest(recipe.given(opened), windows).fit(opened)
     usual = _room(streams=recipe.load().streams)
     room = options.memory_bytes or min(usual, worker_memory or usual)
     plan = _cut(opened, recipe, options, workers, room, chunk)
-    return replace(plan, reading=_reading(options), asked=asked(source, options))
+    return replace(
+        plan,
+        engine=options.engine,
+        reading=_reading(options),
+        asked=asked(source, options),
+    )
 
 
 def _room(*, streams: bool) -> float:
@@ -217,14 +227,7 @@ def _cut(
     read = source
     if options.quality:
         arrays, read = (*arrays, *QUALITY), with_quality(source)
-    tiling = Tiling(
-        height=source.grid.height,
-        width=source.grid.width,
-        window=card.window,
-        overlap=card.overlap if options.overlap is None else options.overlap,
-        multiple=card.multiple,
-        chunk=chunk,
-    )
+    tiling = _tiling(source, card, options, chunk)
     streams = recipe.load().streams
     tasks = 2
     if streams:  # as many as decode, and some that wait or write
@@ -249,6 +252,18 @@ def _cut(
         tasks=tasks,
         task=task,
         splitting=splitting,
+    )
+
+
+def _tiling(source: Source, card: Card, options: PlanOptions, chunk: int) -> Tiling:
+    """Return how a raster is cut into windows; its blocks are of one chunk."""
+    return Tiling(
+        height=source.grid.height,
+        width=source.grid.width,
+        window=card.window,
+        overlap=card.overlap if options.overlap is None else options.overlap,
+        multiple=card.multiple,
+        chunk=chunk,
     )
 
 

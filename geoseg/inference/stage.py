@@ -97,6 +97,7 @@ def device_of(model: Model) -> str:
         return ""
     precision = [] if model.precision == "own" else [model.precision]
     words = [model.device, *precision]
+    words += ["openvino"] if model.engine == "openvino" else []
     torch = sys.modules.get("torch")
     if model.device.startswith("cuda") and torch is not None:
         peak = torch.cuda.max_memory_allocated(model.device) / 1e9

@@ -121,23 +121,42 @@ def _check(
 ) -> None:
     """Raise where compiled code answers otherwise than rounding explains.
 
-    Compiling changes the order of sums and where they are rounded. How far rounding
-    may lead astray is measured: it is how far the network as PyTorch runs it is from
-    itself in fp32. Compiled, it may be half as far again, and 2^-10 of its scores.
+    Compiling changes the order of sums and where they are rounded; how far rounding
+    may lead astray is measured.
     """
     options = replace(recipe.options, precision="fp32", engine="torch", batch=1)
     exact = Blended(recipe.with_options(options).load())
     few = tuple(x[:2] for x in inputs)
     with torch.no_grad():
-        right = exact(*few)[0].double()
-        ours, plain = (f(*inputs)[0][:2].double() for f in (made, step))
-    off, usual = (float((x - right).square().mean().sqrt()) for x in (ours, plain))
-    size = float(right.square().mean().sqrt())
-    if not off <= 1.5 * usual + size / 1024:
+        right = exact(*few)[0]
+        ours, plain = (f(*inputs)[0][:2] for f in (made, step))
+    near, off, usual = is_rounding(ours, plain, right)
+    if not near:
         raise CompileError(
-            f"compiled, the network answers differently: {off / size:.2g} of the size "
-            f"of its scores off, {usual / size:.2g} as PyTorch runs it"
+            f"compiled, the network answers differently: {off:.2g} of the size of "
+            f"its scores off, {usual:.2g} as PyTorch runs it"
         )
+
+
+def is_rounding(
+    ours: torch.Tensor, plain: torch.Tensor, right: torch.Tensor
+) -> tuple[bool, float, float]:
+    """Return whether scores are no further off than rounding explains.
+
+    Args:
+        ours: Scores of what is checked.
+        plain: Those of PyTorch in the same precision.
+        right: Those of PyTorch in fp32.
+
+    Returns:
+        Whether they are half as far off again as PyTorch's at most, and 2^-10 of the
+        size of the scores; and how far both are, in parts of that size.
+    """
+    exact = right.double()
+    off, usual = ((x.double() - exact).square().mean().sqrt() for x in (ours, plain))
+    size = exact.square().mean().sqrt()
+    near = bool(off <= 1.5 * usual + size / 1024)
+    return near, float(off / size), float(usual / size)
 
 
 def is_compiled(recipe: ModelRecipe, batch: int) -> bool:

@@ -19,6 +19,7 @@ from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import (
     ClusterError,
     DamagedStoreError,
+    MissingExtraError,
     RasterError,
     SourceChangedError,
     first_line,
@@ -119,7 +120,13 @@ def check_worker(job: Job) -> None:
         )
     if job.numerics is None:
         return
-    model, chosen = job.model.load(), job.numerics
+    chosen = job.numerics
+    try:
+        model = job.model.load()
+    except MissingExtraError as error:
+        raise ClusterError(
+            f"a worker on {gethostname()} cannot run what the others run: {error}"
+        ) from error
     if model.precision != chosen.precision:
         raise ClusterError(
             f"a worker on {gethostname()} computes in {model.precision}, the run was "

@@ -269,7 +269,11 @@ def run_plan(
             check = stack.enter_context(writing(path, overwrite=overwrite))
             begun_with = None if overwrite else settings_of(path)
         choice = choose_numerics(
-            plan.model, plan.tiling.windows, client=client, begun=begun_with
+            plan.model,
+            plan.tiling.windows,
+            engine=plan.engine,
+            client=client,
+            begun=begun_with,
         )
         for note in choice.notes:
             warnings.warn(note, stacklevel=2)

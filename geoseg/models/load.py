@@ -215,6 +215,13 @@ class ModelRecipe:
             _LOADED.move_to_end(key)
             return _LOADED[key]
 
+    def unload(self) -> None:
+        """Forget the model, where this process has it."""
+        with _LOCK:
+            model = _LOADED.get(self._key())
+            for key in [k for k, other in _LOADED.items() if other is model]:
+                del _LOADED[key]
+
     def _key(self) -> str:
         what = self.spec.key if isinstance(self.spec, _Object) else str(self.spec)
         how = (self.options, self.fitted, self.tta, self.scales, self.context)

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_engines.py
     python tests/benchmarks/bench_engines.py --families smp --precisions bf16
+    python tests/benchmarks/bench_engines.py --onnxruntime
 
 One window of 512 px, one thread, one pass after another in turn; the shortest of each.
 Labels are compared with those of `threads` in fp32. Networks
@@ -13,16 +14,23 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from time import process_time
+from typing import TYPE_CHECKING
 
 import torch
 from bench_models import FAMILIES
 
 from geoseg.errors import GeosegError
 from geoseg.models.load import model_recipe
+from geoseg.models.networks.torch_adapter import TorchModel, tensor_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ENGINES = ("threads", "openvino")
+Run = Callable[[], object]
 
 
 def main() -> None:
@@ -33,6 +41,7 @@ def main() -> None:
         "--families", nargs="+", default=[f for f in FAMILIES if f != "onnx"]
     )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--onnxruntime", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -40,15 +49,15 @@ def main() -> None:
     for family in options.families:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            measure(family, folder, options.precisions, options.rounds)
+            measure(family, folder, options)
 
 
-def measure(family: str, folder: Path, precisions: list[str], rounds: int) -> None:
+def measure(family: str, folder: Path, options: argparse.Namespace) -> None:
     """Measure one family."""
     spec, bare = FAMILIES[family](folder)
     pixels = (torch.randn(1, 4, 512, 512) * 50 + 90).numpy()
     models = {}
-    for precision in precisions:
+    for precision in options.precisions:
         for engine in ENGINES:
             how = {"device": "cpu", "precision": precision, "engine": engine}
             try:
@@ -57,12 +66,15 @@ def measure(family: str, folder: Path, precisions: list[str], rounds: int) -> No
                 print(f"{family:14}{precision:6}{engine:10}{error}", flush=True)
     runs = {key: (lambda m=model: m.predict(pixels)) for key, model in models.items()}
     runs["fp32", "library"] = lambda: bare((pixels - 90) / 50)
+    if options.onnxruntime and ("fp32", "threads") in models:
+        model = models["fp32", "threads"]
+        runs["fp32", "onnxruntime"] = by_onnxruntime(model, pixels, folder / "net.onnx")
     labels = {
         key: run().float().argmax(1) for key, run in runs.items() if key in models
     }
     first = labels.get(("fp32", "threads"))
     shortest = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for key, run in runs.items():
             begun = process_time()
             run()
@@ -75,6 +87,29 @@ def measure(family: str, folder: Path, precisions: list[str], rounds: int) -> No
             agree = f"labels {float(same):.5f}"
         print(f"{family:14}{precision:6}{engine:10}{seconds:7.3f} s "
               f"{seconds / base:5.2f} of threads  {agree}", flush=True)  # fmt: skip
+
+
+def by_onnxruntime(model: TorchModel, pixels: np.ndarray, file: Path) -> Run:
+    """Return what passes pixels through a network as ONNX Runtime has it, rewritten."""
+    import onnxruntime
+
+    class Tensor(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model.modules[0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return tensor_of(self.network(x), model.card)
+
+    x = torch.from_numpy((pixels - 90) / 50)
+    torch.onnx.export(Tensor().eval(), (x,), file, dynamo=False)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        str(file), settings, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x.numpy()})
 
 
 if __name__ == "__main__":

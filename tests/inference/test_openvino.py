@@ -7,12 +7,18 @@ import pytest
 import rasterio
 import small
 import torch
+import zarr
 from affine import Affine
 
-from geoseg.errors import GeosegError, MasksError, ModelError
+from geoseg.core import user_cache
+from geoseg.errors import ClusterError, GeosegError, MasksError, ModelError
+from geoseg.inference import quickest
+from geoseg.inference.numerics import Numerics
+from geoseg.inference.worker import Job, check_worker
 from geoseg.maps.store import open_masks
 from geoseg.models.engines.openvino_cpu import OpenVinoNetwork
-from geoseg.models.networks.device import ModelOptions
+from geoseg.models.load import model_recipe
+from geoseg.models.networks.device import SIDE_BY_SIDE, ModelOptions
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.testing import identity_card
 
@@ -79,15 +85,19 @@ class Moody(torch.nn.Module):
         return x if float(x[0, 0, 0, 0]) > 0 else -x
 
 
+class Chance(torch.nn.Module):
+    """Answers otherwise every time."""
+
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
 def test_a_network_that_it_changes_is_refused():
-    noise = torch.Generator().manual_seed(0)
-    one, other = (torch.randn((1, 3, 48, 48), generator=noise) for _ in range(2))
-    assert (one[0, 0, 0, 0] > 0) != (other[0, 0, 0, 0] > 0), (
-        "the two windows go two ways"
-    )
     options = ModelOptions(device="cpu", engine="openvino", precision="fp32")
-    with pytest.raises(ModelError, match="answer for a window differs by"):
+    with pytest.raises(ModelError, match="depends on what it sees"):
         TorchModel(Moody(), CARD, options)
+    with pytest.raises(ModelError, match="answer for a window differs by"):
+        TorchModel(Chance(), CARD, options)
     halves = ModelOptions(device="cpu", engine="openvino", precision="fp16")
     with pytest.raises(ModelError, match="fp32 or bf16 on a CPU, not in fp16"):
         TorchModel(a_network(), CARD, halves)
@@ -110,3 +120,88 @@ def test_where_it_is_absent_that_is_said(monkeypatch, network, scene):
         TorchModel(network, CARD, options)
     with pytest.raises(ModelError, match=r"runs networks; .* is not one"):
         small.make_plan(scene, chunk=64, model="kmeans:2", engine="openvino")
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Let a small run be long enough to measure for, and say what that finds."""
+    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(quickest, "_LONG", 0.0)
+    asked = []
+
+    def found(share):
+        def measured(*recipes):
+            asked.append(recipes)
+            return share
+
+        monkeypatch.setattr(quickest, "_share", measured)
+        return asked
+
+    return found
+
+
+def engine_of(scene, network, **options):
+    how = {"model": (CARD, network), "chunk": 64, "device": "cpu", **options}
+    return small.make_plan(scene, **how).model.load().engine
+
+
+def test_auto_is_measured_once_and_a_store_keeps_to_it(scene, tmp_path, network, quick):
+    asked = quick(1.2)
+    first = tmp_path / "first.zarr"
+    run(scene, first, network, block=144)
+    assert "engine" not in settings_of(first), "it was slower"
+    quick(0.5)
+    assert engine_of(scene, network) == "threads", "which is remembered"
+    assert len(asked) == 1
+    user_cache.clear()
+    assert engine_of(scene, network) == "openvino"
+    assert engine_of(scene, network, engine="threads") == "threads"
+    run(scene, first, network, block=144)  # goes on, though another is quicker now
+    assert "engine" not in settings_of(first)
+    second = tmp_path / "second.zarr"
+    run(scene, second, network, block=72)
+    assert settings_of(second)["engine"] == "openvino"
+    told = zarr.open_group(second, mode="r").attrs["geoseg"]["devices"]
+    assert [device.split(", ")[-1] for device in told] == ["openvino"]
+
+
+def test_auto_stays_with_torch_where_nothing_can_be_kept_or_is_there(
+    scene, network, quick, monkeypatch
+):
+    asked = quick(0.5)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "openvino", None)
+        assert engine_of(scene, network) == "threads"
+    with monkeypatch.context() as without:
+        without.setattr(user_cache, "folder", lambda _: None)
+        assert engine_of(scene, network) == "threads"
+    assert not asked
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_measured(network, precision):
+    def share(net):
+        how = {"device": "cpu", "precision": precision}
+        return quickest._share(
+            *(model_recipe((CARD, net), engine=e, **how) for e in SIDE_BY_SIDE)
+        )
+
+    assert 0 < share(network) < 1000
+    assert share(Moody()) == float("inf")
+
+
+def test_a_worker_without_it_is_told(scene, tmp_path, network, monkeypatch):
+    how = {"model": (CARD, network), "device": "cpu", "engine": "openvino"}
+    plan = small.make_plan(scene, chunk=64, **how)
+    run(scene, tmp_path / "masks.zarr", network, engine="openvino")
+    job = Job(
+        source=plan.source,
+        model=plan.model,
+        tiling=plan.tiling,
+        masks=open_masks(str(tmp_path / "masks.zarr")),
+        numerics=Numerics(precision="fp32", batch=None, engine="openvino"),
+    )
+    plan.model.unload()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ClusterError, match=r"a worker on .*geoseg\[openvino\]"):
+        check_worker(job)

@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 """Of the largest score: rounding is ten times smaller, another network is not."""
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+_WHAT = "the engine openvino (--engine threads needs none)"
 
 
 class OpenVinoError(ModelError):
@@ -63,7 +69,7 @@ class OpenVinoNetwork(nn.Module):
                 f"OpenVINO runs networks in fp32 or bf16 on a CPU, not in {precision}: "
                 "use --precision fp32, or --engine threads"
             )
-        self._openvino = require("openvino", what="--engine openvino", extra="openvino")
+        self._openvino = require("openvino", what=_WHAT, extra="openvino")
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
@@ -75,6 +81,7 @@ class OpenVinoNetwork(nn.Module):
         self._compiled: dict[tuple[int, ...], Any] = {}
         noise = torch.Generator().manual_seed(0)
         traced, other = (torch.randn(shape, generator=noise) for _ in range(2))
+        _check_one_way(network, traced)
         try:
             self._model = _converted(network, traced)
             with torch.no_grad():
@@ -117,6 +124,23 @@ class OpenVinoNetwork(nn.Module):
                     model, "CPU", self._settings
                 )
             return self._compiled[shape]
+
+
+def _check_one_way(
+    network: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor
+) -> None:
+    """Raise where a network's way depends on what it sees: tracing follows one."""
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        pixels = torch.empty_like(example)  # which has a shape, and no values
+        try:
+            network(pixels)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise OpenVinoError(
+                "what this network does depends on what it sees, which OpenVINO does "
+                "not follow: use --engine threads"
+            ) from error
+        except Exception:  # noqa: BLE001 - of networks that take no such tensors
+            return
 
 
 def _converted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,8 @@ EngineName = Literal["auto", "threads", "torch", "compile", "openvino"]
 """What runs a network: `threads` passes windows side by side, one thread each, on a
 CPU, and `openvino` does so through OpenVINO; `torch` passes batches that are cut,
 blended and labelled on the device, `compile` likewise, through compiled code. `auto` is
-`threads` on a CPU; on a GPU `compile` where that pays, else `torch`."""
+`openvino` on a CPU where it is there, agrees and is quicker, else `threads`; on a GPU
+`compile` where that pays, else `torch`."""
 SIDE_BY_SIDE: Final = ("threads", "openvino")
 """The engines of a CPU that take windows one by one."""
 
@@ -120,18 +122,21 @@ def _cpu_has_bf16() -> bool:
     """Say whether this CPU multiplies bf16 natively, and torch knows how."""
     import torch
 
-    cpuinfo = Path("/proc/cpuinfo")
-    if not (cpuinfo.is_file() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    flags = next(
-        (
-            set(line.split(":", 1)[1].split())
-            for line in cpuinfo.read_text(errors="replace").splitlines()
-            if line.startswith(("flags", "Features"))
-        ),
-        set(),
-    )
+    flags = set(" ".join(cpu_facts()).split())
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@cache
+def cpu_facts() -> tuple[str, ...]:
+    """Return what tells this CPU from others: its model, and what it can."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return (platform.machine(), platform.processor())
+    first = cpuinfo.read_text(errors="replace").strip().split("\n\n")[0]
+    known = ("cpu family", "model", "flags", "CPU part", "Features")
+    return tuple(line for line in first.splitlines() if line.startswith(known))
 
 
 def choose_engine(device: torch.device, asked: EngineName) -> EngineName:

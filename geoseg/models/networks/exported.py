@@ -62,6 +62,8 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model:
         network = _program(path, card)
     else:
         network = Frozen(load_script(path))
+    if options.engine == "openvino":  # it rounds by itself
+        return TorchModel(network, card, replace(options, precision=precision))
     network.cast = None if precision == "fp32" else torch_dtype(precision)
     model = TorchModel(network, card, replace(options, precision="fp32"))
     model.precision = precision

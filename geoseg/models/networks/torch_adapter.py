@@ -152,10 +152,13 @@ class TorchModel(AnyModel):
                 f"{self.card.name!r} is not one: leave --engine out"
             )
         assert self._threads is not None, "it takes windows side by side"
-        card, self._input, self._measured = self.card, torch.float32, module
+        card, self._input = self.card, torch.float32
+        bands, side = len(card.bands), card.window
+        quick = fused(module.eval(), bands, side, on_cpu=True)
+        self._measured = quick.requires_grad_(requires_grad=False)
         return OpenVinoNetwork(
-            _OneTensor(module.eval().requires_grad_(requires_grad=False), card),
-            (1, len(card.bands), card.window, card.window),
+            _OneTensor(quick, card),
+            (1, bands, side, side),
             precision=self.precision,
             threads=self._threads.count,
         )
