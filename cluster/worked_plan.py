@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.inference.workflow import Plan, make_plan
+import geoseg
 from geoseg.testing import LocalModel, identity_card
 
 VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
@@ -37,7 +37,7 @@ JOBS = {
 }  # fmt: skip
 
 
-def plan(job: tuple[Any, ...]) -> Plan:
+def plan(job: tuple[Any, ...]) -> geoseg.Plan:
     """Return the plan of a job, for a network with windows of 512 and overlap 64."""
     width, height, size, crs, left, top, count, dtype, _, classes = job
     bands = "\n".join(BAND.format(dtype=dtype, i=i + 1) for i in range(count))
@@ -51,7 +51,7 @@ def plan(job: tuple[Any, ...]) -> Plan:
         card = identity_card(classes, window=512, overlap=64)
         names = [b.name for b in card.bands][:count]
         card = replace(card, bands=card.bands[:count])
-        return make_plan(str(path), model=LocalModel(card=card), bands=names)
+        return geoseg.make_plan(str(path), model=LocalModel(card=card), bands=names)
 
 
 def main() -> None:
