@@ -15,7 +15,7 @@ from geoseg.accuracy.calibration import calibrate
 from geoseg.accuracy.evaluation import Evaluation
 from geoseg.accuracy.options import Design, EvaluateOptions
 from geoseg.accuracy.strata import boundary_score, estimated
-from geoseg.accuracy.tally import Job, Tally, count_block, masks_of
+from geoseg.accuracy.tally import EvaluationJob, Tally, count_block, masks_of
 from geoseg.accuracy.true_objects import score
 from geoseg.core.classes import Class
 from geoseg.core.geodesy import pixel_areas
@@ -54,7 +54,7 @@ def evaluate_map(
         **options.reading,
     )
     labels.pairing.check_alike(labels.name)
-    job = Job(
+    job = EvaluationJob(
         masks=reader,
         labels=labels,
         counted_as=counted_as,
@@ -188,7 +188,7 @@ def merged_classes(
 
 
 def _run(
-    job: Job,
+    job: EvaluationJob,
     windows: list[Window],
     threads: int | None,
     client: Client | None,

@@ -17,7 +17,7 @@ from geoseg.accuracy.interval import Estimate
 from geoseg.accuracy.object_metrics import ObjectScores
 from geoseg.core.classes import Class
 from geoseg.core.text import redact
-from geoseg.labels.names import Kind
+from geoseg.labels.names import LabelKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Evaluation:
     """The masks that were evaluated."""
     reference: str
     """What they were compared with."""
-    kind: Kind
+    kind: LabelKind
     """What the reference is made of."""
     classes: tuple[Class, ...]
     """The map's classes, and those that only the reference has."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from geoseg.accuracy.accuracy import Accuracy, Estimator, UnitAreas, estimate
 from geoseg.accuracy.boundary import BoundaryScore
-from geoseg.accuracy.tally import Job, Tally
+from geoseg.accuracy.tally import EvaluationJob, Tally
 from geoseg.core.text import area_unit, counted, number, redact
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import PointLabels
@@ -27,7 +27,7 @@ _EQUALLY_LIKELY = (
 )
 
 
-def estimated(job: Job, total: Tally) -> Accuracy:
+def estimated(job: EvaluationJob, total: Tally) -> Accuracy:
     """Return the figures that what was counted gives, by the design of the sample.
 
     Raises:
@@ -76,7 +76,7 @@ class _Strata:
     """(stratum,) their area, in the units that `areas` are in."""
 
     @staticmethod
-    def of_classes(job: Job, total: Tally) -> _Strata:
+    def of_classes(job: EvaluationJob, total: Tally) -> _Strata:
         """Return the map's classes as strata."""
         k = job.k
         ours = [ours.astype(np.intp) for _, ours in total.points]
@@ -102,7 +102,7 @@ class _Strata:
         )
 
 
-def _with_areas(names: list[str], job: Job, total: Tally) -> list[str]:
+def _with_areas(names: list[str], job: EvaluationJob, total: Tally) -> list[str]:
     """Return names of classes with the areas that are mapped, where these are known."""
     if job.areas is None:
         return names
@@ -114,7 +114,7 @@ def _with_areas(names: list[str], job: Job, total: Tally) -> list[str]:
 
 
 def _sampled(
-    job: Job, total: Tally, stratum: NDArray[np.intp], strata: int
+    job: EvaluationJob, total: Tally, stratum: NDArray[np.intp], strata: int
 ) -> tuple[NDArray[np.int64], UnitAreas]:
     """Return counts and areas (stratum, map class, reference class) of points.
 
@@ -142,7 +142,7 @@ def _sampled(
 
 
 def _point_areas(
-    job: Job, labels: PointLabels, points: NDArray[np.intp]
+    job: EvaluationJob, labels: PointLabels, points: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the areas of the pixels that hold points, in units."""
     if job.areas is None:
@@ -150,7 +150,7 @@ def _point_areas(
     return job.areas.of_pixels(labels.rows[points], labels.columns[points])
 
 
-def _chosen(job: Job, *, drawn: bool) -> Estimator:
+def _chosen(job: EvaluationJob, *, drawn: bool) -> Estimator:
     design = job.options.design
     if design == "auto":
         if job.labels.kind != "points":
@@ -161,7 +161,7 @@ def _chosen(job: Job, *, drawn: bool) -> Estimator:
     return design
 
 
-def _strata(job: Job, total: Tally) -> _Strata | None:
+def _strata(job: EvaluationJob, total: Tally) -> _Strata | None:
     """Return the strata that points name, with their sizes; None where they do not."""
     labels = job.labels
     if not isinstance(labels, PointLabels):
@@ -226,7 +226,7 @@ def _same_within(
     return values[first].astype(np.float64)
 
 
-def _notes(job: Job, total: Tally, chosen: Estimator) -> Iterator[str]:
+def _notes(job: EvaluationJob, total: Tally, chosen: Estimator) -> Iterator[str]:
     k = job.k
     yield from job.labels.notes
     lacks = incomplete(job.masks)
@@ -258,7 +258,7 @@ def _spread_of_areas(total: Tally) -> float:
     return float(mean.max() / mean.min() - 1) if len(mean) else 0.0
 
 
-def boundary_score(job: Job, total: Tally) -> BoundaryScore | None:
+def boundary_score(job: EvaluationJob, total: Tally) -> BoundaryScore | None:
     """Return how well boundaries lie, where that was asked for."""
     if job.options.boundary is None or job.labels.kind == "points":
         return None

@@ -27,7 +27,7 @@ _LEVELS = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class EvaluationJob:
     """What is compared, and how; the same for every block."""
 
     masks: ClassReader
@@ -70,7 +70,7 @@ class Job:
         return self.areas.by_value(values, window, size)
 
 
-def masks_of(job: Job) -> Masks:
+def masks_of(job: EvaluationJob) -> Masks:
     """Return the map as masks of geoseg, which alone hold objects."""
     if isinstance(job.masks, Masks):
         return job.masks
@@ -114,7 +114,7 @@ class Tally:
         return Tally(**added)
 
 
-def count_block(job: Job, window: Window) -> Tally:
+def count_block(job: EvaluationJob, window: Window) -> Tally:
     """Count one block of the map against the labels."""
     k, place = job.k, job.lookup()
     ours = place[job.map_values(window)]
@@ -142,7 +142,7 @@ def count_block(job: Job, window: Window) -> Tally:
 
 
 def _with_points(
-    job: Job,
+    job: EvaluationJob,
     window: Window,
     ours: NDArray[np.uint16],
     labels: PointLabels,
@@ -160,7 +160,7 @@ def _with_points(
 
 
 def _with_pixels(
-    job: Job, window: Window, ours: NDArray[np.uint16], tally: Tally
+    job: EvaluationJob, window: Window, ours: NDArray[np.uint16], tally: Tally
 ) -> Tally:
     k = job.k
     theirs = job.lookup()[job.labels.read(window)]
@@ -197,7 +197,7 @@ def _by_pair(k: int, sums: NDArray[Any]) -> NDArray[Any]:
 
 
 def _by_level(
-    job: Job,
+    job: EvaluationJob,
     window: Window,
     ours: NDArray[np.uint16],
     theirs: NDArray[np.uint16],
@@ -213,7 +213,7 @@ def _by_level(
     return np.bincount(cell, minlength=2 * _LEVELS).reshape(2, _LEVELS)
 
 
-def _boundaries(job: Job, window: Window) -> NDArray[np.int64]:
+def _boundaries(job: EvaluationJob, window: Window) -> NDArray[np.int64]:
     none = np.zeros((job.k, 4), np.int64)
     if job.options.boundary is None or job.labels.kind == "points":
         return none

@@ -20,7 +20,7 @@ from geoseg.errors import GeosegError, MasksError
 _VECTORS = {
     ".gpkg", ".parquet", ".geoparquet", ".fgb", ".geojson", ".shp", ".kml", ".gml",
 }  # fmt: skip
-Found = tuple[dict[str, Any], list[str]]
+Description = tuple[dict[str, Any], list[str]]
 
 
 @command(
@@ -41,7 +41,7 @@ def info(*, thing: str, read: BandsOptions, output: OutputOptions) -> None:
     report({"what": thing, **facts}, lines, output)
 
 
-def _found(thing: str, trust: Sequence[str]) -> Found:
+def _found(thing: str, trust: Sequence[str]) -> Description:
     path = Path(thing)
     if (path / "status.json").is_file():
         return _of_run(thing)
@@ -64,7 +64,7 @@ def _is_list(path: Path) -> bool:
         return b'"FeatureCollection"' in file.read(1 << 12)
 
 
-def _of_json(path: Path, thing: str, trust: Sequence[str]) -> Found:
+def _of_json(path: Path, thing: str, trust: Sequence[str]) -> Description:
     if _is_list(path):
         return _of_items(thing)
     # The card of a model is a STAC item too.
@@ -72,7 +72,7 @@ def _of_json(path: Path, thing: str, trust: Sequence[str]) -> Found:
     return _of_raster(thing, trust) if scene else _of_model(thing)
 
 
-def _of_zarr(path: str, trust: Sequence[str]) -> Found:
+def _of_zarr(path: str, trust: Sequence[str]) -> Description:
     try:
         return _of_masks(path)
     except MasksError:
@@ -81,7 +81,7 @@ def _of_zarr(path: str, trust: Sequence[str]) -> Found:
         raise
 
 
-def _of_items(path: str) -> Found:
+def _of_items(path: str) -> Description:
     from geoseg.rasters.search_table import lines_of, search, total_bytes
 
     scenes = search(path)
@@ -93,14 +93,14 @@ def _of_items(path: str) -> Found:
     return summary, lines
 
 
-def _of_run(out: str) -> Found:
+def _of_run(out: str) -> Description:
     from geoseg.pipeline.status import lines_of, read_status
 
     found = read_status(out)
     return found, list(lines_of(out, found))
 
 
-def _of_model(spec: str) -> Found:
+def _of_model(spec: str) -> Description:
     from geoseg.models.describe import describe
     from geoseg.models.load import model_recipe
     from geoseg.models.stac import card_to_item
@@ -116,7 +116,7 @@ def _of_model(spec: str) -> Found:
     return {"kind": "model", "card": card_to_item(card)}, describe(card).splitlines()
 
 
-def _of_masks(masks: str) -> Found:
+def _of_masks(masks: str) -> Description:
     from geoseg.maps.complete import incomplete
     from geoseg.maps.open import open_classes
     from geoseg.maps.provenance import facts_of
@@ -142,7 +142,7 @@ def _of_masks(masks: str) -> Found:
     return summary, lines
 
 
-def _of_raster(raster: str, trust: Sequence[str]) -> Found:
+def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     from geoseg.maps.provenance import crs_name
     from geoseg.rasters.open import open_source
 
@@ -174,7 +174,7 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Found:
     return summary, lines
 
 
-def _of_vectors(path: str) -> Found:
+def _of_vectors(path: str) -> Description:
     from geoseg.vector.vectorize import read_regions
 
     frame = read_regions(path)

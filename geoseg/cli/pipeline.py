@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from geoseg.execution.progress import Progress
-    from geoseg.pipeline.scenes import Outcome
+    from geoseg.pipeline.scenes import SceneOutcome
 
 _SHOWN = 10
 """Scenes that failed, and warnings, that are said one by one."""
@@ -91,7 +91,7 @@ def run(
     report({"name": settings.name, "stages": made, "areas": found}, lines, output)
 
 
-def _tell_scenes(outcomes: list[Outcome], output: OutputOptions) -> int:
+def _tell_scenes(outcomes: list[SceneOutcome], output: OutputOptions) -> int:
     """Say what became of scenes, and return the exit status."""
     from geoseg.pipeline.scenes import status_of
 

@@ -35,8 +35,8 @@ from geoseg.inference.objects.stitch import (
     KEY_BITS,
     OBJECT,
     SCORE,
-    Comparison,
     ObjectSet,
+    PairOverlap,
     WindowObjects,
     as_links,
     compare,
@@ -284,7 +284,7 @@ _EVERYWHERE = 0b111_111_111
 
 def _comparisons(
     everything: ObjectSet, n: int, tiling: Tiling
-) -> Iterator[tuple[WindowObjects, WindowObjects, Comparison]]:
+) -> Iterator[tuple[WindowObjects, WindowObjects, PairOverlap]]:
     """Compare all pairs of windows of which one is the block's own, in order."""
     windows = {(w.row, w.col): w for w in everything.windows}
     if tiling.margin == 0:

@@ -22,7 +22,7 @@ Key = tuple[int, int]
 _NOWHERE = 65535
 
 
-class Order:
+class BlockOrder:
     """Blocks of which nothing is done yet, and what each worker has in hand."""
 
     def __init__(self, todo: NDArray[np.bool_], across: int) -> None:

@@ -27,7 +27,7 @@ from geoseg.errors import (
 from geoseg.execution.engine import engine, processes
 from geoseg.execution.progress import Progress
 from geoseg.execution.tasks import Engine, Outcome
-from geoseg.inference.order import Key, Order
+from geoseg.inference.order import BlockOrder, Key
 from geoseg.inference.semantic import NotFiniteError
 from geoseg.inference.stage import LABELS, Stage
 from geoseg.inference.worker import BlockReport, Job
@@ -85,7 +85,7 @@ class _State:
     job: Job
     stages: Sequence[Stage]
     status: NDArray[np.uint8]
-    order: Order
+    order: BlockOrder
     """Blocks of which nothing is done yet, and where those in hand are."""
     done: int
     """Blocks that are through all stages, those of earlier runs too."""
@@ -207,7 +207,7 @@ def _begin(
         job=job,
         stages=stages,
         status=status,
-        order=Order(status == 0, _across(job, workers)),
+        order=BlockOrder(status == 0, _across(job, workers)),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
         cells=int(_cells(job.tiling)[status > 0].sum()),

@@ -20,7 +20,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.label_options import Order
 from geoseg.errors import LabelsError
 from geoseg.labels.features import OutlinedLabels, PointLabels, PolygonLabels, outlined
-from geoseg.labels.names import UNLABELLED, Kind, Labels, Names, with_class
+from geoseg.labels.names import UNLABELLED, LabelKind, Labels, Names, with_class
 from geoseg.labels.raster import RasterLabels, raster_labels
 from geoseg.labels.reading import (
     area_labels,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOUNDARY",
     "UNLABELLED",
-    "Kind",
+    "LabelKind",
     "Labels",
     "Order",
     "PointLabels",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.grid import Window
-from geoseg.labels.names import UNLABELLED, Kind, Labels, with_class
+from geoseg.labels.names import UNLABELLED, LabelKind, Labels, with_class
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -24,7 +24,7 @@ _CORE = 4.0
 class PointLabels(Labels):
     """Points on a grid; where several lie in one pixel, `read` shows the last."""
 
-    kind: Kind = "points"
+    kind: LabelKind = "points"
     rows: NDArray[np.int64]
     """Row of each point."""
     columns: NDArray[np.int64]
@@ -58,7 +58,7 @@ class PointLabels(Labels):
 class PolygonLabels(Labels):
     """Polygons on a grid, in the order in which they are painted."""
 
-    kind: Kind = "polygons"
+    kind: LabelKind = "polygons"
     tree: STRtree
     values: NDArray[np.uint16]
     """Class value of each polygon of the tree."""

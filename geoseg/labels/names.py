@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNLABELLED = 65535
 """In arrays of labels: this pixel has none. No class can have this value."""
 
-Kind = Literal["points", "polygons", "raster"]
+LabelKind = Literal["points", "polygons", "raster"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,7 @@ class Names:
 class Labels(ABC):
     """Labels on a grid. `read` may be called from several threads at once."""
 
-    kind: Kind
+    kind: LabelKind
     """What they were made of."""
     name: str
     """Short name for messages."""

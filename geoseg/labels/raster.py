@@ -12,8 +12,8 @@ import numpy as np
 from geoseg.core.grid import Grid, Window, same_crs, same_pixels, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
-from geoseg.labels.names import UNLABELLED, Kind, Labels, Names
-from geoseg.rasters.gcps import Placed
+from geoseg.labels.names import UNLABELLED, LabelKind, Labels, Names
+from geoseg.rasters.gcps import PlacedByPoints
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ _MOST = 1000
 class RasterLabels(Labels):
     """A class raster, looked up at the centres of a grid's pixels."""
 
-    kind: Kind = "raster"
+    kind: LabelKind = "raster"
     source: Source
     values_of: Mapping[int, int]
     """Class value by raster value; others are unlabelled."""
@@ -82,7 +82,7 @@ def raster_labels(
             f"the labels {path} are neither points, polygons nor a raster: "
             f"{first_line(e)}"
         ) from e
-    if isinstance(source, Placed):
+    if isinstance(source, PlacedByPoints):
         raise LabelsError(
             f"the label raster {path} is placed by ground control points only, and "
             "classes cannot be interpolated: gdalwarp -r near IN OUT.tif"

@@ -25,7 +25,7 @@ _MOST: Final = 254
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class ArrayKind:
     """What an array holds."""
 
     dtype: str
@@ -36,7 +36,7 @@ class Kind:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def kind_of(name: str, classes: Sequence[Class]) -> Kind:
+def kind_of(name: str, classes: Sequence[Class]) -> ArrayKind:
     """Return what an array of masks with these classes holds.
 
     Raises:
@@ -44,14 +44,14 @@ def kind_of(name: str, classes: Sequence[Class]) -> Kind:
     """
     if name == "classes":
         blank = nodata_value(classes)
-        return Kind(dtype="uint8" if blank == 255 else "uint16", fill=blank)
+        return ArrayKind(dtype="uint8" if blank == 255 else "uint16", fill=blank)
     if name == "instances":
         named = {"long_name": "object id, 0 where there is none"}
-        return Kind(dtype="uint32", fill=0, attributes=named)
+        return ArrayKind(dtype="uint32", fill=0, attributes=named)
     if name in {"confidence", "probabilities"}:
         told = {"long_name": f"{name} of the class", "scale_factor": 1 / _MOST}
         layers = len(classes) if name == "probabilities" else 1
-        return Kind(dtype="uint8", fill=255, layers=layers, attributes=told)
+        return ArrayKind(dtype="uint8", fill=255, layers=layers, attributes=told)
     if name in _QUALITY:
         return _QUALITY[name]
     raise MasksError(f"masks have no array {name!r}")
@@ -73,22 +73,22 @@ def stored(name: str, values: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def _date(which: str) -> Kind:
+def _date(which: str) -> ArrayKind:
     told = {
         "long_name": f"date of the {which} observation that counts",
         "units": "days since 1970-01-01",
         "calendar": "proleptic_gregorian",
     }
-    return Kind(dtype="int32", fill=-(2**31), attributes=told)
+    return ArrayKind(dtype="int32", fill=-(2**31), attributes=told)
 
 
-_QUALITY: Final[Mapping[str, Kind]] = {
-    "observations": Kind(
+_QUALITY: Final[Mapping[str, ArrayKind]] = {
+    "observations": ArrayKind(
         dtype="uint16",
         fill=65535,
         attributes={"long_name": "number of observations that count"},
     ),
-    "clouds": Kind(
+    "clouds": ArrayKind(
         dtype="uint8",
         fill=255,
         attributes={

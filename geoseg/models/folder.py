@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from geoseg.errors import ModelError
 from geoseg.models.identity import file_sha256
-from geoseg.models.stac import Asset, read_item, write_card
+from geoseg.models.stac import WeightsFile, read_item, write_card
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -54,7 +54,7 @@ def open_folder(path: Path) -> ModelFolder:
     card, asset = read_item(card_file)
     folder = card_file.parent.resolve()
     if asset is None and (folder / WEIGHTS).is_file():
-        asset = Asset(href=WEIGHTS, sha256=None)
+        asset = WeightsFile(href=WEIGHTS, sha256=None)
     if asset is None:
         return ModelFolder(path=folder, card=card, weights=None, sha256=None)
     weights = inside(folder, asset.href)

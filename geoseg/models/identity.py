@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class OpenedModel:
     """A model that has been found and whose card has been read; not yet loaded."""
 
     spec: str
@@ -36,7 +36,7 @@ class Opened:
 
 def opened(
     spec: object, card: Card, load: Callable[[ModelOptions], Any], *parts: str
-) -> Opened:
+) -> OpenedModel:
     """Return a model that has been found.
 
     Args:
@@ -46,7 +46,7 @@ def opened(
         parts: What makes it what it is, beside its card: hashes of files.
     """
     content = content_hash(card, *parts)
-    return Opened(spec=str(spec), card=card, content=content, load=load)
+    return OpenedModel(spec=str(spec), card=card, content=content, load=load)
 
 
 def content_hash(card: Card, *parts: str) -> str:

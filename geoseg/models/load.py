@@ -27,7 +27,7 @@ from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.context import Context, context_of
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import ModelFolder, open_folder
-from geoseg.models.identity import Opened, content_hash, file_sha256, opened
+from geoseg.models.identity import OpenedModel, content_hash, file_sha256, opened
 from geoseg.models.networks.device import (
     SIDE_BY_SIDE,
     EngineName,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _KEPT = 4  # models that stay loaded in one process
 _LOADED: OrderedDict[str, Model] = OrderedDict()
-_OPENED: dict[str, Opened] = {}  # the last one opened and not yet loaded
+_OPENED: dict[str, OpenedModel] = {}  # the last one opened and not yet loaded
 _LOCK = threading.Lock()
 
 
@@ -253,7 +253,7 @@ class ModelRecipe:
         augmented: Any = Augmented(model, self.tta, self.scales)
         return augmented  # type: ignore[no-any-return]
 
-    def _reopened(self, spec: str) -> Opened:
+    def _reopened(self, spec: str) -> OpenedModel:
         opened = _OPENED.pop(spec, None)
         if opened is None or opened.content != self.content:
             opened = _open(spec)
@@ -412,7 +412,7 @@ def load_model(
     return model
 
 
-def _open(spec: str) -> Opened:
+def _open(spec: str) -> OpenedModel:
     """Find the model that a text names, and read its card."""
     head, colon, _ = spec.partition(":")
     if head in CLASSICAL:
@@ -432,7 +432,7 @@ def _open(spec: str) -> Opened:
     )
 
 
-def _open_path(path: Path) -> Opened:
+def _open_path(path: Path) -> OpenedModel:
     """Open a model folder, a card, or a file of an exported model."""
     ending = path.suffix.lower()
     if path.is_file() and ending in FILES:
@@ -473,7 +473,7 @@ def _weights_hashes(folder: ModelFolder) -> list[str]:
     return [file_sha256(file) for file in sorted(files)]
 
 
-def _open_factory(spec: str) -> Opened:
+def _open_factory(spec: str) -> OpenedModel:
     module, _, attribute = spec.rpartition(":")
     name = f"{Path(module).name}:{attribute}"
     if module.endswith(".py"):
@@ -481,7 +481,7 @@ def _open_factory(spec: str) -> Opened:
     thing = custom.make_object(spec)
     card, _ = custom.split_card(thing, name=name)
 
-    return Opened(
+    return OpenedModel(
         spec=spec,
         card=card,
         content=custom.identity(thing, name=name),

@@ -63,7 +63,7 @@ _SHA256 = "1220"  # multihash: SHA-256, 32 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
+class WeightsFile:
     """The file with the weights, as a card names it."""
 
     href: str
@@ -103,7 +103,7 @@ def card_beside(path: Path, inside: Callable[[Path], Card] | None = None) -> Car
     )
 
 
-def read_item(path: Path) -> tuple[Card, Asset | None]:
+def read_item(path: Path) -> tuple[Card, WeightsFile | None]:
     """Return the card in a JSON file, and the asset with the weights where it has one.
 
     Raises:
@@ -115,7 +115,10 @@ def read_item(path: Path) -> tuple[Card, Asset | None]:
             plain, asset = _plain(item), _asset(item)
         else:
             href, sha256 = item.pop("weights", None), item.pop("sha256", None)
-            plain, asset = item, Asset(href=str(href), sha256=sha256) if href else None
+            plain, asset = (
+                item,
+                WeightsFile(href=str(href), sha256=sha256) if href else None,
+            )
         plain = _unpacked(plain)
     except KeyError as error:
         raise ModelError(f"{where} lacks the field {error.args[0]!r}") from error
@@ -221,7 +224,7 @@ def _classes(rows: list[Mapping[str, Any]], names: list[str] | None) -> list[Jso
     return table
 
 
-def _asset(item: Mapping[str, Any]) -> Asset | None:
+def _asset(item: Mapping[str, Any]) -> WeightsFile | None:
     for asset in item["assets"].values():
         if "mlm:model" not in asset.get("roles", []):
             continue
@@ -230,7 +233,7 @@ def _asset(item: Mapping[str, Any]) -> Asset | None:
         checksum = asset.get("file:checksum")
         if checksum is not None and not re.fullmatch(r"1220[0-9a-f]{64}", checksum):
             raise ModelError(f"checksum {checksum!r} is not a SHA-256 multihash")
-        return Asset(
+        return WeightsFile(
             href=asset["href"], sha256=checksum[len(_SHA256) :] if checksum else None
         )
     return None

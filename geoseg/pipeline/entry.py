@@ -11,7 +11,7 @@ from geoseg.core.text import plain
 from geoseg.execution.options import ClusterOptions
 from geoseg.pipeline.options import IfChanged, RunOptions
 from geoseg.pipeline.run import run_pipeline
-from geoseg.pipeline.scenes import Outcome, read_scenes, run_scenes
+from geoseg.pipeline.scenes import SceneOutcome, read_scenes, run_scenes
 from geoseg.pipeline.settings import opened_pipeline
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run_many(
     options: RunOptions,
     place: ClusterOptions,
     show: Callable[[int, int], None] = lambda *_: None,
-) -> list[Outcome] | None:
+) -> list[SceneOutcome] | None:
     """Run a pipeline file for each of its scenes; None where there are none."""
     found = read_scenes(path, options.scenes, options.overrides or (), place)
     if found is None:

@@ -36,7 +36,7 @@ _LEVELS = {"failed": logging.ERROR, "interrupted": logging.WARNING}
 
 
 @dataclass(slots=True)
-class Run:
+class PipelineRun:
     """A pipeline at work."""
 
     pipeline: Pipeline

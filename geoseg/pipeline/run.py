@@ -16,7 +16,7 @@ from geoseg.core.text import redact
 from geoseg.errors import ChangedError, GeosegError, Terminated, first_line, is_full
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.job import META, Run
+from geoseg.pipeline.job import META, PipelineRun
 from geoseg.pipeline.options import IfChanged
 from geoseg.pipeline.places import newest
 from geoseg.pipeline.stages import STAGES, run_stage
@@ -64,7 +64,9 @@ def run_pipeline(
     def attempt(place: Pipeline) -> dict[str, Any]:
         with ExitStack() as stack:
             remake = if_changed == "overwrite"
-            return _run(Run(place, overwrite, show, stack, remake, webhook, client))
+            return _run(
+                PipelineRun(place, overwrite, show, stack, remake, webhook, client)
+            )
 
     try:
         return _retried(lambda: attempt(here), retries)
@@ -96,7 +98,7 @@ def _retried(attempt: Callable[[], dict[str, Any]], retries: int) -> dict[str, A
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: PipelineRun) -> dict[str, Any]:
     pipeline = run.pipeline
     Path(pipeline.out).mkdir(parents=True, exist_ok=True)
     with held(Storage(pipeline.out), f"{META}/lock"):
@@ -114,7 +116,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def _told(run: Run) -> Iterator[None]:
+def _told(run: PipelineRun) -> Iterator[None]:
     """Write into the log how it ended, if not well."""
     try:
         yield
@@ -133,7 +135,7 @@ def _told(run: Run) -> Iterator[None]:
         raise
 
 
-def _try_to_log(run: Run, event: str, **facts: Any) -> None:  # noqa: ANN401
+def _try_to_log(run: PipelineRun, event: str, **facts: Any) -> None:  # noqa: ANN401
     """Write a last line; where there is no room for it, the error itself says so."""
     with suppress(OSError):
         run.log("pipeline", event, **facts)

@@ -32,7 +32,7 @@ from geoseg.execution.engine import engine, processes
 from geoseg.execution.options import ClusterOptions
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.job import META, Run
+from geoseg.pipeline.job import META, PipelineRun
 from geoseg.pipeline.options import IfChanged
 from geoseg.pipeline.places import name_of, placed, today
 from geoseg.pipeline.run import check_policy, run_pipeline
@@ -60,7 +60,7 @@ _ONE = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class SceneJob:
     """One raster to run."""
 
     name: str
@@ -72,7 +72,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SceneOutcome:
     """What became of a scene: a line of the table."""
 
     scene: str
@@ -91,7 +91,7 @@ class Outcome:
     """What the run warned of; not part of the table."""
 
 
-def listed(scenes: str | Sequence[str]) -> list[Scene]:
+def listed(scenes: str | Sequence[str]) -> list[SceneJob]:
     """Return the scenes that files, globs, lists and tables name, each once.
 
     Args:
@@ -114,7 +114,7 @@ def listed(scenes: str | Sequence[str]) -> list[Scene]:
         )
     kept = {"raster", "name"}
     return [
-        Scene(
+        SceneJob(
             name=names[raster],
             raster=raster,
             settings={k: v for k, v in row.items() if k not in kept and v},
@@ -239,7 +239,7 @@ def run_scenes(
     webhook: str | None = None,
     day: str | None = None,
     show: Callable[[int, int], None] = lambda *_: None,
-) -> list[Outcome]:
+) -> list[SceneOutcome]:
     """Run a pipeline for each of many scenes; one that fails stops no other.
 
     Args:
@@ -268,7 +268,7 @@ def run_scenes(
     job = partial(_run_scene, overwrite=overwrite, if_changed=if_changed, day=day)
     whole = first.model_copy(update={"out": folder})
     with ExitStack() as stack, held(Storage(folder), f"{META}/lock"):
-        run = Run(whole, overwrite, lambda *_: None, stack, webhook=webhook)
+        run = PipelineRun(whole, overwrite, lambda *_: None, stack, webhook=webhook)
         table = _Table(run, pipelines, show)
         run.begin()
         todo = [*pipelines]
@@ -291,7 +291,7 @@ def run_scenes(
     return outcomes
 
 
-def status_of(outcomes: Iterable[Outcome]) -> int:
+def status_of(outcomes: Iterable[SceneOutcome]) -> int:
     """Return the exit status of all: 3 where a rerun can finish something."""
     found = {outcome.status or 0 for outcome in outcomes}
     return 3 if 3 in found else max(found, default=0)
@@ -301,19 +301,19 @@ def status_of(outcomes: Iterable[Outcome]) -> int:
 class _Table:
     """What became of the scenes so far, told to whoever looks."""
 
-    run: Run
+    run: PipelineRun
     pipelines: Mapping[str, Pipeline]
     show: Callable[[int, int], None]
-    rows: dict[str, Outcome] = field(default_factory=dict)
+    rows: dict[str, SceneOutcome] = field(default_factory=dict)
     told: float = -1e9
 
     def __post_init__(self) -> None:
         self.rows = {
-            name: Outcome(scene=name, raster=str(p.segment.raster))
+            name: SceneOutcome(scene=name, raster=str(p.segment.raster))
             for name, p in self.pipelines.items()
         }
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: SceneOutcome) -> None:
         """Note what became of a scene."""
         name = outcome.scene
         tries = self.rows[name].tries + 1
@@ -328,7 +328,7 @@ class _Table:
     def write(self) -> None:
         """Write the table, whole."""
         text = io.StringIO()
-        columns = [f for f in Outcome.__slots__ if f != "notes"]
+        columns = [f for f in SceneOutcome.__slots__ if f != "notes"]
         writer = csv.DictWriter(text, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(plain(row) for row in self.rows.values())
@@ -344,10 +344,10 @@ class _Table:
 
 
 def _each(
-    job: Callable[[str, Pipeline], Outcome],
+    job: Callable[[str, Pipeline], SceneOutcome],
     pipelines: Mapping[str, Pipeline],
     client: Client | None,
-) -> Iterator[Outcome]:
+) -> Iterator[SceneOutcome]:
     """Yield what becomes of scenes as they are done, here or on workers."""
     if client is None:
         for name, pipeline in pipelines.items():
@@ -371,8 +371,8 @@ def _each(
 
 
 def _alone(
-    job: Callable[[str, Pipeline], Outcome], name: str, pipeline: Pipeline
-) -> Outcome:
+    job: Callable[[str, Pipeline], SceneOutcome], name: str, pipeline: Pipeline
+) -> SceneOutcome:
     """Run a scene on a worker, and no other beside it in the same process."""
     with _ONE:
         return job(name, pipeline)
@@ -385,7 +385,7 @@ def _run_scene(
     overwrite: bool,
     if_changed: IfChanged,
     day: str | None,
-) -> Outcome:
+) -> SceneOutcome:
     """Run one scene from beginning to end in this process."""
     begun = time.monotonic()
     here = pipeline.model_copy(update={"cluster": None})
@@ -398,7 +398,7 @@ def _run_scene(
         except Exception as error:  # noqa: BLE001 - one scene stops no other
             return _failed(name, pipeline, error, time.monotonic() - begun)
     notes = [str(w.message) for w in heard if issubclass(w.category, UserWarning)]
-    return Outcome(
+    return SceneOutcome(
         scene=name,
         raster=redact(str(pipeline.segment.raster)),
         state="done" if any(stage["made"] for stage in made.values()) else "unchanged",
@@ -411,9 +411,9 @@ def _run_scene(
 
 def _failed(
     name: str, pipeline: Pipeline, error: BaseException, seconds: float
-) -> Outcome:
+) -> SceneOutcome:
     known = error.exit_status if isinstance(error, GeosegError) else 1
-    return Outcome(
+    return SceneOutcome(
         scene=name,
         raster=redact(str(pipeline.segment.raster)),
         state="failed",

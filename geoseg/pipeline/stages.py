@@ -28,11 +28,11 @@ from geoseg.viz.options import ReportOptions
 
 if TYPE_CHECKING:
     from geoseg.core.options import Options
-    from geoseg.pipeline.job import Run
+    from geoseg.pipeline.job import PipelineRun
     from geoseg.pipeline.settings import Pipeline
 
 
-def run_stage(run: Run, name: str, settings: Options) -> dict[str, Any]:
+def run_stage(run: PipelineRun, name: str, settings: Options) -> dict[str, Any]:
     """Run one stage, or skip it where it was made of the same before."""
     stage = STAGES[name]
     product = stage.product(run.pipeline)
@@ -55,7 +55,7 @@ def run_stage(run: Run, name: str, settings: Options) -> dict[str, Any]:
     return {"product": product, "made": True, "seconds": seconds, **facts}
 
 
-def _is_good(run: Run, name: str, noted: Mapping[str, Any]) -> bool:
+def _is_good(run: PipelineRun, name: str, noted: Mapping[str, Any]) -> bool:
     """Whether a product of the same inputs is there, and neither damaged nor cut.
 
     One that was edited since is good too: it is somebody's, and stays.
@@ -80,7 +80,7 @@ def _is_good(run: Run, name: str, noted: Mapping[str, Any]) -> bool:
     return True
 
 
-def _keep_edited(run: Run, name: str, noted: Mapping[str, Any]) -> None:
+def _keep_edited(run: PipelineRun, name: str, noted: Mapping[str, Any]) -> None:
     """Set a file aside that somebody edited since it was made: its work is not lost."""
     product = Path(STAGES[name].product(run.pipeline))
     made = noted.get("product")
@@ -99,7 +99,7 @@ def _set_aside(product: Path, how: str) -> Path:
     return aside
 
 
-def _key(run: Run, settings: Options) -> str:
+def _key(run: PipelineRun, settings: Options) -> str:
     """Return a digest of all that a stage is made of."""
     facts: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
@@ -134,7 +134,7 @@ def _record(masks: str) -> Mapping[str, Any]:
 # --- stages ---------------------------------------------------------------------------
 
 
-def _segment(run: Run, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
+def _segment(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
     from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan
@@ -175,7 +175,7 @@ def _name_classes(masks: str, segment: Segment) -> None:
         rename(masks, options)
 
 
-def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
+def _vectorize(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
     from geoseg.vector.vectorize import write_regions
 
     assert run.pipeline.vectorize is not None
@@ -186,14 +186,14 @@ def _vectorize(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
     return {"bytes": Path(product).stat().st_size}
 
 
-def _export(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
+def _export(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
     from geoseg.maps.cog import export
 
     export(run.pipeline.masks, product, overwrite=overwrite)
     return {"bytes": Path(product).stat().st_size}
 
 
-def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
+def _report(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
     from geoseg.viz.report.write import write_page
 
     settings = run.pipeline.report
@@ -204,18 +204,18 @@ def _report(run: Run, product: str, overwrite: bool) -> dict[str, Any]:
     return {"bytes": Path(product).stat().st_size}
 
 
-def _is_complete(run: Run) -> bool:
+def _is_complete(run: PipelineRun) -> bool:
     return bool(_record(run.pipeline.masks).get("complete"))
 
 
-def _masks_are_whole(run: Run, product: str) -> bool:
+def _masks_are_whole(run: PipelineRun, product: str) -> bool:
     """Whether a store is as its checksums say; what is not is made again."""
     from geoseg.maps.verify import verify
 
     return verify(product, client=run.client(), repair=True).whole
 
 
-def _regions_open(run: Run, product: str) -> bool:  # noqa: ARG001
+def _regions_open(run: PipelineRun, product: str) -> bool:  # noqa: ARG001
     import pyogrio
 
     try:
@@ -224,7 +224,7 @@ def _regions_open(run: Run, product: str) -> bool:  # noqa: ARG001
         return False
 
 
-def _map_opens(run: Run, product: str) -> bool:  # noqa: ARG001
+def _map_opens(run: PipelineRun, product: str) -> bool:  # noqa: ARG001
     from geoseg.maps.open import open_classes
 
     try:
@@ -237,7 +237,7 @@ def _map_opens(run: Run, product: str) -> bool:  # noqa: ARG001
     return True
 
 
-def _page_ends(run: Run, product: str) -> bool:  # noqa: ARG001
+def _page_ends(run: PipelineRun, product: str) -> bool:  # noqa: ARG001
     return b"</html>" in Path(product).read_bytes()[-64:]
 
 
@@ -247,11 +247,11 @@ class _Step:
 
     product: Callable[[Pipeline], str]
     """Where what it makes lies."""
-    make: Callable[[Run, str, bool], dict[str, Any]]
+    make: Callable[[PipelineRun, str, bool], dict[str, Any]]
     """Makes it, replacing what is there if asked to; returns facts for the log."""
-    is_whole: Callable[[Run, str], bool]
+    is_whole: Callable[[PipelineRun, str], bool]
     """Whether what is there can be read: it is not damaged."""
-    is_complete: Callable[[Run], bool] = lambda _: True
+    is_complete: Callable[[PipelineRun], bool] = lambda _: True
     """Whether all of it is made."""
 
 

@@ -23,7 +23,7 @@ from geoseg.core.densify import densified
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import RasterError, SceneMissingError
-from geoseg.rasters.file import Told, open_file
+from geoseg.rasters.file import FileHints, open_file
 from geoseg.rasters.gdal import Handles
 from geoseg.rasters.layers import Layer, Reading, open_layer
 from geoseg.rasters.places import area_of, area_of_grid, footprint_of
@@ -109,7 +109,7 @@ def common_grid(
         SceneMissingError: A file cannot be had.
     """
     if options.like is not None:
-        told = Told(trust=headers.trust)
+        told = FileHints(trust=headers.trust)
         return open_file(os.fspath(options.like), told, probe=False).grid
     shapes = {id(i): footprint_of(i) for i in items}
     area, zone = None if aoi is None else area_of(aoi), only_zone(options.crs)

@@ -24,7 +24,7 @@ from geoseg.execution.progress import steps
 from geoseg.location import without_folders
 from geoseg.rasters import images
 from geoseg.rasters.asked import open_asked
-from geoseg.rasters.images import NOTHING, STEP, Band
+from geoseg.rasters.images import NOTHING, STEP, ImageBand
 from geoseg.rasters.kept_items import BEFORE
 from geoseg.rasters.options import ComposeOptions
 from geoseg.rasters.series import unique_layers
@@ -136,7 +136,7 @@ def _is_path(value: object) -> bool:
 # --- bands and tags ---
 
 
-def _band(series: Series, at: int, dtype: str) -> Band:
+def _band(series: Series, at: int, dtype: str) -> ImageBand:
     band = series.bands[at]
     told = band.name in QUALITY and at >= series.depth * len(series.steps)
     tags = {} if band.step is None else {"step": band.step}
@@ -149,7 +149,7 @@ def _band(series: Series, at: int, dtype: str) -> Band:
             band.name
         )
     scaled = dtype == "int16" and (not told or band.name == "clouds")
-    return Band(name=name, unit=unit, scale=STEP if scaled else 1.0, tags=tags)
+    return ImageBand(name=name, unit=unit, scale=STEP if scaled else 1.0, tags=tags)
 
 
 def tags_of(series: Series) -> dict[str, str]:

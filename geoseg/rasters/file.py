@@ -211,7 +211,7 @@ class RasterFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class FileHints:
     """What is known of a file from elsewhere than itself: the user, an item."""
 
     nodata: float | None = None
@@ -231,12 +231,12 @@ class Told:
     where an item says it."""
 
 
-NOTHING_TOLD: Final = Told()
+NOTHING_TOLD: Final = FileHints()
 
 
 def open_file(
     path: str,
-    told: Told = NOTHING_TOLD,
+    told: FileHints = NOTHING_TOLD,
     *,
     handles: Handles | None = None,
     probe: bool = True,
@@ -293,7 +293,7 @@ def open_file(
     return found
 
 
-def _wants_alpha(source: RasterFile, told: Told) -> bool:
+def _wants_alpha(source: RasterFile, told: FileHints) -> bool:
     words = [word.strip().lower() for word in told.wanted or ()]
     numbers = {word.rpartition("=")[2].strip() for word in words}
     if str(source.alpha) in numbers or told.count == len(source.bands) + 1:
@@ -364,7 +364,7 @@ class Header:
         )
 
 
-def _describe(header: Header, path: str, name: str, told: Told) -> RasterFile:
+def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFile:
     # GDAL calls the fourth of four byte bands alpha where no tag says what it is; a
     # band that has a name of its own (`nir`) is none.
     numbers = [

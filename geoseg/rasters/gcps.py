@@ -147,7 +147,7 @@ def _transformer(control: ControlPoints) -> GCPTransformer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed(Warped):
+class PlacedByPoints(Warped):
     """A source on the grid that its ground control points span."""
 
     control: ControlPoints
@@ -208,4 +208,4 @@ def placed(source: Source, control: ControlPoints | None) -> Source:
     if control is None:
         return source
     grid = control.grid(source.grid.height, source.grid.width)
-    return Placed(source=source, target=grid, control=control)
+    return PlacedByPoints(source=source, target=grid, control=control)

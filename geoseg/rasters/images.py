@@ -43,7 +43,7 @@ _AT_ONCE: Final = 1.1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
+class ImageBand:
     """A band as it is written."""
 
     name: str
@@ -81,7 +81,7 @@ def memory_of(series: Series) -> float:
 def write_tif(
     series: Series,
     file: Path,
-    bands: list[Band],
+    bands: list[ImageBand],
     dtype: Dtype,
     tags: Mapping[str, str],
     progress: Progress,
@@ -135,7 +135,7 @@ def _write_tiles(
     series: Series,
     kept: KeptBlocks,
     path: Path,
-    bands: list[Band],
+    bands: list[ImageBand],
     dtype: Dtype,
     tags: Mapping[str, str],
     progress: Progress,
@@ -199,7 +199,7 @@ def _read(series: Series, kept: KeptBlocks, window: Window) -> NDArray[np.float3
 
 
 def as_int16(
-    pixels: NDArray[np.float32], bands: list[Band]
+    pixels: NDArray[np.float32], bands: list[ImageBand]
 ) -> tuple[NDArray[np.int16], int]:
     """Return pixels (band, y, x) as they are stored, and how many did not fit."""
     out = np.empty(pixels.shape, np.int16)

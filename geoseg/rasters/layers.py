@@ -12,7 +12,7 @@ import numpy as np
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SceneMissingError
-from geoseg.rasters.file import RasterFile, Told, open_file
+from geoseg.rasters.file import FileHints, RasterFile, open_file
 from geoseg.rasters.gcps import placed
 from geoseg.rasters.gdal import Handles, is_remote
 from geoseg.rasters.mosaic import aligned, turned
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.core.series_options import Resampling
-    from geoseg.rasters.quality_bands import Kind
+    from geoseg.rasters.quality_bands import QualityKind
 
 Numbers = Literal["item", "baseline", "file"]
 _PAUSE: Final = 1.0
@@ -54,7 +54,7 @@ class Layer:
     offset: float = 0.0
     nodata: float | None = None
     """As the item tells; what the file tells counts more."""
-    kind: Kind | None = None
+    kind: QualityKind | None = None
     """Of a quality band."""
 
 
@@ -120,7 +120,7 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
 
 
 def _file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
-    told = Told(
+    told = FileHints(
         nodata=None if layer.kind else reading.nodata,
         rule="any",
         trust=reading.trust,

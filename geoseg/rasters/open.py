@@ -17,7 +17,7 @@ from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array, open_zarr
 from geoseg.rasters.bands import choose, match_bands
-from geoseg.rasters.file import Told, open_file
+from geoseg.rasters.file import FileHints, open_file
 from geoseg.rasters.gcps import placed
 from geoseg.rasters.mosaic import dated_stack, mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
@@ -32,8 +32,7 @@ from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
 from geoseg.rasters.source import Source, SourceBand, noted, steps_of
 from geoseg.rasters.stac import items_of, open_items, read_items
-from geoseg.rasters.steps import Wanted as WantedBand
-from geoseg.rasters.steps import is_series, iso_day, matched_in_time
+from geoseg.rasters.steps import WantedBand, is_series, iso_day, matched_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +116,7 @@ def open_source(
             beside=beside,
             overwrite=overwrite,
         )
-    told = Told(nodata=nodata, rule=nodata_rule, wanted=bands, trust=tuple(trust))
+    told = FileHints(nodata=nodata, rule=nodata_rule, wanted=bands, trust=tuple(trust))
     opened = _opened(source, told)
     if bands is not None:
         opened = choose(opened, bands)
@@ -148,7 +147,7 @@ def _in_reflectance(source: Source) -> Source:
 
 def _opened(
     source: Any,  # noqa: ANN401 - whatever pixels can come from
-    told: Told,
+    told: FileHints,
 ) -> Source:
     if isinstance(source, Source):
         return source
@@ -184,7 +183,7 @@ def _dated(source: Any) -> list[tuple[str | None, Any]] | None:  # noqa: ANN401
     return [(iso_day(step, "a raster of a date"), one) for step, one in source.items()]
 
 
-def _open_paths(paths: Sequence[str], told: Told) -> Source:
+def _open_paths(paths: Sequence[str], told: FileHints) -> Source:
     """Return a list of files, products or items as one source."""
     name = f"{len(paths)} rasters from {redact(paths[0])}"
     if any(_is_json(path) or product_of(path) for path in paths):
@@ -192,7 +191,7 @@ def _open_paths(paths: Sequence[str], told: Told) -> Source:
     return open_several(paths, name=name, told=told)
 
 
-def _open_path(path: str, told: Told) -> Source:
+def _open_path(path: str, told: FileHints) -> Source:
     if not path:
         raise RasterError("the path of the raster is empty")
     if _is_json(path):
@@ -211,7 +210,7 @@ def _is_json(path: str) -> bool:
     return name.endswith((".json", ".geojson")) and "_mtl." not in name
 
 
-class Wanted(Protocol):
+class WantedInput(Protocol):
     """What a model wants of a raster; its card says."""
 
     @property
@@ -231,7 +230,7 @@ class Wanted(Protocol):
         """What means nodata where the raster does not say."""
 
 
-def for_model(source: Source, wanted: Wanted) -> Source:
+def for_model(source: Source, wanted: WantedInput) -> Source:
     """Return the source as a model takes it: its bands, in its numbers.
 
     What was matched by position, converted, or may be nodata stands in the notes.

@@ -95,7 +95,7 @@ _OFFSET_SINCE: Final = "20220125"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class Product:
     """What is known of a product's file beyond what the file says."""
 
     bands: tuple[SourceBand, ...]
@@ -111,7 +111,7 @@ class Known:
 # --- what numbers mean ---
 
 
-def known(path: str, bands: tuple[SourceBand, ...]) -> Known | None:
+def known(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
     """Return what is known of a file by its name and its product's metadata, or None.
 
     Args:
@@ -126,7 +126,7 @@ def known(path: str, bands: tuple[SourceBand, ...]) -> Known | None:
     return found
 
 
-def _of_one_band(path: str, band: SourceBand) -> Known | None:
+def _of_one_band(path: str, band: SourceBand) -> Product | None:
     stem = _stem(path)
     if match := _SENTINEL2.search(stem):
         return _sentinel2(path, band, match["day"])
@@ -135,12 +135,12 @@ def _of_one_band(path: str, band: SourceBand) -> Known | None:
         nodata = -10000 if maja else 0
         note = f"Sentinel-2: {nodata} is nodata; reflectance = number / 10000"
         told = replace(band, scale=1e-4)
-        return Known(bands=(told,), nodata=nodata, notes=(note,))
+        return Product(bands=(told,), nodata=nodata, notes=(note,))
     if match := _LANDSAT.search(stem):
         return _landsat(path, band, match)
     if _SENTINEL1.match(stem):
         note = "Sentinel-1 GRD: 0 is nodata; numbers are amplitudes, not calibrated"
-        return Known(bands=(band,), nodata=0, notes=(note,))
+        return Product(bands=(band,), nodata=0, notes=(note,))
     return None
 
 
@@ -149,7 +149,7 @@ def _stem(path: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _sentinel2(path: str, band: SourceBand, day: str) -> Known:
+def _sentinel2(path: str, band: SourceBand, day: str) -> Product:
     """DN 0 is nodata; from baseline 04.00 on numbers are 1000 higher."""
     offset = _sentinel2_offset(path, band.name)
     baseline = _BASELINE.search(path)
@@ -165,18 +165,18 @@ def _sentinel2(path: str, band: SourceBand, day: str) -> Known:
             "higher (reprocessed, baseline 04.00 and later) is not known; they are "
             "used as they are"
         )
-        return Known(bands=(band,), nodata=0, notes=(note,))
+        return Product(bands=(band,), nodata=0, notes=(note,))
     told = replace(band, scale=1e-4, offset=offset / 1e4)
     rule = f"(number {offset:+d}) / 10000" if offset else "number / 10000"
     note = f"Sentinel-2: 0 is nodata; reflectance = {rule} by {why}"
-    return Known(bands=(told,), nodata=0, notes=(note,))
+    return Product(bands=(told,), nodata=0, notes=(note,))
 
 
 def _is_sentinel2(band: SourceBand) -> bool:
     return band_key(band.name).upper() in _S2_ORDER
 
 
-def _sentinel2_part(path: str, bands: tuple[SourceBand, ...]) -> Known:
+def _sentinel2_part(path: str, bands: tuple[SourceBand, ...]) -> Product:
     """All bands of one pixel size, as GDAL's own driver puts them together."""
     pixels = [band for band in bands if _is_sentinel2(band)]
     told = {b.name: _sentinel2(path, b, _OFFSET_SINCE) for b in pixels}
@@ -184,7 +184,7 @@ def _sentinel2_part(path: str, bands: tuple[SourceBand, ...]) -> Known:
     left = {i: b.name.split(",")[0] for i, b in enumerate(bands) if b.name not in told}
     if left:
         notes.append(Files(paths=(), left_out=(*left.values(),)).notes[0])
-    return Known(
+    return Product(
         bands=tuple(told[b.name].bands[0] if b.name in told else b for b in bands),
         nodata=0,
         notes=tuple(dict.fromkeys(notes)),
@@ -227,7 +227,7 @@ def _metadata(path: str) -> str | None:
         return None
 
 
-def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Known:
+def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Product:
     """Level 2 has fixed factors; of level 1 they stand in the MTL file."""
     stem = re.sub(r"(?:_S[RT])?_B\d{1,2}(?:_VCID_[12])?\.\w+$", "", path)
     kinds = (_metadata(f"{stem}_MTL.{kind}") for kind in ("txt", "xml", "json"))
@@ -245,11 +245,11 @@ def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Known:
             "used as they are stored"
         )
         more = "; reflectance would be number x 2.75e-05 - 0.2" * (kind == "SR")
-        return Known(bands=(band,), nodata=0, notes=(note + more,))
+        return Product(bands=(band,), nodata=0, notes=(note + more,))
     rule = f"number x {scaled.scale:g} {scaled.offset:+g}"
     note = f"Landsat {match['level']}: 0 is nodata; reflectance = {rule}"
     shown = scaled.is_scaled and kind != "ST"
-    return Known(bands=(scaled,), nodata=0, notes=(note,) * shown)
+    return Product(bands=(scaled,), nodata=0, notes=(note,) * shown)
 
 
 def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
@@ -268,7 +268,9 @@ def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
     return replace(band, scale=gain / sun, offset=shift / sun) if sun > 0 else band
 
 
-def _planet(path: str, bands: tuple[SourceBand, ...], *, surface: bool) -> Known | None:
+def _planet(
+    path: str, bands: tuple[SourceBand, ...], *, surface: bool
+) -> Product | None:
     names = _PLANET_BANDS.get(len(bands))
     if names is None:
         return None
@@ -289,7 +291,7 @@ def _planet(path: str, bands: tuple[SourceBand, ...], *, surface: bool) -> Known
     rule = f"number x {scales[0]:g} (blue)" if scales and not surface else None
     rule = "number / 10000" if surface else rule
     note = "PlanetScope: 0 is nodata" + (f"; reflectance = {rule}" if rule else "")
-    return Known(bands=bands, nodata=0, notes=(note,))
+    return Product(bands=bands, nodata=0, notes=(note,))
 
 
 # --- which files ---

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from geoseg.rasters.stac import Asset
 
-Kind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
+QualityKind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
 
-_CALLED: Final[Mapping[Kind, re.Pattern[str]]] = {
+_CALLED: Final[Mapping[QualityKind, re.Pattern[str]]] = {
     "SCL": re.compile(r"(?:^|[_-])scl(?:$|[_-])", re.IGNORECASE),
     "QA_PIXEL": re.compile(r"(?:^|_)qa_pixel(?:$|[_.-])", re.IGNORECASE),
     "Fmask": re.compile(r"^fmask$", re.IGNORECASE),
@@ -48,7 +48,7 @@ _UDM2: Final = {"snow": 1, "shadows": 2, "haze": 4, "clouds": 5}
 _UDM2_UNUSABLE: Final = 7
 
 
-def quality_asset(assets: Sequence[Asset]) -> tuple[Asset, Kind] | None:
+def quality_asset(assets: Sequence[Asset]) -> tuple[Asset, QualityKind] | None:
     """Return the asset of an item that tells of its pixels' quality, None without."""
     for kind, pattern in _CALLED.items():
         for asset in assets:
@@ -62,13 +62,13 @@ def _names(asset: Asset) -> Iterator[str]:
     yield from (band.name for band in asset.bands)
 
 
-def bands_read(kind: Kind) -> tuple[int, ...]:
+def bands_read(kind: QualityKind) -> tuple[int, ...]:
     """Return which bands of the asset tell, 1-based; the first where it has fewer."""
     return tuple(range(1, 9)) if kind == "UDM2" else (1,)
 
 
 def hidden_pixels(
-    kind: Kind, values: NDArray[Any], names: Sequence[str] | None
+    kind: QualityKind, values: NDArray[Any], names: Sequence[str] | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return where a quality band says that nothing was seen, and what is masked.
 

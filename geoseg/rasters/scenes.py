@@ -18,7 +18,7 @@ from geoseg.core.dates import iso
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_in_file_name
-from geoseg.rasters.file import RasterFile, Told
+from geoseg.rasters.file import FileHints, RasterFile
 from geoseg.rasters.places import area_of_grid
 from geoseg.rasters.products import (
     RASTER_SUFFIXES,
@@ -51,7 +51,7 @@ _PRODUCT: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class LocalScene:
     """What was seen at one time."""
 
     name: str
@@ -78,7 +78,7 @@ def scene_items(
         yield _item(scene, tuple(trust))
 
 
-def scenes_in(paths: Iterable[str]) -> Iterator[Scene]:
+def scenes_in(paths: Iterable[str]) -> Iterator[LocalScene]:
     """Yield the scenes of files, folders, archives and globs, in the order of names.
 
     Raises:
@@ -88,12 +88,12 @@ def scenes_in(paths: Iterable[str]) -> Iterator[Scene]:
     for path in (each for one in paths for each in _meant(one)):
         product = product_of(path)
         if product is not None:
-            yield Scene(name=_stem(product), files=tuple(files_in(product)))
+            yield LocalScene(name=_stem(product), files=tuple(files_in(product)))
         else:
             place = Path(path)
             loose.setdefault((str(place.parent), _scene_name(path)), []).append(path)
     for (_, name), files in loose.items():
-        yield Scene(name=name, files=tuple(files))
+        yield LocalScene(name=name, files=tuple(files))
 
 
 def _meant(path: str) -> Iterator[str]:
@@ -161,7 +161,7 @@ def moment_in(name: str) -> datetime | None:
     return None
 
 
-def _item(scene: Scene, trust: tuple[str, ...]) -> dict[str, Any]:
+def _item(scene: LocalScene, trust: tuple[str, ...]) -> dict[str, Any]:
     moment = moment_in(scene.name)
     if moment is None:
         raise RasterError(
@@ -172,7 +172,7 @@ def _item(scene: Scene, trust: tuple[str, ...]) -> dict[str, Any]:
     quality = _finest_quality(scene.files)
     if not bands.paths:
         raise RasterError(f"scene {redact(scene.name)} has no bands among its files")
-    opened = open_all([*bands.paths, *quality.values()], Told(trust=trust))
+    opened = open_all([*bands.paths, *quality.values()], FileHints(trust=trust))
     pixels, masks = opened[: len(bands.paths)], opened[len(bands.paths) :]
     if pixels[0].grid.crs is None:
         raise RasterError(

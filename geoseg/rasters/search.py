@@ -53,7 +53,7 @@ _PATHS: Final = (type(Path()), Path)
 _OF_API: Final = re.compile(r"(.+)/collections/[^/]+(?<!\.json)")
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
-Told = tuple[Item, str, tuple[str, ...]]
+FoundItem = tuple[Item, str, tuple[str, ...]]
 """An item, the file or URL that tells it, and what its archive is trusted with."""
 
 
@@ -124,10 +124,10 @@ def _archive_asked(what: Any) -> str | None:  # noqa: ANN401 - of a question
 
 
 def _chosen(
-    told: Iterator[Told], query: Query, *, check: bool
+    told: Iterator[FoundItem], query: Query, *, check: bool
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return those items that are looked for, each once and in order, and notes."""
-    newest: dict[tuple[str, str], Told] = {}
+    newest: dict[tuple[str, str], FoundItem] = {}
     for item, by, trust in told:
         if item.get("type") != "Feature":
             raise RasterError(
@@ -172,7 +172,7 @@ def _told(
     query: Query,
     trust: tuple[str, ...],
     dates_from: DatesFrom,
-) -> Iterator[Told]:
+) -> Iterator[FoundItem]:
     """Yield the items that something tells, of anywhere and any time maybe."""
     if isinstance(what, os.PathLike):
         what = os.fspath(what)
@@ -212,7 +212,7 @@ def _named(
     query: Query,
     trust: tuple[str, ...],
     dates_from: DatesFrom,
-) -> Iterator[Told]:
+) -> Iterator[FoundItem]:
     """Yield the items of a path, a URL or a collection."""
     plain = name.removeprefix(COLLECTION)
     place = Path(plain)
@@ -233,7 +233,7 @@ def _named(
 
 def _archived(
     url: str, collection: str | None, query: Query, trust: tuple[str, ...]
-) -> Iterator[Told]:
+) -> Iterator[FoundItem]:
     """Yield the items of a collection, or of all, of an API or static catalogue."""
     if is_api(read_json(url)):
         for item in from_api(url, collection, query):
@@ -250,7 +250,7 @@ def _around(path: str) -> str:
 
 def _at(
     path: str, query: Query, trust: tuple[str, ...], dates_from: DatesFrom
-) -> Iterator[Told]:
+) -> Iterator[FoundItem]:
     """Yield the items of a file or URL, by what it holds."""
     plain = path.split("?", maxsplit=1)[0].lower()
     if plain.endswith(PARQUET):
@@ -287,7 +287,7 @@ def _root_api(found: Item, path: str) -> str | None:
 
 def _scenes(
     paths: Sequence[str], trust: tuple[str, ...], dates_from: DatesFrom
-) -> Iterator[Told]:
+) -> Iterator[FoundItem]:
     """Yield scenes of this machine as items."""
     if dates_from != "names":
         raise RasterError(

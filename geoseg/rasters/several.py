@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_in_file_name
-from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told, open_file
+from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile, open_file
 from geoseg.rasters.gcps import placed
 from geoseg.rasters.gdal import Handles, is_remote
 from geoseg.rasters.mosaic import mosaic, stack
@@ -74,7 +74,7 @@ def _in_product(place: Path) -> list[str] | None:
 
 
 def open_several(
-    paths: Sequence[str], *, name: str, told: Told = NOTHING_TOLD
+    paths: Sequence[str], *, name: str, told: FileHints = NOTHING_TOLD
 ) -> Source:
     """Return several files as one source.
 
@@ -98,7 +98,7 @@ def open_several(
     return noted(stack(layers, name), *more)
 
 
-def open_all(paths: Iterable[str], told: Told = NOTHING_TOLD) -> list[RasterFile]:
+def open_all(paths: Iterable[str], told: FileHints = NOTHING_TOLD) -> list[RasterFile]:
     """Open many at once: of remote ones each is a wait, of local ones a seek."""
     paths = list(paths)
     handles = Handles(limit=_OPEN)

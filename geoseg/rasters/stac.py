@@ -24,7 +24,7 @@ from geoseg.rasters.bands import (
     is_band_name,
     with_common_names,
 )
-from geoseg.rasters.file import NOTHING_TOLD, RasterFile, Told
+from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile
 from geoseg.rasters.gdal import is_remote, squeezed
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import RASTER_SUFFIXES
@@ -191,7 +191,7 @@ def items_of(source: Any) -> list[Mapping[str, Any]] | None:  # noqa: ANN401 - a
 
 
 def open_items(
-    items: Sequence[Mapping[str, Any]], *, told: Told = NOTHING_TOLD
+    items: Sequence[Mapping[str, Any]], *, told: FileHints = NOTHING_TOLD
 ) -> Source:
     """Return STAC items as one source: each a stack or a file, several a mosaic.
 
@@ -207,7 +207,7 @@ def open_items(
     return mosaic(opened, f"{len(items)} STAC items from {opened[0].name}")
 
 
-def _valid_item(item: Mapping[str, Any], told: Told) -> Source:
+def _valid_item(item: Mapping[str, Any], told: FileHints) -> Source:
     """Open an item, or say why it is not one by the specification."""
     try:
         return _open_item(item, told)
@@ -218,7 +218,7 @@ def _valid_item(item: Mapping[str, Any], told: Told) -> Source:
         ) from error
 
 
-def _open_item(item: Mapping[str, Any], told: Told) -> Source:
+def _open_item(item: Mapping[str, Any], told: FileHints) -> Source:
     name = f"STAC item {item.get('id', '?')}"
     if item.get("type") != "Feature" or not isinstance(item.get("assets"), Mapping):
         kind = item.get("type")
@@ -508,7 +508,7 @@ def _names(asset: Asset) -> tuple[str | None, ...]:
     return asset.bands[0].name, asset.bands[0].common_name
 
 
-def _named(source: RasterFile, asset: Asset, told: Told) -> Source:
+def _named(source: RasterFile, asset: Asset, told: FileHints) -> Source:
     """Return a file with what the item tells of it; its own tags count less."""
     silent = not any(n is not None for n in source.nodata)
     if asset.nodata is not None and told.nodata is None and silent:

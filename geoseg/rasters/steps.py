@@ -124,7 +124,7 @@ def iso_day(moment: Any, where: str) -> str:  # noqa: ANN401 - a date of any lib
         raise RasterError(f"{where}: {moment!r} is not a date") from error
 
 
-class Wanted(Named, Protocol):
+class WantedBand(Named, Protocol):
     """A band that a model wants, perhaps of a step in time."""
 
     @property
@@ -133,7 +133,7 @@ class Wanted(Named, Protocol):
 
 
 def matched_in_time(
-    source: Source, wanted: Sequence[Wanted], times: Times | None
+    source: Source, wanted: Sequence[WantedBand], times: Times | None
 ) -> Source:
     """Return the source with the bands that a model wants, each of its step.
 
@@ -186,7 +186,7 @@ def matched_in_time(
 def _match(
     source: Source,
     pool: Sequence[int],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[WantedBand],
     at: list[int],
     places: Sequence[int],
     step: str | None,

@@ -18,7 +18,7 @@ from geoseg.rasters.open import Source, at_resolution, for_training, open_source
 from geoseg.training.architectures import CLASSICAL
 from geoseg.training.options import Paths, TrainOptions
 from geoseg.training.scenes import (
-    Scene,
+    LabelledRaster,
     check_classes,
     count_cells,
     make_scenes,
@@ -40,7 +40,7 @@ _READING = {
 class TrainingData:
     """What there is to learn from."""
 
-    scenes: tuple[Scene, ...]
+    scenes: tuple[LabelledRaster, ...]
     """Rasters with labels."""
     classes: tuple[Class, ...]
     """Those with labelled pixels, by value."""

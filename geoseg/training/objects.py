@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from geoseg.models.card import Card
-    from geoseg.training.scenes import Scene
+    from geoseg.training.scenes import LabelledRaster
 
 _LEAST, _THINNEST = 9, 2
 """Pixels of an object in a patch, its rows and columns: smaller ones are only noise."""
@@ -122,7 +122,7 @@ def _queries(network: Any) -> Queries:  # noqa: ANN401 - of transformers
 # --- how large they are ---------------------------------------------------------------
 
 
-def anchor_sides(scenes: Sequence[Scene]) -> list[int]:
+def anchor_sides(scenes: Sequence[LabelledRaster]) -> list[int]:
     """Return the sides in pixels that a detector starts from, by what it is to find.
 
     Five powers of two, from that next to the side of the smaller objects (one in ten is

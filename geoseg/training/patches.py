@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from geoseg.core.grid import Window, squares
-from geoseg.training.scenes import Scene
+from geoseg.training.scenes import LabelledRaster
 from geoseg.training.split import CELL, Split
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geoseg.training.data import TrainingData
     from geoseg.training.options import TrainOptions
 
-Item = tuple[torch.Tensor, torch.Tensor]
+Patch = tuple[torch.Tensor, torch.Tensor]
 
 VALIDATION = 0
 """The fold that training holds out."""
@@ -122,7 +122,7 @@ def _process() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-class Patches(Dataset[Item]):
+class Patches(Dataset[Patch]):
     """Any number of patches: one is the same in any epoch, process or loader.
 
     Each is a square around a labelled pixel, zoomed by a random factor and turned or
@@ -149,7 +149,7 @@ class Patches(Dataset[Item]):
         self._weights = class_weights(index, options.balance)
         self._zoom, self._seed = options.zoom, options.seed
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Patch:
         """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
         rng = np.random.default_rng([self._seed, i])
         raster, row, column = self._index.draw(rng, self._weights)
@@ -178,7 +178,7 @@ class Patches(Dataset[Item]):
         )
 
 
-def read_patch(scene: Scene, window: Window, card: Card) -> Item:
+def read_patch(scene: LabelledRaster, window: Window, card: Card) -> Patch:
     """Return a window's pixels, the card's fill under nodata, and its targets."""
     pixels, valid, targets = scene.read(window)
     values = pixels.astype(np.float32)
@@ -188,7 +188,7 @@ def read_patch(scene: Scene, window: Window, card: Card) -> Item:
     return torch.from_numpy(values), torch.from_numpy(np.ascontiguousarray(targets))
 
 
-def _resized(pixels: torch.Tensor, targets: torch.Tensor, side: int) -> Item:
+def _resized(pixels: torch.Tensor, targets: torch.Tensor, side: int) -> Patch:
     if targets.shape[-1] == side:
         return pixels, targets
     smaller = targets.shape[-1] > side
@@ -205,7 +205,7 @@ def _resized(pixels: torch.Tensor, targets: torch.Tensor, side: int) -> Item:
     return zoomed, near[0, 0].to(targets.dtype)
 
 
-def _turned(pixels: torch.Tensor, targets: torch.Tensor, position: int) -> Item:
+def _turned(pixels: torch.Tensor, targets: torch.Tensor, position: int) -> Patch:
     """Return one of the eight positions of a square."""
     turns, mirrored = position % 4, position >= 4
     pixels = torch.rot90(pixels, turns, (1, 2))
@@ -215,14 +215,20 @@ def _turned(pixels: torch.Tensor, targets: torch.Tensor, position: int) -> Item:
     return pixels.contiguous(), targets.contiguous()
 
 
-class ValidationWindows(Dataset[Item]):
+class ValidationWindows(Dataset[Patch]):
     """The held-out blocks, cut into windows that see what surrounds them.
 
     Each held-out pixel is a target once, a margin away from its window's edge.
     """
 
     def __init__(
-        self, scenes: Sequence[Scene], split: Split, card: Card, *, side: int, most: int
+        self,
+        scenes: Sequence[LabelledRaster],
+        split: Split,
+        card: Card,
+        *,
+        side: int,
+        most: int,
     ) -> None:
         """List the windows; where there are too many, take them evenly spread."""
         self._scenes, self._split, self._card, self._side = scenes, split, card, side
@@ -239,7 +245,7 @@ class ValidationWindows(Dataset[Item]):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> Patch:
         """Return pixels (band, y, x) float32 in pixel units, and targets (y, x)."""
         raster, target = self._windows[i]
         margin_y, margin_x = self._side - target.height, self._side - target.width
@@ -257,7 +263,7 @@ class ValidationWindows(Dataset[Item]):
 
 
 def _targets(
-    scene: Scene, side: int, row: int, column: int, inner: int
+    scene: LabelledRaster, side: int, row: int, column: int, inner: int
 ) -> list[Window]:
     """Return a block cut into squares that fit a window's inside."""
     block = Window(y=row * side, x=column * side, height=side, width=side)

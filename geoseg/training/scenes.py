@@ -33,7 +33,7 @@ _STATISTICS = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scene:
+class LabelledRaster:
     """A raster and what is known of it, as pixels and targets of any window.
 
     Small rasters are held in memory; of large ones windows are read when needed.
@@ -119,7 +119,7 @@ def make_scenes(
     classes: Sequence[Class],
     *,
     objects: bool = False,
-) -> tuple[Scene, ...]:
+) -> tuple[LabelledRaster, ...]:
     """Return scenes; those that fit into memory together are read once.
 
     Args:
@@ -134,7 +134,7 @@ def make_scenes(
         counts = [len(object_classes(labels)) for _, labels in pairs]
         firsts = [1 + sum(counts[:i]) for i in range(len(counts))]
     scenes = [
-        Scene(source=s, labels=t, places=places, first=first)
+        LabelledRaster(source=s, labels=t, places=places, first=first)
         for (s, t), first in zip(pairs, firsts, strict=True)
     ]
     size = sum(
@@ -157,7 +157,9 @@ def object_places(
     return np.asarray(places[values])
 
 
-def _whole(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
+def _whole(
+    scene: LabelledRaster,
+) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
     grid = scene.grid
     shape = grid.height, grid.width
     pixels = np.empty((len(scene.source.bands), *shape), scene.source.dtype)
@@ -168,7 +170,7 @@ def _whole(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]
     return pixels, valid, targets
 
 
-def count_cells(scene: Scene, classes: int) -> NDArray[np.int64]:
+def count_cells(scene: LabelledRaster, classes: int) -> NDArray[np.int64]:
     """Return labelled pixels per `CELL` px square: (cell row, cell column, class)."""
     grid = scene.grid
     out = np.zeros((-(-grid.height // CELL), -(-grid.width // CELL), classes), np.int64)
@@ -216,7 +218,7 @@ def check_classes(
         )
 
 
-def scaled_bands(scenes: Sequence[Scene], seed: int) -> tuple[Band, ...]:
+def scaled_bands(scenes: Sequence[LabelledRaster], seed: int) -> tuple[Band, ...]:
     """Return the bands with scaling from a seeded sample of the training rasters.
 
     Offset and scale are mean and standard deviation of pixels clipped to the range of

@@ -20,7 +20,7 @@ from geoseg.models.classical.svm import Machine
 from geoseg.training.data import TrainingData
 from geoseg.training.options import TrainOptions
 from geoseg.training.patches import read_patch
-from geoseg.training.scenes import IGNORED, Scene
+from geoseg.training.scenes import IGNORED, LabelledRaster
 from geoseg.training.split import CELL
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _rates(total: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
     return np.asarray(kept / np.maximum(total, 1))
 
 
-def _labelled_windows(cells: NDArray[np.int64], scene: Scene) -> list[Window]:
+def _labelled_windows(cells: NDArray[np.int64], scene: LabelledRaster) -> list[Window]:
     """Return the squares in which anything is labelled."""
 
     def is_labelled(window: Window) -> bool:
@@ -93,7 +93,7 @@ def _labelled_windows(cells: NDArray[np.int64], scene: Scene) -> list[Window]:
 
 
 def _draw(
-    scene: Scene,
+    scene: LabelledRaster,
     window: Window,
     card: Card,
     features: PixelFeatures,

@@ -291,7 +291,7 @@ def _packed(found: list[_Footprint], srs: int, *, multi: bool) -> Polygons:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class FootprintSummary:
     """How a whole layer went."""
 
     count: int
@@ -312,7 +312,7 @@ class Summary:
         )
 
 
-def summarize(path: Path) -> Summary:
+def summarize(path: Path) -> FootprintSummary:
     """Say how the footprints of a file went."""
     names = [field.name for field in FIELDS]
     if path.suffix.lower() == ".parquet":
@@ -324,7 +324,7 @@ def summarize(path: Path) -> Summary:
         assert file is not None, "it was written just now"
         table = file.read(file.only_layer(), columns=names, read_geometry=False)
     kept, squared = (table[name].to_numpy() for name in names)
-    return Summary(
+    return FootprintSummary(
         count=len(kept),
         squared=int(squared.sum()),
         mean_iou=float(kept.mean()) if len(kept) else None,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from geoseg.core.options import Cli, Options, Section
 from geoseg.core.text import AreaUnit
 
-Method = Literal["visvalingam", "douglas-peucker"]
+SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
 
 
 class RegionsOptions(Options):
@@ -19,7 +19,7 @@ class RegionsOptions(Options):
         None
     )
     """Lines move by this at most."""
-    method: Annotated[Method, Cli(section=Section.LINES)] = "visvalingam"
+    method: Annotated[SimplifyMethod, Cli(section=Section.LINES)] = "visvalingam"
     """How lines are simplified."""
     smooth: Annotated[bool | float, Cli(section=Section.LINES, metavar="[METRES]")] = (
         False

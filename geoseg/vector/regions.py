@@ -15,7 +15,7 @@ from geoseg.errors import RegionsError, is_full
 from geoseg.rasters.vectors import open_vectors
 from geoseg.vector.formats.geopackage_copy import copy_without, has_layer
 from geoseg.vector.formats.shapefile import BESIDE, Shapefile
-from geoseg.vector.table import Layer, Writer
+from geoseg.vector.table import RegionLayer, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def _refuse_in_use(path: Path) -> None:
         connection.close()
 
 
-def open_writer(path: Path, layer: Layer) -> Writer:
+def open_writer(path: Path, layer: RegionLayer) -> Writer:
     """Create a file for a layer; the ending chooses the format."""
     ending = path.suffix.lower()
     if ending == ".gpkg":

@@ -20,8 +20,8 @@ from geoseg.vector.rings import Arcs, positions
 from geoseg.vector.simplify import Ground
 from geoseg.vector.topology import (
     TILE,
+    Attributes,
     Drawing,
-    Facts,
     Features,
     Open,
     draw,
@@ -201,7 +201,7 @@ _NO_ARCS = Arcs(
     np.empty(0, np.int64),
     np.empty((0, 2), np.uint8),
 )
-_NO_FACES = Facts(
+_NO_FACES = Attributes(
     value=np.empty(0, np.int64),
     pixels=np.empty(0, np.int64),
     scores=np.empty(0, np.int64),
@@ -248,7 +248,7 @@ class Seams:
         self, row: Sequence[Open]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Number open faces and those of a row together; return old → new, regions."""
-        facts = Facts.joined([self._facts, *(block.facts for block in row)])
+        facts = Attributes.joined([self._facts, *(block.facts for block in row)])
         count = len(facts.value)
         sizes = [len(self._facts.value), *(len(b.facts.value) for b in row[:-1])]
         base = np.cumsum(sizes)

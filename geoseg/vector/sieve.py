@@ -254,7 +254,7 @@ def outline(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Known:
+class OpenFaces:
     """What a block is told of its open faces, in the order of their numbers."""
 
     window: Window
@@ -265,7 +265,7 @@ class Known:
     """Its whole area."""
 
 
-def know(outlines: list[Outline], grid: Grid) -> list[Known]:
+def know(outlines: list[Outline], grid: Grid) -> list[OpenFaces]:
     """Join the open faces of all blocks; tell each block about its own."""
     base = np.concatenate([[0], np.cumsum([len(o.first) for o in outlines])])
     numbered = list(zip(outlines, base.tolist(), strict=False))
@@ -280,7 +280,7 @@ def know(outlines: list[Outline], grid: Grid) -> list[Known]:
     np.add.at(area, root, np.concatenate([o.area for o in outlines]))
     np.minimum.at(first, root, np.concatenate([o.first for o in outlines]))
     return [
-        Known(
+        OpenFaces(
             window=o.window,
             first=first[root[a : a + len(o.first)]],
             area=area[root[a : a + len(o.first)]],
@@ -300,7 +300,7 @@ class Unmerged:
 
 
 def merge_block(
-    known: Known, masks: ClassReader, scale: Scale, folder: str, *, eight: bool
+    known: OpenFaces, masks: ClassReader, scale: Scale, folder: str, *, eight: bool
 ) -> Unmerged:
     """Write a block with its own small regions merged (second pass).
 

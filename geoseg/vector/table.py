@@ -34,7 +34,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class RegionLayer:
     """What a file of regions is, before there are any."""
 
     name: str
@@ -135,7 +135,7 @@ def with_area(rows: Rows, unit: str) -> Rows:
     return replace(rows, columns={**rows.columns, f"area_{unit}": area})
 
 
-def as_rows(features: Features, layer: Layer) -> Rows:
+def as_rows(features: Features, layer: RegionLayer) -> Rows:
     """Return features with the attributes that every layer of regions has."""
     facts = features.facts
     names = np.full(max((c.value for c in layer.classes), default=0) + 1, None, object)

@@ -64,7 +64,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Facts:
+class Attributes:
     """What is known of faces or features, each an array of the same length."""
 
     value: NDArray[np.int64]
@@ -76,11 +76,11 @@ class Facts:
     scored: NDArray[np.int64]
     """Pixels with a confidence."""
 
-    def take(self, chosen: NDArray[np.intp]) -> Facts:
+    def take(self, chosen: NDArray[np.intp]) -> Attributes:
         """Return some of them."""
         return self._each(lambda column: column[chosen])
 
-    def merged(self, group: NDArray[np.int64], count: int) -> Facts:
+    def merged(self, group: NDArray[np.int64], count: int) -> Attributes:
         """Return one row per group, 0 … count - 1; every group has a face."""
         value = np.zeros(count, np.int64)
         value[group] = self.value
@@ -88,16 +88,20 @@ class Facts:
             self._each(lambda column: _sums(group, column, count)), value=value
         )
 
-    def _each(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Facts:
-        return Facts(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+    def _each(
+        self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+    ) -> Attributes:
+        return Attributes(
+            **{f.name: change(getattr(self, f.name)) for f in fields(self)}
+        )
 
     @staticmethod
-    def joined(some: Sequence[Facts]) -> Facts:
+    def joined(some: Sequence[Attributes]) -> Attributes:
         """Return all of several, in order."""
-        return Facts(
+        return Attributes(
             **{
                 f.name: np.concatenate([getattr(each, f.name) for each in some])
-                for f in fields(Facts)
+                for f in fields(Attributes)
             }
         )
 
@@ -116,7 +120,7 @@ class Features:
 
     polygons: Polygons
     """Their bytes and sizes."""
-    facts: Facts
+    facts: Attributes
     """Their class and pixels."""
 
     def __len__(self) -> int:
@@ -195,7 +199,7 @@ class Open:
 
     window: Window
     """The block."""
-    facts: Facts
+    facts: Attributes
     """Open faces."""
     touching: NDArray[np.int64]
     """Pairs of open faces that are one region by a corner, (n, 2)."""
@@ -301,7 +305,7 @@ def trace_block(
     )
     xy += np.array([window.x, window.y], np.int32)
     raw = Arcs(xy, start, left - 1, right - 1, headings)
-    facts = Facts(
+    facts = Attributes(
         value=near[np.divmod(faces.first[1:], near.shape[1])].astype(np.int64) + offset,
         pixels=faces.pixels[1:], scores=faces.scores[1:], scored=faces.scored[1:],
     )  # fmt: skip
@@ -410,7 +414,7 @@ def draw(raw: Arcs, chosen: NDArray[np.bool_], ground: object, limits: Limits) -
 
 def finished(
     lines: Arcs,
-    facts: Facts,
+    facts: Attributes,
     group: NDArray[np.int64],
     is_open: NDArray[np.bool_],
     drawing: Drawing,
@@ -441,7 +445,7 @@ def _bounding(lines: Arcs, faces: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _rest(
     window: Window,
     faces: Faces,
-    facts: Facts,
+    facts: Attributes,
     open_faces: NDArray[np.bool_],
     pairs: NDArray[np.int64],
     raw: Arcs,

@@ -28,12 +28,12 @@ from geoseg.vector.instance_layer import (
     instance_fields,
     instance_reader,
 )
-from geoseg.vector.options import Method, VectorizeOptions
+from geoseg.vector.options import SimplifyMethod, VectorizeOptions
 from geoseg.vector.regions import open_writer, read_regions, writing
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams
 from geoseg.vector.simplify import Limits
-from geoseg.vector.table import Field, Layer, as_rows, fields, with_area
+from geoseg.vector.table import Field, RegionLayer, as_rows, fields, with_area
 from geoseg.vector.topology import Drawing, trace_block
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def write_regions(
             from geoseg.vector.statistics import Statistics
 
             statistics = Statistics.of(os.fspath(options.stats), reader.grid)
-        described = Layer(
+        described = RegionLayer(
             name=layer,
             fields=(
                 *(instance_fields() if objects else fields_of(reader)()),
@@ -144,7 +144,7 @@ def vectorize(
     out: str | os.PathLike[str],
     *,
     simplify: float | None = None,
-    method: Method = "visvalingam",
+    method: SimplifyMethod = "visvalingam",
     smooth: bool | float = False,
     regularize: bool | float = False,
     min_area: float | None = None,
@@ -375,7 +375,7 @@ def _features(
             )
 
 
-def _write(path: Path, layer: Layer, rows: Iterator[Rows]) -> None:
+def _write(path: Path, layer: RegionLayer, rows: Iterator[Rows]) -> None:
     writer = open_writer(path, layer)
     try:
         for some in rows:

@@ -5,7 +5,7 @@ from collections import Counter, deque
 import numpy as np
 import pytest
 
-from geoseg.inference.order import Order
+from geoseg.inference.order import BlockOrder
 
 
 def worked_through(order, workers, per_worker=2):
@@ -27,7 +27,7 @@ def worked_through(order, workers, per_worker=2):
 )
 def test_every_block_once_and_work_is_shared_evenly(workers, shape, across):
     todo = np.random.default_rng(0).random(shape) > 0.2
-    begun = worked_through(Order(todo, across), workers)
+    begun = worked_through(BlockOrder(todo, across), workers)
     assert sorted(key for key, _ in begun) == sorted(map(tuple, np.argwhere(todo)))
     had = Counter(home for _, home in begun)
     if len(begun) >= workers:
@@ -35,7 +35,7 @@ def test_every_block_once_and_work_is_shared_evenly(workers, shape, across):
 
 
 def test_one_worker_goes_from_top_to_bottom_some_columns_at_a_time():
-    begun = worked_through(Order(np.ones((3, 5), bool), 2), 1)
+    begun = worked_through(BlockOrder(np.ones((3, 5), bool), 2), 1)
     assert [key for key, _ in begun] == [
         *((row, col) for row in range(3) for col in (0, 1)),
         *((row, col) for row in range(3) for col in (2, 3)),
@@ -45,7 +45,7 @@ def test_one_worker_goes_from_top_to_bottom_some_columns_at_a_time():
 
 def test_neighbours_are_on_the_same_worker():
     shape = (32, 32)
-    begun = worked_through(Order(np.ones(shape, bool), 11), 8)  # sqrt(32 x 32 / 8)
+    begun = worked_through(BlockOrder(np.ones(shape, bool), 11), 8)  # sqrt(32 x 32 / 8)
     home = np.zeros(shape, int)
     for key, worker in begun:
         home[key] = worker
@@ -54,7 +54,7 @@ def test_neighbours_are_on_the_same_worker():
 
 
 def test_a_worker_that_comes_late_gets_half_of_what_is_left():
-    order = Order(np.ones((4, 10), bool), 64)
+    order = BlockOrder(np.ones((4, 10), bool), 64)
     first = order.next(1)
     order.begun(first)
     second = order.next(2)

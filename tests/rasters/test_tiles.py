@@ -14,7 +14,7 @@ import geoseg.rasters.tiles
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling
 from geoseg.errors import RasterError
-from geoseg.inference.order import Order
+from geoseg.inference.order import BlockOrder
 from geoseg.rasters.open import open_source
 from geoseg.rasters.tiles import TileCache, parted, read_tiled, rectangles
 
@@ -53,7 +53,7 @@ def sides(block, overlap=64):
 
 def in_order(tiling, across):
     """Yield the keys of all blocks in the order in which one process takes them."""
-    order = Order(np.ones((tiling.block_rows, tiling.block_cols), bool), across)
+    order = BlockOrder(np.ones((tiling.block_rows, tiling.block_cols), bool), across)
     while (key := order.next(workers=1)) is not None:
         yield key
 

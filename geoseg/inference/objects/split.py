@@ -30,7 +30,7 @@ from geoseg.rasters.open import SourceBand
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind = Literal["components", "watershed", "boundary"]
+SplitKind = Literal["components", "watershed", "boundary"]
 _WATERSHED_OVERLAP = 256
 _SPECS = (
     "components, components:8 (neighbours), watershed:5 (pixels between seeds), or "
@@ -42,7 +42,7 @@ _SPECS = (
 class Method:
     """How a map is split into objects."""
 
-    kind: Kind
+    kind: SplitKind
     """Connected components; watershed on the distance to the class's edge; or
     components of the class, grown into the class that separates them."""
     neighbours: Literal[4, 8] = 4

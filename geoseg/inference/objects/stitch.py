@@ -105,7 +105,7 @@ class ObjectSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class PairOverlap:
     """What two windows say of each other's objects, by their place in the table."""
 
     matches: NDArray[np.int64]
@@ -140,7 +140,7 @@ def joined(sets: Iterable[ObjectSet]) -> ObjectSet:
 
 def compare(
     one: WindowObjects, other: WindowObjects, table: NDArray[np.void]
-) -> Comparison | None:
+) -> PairOverlap | None:
     """Compare the objects of two windows on the pixels that both see.
 
     Args:
@@ -169,7 +169,7 @@ def _compare(
     one: WindowObjects,
     other: WindowObjects,
     table: NDArray[np.void],
-) -> Comparison:
+) -> PairOverlap:
     our_pieces, our_object, our_size = take_apart(ours)
     their_pieces, their_object, their_size = take_apart(theirs)
     p, q, pixels = shared_counts(our_pieces, their_pieces)
@@ -187,7 +187,7 @@ def _compare(
     weights = agreed * SCORE // np.maximum(np.bincount(at.ravel(), union[good], n), 1)
     claimed = ~good & (pixels >= CLAIM * np.minimum(our_size[p], their_size[q]))
     clashes = _without(np.stack([a[claimed], b[claimed]], 1), matches)
-    return Comparison(
+    return PairOverlap(
         matches=matches,
         weights=weights.astype(np.int32),
         clashes=clashes,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from geoseg.models.identity import Opened
+    from geoseg.models.identity import OpenedModel
     from geoseg.rasters.open import Source
 
 _SEED = 0
@@ -277,7 +277,7 @@ def _spreads(sample: NDArray[np.float64]) -> NDArray[np.float64]:
     return spreads
 
 
-def open_spec(spec: str) -> Opened:
+def open_spec(spec: str) -> OpenedModel:
     """Return the model that `kmeans:K`, `gmm:K` or either with bands means."""
     method, _, rest = spec.partition(":")
     text, _, names = rest.partition(":")

@@ -47,7 +47,7 @@ from geoseg.rasters.shapes import Shapes, in_pixels, read_shapes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.models.identity import Opened
+    from geoseg.models.identity import OpenedModel
     from geoseg.rasters.open import Source
 
 CELL = 512
@@ -406,7 +406,7 @@ class _Joined:
 # --- from text ------------------------------------------------------------------------
 
 
-def open_spec(spec: str, *, cell: int = CELL) -> Opened:
+def open_spec(spec: str, *, cell: int = CELL) -> OpenedModel:
     """Return the model that `grow:FILE`, `grow:FILE:TOLERANCE[:COLUMN]` means."""
     file, tolerance, column = _parsed(spec)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from geoseg.errors import ModelError
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.contract import AnyModel
-from geoseg.models.identity import Opened, opened
+from geoseg.models.identity import OpenedModel, opened
 from geoseg.models.networks.device import ModelOptions, choose_device, choose_engine
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def method_card(
     )
 
 
-def open_method(spec: str, model: AnyModel, *marks: str) -> Opened:
+def open_method(spec: str, model: AnyModel, *marks: str) -> OpenedModel:
     """Return a method as what a user named; what it reads is told by `marks`."""
 
     def load(options: ModelOptions) -> AnyModel:

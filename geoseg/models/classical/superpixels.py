@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.core.grid import Window
-    from geoseg.models.identity import Opened
+    from geoseg.models.identity import OpenedModel
     from geoseg.rasters.open import Source
 
 _ROUNDS = 5
@@ -157,7 +157,7 @@ def _means(
     return np.stack([np.bincount(flat, b[valid], count) / sizes for b in values])
 
 
-def open_spec(spec: str, *, cell: int = _CELL) -> Opened:
+def open_spec(spec: str, *, cell: int = _CELL) -> OpenedModel:
     """Return the model that `slic:SIDE:CLUSTERS`, with bands or without, means.
 
     Its cells are about as wide as `cell`, in pixels.

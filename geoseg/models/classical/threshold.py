@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from geoseg.models.identity import Opened
+    from geoseg.models.identity import OpenedModel
     from geoseg.rasters.open import Source
 
 _COMPARE = {
@@ -151,7 +151,7 @@ def _compare(
     function(plane, number, out=out.view(np.bool_))
 
 
-def open_spec(spec: str) -> Opened:
+def open_spec(spec: str) -> OpenedModel:
     """Return the model that `threshold:…` or `otsu:…` means."""
     method, _, text = spec.partition(":")
     read = _otsu if method == "otsu" else _threshold

@@ -24,7 +24,7 @@ from torch import nn
 
 from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
-from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import smp, torchvision_nets
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights
@@ -55,7 +55,7 @@ _COORDINATES = {"dates": "temporal_coords", "location": "location_coords"}
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path) -> OpenedModel:
     """Return the model in a checkpoint."""
     card = _card(card_beside(path), path, _read(path))
     return opened(path, card, partial(_load, path, card), file_sha256(path))

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from geoseg.errors import ModelError
-from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import checkpoint
 from geoseg.models.networks.device import (
     ModelOptions,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MOST_WINDOWS = 1024  # at once, of a program that takes no other number
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path) -> OpenedModel:
     """Return the model in an exported file, or in a checkpoint of the same ending."""
     if path.suffix != ".pt2" and path.is_file() and not is_script(path):
         return checkpoint.open_file(path)

@@ -23,7 +23,7 @@ from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.folder import write_folder
-from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.plain import card_from_dict, read_json
 
@@ -60,7 +60,7 @@ _NAMES = ("backbone", "attn_implementation", "_attn_implementation", "experts")
 """What may be a name, but neither a path nor a repository."""
 
 
-def open_spec(spec: str) -> Opened:
+def open_spec(spec: str) -> OpenedModel:
     """Return the model that `hf:owner/name` or `hf:owner/name@revision` means."""
     hub = require("huggingface_hub", what="hf:", extra="transformers")
     name, _, revision = spec.removeprefix("hf:").partition("@")
@@ -76,7 +76,7 @@ def open_spec(spec: str) -> Opened:
     return replace(opened, spec=spec)
 
 
-def open_folder(path: Path, *, name: str | None = None) -> Opened:
+def open_folder(path: Path, *, name: str | None = None) -> OpenedModel:
     """Return the model in a folder as `save_pretrained` writes it."""
     try:
         card = card_of(path, name=name or path.name)

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
-from geoseg.models.identity import Opened, file_sha256, opened
+from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import deepness
 from geoseg.models.networks.device import ModelOptions, choose_device
 from geoseg.models.networks.exported import (
@@ -57,7 +57,7 @@ _READERS = frozenset({"EPContext"})
 """Nodes that have the runtime open files."""
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path) -> OpenedModel:
     """Return the model in an ONNX file."""
     card = card_beside(path, lambda file: deepness.card_inside(file, read_onnx(file)))
     load = partial(_load, path, card)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from geoseg.vector.table import Layer, Rows
+    from geoseg.vector.table import RegionLayer, Rows
 
 
 class FlatGeobuf:
@@ -25,7 +25,7 @@ class FlatGeobuf:
     GDAL sorts by a packed Hilbert R-tree when it closes the file.
     """
 
-    def __init__(self, path: Path, layer: Layer) -> None:
+    def __init__(self, path: Path, layer: RegionLayer) -> None:
         self._layer, self._path = layer, path
         self._schema = arrow_schema(layer, box=False)
         self._queue: Queue[Any] = Queue(maxsize=2)

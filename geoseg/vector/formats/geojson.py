@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from geoseg.vector.table import Layer, Rows
+    from geoseg.vector.table import RegionLayer, Rows
 
 _DECIMALS = 8
 """Of a degree: a millimetre."""
@@ -28,7 +28,7 @@ class GeoJson:
     stay neighbours. Rings run as the RFC has them: counterclockwise outside.
     """
 
-    def __init__(self, path: Path, layer: Layer) -> None:
+    def __init__(self, path: Path, layer: RegionLayer) -> None:
         from pyproj import Transformer
 
         self._layer = layer

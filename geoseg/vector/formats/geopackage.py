@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyproj import CRS
 
-    from geoseg.vector.table import Layer, Rows
+    from geoseg.vector.table import RegionLayer, Rows
 
 _APPLICATION = 0x47504B47  # "GPKG"
 _VERSION = 10300
@@ -150,7 +150,7 @@ class GeoPackage:
     Where the file is there already, its other layers stay as they are.
     """
 
-    def __init__(self, path: Path, layer: Layer) -> None:
+    def __init__(self, path: Path, layer: RegionLayer) -> None:
         from pyproj import CRS
 
         self._layer = layer

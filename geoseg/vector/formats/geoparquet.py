@@ -14,7 +14,7 @@ from geoseg.vector.rings import HEADER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geoseg.vector.table import Layer, Rows
+    from geoseg.vector.table import RegionLayer, Rows
 
 _GROUP = 50_000  # rows
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -23,7 +23,7 @@ _BOX = ("xmin", "ymin", "xmax", "ymax")
 class GeoParquet:
     """A GeoParquet file of regions, while it is written."""
 
-    def __init__(self, path: Path, layer: Layer) -> None:
+    def __init__(self, path: Path, layer: RegionLayer) -> None:
         self._layer = layer
         self._schema = arrow_schema(layer, box=True)
         import pyarrow.parquet as pq
@@ -93,7 +93,7 @@ class GeoParquet:
         }
 
 
-def arrow_schema(layer: Layer, *, box: bool) -> Any:  # noqa: ANN401 - untyped library
+def arrow_schema(layer: RegionLayer, *, box: bool) -> Any:  # noqa: ANN401 - untyped library
     """Return the Arrow schema of a layer.
 
     Raises:
@@ -111,7 +111,7 @@ def arrow_schema(layer: Layer, *, box: bool) -> Any:  # noqa: ANN401 - untyped l
     return pa.schema([*columns, geometry])
 
 
-def arrow_batch(rows: Rows, layer: Layer, schema: Any) -> Any:  # noqa: ANN401
+def arrow_batch(rows: Rows, layer: RegionLayer, schema: Any) -> Any:  # noqa: ANN401
     """Return rows as an Arrow record batch."""
     import pyarrow as pa
 

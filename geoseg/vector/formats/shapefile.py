@@ -17,7 +17,7 @@ from geoseg.vector.rings import HEADER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geoseg.vector.table import Layer, Rows
+    from geoseg.vector.table import RegionLayer, Rows
 
 BESIDE = (".dbf", ".shx", ".prj", ".cpg")
 """Endings of the files that belong to the one that is named."""
@@ -30,7 +30,7 @@ _MANY = 20_000
 class Shapefile:
     """A shapefile of regions, while it is written."""
 
-    def __init__(self, path: Path, layer: Layer) -> None:
+    def __init__(self, path: Path, layer: RegionLayer) -> None:
         self._path, self._layer = path, layer
         self._names = short_names([f.name for f in layer.fields])
         self._waiting: list[Rows] = []

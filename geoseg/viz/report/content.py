@@ -47,7 +47,7 @@ _MANY = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class PageInputs:
     """Everything the page is made of."""
 
     reader: ClassReader
@@ -58,7 +58,7 @@ class Inputs:
     reference: Labels | None = None
 
 
-def content(inputs: Inputs) -> dict[str, Any]:
+def content(inputs: PageInputs) -> dict[str, Any]:
     """Return what the template asks for."""
     reader, found = inputs.reader, inputs.statistics
     classes, places = _classes(inputs), _places(inputs)
@@ -127,7 +127,7 @@ def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
     return notices
 
 
-def _tiles(inputs: Inputs) -> list[dict[str, str]]:
+def _tiles(inputs: PageInputs) -> list[dict[str, str]]:
     """Return the few figures that matter, for the top of the page."""
     found, tiles = inputs.statistics, []
     total = found.valid + found.nodata + found.unknown
@@ -173,7 +173,7 @@ def _scale(grid: Grid) -> dict[str, str] | None:
     return None if bar is None else {"name": bar[1], "share": f"{100 * bar[0]:.3f}"}
 
 
-def _classes(inputs: Inputs) -> list[dict[str, Any]]:
+def _classes(inputs: PageInputs) -> list[dict[str, Any]]:
     """Return a row per class, the largest first."""
     found = inputs.statistics
     scale = _unit(found)[0] if found.areas_m2 is not None else 1.0
@@ -296,7 +296,7 @@ _KINDS = {
 }
 
 
-def _places(inputs: Inputs) -> list[dict[str, Any]]:
+def _places(inputs: PageInputs) -> list[dict[str, Any]]:
     """Return close-ups of each kind of remarkable place; intricate ones if no other."""
     found = inputs.statistics.places
     kinds = [k for k in ("errors", "doubt") if found.get(k)] or ["changes"]
@@ -314,7 +314,7 @@ def _places(inputs: Inputs) -> list[dict[str, Any]]:
 
 
 def _place(
-    inputs: Inputs, place: Place, kind: str, caption: str, rank: int
+    inputs: PageInputs, place: Place, kind: str, caption: str, rank: int
 ) -> dict[str, Any]:
     window, grid = place.window, inputs.reader.grid
     values = read_plain(inputs.reader, "classes", window)
@@ -343,7 +343,7 @@ def _place(
     }
 
 
-def _locator(inputs: Inputs, places: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _locator(inputs: PageInputs, places: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the image, or else the map, with the numbers of all places on it."""
     if not places:
         return None

@@ -22,7 +22,7 @@ from geoseg.maps.provenance import name_of
 from geoseg.maps.store import Masks
 from geoseg.viz.options import ReportOptions
 from geoseg.viz.picture import image_of
-from geoseg.viz.report.content import Inputs, content
+from geoseg.viz.report.content import PageInputs, content
 from geoseg.viz.statistics import Score, map_statistics
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def write_page(
             evaluation = _evaluate(reader, reference, options.reading)
         labels = _labels(reader, reference, options.reading)
     scores: dict[str, Score] = {} if labels is None else {"errors": _errors(labels)}
-    inputs = Inputs(
+    inputs = PageInputs(
         reader=reader,
         statistics=map_statistics(
             reader, scores=scores, threads=threads, progress=progress
