@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import segmentation_models_pytorch as smp
 import torch
 from plain_pipeline import run as run_plainly
 from scenes import BANDS, write_repeated
+from timeline import table, timeline
 
 from geoseg.core.classes import class_table
 from geoseg.inference.steps import Blended, compiled_step, example
@@ -128,6 +130,17 @@ def whole(scene: Path, network: torch.nn.Module, **options: Any) -> dict[str, An
     }
 
 
+def stages(scene: Path, network: torch.nn.Module, **options: Any) -> dict[str, Any]:
+    """Tell what takes how long in a run, and who waits; timing costs some time, too."""
+    plan = make_plan(
+        str(scene), model=network, device="cuda", precision="bf16", **options
+    )
+    with tempfile.TemporaryDirectory(dir=scene.parent) as folder, timeline() as spent:
+        run_plan(plan, out=f"{folder}/masks.zarr", progress=False)
+    print(table(spent), flush=True)
+    return {name: asdict(seconds) for name, seconds in spent.items() if seconds.calls}
+
+
 def decoded(scene: Path) -> dict[str, float]:
     """Time GDAL, which decodes the whole file with all cores."""
     begin, spent = time.perf_counter(), time.process_time()
@@ -167,6 +180,7 @@ def main() -> None:
     parser.add_argument("--compress", default="none,zstd,lzw")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--stages", action="store_true")
     parser.add_argument("--networks", action="store_true")
     parser.add_argument("--engine", default="compile")
     parser.add_argument("--out", type=Path)
@@ -188,6 +202,9 @@ def main() -> None:
             tell(**{f"decoder, {compress}": decoded(scene)})
             found = whole(scene, network, engine=options.engine)
             tell(**{f"geoseg, {compress}": found})
+            if options.stages:
+                found = stages(scene, network, engine=options.engine)
+                tell(**{f"stages, {compress}": found})
             if options.peers:
                 tell(**{f"plain, {compress}": run_plainly(scene, unet())})
             if options.sweep:

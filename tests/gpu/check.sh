@@ -20,8 +20,8 @@ if [ ! -f "$out/whole.json" ]; then
     timeout 120 python3 -m pytest -q -n0 -p no:cacheprovider -o addopts= -W ignore \
         -k "cuda or gpu" tests/inference/test_stream.py \
         tests/inference/test_stream_answers.py tests/gpu
-    timeout 170 python3 tests/benchmarks/bench_gpu.py --side 16384 --peers \
-        --out "$out/whole.json"
+    timeout 170 python3 tests/benchmarks/bench_gpu.py --side 32768 --peers \
+        --stages --compress none,lzw --out "$out/whole.json"
 else
     # What there was no time for is left out; the figures before it are in the file.
     timeout 85 python3 tests/benchmarks/bench_answers.py --side 4096 \
