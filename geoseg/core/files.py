@@ -67,6 +67,25 @@ def target(
     return file
 
 
+def made_folder(path: str | os.PathLike[str]) -> Path:
+    """Return a folder of this machine, which is made if it is not there.
+
+    Raises:
+        GeosegError: It cannot be made, or is a URL.
+    """
+    folder, named = Path(path).absolute(), os.fspath(path)
+    if "://" in named:
+        raise GeosegError(f"{named} is not a folder of this machine: name one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GeosegError(
+            f"the folder {named} cannot be made: {error.strerror or error}; choose "
+            "another one"
+        ) from error
+    return folder
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Give a name as `replacing` does; say on one line why it cannot be written.

@@ -117,7 +117,8 @@ def checked(
             str(e["loc"][0]) if e["loc"] else "": e for e in error.errors()[::-1]
         }
         said = [_said(spelled(name), e) for name, e in reversed(by_name.items())]
-        raise GeosegError("; ".join(said)) from error
+        # Not from it: pydantic repeats values, and what hides in them.
+        raise GeosegError("; ".join(said)) from None
 
 
 def _said(name: str, error: Any) -> str:  # noqa: ANN401 - pydantic's

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from geoseg.core.files import replacing
+from geoseg.core.files import made_folder, replacing
 from geoseg.core.text import counted, redact
 from geoseg.demo.example import example
-from geoseg.errors import GeosegError, ModelError, RasterError
+from geoseg.errors import ModelError, RasterError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from distributed import Client
 
-    from geoseg.maps.store import Masks
+from geoseg.maps.store import Masks
 
 FALLBACK = "kmeans:6"
 """What segments a real scene that the demo's model cannot read."""
@@ -158,7 +158,7 @@ def run_demo(
     Raises:
         GeosegError: The folder cannot be written, or the scene is no raster.
     """
-    folder = _folder(out)
+    folder = made_folder(out)
     clock = _Clock(quiet=quiet)
     truth = None
     if scene is None:
@@ -227,18 +227,6 @@ class _Clock:
     def seconds(self) -> dict[str, float]:
         rounded = {name: round(value, 2) for name, value in self.taken.items()}
         return {**rounded, "total": round(sum(self.taken.values()), 2)}
-
-
-def _folder(out: str | os.PathLike[str]) -> Path:
-    folder = Path(out).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GeosegError(
-            f"the folder {out} cannot be made: {error.strerror or error}; choose "
-            "another --out"
-        ) from error
-    return folder
 
 
 def _model_for(
@@ -357,6 +345,12 @@ def _peak_memory() -> Iterator[list[int]]:
 
 
 def _write(result: DemoResult) -> None:
-    text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    """Write the summary, in which files have names and no folders of this machine."""
+    facts = {
+        key: value.name if isinstance(value, Path) else value
+        for key, value in asdict(result).items()
+    }
+    facts["scene"] = without_folders(result.scene)
+    text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(result.summary) as part:
         part.write_text(text + "\n", encoding="utf-8")

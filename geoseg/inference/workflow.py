@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from geoseg._version import __version__
+from geoseg.core.discretion import discreet
 from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.series_options import DatesFrom, Resampling
@@ -250,6 +251,7 @@ def segment(
     raise NotImplementedError  # `_segment` is what runs
 
 
+@discreet
 def run_plan(
     plan: Plan,
     *,

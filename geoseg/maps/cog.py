@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from geoseg.core.classes import nodata_value
+from geoseg.core.discretion import discreet
 from geoseg.core.files import replace, replacing, target
 from geoseg.core.grid import squares
 from geoseg.errors import MasksError
@@ -30,6 +31,7 @@ _SMALLEST = 1 << 15
 """Bytes of a map of a few pixels with its headers, tables and side files."""
 
 
+@discreet
 def export(
     masks: str | Path | ClassReader | xr.Dataset | xr.DataArray,
     out: str | os.PathLike[str],

@@ -19,7 +19,7 @@ from geoseg.rasters.gdal import (
     open_dataset,
     reporting,
 )
-from geoseg.rasters.references import contents
+from geoseg.rasters.references import contents, opened_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -110,8 +110,9 @@ def open_class_raster(path: str, *, unseen: bool = False) -> ClassRaster:
             0 or above 65534, or more bands.
     """
     name = redact(path)
-    contents(path)  # what a VRT names is looked through before GDAL sees it
+    inside = contents(path)  # what a VRT names is looked through before GDAL sees it
     with environment(path), reporting("open", name, path), open_dataset(path) as file:
+        opened_with(file, path, inside)
         return _described(file, path, name, unseen=unseen or is_remote(file.name))
 
 

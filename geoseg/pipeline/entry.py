@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.discretion import discreet
 from geoseg.core.options import checked
 from geoseg.core.text import plain
 from geoseg.execution.options import ClusterOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from geoseg.execution.progress import Progress
 
 
+@discreet
 def run(
     path: str | os.PathLike[str],
     *,

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -51,7 +52,7 @@ def post_status(url: str, facts: Mapping[str, Any]) -> None:
             timeout=_PATIENCE,
         ):
             pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         warnings.warn(
             f"{redact(url)} could not be notified of how the run ended: "
             f"{first_line(error)}",

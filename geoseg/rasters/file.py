@@ -18,6 +18,7 @@ from geoseg.core.text import redact
 from geoseg.core.tiling import CHUNK
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
+from geoseg.rasters.coverage import covered_by
 from geoseg.rasters.gcps import ControlPoints, control_points
 from geoseg.rasters.gdal import (
     FAR_AT_ONCE,
@@ -30,7 +31,7 @@ from geoseg.rasters.gdal import (
     reporting,
 )
 from geoseg.rasters.products import known
-from geoseg.rasters.references import contents, covered_by
+from geoseg.rasters.references import Contents, contents, opened_with
 from geoseg.rasters.source import SourceBand, check_inside
 from geoseg.rasters.tiles import fits, in_rows, read_tiled
 from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
@@ -263,6 +264,7 @@ def open_file(
         environment(path),
         open_dataset(path) as dataset,
     ):
+        beside = opened_with(dataset, path, inside, told.trust)
         header = Header.of(dataset)
         _check(header, dataset, name)
         found = _describe(header, path, name, told)
@@ -273,11 +275,11 @@ def open_file(
         )
         if probe and not is_remote(path):
             _probe(dataset, found)
-    versions = Versions.of((*inside.files, *header.files))
+    versions = Versions.of((*inside.files, *header.files, *beside))
     told_nodata = any(n is not None for n in found.nodata)
     found = replace(
         found,
-        covered=None if told_nodata else covered_by(inside, header.grid, header.count),
+        covered=None if told_nodata else _covered(inside, header),
         versions=versions,
         identity={
             "path": place_of(name),
@@ -291,6 +293,15 @@ def open_file(
     if found.alpha is not None and _wants_alpha(found, told):
         return _with_alpha(found, found.alpha)
     return found
+
+
+def _covered(
+    inside: Contents, header: Header
+) -> tuple[NDArray[np.float64], ...] | None:
+    """Return what of a raster has files, band by band; None where all has."""
+    if inside.footprints is None:
+        return inside.covered
+    return covered_by(inside.footprints, header.grid, header.count)
 
 
 def _wants_alpha(source: RasterFile, told: FileHints) -> bool:

@@ -57,9 +57,15 @@ _BY_NAME: Final = (
     (re.compile(r"^gti:|\.gti(\.\w+)?$"), ("GTI",)),
     (re.compile(r"^sentinel2_l"), ("SENTINEL2",)),
 )
-# GDAL opens files beside a raster (`.ovr`, `.msk`) with whatever driver knows them;
-# this one writes files (https://github.com/OSGeo/gdal/issues/14739).
-_NEVER: Final = "MRF"
+# GDAL opens what a VRT names, and files beside a raster (`.ovr`, `.msk`), with whatever
+# driver knows them. MRF writes files (https://github.com/OSGeo/gdal/issues/14739), the
+# others read or ask for whatever a file names. They stay where somebody else in this
+# process has registered GDAL's drivers before; then looking into files must do.
+_NEVER: Final = (
+    "MRF PDS PDS4 ISIS2 ISIS3 VICAR EIR PCIDSK TIL STACTA STACIT GDALG ERS DIMAP RS2 "
+    "TSX SNODAS FAST RPFTOC ECRGTOC WMS WMTS WCS OGCAPI PLMOSAIC EEDA EEDAI DAAS NGW "
+    "HTTP KMLSUPEROVERLAY Rasterlite PDF MAP OZI GSC PAux"
+)
 
 # rasterio hands GDAL's messages to logging; without any handler Python prints them on
 # stderr. Whoever wants them adds a handler to the logger "rasterio".

@@ -3,7 +3,8 @@
 A VRT or a tile index names other files. Rasters are not trusted: such a file may lie
 below the folder of the one that names it, or on the web server or in the bucket that
 the user named, or where `--trust` says; nowhere else. What else VRTs can do (code, raw
-bytes of any file, rasters written inside the XML) is refused.
+bytes of any file, rasters written inside the XML) is refused. Files of HDF name others
+too, and so do overviews and masks beside a raster.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urljoin
@@ -24,23 +25,26 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.addresses import host_of as host_of  # noqa: PLC0414 - likewise
 from geoseg.rasters.addresses import is_remote
-from geoseg.rasters.gdal import environment, squeezed
+from geoseg.rasters.coverage import covered
+from geoseg.rasters.gdal import environment, open_dataset, reporting, squeezed
+from geoseg.rasters.hdf import DRIVERS, named_in
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from numpy.typing import NDArray
+    from rasterio import DatasetReader
 
-    from geoseg.core.grid import Grid
 
 _LARGEST_XML: Final = 64_000_000
 _DEEPEST: Final = 8
-# Rectangles of a mosaic that are told apart; of more, gaps count as what GDAL reads.
-_MOST_RECTANGLES: Final = 1_000_000
 # Elements of a VRT whose text names a file.
 _NAMES: Final = frozenset({"SourceFilename", "SourceDataset", "IndexDataset"})
 # What a VRT has no need of, and what reads or runs what it likes.
 _REFUSED_CLASSES: Final = frozenset({"VRTRawRasterBand", "VRTProcessedDataset"})
+# Files beside a raster that GDAL opens as rasters with whatever driver knows them.
+_RASTERS_BESIDE: Final = (".ovr", ".msk", ".aux", ".rrd")
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CURL_OPTIONS: Final = frozenset(
     {"url", "max_retry", "retry_delay", "connecttimeout", "empty_dir", "list_dir"}
 )
@@ -125,7 +129,24 @@ def contents(path: str, trust: Sequence[str] = ()) -> Contents:
     Raises:
         RasterError: It names what it may not, or does what a raster need not.
     """
-    return _Walk(tuple(trust), {}).contents(path, 0)
+    return _Walk(tuple(trust)).contents(path, 0)
+
+
+def opened_with(
+    dataset: DatasetReader, path: str, known: Contents, trust: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the files that were opened, or are to be, with an open raster.
+
+    Args:
+        dataset: What GDAL has opened.
+        path: The name by which it did.
+        known: What is in it by its own words.
+        trust: As for `contents`.
+
+    Raises:
+        RasterError: One of them lies where it may not.
+    """
+    return _beside(dataset, path, _Walk(tuple(trust)), 0, known.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +154,9 @@ class _Walk:
     """One way down; a file that is named a thousand times is looked at once."""
 
     trust: tuple[str, ...]
-    seen: dict[str, Contents]
+    seen: dict[str, Contents] = field(default_factory=dict)
+    listings: dict[str, frozenset[str]] = field(default_factory=dict)
+    """By folder, what lies in it."""
 
     def contents(self, path: str, depth: int) -> Contents:
         """Return what is in a file, so many files below the user's own."""
@@ -153,22 +176,96 @@ def _contents(path: str, walk: _Walk, depth: int) -> Contents:
         return _of_index(path, walk, depth)
     if is_vrt(path):
         return _of_vrt(path, walk, depth)
-    if depth and _looks_like_text(path):
+    if not depth:
+        return Contents(files=(path,))
+    start = _start(path)
+    if _is_text(start):
         raise RasterError(
             f"{redact(path)} is not the raster that its name promises but text that "
             "can name any file: it is not opened"
         )
-    return Contents(files=(path,))
+    if start is None or (start.startswith(_TIFF) and _is_alone(path, walk)):
+        return Contents(files=(path,))
+    # A VRT's files are opened with any driver. The first that knows this one must be
+    # among those that we mean.
+    with (
+        reporting("open", redact(path), path),
+        environment(path),
+        open_dataset(path) as dataset,
+    ):
+        return Contents(files=(path, *_beside(dataset, path, walk, depth)))
 
 
-def _looks_like_text(path: str) -> bool:
-    """Whether a local file begins like one that names other files."""
+def _start(path: str) -> bytes | None:
+    """Return how a file begins; None where that would be asked over a network."""
+    if is_remote(file_of(path)):
+        return None
     try:
         with Path(path).open("rb") as file:
-            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-            return start.startswith((b"<", b"DatasetHeader"))
-    except OSError:
-        return False
+            return file.read(64)
+    except OSError:  # in an archive, or not there: GDAL will say so
+        return b"" if path.startswith(_ARCHIVES) else None
+
+
+def _is_text(start: bytes | None) -> bool:
+    """Whether a file begins like one that names other files."""
+    text = (start or b"").lstrip(b"\xef\xbb\xbf \t\r\n")
+    return text.startswith((b"<", b"{", b"DatasetHeader"))
+
+
+def _is_alone(path: str, walk: _Walk) -> bool:
+    """Whether no file beside a local raster is opened with it."""
+    folder, name = os.path.split(path)
+    if folder not in walk.listings:
+        there = Path(folder).iterdir()
+        walk.listings[folder] = frozenset(each.name.lower() for each in there)
+    stem = name.lower().rpartition(".")[0]
+    ours = {f"{n}{end}" for n in (name.lower(), stem) for end in _RASTERS_BESIDE}
+    return not (ours | {f"{name.lower()}.aux.xml"}) & walk.listings[folder]
+
+
+def _beside(
+    dataset: DatasetReader,
+    path: str,
+    walk: _Walk,
+    depth: int,
+    known: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Return the files that are opened with one that GDAL has opened."""
+    found: dict[str, None] = {}
+    home = Path(file_of(path))
+    roots = (home.parent, Path(os.path.realpath(home)).parent, *map(Path, walk.trust))
+    for named in dataset.files:
+        target = file_of(named)
+        if named in known or target in {path, str(home)}:
+            continue
+        if is_remote(target):
+            _allowed_remote(named, target, path, walk.trust)
+        elif not any(_below(Path(target), root) for root in roots):
+            raise _not_trusted(named, path, "it is not below that file's folder")
+        elif named.lower().endswith(_RASTERS_BESIDE):
+            found.update(dict.fromkeys(walk.contents(named, depth + 1).files))
+        elif named.lower().endswith(".aux.xml"):
+            _check_overviews(named)
+    if dataset.driver in DRIVERS:
+        with _opened(file_of(path) if path == str(home) else path) as file:
+            inside = named_in(file, path)
+        for named in inside:
+            child = allowed(named, path, walk.trust)
+            found.update(dict.fromkeys(walk.contents(child, depth + 1).files))
+    return tuple(found)
+
+
+def _check_overviews(path: str) -> None:
+    """Raise where overviews are said to be kept in just any file."""
+    for element in _parsed(path).iter():
+        if element.get("key") == "OVERVIEW_FILE":
+            named = (element.text or "").strip()
+            if not named.lower().endswith(_RASTERS_BESIDE):
+                raise RasterError(
+                    f"{redact(path)} names {redact(named)} as overviews, which is not "
+                    "opened: remove that, or build overviews with gdaladdo"
+                )
 
 
 # --- VRTs ---
@@ -186,9 +283,12 @@ def _of_vrt(path: str, walk: _Walk, depth: int) -> Contents:
                 child = allowed(text, path, walk.trust, beside=key[1] == "1")
                 named[key] = child, walk.contents(child, depth + 1)
     files = {path: None}
-    for _, inside in named.values():
-        files.update(dict.fromkeys(inside.files))
-    return Contents(files=tuple(files), covered=_covered(root, named))
+    for _, each in named.values():
+        files.update(dict.fromkeys(each.files))
+    return Contents(
+        files=tuple(files),
+        covered=covered(root, {key: each.covered for key, (_, each) in named.items()}),
+    )
 
 
 def _parsed(path: str) -> Element:
@@ -205,7 +305,7 @@ def _parsed(path: str) -> Element:
         return ET.fromstring(text)  # noqa: S314 - see above
     except (ET.ParseError, RecursionError, ValueError) as error:
         raise RasterError(
-            f"cannot open {redact(path)}: it is not the XML of a VRT ({error})"
+            f"cannot open {redact(path)}: it is no XML such as GDAL writes ({error})"
         ) from error
 
 
@@ -368,109 +468,12 @@ def _not_trusted(named: str, by: str, why: str, what: str = "") -> RasterError:
     )
 
 
-# --- what of a mosaic has a file ---
-
-
-def _covered(
-    root: Element, named: dict[tuple[str, str | None], tuple[str, Contents]]
-) -> tuple[NDArray[np.float64], ...] | None:
-    """Return, band by band, which pixels of a VRT have a file; None where all have.
-
-    GDAL reads 0 where none is and calls it valid; a VRT with nodata reads that.
-    """
-    if root.get("subClass"):  # warped: GDAL knows itself
-        return None
-    try:
-        size = float(root.get("rasterYSize", 0)), float(root.get("rasterXSize", 0))
-        bands = [_rectangles(band, named) for band in root.findall("VRTRasterBand")]
-    except (TypeError, ValueError):
-        return None  # GDAL will say what is wrong with it
-    if not bands or all(_is_whole(rectangles, size) for rectangles in bands):
-        return None
-    return tuple(bands)
-
-
-def covered_by(
-    inside: Contents, grid: Grid, bands: int
-) -> tuple[NDArray[np.float64], ...] | None:
-    """Return what of a raster has files, band by band; None where all has.
-
-    Args:
-        inside: What the raster is made of.
-        grid: Where its pixels are.
-        bands: How many it has.
-    """
-    if inside.footprints is None or not grid.is_rectilinear:
-        return inside.covered
-    x, y = inside.footprints[:, ::2], inside.footprints[:, 1::2]
-    t = ~grid.transform
-    columns = np.sort(t.a * x + t.c, axis=1)
-    rows = np.sort(t.e * y + t.f, axis=1)
-    rectangles = np.concatenate([rows, columns], axis=1)
-    whole = _is_whole(rectangles, (float(grid.height), float(grid.width)))
-    return None if whole else (rectangles,) * bands
-
-
-def _rectangles(
-    band: Element, named: dict[tuple[str, str | None], tuple[str, Contents]]
-) -> NDArray[np.float64]:
-    found: list[NDArray[np.float64]] = []
-    everything = np.array([[-np.inf, np.inf, -np.inf, np.inf]])
-    for source in band:
-        name = source.find("SourceFilename")
-        if not source.tag.endswith("Source") or name is None:
-            continue
-        there, here = _edges(source.find("DstRect")), _edges(source.find("SrcRect"))
-        if there is None:
-            return everything
-        key = (name.text or "").strip(), name.get("relativeToVRT")
-        inside = named[key][1].covered if key in named else None
-        number = int(source.findtext("SourceBand", "1").removeprefix("mask,"))
-        if inside is None or here is None or not 0 < number <= len(inside):
-            found.append(there[None])
-        else:
-            found.append(_moved(inside[number - 1], here, there))
-        if not np.isfinite(found[-1]).all() or sum(map(len, found)) > _MOST_RECTANGLES:
-            return everything
-    return np.concatenate(found) if found else np.zeros((0, 4))
-
-
-def _moved(
-    rectangles: NDArray[np.float64], here: NDArray[Any], there: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return rectangles of a source's pixels as they lie in the VRT's."""
-    out = rectangles.copy()
-    for low in (0, 2):
-        size = float(here[low + 1] - here[low])
-        scale = (there[low + 1] - there[low]) / size if size else np.nan
-        edges = (rectangles[:, low : low + 2] - here[low]) * scale + there[low]
-        out[:, low : low + 2] = edges.clip(there[low], there[low + 1])
-    return out
-
-
-def _edges(rectangle: Element | None) -> NDArray[np.float64] | None:
-    """Return first and last row and column edge."""
-    if rectangle is None:
-        return None
-    x, y, width, height = (
-        float(rectangle.get(key, 0)) for key in ("xOff", "yOff", "xSize", "ySize")
-    )
-    return np.array([y, y + height, x, x + width])
-
-
-def _is_whole(rectangles: NDArray[np.float64], size: tuple[float, float]) -> bool:
-    """Whether one rectangle covers everything, the usual case of a stack."""
-    y, bottom, x, right = rectangles.T
-    whole = (y <= 0.5) & (x <= 0.5) & (bottom >= size[0] - 0.5)
-    return bool((whole & (right >= size[1] - 0.5)).any())
-
-
 # --- tile indexes ---
 
 
 def _of_index(path: str, walk: _Walk, depth: int) -> Contents:
     index = path[4:] if path.upper().startswith("GTI:") else path
-    if _looks_like_text(index):
+    if _is_text(_start(index)):
         root = _parsed(index)
         _check_harmless(root, index)
         told = root.findtext("IndexDataset", "").strip()

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoseg.core.discretion import discreet
 from geoseg.core.extras import require
+from geoseg.core.files import made_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from geoseg.accuracy.evaluation import Evaluation
 
 
+@discreet
 def draw_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     """Draw the confusion matrix, the areas and, where known, the reliability diagram.
 
@@ -30,9 +33,9 @@ def draw_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        GeosegError: The folder cannot be made.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    place = made_folder(folder)
     k = len(evaluation.classes)
     drawn = [_saved(_confusion(evaluation, k), place / "confusion.png")]
     if np.isfinite(evaluation.area_m2):

@@ -1,5 +1,9 @@
 """What the user names may hold a password: no message and no product repeats it."""
 
+import inspect
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,12 @@ from declared import DECLARED
 import geoseg
 from geoseg import location
 from geoseg.cli import run
-from geoseg.cli.quality import FigureOptions
-from geoseg.core.options import cli_of, flag_of
+from geoseg.cli.demo import DemoOptions
+from geoseg.cli.quality import FigureOptions, PairsOptions
+from geoseg.core.options import Options, cli_of, flag_of
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
+from geoseg.pipeline.settings import Export, Pipeline, Report, Segment, Vectorize
 
 SECRET = "hunter2hunter"
 NAMED = [
@@ -22,38 +28,87 @@ NAMED = [
     f"https://me:a/{SECRET}@127.0.0.1:9/x.gpkg",
     f"PG:host=127.0.0.1 port=9 user=me password='{SECRET} too'",
 ]
+TOML = "out = 'job'\n[segment]\nraster = {scene!r}\nmodel = 'otsu:nir'\n"
+DEMO = DemoOptions, "demo"
 IN_BUCKETS = [f"s3://key:{SECRET}@bucket/m.zarr", f"gs://me:{SECRET}@bucket/m.zarr"]
 # Each command with all that it needs, by flag; one value at a time becomes a secret.
 COMMANDS = {
     "plan": (["{scene}"], {"--model": "threshold:nir>99"}),
     "segment": (["{scene}"], {"--model": "threshold:nir>99", "--out": "{new}.zarr"}),
     "vectorize": (["{masks}"], {"--out": "{new}.gpkg"}),
+    "classes": (["{masks}"], {"--names": "b,a"}),
     "export": (["{masks}"], {"--out": "{new}.tif"}),
     "verify": (["{masks}"], {}),
     "report": (["{masks}"], {"--out": "{new}.html"}),
+    "view": (["{masks}"], {}),
     "evaluate": (["{masks}"], {"--reference": "{masks}"}),
     "sample": (["{masks}"], {"--out": "{new}.gpkg", "--n": "9"}),
+    "compare": (["{masks}", "{masks}"], {}),
+    "compose": (["{dated}"], {"--dates": "2025", "--out": "{new}.tif"}),
     "train": (
         ["{scene}"],
         {"--labels": "{labels}", "--out": "{new}", "--arch": "forest"},
     ),
+    "run": (["{toml}"], {}),
+    "search": (["{dated}"], {"--dates": "2025", "--out": "{new}.json"}),
+    "demo": ([], {"--out": "{new}", "--scene": "{scene}"}),
 }
+BESIDE = {"segment": ClusterOptions, "vectorize": ClusterOptions,
+          "evaluate": FigureOptions, "compare": PairsOptions}  # fmt: skip
+"""Commands take these too; of clusters others take what these two do."""
+TABLES = {"segment": Segment, "vectorize": Vectorize, "export": Export,
+          "report": Report, "": Pipeline}  # fmt: skip
+
+
+def locations(model):
+    """Return an option's name and flag, of each that names a path or URL."""
+    fields = [f for f in model.model_fields if cli_of(model, f).location]
+    return [(field, flag_of(model, field)) for field in fields]
 
 
 def places():
     """Yield each command with each option that takes a path or URL, or its argument."""
-    for model, (_, name) in DECLARED.items():
-        if name not in COMMANDS:
-            continue
-        yield name, None
-        for each in (model, ClusterOptions, FigureOptions):
-            if each is ClusterOptions and name not in {"segment", "vectorize"}:
-                continue
-            if each is FigureOptions and name != "evaluate":
-                continue
-            for field in each.model_fields:
-                if cli_of(each, field).location:
-                    yield name, flag_of(each, field)
+    for model, name in [DEMO, *((m, n) for m, (_, n) in DECLARED.items())]:
+        if COMMANDS[name][0]:
+            yield name, None
+        for each in filter(None, (model, BESIDE.get(name))):
+            yield from ((name, flag) for _, flag in locations(each))
+
+
+def in_python():
+    for model, (function, name) in DECLARED.items():
+        yield from ((function, name, field) for field, _ in locations(model))
+
+
+def in_toml():
+    for table, model in TABLES.items():
+        yield from ((table, field) for field, _ in locations(model))
+
+
+def test_every_option_that_names_something_is_walked():
+    """Of all options that are declared anywhere; a new class of them is put above."""
+    walked = {*DECLARED, DEMO[0], *BESIDE.values(), *TABLES.values()}
+    known = {(base, field) for model in walked for base in model.__mro__
+             for field, _ in locations(model)}  # fmt: skip
+    for model in subclasses(Options):
+        for field, _ in locations(model):
+            assert (model, field) in known
+
+
+def test_what_names_something_says_so():
+    """By what the help calls its value."""
+    for model in subclasses(Options):
+        for field in model.model_fields:
+            cli = cli_of(model, field)
+            if re.search(r"FILE|PATH|URL|HOST|FOLDER|MASKS|RASTER", cli.metavar or ""):
+                assert cli.location, f"{model.__name__}.{field}"
+
+
+def subclasses(model):
+    for each in model.__subclasses__():
+        if each.__module__.startswith("geoseg."):
+            yield each
+            yield from subclasses(each)
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +127,23 @@ def made(tmp_path_factory):
     scene, masks = str(folder / "scene.tif"), str(folder / "m.zarr")
     assert run(["segment", scene, "--model", "threshold:nir>99", "--out", masks]) == 0
     labels = str(folder / "labels.tif")
-    return {"scene": scene, "masks": masks, "labels": labels}
+    dated = folder / "dated"
+    dated.mkdir()
+    shutil.copy(scene, dated / "scene_20250601.tif")
+    toml = folder / "p.toml"
+    toml.write_text(TOML.format(scene=scene))
+    return {"scene": scene, "masks": masks, "labels": labels, "dated": str(dated),
+            "toml": str(toml)}  # fmt: skip
 
 
 # GDAL and OGR warn of what they cannot reach; the program does not show that.
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("command", "flag"), [*places()])
 def test_a_secret_is_nowhere(made, tmp_path, capfd, monkeypatch, command, flag):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(location, "_KEPT", set())
+    monkeypatch.setattr("geoseg.viz.view.server.MapServer.wait", lambda _: None)
+    monkeypatch.setattr("click.launch", lambda _: None)
     positional, options = COMMANDS[command]
     values = {**made, "new": str(tmp_path / "new")}
     for named in NAMED:
@@ -100,26 +163,78 @@ def test_a_secret_is_nowhere(made, tmp_path, capfd, monkeypatch, command, flag):
 
 
 LINES = [
-    ["compare", "{named}", "{masks}"],
     ["compare", "{masks}", "{named}"],
-    ["compare", "{masks}", "{masks}", "--csv", "{named}"],
-    ["view", "{named}", "--no-browser"],
-    ["view", "{masks}", "--no-browser", "--raster", "{named}"],
-    ["view", "{masks}", "--no-browser", "--regions", "{named}"],
-    ["demo", "--scene", "{named}", "--out", "{new}"],
     ["model", "show", "{named}"],
     ["model", "check", "{named}", "{scene}"],
     ["model", "check", "threshold:nir>9", "{named}"],
     ["model", "check", "threshold:nir>9", "{scene}", "--aoi", "{named}"],
     ["model", "pack", "{named}", "--out", "{new}"],
     ["model", "import", "dynamicworld", "{named}", "--out", "{new}"],
-    ["run", "{named}"],
-    ["run", "{toml}", "--scenes", "{named}"],
     ["run", "{toml}", "--set", "segment.raster={named}"],
     ["run", "{toml}", "--set", "segment.model={named}"],
     ["run", "{toml}", "--set", "cluster={named}"],
     ["status", "{named}"],
 ]
+
+
+def nothing_of_it(folder, capfd):
+    said = capfd.readouterr()
+    assert SECRET not in said.out + said.err
+    for path in folder.rglob("*"):
+        assert SECRET not in path.name
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("function", "name", "field"), [*in_python()])
+def test_a_secret_is_nowhere_in_python(
+    made, tmp_path, capfd, monkeypatch, function, name, field
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(location, "_KEPT", set())
+    values = {**made, "new": str(tmp_path / "new")}
+    positional, options = COMMANDS[name]
+    rest = {k[2:].replace("-", "_"): v.format(**values) for k, v in options.items()}
+    rest |= {"n": 9} if name == "sample" else {}
+    rest |= {"names": ["b", "a"]} if name == "classes" else {}
+    try:
+        answer = function(
+            *(p.format(**values) for p in positional), **{**rest, field: NAMED[0]}
+        )
+    except GeosegError as error:
+        told(error)
+    else:
+        assert SECRET not in repr(answer)
+        getattr(answer, "close", bool)()  # a server
+    nothing_of_it(tmp_path, capfd)
+
+
+def told(error):
+    """Look through an error and what it came of, which a traceback prints."""
+    while error is not None:
+        assert SECRET not in str(error) + repr(error)
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("table", "field"), [*in_toml()])
+def test_a_secret_is_nowhere_in_toml(made, tmp_path, capfd, monkeypatch, table, field):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(location, "_KEPT", set())
+    segment = {"raster": made["scene"], "model": "otsu:nir"}
+    tables = {"": {"out": "job"}, "segment": segment, "vectorize": {}, "export": {},
+              "report": {}}  # fmt: skip
+    tables[table][field] = NAMED[0]
+    file = tmp_path / "with.toml"
+    lines = [f"{k} = {json.dumps(v)}" for k, v in tables.pop("").items()]
+    for each, values in tables.items():
+        lines += [f"[{each}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
+    file.write_text("\n".join(lines))
+    assert run(["run", str(file)]) in {0, 2, 3}
+    file.unlink()
+    nothing_of_it(tmp_path, capfd)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -129,16 +244,12 @@ def test_a_secret_is_nowhere_in_other_commands(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(location, "_KEPT", set())
-    toml = tmp_path / "p.toml"
-    toml.write_text(
-        f"out = 'job'\n[segment]\nraster = {made['scene']!r}\nmodel = 'otsu:nir'\n"
-    )
     for named in NAMED:
-        values = {**made, "named": named, "new": str(tmp_path / "new"), "toml": toml}
+        values = {**made, "named": named, "new": str(tmp_path / "new")}
         status = run([word.format(**values) for word in line])
         said = capfd.readouterr()
         assert SECRET not in said.out + said.err
-        assert status in {2, 3} or "--csv" in line
+        assert status in {2, 3}
         for path in tmp_path.rglob("*"):
             if path.is_file():
                 assert SECRET.encode() not in path.read_bytes()
@@ -202,10 +313,14 @@ def test_python_tells_none_either(tmp_path, monkeypatch, function, named):
     monkeypatch.setattr(location, "_KEPT", set())
     with pytest.raises(GeosegError) as refused:
         function(named, **ASKED[function])
-    error = refused.value
-    while error is not None:
-        assert SECRET not in str(error) + repr(error)
-        error = error.__cause__ or error.__context__
+    told(refused.value)
+
+
+def test_every_public_function_that_is_given_places_is_discreet():
+    for name in geoseg.__all__:
+        function = getattr(geoseg, name)
+        if inspect.isfunction(function) and "Path" in str(inspect.signature(function)):
+            assert hasattr(function, "__wrapped__"), name
 
 
 def test_what_is_written_says_nothing_of_the_machine(made, tmp_path):

@@ -369,13 +369,13 @@ def look_at_raster(path):
 def test_vrts(rasters, vrt, place):
     path = rasters / "red.vrt"
     text = as_xml(vrt)
-    if place is not None:
+    if place is not None and ">red.tif<" in text:
         text = text.replace("red.tif", place, 1)
     path.write_text(text, encoding="utf-8", errors="replace")
     before = listing(rasters)
     source = read_or_refused(look_at_raster, path)
     assert listing(rasters) == before
-    assert source is None or place is None or "red.tif" not in place
+    assert source is None or place is None or f">{place}<" not in text
 
 
 def listing(folder):
@@ -413,6 +413,8 @@ SCALARS = (
 @fuzzed
 @given(data=st.data())
 def test_packages(tmp_path, package, data):
+    for left in tmp_path.iterdir():  # a log of what was read before
+        left.unlink()
     path = tmp_path / "labels.gpkg"
     content = bytearray(package)
     if data.draw(st.booleans()):

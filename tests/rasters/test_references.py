@@ -1,12 +1,15 @@
 """What a raster names: below its own folder, on its own host, or not at all."""
 
+import io
 import os
 import re
+import struct
 import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyogrio
 import pytest
@@ -15,6 +18,7 @@ import shapely
 from affine import Affine
 
 from geoseg.errors import RasterError, SourceChangedError
+from geoseg.rasters.hdf import named_in
 from geoseg.rasters.open import open_source
 from geoseg.rasters.references import allowed, contents, file_of, host_of
 
@@ -362,3 +366,102 @@ def test_statistics_and_overviews_beside_a_raster_are_no_change(tmp_path, suffix
     assert Path(f"{path}{suffix}").exists()
     whole(source)
     assert open_source(path).identity == source.identity
+
+
+# --- what names files without a word of it in a VRT ---
+
+
+@pytest.mark.filterwarnings("ignore")  # no CRS
+@pytest.mark.parametrize("kind", ["raw", "link", "virtual"])
+@pytest.mark.parametrize("name", ["a.nc", "a.h5", "a", "a.tif", "b.vrt"])
+def test_hdf5_reads_nothing_outside_its_folder(tmp_path, kind, name):
+    outside, folder = tmp_path / "o.h5", tmp_path / "mine"
+    folder.mkdir()
+    with h5py.File(outside, "w") as file:
+        file["v"] = noise(20, 20)
+    inside = folder / ("a.tif" if name == "b.vrt" else name)
+    with h5py.File(inside, "w", userblock_size=512 * (name == "a.h5")) as file:
+        if kind == "raw":
+            file.create_dataset(
+                "v", (20, 20), dtype="u1", external=[(str(outside), 0, 400)]
+            )
+        elif kind == "link":
+            file["v"] = h5py.ExternalLink("../o.h5", "v")
+        else:
+            layout = h5py.VirtualLayout((20, 20), "u1")
+            layout[:] = h5py.VirtualSource(str(outside), "v", (20, 20))
+            file.create_virtual_dataset("v", layout)
+    if name == "b.vrt":
+        vrt(folder / name, part("a.tif"))
+    with pytest.raises(RasterError, match=r"o\.h5, which is not opened"):
+        open_source(folder / name)
+    if kind != "link":  # GDAL knows arrays behind links in netCDF only
+        trusted = open_source(folder / name, trust=[str(outside)])
+        assert str(outside) in trusted.versions.facts  # noticed where it is replaced
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hdf5_may_name_what_lies_below_its_folder(tmp_path):
+    with h5py.File(tmp_path / "o.h5", "w") as file:
+        file["v"] = noise(20, 20)
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file["v"] = h5py.ExternalLink("o.h5", "v")
+    pixels, _ = whole(open_source(tmp_path / "a.nc"))
+    assert (np.sort(pixels, None) == np.sort(noise(20, 20), None)).all()
+
+
+def test_external_elements_of_hdf4_are_found():
+    """Written as hfile.h says: one block of descriptors, one of them elsewhere."""
+    name = b"../secret"
+    tag = struct.pack(">HHII", 0x4000 | 702, 1, 30, 14 + len(name))
+    whole = b"\x0e\x03\x13\x01" + struct.pack(">HI", 1, 0) + tag
+    element = struct.pack(">HIII", 2, 400, 0, len(name)) + name
+    assert named_in(io.BytesIO(whole.ljust(30, b"\0") + element), "a.hdf") == (
+        "../secret",
+    )
+    assert named_in(io.BytesIO(b"CDF\1"), "a.nc") == ()
+
+
+PDS = """PDS_VERSION_ID = PDS3
+RECORD_TYPE = FIXED_LENGTH
+RECORD_BYTES = 20
+^IMAGE = "../secret.bin"
+OBJECT = IMAGE
+ LINES = 20
+ LINE_SAMPLES = 20
+ SAMPLE_TYPE = UNSIGNED_INTEGER
+ SAMPLE_BITS = 8
+ BANDS = 1
+END_OBJECT = IMAGE
+END
+"""
+
+
+@pytest.mark.parametrize("text", [PDS, '{"stac_version": "1.0.0", "assets": {}}'])
+def test_what_a_vrt_names_is_of_the_formats_that_are_opened(tmp_path, text):
+    (tmp_path / "secret.bin").write_bytes(noise(20, 20).tobytes())
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.tif").write_text(text)
+    with pytest.raises(RasterError, match=r"not opened|cannot open"):
+        open_source(vrt(folder / "b.vrt", part("a.tif")))
+
+
+@pytest.mark.parametrize("end", [".ovr", ".msk", ".aux.xml"])
+@pytest.mark.parametrize("named", ["a.tif", "b.vrt"])
+def test_what_lies_beside_names_nothing_outside(tmp_path, secret, end, named):
+    path = write(tmp_path / "mine/a.tif", noise(1, 40, 40))
+    beside = path.with_name(f"a.tif{end}")
+    if end == ".aux.xml":
+        beside.write_text(
+            '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">'
+            f"{secret}</MDI></Metadata></PAMDataset>"
+        )
+    else:
+        vrt(beside, part(secret, relative=0))
+    vrt(path.with_name("b.vrt"), part("a.tif"))
+    with pytest.raises(RasterError, match="not opened"):
+        open_source(path.with_name(named))
+    if end != ".aux.xml":
+        write(beside, noise(1, 20, 20))
+        whole(open_source(path.with_name(named)))
