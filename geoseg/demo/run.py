@@ -22,6 +22,7 @@ from geoseg.core.files import made_folder, replacing
 from geoseg.core.text import counted, redact
 from geoseg.demo.example import example
 from geoseg.errors import ModelError, RasterError
+from geoseg.location import without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
