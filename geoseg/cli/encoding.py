@@ -33,7 +33,16 @@ def plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def make_output_safe() -> None:
-    """Let standard output and errors take any text."""
+    """Let standard output and errors take any text, also where they are closed.
+
+    A file that is opened later would otherwise get their numbers, and what libraries
+    print into it.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # of the lowest free number
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
     codecs.register_error("plain", plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +125,11 @@ def feature_labels(
             raise LabelsError(f"column {named!r} of {path} is empty in every feature")
         _question(text[labelled], named, path, chosen=column is not None)
         raw = frame.loc[labelled, named].tolist()
+        if not all(isinstance(each, Hashable) for each in raw):
+            raise LabelsError(
+                f"column {named!r} of {path} holds lists: one class per feature is "
+                "needed"
+            )
     pairing = names.paired(dict.fromkeys(raw))
     values = np.array([pairing.values[r] for r in raw], np.uint16)
     kept = values != UNLABELLED

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
@@ -30,6 +33,23 @@ def test_names_are_read_where_python_is_told_not_to_help_itself(tmp_path):
         capture_output=True, text=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert str(named) in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="as shells of POSIX close them")
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_matter(tmp_path, closed):
+    with rasterio.open(
+        tmp_path / "s.tif", "w", driver="GTiff", count=1, height=9, width=9,
+        dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
+    ) as file:  # fmt: skip
+        file.write(np.ones((1, 9, 9), np.uint8))
+    line = f"exec {sys.executable} -m geoseg segment s.tif --model 'threshold:1>0'"
+    done = subprocess.run(
+        ["sh", "-c", f"{line} --out m.zarr {closed}"], cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert (tmp_path / "m.zarr").is_dir()
 
 
 def test_names_without_a_code_are_no_traceback(tmp_path):

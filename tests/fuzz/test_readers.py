@@ -215,8 +215,13 @@ OPEN_RING = copy.deepcopy(FEATURES)
 OPEN_RING["features"][0]["geometry"]["coordinates"][0].pop()
 
 
+LISTS = copy.deepcopy(FEATURES)
+LISTS["features"][0]["properties"]["class"] = ["water"]
+
+
 @fuzzed
 @example(features=OPEN_RING, cut=3000)
+@example(features=LISTS, cut=3000)
 @given(features=spoiled(FEATURES), cut=st.integers(0, 3000))
 def test_labels(tmp_path, features, cut):
     path = tmp_path / "labels.geojson"
