@@ -12,8 +12,9 @@ from geoseg.core.grid import Grid, Window, same_pixels, squares
 from geoseg.core.text import redact
 from geoseg.core.xarray_grid import grid_of, spatial_dims
 from geoseg.errors import MasksError, first_line
+from geoseg.maps.group import zarr_store
 from geoseg.maps.state import RECORD
-from geoseg.maps.storage import Storage, access
+from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.values import table_of, values_that_occur
 
@@ -141,10 +142,9 @@ def open_class_zarr(path: str) -> ClassReader:
 
     try:
         data = xr.open_zarr(
-            path,
+            **zarr_store(path),
             decode_coords="all",
             mask_and_scale=False,
-            storage_options=access(path) or None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MasksError(

@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import zarr
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
-from zarr.storage import MemoryStore
+from zarr.storage import FsspecStore, MemoryStore
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid
@@ -26,7 +27,7 @@ from geoseg.maps.metadata import (
     grid_mapping_attributes,
     group_attributes,
 )
-from geoseg.maps.storage import Storage, access
+from geoseg.maps.storage import AZURE, Storage, access
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -52,11 +53,24 @@ _ROWS = 1 << 16
 def open_group(path: str, mode: str = "r") -> zarr.Group:
     """Open a group by its own metadata, which may be newer than the consolidated."""
     return zarr.open_group(
-        path,
+        **zarr_store(path),
         mode=mode,  # type: ignore[arg-type]
         use_consolidated=False,
-        storage_options=access(path) or None,
     )
+
+
+def zarr_store(url: str) -> dict[str, Any]:
+    """Return what zarr and xarray are told to open a URL: the store, and how."""
+    options = access(url)
+    if not url.startswith(AZURE):
+        return {"store": url, "storage_options": options or None}
+    # Its file systems for zarr's own loop end a process with a traceback (adlfs 2026.8
+    # closes them in a loop that they do not have); others can be called from threads.
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    system, path = fsspec.core.url_to_fs(url, **options)
+    wrapped = AsyncFileSystemWrapper(system, asynchronous=True)
+    return {"store": FsspecStore(wrapped, path=path)}
 
 
 def consolidate(path: str, group: zarr.Group) -> None:

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import fsspec
 
+from geoseg.core.extras import require
 from geoseg.core.files import replace
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError, MasksError, first_line
@@ -34,6 +35,22 @@ _STRAY = re.compile(
     r"(\.nfs[0-9a-f]+|\._.*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.IGNORECASE
 )
 """Files that file systems and file managers make; they mean nothing."""
+_STORES = {
+    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
+    "az": ("adlfs", "azure"), "abfs": ("adlfs", "azure"), "abfss": ("adlfs", "azure"),
+}  # fmt: skip
+"""By scheme: the package that speaks with such a store, and the extra that has it."""
+AZURE = ("az://", "abfs://", "abfss://")
+"""What the URLs of Azure's stores begin with."""
+_UNSIGNED: dict[str, tuple[str, dict[str, Any]]] = {
+    "s3": ("AWS_NO_SIGN_REQUEST", {"anon": True}),
+    "gcs": ("GS_NO_SIGN_REQUEST", {"token": "anon"}),
+    "azure": ("AZURE_NO_SIGN_REQUEST", {"anon": True}),
+}
+_AZURE = {
+    "account_name": "AZURE_STORAGE_ACCOUNT", "account_key": "AZURE_STORAGE_ACCESS_KEY"
+}  # fmt: skip
 _BUSY = {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES}
 
 
@@ -50,22 +67,28 @@ def is_temporary(name: str) -> bool:
 def access(url: str) -> dict[str, Any]:
     """Return what fsspec must be told to open a URL, beside the usual environment.
 
-    AWS_NO_SIGN_REQUEST is GDAL's word, which fsspec does not know: what is public is
-    read, or written, without credentials.
+    Some variables are GDAL's words, which fsspec's packages do not know: whether to
+    read, or write, what is public without credentials, and of Azure which account.
 
     Raises:
         MasksError: There are credentials in the URL, where buckets have none.
+        MissingExtraError: The package that speaks with the store is not installed.
     """
-    if (
-        url.startswith(("s3://", "s3a://", "gs://", "gcs://"))
-        and "@" in urlsplit(url)[1]
-    ):
+    scheme = url.partition("://")[0].lower()
+    if "://" not in url or scheme not in _STORES:
+        return {}
+    package, extra = _STORES[scheme]
+    if extra != "azure" and "@" in urlsplit(url)[1]:
         raise MasksError(
             f"{redact(url)}: keys do not belong into a bucket's URL, say them as "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the cloud's tool does"
         )
-    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in {"YES", "TRUE"}
-    return {"anon": True} if unsigned and url.startswith(("s3://", "s3a://")) else {}
+    require(package, what=f"reading and writing {scheme}://", extra=extra)
+    word, unsigned = _UNSIGNED[extra]
+    if os.environ.get(word, "NO").upper() in {"YES", "TRUE"}:
+        return dict(unsigned)
+    told = _AZURE if extra == "azure" else {}
+    return {name: os.environ[word] for name, word in told.items() if word in os.environ}
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from geoseg.maps.group import (
     OVERVIEW,
     consolidate,
     open_group,
+    zarr_store,
 )
 from geoseg.maps.metadata import classes_from_attributes, grid_from_attributes
 from geoseg.maps.state import (
@@ -46,7 +47,7 @@ from geoseg.maps.state import (
     remove_leftovers,
     write_record,
 )
-from geoseg.maps.storage import Storage, access, reporting
+from geoseg.maps.storage import Storage, reporting
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -272,8 +273,7 @@ class Masks:
         import xarray as xr
 
         data: xr.Dataset = xr.open_zarr(
-            self.path,
-            storage_options=access(self.path) or None,
+            **zarr_store(self.path),
             decode_coords="all",
             mask_and_scale={name: name not in _KEPT_RAW for name in self.arrays},
         )
