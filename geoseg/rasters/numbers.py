@@ -184,7 +184,8 @@ def numbers_of(sources: Sequence[Source], units: Units) -> Numbers:
     Where all say that reflectance is a ten-thousandth of their numbers, these are
     Sentinel-2's without offset, and a run brings other numbers to them.
     """
-    if units == "reflectance":
+    known = all(band.is_reflectance for s in sources for band in s.bands)
+    if known or units == "reflectance":
         return "reflectance"
     rules = {(b.scale, b.offset) for s in sources for b in s.bands}
     return BEFORE_0400 if rules == {(_STEP, 0.0)} else "DN"

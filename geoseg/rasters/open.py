@@ -32,7 +32,7 @@ from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
 from geoseg.rasters.source import Source, SourceBand, noted, steps_of
 from geoseg.rasters.stac import items_of, open_items, read_items
-from geoseg.rasters.steps import WantedBand, is_series, iso_day, matched_in_time
+from geoseg.rasters.steps import WantedBand, iso_day, matched_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -251,14 +251,14 @@ def for_training(sources: Sequence[Source]) -> list[Source]:
     What was done for that, and what may be nodata in them, stands in their notes.
 
     Raises:
-        RasterError: One shows several dates.
+        RasterError: One shows more dates than another.
     """
-    for source in sources:
-        if is_series(source.bands):
-            raise RasterError(
-                f"{source.name} shows {len(steps_of(source.bands))} dates: geoseg "
-                "trains on one date; choose it, or train with the network's own library"
-            )
+    counts = [len(steps_of(source.bands)) for source in sources]
+    if len({*counts}) > 1:
+        raise RasterError(
+            f"the rasters to learn from show {', '.join(map(str, counts))} steps in "
+            "time: choose as many of each, as with --dates and --every"
+        )
     changed, told = alike(sources)
     out = []
     for before, source in zip(sources, changed, strict=True):

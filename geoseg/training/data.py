@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,9 +72,13 @@ def open_training_data(rasters: Paths, options: TrainOptions) -> TrainingData:
 
 def _open_sources(rasters: Paths, options: TrainOptions) -> list[Source]:
     """Return the rasters with the same bands, at about the same pixel size."""
-    found = [open_source(r, **options.of_source) for r in _several(rasters)]
+    each = _several(rasters)
+    if options.dates_from == "names":  # files of one place at many dates
+        each = [each]
+    found = [open_source(one, **options.of_source) for one in each]
     if not found:
         raise GeosegError("no raster to train on")
+    found = for_training(found)
     first = found[0]
     for other in found[1:]:
         if len(other.bands) != len(first.bands):
@@ -82,7 +86,6 @@ def _open_sources(rasters: Paths, options: TrainOptions) -> list[Source]:
                 f"{other.name} has {len(other.bands)} bands, {first.name} "
                 f"{len(first.bands)}: choose the same with --bands"
             )
-    found = for_training(found)
     for note in dict.fromkeys(n for s in found for n in s.notes):
         warnings.warn(note, UserWarning, stacklevel=2)
     size = options.resolution or metres_of(first)
@@ -103,7 +106,7 @@ def _sized(source: Source, metres: float, *, always: bool) -> Source:
     return source if near and not always else at_resolution(source, metres)
 
 
-def _several(paths: Paths) -> list[str | os.PathLike[str]]:
+def _several(paths: Paths) -> list[Any]:
     return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 
 from geoseg._version import __version__
 from geoseg.accuracy.interval import finite
+from geoseg.core.times import Times
 from geoseg.labels import object_classes
 from geoseg.models.card import Card
 from geoseg.rasters.numbers import numbers_of
-from geoseg.rasters.source import unique
+from geoseg.rasters.source import steps_of, unique
 from geoseg.training.data import metres_of
 from geoseg.training.scenes import scaled_bands
 
@@ -39,6 +41,7 @@ def untrained_card(
     return Card(
         name=options.name or Path(options.out).resolve().name,
         bands=scaled_bands(data.scenes, options.seed),
+        times=_times(steps_of(sources[0].bands), options.every),
         classes=data.classes,
         task=options.task or "semantic",
         things=() if options.boundary is None else _things(data),
@@ -64,6 +67,14 @@ def untrained_card(
             }
         },
     )
+
+
+def _times(steps: Sequence[str], every: str | None) -> Times | None:
+    """Return which steps in time are learned from; None without any."""
+    if not steps:
+        return None
+    spacing = re.fullmatch(r"month|year|week|day|\d+ days", every or "")
+    return Times(count=len(steps), every=spacing[0] if spacing else None)
 
 
 def _things(data: TrainingData) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from geoseg.core.classes import Class, color_of
 from geoseg.core.label_options import LabelOptions
 from geoseg.core.options import Cli, Section
 from geoseg.core.raster_options import RasterOptions
+from geoseg.core.series_options import SeriesOptions
 from geoseg.models.networks.device import Precision
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _scales(text: str) -> list[float]:
     return [float(v) for v in text.split(",") if v.strip() not in {"", "none"}]
 
 
-class TrainOptions(RasterOptions, LabelOptions):
+class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
     """From what, how and into which folder a model is trained."""
 
     labels: Annotated[
@@ -184,6 +185,11 @@ class TrainOptions(RasterOptions, LabelOptions):
     """SPDX identifier, for the card."""
     overwrite: Annotated[bool, _WRITTEN] = False
     """Replace a model that is there."""
+
+    @property
+    def of_source(self) -> dict[str, Any]:
+        """How a raster, or scenes of many dates, are read."""
+        return {**super().of_source, "series": self.series}
 
     @property
     def features(self) -> PixelFeatures:

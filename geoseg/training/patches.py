@@ -182,9 +182,11 @@ def read_patch(scene: LabelledRaster, window: Window, card: Card) -> Patch:
     """Return a window's pixels, the card's fill under nodata, and its targets."""
     pixels, valid, targets = scene.read(window)
     values = pixels.astype(np.float32)
-    if not valid.all():
+    in_time = card.times is not None  # where a valid pixel may lack some steps
+    if in_time or not valid.all():
         for band, plane in zip(card.bands, values, strict=True):
-            plane[~valid] = band.offset if card.fill is None else card.fill
+            missing = ~valid | np.isnan(plane) if in_time else ~valid
+            plane[missing] = band.offset if card.fill is None else card.fill
     return torch.from_numpy(values), torch.from_numpy(np.ascontiguousarray(targets))
 
 

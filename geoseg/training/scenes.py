@@ -15,12 +15,13 @@ from geoseg.inference.windows import reflect
 from geoseg.labels import Labels, object_classes, read_objects
 from geoseg.models.card import Band
 from geoseg.models.classical.sample import sample_pixels
+from geoseg.rasters.source import by_step
 from geoseg.training.split import CELL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.rasters.open import Source
+    from geoseg.rasters.open import Source, SourceBand
 
 IGNORED = 255
 """In targets that are classes: a pixel that nothing is learned from."""
@@ -222,7 +223,8 @@ def scaled_bands(scenes: Sequence[LabelledRaster], seed: int) -> tuple[Band, ...
     """Return the bands with scaling from a seeded sample of the training rasters.
 
     Offset and scale are mean and standard deviation of pixels clipped to the range of
-    all but one in a thousand on either side.
+    all but one in a thousand on either side; of all steps in time together, so that
+    each band of a series is there once, as a card has them.
     """
     count = max(1000, _STATISTICS // len(scenes))
     sample = np.concatenate(
@@ -230,16 +232,33 @@ def scaled_bands(scenes: Sequence[LabelledRaster], seed: int) -> tuple[Band, ...
     ).astype(np.float64)
     if not len(sample):
         raise LabelsError("the training rasters hold no valid pixel")
-    low, high = np.percentile(sample, (0.1, 99.9), axis=0)
-    clipped = sample.clip(low, high)
     bands = scenes[0].source.bands
     return tuple(
-        Band(
-            name=band.name,
-            common_name=band.common_name,
-            offset=float(np.round(clipped[:, i].mean(), 6)),
-            scale=float(np.round(clipped[:, i].std(), 6)) or 1.0,
-            clip=(float(low[i]), float(high[i])),
-        )
-        for i, band in enumerate(bands)
+        _scaled(bands[at[0]], sample[:, at], static=static)
+        for at, static in _columns(bands)
+    )
+
+
+def _columns(bands: Sequence[SourceBand]) -> list[tuple[list[int], bool]]:
+    """Return where each band is at each step in time, and whether it has none."""
+    groups = by_step(bands)
+    static = groups.pop(None, [])
+    dated = [list(at) for at in zip(*groups.values(), strict=True)]
+    return [*((at, False) for at in dated), *(([i], bool(groups)) for i in static)]
+
+
+def _scaled(band: SourceBand, sample: NDArray[np.float64], *, static: bool) -> Band:
+    """Return a band with the scaling of its pixels (pixel, step), NaN where missing."""
+    values = sample[np.isfinite(sample)]
+    if not len(values):
+        raise LabelsError(f"no pixel of the training rasters shows band {band.name}")
+    low, high = np.percentile(values, (0.1, 99.9))
+    clipped = values.clip(low, high)
+    return Band(
+        name=band.name,
+        common_name=band.common_name,
+        offset=float(np.round(clipped.mean(), 6)),
+        scale=float(np.round(clipped.std(), 6)) or 1.0,
+        clip=(float(low), float(high)),
+        static=static,
     )

@@ -18,6 +18,7 @@ from geoseg.core.extras import require
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
+from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError
 from geoseg.models.card import Card, Task
@@ -101,6 +102,18 @@ def train(
     nodata_rule: NodataRule = "auto",
     units: Units = "file",
     trust: Sequence[str] | None = None,
+    dates: str | Sequence[Any] | None = None,
+    cloud: float | None = None,
+    endpoint: str | None = None,
+    dates_from: DatesFrom = "items",
+    reduce: str | None = None,
+    every: str | None = None,
+    mask: Sequence[str] | None = None,
+    mask_buffer: float = 0.0,
+    like: str | os.PathLike[str] | None = None,
+    crs: str | None = None,
+    resampling: Resampling = "auto",
+    skip_missing: bool = False,
     resolution: float | None = None,
     validation: float = 0.2,
     block: int | None = None,
@@ -169,6 +182,20 @@ def train(
         units: numbers as stored, `file`, or as `reflectance`.
         trust: paths and hosts that a VRT, tile index or STAC item may name beside its
             own folder and host.
+        dates: of scenes of many dates, a year, month or day, or two of them; see
+            `compose` for this and the following.
+        cloud: most clouds of a scene, in percent.
+        endpoint: archive that is searched.
+        dates_from: where scenes have their dates: in `items`, or in `names` of files,
+            which all together are one raster then.
+        reduce: how dates become one pixel.
+        every: keep steps in time: the model looks at all of them at once.
+        mask: what is masked by the scenes' quality band, or by a model.
+        mask_buffer: metres around what is masked that are masked too.
+        like: raster whose grid scenes are put on.
+        crs: coordinate reference system of that grid.
+        resampling: how scenes come onto other pixels.
+        skip_missing: go on without files of scenes that cannot be had.
         resolution: pixel size to work at, in metres; None: the first raster's own, to
             which others are resampled where they differ by more than a quarter.
         validation: share of the labelled ground that is held out, below 1; 0 for none.
