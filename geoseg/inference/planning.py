@@ -244,7 +244,7 @@ def _cut(
     needed = estimate(read, recipe, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
-        source=source,
+        source=noted(source, *recipe.load().notes),
         model=recipe,
         tiling=tiling,
         arrays=arrays,

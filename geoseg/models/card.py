@@ -110,7 +110,8 @@ class Card:
     window: Side = 512
     """Side of the square the model sees, in pixels."""
     overlap: Annotated[int, Field(ge=0, le=1 << 15)] = 64
-    """How much neighbouring windows share, in pixels; even, at most half a window."""
+    """How much neighbouring windows share, in pixels; even, at most half a window, as
+    which a card that only says its `window` has it where that is below 128."""
     multiple: Side | None = None
     """Windows at the raster's far edges may be cut to a multiple of this many pixels;
     None where the model takes full windows only."""

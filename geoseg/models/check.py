@@ -89,7 +89,7 @@ def examine(card: Card, source: Source) -> list[Finding]:
 
 
 def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
-    """Load a model and give it one blank window, and return what is wrong with that.
+    """Load a model and give it one blank window, and return what there is to say.
 
     So a program that was exported for other windows, or an answer that is none, is
     found before a run. Models that look at the whole raster, or at where a window lies,
@@ -111,7 +111,8 @@ def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
     except (GeosegError, RuntimeError, ValueError) as error:
         said = first_line(error)
         return [Finding(subject="model", level="wrong", text=said)]
-    return []
+    notes = getattr(model, "notes", ())
+    return [Finding(subject="model", level="note", text=note) for note in notes]
 
 
 def _bands(card: Card, source: Source) -> Finding:

@@ -87,6 +87,11 @@ class Combined(AnyModel):
         self._models = models
 
     @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What is to be said of any model's answers."""
+        return tuple(dict.fromkeys(n for model in self._models for n in model.notes))
+
+    @property
     def batch(self) -> int:  # type: ignore[override]
         """Windows in work at once."""
         return min(model.batch for model in self._models)

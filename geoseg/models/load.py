@@ -424,11 +424,15 @@ def _open(spec: str) -> OpenedModel:
         return _open_path(path.resolve())
     if custom.is_factory_spec(spec):
         return _open_factory(spec)
-    close = difflib.get_close_matches(head, CLASSICAL, n=1)
+    close = [f"{n}:" for n in difflib.get_close_matches(head, CLASSICAL, n=1)]
+    if path.parent.is_dir():
+        beside = [each.name for each in path.parent.iterdir()]
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        close += [str(path.with_name(name)) for name in near]
     known = f"{', '.join(f'{n}:' for n in CLASSICAL)}, hf:owner/name, module:factory"
     raise ModelError(
         f"there is no model {spec!r}: no such file or folder, and none of "
-        f"{known}" + (f"; did you mean {close[0]}:?" if close else "")
+        f"{known}" + (f"; did you mean {close[0]}?" if close else "")
     )
 
 

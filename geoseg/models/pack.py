@@ -22,6 +22,7 @@ from geoseg.models.folder import CARD, open_folder, write_folder
 from geoseg.models.load import model_recipe
 from geoseg.models.networks.onnx_file import data_files
 from geoseg.models.plain import card_from_dict
+from geoseg.models.stac import called
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,9 +162,7 @@ def new_card(path: Path, *, overwrite: bool = False) -> Path:
         raise ModelError(f"{card} is there already: choose another, or --overwrite")
     card.parent.mkdir(parents=True, exist_ok=True)
     with replacing(card) as new:
-        plain = dict(_TEMPLATE) | {"name": card.parent.name or card.stem}
-        if card.name != CARD:
-            plain["name"] = card.stem
+        plain = dict(_TEMPLATE) | {"name": called(card)}
         new.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     return card
 

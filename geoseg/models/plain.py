@@ -96,6 +96,8 @@ def card_from_dict(
     try:
         values = {k: v for k, v in plain.items() if k not in (*_SHORT_KEYS, *_FREE)}
         values |= {"name": name, "bands": _bands(plain), "classes": _classes(plain)}
+        if "overlap" not in values and isinstance(values.get("window"), int):
+            values["overlap"] = max(0, min(64, values["window"] // 4 * 2))
         if isinstance(values.get("times"), int):
             values["times"] = {"count": values["times"]}
         card = _adapter().validate_json(json.dumps(values, default=_jsonable))

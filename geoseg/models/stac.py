@@ -126,7 +126,16 @@ def read_item(path: Path) -> tuple[Card, WeightsFile | None]:
         raise ModelError(f"{where}: {error}") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(f"{where} is wrong: {error}") from error
-    return card_from_dict(plain, name=path.resolve().parent.name, where=where), asset
+    return card_from_dict(plain, name=called(path), where=where), asset
+
+
+def called(card: Path) -> str:
+    """Return what a model is called by its card's file, or the folder of `card.json`.
+
+    >>> called(Path("models/roads.json")), called(Path("models/roads/card.json"))
+    ('roads', 'roads')
+    """
+    return card.resolve().parent.name if card.name == "card.json" else card.stem
 
 
 def _plain(item: Mapping[str, Any]) -> dict[str, Any]:

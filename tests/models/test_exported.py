@@ -85,8 +85,54 @@ def _any_batch():
     return torch.export.export(a_network(), (zeros,), dynamic_shapes=({0: batch},))
 
 
+class Wrapped(nn.Module):
+    """A network that answers in a list or under names."""
+
+    def __init__(self, net, how):
+        super().__init__()
+        self.net, self.how = net, how
+
+    def forward(self, x):
+        first, second = self.net(x), -self.net(x)
+        return [second, first] if self.how == "list" else {"out": second, "seg": first}
+
+
 @pytest.mark.filterwarnings("ignore")
 class TestTorch:
+    @pytest.mark.parametrize(("how", "answer"), [("list", 1), ("names", "seg")])
+    def test_which_answer_counts_is_asked_not_guessed(
+        self, tmp_path, pixels, how, answer
+    ):
+        net, file = a_network(), str(tmp_path / "roads.pt")
+        wrapped = Wrapped(net, how)
+        torch.jit.trace(wrapped, torch.zeros(1, 3, 64, 64), strict=False).save(file)
+        write_card(tmp_path / "roads.json", framework={"answer": answer})
+        model = load_model(file, device="cpu")
+        check(model, net, pixels)
+        assert model.card.name == "roads"
+        wrong = {} if how == "list" else {"answer": "sgm"}
+        write_card(tmp_path / "roads.json", framework=wrong)
+        with pytest.raises(ModelError, match=r'"framework": \{"answer"'):
+            load_model(file, device="cpu").predict(pixels)
+
+    def test_fewer_scores_than_pixels_are_said(self, tmp_path):
+        net, file = a_network(stride=4), str(tmp_path / "m.pt")
+        torch.jit.trace(net, torch.zeros(1, 3, 64, 64)).save(file)
+        write_card(tmp_path / "m.json")
+        model = load_model(file, device="cpu")
+        model.working_bytes()
+        (note,) = model.notes
+        assert "answers 16 x 16 scores of a window of 64 x 64 px" in note
+        assert "each is taken for 4 x 4 px" in note
+
+    def test_a_small_window_alone_says_its_overlap(self, tmp_path):
+        file = str(tmp_path / "m.pt")
+        torch.jit.trace(a_network(), torch.zeros(1, 3, 64, 64)).save(file)
+        plain = {k: v for k, v in CARD.items() if k != "overlap"}
+        for side, overlap in ((64, 32), (50, 24), (512, 64)):
+            (tmp_path / "m.json").write_text(json.dumps({**plain, "window": side}))
+            assert model_recipe(file).card.overlap == overlap
+
     def test_torch_export(self, tmp_path, pixels):
         net = a_network()
         torch.export.save(

@@ -100,6 +100,7 @@ class TorchModel(AnyModel):
         self._dtype = torch_dtype(self.precision)
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
+        self._answers: tuple[Sequence[int], Sequence[int]] = (1, 1), (1, 1)
         self._threads = SingleThreads(forward_threads()) if side_by_side else None
         self._module = (
             self._openvino(module) if self.engine == "openvino" else self._as_is(module)
@@ -322,6 +323,23 @@ class TorchModel(AnyModel):
         return self._in_pixels(answer, *pixels.shape[-2:])
 
     @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """That scores are fewer than pixels; of transformers everybody knows it."""
+        (high, wide), (height, width) = self._answers
+        family = self.card.framework.get("family")
+        if height % high or width % wide or (high, wide) == (height, width):
+            return ()
+        if family == "transformers":
+            return ()
+        told = (
+            f"model {self.card.name!r} answers {high} x {wide} scores of a window of "
+            f"{height} x {width} px: each is taken for {height // high} x "
+            f"{width // wide} px; where they are the window's middle, export it for "
+            "windows that this does not divide"
+        )
+        return (told,)
+
+    @property
     def modules(self) -> tuple[nn.Module, ...]:
         """The network."""
         return (self._module,)
@@ -330,6 +348,8 @@ class TorchModel(AnyModel):
         answer = tensor_of(output, self.card)
         if self.card.output == "labels":
             return _labels(answer, height, width)
+        if not torch.compiler.is_compiling():
+            self._answers = answer.shape[-2:], (height, width)
         return _to_pixels(fit_channels(answer, self.card), height, width, self.card)
 
     def kernels(self) -> AbstractContextManager[None]:
@@ -392,23 +412,42 @@ def tensor_of(output: object, card: Card) -> torch.Tensor:
         elif isinstance(output, Mapping) and output:
             output = _chosen(output, card)
         elif isinstance(output, (list, tuple)) and output:
-            output = output[0]
+            output = _listed(output, card)
     raise ModelError(
         f"the model answers a {type(output).__name__}, which holds no tensor of scores"
     )
 
 
+def _listed(output: Sequence[object], card: Card) -> object:
+    """Return the entry with the scores, by the card, or the first where others differ.
+
+    Raises:
+        ModelError: Others are scores as well, as of deep supervision.
+    """
+    told = card.framework.get("answer")
+    if isinstance(told, int) and -len(output) <= told < len(output):
+        return output[told]
+    shapes = [getattr(each, "shape", None) for each in output]
+    if shapes[0] is not None and shapes.count(shapes[0]) > 1:
+        raise ModelError(
+            f"model {card.name!r} answers a list of {len(output)}: say which are the "
+            'scores in its card: "framework": {"answer": 0}, of the first'
+        )
+    return output[0]
+
+
 def _chosen(output: Mapping[Any, Any], card: Card) -> object:
     """Return the entry with the scores, by the card or by its usual name."""
-    for name in (card.framework.get("answer"), "out", "logits"):
+    told = card.framework.get("answer")
+    for name in ("out", "logits") if told is None else (told,):
         if name in output:
             return output[name]
-    if len(output) == 1:
+    if len(output) == 1 and told is None:
         return next(iter(output.values()))
     names = list(map(str, output))
     raise ModelError(
         f"model {card.name!r} answers {', '.join(names)}: say which are the scores in "
-        f'the framework of its card: "answer": "{names[0]}"'
+        f'its card: "framework": {{"answer": "{names[0]}"}}'
     )
 
 
