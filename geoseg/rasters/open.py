@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from geoseg.core.discretion import discreet
 from geoseg.core.raster_options import NodataRule, Units
@@ -51,6 +52,12 @@ __all__ = [
     "resampled",
     "with_nodata",
 ]
+
+
+_SERVICE: Final = re.compile(
+    r"^(?:WMS|WMTS|WCS|TMS|XYZ|OGCAPI|IIP):|[?&]service=w(?:ms|mts|cs)\b|\{z\}",
+    re.IGNORECASE,
+)
 
 
 @discreet
@@ -194,6 +201,13 @@ def _open_paths(paths: Sequence[str], told: FileHints) -> Source:
 def _open_path(path: str, told: FileHints) -> Source:
     if not path:
         raise RasterError("the path of the raster is empty")
+    if _is_service(path):
+        raise RasterError(
+            f"{redact(path)} is a map service: its pictures are made for screens, at "
+            "any size and in any colours, and are not segmented; where it holds "
+            "measurements, save the area as a file first: gdal_translate -projwin "
+            "LEFT TOP RIGHT BOTTOM -tr SIZE SIZE SERVICE area.tif"
+        )
     if _is_json(path):
         return open_items(read_items(path, told.trust), told=told)
     if path.rstrip("/\\").endswith(".zarr") and Path(path).is_dir():
@@ -203,6 +217,17 @@ def _open_path(path: str, told: FileHints) -> Source:
         opened = open_file(path, told)
         return placed(opened, opened.control)
     return open_several(files, name=redact(path), told=told)
+
+
+def _is_service(path: str) -> bool:
+    """Whether a path is the address of a WMS, WMTS, WCS or of tiles, or its file."""
+    if _SERVICE.search(path):
+        return True
+    file = Path(path)
+    if file.suffix.lower() != ".xml" or not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return b"<GDAL_WM" in opened.read(256)
 
 
 def _is_json(path: str) -> bool:

@@ -8,6 +8,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError
 from geoseg.models.card import Card, Task
 from geoseg.models.classical.forest import KINDS
@@ -111,4 +112,5 @@ def framework_for(arch: str, encoder: str) -> dict[str, Any]:
             *prefixed,
         ]
     )
-    raise ModelError(f"arch {arch!r} cannot be trained; known: {known}")
+    hint = did_you_mean(arch, known.split(", "))
+    raise ModelError(f"arch {arch!r} cannot be trained{hint}; known: {known}")

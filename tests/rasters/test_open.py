@@ -597,6 +597,22 @@ def test_what_is_no_raster(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "WMTS:https://host/Capabilities.xml,layer=ortho",
+        "https://host/ows?LAYERS=ortho&SERVICE=WMS",
+        "https://host/{z}/{x}/{y}.png",
+        "tiles.xml",
+    ],
+)
+def test_a_map_service_is_no_raster(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    Path("tiles.xml").write_text('<GDAL_WMS><Service name="TMS"/></GDAL_WMS>')
+    with pytest.raises(RasterError, match=r"is a map service: .* gdal_translate"):
+        open_source(given)
+
+
 def test_a_broken_file_is_found_out_at_the_latest_when_it_is_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (1, 256, 256)).astype(np.uint8)
     path = Path(write(tmp_path / "a.tif", pixels, compress="deflate", blockysize=16))
