@@ -87,7 +87,7 @@ class Combined(AnyModel):
         self._models = models
 
     @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+    def notes(self) -> tuple[str, ...]:
         """What is to be said of any model's answers."""
         return tuple(dict.fromkeys(n for model in self._models for n in model.notes))
 

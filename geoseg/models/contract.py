@@ -70,8 +70,6 @@ class AnyModel(Protocol):
     valid (seeds, prompts): then `predict_at` is asked instead of `predict`."""
     fits: bool = False
     """Whether it looks at the whole raster once, before the run (k-means, Otsu)."""
-    notes: tuple[str, ...] = ()
-    """What is to be said of its answers, once `working_bytes` was asked for."""
     takes_prompts: bool = False
     """Whether it answers what the points, boxes and polygons of a file ask for."""
 
@@ -120,6 +118,11 @@ class AnyModel(Protocol):
     @property
     def modules(self) -> tuple[torch.nn.Module, ...]:
         """The networks that `scores` passes windows through."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of its answers, once `working_bytes` was asked for."""
         return ()
 
     def working_bytes(self) -> int:

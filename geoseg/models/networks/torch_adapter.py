@@ -323,7 +323,7 @@ class TorchModel(AnyModel):
         return self._in_pixels(answer, *pixels.shape[-2:])
 
     @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+    def notes(self) -> tuple[str, ...]:
         """That scores are fewer than pixels; of transformers everybody knows it."""
         (high, wide), (height, width) = self._answers
         family = self.card.framework.get("family")
