@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -178,13 +179,15 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
 
     name = redact(path)
     try:  # numbers as they are stored
-        dataset = xr.open_zarr(
-            path,
-            chunks=None,
-            mask_and_scale=False,
-            decode_coords="all",
-            consolidated=False,
-        )
+        with warnings.catch_warnings():  # of folders beside the arrays, as masks have
+            warnings.filterwarnings("ignore", ".* is not recognized as a component")
+            dataset = xr.open_zarr(
+                path,
+                chunks=None,
+                mask_and_scale=False,
+                decode_coords="all",
+                consolidated=False,
+            )
     except Exception as error:  # of zarr, xarray and codecs
         raise RasterError(f"cannot open {name}: {first_line(error)}") from error
     for variable in dataset.data_vars.values():
