@@ -50,7 +50,7 @@ class EvaluateOptions(LabelOptions):
     """Score instances too."""
     block: Annotated[int, Field(gt=0), Cli(section=Section.SPEED, metavar="PX")] = 2048
     """Side of a block. Never changes the figures."""
-    partial: Annotated[bool, Cli(section=Section.SPEED)] = False
+    partial: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Take masks that are not complete as they are, with a warning."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +40,6 @@ def client_of(place: ClusterOptions) -> Iterator[Client | None]:
 
     with open_client(**dict(place)) as client:
         yield client
-
-
-def begin(what: str, output: OutputOptions) -> None:
-    """Say on a terminal what is begun, before what takes seconds to be loaded."""
-    if not output.silent and sys.stderr.isatty():
-        click.echo(what, err=True)
 
 
 def report(summary: Mapping[str, Any], lines: list[str], output: OutputOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import click
 
 from geoseg.core.options import Cli, Options, Section, checked, cli_of, flag_of
+from geoseg.core.text import redact
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,8 +48,25 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r}: {form}", param, ctx)
 
 
+_OPENED = {"masks", "raster", "rasters", "source", "thing", "what", "pipeline"}
+"""Arguments of which the first is told at once: libraries take seconds to load."""
+
+
 class Command(click.Command):
-    """A command whose help has its options in sections, where they are many."""
+    """A command that says at once, on a terminal, what it opens.
+
+    Its help has its options in sections, where they are many.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """Run the command."""
+        arguments = (p.name for p in self.params if isinstance(p, click.Argument))
+        told = [ctx.params[name] for name in arguments if name in _OPENED]
+        silent = ctx.params.get("quiet") or ctx.params.get("as_json")
+        if told and not silent and sys.stderr.isatty():
+            first = told[0] if isinstance(told[0], str) else told[0][0]
+            click.echo(f"opening {redact(first)}", err=True)
+        return super().invoke(ctx)
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter

@@ -12,7 +12,6 @@ import click
 from geoseg.cli.answers import area_lines, areas, step
 from geoseg.cli.common import (
     OutputOptions,
-    begin,
     client_of,
     one_or_more,
     report,
@@ -67,7 +66,6 @@ def segment(
     what would run and whether it fits; `geoseg model check MODEL RASTER` whether the
     model can be right for the raster. Then look: geoseg view MASKS.zarr
     """
-    begin(f"opening {redact(raster[0])} with {redact(str(options.model))}", output)
     with client_of(place) as client:
         if client is not None and not output.silent:
             _tell_dashboard(client)

@@ -21,6 +21,7 @@ from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError
+from geoseg.execution.progress import steps
 from geoseg.models.card import Card, Task
 from geoseg.models.networks.device import Precision
 from geoseg.training.architectures import (
@@ -61,7 +62,7 @@ def train_model(
     card = untrained_card(data, options, settings)
     if options.arch in CLASSICAL:
         begin(folder, settings, overwrite=options.overwrite)
-        _train_classical(data, card, folder, options)
+        _train_classical(data, card, folder, options, progress=progress)
         return folder
     if task == "instance" and options.init is None:
         framework |= _fitting_anchors(framework, data)
@@ -339,7 +340,12 @@ def _train_network(
 
 
 def _train_classical(
-    data: TrainingData, card: Card, folder: Path, options: TrainOptions
+    data: TrainingData,
+    card: Card,
+    folder: Path,
+    options: TrainOptions,
+    *,
+    progress: bool,
 ) -> None:
     from geoseg.models.classical.pixelwise import save
     from geoseg.training.trees import collect, cross_validate, fit
@@ -353,9 +359,13 @@ def _train_classical(
         card, bands=bands, fill=fill, window=max(256, 2 * overlap), overlap=overlap,
         multiple=1, framework={"arch": kind},
     )  # fmt: skip
-    found = collect(data, card, features, options)
+    with steps("reading labelled ground", quiet=not progress) as show:
+        found = collect(data, card, features, options, show)
     names = [c.name for c in data.classes]
-    accuracy = cross_validate(found, options, names) if data.split else None
+    accuracy = None
+    if data.split is not None:
+        with steps("testing on held-out ground", quiet=not progress) as show:
+            accuracy = cross_validate(found, options, names, show)
     facts = {"samples": len(found.targets), "folds": data.folds}
     save(
         fit(found, options, len(names)),

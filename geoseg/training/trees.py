@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from geoseg.accuracy.interval import share_of_blocks
 from geoseg.core.extras import require
 from geoseg.core.grid import Window, squares
 from geoseg.core.text import counted
+from geoseg.execution.progress import reported
 from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import KINDS, Trees
 from geoseg.models.classical.pixelwise import Classifier
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _READ = 256
 _SVM_SAMPLES = 5000
+Steps = Callable[[int, int], None]
+"""Hears after each step how many of how many are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +52,11 @@ class Samples:
 
 
 def collect(
-    data: TrainingData, card: Card, features: PixelFeatures, options: TrainOptions
+    data: TrainingData,
+    card: Card,
+    features: PixelFeatures,
+    options: TrainOptions,
+    progress: Steps | None = None,
 ) -> Samples:
     """Return labelled pixels with their features, drawn evenly over the ground.
 
@@ -59,11 +66,15 @@ def collect(
     total = sum(c.sum(axis=(0, 1)) for c in data.cells)
     keep = _rates(np.asarray(total), options.samples)
     found = []
-    for number, scene in enumerate(data.scenes):
-        for window in _labelled_windows(data.cells[number], scene):
-            rng = np.random.default_rng([options.seed, number, window.y, window.x])
-            y, x, *drawn = _draw(scene, window, card, features, keep, rng)
-            found.append((*drawn, *_folds(data, number, window, y, x)))
+    windows = [
+        (number, window)
+        for number, scene in enumerate(data.scenes)
+        for window in _labelled_windows(data.cells[number], scene)
+    ]
+    for number, window in reported(windows, len(windows), progress):
+        rng = np.random.default_rng([options.seed, number, window.y, window.x])
+        y, x, *drawn = _draw(data.scenes[number], window, card, features, keep, rng)
+        found.append((*drawn, *_folds(data, number, window, y, x)))
     values, targets, fold, block, near = (
         np.concatenate(p) for p in zip(*found, strict=True)
     )
@@ -145,7 +156,10 @@ def fit(samples: Samples, options: TrainOptions, classes: int) -> Classifier:
 
 
 def cross_validate(
-    samples: Samples, options: TrainOptions, names: Sequence[str]
+    samples: Samples,
+    options: TrainOptions,
+    names: Sequence[str],
+    progress: Steps | None = None,
 ) -> Accuracy | None:
     """Return the accuracy on every fold, by forests that saw nothing near it.
 
@@ -156,7 +170,8 @@ def cross_validate(
     counts = np.zeros((k, k), np.int64)
     unknown = np.zeros(k, np.int64)
     right = np.full(len(samples.targets), np.nan)
-    for f in range(samples.near.shape[1]):
+    folds = samples.near.shape[1]
+    for f in reported(range(folds), folds, progress):
         learn = ~samples.near[:, f]
         known = np.isin(samples.targets, samples.targets[learn])
         test = samples.fold == f

@@ -33,6 +33,14 @@ def said(capsys, *words):
     return capsys.readouterr().out.splitlines()
 
 
+def test_what_is_opened_is_said_before_libraries_are_loaded(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert geoseg_run(["info", "absent.tif"]) == 2
+    assert capsys.readouterr().err.startswith("opening absent.tif\ngeoseg: ")
+    assert geoseg_run(["info", "absent.tif", "--json"]) == 2
+    assert "opening" not in capsys.readouterr().err
+
+
 def test_segment_ends_with_areas_and_the_next_step(capsys, tmp_path):
     out = str(tmp_path / "my masks.zarr")
     line = ["segment", "scene.tif", "--model", "otsu:ndwi", "--out", out]
