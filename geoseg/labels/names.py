@@ -47,13 +47,16 @@ class Pairing:
         """Raise where the file's classes do not look like those of the table.
 
         Raises:
-            LabelsError: A name of the mapping occurs nowhere, or fewer than half of
-                what the file has is in the table.
+            LabelsError: A name of the mapping occurs nowhere, fewer than half of what
+                the file has is in the table; or numbers alone pair them, and either has
+                some that the other has not (1 and 2 are not 0 and 1).
         """
         check_mapping_used([self])
         found, listed = self.found, ", ".join(self.found[:10])
-        if self.unknown and 2 * len(self.unknown) > len(found):
-            table = [c for c in self.classes if c.name not in self.unknown]
+        table = [c for c in self.classes if c.name not in self.unknown]
+        lone = {c.value for c in table} - {*self.values.values()}
+        apart = 2 * len(self.unknown) > len(found) or (self.by_number and lone)
+        if self.unknown and apart:
             raise LabelsError(
                 f"the classes of {name} ({listed}) are not those of the map "
                 f"({', '.join(f'{c.value} {c.name}' for c in table[:10])}): pair them "

@@ -87,6 +87,8 @@ def test_legends_that_do_not_look_alike_are_refused(tmp_path, values):
     other = geotiff(tmp_path / "r.tif", values * 10 + 10)
     with pytest.raises(LabelsError, match=r"10, 20, 30.*--map 10=water"):
         evaluate(masks, other)
+    with pytest.raises(LabelsError, match=r"1, 2, 3.*--map 3=water"):
+        evaluate(masks, geotiff(tmp_path / "from_one.tif", values + 1))
     mapping = {"10": "water", "20": "forest", "30": "town"}
     assert evaluate(masks, other, mapping=mapping).accuracy.overall.value == 1
     named = masks_of(tmp_path / "n.zarr", values, class_table(["a", "b", "c"]))
