@@ -17,6 +17,7 @@ DRIVERS: Final = frozenset(
 )
 """Those of GDAL that open files of HDF."""
 _HDF4: Final = b"\x0e\x03\x13\x01"
+_CLASSIC: Final = b"CDF"  # of netCDF before 4: all is in the file
 _SPECIAL: Final = 0x4000
 """This bit of a tag says that bytes are kept in another way, which they say first."""
 _ELSEWHERE: Final = 2
@@ -26,7 +27,7 @@ def named_in(file: BinaryIO, name: str) -> tuple[str, ...]:
     """Return the files that arrays lie in, or are linked from, as they are named.
 
     Args:
-        file: Opened for reading; what is not HDF names none.
+        file: Of HDF or netCDF, opened for reading.
         name: For messages.
 
     Raises:
@@ -35,21 +36,23 @@ def named_in(file: BinaryIO, name: str) -> tuple[str, ...]:
     import h5py
 
     try:
-        if file.read(4) == _HDF4:
+        begins = file.read(4)
+        if begins == _HDF4:
             return _of_hdf4(file)
+        if begins.startswith(_CLASSIC):
+            return ()
         file.seek(0)
         with h5py.File(file, "r") as opened:
             return _of_hdf5(opened)
-    except OSError as error:
-        if "signature not found" in str(error):
-            return ()
-        raise _unread(name, error) from error
-    except (RuntimeError, KeyError, ValueError, TypeError, struct.error) as error:
-        raise _unread(name, error) from error
-
-
-def _unread(name: str, error: Exception) -> RasterError:
-    return RasterError(f"cannot open {redact(name)}: {first_line(error)}")
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        struct.error,
+    ) as error:
+        raise RasterError(f"cannot open {redact(name)}: {first_line(error)}") from error
 
 
 def _of_hdf5(file: File) -> tuple[str, ...]:

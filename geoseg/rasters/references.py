@@ -233,22 +233,27 @@ def _beside(
 ) -> tuple[str, ...]:
     """Return the files that are opened with one that GDAL has opened."""
     found: dict[str, None] = {}
-    home = Path(file_of(path))
-    roots = (home.parent, Path(os.path.realpath(home)).parent, *map(Path, walk.trust))
-    for named in dataset.files:
+    files = list(dataset.files)
+    if is_remote(path) and files and not is_remote(files[0]):
+        path = files[0]  # zip://a.zip!b.tif as GDAL writes it
+    own = file_of(path)
+    folders = (Path(own).parent, Path(os.path.realpath(own)).parent)
+    for named in files:
         target = file_of(named)
-        if named in known or target in {path, str(home)}:
+        if named in known or target in {path, own}:
             continue
         if is_remote(target):
             _allowed_remote(named, target, path, walk.trust)
-        elif not any(_below(Path(target), root) for root in roots):
+        elif not any(
+            _below(Path(target), r) for r in (*folders, *map(Path, walk.trust))
+        ):
             raise _not_trusted(named, path, "it is not below that file's folder")
         elif named.lower().endswith(_RASTERS_BESIDE):
             found.update(dict.fromkeys(walk.contents(named, depth + 1).files))
         elif named.lower().endswith(".aux.xml"):
             _check_overviews(named)
     if dataset.driver in DRIVERS:
-        with _opened(file_of(path) if path == str(home) else path) as file:
+        with _opened(path if path.startswith(_ARCHIVES) else own) as file:
             inside = named_in(file, path)
         for named in inside:
             child = allowed(named, path, walk.trust)

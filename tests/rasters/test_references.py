@@ -420,6 +420,24 @@ def test_external_elements_of_hdf4_are_found():
         "../secret",
     )
     assert named_in(io.BytesIO(b"CDF\1"), "a.nc") == ()
+    with pytest.raises(RasterError, match=r"cannot open a\.h5"):
+        named_in(io.BytesIO(b"anything"), "a.h5")
+
+
+@pytest.mark.parametrize("name", ["/vsizip/{0}/a.zip/a.tif", "zip://{0}/a.zip!a.tif"])
+def test_a_raster_in_an_archive_is_opened_with_what_lies_beside(tmp_path, name):
+    path = write(tmp_path / "a.tif", noise(1, 20, 20))
+    vrt(tmp_path / "o.ovr", part("/etc/passwd", relative=0))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "a.tif")
+    whole(open_source(name.format(tmp_path)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.write(tmp_path / "o.ovr", "a.tif.ovr")
+    if name.startswith("zip"):  # nothing beside it is looked for
+        whole(open_source(name.format(tmp_path)))
+        return
+    with pytest.raises(RasterError, match="not opened"):
+        open_source(name.format(tmp_path))
 
 
 PDS = """PDS_VERSION_ID = PDS3
