@@ -128,6 +128,8 @@ def _explained(error: Any, tables: list[type[BaseModel]]) -> str:  # noqa: ANN40
     )
     if error["type"] == "union_tag_invalid":
         return _other_kind(shown, error["ctx"])
+    if error["type"] == "missing":
+        return f"{shown} is missing"
     if error["type"] != "extra_forbidden":
         return f"{shown or 'the file'}: {_lower(error['msg'])}"
     near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)

@@ -82,7 +82,7 @@ def _of_grids(then: Any, now: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
     if shapes[0] != shapes[1]:
         yield _both("size", *shapes)
     elif old != new:
-        yield "the raster lies elsewhere"
+        yield "the raster covers another extent"
 
 
 def _of_model(then: Facts, now: Facts) -> str:

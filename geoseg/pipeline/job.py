@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg._version import __version__
 from geoseg.core.text import plain
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.status import post_status, write_status
+from geoseg.pipeline.status import end_stages, post_status, write_status
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -105,6 +105,7 @@ class PipelineRun:
             known.update(facts, state=_STATES.get(event, known.get("state", "running")))
         elif event in _ENDS:
             self.status |= {"state": _STATES[event], "ended": _now(), **facts}
+            end_stages(self.status)
         self.status["updated"] = _now()
         write_status(self.storage, self.status)
         if self.webhook and self.status["state"] != "running":

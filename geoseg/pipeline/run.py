@@ -73,7 +73,8 @@ def run_pipeline(
     except ChangedError as error:
         if if_changed != "new":
             raise
-        warnings.warn(f"{error}. A new run begins in {following.out}", stacklevel=2)
+        what = str(error).rpartition(": ")[0]  # without what to do about it
+        warnings.warn(f"{what}. A new run begins in {following.out}", stacklevel=2)
     return _retried(lambda: attempt(following), retries)
 
 

@@ -84,7 +84,15 @@ def read_status(out: str) -> dict[str, Any]:
     gone = has_ended(process.get("place"), process.get("pid", 0), process["started"])
     if found["state"] == "running" and gone:
         found["state"] = "killed"
+        end_stages(found)
     return {**found, "pid": process["pid"]}
+
+
+def end_stages(status: dict[str, Any]) -> None:
+    """Say of stages at work that they ended as their run did."""
+    for stage in status.get("stages", {}).values():
+        if stage["state"] == "running":
+            stage["state"] = status["state"]
 
 
 def exit_status_of(found: Mapping[str, Any]) -> int:

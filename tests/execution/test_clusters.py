@@ -76,7 +76,7 @@ def test_the_files_to_copy_are_right(path):
         ("kind = 'slurm'\nworkers = 0", "workers: input should be greater than or"),
         ("kind = 'slurm'\nworkers = 2\nwalltme = '1:00'", "did you mean walltime?"),
         ("kind = 'slurm'\nworkers = 2\nwalltime = 'long'", "'long' is not a walltime"),
-        ("kind = 'kubernetes'\nworkers = 2", "image: field required"),
+        ("kind = 'kubernetes'\nworkers = 2", "image is missing"),
         ("kind = 'address'\nadress = 'x'", "did you mean address?"),
         ("kind = 'ssh'\nhosts = []", "hosts: list should have at least 1 item"),
         ("kind = 'local'\nworker = 2", "did you mean workers?"),

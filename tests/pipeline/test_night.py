@@ -173,9 +173,12 @@ def test_the_status_of_a_run(water, capsys):
     file = Path(out) / "status.json"
     told = json.loads(file.read_text())
     told["state"], told["process"]["pid"] = "running", 2**22 + 1
+    told["stages"]["segment"]["state"] = "running"
     file.write_text(json.dumps(told))
     assert geoseg_run(["status", out]) == 3
-    assert "killed (the same command" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "killed (the same command" in said
+    assert "segment: killed" in said
     assert geoseg_run(["status", out, "--prometheus"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert f'geoseg_exit_status{{out="{out}"}} 3' in lines
@@ -321,7 +324,7 @@ def test_a_failing_run_fails_the_cron_line(tmp_path):
             ["sh", "-c", here], env=env, check=False, capture_output=True, text=True
         )
         assert done.returncode == 2, done.stderr
-        assert "segment: field required" in done.stderr
+        assert "segment is missing" in done.stderr
 
 
 @pytest.mark.parametrize("status", [0, 2, 3, 143])

@@ -108,9 +108,7 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "bad.toml").write_text("name = ")
     assert "is not TOML" in refusal(tmp_path / "bad.toml")
     (tmp_path / "empty.toml").write_text("")
-    assert "out: field required; segment: field required" in refusal(
-        tmp_path / "empty.toml"
-    )
+    assert "out is missing; segment is missing" in refusal(tmp_path / "empty.toml")
 
 
 def test_names_of_archives_and_hosts_are_no_paths(tmp_path):
