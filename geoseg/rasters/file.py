@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from geoseg.core.files import absolute
-from geoseg.core.grid import Grid, Window, wkt_of
+from geoseg.core.grid import Grid, Window
 from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
-from geoseg.core.tiling import CHUNK
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.coverage import covered_by
-from geoseg.rasters.gcps import ControlPoints, control_points
+from geoseg.rasters.gcps import ControlPoints
 from geoseg.rasters.gdal import (
     FAR_AT_ONCE,
     Handles,
@@ -30,10 +29,11 @@ from geoseg.rasters.gdal import (
     open_dataset,
     reporting,
 )
+from geoseg.rasters.header import Header, check_header, control_of, strips_note
 from geoseg.rasters.products import known
 from geoseg.rasters.references import Contents, contents, opened_with
 from geoseg.rasters.source import SourceBand, check_inside
-from geoseg.rasters.tiles import fits, in_rows, read_tiled
+from geoseg.rasters.tiles import in_rows, read_tiled
 from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
 from geoseg.rasters.versions import Versions, place_of
 
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from rasterio import DatasetReader
 
     from geoseg.rasters.tiles import Layers, Part
-
-# GDAL decodes whole blocks. Larger ones are a mistake of whoever wrote the file, or an
-# attack, and would break what the plan promises about memory.
-MAX_BLOCK_BYTES: Final = 400_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,12 +262,12 @@ def open_file(
     ):
         beside = opened_with(dataset, path, inside, told.trust)
         header = Header.of(dataset)
-        _check(header, dataset, name)
+        check_header(header, dataset, name)
         found = _describe(header, path, name, told)
         found = replace(
             found,
-            control=_control(dataset, name),
-            notes=(*found.notes, *_strips(header, dataset, name)),
+            control=control_of(dataset, name),
+            notes=(*found.notes, *strips_note(header, dataset, name)),
         )
         if probe and not is_remote(path):
             _probe(dataset, found)
@@ -331,48 +327,6 @@ def _with_alpha(source: RasterFile, alpha: int) -> RasterFile:
         masks=masks,
         alpha=None,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What a dataset says of itself.
-
-    Each is asked for once: for any of these rasterio looks at every band.
-    """
-
-    count: int
-    height: int
-    width: int
-    dtypes: tuple[str, ...]
-    descriptions: tuple[str | None, ...]
-    colours: tuple[str, ...]
-    nodata: tuple[float | None, ...]
-    flags: tuple[frozenset[int], ...]
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
-    grid: Grid
-    files: tuple[str, ...]
-
-    @classmethod
-    def of(cls, dataset: DatasetReader) -> Self:
-        """Return the header of an open dataset."""
-        return cls(
-            count=dataset.count,
-            height=dataset.height,
-            width=dataset.width,
-            dtypes=tuple(dataset.dtypes),
-            descriptions=tuple(dataset.descriptions),
-            colours=_colours(dataset),
-            nodata=tuple(None if n is None else float(n) for n in dataset.nodatavals),
-            flags=tuple(
-                frozenset(int(flag.value) for flag in flags)
-                for flags in dataset.mask_flag_enums
-            ),
-            scales=tuple(dataset.scales),
-            offsets=tuple(dataset.offsets),
-            grid=_grid(dataset),
-            files=tuple(dataset.files),
-        )
 
 
 def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFile:
@@ -460,103 +414,11 @@ def together(
     return tuple(numbers) if rule == "all" or (rule == "auto" and picture) else ()
 
 
-def _check(header: Header, dataset: DatasetReader, name: str) -> None:
-    """Raise where the header says that it is nothing to segment."""
-    if header.count == 0:
-        inside = "; ".join(redact(s) for s in dataset.subdatasets[:3])
-        raise RasterError(
-            f"{name} has no bands of its own"
-            + (f": open one of its parts, such as {inside}" if inside else "")
-        )
-    kinds = {d for d in header.dtypes if "complex" in d}
-    if kinds:
-        raise RasterError(
-            f"{name} has complex pixels ({', '.join(sorted(kinds))}): models read real "
-            "numbers, so make its amplitude or intensity first"
-        )
-    _check_blocks(header, dataset, name)
-    unplaced = header.grid.transform.is_identity and not dataset.gcps[0]
-    if unplaced and dataset.rpcs is not None:
-        raise RasterError(
-            f"{name} is placed by RPCs only, so its pixels have no regular grid: warp "
-            "it first, gdalwarp -rpc IN OUT.tif"
-        )
-    if unplaced and header.grid.crs is not None:
-        raise RasterError(
-            f"{name} names a CRS, but not where its pixels lie in it: say so with "
-            "gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM, or open it with xarray, "
-            "which reads coordinates that GDAL does not know"
-        )
-
-
-def _control(dataset: DatasetReader, name: str) -> ControlPoints | None:
-    """Return the points that place a dataset; None where it has a grid or no place."""
-    points, crs = dataset.gcps
-    if not points or not dataset.transform.is_identity:
-        return None
-    try:
-        return control_points(points, crs)
-    except RasterError as error:
-        raise RasterError(
-            f"{name} is placed by ground control points only, {error}: warp it first, "
-            "gdalwarp IN OUT.tif"
-        ) from error
-
-
-def _check_blocks(header: Header, dataset: DatasetReader, name: str) -> None:
-    together = header.count if _is_pixel_interleaved(dataset) else 1
-    height, width = max(dataset.block_shapes[:1], key=math.prod)
-    size = height * width * together * np.dtype(header.dtypes[0]).itemsize
-    if size > MAX_BLOCK_BYTES:
-        raise RasterError(
-            f"{name} is stored in blocks of {height} x {width} pixels x {together} "
-            f"band{'s' * (together > 1)}, {size:,} bytes each to decode (at most "
-            f"{MAX_BLOCK_BYTES:,}): rewrite it in tiles, gdal_translate -co TILED=YES"
-        )
-
-
-def _strips(header: Header, dataset: DatasetReader, name: str) -> tuple[str, ...]:
-    """Return a note where every block of a row would decode the same strips again."""
-    height, width = dataset.block_shapes[0]
-    pixel = header.count * np.dtype(header.dtypes[0]).itemsize
-    if (
-        dataset.compression is None
-        or width < header.width
-        or fits(width * CHUNK, pixel)
-    ):
-        return ()
-    told = (
-        f"{name} is stored in strips of {height} x {width} pixels, which every block "
-        "of a row decodes again: tiles are faster, gdal_translate -co TILED=YES"
-    )
-    return (told,)
-
-
-def _is_pixel_interleaved(dataset: DatasetReader) -> bool:
-    return dataset.interleaving is not None and dataset.interleaving.value == "PIXEL"
-
-
 def _probe(dataset: DatasetReader, source: RasterFile) -> None:
     """Decode the first and the last pixel, so that what is corrupt is found now."""
     last = Window(y=dataset.height - 1, x=dataset.width - 1, height=1, width=1)
     for window in {Window(y=0, x=0, height=1, width=1), last}:
         dataset.read(list(source.numbers[:1]), window=_slices(window))
-
-
-def _grid(dataset: DatasetReader) -> Grid:
-    return Grid(
-        crs=wkt_of(dataset.crs),
-        transform=dataset.transform,
-        height=dataset.height,
-        width=dataset.width,
-    )
-
-
-def _colours(dataset: DatasetReader) -> tuple[str, ...]:
-    try:
-        return tuple(colour.name for colour in dataset.colorinterp)
-    except (ValueError, KeyError):  # newer than this rasterio knows of
-        return ("undefined",) * int(dataset.count)
 
 
 def _masks(
