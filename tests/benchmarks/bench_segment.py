@@ -122,6 +122,39 @@ def forward_only(network: torch.nn.Module, scene: Path, precision: str) -> float
     return seconds
 
 
+def openvino_only(network: torch.nn.Module, scene: Path) -> float:
+    """Time OpenVINO's own queue of requests over geoseg's windows, scaled before.
+
+    The network as it is, in the precision and as many at once as OpenVINO chooses.
+    """
+    import openvino
+
+    from geoseg.models.engines.openvino_cpu import converted
+
+    plan = make_plan(str(scene), model=_with_card(network))
+    shape = (1, len(plan.source.bands), WINDOW, WINDOW)
+    graph = converted(_copy(network), torch.zeros(shape))
+    windows = [
+        (stack.astype(np.float32) - 90) / 50
+        for block in plan.tiling.each_block()
+        for _, stack in batches(
+            block, read_windows(plan.source, plan.model.card, block.reach), 1
+        )
+    ]
+    queues = {}
+    for shape in {x.shape for x in windows}:  # the raster's edge cuts windows short
+        graph.reshape(list(shape))
+        throughput = {"PERFORMANCE_HINT": "THROUGHPUT"}
+        compiled = openvino.Core().compile_model(graph, "CPU", throughput)
+        queues[shape] = openvino.AsyncInferQueue(compiled)
+    begin = time.perf_counter()
+    for x in windows:
+        queues[x.shape].start_async([x])
+    for queue in queues.values():
+        queue.wait_all()
+    return time.perf_counter() - begin
+
+
 def _copy(network: torch.nn.Module) -> torch.nn.Module:
     import copy
 
@@ -135,14 +168,16 @@ def _with_card(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def geoseg_whole(
-    network: torch.nn.Module, scene: Path, precision: str, folder: Path
+    network: torch.nn.Module, scene: Path, precision: str, folder: Path, engine: str
 ) -> tuple[float, float, np.ndarray]:
     """Time geoseg from file to store; the model is loaded before, as for the others.
 
     The second number is how much of that it spent in the network as it runs it, with
     batch norms folded.
     """
-    plan = make_plan(str(scene), model=_with_card(network), precision=precision)
+    plan = make_plan(
+        str(scene), model=_with_card(network), precision=precision, engine=engine
+    )
     plan.model.load()
     out = folder / "masks.zarr"
     shutil.rmtree(out, ignore_errors=True)
@@ -178,6 +213,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2752)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument(
+        "--openvino", action="store_true", help="OpenVINO's queue, and geoseg by it."
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -189,9 +227,13 @@ def main() -> None:
             labels = {}
             for precision in ("fp32", "auto"):
                 row[f"forward {precision}"] = forward_only(network, scene, precision)
-                whole = geoseg_whole(network, scene, precision, folder)
+                whole = geoseg_whole(network, scene, precision, folder, "threads")
                 row[f"geoseg {precision}"], row[f"inside {precision}"] = whole[:2]
                 labels[precision] = whole[2]
+            if options.openvino:
+                row["openvino"] = openvino_only(network, scene)
+                whole = geoseg_whole(network, scene, "auto", folder, "openvino")
+                row["geoseg openvino"] = whole[0]
             row["monai"], _ = monai_whole(network, scene, folder)
             same = (labels["fp32"] == labels["auto"])[labels["fp32"] != 255]
             row["equal labels"] = float(same.mean())
@@ -206,10 +248,13 @@ def main() -> None:
         "MONAI / geoseg, both fp32": [r["monai"] / r["geoseg fp32"] for r in rows],
         "labels equal to fp32": [r["equal labels"] for r in rows],
     }
+    if options.openvino:
+        passes = [r["openvino"] / r["geoseg openvino"] for r in rows]
+        ratios["OpenVINO's passes / whole by it"] = passes
     medians = {key: statistics.median(values) for key, values in ratios.items()}
     seconds = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
     for key, value in medians.items():
-        print(f"{key:<28}{value:.4f}   {[round(v, 3) for v in ratios[key]]}")
+        print(f"{key:<32}{value:.4f}   {[round(v, 3) for v in ratios[key]]}")
     print(json.dumps({"ratios": medians, "seconds": seconds}))
 
 

@@ -83,7 +83,7 @@ class OpenVinoNetwork(nn.Module):
         traced, other = (torch.randn(shape, generator=noise) for _ in range(2))
         _check_one_way(network, traced)
         try:
-            self._model = _converted(network, traced)
+            self._model = converted(network, traced)
             with torch.no_grad():
                 expected, answer = network(other).float(), self(other).float()
         except Exception as error:
@@ -143,7 +143,7 @@ def _check_one_way(
             return
 
 
-def _converted(
+def converted(
     network: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor
 ) -> Any:  # noqa: ANN401 - an untyped library
     """Return a network as OpenVINO has it, with free sides."""

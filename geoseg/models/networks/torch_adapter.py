@@ -101,6 +101,7 @@ class TorchModel(AnyModel):
         # A network that scales its input itself may want all of its digits.
         self._input: torch.dtype = getattr(module, "input_dtype", self._dtype)
         self._answers: tuple[Sequence[int], Sequence[int]] = (1, 1), (1, 1)
+        self._layout = torch.channels_last
         self._threads = SingleThreads(forward_threads()) if side_by_side else None
         self._module = (
             self._openvino(module) if self.engine == "openvino" else self._as_is(module)
@@ -154,6 +155,7 @@ class TorchModel(AnyModel):
             )
         assert self._threads is not None, "it takes windows side by side"
         card, self._input = self.card, torch.float32
+        self._layout = torch.contiguous_format
         bands, side = len(card.bands), card.window
         quick = fused(module.eval(), bands, side, on_cpu=True)
         self._measured = quick.requires_grad_(requires_grad=False)
@@ -318,7 +320,7 @@ class TorchModel(AnyModel):
             pixels: (n, band, y, x).
             places: (n, 2) latitude and longitude, of networks that are told them.
         """
-        x = self._scaling(pixels).to(self._input, memory_format=torch.channels_last)
+        x = self._scaling(pixels).to(self._input, memory_format=self._layout)
         answer = self._module(x) if places is None else self._module(x, places)
         return self._in_pixels(answer, *pixels.shape[-2:])
 
