@@ -142,14 +142,26 @@ def test_a_module_of_ones_own(tmp_path, pixels):
     state |= {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}
     card = CARD | {"classes": ["field"], "activation": "sigmoid"}
     settings = {"arch": "FPN", "encoder_name": "resnet18", "out_classes": 1}
-    framework = FPN | {"classes": 1}
-    write(tmp_path / "a.ckpt", state, settings, card | {"framework": framework})
+    write(tmp_path / "a.ckpt", state, settings, card | {"framework": FPN})
     model = load_model(tmp_path / "a.ckpt", device="cpu", precision="fp32")
     assert [c.name for c in model.card.classes] == ["background", "field"]
     wanted = expected(net, pixels).sigmoid()
     torch.testing.assert_close(
         model.predict(pixels).sigmoid()[:, 1:], wanted, rtol=0, atol=1e-4
     )
+
+
+def test_weights_beside_what_training_needs(tmp_path):
+    net = a_network("FPN")
+    path = tmp_path / "a.pth"
+    path.with_suffix(".json").write_text(json.dumps(CARD | {"framework": FPN}))
+    optimizer = torch.optim.Adam(net.parameters()).state_dict()
+    for name in ("model", "model_state_dict", "unet"):
+        torch.save({name: net.state_dict(), "optimizer": optimizer, "epoch": 3}, path)
+        assert load_model(path, device="cpu").card.name == "a"
+    torch.save({"student": net.state_dict(), "teacher": net.state_dict()}, path)
+    with pytest.raises(ModelError, match=r"2 sets of weights \(student, teacher\)"):
+        model_recipe(path)
 
 
 def test_the_librarys_own_folder(tmp_path, pixels):

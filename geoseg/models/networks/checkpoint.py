@@ -13,6 +13,7 @@ architecture, encoder and arguments is the checkpoint's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,6 +53,7 @@ _WRAPPERS = frozenset(
 _COORDINATES = {"dates": "temporal_coords", "location": "location_coords"}
 """What terratorch's encoders call the inputs of a card."""
 
+_HEAD = re.compile(r"(?:^|\.)(?:segmentation_head\.0|classifier\.4)\.weight$")
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
 
 
@@ -77,19 +79,32 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # whatever the unpickler refuses
         raise ModelError(
-            f"{path} holds more than tensors and plain values, which geoseg does not "
-            f"unpickle: {first_line(error)}; save its state_dict as safetensors"
+            f"{path} holds more than tensors and plain values, such as a network, "
+            "which geoseg does not unpickle: save its weights, "
+            "torch.save(network.state_dict(), PATH), or export it to .pt2 or .onnx"
         ) from error
     if isinstance(found, dict) and "state_dict" in found:
         return found
-    if isinstance(found, dict) and "model_state_dict" in found:
-        return {"state_dict": found["model_state_dict"]}
-    tensors = isinstance(found, dict) and any(map(torch.is_tensor, found.values()))
-    if not tensors:
+    if _is_state(found):
+        return {"state_dict": found}
+    named = found if isinstance(found, dict) else {}
+    parts = {str(k): v for k, v in named.items() if _is_state(v)}
+    usual = [k for k in ("model_state_dict", "model") if k in parts] or [*parts]
+    if len(usual) > 1 and "model" not in usual:
+        raise ModelError(
+            f"{path} holds {len(usual)} sets of weights ({', '.join(usual)}): save the "
+            "one that is meant alone"
+        )
+    if not usual:
         raise ModelError(
             f"{path} is not a checkpoint: it holds no state_dict of named tensors"
         )
-    return {"state_dict": found}
+    return {"state_dict": parts[usual[0]]}
+
+
+def _is_state(found: object) -> bool:
+    """Whether this is weights by name."""
+    return isinstance(found, dict) and any(map(torch.is_tensor, found.values()))
 
 
 def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
@@ -116,11 +131,11 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
             raise ModelError(f"{path} has {filters!r} filters: 1 … {_MOST_FILTERS}")
         plain = {"family": "checkpoint", "arch": "torchgeo-fcn", "filters": filters}
         return replace(card, framework=plain, multiple=card.multiple or 1)
+    one = _has_one_channel(checkpoint["state_dict"]) and card.channels == 2
     if card.framework.get("family") == "torchvision":
-        return replace(
-            card,
-            framework={**card.framework, "family": "checkpoint", "of": "torchvision"},
-        )
+        own: dict[str, Any] = {"num_classes": 1} if one else {}
+        own |= {**card.framework, "family": "checkpoint", "of": "torchvision"}
+        return replace(card, framework=own)
     arch = _NETWORKS.get(name.lower().replace("_", "")) or card.framework.get("arch")
     encoder = card.framework.get("encoder") or stated.get("backbone")
     if arch is None or encoder is None:
@@ -133,11 +148,16 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     smps = {k[4:]: v for k, v in stated.items() if k.startswith("smp_")}
     framework = smps | dict(card.framework)
     framework |= {"family": "checkpoint", "arch": arch, "encoder": str(encoder)}
-    one = stated.get("task") == "binary" or stated.get("num_classes") == 1
-    if one and card.channels == 2:
+    if one:
         framework["classes"] = 1
     multiple = card.multiple if card.multiple is not None else smp.multiple_of(arch)
     return replace(card, framework=framework, multiple=multiple)
+
+
+def _has_one_channel(weights: Mapping[str, Any]) -> bool:
+    """Whether the last layer of smp's or torchvision's networks has one channel."""
+    heads = [v for k, v in weights.items() if _HEAD.search(str(k))]
+    return len(heads) == 1 and torch.is_tensor(heads[0]) and len(heads[0]) == 1
 
 
 def _is_terratorch(settings: Mapping[str, Any]) -> bool:
