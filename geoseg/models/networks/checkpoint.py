@@ -89,7 +89,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {"state_dict": found}
     named = found if isinstance(found, dict) else {}
     parts = {str(k): v for k, v in named.items() if _is_state(v)}
-    usual = [k for k in ("model_state_dict", "model") if k in parts] or [*parts]
+    usual: list[str] = [k for k in ("model_state_dict", "model") if k in parts]
+    usual = usual or list(parts)
     if len(usual) > 1 and "model" not in usual:
         raise ModelError(
             f"{path} holds {len(usual)} sets of weights ({', '.join(usual)}): save the "
