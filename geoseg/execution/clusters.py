@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,19 @@ def _client(where: Any, **options: Any) -> Client:  # noqa: ANN401 - Dask's
     return Client(where, set_as_default=False, **options)
 
 
+@contextmanager
+def _closing(opened: Any) -> Iterator[Any]:  # noqa: ANN401 - Dask's
+    """Close a cluster or client at the end; one that is slow to go is no error.
+
+    Its processes end with this one at the latest.
+    """
+    try:
+        yield opened
+    finally:
+        with suppress(TimeoutError):
+            opened.close()
+
+
 # --- an address -----------------------------------------------------------------------
 
 
@@ -216,8 +229,8 @@ def local_cluster(
                 f"worker processes did not start ({first_line(error)}); what is done "
                 "stays done, and the same command resumes"
             ) from error
-        stack.enter_context(cluster)
-        yield stack.enter_context(_client(cluster))
+        stack.enter_context(_closing(cluster))
+        yield stack.enter_context(_closing(_client(cluster)))
 
 
 def _check_temporary_folder() -> None:
@@ -346,7 +359,7 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
             },
             workers=gpu_workers(gpus, threads=settings.threads, memory=settings.memory),
         )
-    with _own_threads(), cluster, _client(cluster) as client:
+    with _own_threads(), _closing(cluster), _closing(_client(cluster)) as client:
         yield client
 
 

@@ -152,9 +152,19 @@ def test_only_one_place_can_be_given():
 
 @pytest.fixture(scope="module")
 def running():
-    """Start a cluster of one process that many tests use."""
-    with local_cluster(1, dashboard=None) as client:
-        yield client
+    """Start a cluster of one process that many tests use; it is slow to go."""
+    from distributed import LocalCluster
+
+    close = LocalCluster.close
+
+    def close_slowly(self, timeout=None):
+        close(self, timeout)
+        raise TimeoutError  # as on a busy machine: what is done is done
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LocalCluster, "close", close_slowly)
+        with local_cluster(1, dashboard=None) as client:
+            yield client
 
 
 @pytest.fixture
