@@ -57,8 +57,9 @@ def is_silent(source: Source) -> bool:
 def suspected(source: Source) -> str | None:
     """Return a question about a value that may be nodata; None where there is none.
 
-    Such a value is the lowest or the highest there is, the same in all bands, fills 2 %
-    of the raster and more, and touches its edge. It is looked for in an overview of a
+    Such a value is the lowest or the highest there is, or of more than bytes the one
+    that is most common at the edge; it is the same in all bands, fills 2 % of the
+    raster and more, and touches its edge. It is looked for in an overview of a
     file, or else in 64 places that are always the same and include the edges; of what
     is far away, in the four corners.
     """
@@ -68,7 +69,12 @@ def suspected(source: Source) -> str | None:
     if not len(values) or len(np.unique(values)) <= _FEW:
         return None
     alike = (values == values[:, :1]).all(axis=1)
-    for value in (values.min(), values.max()):
+    suspects = [values.min(), values.max()]
+    rim = values[alike & edge, 0]
+    if values.dtype.itemsize > 1 and len(rim):  # 0 dB, or an index of 0
+        found, counts = np.unique(rim, return_counts=True)
+        suspects.append(found[counts.argmax()])
+    for value in suspects:
         there = alike & (values[:, 0] == value)
         share = float(there.mean())
         if share >= _LEAST and bool((there & edge).any()):

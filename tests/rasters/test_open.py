@@ -483,6 +483,15 @@ def test_a_constant_frame_without_a_tag_is_asked_for(tmp_path, where):
     assert source.read(source.grid.window)[1].all()
 
 
+def test_a_frame_of_a_value_in_the_middle_is_asked_for(tmp_path):
+    decibels = noise(1, 200, 300).astype("float32") / 8 - 20
+    decibels[:, :20] = 0  # between the darkest and the brightest
+    told = for_model(
+        open_source(write(tmp_path / "s.tif", decibels)), Wanted([Band(name="1")])
+    )
+    assert told.notes[0].endswith("--nodata 0")
+
+
 def test_a_frame_is_found_in_overviews_and_in_mosaics(tmp_path):
     pixels = noise(2, 700, 900, dtype="uint16") + 1
     pixels[:, :60] = 0
