@@ -29,11 +29,14 @@ def block_counts(masks: Masks) -> tuple[int, int]:
 def incomplete(reader: ClassReader) -> str | None:
     """Return what a map lacks, for whoever reads what is made of it; None if nothing.
 
-    Maps of other tools are complete: nothing says otherwise.
+    Maps of other tools are complete: nothing says otherwise. One of ours that says so
+    itself may have been copied by half: some of its marks are there, others not.
     """
-    if not isinstance(reader, Masks) or reader.is_complete:
+    if not isinstance(reader, Masks):
         return None
     done, total = block_counts(reader)
+    if reader.is_complete and not 0 < done < total:
+        return None
     if done == total:
         return "not complete: all blocks are labelled, but its objects are not written"
     return (
@@ -55,7 +58,10 @@ def check_complete(reader: ClassReader, *, partial: bool) -> None:
     if partial:
         warnings.warn(f"{name} is {lacks}; so is what is made of it", stacklevel=3)
         return
+    # What is lost of a map that was complete is not missed by the command itself.
+    lost = isinstance(reader, Masks) and reader.is_complete
+    first = f"give `geoseg verify {name} --repair`, then" if lost else "run"
     raise IncompleteError(
-        f"{name} is {lacks}: run the command that made it again, or take it as it is "
-        "with --partial"
+        f"{name} is {lacks}: {first} the command that made it again, or take it as it "
+        "is with --partial"
     )

@@ -1,6 +1,7 @@
 """A map that is not complete is refused; or taken, with a word in what it becomes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyogrio
@@ -52,6 +53,21 @@ def test_commands_refuse_and_write_nothing(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert run([*line, "--partial"]) == 0
     assert "so is what is made of it" in capsys.readouterr().err
+
+
+def test_a_map_that_was_copied_by_half_is_not_complete(
+    make_store, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    labels = np.ones((512, 512), np.uint8)
+    masks = make_store("m.zarr", labels)
+    for key in ((0, 0), (0, 1), (1, 0)):
+        masks.mark_done(key, {})
+    assert run(["export", "m.zarr", "--out", "m.tif"]) == 3
+    assert "25.0 % is missing (1 of 4 blocks): give `geoseg verify" in (
+        capsys.readouterr().err
+    )
+    assert not Path("m.tif").exists()
 
 
 def test_the_live_map_refuses_too(part):

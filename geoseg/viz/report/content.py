@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.text import area_unit, number, percent, span_of_time
-from geoseg.maps.complete import block_counts
+from geoseg.maps.complete import incomplete
 from geoseg.maps.provenance import crs_name, facts_of, failed, name_of, provenance
 from geoseg.maps.reader import read_plain
-from geoseg.maps.store import Masks
 from geoseg.viz.observed import BLANK
 from geoseg.viz.picture import (
     Image,
@@ -106,11 +105,10 @@ def _lead(reader: ClassReader, found: MapStatistics) -> str:
 def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
     """Return what a reader must know before anything else."""
     notices = [f"Note: {note}." for note in provenance(reader).get("notes", [])]
-    if isinstance(reader, Masks) and not reader.is_complete:
-        done, total = block_counts(reader)
+    if lacks := incomplete(reader):
         notices.append(
-            f"This map is not complete: {done:,} of {total:,} blocks are done. What is "
-            "missing shows as nodata; the same geoseg command completes it."
+            f"This map is {lacks}. What is missing shows as nodata; the same geoseg "
+            "command completes it."
         )
     if not found.valid:
         notices.append("No pixel of this map has a class: all of it is nodata.")
