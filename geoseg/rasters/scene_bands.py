@@ -127,7 +127,8 @@ def bands_asked(
     known = bands_there(scenes)
     if words is None:
         words = known
-    if any("=" in word or word.isdigit() for word in words):
+    unnamed = {word for word in known if word.isdigit()}  # as files may have them
+    if any("=" in w or (w.isdigit() and w not in unnamed) for w in words):
         raise RasterError(
             f"--bands {','.join(words)}: bands of scenes are asked for by their names: "
             f"{', '.join(known)}"

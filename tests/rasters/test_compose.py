@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from dated_scenes import Scenes, whole
+from dated_scenes import Scenes, whole, write_raster
 
 import geoseg
 from geoseg.cli import run
@@ -256,3 +256,16 @@ def test_a_disk_that_is_full_at_the_end_is_noticed(made, tmp_path, monkeypatch, 
     assert run(["compose", path, "--out", str(out), "-q"]) != 0
     assert "make room" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_files_whose_bands_have_no_names(tmp_path):
+    """Their numbers are their names, where nothing else is asked for."""
+    rng, pixels = np.random.default_rng(2), []
+    for n in range(3):
+        pixels.append([whole(rng) for _ in range(2)])
+        name = tmp_path / f"scene_2022050{n + 1}.tif"
+        write_raster(name, np.array(pixels[-1]), nodata=0)
+    files = [str(p) for p in sorted(tmp_path.glob("*.tif"))]
+    found = geoseg.compose(files, dates_from="names")
+    assert list(found["band"].values) == ["1", "2"]
+    assert np.array_equal(found, np.median(pixels, axis=0))
