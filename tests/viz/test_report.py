@@ -220,7 +220,7 @@ def _odd_maps(make_store, folder):
     yield "nowhere", nowhere, ["no coordinate reference system", "90,000"]
     begun = make_store(folder / "begun.zarr", empty, done=False)
     begun.mark_done((0, 0), {"windows": 4, "forward_seconds": 0.5})
-    words = ["not complete: 1 of 4 blocks", "blocks (row,column) 0,1; 1,0; 1,1"]
+    words = ["75.0 % is missing (3 of 4 blocks)", "blocks (row,column) 0,1; 1,0; 1,1"]
     yield "begun", begun, words
     speck = make_store(folder / "speck.zarr", np.zeros((1, 1), np.uint8))
     yield "speck", speck, ["1 × 1 pixels"]
