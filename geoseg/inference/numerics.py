@@ -190,7 +190,7 @@ def _chosen(recipe: ModelRecipe, windows: int, planned: str | None) -> Choice:
     if planned != chosen.precision or chosen.engine or chosen.card:
         return choice
     if find_spec("openvino") is None:
-        note = f"{gethostname()} has no OpenVINO, and torch, which runs it, is slower"
+        note = f"{gethostname()} has no OpenVINO: PyTorch runs the network, slower"
         return replace(choice, notes=(note,))
     recipe.unload()
     return replace(choice, numerics=replace(chosen, engine="openvino"))
