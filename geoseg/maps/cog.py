@@ -18,7 +18,7 @@ from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
 from geoseg.maps.reader import read_plain
 from geoseg.maps.styles import raster_qml
-from geoseg.rasters.gdal import no_room, read_again, reporting_written
+from geoseg.rasters.gdal import CACHE_BYTES, no_room, read_again, reporting_written
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -91,7 +91,7 @@ def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:
     import rasterio.shutil
 
     # GDAL's messages go to logging while there is an environment, closing too.
-    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=256):
+    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=CACHE_BYTES):
         tiles, described = folder / "tiles.tif", folder / "described.vrt"
         _write_tiles(reader, tiles)
         described.write_text(_vrt(reader, tiles), encoding="utf-8")

@@ -22,7 +22,7 @@ from geoseg.errors import RasterError
 from geoseg.execution.engine import unordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores, return_freed_memory
-from geoseg.rasters.gdal import read_again, reporting_written
+from geoseg.rasters.gdal import CACHE_BYTES, read_again, reporting_written
 from geoseg.rasters.kept_blocks import KeptBlocks
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def write_tif(
         folder = part.with_name(f"{part.name}-work")
         folder.mkdir()
         tiles, whole = folder / "tiles.tif", folder / part.name
-        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=128):
+        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=CACHE_BYTES):
             cut = _write_tiles(series, kept, tiles, bands, dtype, tags, progress)
             return_freed_memory()  # what many dates took, or the copy's comes on top
             rasterio.shutil.copy(
