@@ -57,8 +57,8 @@ def quickest(recipe: ModelRecipe, windows: int) -> ModelRecipe:
         windows: How many the run has, whatever its blocks and workers.
     """
     card, asked = recipe.card, recipe.options.engine == "auto" and windows >= _FEW
-    scores = card.task == "semantic" and card.output != "labels"
-    if not (asked and scores and all(map(find_spec, ("torch", "openvino")))):
+    plain = card.task == "semantic" and card.output != "labels" and not card.inputs
+    if not (asked and plain and all(map(find_spec, ("torch", "openvino")))):
         return recipe
     folder = user_cache.folder("engines")
     if folder is None:
@@ -89,7 +89,7 @@ def _is_on_cpu(recipe: ModelRecipe) -> bool:
 def _is_choice(recipe: ModelRecipe) -> bool:
     """Whether torch would run windows side by side, and OpenVINO might."""
     model = recipe.load()
-    return model.records and model.engine == "threads"
+    return model.records and model.engine == "threads" and not model.placed
 
 
 def _key(recipe: ModelRecipe) -> str:

@@ -59,7 +59,7 @@ class AnyModel(Protocol):
     precision: str = "own"
     """`fp32`, `bf16`, `fp16`, or `own`."""
     engine: str = "own"
-    """`threads`, `torch`, `compile`, or `own`."""
+    """`threads`, `torch`, `compile`, `openvino`, or `own`."""
     streams: bool = False
     """Whether windows that lie on its device can be given to `scores`, so that cutting,
     blending and labelling happen there."""

@@ -153,18 +153,15 @@ def test_only_one_place_can_be_given():
 @pytest.fixture(scope="module")
 def running():
     """Start a cluster of one process that many tests use; it is slow to go."""
-    from distributed import LocalCluster
+    with local_cluster(1, dashboard=None) as client:
+        close = client.cluster.close
 
-    close = LocalCluster.close
+        def close_slowly(timeout=None):
+            close(timeout)
+            raise TimeoutError  # as on a busy machine: what is done is done
 
-    def close_slowly(self, timeout=None):
-        close(self, timeout)
-        raise TimeoutError  # as on a busy machine: what is done is done
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(LocalCluster, "close", close_slowly)
-        with local_cluster(1, dashboard=None) as client:
-            yield client
+        client.cluster.close = close_slowly
+        yield client
 
 
 @pytest.fixture

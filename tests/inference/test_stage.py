@@ -16,7 +16,7 @@ BLOCK = Tiling(height=9, width=20, window=8, overlap=4, chunk=4).block_at(1, 2)
 
 
 def model(device="cpu", precision="bf16"):
-    return SimpleNamespace(device=device, precision=precision)
+    return SimpleNamespace(device=device, precision=precision, engine="threads")
 
 
 def job_of(model, run="a run", files=(), numerics=None):

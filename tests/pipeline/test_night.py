@@ -66,7 +66,7 @@ def test_what_stands_in_braces(water):
     first, following = place(f"{out}/{{number}}")
     assert (first.out, following.out) == (f"{out}/2", f"{out}/3")
     with pytest.raises(
-        GeosegError, match=r"\{day\} in 'out/\{day\}' is not known: \{date"
+        GeosegError, match=r"\{day\} in 'out/\{day\}' is not known: write one of \{date"
     ):
         read_pipeline(water, ["out=out/{day}"])
     with pytest.raises(GeosegError, match="stands for the name of one raster"):

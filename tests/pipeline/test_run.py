@@ -303,13 +303,13 @@ def test_killed_after_a_product_and_before_its_note(water, monkeypatch, stage):
     class Killed(BaseException):
         pass
 
-    def note(self, name, key, product=None, real=geoseg.pipeline.run.Run.note):
+    def note(self, name, key, product=None, real=geoseg.pipeline.run.PipelineRun.note):
         if name == stage and key != "begun":
             raise Killed
         real(self, name, key, product)
 
     with monkeypatch.context() as patch:
-        patch.setattr(geoseg.pipeline.run.Run, "note", note)
+        patch.setattr(geoseg.pipeline.run.PipelineRun, "note", note)
         with pytest.raises(Killed):
             run_pipeline(read_pipeline(water))
     assert run_pipeline(read_pipeline(water))[stage]["made"]
