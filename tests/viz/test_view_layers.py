@@ -303,7 +303,7 @@ def test_nobody_else_names_classes(own):
             request = urllib.request.Request(bare, data=body, headers=headers)
             with pytest.raises(urllib.error.HTTPError) as caught:
                 urllib.request.urlopen(request, timeout=20)
-            assert caught.value.code == 403
+            assert caught.value.code in (403, 405)
     assert open_masks(own.path).classes[1].name == "b"
 
 

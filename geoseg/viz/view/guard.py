@@ -40,7 +40,10 @@ class Guard:
             from starlette.responses import JSONResponse
 
             text = "open the link that geoseg view has printed: it has a secret in it"
-            refusal = JSONResponse({"error": text}, status_code=403)
+            # Who may look, but not write: 405, as of what nobody writes.
+            may_look = self._inside({**scope, "method": "GET"}) is not None
+            status = 405 if may_look else 403
+            refusal = JSONResponse({"error": text}, status_code=status)
             await refusal(scope, receive, send)
             return
         await self.app(inner, receive, send)
