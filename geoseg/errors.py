@@ -64,6 +64,10 @@ class DamagedStoreError(MasksError):
     exit_status = 3
 
 
+class DamagedPackError(MasksError):
+    """What is kept of a block is not what was written: a disk that filled or failed."""
+
+
 class IncompleteError(MasksError):
     """A map is not complete; the run that makes it can be resumed."""
 

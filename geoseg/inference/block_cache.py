@@ -12,22 +12,15 @@ What this process wrote or read lately it does not ask the store for.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from dataclasses import astuple
-from functools import reduce
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
-
-import numpy as np
-from numcodecs import Blosc
-from numpy.lib.format import descr_to_dtype, dtype_to_descr
 
 from geoseg.core.grid import Window
+from geoseg.core.packed import check, pack, unpacked
 from geoseg.core.tiling import Block
-from geoseg.errors import MasksError
 from geoseg.inference.semantic import PartialBlock, PartialSums
 from geoseg.maps.state import HALO, PARTIAL
 from geoseg.maps.store import Masks
@@ -35,16 +28,8 @@ from geoseg.maps.store import Masks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Sums of confident classes repeat; shuffling bits first finds that at memory speed.
-_CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
-
-
 _RECENT_BYTES = 64 << 20
 """What a process remembers of them at most."""
-
-
-class DamagedPartialError(MasksError):
-    """What is kept of a block is not what was written: a disk that filled or failed."""
 
 
 class _Recent:
@@ -101,7 +86,7 @@ def read_partial(masks: Masks, block: Block) -> PartialBlock:
 
     Raises:
         FileNotFoundError: There is none.
-        DamagedPartialError: It is not what was written.
+        DamagedPackError: It is not what was written.
     """
     border, arrays, info = _read(masks, f"{PARTIAL}/{block.name}")
     return PartialBlock(arrays=arrays, border=tuple(border.values()), **info)
@@ -116,7 +101,7 @@ def _read(masks: Masks, name: str, only: str | None = None) -> _Unpacked:
     data = _RECENT.get(_key(masks, name))
     if data is None:
         data = masks.state.get(name)
-        _check(data)
+        check(data)
         _RECENT.put(_key(masks, name), data)
     return _unpack(data, only)
 
@@ -127,81 +112,6 @@ def remove_partials(masks: Masks, blocks: Iterable[tuple[int, int]]) -> None:
     for name in names:
         _RECENT.drop(_key(masks, name))
     masks.state.discard_all(names)
-
-
-def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
-    """Return arrays and JSON-able values as bytes, compressed and with a check sum.
-
-    The layout is that of safetensors, whose own writer copies what it is given several
-    times; while bytes are copied in one piece, no other thread can go on.
-    """
-    pieces = {name: _encode(array) for name, array in arrays.items()}
-    ends = np.cumsum([len(piece) for piece in pieces.values()]).tolist()
-    kinds = {n: [dtype_to_descr(a.dtype), *a.shape] for n, a in arrays.items()}
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "geoseg": json.dumps({"info": dict(info), "arrays": kinds}),
-        }
-    }
-    for (name, piece), end in zip(pieces.items(), ends, strict=True):
-        offsets = [end - len(piece), end]
-        header[name] = {"dtype": "U8", "shape": [len(piece)], "data_offsets": offsets}
-    told = json.dumps(header).encode()
-    parts = [len(told).to_bytes(8, "little"), told, *pieces.values()]
-    return b"".join([*parts, _check_sum(parts).to_bytes(4, "little")])
-
-
-def _check_sum(parts: Iterable[bytes | memoryview]) -> int:
-    return reduce(lambda sum_, part: crc32(part, sum_), parts, 0)
-
-
-def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return the arrays, read-only, and the values that `pack` packed.
-
-    Raises:
-        DamagedPartialError: It is not what was written.
-    """
-    _check(data)
-    return _unpacked(data)
-
-
-def _check(data: bytes) -> None:
-    all_but = memoryview(data)[:-4]
-    if _check_sum([all_but]).to_bytes(4, "little") != data[-4:]:
-        raise DamagedPartialError("what is kept of a block is damaged")
-
-
-def _unpacked(
-    data: bytes, only: str | None = None
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return what `unpack` does, of data that was checked; of arrays perhaps one."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    told = json.loads(header["__metadata__"]["geoseg"])
-    view = memoryview(data)[8 + length :]
-    arrays = {
-        name: _decode(view[slice(*header[name]["data_offsets"])], _dtype(kind), shape)
-        for name, (kind, *shape) in told["arrays"].items()
-        if only in (None, name)
-    }
-    return arrays, told["info"]
-
-
-def _dtype(kind: str | list[list[str]]) -> np.dtype[Any]:
-    """Return the dtype of its description in JSON, which knows no tuples."""
-    if isinstance(kind, str):
-        return np.dtype(kind)
-    return descr_to_dtype([(name, of) for name, of in kind])
-
-
-def _decode(data: memoryview, dtype: np.dtype[Any], shape: list[int]) -> NDArray[Any]:
-    if 0 in shape:  # Blosc cannot give back what it made of nothing
-        return np.zeros(shape, dtype)
-    return np.frombuffer(_CODEC.decode(data), dtype).reshape(shape)
-
-
-def _encode(array: NDArray[Any]) -> bytes:
-    return bytes(_CODEC.encode(np.ascontiguousarray(array)))
 
 
 def _pack(
@@ -219,7 +129,7 @@ _Unpacked = tuple[dict[str, PartialSums], "dict[str, NDArray[Any]]", dict[str, A
 
 
 def _unpack(data: bytes, only: str | None = None) -> _Unpacked:
-    arrays, header = _unpacked(data, only)
+    arrays, header = unpacked(data, only)
     sums = {
         name: PartialSums(
             window=Window(y=y, x=x, height=height, width=width), sums=arrays.pop(name)

@@ -18,6 +18,7 @@ from geoseg.core.text import redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import (
     ClusterError,
+    DamagedPackError,
     DamagedStoreError,
     MissingExtraError,
     RasterError,
@@ -28,7 +29,6 @@ from geoseg.errors import (
 )
 from geoseg.execution.resources import memory_limit
 from geoseg.inference.block_cache import (
-    DamagedPartialError,
     read_halo,
     read_partial,
     write_partial,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOST = (FileNotFoundError, DamagedPartialError)
+LOST = (FileNotFoundError, DamagedPackError)
 """How reading fails what is not there, or not what was written."""
 
 WAITS = (0.2, 1.0)

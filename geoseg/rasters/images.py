@@ -191,7 +191,7 @@ def read_blocks(
 
 
 def _read(series: Series, kept: KeptBlocks, window: Window) -> NDArray[np.float32]:
-    before = kept.get(window, len(series.bands))
+    before = kept.get(window)
     if before is not None:
         return before
     pixels = np.asarray(series.read(window)[0], np.float32)

@@ -14,15 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
-
-import numpy as np
 
 from geoseg.core.files import replace
+from geoseg.core.packed import pack, unpack
+from geoseg.errors import DamagedPackError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from geoseg.core.grid import Window
@@ -54,25 +54,18 @@ class KeptBlocks:
         mine.mkdir(exist_ok=True)
         return cls(folder=mine)
 
-    def get(self, window: Window, bands: int) -> NDArray[np.float32] | None:
+    def get(self, window: Window) -> NDArray[np.float32] | None:
         """Return the pixels (band, y, x) of a block; None where they are not whole."""
-        try:
-            data = self._file(window).read_bytes()
-        except FileNotFoundError:
-            return None
-        data, check = data[:-4], data[-4:]
-        if crc32(data).to_bytes(4, "little") != check:
-            return None
-        pixels = np.frombuffer(_codec().decode(data), np.float32)
-        return pixels.reshape(bands, window.height, window.width)
+        with suppress(FileNotFoundError, DamagedPackError):
+            return unpack(self._file(window).read_bytes())[0]["pixels"]
+        return None
 
     def put(self, window: Window, pixels: NDArray[np.float32]) -> None:
         """Keep the pixels of a block."""
-        data = _codec().encode(np.ascontiguousarray(pixels))
         file = self._file(window)
         part = file.with_name(f"{file.name}.{os.getpid()}")
         with suppress(FileNotFoundError):  # another run of the same has ended
-            part.write_bytes(data + crc32(data).to_bytes(4, "little"))
+            part.write_bytes(pack({"pixels": pixels}, {}))
             replace(part, file)
 
     def remove(self) -> None:
@@ -81,9 +74,3 @@ class KeptBlocks:
 
     def _file(self, window: Window) -> Path:
         return self.folder / f"{window.y}.{window.x}"
-
-
-def _codec() -> Any:  # noqa: ANN401 - numcodecs has no types
-    from numcodecs import Blosc
-
-    return Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)

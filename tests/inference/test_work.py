@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoseg.inference.block_cache import pack, unpack
+from geoseg.core.packed import pack, unpack
 from geoseg.inference.block_steps import _apart
 from geoseg.inference.work import Run, given_back, taken_of
 

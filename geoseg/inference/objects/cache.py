@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.grid import Window
+from geoseg.core.packed import pack, unpack
 from geoseg.core.tiling import Block
-from geoseg.inference.block_cache import pack, unpack
 from geoseg.inference.instance import FoundObjects, Linked
 from geoseg.inference.objects.stitch import ObjectSet, WindowObjects
 from geoseg.maps.state import OBJECT_CACHE
