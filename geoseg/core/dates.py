@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from geoseg.errors import GeosegError
 
+EPOCH: Final = date(1970, 1, 1)
+"""From which days are counted."""
 _DAY: Final = re.compile(r"(?P<year>\d{4})(-(?P<month>\d\d?)(-(?P<day>\d\d?))?)?")
 _OPEN: Final = {"", ".."}
 _FORMS: Final = (

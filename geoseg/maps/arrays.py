@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("classes", "confidence", "probabilities", "instances", *QUALITY)
 """Of all arrays that masks may have on their grid, in their order."""
-_MOST: Final = 254
+SHARE: Final = 254
 """What 1 is in bytes of shares; 255 is nothing."""
 
 
@@ -49,7 +49,7 @@ def kind_of(name: str, classes: Sequence[Class]) -> ArrayKind:
         named = {"long_name": "object id, 0 where there is none"}
         return ArrayKind(dtype="uint32", fill=0, attributes=named)
     if name in {"confidence", "probabilities"}:
-        told = {"long_name": f"{name} of the class", "scale_factor": 1 / _MOST}
+        told = {"long_name": f"{name} of the class", "scale_factor": 1 / SHARE}
         layers = len(classes) if name == "probabilities" else 1
         return ArrayKind(dtype="uint8", fill=255, layers=layers, attributes=told)
     if name in _QUALITY:
@@ -68,7 +68,7 @@ def stored(name: str, values: NDArray[Any]) -> NDArray[Any]:
     kind = _QUALITY[name]
     out = np.full(values.shape, kind.fill, kind.dtype)
     there = np.isfinite(values)
-    most = _MOST if name == "clouds" else 1
+    most = SHARE if name == "clouds" else 1
     out[there] = np.rint(values[there] * most).astype(kind.dtype)
     return out
 
@@ -93,7 +93,7 @@ _QUALITY: Final[Mapping[str, ArrayKind]] = {
         fill=255,
         attributes={
             "long_name": "share of observations that were masked",
-            "scale_factor": 1 / _MOST,
+            "scale_factor": 1 / SHARE,
         },
     ),
     "first": _date("first"),

@@ -14,7 +14,7 @@ from geoseg.rasters.numbers import Converted
 from geoseg.rasters.resample import OnGrid
 from geoseg.rasters.source import Derived, Renamed, Source, SourceBand, by_step
 from geoseg.rasters.steps import is_series
-from geoseg.rasters.time import Seen, Series
+from geoseg.rasters.time import QUALITY_BANDS, Seen, Series
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class OfDates(Derived):
     @property
     def bands(self) -> tuple[SourceBand, ...]:
         """The source's, and those of quality."""
-        return (*self.source.bands, *(SourceBand(name=name) for name in QUALITY))
+        return (*self.source.bands, *QUALITY_BANDS)
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a window that lies inside the grid; see `Source.read`."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
 
+from geoseg.core.dates import EPOCH
 from geoseg.core.grid import Grid, Window, squares
 from geoseg.core.series_options import QUALITY
 from geoseg.rasters.aoi import inside_area
@@ -57,7 +58,7 @@ _ROOM: Final = 192_000_000
 """Bytes that the dates of one cell may take."""
 _SIDES: Final = (1024, 512, 256, 128)
 _REMOTE_AT_ONCE: Final = 16
-_EPOCH: Final = date(1970, 1, 1)
+QUALITY_BANDS: Final = tuple(SourceBand(name=name) for name in QUALITY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +157,10 @@ class Series:
     def with_quality(self) -> Series:
         """Return the source with the bands of `QUALITY` after those that are read."""
         made = self.depth * len(self.steps)
-        told = tuple(SourceBand(name=word) for word in QUALITY)
-        numbers = range(made, made + len(told))
+        numbers = range(made, made + len(QUALITY_BANDS))
         return replace(
             self,
-            all_bands=(*self.all_bands[:made], *told),
+            all_bands=(*self.all_bands[:made], *QUALITY_BANDS),
             picked=(*(p for p in self.picked if p < made), *numbers),
         )
 
@@ -436,7 +436,7 @@ class Seen:
         """Return that nothing is known, of overpasses or dates, oldest first."""
         shape = (len(days), window.height, window.width)
         return cls(
-            days=np.array([(day - _EPOCH).days for day in days], np.float32),
+            days=np.array([(day - EPOCH).days for day in days], np.float32),
             seen=np.zeros(shape, np.bool_),
             clear=np.zeros(shape, np.bool_),
         )

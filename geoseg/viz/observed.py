@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.core.dates import EPOCH
 from geoseg.core.series_options import QUALITY
+from geoseg.maps.arrays import SHARE, kind_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,10 +18,8 @@ if TYPE_CHECKING:
     from geoseg.core.grid import Window
     from geoseg.maps.reader import ClassReader
 
-BLANK = 65535
+BLANK = kind_of(QUALITY[0], ()).fill
 """What no number of observations is."""
-_SHARE = 254
-_EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,14 +63,14 @@ class Observed:
         """Which share of what was seen was masked; None where nobody knows."""
         if not (total := self.clouds.sum()):
             return None
-        return float(self.clouds @ (np.arange(_SHARE + 1) / _SHARE) / total)
+        return float(self.clouds @ (np.arange(SHARE + 1) / SHARE) / total)
 
     @property
     def dates(self) -> tuple[date, date] | None:
         """The first and the last."""
         if self.days is None:
             return None
-        first, last = (_EPOCH + timedelta(days=day) for day in self.days)
+        first, last = (EPOCH + timedelta(days=day) for day in self.days)
         return first, last
 
 
@@ -79,17 +79,15 @@ def tells(reader: ClassReader) -> bool:
     return set(QUALITY) <= set(reader.arrays)
 
 
-def _read(reader: ClassReader, window: Window) -> list[Any]:
-    return [reader.read(name, window) for name in QUALITY]
-
-
-def observed(reader: ClassReader, window: Window) -> Observed:
-    """Return how often the pixels of a window were seen."""
-    counts, clouds, first, last = _read(reader, window)
+def observed(reader: ClassReader, window: Window) -> tuple[Observed, NDArray[Any]]:
+    """Return how often the pixels of a window were seen: together, and each (y, x)."""
+    found: list[Any] = [reader.read(name, window) for name in QUALITY]
+    counts, clouds, first, last = found
     there = (counts > 0) & (counts < BLANK)
     days = (int(first[there].min()), int(last[there].max())) if there.any() else None
-    return Observed(
+    total = Observed(
         pixels=np.bincount(counts.ravel(), minlength=BLANK + 1)[:BLANK],
-        clouds=np.bincount(clouds.ravel(), minlength=256)[: _SHARE + 1],
+        clouds=np.bincount(clouds.ravel(), minlength=256)[: SHARE + 1],
         days=days,
     )
+    return total, counts

@@ -16,7 +16,6 @@ import numpy as np
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Grid, Window, squares
-from geoseg.core.series_options import QUALITY
 from geoseg.execution.engine import ordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
@@ -185,7 +184,7 @@ def _look(job: _Pass, window: Window) -> _Block:
     scores |= {name: score(window, labels) for name, score in job.scores.items()}
     y, x = (shown[_span(shown, window, axis)] for axis, shown in enumerate(job.shown))
     picked = np.ix_(y - window.y, x - window.x)
-    told = tells(job.reader)
+    told, each = observed(job.reader, window) if tells(job.reader) else (None, None)
     return _Block(
         window=window,
         counts=counts,
@@ -197,8 +196,8 @@ def _look(job: _Pass, window: Window) -> _Block:
         sample=labels[picked],
         confidence=histogram,
         places={name: _places(s, window) for name, s in scores.items()},
-        observed=observed(job.reader, window) if told else None,
-        observations=job.reader.read(QUALITY[0], window)[picked] if told else None,
+        observed=told,
+        observations=None if each is None else each[picked],
     )
 
 
