@@ -22,6 +22,7 @@ from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
 from geoseg.inference.quickest import quickest
+from geoseg.inference.windows import tiling_of
 from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
@@ -160,8 +161,8 @@ def plan_of(
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
     opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
-    windows = _tiling(opened, recipe.card, options, chunk).windows
-    recipe = quickest(recipe.given(opened), windows).fit(opened)
+    cut = tiling_of(opened.grid, recipe.card, overlap=options.overlap, chunk=chunk)
+    recipe = quickest(recipe.given(opened), cut.windows).fit(opened)
     usual = _room(streams=recipe.load().streams)
     room = options.memory_bytes or min(usual, worker_memory or usual)
     plan = _cut(opened, recipe, options, workers, room, chunk)
@@ -227,7 +228,7 @@ def _cut(
     read = source
     if options.quality:
         arrays, read = (*arrays, *QUALITY), with_quality(source)
-    tiling = _tiling(source, card, options, chunk)
+    tiling = tiling_of(source.grid, card, overlap=options.overlap, chunk=chunk)
     streams = recipe.load().streams
     tasks = 2
     if streams:  # as many as decode, and some that wait or write
@@ -252,18 +253,6 @@ def _cut(
         tasks=tasks,
         task=task,
         splitting=splitting,
-    )
-
-
-def _tiling(source: Source, card: Card, options: PlanOptions, chunk: int) -> Tiling:
-    """Return how a raster is cut into windows; its blocks are of one chunk."""
-    return Tiling(
-        height=source.grid.height,
-        width=source.grid.width,
-        window=card.window,
-        overlap=card.overlap if options.overlap is None else options.overlap,
-        multiple=card.multiple,
-        chunk=chunk,
     )
 
 

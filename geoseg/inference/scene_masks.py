@@ -11,10 +11,11 @@ import numpy as np
 
 from geoseg.core.grid import Window
 from geoseg.core.scene_masks import PREFIX
-from geoseg.core.tiling import Block, Tiling
+from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
 from geoseg.inference.memory import NETWORKS
 from geoseg.inference.semantic import segment_block
+from geoseg.inference.windows import tiling_of
 from geoseg.models.check import check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.rasters.bands import matched
@@ -99,14 +100,7 @@ class _Part(Block):
 
 def _part(model: ModelRecipe, source: Source, window: Window) -> _Part:
     """Return all cells whose windows say anything of a window's pixels."""
-    card, grid = model.card, source.grid
-    tiling = Tiling(
-        height=grid.height,
-        width=grid.width,
-        window=card.window,
-        overlap=card.overlap,
-        multiple=card.multiple,
-    )
+    tiling = tiling_of(source.grid, model.card)
     seen = window.pad(tiling.margin)
     rows = _cells(seen.y, seen.bottom, tiling.stride, tiling.cell_rows)
     cols = _cells(seen.x, seen.right, tiling.stride, tiling.cell_cols)

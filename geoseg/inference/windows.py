@@ -11,13 +11,14 @@ import numpy as np
 
 from geoseg.core.grid import Window
 from geoseg.core.series_options import QUALITY
-from geoseg.core.tiling import Block
+from geoseg.core.tiling import Block, Tiling
 from geoseg.maps.arrays import stored
 from geoseg.rasters.validity import valid_everywhere
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from geoseg.core.grid import Grid
     from geoseg.models.card import Card
     from geoseg.rasters.open import Source
 
@@ -65,6 +66,27 @@ def reflect(first: int, after: int, length: int) -> NDArray[np.intp]:
     period = max(1, 2 * (length - 1))
     folded = np.abs(np.arange(first, after)) % period
     return np.minimum(folded, period - folded) if length > 1 else folded * 0
+
+
+def tiling_of(
+    grid: Grid, card: Card, *, overlap: int | None = None, chunk: int = 0
+) -> Tiling:
+    """Return how a raster is cut into a model's windows; blocks are of one chunk.
+
+    Args:
+        grid: The raster's.
+        card: The model's.
+        overlap: Pixels that windows share; None: as the card says.
+        chunk: About the side of the store's chunks in pixels; 0: the usual one.
+    """
+    return Tiling(
+        height=grid.height,
+        width=grid.width,
+        window=card.window,
+        overlap=card.overlap if overlap is None else overlap,
+        multiple=card.multiple,
+        chunk=chunk,
+    )
 
 
 def read_windows(source: Source, card: Card, reach: Window) -> Pixels:
@@ -126,20 +148,34 @@ def _reflected(
 
 
 def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArray[Any]:
-    # Of a series a valid pixel may be missing at some steps, or in a band of one.
-    series = card.times is not None and values.dtype.kind == "f"
-    everywhere = valid_everywhere(valid) and not series
+    everywhere = valid_everywhere(valid) and not _may_lack(values, card)
     if everywhere or not valid.any():  # of which no window is looked at
         return values
     if not values.flags.writeable:
         values = values.copy()
+    put_fill(values, valid, card)
+    return values
+
+
+def _may_lack(values: NDArray[Any], card: Card) -> bool:
+    """Whether a valid pixel may be missing: at steps of a series, in a band of one."""
+    return card.times is not None and values.dtype.kind == "f"
+
+
+def put_fill(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> None:
+    """Put the card's fill under nodata, in place, and where a series lacks a pixel.
+
+    Args:
+        values: (band, y, x).
+        valid: (y, x).
+        card: Tells the fill.
+    """
+    series, invalid = _may_lack(values, card), ~valid
     low, high = _range(values.dtype)
-    invalid = ~valid
     for pixels, band in zip(values, card.bands, strict=True):
         fill = band.offset if card.fill is None else card.fill
         missing = invalid | np.isnan(pixels) if series else invalid
         pixels[missing] = np.array(min(max(fill, low), high)).astype(values.dtype)
-    return values
 
 
 def _range(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from geoseg.core.grid import Window, squares
+from geoseg.inference.windows import put_fill
 from geoseg.training.scenes import LabelledRaster
 from geoseg.training.split import CELL, Split
 
@@ -182,11 +183,9 @@ def read_patch(scene: LabelledRaster, window: Window, card: Card) -> Patch:
     """Return a window's pixels, the card's fill under nodata, and its targets."""
     pixels, valid, targets = scene.read(window)
     values = pixels.astype(np.float32)
-    in_time = card.times is not None  # where a valid pixel may lack some steps
-    if in_time or not valid.all():
-        for band, plane in zip(card.bands, values, strict=True):
-            missing = ~valid | np.isnan(plane) if in_time else ~valid
-            plane[missing] = band.offset if card.fill is None else card.fill
+    # Of a series a valid pixel may lack some steps.
+    if card.times is not None or not valid.all():
+        put_fill(values, valid, card)
     return torch.from_numpy(values), torch.from_numpy(np.ascontiguousarray(targets))
 
 

@@ -8,7 +8,7 @@ write           per block
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -189,14 +189,8 @@ def splitting_job(job: Job, splitting: Splitting) -> Job:
     return Job(
         source=MapSource(masks),
         model=model_recipe(Splitter(card, splitting.method, splitting.things)),
-        tiling=Tiling(
-            height=tiling.height,
-            width=tiling.width,
-            window=card.window,
-            overlap=card.overlap,
-            multiple=card.multiple,
-            chunk=tiling.chunk,
-            block=tiling.block,
+        tiling=replace(
+            tiling, window=card.window, overlap=card.overlap, multiple=card.multiple
         ),
         masks=masks,
     )
