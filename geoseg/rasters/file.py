@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -76,6 +75,8 @@ class RasterFile:
     versions: Versions = field(default_factory=Versions, compare=False, repr=False)
     """The files that it is made of, as they were when it was opened."""
     identity: Mapping[str, Any] = field(default_factory=dict)
+    is_far: bool = field(default=False, compare=False)
+    """Whether pixels of it come over a network."""
     handles: Handles = field(default_factory=Handles, compare=False, repr=False)
 
     def select(self, bands: Sequence[int]) -> Self:
@@ -116,13 +117,6 @@ class RasterFile:
         for mask in masks:
             valid = both(valid, mask)
         return pixels[:count], valid
-
-    @property
-    def is_far(self) -> bool:
-        """Whether pixels of it come over a network."""
-        if not names_others(self.path):
-            return is_remote(self.path)
-        return any(map(is_remote, (self.path, *self.versions.facts)))
 
     @contextmanager
     def _opened(self) -> Iterator[DatasetReader]:
@@ -182,7 +176,7 @@ class RasterFile:
         def decode(parts: Sequence[Part]) -> None:
             if self.is_far:
                 pieces = in_rows(parts, tile, FAR_AT_ONCE)
-                deque(far_readers(os.getpid()).map(decode_apart, pieces), 0)
+                deque(far_readers().map(decode_apart, pieces), 0)
                 return
             for part in parts:
                 decode_by(dataset, *part)
@@ -277,6 +271,7 @@ def open_file(
         found,
         covered=None if told_nodata else _covered(inside, header),
         versions=versions,
+        is_far=_is_far(path, versions),
         identity={
             "path": place_of(name),
             "shape": [header.count, header.height, header.width],
@@ -289,6 +284,13 @@ def open_file(
     if found.alpha is not None and _wants_alpha(found, told):
         return _with_alpha(found, found.alpha)
     return found
+
+
+def _is_far(path: str, versions: Versions) -> bool:
+    """Whether pixels of a raster come over a network."""
+    if not names_others(path):
+        return is_remote(path)
+    return any(map(is_remote, (path, *versions.facts)))
 
 
 def _covered(

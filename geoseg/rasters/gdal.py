@@ -210,21 +210,18 @@ def open_dataset(path: str, overview: int | None = None) -> DatasetReader:
         return opened(gdal_path(signed(path)), **options)
 
 
-@cache
-def far_readers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - one for each
+def far_readers() -> ThreadPoolExecutor:
     """Return the threads by which this process reads what is far away.
 
     Each has handles of its own, and each waits for one answer after the other.
-
-    Args:
-        process: Its number: a forked one has none of its parent's threads.
     """
-    return ThreadPoolExecutor(FAR_AT_ONCE, thread_name_prefix="geoseg-far")
+    return _pool("geoseg-far", FAR_AT_ONCE, os.getpid())
 
 
 @cache
-def _opener(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - one for each
-    return ThreadPoolExecutor(1, thread_name_prefix="geoseg-opens")
+def _pool(name: str, count: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    """Return threads of a process; a forked one has none of its parent's."""
+    return ThreadPoolExecutor(count, thread_name_prefix=name)
 
 
 def _opened(path: str, overview: int | None) -> DatasetReader:
@@ -240,7 +237,7 @@ def _opened(path: str, overview: int | None) -> DatasetReader:
         with environment(path):
             return open_dataset(path, overview)
 
-    return _opener(os.getpid()).submit(opened).result()
+    return _pool("geoseg-opens", 1, os.getpid()).submit(opened).result()
 
 
 class Handles:
