@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from geoseg.core.files import replacing
 from geoseg.core.numba_cache import make_private, this_user
 
 _VARIABLE = "GEOSEG_CACHE_DIR"
@@ -61,6 +62,22 @@ def folder(kind: str) -> Path | None:
         if make_private(top, this_user()) and make_private(top / kind, this_user()):
             return top / kind
     return None
+
+
+def remembered(kind: str, name: str) -> str | None:
+    """Return the text that is kept under a name; None without one."""
+    place = folder(kind)
+    try:
+        return None if place is None else (place / name).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def remember(kind: str, name: str, text: str) -> None:
+    """Keep a text under a name, where anything can be kept."""
+    if (place := folder(kind)) is not None:
+        with replacing(place / name) as path:
+            path.write_text(text, encoding="ascii")
 
 
 def kept() -> Iterator[tuple[str, Path]]:

@@ -19,12 +19,10 @@ from filelock import FileLock
 
 from geoseg._version import __version__
 from geoseg.core import user_cache
-from geoseg.core.files import replacing
 from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from geoseg.models.load import ModelRecipe
 
@@ -35,6 +33,8 @@ _LONG = 20.0
 _WORTH = 0.95
 """Of torch's time: an engine that takes more is not another one."""
 _ROUNDS = 3
+_KIND = "engines"
+"""Of what the user's cache keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +60,20 @@ def quickest(recipe: ModelRecipe, windows: int) -> ModelRecipe:
     plain = card.task == "semantic" and card.output != "labels" and not card.inputs
     if not (asked and plain and all(map(find_spec, ("torch", "openvino")))):
         return recipe
-    folder = user_cache.folder("engines")
+    folder = user_cache.folder(_KIND)
     if folder is None:
         return recipe
-    file = folder / _key(recipe)
-    if not (_is_on_cpu(recipe) if file.is_file() else _is_choice(recipe)):
+    key = _key(recipe)
+    if not (_is_on_cpu(recipe) if (folder / key).is_file() else _is_choice(recipe)):
         return recipe
     other = recipe.with_options(replace(recipe.options, engine="openvino"))
-    with FileLock(f"{file}.lock"):  # one measures, others wait
-        passes = _remembered(file) or _remember(file, Passes(seconds=_timed(recipe)))
+    with FileLock(folder / f"{key}.lock"):  # one measures, others wait
+        passes = _remembered(key) or _remember(key, Passes(seconds=_timed(recipe)))
         if passes.seconds * windows < _LONG:
             return recipe
         if passes.share is None:
             share = _share(recipe, other)
-            passes = _remember(file, replace(passes, share=share))
+            passes = _remember(key, replace(passes, share=share))
     worth = passes.share is not None and passes.share <= _WORTH
     (recipe if worth else other).unload()
     return other if worth else recipe
@@ -102,16 +102,15 @@ def _key(recipe: ModelRecipe) -> str:
     return hashlib.sha256(json.dumps([*facts, *libraries]).encode()).hexdigest()[:40]
 
 
-def _remembered(file: Path) -> Passes | None:
+def _remembered(key: str) -> Passes | None:
     try:
-        return Passes(**json.loads(file.read_text(encoding="ascii")))
-    except (OSError, ValueError, TypeError):
+        return Passes(**json.loads(user_cache.remembered(_KIND, key) or ""))
+    except (ValueError, TypeError):
         return None
 
 
-def _remember(file: Path, passes: Passes) -> Passes:
-    with replacing(file) as path:
-        path.write_text(json.dumps(asdict(passes)), encoding="ascii")
+def _remember(key: str, passes: Passes) -> Passes:
+    user_cache.remember(_KIND, key, json.dumps(asdict(passes)))
     return passes
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from geoseg.core import user_cache
-from geoseg.core.files import replacing
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -49,7 +48,7 @@ def quickest_batch(
     found = _remembered(key)
     if found is None:
         found = _measured(trial, card.window, device, most)
-        _remember(key, found)
+        user_cache.remember("batches", key, str(found))
     return found
 
 
@@ -92,17 +91,7 @@ def _rate(trial: Callable[[int], None], batch: int) -> float:
 
 
 def _remembered(key: str) -> int | None:
-    folder = user_cache.folder("batches")
-    if folder is None:
-        return None
     try:
-        return int((folder / key).read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        return int(user_cache.remembered("batches", key) or "")
+    except ValueError:
         return None
-
-
-def _remember(key: str, batch: int) -> None:
-    folder = user_cache.folder("batches")
-    if folder is not None:
-        with replacing(folder / key) as path:
-            path.write_text(str(batch), encoding="ascii")
