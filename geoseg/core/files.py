@@ -38,9 +38,9 @@ def is_there(path: str) -> bool:
     """Whether a path is on this machine, or a pattern matches something there."""
     if "://" in path:
         return False
-    if not has_magic(path) or os.path.exists(path):  # noqa: PTH110 - never raises
-        return os.path.exists(path)  # noqa: PTH110
-    return next(iglob(path, recursive=True), None) is not None  # noqa: PTH207
+    if os.path.exists(path):  # noqa: PTH110 - never raises
+        return True
+    return has_magic(path) and next(iglob(path, recursive=True), None) is not None  # noqa: PTH207
 
 
 def target(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-from geoseg.maps.store import Masks
+    from geoseg.maps.store import Masks
 
 FALLBACK = "kmeans:6"
 """What segments a real scene that the demo's model cannot read."""

@@ -207,6 +207,6 @@ class OnlyPlaced:
     def predict(self, pixels: NDArray[np.generic]) -> NoReturn:
         """Raise: what a window shows does not say where it lies."""
         raise ModelError(
-            f"{self.card.name} needs the places of windows of {pixels.shape} lie: "
+            f"{self.card.name} needs to know where windows of {pixels.shape} lie: "
             "predict_at"
         )
