@@ -6,10 +6,15 @@ Each message says what is wrong, the numbers, and the remedy, on one line.
 from __future__ import annotations
 
 import errno
+import re
+import traceback
 from collections.abc import Mapping
 
 from geoseg.location import redact
 
+_STORES = {"s3fs", "gcsfs", "adlfs"}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
+            errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}  # fmt: skip
 _LONGEST = 4000  # characters of a message: names in files may be of any length
 
 
@@ -98,6 +103,23 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def refused(error: Exception) -> GeosegError | None:
+    """Return on one line what a disk or an object store refused; None of other errors.
+
+    Packages that speak with stores raise errors of many kinds, also of those below.
+    """
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        return GeosegError(f"{error.filename}: {error.strerror}")
+    frames = traceback.walk_tb(error.__traceback__)
+    packages = {f.f_globals.get("__name__", "").partition(".")[0] for f, _ in frames}
+    if not packages & _STORES:
+        return None
+    name, said = type(error).__name__, first_line(error)
+    away = re.search(r"connect|timed? ?out", name, re.IGNORECASE)
+    kind = UnavailableError if away else MasksError
+    return kind(f"the object store refuses or does not answer: {said} ({name})")
 
 
 def says_device_is_lost(error: BaseException) -> bool:

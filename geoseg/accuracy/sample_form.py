@@ -13,9 +13,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.files import replacing
+from geoseg.core.files import free_in, written
 from geoseg.maps.complete import incomplete
 from geoseg.maps.styles import STYLE, STYLES, add_categories
+from geoseg.rasters.gdal import no_room
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,11 +73,16 @@ def write_points(reader: ClassReader, path: Path, points: Points) -> Path:
     frame["comment"] = frame["comment"].astype("string")
     lacks = incomplete(reader)
     about = "points to label" if lacks is None else f"points of a map that is {lacks}"
-    with replacing(path) as beside:
-        frame.to_file(
-            beside, layer=LAYER, driver="GPKG", engine="pyogrio", DESCRIPTION=about
-        )
-        _add_style(beside, form_style(reader.classes))
+    with written(path) as beside:
+        beside.touch()  # tells why where it cannot be written, which OGR does not
+        beside.unlink()
+        try:
+            frame.to_file(
+                beside, layer=LAYER, driver="GPKG", engine="pyogrio", DESCRIPTION=about
+            )
+            _add_style(beside, form_style(reader.classes))
+        except (RuntimeError, sqlite3.Error) as error:  # pyogrio's are of the first
+            raise no_room(path, free_in(path.parent)) from error
     return path
 
 

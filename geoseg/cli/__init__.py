@@ -19,7 +19,7 @@ from geoseg._version import __version__
 from geoseg.cli import log
 from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
-from geoseg.errors import GeosegError, Terminated, first_line, is_full
+from geoseg.errors import GeosegError, Terminated, first_line, is_full, refused
 from geoseg.execution.interrupts import answer_with
 from geoseg.location import keep_secrets, redact
 
@@ -142,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)
     answer_with(_answer)
+    # Of what is dropped half-way at the end, such as requests, nobody need hear.
+    sys.unraisablehook = lambda *_: None
     # Python counts what killed workers left behind; that is no news to a user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     sys.exit(run(arguments))
@@ -217,6 +219,9 @@ def _unforeseen(error: Exception) -> int:
         full = f"the disk is full ({first_line(error)})"
         log.say("error", f"{full}: free space, and give the same command again")
         return FAILED
+    if known := refused(error):
+        log.say("error", str(known))
+        return known.exit_status
     click.echo(redact("".join(traceback.format_exception(error))), err=True)
     return 1
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, is_full, refused
 from geoseg.location import hide_causes, keep_secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -16,7 +16,7 @@ def discreet(function: F) -> F:
     """Keep the secrets of what a function is asked for out of all that it tells.
 
     Those of its arguments are learned first; a traceback of a `GeosegError` ends before
-    what would print one.
+    what would print one. What a disk or an object store refuses becomes one.
     """
 
     @wraps(function)
@@ -27,5 +27,11 @@ def discreet(function: F) -> F:
         except GeosegError as error:
             hide_causes(error)
             raise
+        except Exception as error:
+            if (known := refused(error)) is None or is_full(error):
+                raise
+            known.__cause__ = error
+            hide_causes(known)
+            raise known from known.__cause__
 
     return call  # type: ignore[return-value]

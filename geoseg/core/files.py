@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import has_magic, iglob
 from pathlib import Path
 from zlib import crc32
@@ -196,4 +196,5 @@ def _remove_one(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or where nothing can be written
+            path.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -84,6 +85,8 @@ def access(url: str) -> dict[str, Any]:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the cloud's tool does"
         )
     require(package, what=f"reading and writing {scheme}://", extra=extra)
+    # What they raise is told; their log of it would be on stderr, tracebacks and all.
+    logging.getLogger(package).addHandler(logging.NullHandler())
     word, unsigned = _UNSIGNED[extra]
     if os.environ.get(word, "NO").upper() in {"YES", "TRUE"}:
         return dict(unsigned)

@@ -224,6 +224,8 @@ def test_a_full_disk_is_said_on_one_line(scene, tmp_path, small_disk, capfd):
         ("vectorize", "r.gpkg"),
         ("vectorize", "r.parquet"),
         ("report", "m.html"),
+        ("vectorize", "r.shp"),
+        ("sample", "points.gpkg"),
     ]:
         out = where / name
         says = [str(out), "written"]
@@ -252,10 +254,23 @@ def test_gdal_has_many_words_for_a_full_disk(scene, tmp_path, capsys, error):
     assert not list(tmp_path.glob("*m.tif*"))
 
 
-def test_output_in_a_folder_that_cannot_be_written(scene, capsys):
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="nobody writes there on Linux")
+def test_output_in_a_folder_that_cannot_be_written(scene, tmp_path, capsys):
+    masks = tmp_path / "m.zarr"
+    assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
+    for out, *command in [
+        ("/proc/m.zarr", "segment", scene, *MODEL),
+        ("/sys/r.gpkg", "vectorize", masks),
+        ("/sys/r.shp", "vectorize", masks),
+        ("/sys/m.html", "report", masks),
+        ("/sys/points.gpkg", "sample", masks, "--n", 9),
+        ("/sys/model", "train", scene, "--labels", masks, "--arch", "forest"),
+    ]:
+        refused(capsys, *command, "--out", out, says=out)
     refused(
-        capsys, "segment", scene, *MODEL, "--out", "/proc/m.zarr", says="/proc/m.zarr"
-    )
+        capsys, "segment", scene, *MODEL, "--out", "az://box/m.zarr",
+        says="the object store",
+    )  # fmt: skip
 
 
 def test_no_crs_is_allowed_warned_and_carried_through(tmp_path, capsys):

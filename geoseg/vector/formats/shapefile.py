@@ -6,11 +6,13 @@ two gigabytes, and it holds one layer.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.errors import RegionsError, first_line
+from geoseg.errors import RegionsError, first_line, is_full
 from geoseg.rasters.vectors import ogr
 from geoseg.vector.rings import HEADER
 
@@ -68,6 +70,8 @@ class Shapefile:
                 append=self._begun,
             )  # fmt: skip
         except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError) as error:
+            if is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise RegionsError(
                 f"the shapefile cannot be written ({first_line(error)}): write .gpkg"
             ) from error
