@@ -159,10 +159,12 @@ if not TYPE_CHECKING:  # or every misspelt name would have the type Any
         return getattr(import_module(_MODULES[name]), name)
 
 
-scene_masks.fill(
+scene_masks.register_maskers(
     lambda name: import_module("geoseg.inference.scene_masks").mask_of(name)
 )
-views.fill(lambda kind, value: str(import_module("geoseg.viz.html").view(kind, value)))
+views.register_view(
+    lambda kind, value: str(import_module("geoseg.viz.html").view(kind, value))
+)
 
 if "xarray" in sys.modules:  # else it is registered when a name above is looked up
     import_module("geoseg.accessor")

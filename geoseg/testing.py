@@ -14,7 +14,7 @@ from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
 from geoseg.models.card import Band, Card
 from geoseg.rasters.open import SourceBand
-from geoseg.rasters.steps import is_series, seen
+from geoseg.rasters.time_steps import is_series, seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

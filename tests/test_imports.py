@@ -190,6 +190,27 @@ def test_old_names_stay_for_a_version(old, new):
         assert getattr(geoseg, old) is getattr(geoseg, new)
 
 
+# What every family of models offers under the same name, and what a command is called
+# after: the function of the package that it runs.
+FAMILY = {"build", "load_folder", "open_file", "open_folder", "open_spec", "save_model"}
+SAME = FAMILY | {"dask_setup", "lines_of"}
+
+
+def test_public_functions_and_classes_have_a_name_of_their_own():
+    homes = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            kinds = ast.FunctionDef | ast.ClassDef
+            if isinstance(node, kinds) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(module)
+    twice = {
+        name: modules
+        for name, modules in homes.items()
+        if len({m for m in modules if m.split(".")[0] != "cli"}) > 1
+    }
+    assert {name: twice[name] for name in twice.keys() - SAME} == {}
+
+
 def test_no_function_inside_takes_more_than_twelve_parameters():
     """Public ones keep typed keywords; what runs behind them takes one object."""
     long = []

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import click
 
-from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core import user_cache
 from geoseg.core.text import size
@@ -32,7 +32,7 @@ def cache(*, clear: bool, output: OutputOptions) -> None:
         for kind, count in found.items()
     ]
     place = str(user_cache.root())
-    report(
+    print_summary(
         {"folder": place, **found, "deleted": clear},
         [f"{place}: {'' if lines else 'empty'}".rstrip(": "), *lines],
         output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.text import redact
 from geoseg.maps.options import ClassesOptions
@@ -47,4 +47,4 @@ def classes(*, masks: str, options: ClassesOptions, output: OutputOptions) -> No
         lines.append(f"{c.value:>5}  {c.color}  {c.name}{much}")
     if changed:
         lines.append(step("look", "view", redact(masks)))
-    report({"masks": masks, "classes": rows}, lines, output)
+    print_summary({"masks": masks, "classes": rows}, lines, output)

@@ -42,7 +42,9 @@ def client_of(place: ClusterOptions) -> Iterator[Client | None]:
         yield client
 
 
-def report(summary: Mapping[str, Any], lines: list[str], output: OutputOptions) -> None:
+def print_summary(
+    summary: Mapping[str, Any], lines: list[str], output: OutputOptions
+) -> None:
     """Print a summary, as one JSON object or as lines for people."""
     if output.as_json:
         click.echo(json.dumps(plain(summary)))
@@ -51,11 +53,11 @@ def report(summary: Mapping[str, Any], lines: list[str], output: OutputOptions) 
             click.echo(redact(line))
 
 
-def report_file(path: Path, output: OutputOptions, use: str) -> None:
+def print_file(path: Path, output: OutputOptions, use: str) -> None:
     """Print that a file was written, how large it is, and what opens it."""
     bytes_ = path.stat().st_size
     line = f"{path}: {size(bytes_)}; {use}"
-    report({"file": str(path), "bytes": bytes_}, [line], output)
+    print_summary({"file": str(path), "bytes": bytes_}, [line], output)
 
 
 def tell(notes: Iterable[str]) -> None:

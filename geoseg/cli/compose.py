@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from geoseg.cli.answers import step
-from geoseg.cli.common import OutputOptions, one_or_more, report, tell
+from geoseg.cli.common import OutputOptions, one_or_more, print_summary, tell
 from geoseg.cli.options import command, takes
 from geoseg.core.text import counted, redact, size
 from geoseg.errors import GeosegError
@@ -67,7 +67,7 @@ def compose(
         f"{counted(len(series.overpasses), 'observation')} in "
         f"{counted(len(series.scenes), 'scene')}; {size(bytes_)} in {seconds:.1f} s"
     )
-    report(summary, [line, step("look", "info", made.path)], output)
+    print_summary(summary, [line, step("look", "info", made.path)], output)
 
 
 def _bytes(path: Any) -> int:  # noqa: ANN401 - a Path

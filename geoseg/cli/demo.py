@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options
 
@@ -29,4 +29,4 @@ def demo(*, options: DemoOptions, output: OutputOptions) -> None:
     from geoseg.demo.run import run_demo
 
     summary = run_demo(quiet=output.silent, **dict(options))
-    report(summary.to_dict(), summary.lines(), output)
+    print_summary(summary.to_dict(), summary.lines(), output)

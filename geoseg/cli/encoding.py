@@ -19,7 +19,7 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def plain(error: UnicodeError) -> tuple[str, int]:
+def plain_characters(error: UnicodeError) -> tuple[str, int]:
     """Return what stands for characters without a code; an error handler of `codecs`.
 
     >>> codecs.register_error("plain", plain)
@@ -43,7 +43,7 @@ def make_output_safe() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)  # of the lowest free number
             os.set_inheritable(nowhere, True)
             setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
-    codecs.register_error("plain", plain)
+    codecs.register_error("plain", plain_characters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")

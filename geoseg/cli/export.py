@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import OutputOptions, report_file
+from geoseg.cli.common import OutputOptions, print_file
 from geoseg.cli.options import command, takes
 from geoseg.maps.options import ExportOptions
 
@@ -23,4 +23,4 @@ def export(*, masks: str, options: ExportOptions, output: OutputOptions) -> None
     from geoseg.maps.cog import export as write
 
     path = write(masks, **dict(options))
-    report_file(path, output, f"open it in QGIS, with {path.stem}.qml beside it")
+    print_file(path, output, f"open it in QGIS, with {path.stem}.qml beside it")

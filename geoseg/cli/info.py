@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from geoseg.cli.answers import area_lines, areas, step
-from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.raster_options import BandsOptions
 from geoseg.core.text import area_unit, counted, number, redact
@@ -38,7 +38,7 @@ def info(*, thing: str, read: BandsOptions, output: OutputOptions) -> None:
     Masks are counted: areas by class, whether they are complete, how they were made.
     """
     facts, lines = _found(thing, read.trust or ())
-    report({"what": thing, **facts}, lines, output)
+    print_summary({"what": thing, **facts}, lines, output)
 
 
 def _found(thing: str, trust: Sequence[str]) -> Description:

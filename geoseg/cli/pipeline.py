@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from geoseg.cli.answers import area_lines, areas, step
-from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options
@@ -88,7 +88,9 @@ def run(
         masks = made["segment"]["product"]
         found = areas(masks)
         lines += [*area_lines(found), step("look", "view", redact(masks))]
-    report({"name": settings.name, "stages": made, "areas": found}, lines, output)
+    print_summary(
+        {"name": settings.name, "stages": made, "areas": found}, lines, output
+    )
 
 
 def _tell_scenes(outcomes: list[SceneOutcome], output: OutputOptions) -> int:
@@ -106,7 +108,7 @@ def _tell_scenes(outcomes: list[SceneOutcome], output: OutputOptions) -> int:
     states = [o.state for o in outcomes]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    report(
+    print_summary(
         {"counts": counts, "scenes": [plain(o) for o in outcomes]},
         [f"{counted(len(outcomes), 'scene')}: {told}"],
         output,
@@ -136,13 +138,13 @@ def _check(
         for i, one in enumerate(pipelines.values()):
             check_pipeline(one, alone=i == 0)
         lines = [f"{path}: fine, {len(pipelines):,} scenes"]
-        report({"ok": True, "scenes": len(pipelines)}, lines, output)
+        print_summary({"ok": True, "scenes": len(pipelines)}, lines, output)
         return
     plan, processes = check_pipeline(
         opened_pipeline(path, options.overrides or (), place)
     )
     summary = {"ok": True, **plan_summary(plan, processes)}
-    report(summary, [*plan_lines(plan, processes), f"{path}: fine"], output)
+    print_summary(summary, [*plan_lines(plan, processes), f"{path}: fine"], output)
 
 
 class StatusOptions(Options):
@@ -179,7 +181,7 @@ def status(
     elif output.as_json:
         click.echo(json.dumps(found))
     else:
-        report(found, list(lines_of(out, found)), output)
+        print_summary(found, list(lines_of(out, found)), output)
     context.exit(exit_status_of(found))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import OutputOptions, report_file
+from geoseg.cli.common import OutputOptions, print_file
 from geoseg.cli.options import command, takes
 from geoseg.viz.options import ReportOptions
 
@@ -30,4 +30,4 @@ def report(*, masks: str, options: ReportOptions, output: OutputOptions) -> None
 
     with steps("looking at the map", quiet=output.silent) as progress:
         path = write_page(masks, options, progress=progress)
-    report_file(path, output, "open it in a browser")
+    print_file(path, output, "open it in a browser")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from geoseg.cli.answers import step
-from geoseg.cli.common import OutputOptions, one_or_more, report, tell
+from geoseg.cli.common import OutputOptions, one_or_more, print_summary, tell
 from geoseg.cli.options import command, takes
 from geoseg.core.text import redact
 from geoseg.rasters.search_options import SearchOptions
@@ -48,7 +48,7 @@ def search(
     lines = lines_of(scenes)
     if scenes.days and options.out is not None:
         lines.append(step("an image of them", "compose", *_next(options)))
-    report(summary, lines, output)
+    print_summary(summary, lines, output)
 
 
 def _next(options: SearchOptions) -> list[str]:

@@ -14,7 +14,7 @@ from geoseg.cli.common import (
     OutputOptions,
     client_of,
     one_or_more,
-    report,
+    print_summary,
     tell,
 )
 from geoseg.cli.options import command, takes
@@ -72,14 +72,14 @@ def segment(
         runs = [
             _run(raster, one, client, output) for one in _of_each_zone(raster, options)
         ]
-    report(*_together(runs), output)
+    print_summary(*_together(runs), output)
 
 
 def _of_each_zone(raster: tuple[str, ...], options: AnyOptions) -> list[AnyOptions]:
     """Return the options of each run: several where a map of each zone is wanted."""
     if options.crs != EACH:
         return [options]
-    from geoseg.rasters.asked import zones_asked
+    from geoseg.rasters.open_scenes import zones_asked
 
     zones = zones_asked(
         one_or_more(raster),
@@ -221,7 +221,7 @@ def plan(
     workers = place.workers or 1
     each = _of_each_zone(raster, options)
     plans = [_planned(raster, one, workers, timed=timed) for one in each]
-    report(*_together(plans), output)
+    print_summary(*_together(plans), output)
 
 
 def _planned(
@@ -237,9 +237,9 @@ def _planned(
             [f"{'zone':<22}{options.crs.removeprefix(PREFIX)}", *lines],
         )
     if timed:
-        from geoseg.inference.timing import measure
+        from geoseg.inference.timing import measure_time
 
-        timing = measure(made, workers)
+        timing = measure_time(made, workers)
         summary |= {"time": {**plain(timing), "limit": timing.limit}}
         lines += _timing_lines(timing, workers)
     return summary, lines

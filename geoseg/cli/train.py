@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from geoseg.cli.answers import step
-from geoseg.cli.common import OutputOptions, report
+from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.training.options import TrainOptions
 
@@ -41,4 +41,4 @@ def train(
     blank = () if options.nodata is None else ("--nodata", f"{options.nodata:g}")
     use = *rasters[:1], "--model", path, *blank, "--out", "masks.zarr"
     lines.append(step("use", "segment", *use))
-    report({"model": str(path), **facts}, lines, output)
+    print_summary({"model": str(path), **facts}, lines, output)

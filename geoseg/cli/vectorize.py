@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from geoseg.cli.answers import step
-from geoseg.cli.common import OutputOptions, client_of, report
+from geoseg.cli.common import OutputOptions, client_of, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.text import counted, redact, size
 from geoseg.execution.options import ClusterOptions
@@ -65,7 +65,7 @@ def vectorize(
         summary |= {"footprints": asdict(squared)}
         lines.append(str(squared))
     lines.append(step("look", "view", redact(masks), "--regions", path))
-    report(summary, lines, output)
+    print_summary(summary, lines, output)
 
 
 def _rows(path: Path, layer: str | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import OutputOptions, client_of, report
+from geoseg.cli.common import OutputOptions, client_of, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.text import redact
 from geoseg.execution.options import ClusterOptions
@@ -49,6 +49,6 @@ def verify(
         "problems": found.problems,
         "repaired": list(found.repaired),
     }
-    report(summary, lines_of(masks, found), output)
+    print_summary(summary, lines_of(masks, found), output)
     if not found.whole:
         context.exit(3)

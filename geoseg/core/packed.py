@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CODEC = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
 
 
-def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
+def pack_arrays(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
     """Return arrays and JSON-able values as bytes, compressed and with a check sum.
 
     The layout is that of safetensors, whose own writer copies what it is given several
@@ -45,17 +45,17 @@ def pack(arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return the arrays, read-only, and the values that `pack` packed.
+    """Return the arrays, read-only, and the values that `pack_arrays` packed.
 
     Raises:
         DamagedPackError: It is not what was written.
     """
-    check(data)
+    check_packed(data)
     return unpacked(data)
 
 
-def check(data: bytes) -> None:
-    """Raise where data is not what `pack` packed.
+def check_packed(data: bytes) -> None:
+    """Raise where data is not what `pack_arrays` packed.
 
     Raises:
         DamagedPackError: It is not.

@@ -45,7 +45,7 @@ class SceneMasker(Protocol):
 _filled: list[Callable[[str], SceneMasker]] = []
 
 
-def fill(make: Callable[[str], SceneMasker]) -> None:
+def register_maskers(make: Callable[[str], SceneMasker]) -> None:
     """Say what makes a masker of its name."""
     _filled[:] = [make]
 

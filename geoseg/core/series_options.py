@@ -76,7 +76,7 @@ def every_of(text: str | None) -> str | None:
     return text.strip().lower()
 
 
-def masks_of(names: Sequence[str] | None) -> Sequence[str] | None:
+def known_masks(names: Sequence[str] | None) -> Sequence[str] | None:
     """Return what is to be masked, or raise ValueError where it has no such name."""
     if names is None or list(names) == ["none"]:
         return names
@@ -139,7 +139,7 @@ class SeriesOptions(FindOptions):
     number of them."""
     mask: Annotated[
         Sequence[str] | None,
-        AfterValidator(masks_of),
+        AfterValidator(known_masks),
         Cli(section=Section.TIME, metavar="none|clouds,snow,…|model:MODEL"),
     ] = None
     """What is masked by the scenes' quality band; default clouds, shadows, cirrus and

@@ -58,7 +58,7 @@ def checked_as(
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
-        tables = list(models(annotation))
+        tables = list(tables_in(annotation))
         problems = "; ".join(_explained(e, tables) for e in error.errors())
         raise GeosegError(f"{name}: {problems}") from error
 
@@ -83,7 +83,7 @@ def override(
     if not equals or not key.strip():
         raise GeosegError(f"--set {text!r} is not key=value")
     *tables, last = key.strip().split(".")
-    field = _field(list(models(annotation)), [*tables, last])
+    field = _field(list(tables_in(annotation)), [*tables, last])
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
@@ -100,7 +100,7 @@ def _field(tables: list[type[BaseModel]], where: Sequence[str]) -> Any:  # noqa:
         fields = [t.model_fields[part] for t in tables if part in t.model_fields]
         if not fields:
             return None
-        tables = list(models(fields[0].annotation))
+        tables = list(tables_in(fields[0].annotation))
     return fields[0].annotation
 
 
@@ -151,12 +151,12 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
+def tables_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
     """Yield the tables that a type may be, through unions, options and lists."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
-        yield from models(inner)
+        yield from tables_in(inner)
 
 
 def _all(tables: Sequence[type[BaseModel]]) -> Iterator[type[BaseModel]]:
@@ -164,7 +164,7 @@ def _all(tables: Sequence[type[BaseModel]]) -> Iterator[type[BaseModel]]:
     for table in tables:
         yield table
         for field in table.model_fields.values():
-            yield from _all(list(models(field.annotation)))
+            yield from _all(list(tables_in(field.annotation)))
 
 
 def _keys(tables: list[type[BaseModel]], where: Sequence[str]) -> Iterator[str]:
@@ -174,7 +174,7 @@ def _keys(tables: list[type[BaseModel]], where: Sequence[str]) -> Iterator[str]:
             model
             for table in tables
             if part in table.model_fields
-            for model in models(table.model_fields[part].annotation)
+            for model in tables_in(table.model_fields[part].annotation)
         ]
         tables = inner or [t for t in tables if part in _tags(t)] or tables
     for table in tables:

@@ -14,7 +14,7 @@ View = Callable[[str, object], str]
 _filled: list[View] = []
 
 
-def fill(view: View) -> None:
+def register_view(view: View) -> None:
     """Say what makes HTML of values."""
     _filled[:] = [view]
 

@@ -19,7 +19,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.grid import Window
-from geoseg.core.packed import check, pack, unpacked
+from geoseg.core.packed import check_packed, pack_arrays, unpacked
 from geoseg.core.tiling import Block
 from geoseg.inference.semantic import PartialBlock, PartialSums
 from geoseg.maps.state import HALO, PARTIAL
@@ -101,7 +101,7 @@ def _read(masks: Masks, name: str, only: str | None = None) -> _Unpacked:
     data = _RECENT.get(_key(masks, name))
     if data is None:
         data = masks.state.get(name)
-        check(data)
+        check_packed(data)
         _RECENT.put(_key(masks, name), data)
     return _unpack(data, only)
 
@@ -121,7 +121,7 @@ def _pack(
 ) -> bytes:
     windows = {name: [*astuple(s.window)] for name, s in sums.items()}
     values = {name: s.sums for name, s in sums.items()}
-    return pack({**arrays, **values}, {"info": info, "windows": windows})
+    return pack_arrays({**arrays, **values}, {"info": info, "windows": windows})
 
 
 _Unpacked = tuple[dict[str, PartialSums], "dict[str, NDArray[Any]]", dict[str, Any]]

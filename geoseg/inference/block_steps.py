@@ -18,6 +18,7 @@ import torch
 from geoseg.core.blend import probability_bytes, ramp
 from geoseg.core.classes import nodata_value
 from geoseg.core.grid import Window
+from geoseg.inference.device_steps import blank_weights
 from geoseg.inference.semantic import (
     NotFiniteError,
     PartialBlock,
@@ -29,14 +30,13 @@ from geoseg.inference.semantic import (
     wrong_labels,
 )
 from geoseg.inference.semantic import blank as blank_arrays
-from geoseg.inference.steps import blank_weights
 from geoseg.inference.windows import Cells, cells_with_data
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.core.tiling import Tiling
-    from geoseg.inference.device import Device
+    from geoseg.inference.device_memory import Device
     from geoseg.inference.work import Run, Work
     from geoseg.models.card import Card
     from geoseg.models.contract import Model

@@ -28,7 +28,7 @@ import numpy as np
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block, Tiling
 from geoseg.inference.device_queue import Stopwatch, one_ahead
-from geoseg.inference.objects.fragments import measure, paint, renumber
+from geoseg.inference.objects.fragments import measure_objects, paint, renumber
 from geoseg.inference.objects.stitch import (
     BOX,
     GROUP,
@@ -39,7 +39,7 @@ from geoseg.inference.objects.stitch import (
     PairOverlap,
     WindowObjects,
     as_links,
-    compare,
+    compare_objects,
     components,
     joined,
     solve,
@@ -133,7 +133,7 @@ def find_objects(
         return check_objects(ask(cells, stack), model.card, stack.shape)
 
     kept = [
-        keep(objects, cell, pixels, block.tiling)
+        keep_claimable(objects, cell, pixels, block.tiling)
         for cells, answer in one_ahead(
             objects_of_windows, batches(block, pixels, batch), watch
         )
@@ -157,7 +157,7 @@ def gathered(
     )
 
 
-def keep(
+def keep_claimable(
     objects: Objects, cell: tuple[int, int], pixels: Pixels, tiling: Tiling
 ) -> ObjectSet:
     """Keep what a window may claim: objects on valid pixels that reach into its cell.
@@ -197,8 +197,8 @@ def _table(
     count = len(objects.classes)
     own = tiling.cell_window(*cell).relative_to(where)
     claim = own.pad(tolerance(tiling) if tiling.margin else 0)
-    measured = measure(labels, _edges(own), count)
-    claimed = measure(labels, _edges(claim), count)[:, 4] > 0
+    measured = measure_objects(labels, _edges(own), count)
+    claimed = measure_objects(labels, _edges(claim), count)[:, 4] > 0
     kept = np.flatnonzero(claimed)
     kept = kept[np.argsort(measured[kept, 5])]
     numbers = np.zeros(count + 1, np.int32)
@@ -295,7 +295,7 @@ def _comparisons(
             other = windows.get(place)
             if other is None or min(one.first, other.first) >= n:
                 continue
-            found = compare(one, other, everything.table)
+            found = compare_objects(one, other, everything.table)
             if found is not None:
                 yield one, other, found
 
@@ -439,7 +439,7 @@ def _sorted(
 ) -> Composed:
     """Order groups by their first pixel and say where they are."""
     window = block.window
-    measured = measure(owner + 1, _edges(window), len(groups))[1:]
+    measured = measure_objects(owner + 1, _edges(window), len(groups))[1:]
     there = np.flatnonzero(measured[:, 6])
     there = there[np.argsort(measured[there, 5])]
     y, x = np.divmod(measured[there, 5], window.width)

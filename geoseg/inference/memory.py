@@ -66,7 +66,7 @@ class Memory:
         )
 
 
-def estimate(
+def estimate_memory(
     source: Source,
     recipe: ModelRecipe,
     tiling: Tiling,

@@ -60,7 +60,7 @@ class Choice:
     """The compiled step, for processes elsewhere."""
 
 
-def card_of(model: Model) -> str | None:
+def gpu_name(model: Model) -> str | None:
     """Return what the GPU is called that a model is on; None elsewhere."""
     if not model.device.startswith("cuda"):
         return None
@@ -78,7 +78,7 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         travels: Whether compiled code is wanted elsewhere.
     """
     model = recipe.load()
-    card = card_of(model)
+    card = gpu_name(model)
     # A CPU takes the windows of a batch one by one, side by side.
     batch = model.batch if card or model.streams else None
     numerics = Numerics(precision=model.precision, batch=batch, card=card)
@@ -96,7 +96,7 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         return Choice(numerics=numerics, notes=notes)
     if not _pays(recipe, batch, windows):
         return Choice(numerics=numerics)
-    from geoseg.inference.steps import code_of, compiled_step
+    from geoseg.inference.device_steps import code_of, compiled_step
     from geoseg.models.engines.compiled import CompileError
 
     try:
@@ -124,7 +124,7 @@ def _pays(recipe: ModelRecipe, batch: int, windows: int) -> bool:
         return recipe.options.engine == "compile"
     if recipe.tta or recipe.scales or isinstance(recipe.spec, tuple):
         return False  # its step would be as many networks in a row
-    from geoseg.inference.steps import eager_seconds, is_compiled
+    from geoseg.inference.device_steps import eager_seconds, is_compiled
 
     costs = _TRACING if is_compiled(recipe, batch) else _COMPILING
     steps = windows / batch

@@ -16,7 +16,7 @@ import numpy as np
 
 from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
-from geoseg.inference.instance import FoundObjects, gathered, keep
+from geoseg.inference.instance import FoundObjects, gathered, keep_claimable
 from geoseg.inference.semantic import PartialBlock, blend_block
 from geoseg.inference.windows import cells_with_data, read_windows
 from geoseg.models.contract import AnyModel
@@ -71,7 +71,7 @@ def find_panoptic(
     stuff = blend_block(half, block, pixels, STUFF_ARRAYS, batch)
     cells = cells_with_data(block, pixels)
     kept = [
-        keep(objects, cell, pixels, block.tiling)
+        keep_claimable(objects, cell, pixels, block.tiling)
         for cell, objects in zip(cells, half.objects, strict=True)
     ]
     return gathered(kept, pixels, block, stuff.forward_seconds), stuff

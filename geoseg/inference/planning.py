@@ -16,12 +16,12 @@ from geoseg.core.text import counted, size
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
 from geoseg.execution.resources import cores
-from geoseg.inference.asked import asked
-from geoseg.inference.memory import Memory, estimate
+from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
 from geoseg.inference.quickest import quickest
+from geoseg.inference.recorded_options import asked
 from geoseg.inference.windows import tiling_of
 from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
@@ -238,11 +238,11 @@ def _cut(
     if options.block is not None:
         tiling = replace(tiling, block=options.block)
     else:
-        smallest = estimate(read, recipe, tiling, arrays, tasks)
+        smallest = estimate_memory(read, recipe, tiling, arrays, tasks)
         largest = _LARGEST_STREAMED if streams else LARGEST_BLOCK
         at_once = workers * (cores() if streams else tasks)
         tiling = _with_block(tiling, smallest, at_once, room, largest)
-    needed = estimate(read, recipe, tiling, arrays, tasks)
+    needed = estimate_memory(read, recipe, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
         source=noted(source, *recipe.load().notes),

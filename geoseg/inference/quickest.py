@@ -136,7 +136,7 @@ def _share(torch_s: ModelRecipe, other: ModelRecipe) -> float:
 
 def _agree(recipe: ModelRecipe, ours: Any, theirs: Any) -> bool:  # noqa: ANN401
     """Whether OpenVINO's scores are off those in fp32 as rounding explains."""
-    from geoseg.inference.steps import is_rounding
+    from geoseg.inference.device_steps import is_rounding
 
     options = replace(recipe.options, precision="fp32", engine="threads")
     exact = recipe.with_options(options)
@@ -148,10 +148,10 @@ def _agree(recipe: ModelRecipe, ours: Any, theirs: Any) -> bool:  # noqa: ANN401
 
 def _pass(recipe: ModelRecipe) -> Callable[[], Any]:
     """Return what passes one window of noise."""
-    from geoseg.inference.steps import example
+    from geoseg.inference.device_steps import noise_batch
 
     model = recipe.load()
-    pixels = example(model, 1)[0].numpy()
+    pixels = noise_batch(model, 1)[0].numpy()
     return lambda: model.predict(pixels)
 
 

@@ -105,15 +105,17 @@ def segment_block(
     pixelwise = card.multiple == 1 and block.tiling.overlap == 0
     if card.output == "labels" and pixelwise and not model.placed:
         pixels = read_windows(source, card, block.window)
-        return with_quality(_pixelwise(model, block, pixels), block, pixels)
+        return with_quality_arrays(_pixelwise(model, block, pixels), block, pixels)
     pixels = read_windows(source, card, block.reach)
     if card.output == "labels":
-        return with_quality(_cropped(model, block, pixels, batch), block, pixels)
+        return with_quality_arrays(_cropped(model, block, pixels, batch), block, pixels)
     found = blend_block(model, block, pixels, arrays, batch)
-    return with_quality(found, block, pixels)
+    return with_quality_arrays(found, block, pixels)
 
 
-def with_quality(found: PartialBlock, block: Block, pixels: Pixels) -> PartialBlock:
+def with_quality_arrays(
+    found: PartialBlock, block: Block, pixels: Pixels
+) -> PartialBlock:
     """Return a block with the arrays that tell how often its pixels were seen."""
     return replace(found, arrays=found.arrays | pixels.quality_in(block.window))
 

@@ -28,7 +28,7 @@ import torch
 
 from geoseg.errors import ModelError, first_line, says_device_is_lost
 from geoseg.execution.progress_count import COUNT
-from geoseg.inference.device import Device, Mark, unsigned
+from geoseg.inference.device_memory import Device, Mark, unsigned
 from geoseg.inference.memory import block_bytes
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.work import Run, Shape, Work, filled, given_back, taken_of
@@ -37,7 +37,7 @@ from geoseg.models.networks.device import is_out_of_memory
 if TYPE_CHECKING:
     from geoseg.core.tiling import Block
     from geoseg.inference.block_steps import BlockStep
-    from geoseg.inference.steps import Step
+    from geoseg.inference.device_steps import Step
     from geoseg.inference.windows import Pixels
     from geoseg.models.contract import AnyModel
 

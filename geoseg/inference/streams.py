@@ -65,7 +65,7 @@ def _begun(
 ) -> Stream:
     import torch
 
-    from geoseg.inference.steps import compiled_step, keep_code
+    from geoseg.inference.device_steps import compiled_step, keep_code
     from geoseg.inference.stream import Stream
     from geoseg.models.networks.device import free_memory
 
@@ -92,7 +92,7 @@ def _begun(
 def step_of(model: Any) -> BlockStep:  # noqa: ANN401 - a model of any kind
     """Return what is made of the windows of a model that `streams`."""
     from geoseg.inference.block_steps import BlendStep, LabelStep
-    from geoseg.inference.steps import Blended
+    from geoseg.inference.device_steps import Blended
 
     if model.card.task != "semantic":
         from geoseg.inference.objects.step import ObjectStep

@@ -53,7 +53,7 @@ class Timing:
         return min(self.stages, key=self.stages.__getitem__)
 
 
-def measure(plan: Plan, processes: int = 1) -> Timing:
+def measure_time(plan: Plan, processes: int = 1) -> Timing:
     """Run a plan on a square of its raster, twice, and take the time of the second.
 
     The first time models are loaded and compiled. Nothing is kept. Reading is measured

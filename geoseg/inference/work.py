@@ -13,7 +13,7 @@ import torch
 
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block
-from geoseg.inference.device import Mark
+from geoseg.inference.device_memory import Mark
 from geoseg.inference.windows import Cells, Pixels
 
 Shape = tuple[int, int]

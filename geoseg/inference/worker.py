@@ -33,14 +33,14 @@ from geoseg.inference.block_cache import (
     read_partial,
     write_partial,
 )
-from geoseg.inference.numerics import Numerics, card_of
+from geoseg.inference.numerics import Numerics, gpu_name
 from geoseg.inference.semantic import (
     Arrays,
     PartialBlock,
     PartialSums,
     finish_block,
     segment_block,
-    with_quality,
+    with_quality_arrays,
 )
 from geoseg.inference.streams import batch_of, stream_of
 from geoseg.inference.windows import read_windows
@@ -133,7 +133,7 @@ def check_worker(job: Job) -> None:
             f"begun in {chosen.precision}: its results would differ; use a device like "
             "that"
         )
-    if chosen.card != (card := card_of(model)) and not job.mixed:
+    if chosen.card != (card := gpu_name(model)) and not job.mixed:
         raise ClusterError(
             f"a worker on {gethostname()} computes on {card or 'its processor'}, the "
             f"run was begun on {chosen.card or 'processors'}: its answers would round "
@@ -265,7 +265,7 @@ def streamed(job: Job, block: Block, arrays: Sequence[str]) -> Any:  # noqa: ANN
             _leave(error)
         raise
     if isinstance(found, PartialBlock):
-        return with_quality(found, block, pixels)
+        return with_quality_arrays(found, block, pixels)
     return found
 
 
@@ -309,7 +309,7 @@ def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
         CHECKSUMS: write_arrays(job, block, arrays),
     }
     if job.mixed:
-        info["card"] = card_of(job.model.load())
+        info["card"] = gpu_name(job.model.load())
     batch = batch_of(job.masks.run)
     if batch is not None and job.numerics and batch != job.numerics.batch:
         info["batch"] = batch  # there was too little memory for the run's own

@@ -26,7 +26,7 @@ from geoseg.execution.engine import processes, worker_memory
 from geoseg.execution.progress import Progress
 from geoseg.execution.resources import cores
 from geoseg.inference.numerics import choose_numerics, keeping_to
-from geoseg.inference.objects.scheduler import run_objects, splitting_job, table_of
+from geoseg.inference.objects.scheduler import mask_classes, run_objects, splitting_job
 from geoseg.inference.options import (
     PlanOptions,
     Resolution,
@@ -289,7 +289,7 @@ def run_plan(
             masks = create_masks(
                 path,
                 grid=plan.source.grid,
-                classes=table_of(plan.model.card),
+                classes=mask_classes(plan.model.card),
                 chunk=plan.tiling.chunk,
                 arrays=plan.arrays,
                 settings=plan.settings,

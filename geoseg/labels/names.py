@@ -91,8 +91,10 @@ class Names:
         # A table without names of its own is matched by number, whatever the file has.
         if self.known and all(c.name == f"class_{c.value}" for c in self.known):
             legend = None
-        called = {raw: (legend or {}).get(raw, text_of(raw)) for raw in found}
-        asked = {raw: self._asked(text_of(raw), name) for raw, name in called.items()}
+        called = {raw: (legend or {}).get(raw, class_text(raw)) for raw in found}
+        asked = {
+            raw: self._asked(class_text(raw), name) for raw, name in called.items()
+        }
         used = {text for text in asked.values() if text.casefold() != "ignore"}
         table = self._table(used)
         values = {
@@ -101,7 +103,7 @@ class Names:
         }
         names = {c.value: c.name for c in table}
         known = {c.value for c in self.known}
-        seen = {*map(text_of, called), *called.values()}
+        seen = {*map(class_text, called), *called.values()}
         by_number = [
             (text, names[values[raw]])
             for raw, text in asked.items()
@@ -212,7 +214,7 @@ def with_class(table: tuple[Class, ...], text: str) -> tuple[tuple[Class, ...], 
     return (*table, Class(value=value, name=text, color=color)), value
 
 
-def text_of(raw: Any) -> str:  # noqa: ANN401 - whatever a column holds
+def class_text(raw: Any) -> str:  # noqa: ANN401 - whatever a column holds
     """Return how a class is written: `3` for 3, 3.0 and '3'."""
     if isinstance(raw, (float, np.floating)) and float(raw).is_integer():
         return str(int(raw))

@@ -21,7 +21,7 @@ from geoseg.labels.names import (
     UNLABELLED,
     Names,
     Pairing,
-    text_of,
+    class_text,
 )
 from geoseg.rasters.shapes import TOLERANCE, into_pixels
 from geoseg.rasters.vectors import VectorFile, open_vectors
@@ -119,7 +119,7 @@ def feature_labels(
         named = _class_column(frame, path, column)
         if column is None:
             notes = (f"the classes of {Path(path).name} are in its column {named!r}",)
-        text = frame[named].map(text_of, na_action="ignore")
+        text = frame[named].map(class_text, na_action="ignore")
         labelled = (text.notna() & (text != "")).to_numpy(bool)
         if not labelled.any():
             raise LabelsError(f"column {named!r} of {path} is empty in every feature")

@@ -38,7 +38,7 @@ def chunks_in(array: zarr.Array[Any], window: Window) -> list[tuple[int, ...]]:
     return list(product(*ranges))
 
 
-def name_of(array: zarr.Array[Any], index: tuple[int, ...]) -> str:
+def object_name(array: zarr.Array[Any], index: tuple[int, ...]) -> str:
     """Return the object of a chunk, as a name in the store."""
     return f"{array.path}/{array.metadata.encode_chunk_key(index)}"
 
@@ -57,7 +57,7 @@ def encoded(
     whole = np.empty(array.chunks, _stored_dtype(array))
     for index in chunks_in(array, window):
         chunk = _cut(array, window, values, index)
-        name = name_of(array, index)
+        name = object_name(array, index)
         # The first pixel tells most chunks apart from empty ones.
         if chunk.flat[0] == fill and bool((chunk == fill).all()):
             yield name, None
@@ -83,7 +83,7 @@ def decoded(
     codecs, chunks = _codecs(array), chunks_in(array, window)
     out = np.empty((*array.shape[:-2], window.height, window.width), array.dtype)
     whole = np.empty(array.chunks, _stored_dtype(array))  # for one chunk after another
-    objects = get([name_of(array, index) for index in chunks])
+    objects = get([object_name(array, index) for index in chunks])
     for index, data in zip(chunks, objects, strict=True):
         inside, part = _placed(array, window, index)
         if data is None:

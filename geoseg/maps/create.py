@@ -18,7 +18,7 @@ from geoseg.maps.state import (
     LOCK,
     META,
     RECORD,
-    clear,
+    clear_state,
     hold,
     read_record,
     write_record,
@@ -85,7 +85,7 @@ def create_masks(
         "asked": portable(dict(asked or {}), folder),
     }
     write_record(storage, record)
-    clear(storage)
+    clear_state(storage)
     hold(storage, provenance["run"])
     create_group(
         storage.url,

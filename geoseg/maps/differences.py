@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.core.text import redact
-from geoseg.rasters.versions import changes
+from geoseg.rasters.file_versions import changes
 
 Facts = Mapping[str, Any]
 

@@ -26,7 +26,7 @@ from geoseg.maps.options import ClassesOptions
 from geoseg.maps.overviews import build_overviews, forget_overviews, level_names
 from geoseg.maps.state import LOCK, hold
 from geoseg.maps.store import CHECKSUMS, Masks, open_masks
-from geoseg.maps.verify import tiling_of
+from geoseg.maps.verify import stored_tiling
 
 _ROW = re.compile(r"(?P<name>.*?):?(?P<color>#[0-9A-Fa-f]{6})?")
 Table = tuple[Class, ...]
@@ -45,7 +45,7 @@ def rename(masks: str | os.PathLike[str], options: ClassesOptions) -> Masks:
     rows = {**_of_file(options.legend), **(options.names or {}), **merged}
     if merge:
         _check_mergeable(store)
-    table = named(store, rows, merge)
+    table = renamed(store, rows, merge)
     if nodata_value(table) != store.nodata:
         raise MasksError(
             f"merging leaves {len(table)} classes, whose nodata is "
@@ -103,7 +103,7 @@ def _of_file(path: str | os.PathLike[str] | None) -> dict[str, str]:
     return rows
 
 
-def named(masks: Masks, rows: Mapping[str, str], merge: Mapping[int, int]) -> Table:
+def renamed(masks: Masks, rows: Mapping[str, str], merge: Mapping[int, int]) -> Table:
     """Return a map's class table with other names and colours, and without what merges.
 
     Args:
@@ -186,7 +186,7 @@ def _merged(masks: Masks, merge: Mapping[int, int]) -> Masks:
     merged = {str(old): new for old, new in known.items()}
     group.attrs["geoseg"] = {"classes_made": rows, **told, "merged": merged}
     masks = open_masks(masks.path)
-    tiling = tiling_of(masks)
+    tiling = stored_tiling(masks)
     for key in sorted(masks.done()):
         window = tiling.block_at(*key).window
         values = masks.read("classes", window)

@@ -56,7 +56,7 @@ def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
     """Return how the map was made, as names and values."""
     made = provenance(reader)
     grid = reader.grid
-    facts = [("File", name_of(reader))]
+    facts = [("File", map_name(reader))]
     if not made:
         facts.append(("Made by", "another tool, which left no record"))
     else:
@@ -159,7 +159,7 @@ def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def name_of(reader: ClassReader) -> str:
+def map_name(reader: ClassReader) -> str:
     """Return what a map is called: its file's name."""
     return Path(redact(reader.path).partition("?")[0].rstrip("/")).name or "class map"
 

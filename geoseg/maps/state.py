@@ -126,10 +126,12 @@ class RunStorage:
         """
         ending = f".{tag_of(self.run)}"
         names = self.storage.names(folder, empty=empty)
-        return positions(n.removesuffix(ending) for n in names if n.endswith(ending))
+        return block_positions(
+            n.removesuffix(ending) for n in names if n.endswith(ending)
+        )
 
 
-def positions(names: Iterable[str]) -> set[tuple[int, int]]:
+def block_positions(names: Iterable[str]) -> set[tuple[int, int]]:
     """Return the blocks that names such as `3.14` stand for; others stand for none."""
     found = filter(None, map(_KEY.fullmatch, names))
     return {(int(match[1]), int(match[2])) for match in found}
@@ -217,7 +219,7 @@ def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
     storage.put(RECORD, json.dumps(dict(record), indent=1).encode())
 
 
-def clear(storage: Storage) -> None:
+def clear_state(storage: Storage) -> None:
     """Delete what an earlier run left; first what would make its marks believed.
 
     The folder of chunks on their way goes first of all: from then on nothing of the

@@ -95,7 +95,7 @@ def access(url: str) -> dict[str, Any]:
 
 
 @contextmanager
-def reporting(url: str) -> Iterator[None]:
+def store_errors(url: str) -> Iterator[None]:
     """Turn what reading a store raises into a MasksError of one line, redacted.
 
     Libraries of object stores have errors of their own, which are no OSErrors.

@@ -24,7 +24,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, first_line
 from geoseg.maps.arrays import NAMES
-from geoseg.maps.chunks import chunks_in, decoded, encoded, name_of
+from geoseg.maps.chunks import chunks_in, decoded, encoded, object_name
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
@@ -47,7 +47,7 @@ from geoseg.maps.state import (
     remove_leftovers,
     write_record,
 )
-from geoseg.maps.storage import Storage, reporting
+from geoseg.maps.storage import Storage, store_errors
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -152,7 +152,7 @@ class Masks:
             window: Whole chunks, as `write` has them.
         """
         array = self.array(name)
-        names = [name_of(array, index) for index in chunks_in(array, window)]
+        names = [object_name(array, index) for index in chunks_in(array, window)]
         return _checksum(zip(names, self.storage.get_all(names), strict=True))
 
     def patch(self, name: str, window: Window, values: NDArray[Any]) -> None:
@@ -365,7 +365,7 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
     storage = Storage(absolute(os.fspath(path).rstrip("/")))
     name = redact(storage.url)
     try:
-        with reporting(storage.url):
+        with store_errors(storage.url):
             group = open_group(storage.url)
     except json.JSONDecodeError as error:
         raise damaged(name, f"its metadata ({first_line(error)})") from error

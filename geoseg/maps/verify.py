@@ -20,7 +20,7 @@ from geoseg.core.text import counted, redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
-from geoseg.maps.chunks import chunks_in, name_of
+from geoseg.maps.chunks import chunks_in, object_name
 from geoseg.maps.create import writing
 from geoseg.maps.group import OBJECTS, OVERVIEW
 from geoseg.maps.overviews import (
@@ -98,12 +98,12 @@ def verify(
     restored: list[str] = []
     try:
         masks = open_masks(path)
-        tiling = tiling_of(masks)
+        tiling = stored_tiling(masks)
     except DamagedStoreError as error:
         if not repair or not (restored := restore(path)):
             return _not_to_be_opened(error, repair=repair)
         masks = open_masks(path)
-        tiling = tiling_of(masks)
+        tiling = stored_tiling(masks)
     damaged = _damaged_blocks(masks, tiling, client, progress)
     table = list(_table_problems(masks))
     found = Verified(
@@ -169,7 +169,7 @@ def _damaged_blocks(
     return damaged
 
 
-def tiling_of(masks: Masks) -> Tiling:
+def stored_tiling(masks: Masks) -> Tiling:
     """Return how a store is cut into blocks."""
     record = masks.record()
     settings: dict[str, Any] = record["settings"]
@@ -215,7 +215,7 @@ def check_block(masks: Masks, block: Block) -> str | None:
 def _missing(masks: Masks, name: str, block: Block) -> list[str]:
     """Return which chunks of a block are not there, as empty ones never are."""
     array = masks.array(name)
-    chunks = [name_of(array, index) for index in chunks_in(array, block.window)]
+    chunks = [object_name(array, index) for index in chunks_in(array, block.window)]
     return [chunk for chunk in chunks if not masks.storage.exists(chunk)]
 
 

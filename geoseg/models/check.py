@@ -24,7 +24,7 @@ from geoseg.errors import (
 from geoseg.models.caution import cautions
 from geoseg.models.classical.sample import sample_windows
 from geoseg.rasters.open import for_model
-from geoseg.rasters.steps import is_series
+from geoseg.rasters.time_steps import is_series
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

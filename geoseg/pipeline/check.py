@@ -14,7 +14,7 @@ from geoseg.errors import GeosegError
 from geoseg.execution.clusters import check_cluster
 from geoseg.execution.resources import cores
 from geoseg.inference.planning import plan_of
-from geoseg.pipeline.places import newest
+from geoseg.pipeline.product_paths import newest
 
 if TYPE_CHECKING:
     from geoseg.execution.cluster_settings import ClusterSpec

@@ -18,7 +18,7 @@ from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.pipeline.job import META, PipelineRun
 from geoseg.pipeline.options import IfChanged
-from geoseg.pipeline.places import newest
+from geoseg.pipeline.product_paths import newest
 from geoseg.pipeline.stages import STAGES, run_stage
 
 if TYPE_CHECKING:

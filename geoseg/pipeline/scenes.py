@@ -34,7 +34,7 @@ from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.pipeline.job import META, PipelineRun
 from geoseg.pipeline.options import IfChanged
-from geoseg.pipeline.places import name_of, placed, today
+from geoseg.pipeline.product_paths import stem_of, today, with_values
 from geoseg.pipeline.run import check_policy, run_pipeline
 from geoseg.pipeline.settings import (
     change_values,
@@ -91,7 +91,7 @@ class SceneOutcome:
     """What the run warned of; not part of the table."""
 
 
-def listed(scenes: str | Sequence[str]) -> list[SceneJob]:
+def list_scenes(scenes: str | Sequence[str]) -> list[SceneJob]:
     """Return the scenes that files, globs, lists and tables name, each once.
 
     Args:
@@ -164,13 +164,13 @@ def _names(rows: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     >>> _names({"a/x.tif": {}, "b/x.tif": {}, "y.tif": {}, "z.tif": {"name": "z1"}})
     {'a/x.tif': 'a-x', 'b/x.tif': 'b-x', 'y.tif': 'y', 'z.tif': 'z1'}
     """
-    names = {raster: row.get("name") or name_of(raster) for raster, row in rows.items()}
+    names = {raster: row.get("name") or stem_of(raster) for raster, row in rows.items()}
     for depth in range(1, _DEEPEST):
         count = Counter(names.values())
         for raster in [r for r, name in names.items() if count[name] > 1]:
             if not rows[raster].get("name"):
                 folders = Path(raster).parent.parts[-depth:]
-                names[raster] = "-".join([*folders, name_of(raster)])
+                names[raster] = "-".join([*folders, stem_of(raster)])
     return names
 
 
@@ -184,7 +184,7 @@ def read_scenes(
 
     Args:
         path: The TOML file.
-        scenes: Which, whatever the file says; see `listed`.
+        scenes: Which, whatever the file says; see `list_scenes`.
         overrides: `key=value` that win over the file; what a table says of a scene wins
             over them.
         place: Where workers come from, if it says so.
@@ -205,7 +205,7 @@ def read_scenes(
     if isinstance(values["cluster"], str):
         values["cluster"] = read_cluster(values["cluster"])
     pipelines, folder = {}, ""
-    for scene in listed(scenes):
+    for scene in list_scenes(scenes):
         own = copy.deepcopy(values)
         own.setdefault("segment", {})["raster"] = scene.raster
         change_values(own, [f"{key}={value}" for key, value in scene.settings.items()])
@@ -225,7 +225,7 @@ def scene_places(pipeline: Pipeline, name: str) -> tuple[Pipeline, str]:
     if "raster" not in pipeline.fields:
         out = str(Path(out) / "{raster}")
     whole = str(Path(f"{_TOLD_APART.split(out)[0]}x").parent)
-    named = placed(pipeline.model_copy(update={"out": out}), {"raster": name})
+    named = with_values(pipeline.model_copy(update={"out": out}), {"raster": name})
     return named, whole
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, field_validator, model_validator
 
 from geoseg.core.options import Cli, Options, cli_of
 from geoseg.core.series_options import COLLECTION
-from geoseg.core.toml_settings import checked_as, models, override, read_toml
+from geoseg.core.toml_settings import checked_as, override, read_toml, tables_in
 from geoseg.execution.cluster_settings import (
     ClusterSpec,
     chosen_cluster,
@@ -31,7 +31,7 @@ FIELDS = ("date", "number", "raster")
 FIELD = re.compile(r"\{(\w*)\}")
 
 
-def fields_of(text: str) -> set[str]:
+def braces_of(text: str) -> set[str]:
     """Return what stands in braces in a path.
 
     Raises:
@@ -108,7 +108,7 @@ class Pipeline(Options):
     @model_validator(mode="after")
     def _fields_are_known(self) -> Self:
         for text in (self.out, *(getattr(getattr(self, s), k) for s, k in self.paths)):
-            fields_of(text)
+            braces_of(text)
         return self
 
     @property
@@ -121,7 +121,7 @@ class Pipeline(Options):
     @property
     def fields(self) -> set[str]:
         """What stands in braces in `out`, by which runs are told apart."""
-        return fields_of(self.out)
+        return braces_of(self.out)
 
     def product(self, name: str) -> str:
         """Return where a product lies."""
@@ -212,7 +212,7 @@ def _anchor(values: dict[str, Any], table: type[Options], folder: Path) -> None:
     for name, found in values.items():
         if name not in table.model_fields:
             continue
-        inner = next(iter(models(table.model_fields[name].annotation)), None)
+        inner = next(iter(tables_in(table.model_fields[name].annotation)), None)
         if isinstance(found, dict) and inner is not None and issubclass(inner, Options):
             _anchor(found, inner, folder)
         elif cli_of(table, name).location:

@@ -80,7 +80,7 @@ def clipped(source: Source, aoi: str | os.PathLike[str]) -> Source:
         RasterError: No polygons, or none where the raster is.
     """
     path = os.fspath(aoi)
-    area = area_of(path, source.grid)
+    area = area_on_grid(path, source.grid)
     left, top, right, bottom = area.bounds
     wanted = Window.spanning(
         int(np.floor(top)),
@@ -107,18 +107,18 @@ def is_empty(area: Geometry, window: Window) -> bool:
     )
 
 
-def area_of(aoi: str, grid: Grid) -> Geometry:
+def area_on_grid(aoi: str, grid: Grid) -> Geometry:
     """Return the union of a file's polygons, in pixels of the grid."""
     import shapely
 
-    moved = in_pixels(polygons_of(aoi), grid, aoi)
+    moved = in_pixels(valid_polygons(aoi), grid, aoi)
     area = shapely.union_all(shapely.make_valid(moved))
     if area.area == 0:
         raise RasterError(f"the area of interest {redact(aoi)} has no area")
     return area
 
 
-def polygons_of(aoi: str) -> Shapes:
+def valid_polygons(aoi: str) -> Shapes:
     """Return the polygons of a vector file, made valid.
 
     Raises:

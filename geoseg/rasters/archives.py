@@ -197,10 +197,10 @@ def signed(path: str) -> str:
 def as_told(path: str) -> str:
     """Return an address as its archive tells it, where that signs it anew."""
     archive = _archive_of(path)
-    return path if archive is None or archive.sign is None else unsigned(path)
+    return path if archive is None or archive.sign is None else without_signature(path)
 
 
-def unsigned(path: str) -> str:
+def without_signature(path: str) -> str:
     """Return the address of a file without what a signature adds to it.
 
     >>> unsigned("https://host/a.tif?sv=2&se=2030&sig=secret")

@@ -19,7 +19,7 @@ from geoseg.errors import RasterError, first_line
 from geoseg.rasters.bands import COMMON_NAMES, as_before, with_common_names
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.source import Source, SourceBand, check_inside, steps_of
-from geoseg.rasters.steps import floating, is_series, iso_day, seen
+from geoseg.rasters.time_steps import floating, is_series, iso_day, seen
 from geoseg.rasters.validity import valid_pixels
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def cloud_of(item: Item) -> float | None:
     return float(told) if 0 <= told <= 100 else None
 
 
-def read_json(path: str) -> dict[str, Any]:
+def fetch_json(path: str) -> dict[str, Any]:
     """Return the JSON object of a file or URL; servers that are busy are asked again.
 
     Raises:
@@ -121,7 +121,7 @@ def pages(path: str, first: Item) -> Iterator[Item]:
         if path in seen or not host_of(path):
             return
         seen.add(path)
-        page = read_json(path)
+        page = fetch_json(path)
 
 
 def _check_count(count: int, path: str) -> None:
@@ -320,7 +320,7 @@ def _object_at(place: str) -> STACObject:
     import pystac
     from pystac.errors import STACError
 
-    told = read_json(place)
+    told = fetch_json(place)
     try:
         return pystac.read_dict(told, href=place)
     except (STACError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -23,11 +23,11 @@ from geoseg.core.densify import densified
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import RasterError, SceneMissingError
-from geoseg.rasters.file import FileHints, open_file
+from geoseg.rasters.file import FileHints, open_raster
 from geoseg.rasters.gdal import Handles
 from geoseg.rasters.layers import Layer, Reading, open_layer
 from geoseg.rasters.places import area_of, area_of_grid, footprint_of
-from geoseg.rasters.scene_bands import bands_asked, entries_of, layers_of, name_of
+from geoseg.rasters.scene_bands import bands_asked, entries_of, item_name, layers_of
 from geoseg.rasters.shapes import Shapes, in_pixels, into_pixels
 from geoseg.rasters.warp import footprint
 from geoseg.rasters.zones import (
@@ -110,14 +110,14 @@ def common_grid(
     """
     if options.like is not None:
         told = FileHints(trust=headers.trust)
-        return open_file(os.fspath(options.like), told, probe=False).grid
+        return open_raster(os.fspath(options.like), told, probe=False).grid
     shapes = {id(i): footprint_of(i) for i in items}
     area, zone = None if aoi is None else area_of(aoi), only_zone(options.crs)
     if zone is not None:
         area = _in_zone(area, [s for s in shapes.values() if s is not None], zone)
     near = [
         i
-        for i in sorted(items, key=lambda i: (str(item_moment(i)), name_of(i)))
+        for i in sorted(items, key=lambda i: (str(item_moment(i)), item_name(i)))
         if area is None or (s := shapes[id(i)]) is None or s.intersects(area)
     ]
     finest = min(

@@ -23,9 +23,9 @@ from geoseg.errors import RasterError
 from geoseg.execution.progress import steps
 from geoseg.location import without_folders
 from geoseg.rasters import images
-from geoseg.rasters.asked import open_asked
 from geoseg.rasters.images import NOTHING, STEP, ImageBand
 from geoseg.rasters.kept_items import BEFORE
+from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.options import ComposeOptions
 from geoseg.rasters.series import unique_layers
 from geoseg.rasters.time import Series

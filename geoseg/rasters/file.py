@@ -17,6 +17,7 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.coverage import covered_by
+from geoseg.rasters.file_versions import Versions, place_of
 from geoseg.rasters.gcps import ControlPoints
 from geoseg.rasters.gdal import (
     FAR_AT_ONCE,
@@ -34,7 +35,6 @@ from geoseg.rasters.references import Contents, contents, opened_with
 from geoseg.rasters.source import SourceBand, check_inside
 from geoseg.rasters.tiles import in_rows, read_tiled
 from geoseg.rasters.validity import both, covered_pixels, valid_pixels, valid_together
-from geoseg.rasters.versions import Versions, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -225,7 +225,7 @@ class FileHints:
 NOTHING_TOLD: Final = FileHints()
 
 
-def open_file(
+def open_raster(
     path: str,
     told: FileHints = NOTHING_TOLD,
     *,

@@ -203,7 +203,7 @@ def _between(
     return np.asarray(above[j] * (1 - down) + above[j + 1] * down)
 
 
-def placed(source: Source, control: ControlPoints | None) -> Source:
+def on_control_points(source: Source, control: ControlPoints | None) -> Source:
     """Return a source on the grid of its control points; itself where it has none."""
     if control is None:
         return source

@@ -18,7 +18,7 @@ from geoseg.core.files import written
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.addresses import is_remote
-from geoseg.rasters.archives import unsigned
+from geoseg.rasters.archives import without_signature
 from geoseg.rasters.catalogs import MOST_BYTES, Item
 from geoseg.rasters.gdal import squeezed
 from geoseg.rasters.references import read_bytes
@@ -109,7 +109,7 @@ def _portable(item: Item, folder: str) -> dict[str, Any]:
 def _from(folder: str, href: str) -> str:
     """Return an address as it is told from a folder."""
     if is_remote(href) or href.startswith("/vsi"):
-        return unsigned(href)
+        return without_signature(href)
     plain = href.removeprefix("file://")
     if not folder:
         return plain

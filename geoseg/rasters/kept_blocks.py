@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.files import replace
-from geoseg.core.packed import pack, unpack
+from geoseg.core.packed import pack_arrays, unpack
 from geoseg.errors import DamagedPackError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class KeptBlocks:
         file = self._file(window)
         part = file.with_name(f"{file.name}.{os.getpid()}")
         with suppress(FileNotFoundError):  # another run of the same has ended
-            part.write_bytes(pack({"pixels": pixels}, {}))
+            part.write_bytes(pack_arrays({"pixels": pixels}, {}))
             replace(part, file)
 
     def remove(self) -> None:

@@ -22,7 +22,7 @@ from geoseg.rasters.catalogs import MOST_BYTES
 from geoseg.rasters.item_lists import QUESTION, write_list
 from geoseg.rasters.references import read_bytes
 from geoseg.rasters.search import Found, places_of
-from geoseg.rasters.stac import items_in, items_of, placed
+from geoseg.rasters.stac import items_in, items_of, with_addresses
 
 BEFORE: Final = "found before"
 """How the note ends that says of a product that its list answered."""
@@ -134,7 +134,7 @@ def _found_before(
     around = [p for s in sources for p in _around(s)]
     places = [p for p in (host_of(archive), *around) if p]
     items = [
-        placed(item, _absolute(path), (*places, *trust))
+        with_addresses(item, _absolute(path), (*places, *trust))
         for item in items_in(kept, path)
     ]
     return Found(

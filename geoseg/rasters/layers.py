@@ -12,14 +12,14 @@ import numpy as np
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SceneMissingError
-from geoseg.rasters.file import FileHints, RasterFile, open_file
-from geoseg.rasters.gcps import placed
+from geoseg.rasters.file import FileHints, RasterFile, open_raster
+from geoseg.rasters.file_versions import Versions
+from geoseg.rasters.gcps import on_control_points
 from geoseg.rasters.gdal import Handles, is_remote
 from geoseg.rasters.mosaic import aligned, turned
 from geoseg.rasters.nearest import Nearest, whole_factors
 from geoseg.rasters.numbers import in_units
 from geoseg.rasters.source import Source, SourceBand
-from geoseg.rasters.versions import Versions
 from geoseg.rasters.warp import footprint, onto
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
     if is_remote(layer.href):  # whose server is not asked again at each read
         file = replace(file, versions=Versions())
     if layer.kind is not None:
-        return placed(file, file.control)
+        return on_control_points(file, file.control)
     if layer.nodata is not None:
         file = file.with_nodata(layer.nodata)
     own = file.bands[0]
@@ -116,7 +116,7 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
         scale, offset = layer.scale, layer.offset
     band = SourceBand(name=own.name, scale=scale, offset=offset)
     file = replace(file, bands=(band,))
-    return in_units(placed(file, file.control), 1.0, 0.0, np.float32)
+    return in_units(on_control_points(file, file.control), 1.0, 0.0, np.float32)
 
 
 def _file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
@@ -129,7 +129,7 @@ def _file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
     )
 
     def opened() -> RasterFile:
-        return open_file(layer.href, told, handles=handles, probe=False)
+        return open_raster(layer.href, told, handles=handles, probe=False)
 
     try:
         return opened()

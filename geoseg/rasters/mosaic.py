@@ -31,7 +31,7 @@ from geoseg.rasters.source import (
     steps_of,
     unique,
 )
-from geoseg.rasters.steps import floating, is_series, ordered, seen
+from geoseg.rasters.time_steps import floating, is_series, oldest_first, seen
 from geoseg.rasters.validity import all_valid, both, is_all_valid
 from geoseg.rasters.warp import footprint, onto
 
@@ -374,7 +374,7 @@ def stack(sources: Sequence[Source], name: str) -> Source:
         exact = aligned(source.grid, grid) == grid.window
         parts.append(source if exact else onto(source, grid))
     layers = [(p, b) for p, part in enumerate(parts) for b in range(len(part.bands))]
-    order = ordered([parts[p].bands[b] for p, b in layers])
+    order = oldest_first([parts[p].bands[b] for p, b in layers])
     return Stack(
         name=name,
         grid=grid,

@@ -18,8 +18,8 @@ from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array, open_zarr
 from geoseg.rasters.bands import choose, match_bands
-from geoseg.rasters.file import FileHints, open_file
-from geoseg.rasters.gcps import placed
+from geoseg.rasters.file import FileHints, open_raster
+from geoseg.rasters.gcps import on_control_points
 from geoseg.rasters.mosaic import dated_stack, mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
@@ -33,7 +33,7 @@ from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
 from geoseg.rasters.source import Source, SourceBand, noted, steps_of
 from geoseg.rasters.stac import items_of, open_items, read_items
-from geoseg.rasters.steps import WantedBand, iso_day, matched_in_time
+from geoseg.rasters.time_steps import WantedBand, iso_day, matched_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ def open_source(
         RasterError: It cannot be opened, or is nothing that can be segmented.
     """
     if series is not None or is_collection(source):
-        from geoseg.rasters.asked import open_asked
+        from geoseg.rasters.open_scenes import open_asked
 
         return open_asked(
             source,
@@ -214,8 +214,8 @@ def _open_path(path: str, told: FileHints) -> Source:
         return open_zarr(path, nodata=told.nodata)
     files = files_meant(path)
     if files is None:
-        opened = open_file(path, told)
-        return placed(opened, opened.control)
+        opened = open_raster(path, told)
+        return on_control_points(opened, opened.control)
     return open_several(files, name=redact(path), told=told)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from geoseg.core.densify import densified
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.aoi import polygons_of
+from geoseg.rasters.aoi import valid_polygons
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def area_of(aoi: str | os.PathLike[str]) -> Geometry:
     import shapely
 
     path = os.fspath(aoi)
-    found = polygons_of(path)
+    found = valid_polygons(path)
     if found.crs is None:
         raise RasterError(
             f"the area of interest {redact(path)} does not say its CRS, which a search "

@@ -13,8 +13,8 @@ from geoseg.errors import RasterError
 from geoseg.rasters.numbers import Converted
 from geoseg.rasters.resample import OnGrid
 from geoseg.rasters.source import Derived, Renamed, Source, SourceBand, by_step
-from geoseg.rasters.steps import is_series
 from geoseg.rasters.time import QUALITY_BANDS, Seen, Series
+from geoseg.rasters.time_steps import is_series
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.loops import compiled_late
 from geoseg.errors import RasterError
 from geoseg.rasters.source import Derived, Source, check_inside
-from geoseg.rasters.steps import of_each_band
+from geoseg.rasters.time_steps import of_each_band
 from geoseg.rasters.validity import all_valid
 
 if TYPE_CHECKING:

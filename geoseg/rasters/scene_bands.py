@@ -47,7 +47,7 @@ def entries_of(item: Mapping[str, Any]) -> list[Entry]:
         found = [e for asset in rasters_of(item) for e in _in_asset(item, asset)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RasterError(
-            f"{name_of(item)} does not follow the specification: {error!r}"
+            f"{item_name(item)} does not follow the specification: {error!r}"
         ) from error
     best: dict[str, Entry] = {}
     for entry in found:
@@ -57,7 +57,7 @@ def entries_of(item: Mapping[str, Any]) -> list[Entry]:
     return list(best.values())
 
 
-def name_of(item: Mapping[str, Any]) -> str:
+def item_name(item: Mapping[str, Any]) -> str:
     """Return what an item is called in messages."""
     return f"STAC item {item.get('id', '?')}"
 
@@ -166,7 +166,7 @@ def layers_of(
 def _layer(
     item: Mapping[str, Any], band: SourceBand, entries: Sequence[Entry]
 ) -> Layer | None:
-    scene = name_of(item)
+    scene = item_name(item)
     found = band_of(entries, band.common_name or band.name, scene)
     if found is None and band.common_name is not None:
         found = band_of(entries, band.name, scene)
@@ -195,7 +195,7 @@ def quality_layer(item: Mapping[str, Any]) -> Layer | None:
         return None
     asset, kind = found
     return Layer(
-        scene=name_of(item),
+        scene=item_name(item),
         key=asset.key,
         href=asset.href,
         numbers=bands_read(kind),

@@ -28,18 +28,18 @@ from geoseg.rasters.catalogs import (
     Item,
     Query,
     cloud_of,
+    fetch_json,
     from_api,
     from_static,
     is_api,
     pages,
-    read_json,
 )
 from geoseg.rasters.item_lists import PARQUET, read_parquet
 from geoseg.rasters.observations import age
 from geoseg.rasters.places import area_of
 from geoseg.rasters.products import RASTER_SUFFIXES
 from geoseg.rasters.scenes import scene_items
-from geoseg.rasters.stac import items_in, items_of, links_of, placed
+from geoseg.rasters.stac import items_in, items_of, links_of, with_addresses
 
 if TYPE_CHECKING:
     from shapely import Geometry
@@ -143,7 +143,7 @@ def _chosen(
         if not (query.is_clear(item) and query.is_near(item)):
             continue
         if query.is_then(item):
-            found.append(placed(item, by, trust, check=check))
+            found.append(with_addresses(item, by, trust, check=check))
         else:
             undated += item_moment(item) is None
     items = sorted(found, key=_order)
@@ -235,7 +235,7 @@ def _archived(
     url: str, collection: str | None, query: Query, trust: tuple[str, ...]
 ) -> Iterator[FoundItem]:
     """Yield the items of a collection, or of all, of an API or static catalogue."""
-    if is_api(read_json(url)):
+    if is_api(fetch_json(url)):
         for item in from_api(url, collection, query):
             yield item, url, trust
     else:
@@ -260,7 +260,7 @@ def _at(
     if not plain.startswith("http") and not plain.endswith((".json", ".geojson")):
         yield from _scenes([path], trust, dates_from)
         return
-    found = read_json(path)
+    found = fetch_json(path)
     if found.get("type") == "Catalog":
         yield from _archived(path, None, query, trust)
     elif found.get("type") == "Collection":
@@ -282,7 +282,7 @@ def _root_api(found: Item, path: str) -> str | None:
     place = below[1] if below else root
     if host_of(place) != host_of(path):
         return None
-    return place if is_api(read_json(place)) else None
+    return place if is_api(fetch_json(place)) else None
 
 
 def _scenes(

@@ -25,10 +25,11 @@ from geoseg.core.series_options import (
 )
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
-from geoseg.rasters.aoi import area_of
+from geoseg.rasters.aoi import area_on_grid
 from geoseg.rasters.catalogs import cloud_of
 from geoseg.rasters.common_grid import Headers, common_grid, zone_in_pixels, zones_note
 from geoseg.rasters.covers import cover_of
+from geoseg.rasters.file_versions import local_facts
 from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.layers import Layer, Opened, Reading, open_layer
 from geoseg.rasters.observations import Observation, observations
@@ -37,13 +38,12 @@ from geoseg.rasters.scene_bands import (
     Entry,
     bands_asked,
     entries_of,
+    item_name,
     layers_of,
-    name_of,
     quality_layer,
 )
 from geoseg.rasters.source import SourceBand, unique
 from geoseg.rasters.time import Overpass, Scene, Series, Step, cell_side
-from geoseg.rasters.versions import local_facts
 from geoseg.rasters.zones import only_zone
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _area(
     aoi: str | os.PathLike[str] | None, options: SeriesOptions, grid: Grid
 ) -> Geometry | None:
     """Return what outside of which is nodata, in pixels; None where nothing is."""
-    area = None if aoi is None else area_of(os.fspath(aoi), grid)
+    area = None if aoi is None else area_on_grid(os.fspath(aoi), grid)
     zone = None if options.like is not None else only_zone(options.crs)
     if zone is None:
         return area
@@ -228,7 +228,7 @@ def _scene(
 ) -> Scene:
     masked = _by_quality(options)
     return Scene(
-        name=name_of(item),
+        name=item_name(item),
         layers=layers_of(item, bands, entries),
         quality=quality_layer(item) if masked else None,
     )

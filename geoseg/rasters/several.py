@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_in_file_name
-from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile, open_file
-from geoseg.rasters.gcps import placed
+from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile, open_raster
+from geoseg.rasters.gcps import on_control_points
 from geoseg.rasters.gdal import Handles, is_remote
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import (
@@ -84,10 +84,10 @@ def open_several(
     files = bands_and_tiles(paths, told.wanted)
     more = [f"{name}: {note}" for note in files.notes]
     if len(files.paths) == 1:
-        only = open_file(files.paths[0], told)
-        return noted(placed(only, only.control), *more)
+        only = open_raster(files.paths[0], told)
+        return noted(on_control_points(only, only.control), *more)
     opened = _shared(open_all(files.paths, told))
-    sources = [placed(file, file.control) for file in opened]
+    sources = [on_control_points(file, file.control) for file in opened]
     of_band: dict[str, list[Source]] = {}
     for file, source in zip(opened, sources, strict=True):
         band = band_in_file_name(file.path) if len(file.bands) == 1 else None
@@ -102,7 +102,9 @@ def open_all(paths: Iterable[str], told: FileHints = NOTHING_TOLD) -> list[Raste
     """Open many at once: of remote ones each is a wait, of local ones a seek."""
     paths = list(paths)
     handles = Handles(limit=_OPEN)
-    open_one = partial(open_file, told=told, handles=handles, probe=len(paths) <= _OPEN)
+    open_one = partial(
+        open_raster, told=told, handles=handles, probe=len(paths) <= _OPEN
+    )
     with ThreadPoolExecutor(min(16, len(paths))) as pool:
         return list(pool.map(open_one, paths))
 

@@ -86,7 +86,7 @@ def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
         RasterError: It cannot be read, or holds no items.
     """
     found = json_object(read_bytes(path, most=_MAX_BYTES), path, "a STAC item")
-    return [placed(item, path, trust) for item in items_in(found, path)]
+    return [with_addresses(item, path, trust) for item in items_in(found, path)]
 
 
 def items_in(found: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def json_object(text: str | bytes, path: str, what: str) -> dict[str, Any]:
     return found
 
 
-def placed(
+def with_addresses(
     item: Mapping[str, Any],
     by: str,
     trust: Sequence[str] = (),
@@ -242,7 +242,7 @@ def _open_item(item: Mapping[str, Any], told: FileHints) -> Source:
         ),
     )
     named = [
-        gcps.placed(_named(s, a, told), s.control)
+        gcps.on_control_points(_named(s, a, told), s.control)
         for s, a in zip(opened, chosen, strict=True)
     ]
     joined = named[0] if len(named) == 1 else stack(named, name)

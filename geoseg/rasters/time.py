@@ -42,7 +42,7 @@ from geoseg.rasters.one_scene import OneScene
 from geoseg.rasters.quality_bands import hidden_pixels
 from geoseg.rasters.reduce import by_pixel, chosen, laid, reduced, taken
 from geoseg.rasters.source import SourceBand, check_inside
-from geoseg.rasters.steps import is_series, seen
+from geoseg.rasters.time_steps import is_series, seen
 from geoseg.rasters.validity import all_valid, valid_pixels
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.core.loops import compiled_late
 from geoseg.errors import RasterError
 from geoseg.rasters.resample import OnGrid, Resampled, axes_between, store
-from geoseg.rasters.steps import of_each_band
+from geoseg.rasters.time_steps import of_each_band
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

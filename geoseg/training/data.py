@@ -16,6 +16,7 @@ from geoseg.labels import Labels, open_labels
 from geoseg.labels.names import check_mapping_used
 from geoseg.rasters.open import Source, at_resolution, for_training, open_source
 from geoseg.training.architectures import CLASSICAL
+from geoseg.training.holdout import Split, split_blocks
 from geoseg.training.options import Paths, TrainOptions
 from geoseg.training.scenes import (
     LabelledRaster,
@@ -24,7 +25,6 @@ from geoseg.training.scenes import (
     make_scenes,
     object_places,
 )
-from geoseg.training.split import Split, split_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

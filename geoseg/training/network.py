@@ -26,8 +26,12 @@ from geoseg.models.networks.device import choose_device, choose_precision
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.curves import write_curves
 from geoseg.training.epochs import EpochBar
+from geoseg.training.lightning_modules import (
+    ClassNetwork,
+    ObjectNetwork,
+    TrainedNetwork,
+)
 from geoseg.training.patches import Index
-from geoseg.training.tasks import ClassNetwork, ObjectNetwork, TrainedNetwork
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card

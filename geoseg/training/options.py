@@ -17,7 +17,7 @@ from geoseg.core.series_options import SeriesOptions
 from geoseg.models.networks.device import Precision
 
 if TYPE_CHECKING:
-    from geoseg.models.classical.features import PixelFeatures
+    from geoseg.models.classical.pixel_features import PixelFeatures
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Learned = Literal["semantic", "instance"]
@@ -194,6 +194,6 @@ class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
     @property
     def features(self) -> PixelFeatures:
         """What a pixel's features are."""
-        from geoseg.models.classical.features import PixelFeatures
+        from geoseg.models.classical.pixel_features import PixelFeatures
 
         return PixelFeatures(scales=tuple(self.scales), differences=self.differences)

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from geoseg.core.grid import Window, squares
 from geoseg.inference.windows import put_fill
+from geoseg.training.holdout import CELL, Split
 from geoseg.training.scenes import LabelledRaster
-from geoseg.training.split import CELL, Split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from geoseg.labels import Labels, object_classes, read_objects
 from geoseg.models.card import Band
 from geoseg.models.classical.sample import sample_pixels
 from geoseg.rasters.source import by_step
-from geoseg.training.split import CELL
+from geoseg.training.holdout import CELL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

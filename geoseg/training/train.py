@@ -262,9 +262,9 @@ def _task(framework: Mapping[str, Any], options: TrainOptions) -> Task:
     """Return what to learn: as asked, as the model started from, as the network."""
     asked: Task | None = options.task
     if asked is None and options.arch is None and options.init is not None:
-        from geoseg.training.transfer import card_of
+        from geoseg.training.transfer import card_of_folder
 
-        asked = card_of(options.init).task
+        asked = card_of_folder(options.init).task
     return task_of(framework, asked)
 
 

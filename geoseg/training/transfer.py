@@ -36,7 +36,7 @@ def framework_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ModelError: There is no such model, or it cannot be trained.
     """
     path = Path(folder)
-    framework = dict(card_of(path).framework)
+    framework = dict(card_of_folder(path).framework)
     if framework.get("family") == "transformers":
         return _of_transformers(path, framework)
     if framework.get("family") not in ("smp", "torchvision"):
@@ -56,14 +56,14 @@ def _of_transformers(path: Path, framework: dict[str, Any]) -> dict[str, Any]:
     return {"family": "transformers", "arch": framework["arch"], "config": config}
 
 
-def card_of(folder: str | os.PathLike[str]) -> Card:
+def card_of_folder(folder: str | os.PathLike[str]) -> Card:
     """Return the card of a model folder, or of one that `save_pretrained` wrote."""
     path = Path(folder)
     if (path / CARD).is_file() or not (path / "config.json").is_file():
         return open_folder(path).card
     from geoseg.models.networks import hf
 
-    return hf.card_of(path, name=path.name, scaled=False)
+    return hf.implied_card(path, name=path.name, scaled=False)
 
 
 def _weights_of(path: Path, card: Card) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ def start_from(module: nn.Module, card: Card, folder: str | os.PathLike[str]) ->
         ModelError: The other model is not of the same architecture.
     """
     path = Path(folder)
-    other = card_of(path)
+    other = card_of_folder(path)
     weights = _weights_of(path, other)
     own = module.state_dict()
     missing = own.keys() - weights.keys()

@@ -14,15 +14,15 @@ from geoseg.core.extras import require
 from geoseg.core.grid import Window, squares
 from geoseg.core.text import counted
 from geoseg.execution.progress import reported
-from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import KINDS, Trees
+from geoseg.models.classical.pixel_features import PixelFeatures
 from geoseg.models.classical.pixelwise import Classifier
 from geoseg.models.classical.svm import Machine
 from geoseg.training.data import TrainingData
+from geoseg.training.holdout import CELL
 from geoseg.training.options import TrainOptions
 from geoseg.training.patches import read_patch
 from geoseg.training.scenes import IGNORED, LabelledRaster
-from geoseg.training.split import CELL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

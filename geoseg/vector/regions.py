@@ -34,7 +34,7 @@ ENDINGS = {
 
 
 @contextmanager
-def writing(
+def writing_file(
     out: str | Path, *, overwrite: bool, layer: str | None = None
 ) -> Iterator[Path]:
     """Give a temporary path beside `out`; rename it to `out` when all went well.

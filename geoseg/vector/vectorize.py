@@ -29,7 +29,7 @@ from geoseg.vector.instance_layer import (
     instance_reader,
 )
 from geoseg.vector.options import SimplifyMethod, VectorizeOptions
-from geoseg.vector.regions import open_writer, read_regions, writing
+from geoseg.vector.regions import open_writer, read_regions, writing_file
 from geoseg.vector.regularize import MIN_IOU
 from geoseg.vector.seams import Seams
 from geoseg.vector.simplify import Limits
@@ -79,7 +79,7 @@ def write_regions(
     side = _block_side(reader, drawing, options.block)
     min_area, unit = options.min_area, options.area_unit
     with (
-        writing(
+        writing_file(
             Path(options.out), overwrite=options.overwrite, layer=options.layer
         ) as path,
         TemporaryDirectory(prefix=f"{path.name}-", dir=path.parent) as scratch,
@@ -93,7 +93,7 @@ def write_regions(
             )  # fmt: skip
         statistics = None
         if options.stats is not None:
-            from geoseg.vector.statistics import Statistics
+            from geoseg.vector.zonal_statistics import Statistics
 
             statistics = Statistics.of(os.fspath(options.stats), reader.grid)
         described = RegionLayer(

@@ -11,7 +11,7 @@ from geoseg.core.classes import Class
 from geoseg.core.text import size
 from geoseg.maps.complete import block_counts
 from geoseg.maps.overviews import open_pyramid
-from geoseg.maps.provenance import crs_name, name_of, provenance
+from geoseg.maps.provenance import crs_name, map_name, provenance
 from geoseg.maps.store import Masks
 from geoseg.rasters.bands import named
 from geoseg.viz.picture import class_overview, class_png
@@ -70,8 +70,8 @@ def map_html(reader: ClassReader) -> str:
     extra = legend_html(reader.classes)
     if open_pyramid(reader).levels or grid.pixels <= _THUMB**2 * 400:  # else it is slow
         png = class_png(class_overview(reader, _THUMB), reader.classes)
-        extra += _picture(png, f"Map of {name_of(reader)}")
-    return facts_html(f"Masks {name_of(reader)}", facts, extra)
+        extra += _picture(png, f"Map of {map_name(reader)}")
+    return facts_html(f"Masks {map_name(reader)}", facts, extra)
 
 
 def _picture(png: bytes, alt: str) -> str:
@@ -148,6 +148,6 @@ _VIEWS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def view(kind: str, value: object) -> str:
+def html_of(kind: str, value: object) -> str:
     """Return a value as HTML: a `card`, `map`, `plan` or `run`."""
     return _VIEWS[kind](value)

@@ -291,7 +291,7 @@ def colour_table(classes: Sequence[Class]) -> NDArray[np.uint8]:
     return table
 
 
-def ramp() -> NDArray[np.uint8]:
+def byte_colors() -> NDArray[np.uint8]:
     """Return RGBA by byte, (256, 4): dark is little, light is much; 255 is clear."""
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _CIVIDIS])
     at = np.linspace(0, len(stops) - 1, 255)

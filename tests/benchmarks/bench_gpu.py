@@ -28,7 +28,7 @@ from scenes import BANDS, write_repeated
 from timeline import table, timeline
 
 from geoseg.core.classes import class_table
-from geoseg.inference.steps import Blended, compiled_step, example
+from geoseg.inference.device_steps import Blended, compiled_step, noise_batch
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
@@ -83,7 +83,7 @@ def network_alone(network: torch.nn.Module, batch: int | None) -> dict[str, Any]
     """Time the network by itself, as PyTorch runs it and compiled."""
     recipe = model_recipe(network, device="cuda", precision="bf16", batch=batch)
     model = recipe.load()
-    inputs, stride = example(model, model.batch), 448
+    inputs, stride = noise_batch(model, model.batch), 448
     facts: dict[str, Any] = {"batch": model.batch}
     with model.kernels():
         facts["eager"] = rate(lambda x, *_: model.scores(x), inputs, stride)

@@ -20,7 +20,7 @@ from typing import Any
 
 from geoseg.inference import block_cache, scheduler, stage, stream, worker
 from geoseg.inference.block_steps import BlendStep
-from geoseg.inference.device import Device
+from geoseg.inference.device_memory import Device
 from geoseg.maps.store import Masks
 
 PLACES: tuple[tuple[Any, tuple[str, ...]], ...] = (

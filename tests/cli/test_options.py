@@ -10,9 +10,9 @@ import pytest
 from declared import DECLARED
 
 from geoseg.cli import COMMANDS, program
-from geoseg.cli.quality import FigureOptions, PairsOptions
+from geoseg.cli.accuracy import FigureOptions, PairsOptions
 from geoseg.core.options import checked, cli_of, flag_of
-from geoseg.core.toml_settings import models
+from geoseg.core.toml_settings import tables_in
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import MasksOptions, PlanOptions, SegmentOptions
@@ -107,7 +107,7 @@ def test_every_command_and_stage_is_declared():
     assert {table for table, _ in TABLES.values()} | {pipeline.Export} == {
         table
         for field in pipeline.Pipeline.model_fields.values()
-        for table in models(field.annotation)
+        for table in tables_in(field.annotation)
         if table.__module__ == pipeline.__name__
     }
     # An export has no option but where, how often and of what: none in a pipeline.

@@ -15,8 +15,8 @@ from declared import DECLARED
 import geoseg
 from geoseg import location
 from geoseg.cli import run
+from geoseg.cli.accuracy import FigureOptions, PairsOptions
 from geoseg.cli.demo import DemoOptions
-from geoseg.cli.quality import FigureOptions, PairsOptions
 from geoseg.core.options import Options, cli_of, flag_of
 from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions

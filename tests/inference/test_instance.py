@@ -12,7 +12,7 @@ from oracles import NoisyOracle, Oracle, Scene, card, numbered
 from geoseg.accuracy.object_metrics import ObjectTable, count_overlaps, score_objects
 from geoseg.core.tiling import Tiling
 from geoseg.inference.instance import compose_block, find_objects, link_block
-from geoseg.inference.objects.numbering import number
+from geoseg.inference.objects.numbering import number_groups
 from geoseg.inference.objects.stitch import LINK, OBJECT, concatenated, solve
 from geoseg.models.contract import AnyModel
 from geoseg.models.objects import from_masks
@@ -65,7 +65,7 @@ def segment(source, model, *, blocks=1, order=0, batch=1):
 
     ids = np.zeros((tiling.height, tiling.width), np.uint32)
     tables = []
-    for row in number(lambda b: composed[b].groups, tiling):
+    for row in number_groups(lambda b: composed[b].groups, tiling):
         tables.append(row.table)
         for key, names in row.ids.items():
             b = tiling.block_at(*key)

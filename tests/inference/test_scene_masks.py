@@ -13,7 +13,7 @@ from geoseg.cli import run as cli
 from geoseg.core.grid import Window
 from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import ModelError
-from geoseg.rasters.asked import open_asked
+from geoseg.rasters.open_scenes import open_asked
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SHAPE = (90, 110)

@@ -24,9 +24,9 @@ from geoseg.core.blend import SCORE, WEIGHT_1D
 from geoseg.core.classes import class_table
 from geoseg.core.tiling import Tiling
 from geoseg.errors import BlocksFailedError, ModelError
-from geoseg.inference import steps
-from geoseg.inference.device import laid_out, room_of
-from geoseg.inference.memory import estimate
+from geoseg.inference import device_steps as steps
+from geoseg.inference.device_memory import laid_out, room_of
+from geoseg.inference.memory import estimate_memory
 from geoseg.inference.numerics import choose_here
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
@@ -375,10 +375,10 @@ def test_memory_of_a_gpu_is_planned_apart(monkeypatch):
     recipe = model_recipe(
         network(), device="cpu", precision="fp32", engine="torch", batch=5
     )
-    here = estimate(source(), recipe, tiling(), ["classes"], tasks=4)
+    here = estimate_memory(source(), recipe, tiling(), ["classes"], tasks=4)
     assert here.device == 0
     monkeypatch.setattr(recipe.load(), "device", "cuda")
-    there = estimate(source(), recipe, tiling(), ["classes"], tasks=4)
+    there = estimate_memory(source(), recipe, tiling(), ["classes"], tasks=4)
     assert there.device > 4 * 192**2 * (3 * 2 + 4 * 4)
     assert there.model == 0
     assert there.total < here.total

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoseg.core.packed import pack, unpack
+from geoseg.core.packed import pack_arrays, unpack
 from geoseg.inference.block_steps import _apart
 from geoseg.inference.work import Run, given_back, taken_of
 
@@ -65,7 +65,7 @@ def test_what_is_packed_is_as_safetensors_reads_it():
         "none": np.zeros((0, 3), np.uint8),
         "table": np.zeros(3, [("key", "i8"), ("of", "u2")]),
     }
-    data = pack(arrays, {"windows": 4})
+    data = pack_arrays(arrays, {"windows": 4})
     found, info = unpack(data)
     assert info == {"windows": 4}
     assert found.keys() == arrays.keys() == load(data[:-4]).keys()

@@ -5,7 +5,7 @@ import pytest
 
 from geoseg.cli import run
 from geoseg.maps.open import open_classes
-from geoseg.maps.provenance import facts_of, name_of
+from geoseg.maps.provenance import facts_of, map_name
 
 SECRETS = ("alice", "pa55word", "s1gnature")
 AWAY = "https://alice:pa55word@127.0.0.1:9/x.{}?sig=s1gnature"
@@ -51,7 +51,7 @@ def test_what_a_map_says_of_its_place(tmp_path, make_store):
     masks = make_store(tmp_path / "m.zarr", np.zeros((64, 64), np.uint8))
     reader = open_classes(masks.path)
     object.__setattr__(reader, "path", f"file://{masks.path}?sig=s1gnature")
-    assert name_of(reader) == "m.zarr"
+    assert map_name(reader) == "m.zarr"
     assert "s1gnature" not in reader.name
     told = facts_of(open_classes(masks.path))
     assert ("File", "m.zarr") in told  # nothing of the machine

@@ -12,7 +12,15 @@ from geoseg.cli import run
 from geoseg.core.grid import Window
 from geoseg.errors import DamagedStoreError, MasksError
 from geoseg.maps.create import create_masks
-from geoseg.maps.state import DONE, META, PARTIAL, RECORD, clear, hold, positions
+from geoseg.maps.state import (
+    DONE,
+    META,
+    PARTIAL,
+    RECORD,
+    block_positions,
+    clear_state,
+    hold,
+)
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 
@@ -32,7 +40,7 @@ def test_strays_are_nobodys(masks, tmp_path):
             (tmp_path / "m.zarr" / folder / name).write_bytes(b"x")
     assert masks.done() == {(0, 1)}
     assert masks.marked(PARTIAL) == set()
-    assert positions(["3.14", "x", "1.2.3", "1.", "._0.0"]) == {(3, 14)}
+    assert block_positions(["3.14", "x", "1.2.3", "1.", "._0.0"]) == {(3, 14)}
     fresh = tmp_path / "fresh.zarr"
     fresh.mkdir()
     (fresh / ".DS_Store").write_bytes(b"x")
@@ -121,7 +129,7 @@ def test_nothing_is_made_again_of_a_store_that_is_gone(masks, tmp_path):
 def test_clearing_shuts_the_way_in_first(masks, monkeypatch):
     order = []
     monkeypatch.setattr(Storage, "remove", lambda _, name: order.append(name))
-    clear(masks.storage)
+    clear_state(masks.storage)
     assert order[0] == f"{META}/writing"
     hold(masks.storage, masks.run)
 

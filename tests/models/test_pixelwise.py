@@ -10,8 +10,8 @@ import geoseg
 import geoseg.core.tiling
 from geoseg.core.grid import Window
 from geoseg.errors import ModelError
-from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import Trees
+from geoseg.models.classical.pixel_features import PixelFeatures
 from geoseg.models.classical.pixelwise import save
 from geoseg.models.classical.svm import Machine
 from geoseg.models.load import load_model, model_recipe

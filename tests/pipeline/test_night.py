@@ -17,7 +17,7 @@ from landscape.scene import write_scene
 import geoseg.pipeline.run
 from geoseg.cli import run as geoseg_run
 from geoseg.errors import BlocksFailedError, ChangedError, GeosegError
-from geoseg.pipeline.places import newest
+from geoseg.pipeline.product_paths import newest
 from geoseg.pipeline.run import run_pipeline
 from geoseg.pipeline.settings import read_pipeline
 from geoseg.pipeline.status import read_status

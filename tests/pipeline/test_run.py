@@ -24,7 +24,7 @@ from geoseg.errors import GeosegError, LockedError
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
-from geoseg.pipeline.places import name_of
+from geoseg.pipeline.product_paths import stem_of
 from geoseg.pipeline.run import run_pipeline
 from geoseg.pipeline.settings import read_pipeline
 
@@ -122,7 +122,7 @@ def test_names_of_archives_and_hosts_are_no_paths(tmp_path):
     assert segment.endpoint == "cdse"
     assert segment.aoi == str(tmp_path / "a.gpkg")
     assert segment.trust == ["files.example", str(tmp_path / "mine.json")]
-    assert name_of(segment.raster) == "sentinel-2-l2a"
+    assert stem_of(segment.raster) == "sentinel-2-l2a"
 
 
 def test_overrides_win_and_are_relative_to_where_one_is(water):

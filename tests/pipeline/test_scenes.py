@@ -14,7 +14,7 @@ import geoseg.pipeline.scenes
 from geoseg.cli import run as geoseg_run
 from geoseg.errors import GeosegError
 from geoseg.maps.store import open_masks
-from geoseg.pipeline.scenes import listed
+from geoseg.pipeline.scenes import list_scenes
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_scenes_of_a_pipeline_file_in_python(scenes):
 
 def test_lists_and_tables(scenes):
     (scenes / "list.txt").write_text("# two\nscenes/s0.tif\n\nscenes/s1.tif\n")
-    assert [s.name for s in listed("list.txt")] == ["s0", "s1"]
+    assert [s.name for s in list_scenes("list.txt")] == ["s0", "s1"]
     (scenes / "t.csv").write_text(
         "raster,name,segment.nodata\nscenes/s0.tif,lake,\nscenes/s1.tif,pond,7\n"
     )
@@ -98,17 +98,17 @@ def test_lists_and_tables(scenes):
     assert record["settings"]["nodata"] == 7
     assert "nodata" not in open_masks("out/lake/masks.zarr").record()["settings"]
     (scenes / "deep").mkdir()
-    assert [s.name for s in listed(["a/x.tif", "b/x.tif"])] == ["a-x", "b-x"]
+    assert [s.name for s in list_scenes(["a/x.tif", "b/x.tif"])] == ["a-x", "b-x"]
     for wrong, said in (
         ("none/*.tif", "no file is called like that"),
         ("none.txt", "none.txt cannot be read"),
         (["x.tif", "x.vrt"], "two scenes are called 'x'"),
     ):
         with pytest.raises(GeosegError, match=said):
-            listed(wrong)
+            list_scenes(wrong)
     (scenes / "t.csv").write_text("path\nscenes/s0.tif\n")
     with pytest.raises(GeosegError, match="no column raster: its columns are path"):
-        listed("t.csv")
+        list_scenes("t.csv")
 
 
 def test_failures_are_tried_again_when_all_others_are_done(scenes, monkeypatch):

@@ -16,8 +16,8 @@ from geoseg.cli import run
 from geoseg.core.series_options import SeriesOptions
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
-from geoseg.rasters.asked import open_asked
 from geoseg.rasters.images import memory_of
+from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.time import Series, cell_side
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

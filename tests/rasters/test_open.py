@@ -20,7 +20,7 @@ from rasterio.enums import ColorInterp
 from geoseg.core.grid import Window
 from geoseg.errors import RasterError
 from geoseg.models.card import Band
-from geoseg.rasters.file import open_file
+from geoseg.rasters.file import open_raster
 from geoseg.rasters.gdal import Handles
 from geoseg.rasters.open import (
     Source,
@@ -625,7 +625,7 @@ def test_a_map_service_is_no_raster(tmp_path, monkeypatch, given):
 def test_a_broken_file_is_found_out_at_the_latest_when_it_is_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (1, 256, 256)).astype(np.uint8)
     path = Path(write(tmp_path / "a.tif", pixels, compress="deflate", blockysize=16))
-    whole = open_file(str(path), probe=False)
+    whole = open_raster(str(path), probe=False)
     data, before = path.read_bytes(), path.stat()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(RasterError, match=r"cannot open .*a.tif: "):

@@ -22,7 +22,7 @@ from rasterio.warp import transform_geom
 
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
-from geoseg.rasters.file import open_file
+from geoseg.rasters.file import open_raster
 from geoseg.rasters.mosaic import Mosaic, Stack, aligned
 from geoseg.rasters.open import at_resolution, open_source, resampled, with_nodata
 from geoseg.rasters.resample import Resampled
@@ -307,7 +307,7 @@ def test_quarters_in_four_crss_make_one_scene(shared):
     assert sum("3 of its 4 rasters lie in another CRS" in n for n in source.notes) == 1
     pixels, valid = whole(source)
     with rasterio.open(paths[0]) as dataset:
-        first = aligned(open_file(str(paths[0])).grid, source.grid)
+        first = aligned(open_raster(str(paths[0])).grid, source.grid)
         np.testing.assert_array_equal(pixels[:, *first.slices], dataset.read())
     # The quarters were cut a pixel apart in two places, and reach 3 rows less far.
     assert valid[2:-6, 2:-4].mean() > 0.98

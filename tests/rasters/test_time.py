@@ -16,8 +16,8 @@ from geoseg.cli import run
 from geoseg.core.grid import Window
 from geoseg.core.series_options import QUALITY, SeriesOptions
 from geoseg.errors import RasterError, SceneMissingError
-from geoseg.rasters.asked import open_asked
 from geoseg.rasters.observations import observations, scene
+from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.quality_bands import hidden_pixels
 from geoseg.rasters.reduce import chosen, reduced, taken
 

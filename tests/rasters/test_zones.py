@@ -13,7 +13,7 @@ from geoseg.cli import run as cli
 from geoseg.core.geodesy import measure
 from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import RasterError
-from geoseg.rasters.asked import open_asked
+from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.zones import extent_of, only_zone, several_zones, zone_of, zones_of
 
 

@@ -37,13 +37,14 @@ from geoseg.core.grid import Window
 from geoseg.core.text import plain
 from geoseg.errors import GeosegError, LabelsError, ModelError
 from geoseg.inference.workflow import segment
-from geoseg.models.classical.features import PixelFeatures
 from geoseg.models.classical.forest import Trees
+from geoseg.models.classical.pixel_features import PixelFeatures
 from geoseg.models.folder import open_folder
 from geoseg.models.load import load_model
 from geoseg.models.networks import hf
 from geoseg.training import network
 from geoseg.training.epochs import EpochBar
+from geoseg.training.holdout import CELL, split_blocks
 from geoseg.training.losses import make_loss
 from geoseg.training.options import TrainOptions
 from geoseg.training.patches import (
@@ -54,7 +55,6 @@ from geoseg.training.patches import (
     training_index,
 )
 from geoseg.training.scenes import IGNORED
-from geoseg.training.split import CELL, split_blocks
 from geoseg.training.train import train
 
 TRANSFORM = Affine(10.0, 0, 400_000, 0, -10.0, 5_300_000)

@@ -23,13 +23,13 @@ from geoseg.models.load import load_model
 from geoseg.models.networks.detector import Detections
 from geoseg.models.networks.hf import QUERIES, TRAINABLE
 from geoseg.models.plain import card_from_dict
+from geoseg.training.lightning_modules import loss_of_objects
 from geoseg.training.objects import (
     compare_window,
     own_loss,
     score_windows,
     split_objects,
 )
-from geoseg.training.tasks import loss_of_objects
 from geoseg.training.train import train
 
 SIDE = 192

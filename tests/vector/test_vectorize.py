@@ -25,7 +25,7 @@ from skimage.measure import label
 import geoseg
 from geoseg import GeosegError, read_regions, vectorize
 from geoseg.maps.geotiff import open_class_raster
-from geoseg.vector.statistics import _field_names
+from geoseg.vector.zonal_statistics import _field_names
 
 RASTERS = [
     pytest.param("cci_landcover_2015_300m_amazon.tif", marks=pytest.mark.slow),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.grid import Window
-from geoseg.core.packed import pack, unpack
+from geoseg.core.packed import pack_arrays, unpack
 from geoseg.core.tiling import Block
 from geoseg.inference.instance import FoundObjects, Linked
 from geoseg.inference.objects.stitch import ObjectSet, WindowObjects
@@ -121,7 +121,7 @@ class ObjectCache:
         arrays: dict[str, NDArray[Any]],
         info: dict[str, Any] | None = None,
     ) -> None:
-        self.masks.state.put(_name(kind, block), pack(arrays, info or {}))
+        self.masks.state.put(_name(kind, block), pack_arrays(arrays, info or {}))
 
     def _get(
         self, kind: str, block: Block

@@ -23,7 +23,7 @@ NEVER = np.iinfo(np.int32).max
 
 
 @compiled
-def measure(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
+def measure_objects(labels: Any, cell: tuple[int, int, int, int], count: int) -> Any:
     """Measure the objects of a rectangle.
 
     Args:

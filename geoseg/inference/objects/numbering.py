@@ -39,7 +39,7 @@ class Numbered:
     """By block of the row, the id of each group that has pixels there."""
 
 
-def number(
+def number_groups(
     read: Callable[[Block], NDArray[np.void]], tiling: Tiling
 ) -> Iterator[Numbered]:
     """Number all groups of which enough is left, where others had pixels before them.

@@ -30,7 +30,7 @@ from geoseg.inference.objects.cache import (
     WRITTEN,
     ObjectCache,
 )
-from geoseg.inference.objects.numbering import number
+from geoseg.inference.objects.numbering import number_groups
 from geoseg.inference.objects.split import MapSource, Splitter, Splitting, splitter_card
 from geoseg.inference.objects.stitch import (
     BOX,
@@ -40,7 +40,13 @@ from geoseg.inference.objects.stitch import (
     concatenated,
     solve,
 )
-from geoseg.inference.objects.worker import BACKGROUND, compose, find, link, write
+from geoseg.inference.objects.worker import (
+    BACKGROUND,
+    compose_groups,
+    find_in_block,
+    link,
+    write_instances,
+)
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.stage import Stage
 from geoseg.inference.worker import Job
@@ -54,11 +60,11 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
 
 FIND = (
-    Stage(run=find, marks=FOUND),
+    Stage(run=find_in_block, marks=FOUND),
     Stage(run=link, marks=LINKED, needs_neighbours=True),
 )
-COMPOSE = (Stage(run=compose, marks=GROUPS),)
-WRITE = (Stage(run=write, marks=WRITTEN),)
+COMPOSE = (Stage(run=compose_groups, marks=GROUPS),)
+WRITE = (Stage(run=write_instances, marks=WRITTEN),)
 
 
 def run_objects(
@@ -157,7 +163,7 @@ def _forget_provisional(cache: ObjectCache, tiling: Tiling) -> None:
     cache.forget(PROVISIONAL)
 
 
-def table_of(card: Card) -> tuple[Class, ...]:
+def mask_classes(card: Card) -> tuple[Class, ...]:
     """Return the class table of a model's masks.
 
     Pixels without an object are of the class `background`; it is added where an
@@ -227,7 +233,7 @@ def _number(
         return cache.read(GROUPS, block)
 
     append = create_objects(cache.masks.path)
-    for numbered in number(read, tiling):
+    for numbered in number_groups(read, tiling):
         append(_columns(numbered.table, numbered.first_id))
         for key, ids in numbered.ids.items():
             cache.write(IDS, tiling.block_at(*key), ids)

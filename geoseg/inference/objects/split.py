@@ -70,11 +70,11 @@ def method(spec: str, classes: Sequence[Class]) -> Method:
     if kind == "watershed" and (not option or (option.isdigit() and int(option) > 0)):
         return Method(kind="watershed", distance=int(option or 5))
     if kind == "boundary":
-        return Method(kind="boundary", boundary=values_of([option], classes)[0])
+        return Method(kind="boundary", boundary=class_values([option], classes)[0])
     raise GeosegError(f"{spec!r} is not a way to find objects: use {_SPECS}")
 
 
-def values_of(names: Sequence[str], classes: Sequence[Class]) -> list[int]:
+def class_values(names: Sequence[str], classes: Sequence[Class]) -> list[int]:
     """Return the values of classes by their names.
 
     Raises:
@@ -101,7 +101,7 @@ def things_of(card: Card, asked: Sequence[str] | None) -> tuple[int, ...]:
     """
     names = asked or card.things
     if names:
-        return tuple(values_of(names, card.classes))
+        return tuple(class_values(names, card.classes))
     if len(card.classes) == 2:
         return (card.classes[1].value,)
     raise GeosegError(

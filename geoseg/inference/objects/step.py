@@ -10,17 +10,17 @@ import torch
 
 from geoseg.core.blend import shares_of
 from geoseg.inference.block_steps import BlendStep
-from geoseg.inference.instance import FoundObjects, gathered, keep
+from geoseg.inference.device_steps import blank_weights
+from geoseg.inference.instance import FoundObjects, gathered, keep_claimable
 from geoseg.inference.objects.stitch import joined
 from geoseg.inference.panoptic import stuff_card, stuff_of
-from geoseg.inference.steps import blank_weights
 from geoseg.inference.windows import Cells, cells_with_data
 from geoseg.models.objects import check_objects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.inference.device import Device
+    from geoseg.inference.device_memory import Device
     from geoseg.inference.objects.stitch import ObjectSet
     from geoseg.inference.semantic import PartialBlock
     from geoseg.inference.work import Run, Work
@@ -128,4 +128,4 @@ class ObjectStep:
         objects = self._model.objects(labels, numbered, channels, scores)
         shape = (1, len(self.card.bands), *labels.shape)
         check_objects([objects], self._checked, shape)
-        return keep(objects, cell, work.pixels, work.block.tiling)
+        return keep_claimable(objects, cell, work.pixels, work.block.tiling)

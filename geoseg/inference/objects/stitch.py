@@ -138,7 +138,7 @@ def joined(sets: Iterable[ObjectSet]) -> ObjectSet:
 # --- two windows ----------------------------------------------------------------------
 
 
-def compare(
+def compare_objects(
     one: WindowObjects, other: WindowObjects, table: NDArray[np.void]
 ) -> PairOverlap | None:
     """Compare the objects of two windows on the pixels that both see.

@@ -54,7 +54,7 @@ BACKGROUND = "background"
 """Name of the class of valid pixels where there is no object."""
 
 
-def find(job: Job, block: Block) -> BlockReport:
+def find_in_block(job: Job, block: Block) -> BlockReport:
     """Infer a block's windows and keep their objects; once.
 
     Raises:
@@ -113,14 +113,14 @@ def finish_stuff(job: Job, block: Block) -> None:
     write_arrays(job, block, {n: a for n, a in arrays.items() if n in masks.arrays})
 
 
-def compose(job: Job, block: Block) -> BlockReport:
+def compose_groups(job: Job, block: Block) -> BlockReport:
     """Find which groups have pixels in a block."""
     groups = _composed(job, block)[0].groups
     with_retries(lambda: ObjectCache(job.masks).write(GROUPS, block, groups))
     return BlockReport(done=True)
 
 
-def write(job: Job, block: Block) -> BlockReport:
+def write_instances(job: Job, block: Block) -> BlockReport:
     """Write a block's instances, and its classes where they follow from them."""
     cache = ObjectCache(job.masks)
     composed, valid = _composed(job, block)

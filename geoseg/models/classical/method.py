@@ -69,7 +69,7 @@ class ClassicalMethod(AnyModel):
         return replace(self, card=of_bands(self.card, bands), **learned)  # type: ignore[type-var]
 
 
-def placed(method: ClassicalMethod, options: ModelOptions) -> AnyModel:
+def on_device(method: ClassicalMethod, options: ModelOptions) -> AnyModel:
     """Return a method as it is asked for: itself, or on a device.
 
     It takes as long as reading takes, wherever it runs: so it stays on the processor
@@ -186,7 +186,9 @@ def open_method(spec: str, model: AnyModel, *marks: str) -> OpenedModel:
     """Return a method as what a user named; what it reads is told by `marks`."""
 
     def load(options: ModelOptions) -> AnyModel:
-        return placed(model, options) if isinstance(model, ClassicalMethod) else model
+        return (
+            on_device(model, options) if isinstance(model, ClassicalMethod) else model
+        )
 
     return opened(spec, model.card, load, *(marks or (spec,)))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from geoseg.errors import ModelError
-from geoseg.models.classical.features import PixelFeatures
+from geoseg.models.classical.pixel_features import PixelFeatures
 from geoseg.models.contract import AnyModel
 from geoseg.models.folder import WEIGHTS, write_folder
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads

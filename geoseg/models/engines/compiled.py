@@ -78,7 +78,7 @@ def kept_code(key: str) -> bytes | None:
     return (_folder() / key).read_bytes() if is_kept(key) else None
 
 
-def keep(key: str, code: bytes) -> None:
+def keep_compiled(key: str, code: bytes) -> None:
     """Keep code that another process of the same run compiled.
 
     Raises:
@@ -122,7 +122,7 @@ def compiled(
             if code is None:
                 check(made, inputs)
                 artifacts = torch.compiler.save_cache_artifacts()
-                keep(key, artifacts[0] if artifacts else b"")
+                keep_compiled(key, artifacts[0] if artifacts else b"")
     except ModelError:
         raise
     except Exception as error:

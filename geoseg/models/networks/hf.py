@@ -79,7 +79,7 @@ def open_spec(spec: str) -> OpenedModel:
 def open_folder(path: Path, *, name: str | None = None) -> OpenedModel:
     """Return the model in a folder as `save_pretrained` writes it."""
     try:
-        card = card_of(path, name=name or path.name)
+        card = implied_card(path, name=name or path.name)
     except (
         TypeError,
         ValueError,
@@ -112,7 +112,7 @@ def _hashes(path: Path) -> list[str]:
     return [file_sha256(file) for file in (path / "config.json", *weights)]
 
 
-def card_of(path: Path, *, name: str, scaled: bool = True) -> Card:
+def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
     """Return the card that a folder's configuration implies.
 
     Three channels are taken for red, green and blue; others are bands by number.
@@ -307,8 +307,8 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model | InstanceMode
     from geoseg.models.networks import queries, sam
 
     if kind in SAMS:
-        return sam.model(module, card, options)
-    return queries.model(module, card, options, path)
+        return sam.prompted_model(module, card, options)
+    return queries.query_model(module, card, options, path)
 
 
 def _factory(transformers: Any, kind: str) -> Any:  # noqa: ANN401

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MASK_SIDE = {"mask2former": 384}  # the library brings masks to this size first
 
 
-def model(
+def query_model(
     module: nn.Module, card: Card, options: ModelOptions, path: Path
 ) -> Model | InstanceModel:
     """Return the model of a network that answers queries, for its card's task."""

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 _AT_ONCE = 16  # prompts that pass the decoder together
 
 
-def model(module: nn.Module, card: Card, options: ModelOptions) -> InstanceModel:
+def prompted_model(
+    module: nn.Module, card: Card, options: ModelOptions
+) -> InstanceModel:
     """Return the model of a network that answers prompts."""
     network = Decoder(module)
     if options.prompts is not None:

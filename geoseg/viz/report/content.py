@@ -13,17 +13,17 @@ import numpy as np
 
 from geoseg.core.text import area_unit, number, percent, span_of_time
 from geoseg.maps.complete import incomplete
-from geoseg.maps.provenance import crs_name, facts_of, failed, name_of, provenance
+from geoseg.maps.provenance import crs_name, facts_of, failed, map_name, provenance
 from geoseg.maps.reader import read_plain
 from geoseg.viz.observed import BLANK
 from geoseg.viz.picture import (
     Image,
     at_most,
+    byte_colors,
     class_png,
     encode,
     lon_lat,
     north,
-    ramp,
     scale_bar,
 )
 from geoseg.viz.report.figures import histogram, profile
@@ -77,7 +77,7 @@ def content(inputs: PageInputs) -> dict[str, Any]:
         "seams": [_seam(check) for check in seams_of(reader, found)],
         "facts": [*facts_of(reader), _nodata(reader, found)],
         "repeat": repeated(reader),
-        "name": name_of(reader),
+        "name": map_name(reader),
         "failed": failed(reader, 12),
     }
 
@@ -262,7 +262,7 @@ def _observed(found: MapStatistics) -> dict[str, Any] | None:
         return None
     least, most = int(seen.counts[0]), int(seen.counts[-1])
     shade = np.rint(shown * (254 / max(1, most))).clip(0, 254).astype(np.uint8)
-    rgba = ramp()[np.where(shown == BLANK, 255, shade)]
+    rgba = byte_colors()[np.where(shown == BLANK, 255, shade)]
     clouds, dates = seen.cloudy, seen.dates
     return {
         "picture": _data(encode(rgba, "PNG"), "png"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from geoseg.core.options import cli_of, flag_of
 from geoseg.inference.options import SegmentOptions
-from geoseg.maps.provenance import name_of
+from geoseg.maps.provenance import map_name
 from geoseg.maps.state import RECORD
 from geoseg.maps.store import Masks
 
@@ -26,7 +26,7 @@ def repeated(reader: object) -> dict[str, str] | None:
     asked = reader.record().get("asked", {})
     if not {"raster", "model"} <= asked.keys():
         return None
-    name = name_of(reader)
+    name = map_name(reader)
     values = {key: _from_beside(value, name) for key, value in asked.items()}
     return {"command": _command(values, name), "pipeline": _pipeline(values, name)}
 

@@ -18,7 +18,7 @@ from geoseg.core.options import keywords
 from geoseg.errors import GeosegError
 from geoseg.labels.names import UNLABELLED
 from geoseg.maps.open import open_classes
-from geoseg.maps.provenance import name_of
+from geoseg.maps.provenance import map_name
 from geoseg.maps.store import Masks
 from geoseg.viz.options import ReportOptions
 from geoseg.viz.picture import image_of
@@ -58,7 +58,7 @@ def write_page(
         ),
         image=image_of(reader, options.raster),
         evaluation=_figures(evaluation),
-        title=options.title or name_of(reader),
+        title=options.title or map_name(reader),
         reference=labels,
     )
     with written(page) as part:

@@ -13,7 +13,7 @@ import numpy as np
 from geoseg.core.extras import require
 from geoseg.core.grid import Window
 from geoseg.errors import GeosegError, first_line
-from geoseg.maps.provenance import crs_name, name_of
+from geoseg.maps.provenance import crs_name, map_name
 from geoseg.viz.picture import north
 from geoseg.viz.view.guard import Guard
 from geoseg.viz.view.places import place, row_column
@@ -134,7 +134,7 @@ class _Answers:
                 "objects": layers.classes.has_objects,
                 "image": layers.image and _bands(layers.image),
                 "regions": layers.regions is not None,
-                "other": layers.other and name_of(layers.other.layer.reader),
+                "other": layers.other and map_name(layers.other.layer.reader),
                 "basemap": layers.basemap and layers.basemap.credit,
             }
         )

@@ -30,7 +30,7 @@ from geoseg.maps.overviews import (
 )
 from geoseg.maps.reader import dtype_of
 from geoseg.maps.store import Masks
-from geoseg.viz.picture import class_png, encode, ramp
+from geoseg.viz.picture import byte_colors, class_png, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -136,7 +136,7 @@ class ClassesLayer(Background):
     def confidence_tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile of confidence as PNG, dark where the model was not sure."""
         values = self._look("confidence", z, x, y)
-        return encode(ramp()[values], "PNG")
+        return encode(byte_colors()[values], "PNG")
 
     @property
     def has_objects(self) -> bool:

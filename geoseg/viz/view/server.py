@@ -16,7 +16,7 @@ from geoseg.core.extras import require
 from geoseg.errors import GeosegError
 from geoseg.maps.open import open_classes
 from geoseg.maps.overviews import Pyramid
-from geoseg.maps.provenance import name_of
+from geoseg.maps.provenance import map_name
 from geoseg.viz.picture import image_of
 from geoseg.viz.regions import open_regions
 from geoseg.viz.view.app import Layers, make_app
@@ -142,7 +142,7 @@ def _layers(reader: ClassReader, raster: Any, regions: Any) -> Layers:  # noqa: 
     grid = reader.grid
     image = image_of(reader, raster)
     return Layers(
-        title=name_of(reader),
+        title=map_name(reader),
         classes=ClassesLayer(reader=reader, pyramid=Pyramid(base=reader)),
         image=None if image is None else ImageLayer(image=image, grid=grid),
         regions=None if regions is None else open_regions(regions, grid),

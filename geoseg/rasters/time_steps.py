@@ -99,7 +99,7 @@ def of_each_band(
     out_valid[...] = seen(sums, bands)
 
 
-def ordered(bands: Sequence[SourceBand]) -> list[int]:
+def oldest_first(bands: Sequence[SourceBand]) -> list[int]:
     """Return the places of bands, oldest step first, those without a step last."""
     return sorted(
         range(len(bands)), key=lambda i: (bands[i].step is None, bands[i].step or "")

@@ -20,7 +20,7 @@ from geoseg.pipeline.settings import FIELD, Pipeline
 _GLOB = re.compile(r"[*?\[]")
 
 
-def name_of(raster: str) -> str:
+def stem_of(raster: str) -> str:
     """Return what a raster is called in a path: its file's name without ending."""
     plain = raster.removeprefix(COLLECTION).partition("?")[0].rstrip("/")
     return Path(plain).stem
@@ -31,7 +31,7 @@ def today() -> str:
     return f"{datetime.now().astimezone():%Y-%m-%d}"
 
 
-def placed(pipeline: Pipeline, values: Mapping[str, str]) -> Pipeline:
+def with_values(pipeline: Pipeline, values: Mapping[str, str]) -> Pipeline:
     """Return a pipeline with the braces in its paths replaced."""
 
     def fill(text: str) -> str:
@@ -62,7 +62,9 @@ def places(pipeline: Pipeline, day: str | None = None) -> Iterator[Pipeline]:
     day = day or today()
     for n in count(1):
         again = "" if n == 1 or "number" in fields else f"-{n}"
-        yield placed(pipeline, {**values, "date": f"{day}{again}", "number": str(n)})
+        yield with_values(
+            pipeline, {**values, "date": f"{day}{again}", "number": str(n)}
+        )
         if not fields & {"date", "number"}:
             return
 
@@ -93,4 +95,4 @@ def _raster(pipeline: Pipeline) -> str:
             "{raster} stands for the name of one raster, and segment.raster is several "
             "that make a mosaic: name the folder, or run over them with --scenes"
         )
-    return name_of(raster)
+    return stem_of(raster)

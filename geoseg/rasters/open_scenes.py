@@ -14,7 +14,7 @@ from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.catalogs import Query
-from geoseg.rasters.file import FileHints, open_file
+from geoseg.rasters.file import FileHints, open_raster
 from geoseg.rasters.kept_items import kept_items
 from geoseg.rasters.places import area_of, area_of_grid, footprint_of
 from geoseg.rasters.search import Found, find, question_of
@@ -112,7 +112,7 @@ def _found(
 ) -> Found:
     area = area_of(aoi) if aoi is not None else None
     if area is None and options.like is not None:
-        grid = open_file(os.fspath(options.like), FileHints(trust=trust)).grid
+        grid = open_raster(os.fspath(options.like), FileHints(trust=trust)).grid
         area = area_of_grid(grid)
 
     def search() -> Found:

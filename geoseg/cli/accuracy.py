@@ -11,7 +11,7 @@ import click
 
 from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
 from geoseg.cli.answers import step
-from geoseg.cli.common import OutputOptions, client_of, report
+from geoseg.cli.common import OutputOptions, client_of, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options, Section
 from geoseg.core.text import counted, redact
@@ -123,7 +123,9 @@ def sample(*, masks: str, options: SampleOptions, output: OutputOptions) -> None
     drawn = f"{counted(count, 'point')} ({shares})"
     lines = [f"{path}: {drawn}; label the column `class` in QGIS"]
     lines.append(step("then", "evaluate", redact(masks), "--reference", path))
-    report({"points": str(path), "n": count, "strata": by_stratum}, lines, output)
+    print_summary(
+        {"points": str(path), "n": count, "strata": by_stratum}, lines, output
+    )
 
 
 def _drawn(path: Path) -> tuple[int, dict[str, int]]:

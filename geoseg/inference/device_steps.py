@@ -17,7 +17,7 @@ from geoseg.models.engines.compiled import (
     CompileError,
     compiled,
     is_kept,
-    keep,
+    keep_compiled,
     kept_code,
     key_of,
 )
@@ -64,7 +64,7 @@ class Blended(nn.Module):
         return shares * weights, finite
 
 
-def example(model: Model, batch: int) -> tuple[torch.Tensor, ...]:
+def noise_batch(model: Model, batch: int) -> tuple[torch.Tensor, ...]:
     """Return inputs of a step: a batch of noise about the size of real pixels."""
     card = model.card
     noise = torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ def compiled_step(recipe: ModelRecipe, batch: int) -> Step:
     with model.kernels():
         return compiled(
             step,
-            partial(example, model, batch),
+            partial(noise_batch, model, batch),
             code_key(recipe, batch),
             partial(_check, step, recipe),
         )
@@ -173,7 +173,7 @@ def keep_code(recipe: ModelRecipe, batch: int, code: bytes) -> None:
     """Keep what `code_of` gave in another process, unless there is one."""
     key = code_key(recipe, batch)
     if not is_kept(key):
-        keep(key, code)
+        keep_compiled(key, code)
 
 
 def eager_seconds(recipe: ModelRecipe, batch: int) -> float:
