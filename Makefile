@@ -14,6 +14,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TESTS ?=
 UPGRADE ?=
+# uv trusts the certificates that the machine trusts, as pip does.
+export UV_SYSTEM_CERTS := 1
 BIN := $(VENV)/bin
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
