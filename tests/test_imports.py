@@ -190,6 +190,22 @@ def test_old_names_stay_for_a_version(old, new):
         assert getattr(geoseg, old) is getattr(geoseg, new)
 
 
+def test_modules_and_functions_are_small():
+    lengths = []
+    for path in MODULES.values():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 510, f"{path} is long: split it"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[
+                    min(ast.get_docstring(node) is not None, len(node.body) - 1)
+                ]
+                lengths.append(node.body[-1].end_lineno - first.lineno + 1)
+    nine_tenths = sorted(lengths)[len(lengths) * 9 // 10]
+    assert nine_tenths <= 20
+    assert max(lengths) <= 85
+
+
 # What every family of models offers under the same name, and what a command is called
 # after: the function of the package that it runs.
 FAMILY = {"build", "load_folder", "open_file", "open_folder", "open_spec", "save_model"}

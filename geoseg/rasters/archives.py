@@ -49,7 +49,7 @@ class Archive(Settings):
     collections: tuple[str, ...] = ()
     """Which are searched here where no archive is named."""
     hosts: tuple[str, ...] = ()
-    """Servers and buckets of its files, as `references.host_of` calls them."""
+    """Servers and buckets of its files, as `addresses.host_of` calls them."""
     sign: str | None = None
     """`planetary-computer`, `earthdata`, or the URL of a service that signs."""
     gdal: Mapping[str, str] = {}

@@ -19,9 +19,10 @@ from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.addresses import host_of
 from geoseg.rasters.gdal import squeezed
 from geoseg.rasters.http import api_io, asking, text_of
+from geoseg.rasters.named_files import absolute_href, allowed, read_bytes
 from geoseg.rasters.places import footprint_of, overlap
-from geoseg.rasters.references import absolute_href, allowed, read_bytes
-from geoseg.rasters.stac import json_object, links_of
+from geoseg.rasters.stac import json_object
+from geoseg.rasters.stac_assets import links_of
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -68,7 +68,7 @@ class RasterFile:
     """Numbers of the bands of which a pixel is nodata only where all of them are; where
     there are none, it is where any band that is read is."""
     control: ControlPoints | None = None
-    """What places its pixels where its grid is none: it is to be `placed`."""
+    """What places its pixels where its grid is none: see `gcps.on_control_points`."""
     covered: tuple[NDArray[np.float64], ...] | None = field(default=None, compare=False)
     """For each band of the file, what of it holds pixels; see `references.Contents`."""
     notes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from geoseg.errors import GeosegError
 from geoseg.rasters.archives import as_told, gdal_settings, signed
 from geoseg.rasters.gdal import is_remote
-from geoseg.rasters.references import file_of
+from geoseg.rasters.named_files import file_of
 
 # Written by viewers and gdaladdo beside a raster, at any time: no pixel changes.
 _NO_CHANGE: Final = (".aux.xml", ".ovr", ".rrd")

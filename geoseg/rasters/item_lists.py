@@ -21,7 +21,7 @@ from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.archives import without_signature
 from geoseg.rasters.catalogs import MOST_BYTES, Item
 from geoseg.rasters.gdal import squeezed
-from geoseg.rasters.references import read_bytes
+from geoseg.rasters.named_files import read_bytes
 
 PARQUET: Final = (".parquet", ".geoparquet", ".pq")
 QUESTION: Final = "geoseg:question"

@@ -20,7 +20,7 @@ from geoseg.errors import ChangedError, RasterError
 from geoseg.rasters.addresses import host_of, is_remote
 from geoseg.rasters.catalogs import MOST_BYTES
 from geoseg.rasters.item_lists import QUESTION, write_list
-from geoseg.rasters.references import read_bytes
+from geoseg.rasters.named_files import read_bytes
 from geoseg.rasters.search import Found, places_of
 from geoseg.rasters.stac import items_in, items_of, with_addresses
 

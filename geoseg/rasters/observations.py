@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from geoseg.core.dates import item_moment
 from geoseg.core.text import counted
-from geoseg.rasters.stac import baseline_of
+from geoseg.rasters.stac_assets import baseline_of
 
 Item = Mapping[str, Any]
 

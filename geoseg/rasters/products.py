@@ -30,7 +30,7 @@ from geoseg.rasters.bands import (
     is_sensors,
     with_common_names,
 )
-from geoseg.rasters.references import read_bytes
+from geoseg.rasters.named_files import read_bytes
 from geoseg.rasters.source import SourceBand
 
 RASTER_SUFFIXES: Final = frozenset(

@@ -18,7 +18,7 @@ from geoseg.core.series_options import MASKED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.rasters.stac import Asset
+    from geoseg.rasters.stac_assets import Asset
 
 QualityKind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
 

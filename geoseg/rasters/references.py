@@ -10,24 +10,31 @@ too, and so do overviews and masks beside a raster.
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urljoin
-from urllib.request import urlopen
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.addresses import host_of as host_of  # noqa: PLC0414 - likewise
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.coverage import covered
-from geoseg.rasters.gdal import environment, open_dataset, reporting, squeezed
+from geoseg.rasters.gdal import environment, open_dataset, reporting
 from geoseg.rasters.hdf import DRIVERS, named_in
+from geoseg.rasters.named_files import (
+    ARCHIVES,
+    allowed,
+    allowed_remote,
+    file_of,
+    is_below,
+    not_trusted,
+    open_bytes,
+    read_bytes,
+    without_query,
+)
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -45,19 +52,6 @@ _REFUSED_CLASSES: Final = frozenset({"VRTRawRasterBand", "VRTProcessedDataset"})
 # Files beside a raster that GDAL opens as rasters with whatever driver knows them.
 _RASTERS_BESIDE: Final = (".ovr", ".msk", ".aux", ".rrd")
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_CURL_OPTIONS: Final = frozenset(
-    {"url", "max_retry", "retry_delay", "connecttimeout", "empty_dir", "list_dir"}
-)
-_ARCHIVES: Final = ("/vsizip/", "/vsitar/", "/vsigzip/")
-_BUCKETS: Final = {
-    "/vsis3/": "s3://", "/vsigs/": "gs://", "/vsiaz/": "az://", "/vsiadls/": "az://",
-}  # fmt: skip
-# GDAL's names for a part of a file: NETCDF:"file":variable.
-_PART_OF_FILE: Final = re.compile(
-    r"(?P<driver>NETCDF|HDF5|ZARR|GPKG|GTI|SENTINEL2_L\w+|GRIB|HDF4_\w+):"
-    r"(?:\"(?P<quoted>[^\"]+)\"|(?P<plain>(?:[A-Za-z]:[\\/])?[^:]+))(?P<rest>:.*)?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,47 +69,13 @@ class Contents:
 
 def is_vrt(path: str) -> bool:
     """Whether a path says that it is a VRT."""
-    return _plain(path).lower().endswith(".vrt")
+    return without_query(path).lower().endswith(".vrt")
 
 
 def is_index(path: str) -> bool:
     """Whether a path says that it is a tile index."""
-    name = _plain(path).lower()
+    name = without_query(path).lower()
     return path.upper().startswith("GTI:") or bool(re.search(r"\.gti(\.\w+)?$", name))
-
-
-def _plain(path: str) -> str:
-    return path.split("?", maxsplit=1)[0] if is_remote(path) else path
-
-
-def file_of(path: str) -> str:
-    """Return the file that a name of GDAL's means: without its part, or its archive.
-
-    >>> file_of('NETCDF:"a.nc":v'), file_of("/vsizip/x/a.zip/b.tif")
-    ('a.nc', 'x/a.zip')
-    >>> file_of("/vsis3/bucket/a.tif"), file_of("/vsicurl/http://host/a.tif")
-    ('s3://bucket/a.tif', 'http://host/a.tif')
-    """
-    part = _PART_OF_FILE.fullmatch(path)
-    if part:
-        return file_of(part["quoted"] or part["plain"])
-    for archive in _ARCHIVES:
-        if path.startswith(archive):
-            return file_of(_archive(path.removeprefix(archive)))
-    for prefix, scheme in _BUCKETS.items():
-        if path.startswith(prefix):
-            return scheme + path.removeprefix(prefix)
-    if path.startswith("/vsicurl?"):
-        return parse_qs(path.removeprefix("/vsicurl?")).get("url", [""])[0]
-    return path.removeprefix("/vsicurl/").removeprefix("file://")
-
-
-def _archive(path: str) -> str:
-    """Return the archive of `archive/member`, as GDAL writes it."""
-    if path.startswith("{"):
-        return path[1:].partition("}")[0]
-    found = re.match(r".*?\.(?:zip|kmz|tar|tgz|tar\.gz|gz)(?=/|$)", path, re.IGNORECASE)
-    return found[0] if found else path
 
 
 def contents(path: str, trust: Sequence[str] = ()) -> Contents:
@@ -204,7 +164,7 @@ def _start(path: str) -> bytes | None:
         with Path(path).open("rb") as file:
             return file.read(64)
     except OSError:  # in an archive, or not there: GDAL will say so
-        return b"" if path.startswith(_ARCHIVES) else None
+        return b"" if path.startswith(ARCHIVES) else None
 
 
 def _is_text(start: bytes | None) -> bool:
@@ -243,17 +203,17 @@ def _beside(
         if named in known or target in {path, own}:
             continue
         if is_remote(target):
-            _allowed_remote(named, target, path, walk.trust)
+            allowed_remote(named, target, path, walk.trust)
         elif not any(
-            _below(Path(target), r) for r in (*folders, *map(Path, walk.trust))
+            is_below(Path(target), r) for r in (*folders, *map(Path, walk.trust))
         ):
-            raise _not_trusted(named, path, "it is not below that file's folder")
+            raise not_trusted(named, path, "it is not below that file's folder")
         elif named.lower().endswith(_RASTERS_BESIDE):
             found.update(dict.fromkeys(walk.contents(named, depth + 1).files))
         elif named.lower().endswith(".aux.xml"):
             _check_overviews(named)
     if dataset.driver in DRIVERS:
-        with _opened(path if path.startswith(_ARCHIVES) else own) as file:
+        with open_bytes(path if path.startswith(ARCHIVES) else own) as file:
             inside = named_in(file, path)
         for named in inside:
             child = allowed(named, path, walk.trust)
@@ -314,47 +274,6 @@ def _parsed(path: str) -> Element:
         ) from error
 
 
-def read_bytes(path: str, most: int) -> bytes:
-    """Return what is in a small file that GDAL could open, wherever it lies.
-
-    Raises:
-        RasterError: It cannot be read, or is larger than `most` bytes.
-    """
-    try:
-        with _opened(path) as file:
-            data = file.read(most + 1)
-    except Exception as error:  # fsspec's are of many kinds
-        raise RasterError(
-            f"cannot open {redact(path)}: {squeezed(error, path)}"
-        ) from error
-    if len(data) > most:
-        raise RasterError(f"{redact(path)} is larger than {most:,} bytes")
-    return bytes(data)
-
-
-def _opened(path: str) -> Any:  # noqa: ANN401 - a file to read, of three libraries
-    target = file_of(path)
-    if path.startswith(_ARCHIVES) or is_remote(target):
-        if target == _for_fsspec(path) and target.lower().startswith("http"):
-            return urlopen(target, timeout=20)  # noqa: S310 - http or https
-        import fsspec
-
-        return fsspec.open(_for_fsspec(path), "rb")
-    return Path(path.removeprefix("file://")).open("rb")
-
-
-def _for_fsspec(path: str) -> str:
-    """Return GDAL's name of a file as fsspec writes it."""
-    for archive, scheme in (("/vsizip/", "zip"), ("/vsitar/", "tar")):
-        if path.startswith(archive):
-            inner = path.removeprefix(archive)
-            holder = _archive(inner)
-            braces = 2 * inner.startswith("{")
-            member = inner[len(holder) + braces :].lstrip("/")
-            return f"{scheme}://{member}::{_for_fsspec(holder)}"
-    return file_of(path)
-
-
 def _check_harmless(root: Element, path: str) -> None:
     """Raise where a VRT does what can read or run what it likes."""
     for element in root.iter():
@@ -375,102 +294,6 @@ def _check_harmless(root: Element, path: str) -> None:
 
 
 # --- where a named file lies ---
-
-
-def allowed(
-    named: str, by: str, trust: Sequence[str] = (), *, beside: bool = True
-) -> str:
-    """Return the path of a file that a raster, index or item names.
-
-    Args:
-        named: As it is written there.
-        by: The file that names it.
-        trust: Folders, files and hosts that may be read beside.
-        beside: Whether a relative path is relative to the folder of `by`.
-
-    Raises:
-        RasterError: It lies neither below the folder of `by`, nor on its host, nor
-            where `trust` says; or it is written in a way that can mean anything.
-    """
-    if named.lstrip().startswith("<") or "\n" in named:
-        raise RasterError(
-            f"{redact(by)} holds another raster as XML instead of a file's name: "
-            "it is not opened"
-        )
-    if named.startswith("/vsicurl?"):
-        extra = set(parse_qs(named.removeprefix("/vsicurl?"), keep_blank_values=True))
-        if not extra <= _CURL_OPTIONS:
-            raise _not_trusted(named, by, "it sets options of the transfer")
-    elif named.startswith("/vsi") and not named.startswith(
-        (*_ARCHIVES, *_BUCKETS, "/vsicurl/")
-    ):
-        raise _not_trusted(named, by, "it is a virtual file")
-    target = file_of(named)
-    if is_remote(target):
-        return _allowed_remote(named, target, by, trust)
-    home = file_of(by)
-    if by != home or is_remote(home):  # in an archive or a bucket, or on a server
-        return _sibling(by, named)
-    if _PART_OF_FILE.fullmatch(target) or re.match(r"[A-Za-z][\w+.-]+:", target):
-        raise _not_trusted(named, by, "it is not a plain path")
-    folder = Path(home).parent
-    place = folder / target if beside else Path(target)
-    if not any(_below(place, root) for root in (folder, *map(Path, trust))):
-        raise _not_trusted(named, by, "it is not below that file's folder")
-    return named.replace(target, str(place))
-
-
-def absolute_href(href: str, by: str) -> str:
-    """Return an address that a file of a server or bucket names, as its whole.
-
-    Relative ones stay where the file is a local one: `allowed` knows its folder.
-
-    >>> absolute_href("../b/x.tif", "https://host/a/c/item.json")
-    'https://host/a/b/x.tif'
-    >>> absolute_href("./x.tif", "s3://bucket/a/item.json")
-    's3://bucket/a/x.tif'
-    """
-    home = host_of(by)
-    if not home or is_remote(href) or href.startswith("/vsi"):
-        return href
-    scheme, _, rest = by.partition("://")
-    if scheme.lower() in {"http", "https"}:
-        return urljoin(by, href)
-    bucket, _, key = rest.partition("/")
-    joined = posixpath.normpath(posixpath.join("/", posixpath.dirname(key), href))
-    return f"{scheme}://{bucket}{joined}"
-
-
-def _allowed_remote(named: str, target: str, by: str, trust: Sequence[str]) -> str:
-    host = host_of(target)
-    if host == host_of(file_of(by)) or host in {host_of(t) or t for t in trust}:
-        return named
-    raise _not_trusted(named, by, f"it is on {host}", host)
-
-
-def _sibling(by: str, named: str) -> str:
-    """Return a file beside another one in a bucket or an archive."""
-    place = PurePosixPath(named)
-    if place.is_absolute() or ".." in place.parts or ":" in named:
-        raise _not_trusted(named, by, "it is not below that file's folder")
-    return f"{_plain(by).rpartition('/')[0]}/{named}"
-
-
-def _below(place: Path, root: Path) -> bool:
-    """Whether a file lies in a folder or is it, symbolic links followed."""
-    try:
-        return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root))
-    except (OSError, ValueError):
-        return False
-
-
-def _not_trusted(named: str, by: str, why: str, what: str = "") -> RasterError:
-    shown = redact(named)
-    shown = shown if len(shown) <= 120 else f"{shown[:119]}…"
-    return RasterError(
-        f"{redact(by)} names {shown}, which is not opened: {why}; if you know it, add "
-        f"--trust {what or redact(file_of(named))}"
-    )
 
 
 # --- tile indexes ---

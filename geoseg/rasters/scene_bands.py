@@ -13,7 +13,7 @@ from geoseg.rasters.bands import COMMON_NAMES, band_key, with_common_names
 from geoseg.rasters.layers import Layer, Numbers
 from geoseg.rasters.quality_bands import bands_read, quality_asset
 from geoseg.rasters.source import SourceBand
-from geoseg.rasters.stac import Asset, rasters_of
+from geoseg.rasters.stac_assets import Asset, rasters_of
 
 _FAR: Final = float("inf")
 

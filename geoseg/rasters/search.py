@@ -39,7 +39,8 @@ from geoseg.rasters.observations import age
 from geoseg.rasters.places import area_of
 from geoseg.rasters.products import RASTER_SUFFIXES
 from geoseg.rasters.scenes import scene_items
-from geoseg.rasters.stac import items_in, items_of, links_of, with_addresses
+from geoseg.rasters.stac import items_in, items_of, with_addresses
+from geoseg.rasters.stac_assets import links_of
 
 if TYPE_CHECKING:
     from shapely import Geometry

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -98,32 +98,15 @@ def open_series(
         name=name,
     )
     grid = common_grid(items, options, headers, aoi=aoi, pixel=pixel)
-    covers = [cover_of(item, grid) for item in items]
     area = _area(aoi, options, grid)
-    there = [
-        (item, cover)
-        for item, cover in zip(items, covers, strict=True)
-        if cover is None or cover.intersects(_box(grid) if area is None else area)
-    ]
-    if not there:
-        raise RasterError(
-            f"{name}: none of the {counted(len(items), 'scene')} touches the "
-            f"{'grid' if area is None else 'area of interest'}"
-        )
+    there = _touching(items, grid, area, name)
     seen, more = observations([item for item, _ in there])
     by_id = {id(item): cover for item, cover in there}
     flat = [item for o in seen for item in o.items]
     entries = [entries_of(item) for item in flat]
-    found = bands_asked(entries, bands, name)
-    rule = options.reduce or "median"
-    score = index_bands(rule)
-    extra = bands_asked(entries, score, name) if score else ()
-    masker, looked = None, tuple[SourceBand, ...]()
-    if (called := mask_model(options.mask or ())) is not None:
-        masker = masker_of(called)
-        looked = bands_asked(entries, masker.wants, name)
+    read = _bands_read(entries, bands, options, name)
     scenes = [
-        _scene(item, (*found, *extra, *looked), known, options)
+        _scene(item, read.all, known, options)
         for item, known in zip(flat, entries, strict=True)
     ]
     reading = Reading(
@@ -133,28 +116,30 @@ def open_series(
     if options.skip_missing:
         scenes, gone = _without_missing(scenes, reading, handles, name)
     steps = _steps(seen, options.every, wanted)
-    reflectance, numbers = _numbers(scenes, len(found))
+    depth, scored = len(read.shown), len(read.scored)
+    reflectance, numbers = _numbers(scenes, depth)
     all_bands = tuple(
         replace(band, step=step.label, is_reflectance=reflectance)
         for step in steps
-        for band in found
+        for band in read.shown
     )
-    together = len(found) + len(extra) if by_pixel(rule) else 1
+    rule = _rule(options)
+    together = depth + scored if by_pixel(rule) else 1
     masks = None if options.mask is None else tuple(quality_masks(options.mask))
     made = Series(
         name=name,
         grid=grid,
         all_bands=all_bands,
         picked=tuple(range(len(all_bands))),
-        depth=len(found),
-        scored=len(extra),
+        depth=depth,
+        scored=scored,
         scenes=tuple(scenes),
         overpasses=tuple(_overpasses(seen)),
         steps=tuple(steps),
         rule=rule,
         masks=masks,
-        masker=masker,
-        looked=looked,
+        masker=read.masker,
+        looked=read.looked,
         buffer=_buffer(options.mask_buffer, grid),
         reading=reading,
         covers=tuple(_wkb(by_id[id(item)]) for item in flat),
@@ -162,7 +147,7 @@ def open_series(
         area=None if area is None else area.wkb,
         facts={
             **_facts(flat, options, grid, area, rule, gone),
-            **_looks(masker, masks),
+            **_looks(read.masker, masks),
         },
         notes=unique(
             (
@@ -170,7 +155,7 @@ def open_series(
                 *more,
                 *numbers,
                 *_of_masks(scenes, options),
-                *_unlooked(scenes, len(looked)),
+                *_unlooked(scenes, len(read.looked)),
                 *gone,
             )
         ),
@@ -179,7 +164,64 @@ def open_series(
     return made.with_quality() if quality else made
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BandsRead:
+    """Which bands of scenes are read, and what for."""
+
+    shown: tuple[SourceBand, ...]
+    scored: tuple[SourceBand, ...]
+    """By which the rule chooses among dates."""
+    looked: tuple[SourceBand, ...]
+    """What the masker looks at."""
+    masker: SceneMasker | None
+
+    @property
+    def all(self) -> tuple[SourceBand, ...]:
+        return (*self.shown, *self.scored, *self.looked)
+
+
+def _bands_read(
+    entries: Sequence[Sequence[Entry]],
+    bands: Sequence[str] | None,
+    options: SeriesOptions,
+    name: str,
+) -> _BandsRead:
+    shown = bands_asked(entries, bands, name)
+    score = index_bands(_rule(options))
+    called = mask_model(options.mask or ())
+    masker = None if called is None else masker_of(called)
+    return _BandsRead(
+        shown=shown,
+        scored=bands_asked(entries, score, name) if score else (),
+        looked=() if masker is None else bands_asked(entries, masker.wants, name),
+        masker=masker,
+    )
+
+
+def _rule(options: SeriesOptions) -> str:
+    return options.reduce or "median"
+
+
 # --- where ---
+
+
+def _touching(
+    items: Sequence[Item], grid: Grid, area: Geometry | None, name: str
+) -> list[tuple[Item, Geometry | None]]:
+    """Return the items that reach into what is asked for, and what each covers."""
+    whole = _box(grid) if area is None else area
+    covers = [cover_of(item, grid) for item in items]
+    there = [
+        (item, cover)
+        for item, cover in zip(items, covers, strict=True)
+        if cover is None or cover.intersects(whole)
+    ]
+    if not there:
+        raise RasterError(
+            f"{name}: none of the {counted(len(items), 'scene')} touches the "
+            f"{'grid' if area is None else 'area of interest'}"
+        )
+    return there
 
 
 def _area(

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from geoseg.execution.resources import cores
+from geoseg.models.networks.answers import fit_channels, tensor_of
 from geoseg.models.networks.device import choose_device
 from geoseg.models.networks.scaling import Scaling
-from geoseg.models.networks.torch_adapter import fit_channels, tensor_of
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.losses import make_loss
 from geoseg.training.objects import (

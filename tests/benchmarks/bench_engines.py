@@ -24,7 +24,8 @@ from bench_models import FAMILIES
 
 from geoseg.errors import GeosegError
 from geoseg.models.load import model_recipe
-from geoseg.models.networks.torch_adapter import TorchModel, tensor_of
+from geoseg.models.networks.answers import tensor_of
+from geoseg.models.networks.torch_adapter import TorchModel
 
 if TYPE_CHECKING:
     import numpy as np

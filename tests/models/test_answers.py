@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from geoseg.errors import ModelError
+from geoseg.models.networks.answers import fit_channels, tensor_of
 from geoseg.models.networks.device import ModelOptions
-from geoseg.models.networks.torch_adapter import TorchModel, fit_channels, tensor_of
+from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.plain import card_from_dict
 
 CPU = ModelOptions(device="cpu", precision="fp32")

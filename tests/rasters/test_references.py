@@ -18,9 +18,11 @@ import shapely
 from affine import Affine
 
 from geoseg.errors import RasterError, SourceChangedError
+from geoseg.rasters.addresses import host_of
 from geoseg.rasters.hdf import named_in
+from geoseg.rasters.named_files import allowed, file_of
 from geoseg.rasters.open import open_source
-from geoseg.rasters.references import allowed, contents, file_of, host_of
+from geoseg.rasters.references import contents
 
 UTM = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
 

@@ -1,0 +1,255 @@
+"""What STAC items tell of their assets: bands, names, numbers, nodata.
+
+https://github.com/radiantearth/stac-spec: 1.0 with `eo:bands` and `raster:bands`, 1.1
+with `bands`, and items that tell of neither, by the keys of their assets.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from geoseg.rasters.addresses import host_of, is_remote
+from geoseg.rasters.bands import band_in_file_name, is_band_name, with_common_names
+from geoseg.rasters.named_files import allowed, file_of
+from geoseg.rasters.products import RASTER_SUFFIXES
+from geoseg.rasters.source import SourceBand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_NOT_PIXELS: Final = frozenset({
+    "thumbnail", "overview", "visual", "metadata", "data-mask", "cloud", "snow-ice",
+    "saturation", "water-mask", "cloud-shadow",
+})  # fmt: skip
+
+
+_NO_BAND: Final = re.compile(
+    r"visual|thumbnail|preview|rendered_preview|tilejson|scl|aot|wvp|(\w+_)?qa(_\w+)?"
+    r"|cloud|snow|fmask|(.+_)?mask|(s[az]a|v[az]a)|granule_metadata|atran|cdist|drad"
+    r"|emis|emsd|trad|urad|oa_\w+",
+    re.IGNORECASE,
+)
+
+
+_METRES: Final = re.compile(r"_(\d+)m$")
+
+
+_RASTER_TYPES: Final = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """A raster of an item."""
+
+    key: str
+    href: str
+    bands: tuple[SourceBand, ...]
+    """As the item tells; none where it does not."""
+    nodata: float | None = None
+    """As the item tells."""
+    scaled: bool = False
+    """Whether it tells what numbers mean."""
+    rules: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of each of its bands, where it tells them and no names."""
+    by_baseline: bool = False
+    """Whether only its processing baseline does: what the file tells counts more."""
+    resolution: float | None = None
+    """Size of its pixels in metres, as the item tells."""
+
+
+def links_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the links of an item, a catalogue, or a page of search results."""
+    return [k for k in _objects(found.get("links")) if isinstance(k.get("href"), str)]
+
+
+def is_raster(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset is a raster, by its address or its media type."""
+    href = str(asset.get("href", ""))
+    suffix = Path(href.split("?", maxsplit=1)[0]).suffix.lower()
+    told = str(asset.get("type", "")).startswith(_RASTER_TYPES)
+    return suffix in RASTER_SUFFIXES or (told and not suffix and is_remote(href))
+
+
+def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asset]:
+    """Yield the rasters among an item's assets.
+
+    Args:
+        item: As its JSON has it.
+        pixels: Whether pictures and files of quality are left out.
+
+    Raises:
+        RasterError: One lies where GDAL would read what nobody named.
+    """
+    base = next((k["href"] for k in links_of(item) if k.get("rel") == "self"), "")
+    for key, asset in item["assets"].items():
+        if not isinstance(asset, Mapping) or not is_raster(asset):
+            continue
+        if pixels and _NOT_PIXELS & set(asset.get("roles") or ()):
+            continue
+        href = str(asset["href"])
+        # Whoever hands over an item names its hosts and paths, but not what GDAL's
+        # virtual files make of them.
+        target = file_of(href)
+        allowed(href, "the item", [host_of(target) or target])
+        bands, by_baseline = _bands(key, asset, item)
+        if pixels and len(bands) < 2 and _NO_BAND.fullmatch(key):
+            continue
+        yield Asset(
+            key=key,
+            href=_absolute(href, base),
+            bands=bands,
+            nodata=_nodata_of(asset, item),
+            rules=() if bands else _untold(asset, item),
+            resolution=_resolution(key, asset),
+            scaled=any(band.is_scaled for band in bands),
+            by_baseline=by_baseline,
+        )
+
+
+def _absolute(href: str, base: str) -> str:
+    if is_remote(href) or href.startswith("/") or not base:
+        return href
+    if is_remote(base):
+        return f"{base.rpartition('/')[0]}/{href.removeprefix('./')}"
+    return str(Path(base).parent / href)
+
+
+def _bands(
+    key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
+) -> tuple[tuple[SourceBand, ...], bool]:
+    """Return an asset's bands, and whether only the baseline tells of their numbers."""
+    told = _objects(asset.get("bands")) or _objects(asset.get("eo:bands"))
+    names = [str(b.get("name", "")) for b in told]
+    common = [b.get("eo:common_name", b.get("common_name")) for b in told]
+    if not told or not all(n or c for n, c in zip(names, common, strict=True)):
+        name = _from_key(key, asset)
+        names, common = ([name], [None]) if name else ([], [])
+    sensor = f"{item.get('collection', '')} {item.get('id', '')}"
+    guessed = with_common_names(
+        [n or str(c) for n, c in zip(names, common, strict=True)], sensor
+    )
+    words = with_common_names(
+        [band_in_file_name(g.name) or "" for g in guessed], sensor
+    )
+    common = [c or w.common_name for c, w in zip(common, words, strict=True)]
+    rules = _rules(asset, item, len(names))
+    bands = tuple(
+        replace(g, common_name=c or g.common_name, scale=scale, offset=offset)
+        for g, c, (scale, offset) in zip(guessed, common, rules, strict=True)
+    )
+    return bands, not any(_is_told(facts) for facts in _facts(asset, len(names)))
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - as JSON has it
+    return (
+        [b for b in value if isinstance(b, Mapping)] if isinstance(value, list) else []
+    )
+
+
+def _from_key(key: str, asset: Mapping[str, Any]) -> str | None:
+    """Return the band that an asset's key tells of, where it tells of one."""
+    roles = set(asset.get("roles") or ("data",))
+    if not roles & {"data", "reflectance"}:
+        return None
+    name = band_in_file_name(key) or key
+    return name if is_band_name(name) else None
+
+
+def _rules(
+    asset: Mapping[str, Any], item: Mapping[str, Any], count: int
+) -> list[tuple[float, float]]:
+    """Return scale and offset of each band."""
+    return [_rule(facts, item) for facts in _facts(asset, count)]
+
+
+def _untold(
+    asset: Mapping[str, Any], item: Mapping[str, Any]
+) -> tuple[tuple[float, float], ...]:
+    """Return scale and offset of each band of an asset that names none."""
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    facts = _facts(asset, len(told) or 1)
+    return tuple(_rule(f, item) for f in facts) if any(map(_is_told, facts)) else ()
+
+
+def _facts(asset: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
+    """Return what an asset tells of each of its bands."""
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    told = told if len(told) == count else [{}] * count
+    return [{**asset, **band} for band in told]
+
+
+def _is_told(facts: Mapping[str, Any]) -> bool:
+    """Whether scale or offset are told."""
+    names = ("raster:scale", "scale", "raster:offset", "offset")
+    return any(_number(facts.get(name)) is not None for name in names)
+
+
+def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, float]:
+    """Return scale and offset by what a band and its item tell.
+
+    Earth Search takes the offset of baseline 04.00 off the pixels, says so in
+    `earthsearch:boa_offset_applied`, and leaves it in `raster:bands`
+    (https://github.com/Element84/earth-search/issues/9). Planetary Computer's items
+    tell of the baseline only.
+    """
+    scale = _number(facts.get("raster:scale", facts.get("scale")))
+    offset = _number(facts.get("raster:offset", facts.get("offset")))
+    properties = item.get("properties") or {}
+    applied = any(
+        value is True
+        for name, value in properties.items()
+        if name.endswith("boa_offset_applied")
+    )
+    baseline = baseline_of(item)
+    if scale is None and offset is None and baseline is not None:
+        return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
+    return scale or 1.0, 0.0 if applied else offset or 0.0
+
+
+def baseline_of(item: Mapping[str, Any]) -> float | None:
+    """Return the processing baseline of a Sentinel-2 item, where it tells."""
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping):
+        return None
+    told = properties.get("s2:processing_baseline")
+    told = told or (
+        properties.get("processing:version")
+        if "sentinel-2" in f"{item.get('collection')} {properties.get('constellation')}"
+        else None
+    )
+    return _number(str(told).lstrip("Nn")) if told else None
+
+
+def _resolution(key: str, asset: Mapping[str, Any]) -> float | None:
+    """Return how large an asset's pixels are, by its bands, itself, or its key."""
+    facts = next(iter(_facts(asset, 1)), {})
+    told = facts.get("raster:spatial_resolution", facts.get("spatial_resolution"))
+    in_key = _METRES.search(key)
+    return _number(told or asset.get("gsd") or (in_key[1] if in_key else None))
+
+
+def _nodata_of(asset: Mapping[str, Any], item: Mapping[str, Any]) -> float | None:
+    """Return an asset's nodata value; of Sentinel-2 it is 0 where nothing is told."""
+    told = _nodata(asset)
+    return 0.0 if told is None and baseline_of(item) is not None else told
+
+
+def _nodata(asset: Mapping[str, Any]) -> float | None:
+    """Return the nodata value of an asset, or of all its bands alike."""
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    values = {_number(b.get("nodata", asset.get("nodata"))) for b in told or [{}]}
+    return values.pop() if len(values) == 1 else None
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
+    try:
+        number = None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number is not None and math.isfinite(number) else None
