@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.core.text import percent, redact
 from geoseg.errors import IncompleteError
-from geoseg.maps.state import RECORD
+from geoseg.maps.state import found_record
 from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 def block_counts(masks: Masks) -> tuple[int, int]:
     """Return blocks done and blocks in all; (0, 0) where no run left a record."""
-    if not masks.storage.exists(RECORD):
+    record = found_record(masks.storage)
+    if record is None:
         return 0, 0
-    side = masks.record()["block"]
+    side = record["block"]
     total = -(-masks.grid.height // side) * -(-masks.grid.width // side)
     return len(masks.done()), total
 

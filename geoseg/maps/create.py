@@ -19,6 +19,7 @@ from geoseg.maps.state import (
     META,
     RECORD,
     clear_state,
+    found_record,
     hold,
     read_record,
     write_record,
@@ -68,9 +69,8 @@ def create_masks(
     storage = Storage(path.rstrip("/"))
     folder = str(storage.path("")) if storage.is_local else None
     settings = portable(json.loads(json.dumps(settings)), folder)
-    _check_ours(storage, overwrite=overwrite)
-    if storage.exists(RECORD) and not overwrite:
-        found = read_record(storage)
+    found = _begun(storage, overwrite=overwrite)
+    if found is not None:
         _check_same(storage, found, settings)
         if found.get("created"):
             hold(storage, found["run"])
@@ -102,8 +102,8 @@ def create_masks(
 
 def settings_of(path: str) -> dict[str, Any] | None:
     """Return the settings that a store was begun with, or None where there is none."""
-    storage = Storage(path.rstrip("/"))
-    return read_record(storage)["settings"] if storage.exists(RECORD) else None
+    found = found_record(Storage(path.rstrip("/")))
+    return None if found is None else found["settings"]
 
 
 @contextmanager
@@ -122,19 +122,25 @@ def writing(path: str, *, overwrite: bool = False) -> Iterator[Callable[[], None
         MasksError: Something else is there.
     """
     storage = Storage(path.rstrip("/"))
-    _check_ours(storage, overwrite=overwrite)
-    if not overwrite and storage.exists(RECORD) and read_record(storage)["complete"]:
+    found = _begun(storage, overwrite=overwrite)
+    if found is not None and found["complete"]:
         yield lambda: None
         return
     with held(storage, LOCK) as lock:
         yield lock.check
 
 
-def _check_ours(storage: Storage, *, overwrite: bool) -> None:
-    """Raise where what is there is not a store of ours: never delete or mix in."""
+def _begun(storage: Storage, *, overwrite: bool) -> dict[str, Any] | None:
+    """Return the record of a store that is there to go on with; else None.
+
+    Raises:
+        MasksError: What is there is not a store of ours: never delete or mix in.
+    """
+    if storage.find(RECORD) is not None:
+        return None if overwrite else read_record(storage)
     # Of a run that was killed at its very beginning, only our own folder is there.
-    if storage.exists(RECORD) or not set(storage.names("")) - {META}:
-        return
+    if not set(storage.names("")) - {META}:
+        return None
     remedy = "delete it yourself" if overwrite else "choose another --out"
     raise MasksError(
         f"{redact(storage.url)} exists and geoseg did not make it: {remedy}"

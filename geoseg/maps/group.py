@@ -81,16 +81,17 @@ def consolidate(path: str, group: zarr.Group) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Zarr 3, whose consolidation is unofficial
-        zarr.consolidate_metadata(group.store)
+        whole = zarr.consolidate_metadata(group.store)
+    if not any(name.startswith(OVERVIEW) for name in whole.group_keys()):
+        return
     storage = Storage(path)
-    name = "zarr.json" if storage.exists("zarr.json") else ".zmetadata"
+    name = "zarr.json" if whole.metadata.zarr_format == 3 else ".zmetadata"
     document = json.loads(storage.get(name))
     told = document.get("consolidated_metadata", document)["metadata"]
-    overviews = [key for key in told if key.startswith(OVERVIEW)]
-    if overviews:
-        for key in overviews:
-            del told[key]
-        storage.put(name, json.dumps(document, indent=2).encode())
+    kept = {key: one for key, one in told.items() if not key.startswith(OVERVIEW)}
+    told.clear()
+    told.update(kept)
+    storage.put(name, json.dumps(document, indent=2).encode())
 
 
 def create_group(
@@ -118,8 +119,7 @@ def create_group(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above
         zarr.consolidate_metadata(store)
-    for name, data in objects.items():
-        Storage(path).put(name, data.to_bytes())
+    Storage(path).put_all({name: data.to_bytes() for name, data in objects.items()})
 
 
 def _create_array(

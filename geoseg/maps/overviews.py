@@ -30,7 +30,7 @@ from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
 from geoseg.maps.group import OVERVIEW, consolidate, create_group, open_group
 from geoseg.maps.reader import dtype_of, read_plain
-from geoseg.maps.state import RECORD, write_record
+from geoseg.maps.state import found_record, write_record
 from geoseg.maps.store import Masks, open_masks
 
 if TYPE_CHECKING:
@@ -385,7 +385,8 @@ def forget_overviews(masks: Masks, *, remake: bool = False) -> None:
 
 def remake_overviews(masks: Masks) -> None:
     """Make overviews again where a repair deleted them."""
-    if not masks.storage.exists(RECORD) or not masks.record().get("overviews"):
+    found = found_record(masks.storage)
+    if found is None or not found.get("overviews"):
         return
     build_overviews(masks)
     record = {k: v for k, v in masks.record().items() if k != "overviews"}

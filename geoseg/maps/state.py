@@ -195,6 +195,12 @@ def read_record(storage: Storage) -> dict[str, Any]:
     return _record_of(storage.get(RECORD), storage.url)
 
 
+def found_record(storage: Storage) -> dict[str, Any] | None:
+    """Return the run record of a store, or None; raises where it is damaged."""
+    data = storage.find(RECORD)
+    return None if data is None else _record_of(data, storage.url)
+
+
 def current_run(storage: Storage) -> str:
     """Return the run that a store is of now; raises as `read_record`."""
     return _run_of(storage.get(RECORD), storage.url)
@@ -225,7 +231,9 @@ def clear_state(storage: Storage) -> None:
     The folder of chunks on their way goes first of all: from then on nothing of the
     earlier run can come in.
     """
-    for name in (WRITING, f"{OBJECT_CACHE}/written", DONE, PARTIAL, HALO, OBJECT_CACHE):
+    written = f"{OBJECT_CACHE}/written"
+    ours = (WRITING, written, DONE, PARTIAL, HALO, OBJECT_CACHE)
+    for name in _there(storage, *ours):
         storage.remove(name)
     for name in storage.names(""):
         if name != META:
@@ -234,7 +242,16 @@ def clear_state(storage: Storage) -> None:
 
 def remove_leftovers(storage: Storage) -> None:
     """Delete what is of no use any more when a run is complete."""
-    for name in (WRITING, PARTIAL, HALO):
+    for name in _there(storage, WRITING, PARTIAL, HALO):
         with suppress(OSError):  # harmless where it cannot be deleted
             storage.remove(name)
     storage.sweep()
+
+
+def _there(storage: Storage, *names: str) -> list[str]:
+    """Return those of some folders, or folders in those, of which there is anything.
+
+    To ask an object store once is quicker than to delete what it does not have.
+    """
+    there = {f"{META}/{name}" for name in storage.names(META)}
+    return [name for name in names if there & {name, name.rpartition("/")[0]}]

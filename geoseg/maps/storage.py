@@ -88,10 +88,12 @@ def access(url: str) -> dict[str, Any]:
     # What they raise is told; their log of it would be on stderr, tracebacks and all.
     logging.getLogger(package).addHandler(logging.NullHandler())
     word, unsigned = _UNSIGNED[extra]
+    # Else s3fs asks how large each object is before it asks for it; ours are small.
+    told: dict[str, Any] = {"max_concurrency": 1} if extra == "s3" else {}
     if os.environ.get(word, "NO").upper() in {"YES", "TRUE"}:
-        return dict(unsigned)
-    told = _AZURE if extra == "azure" else {}
-    return {name: os.environ[word] for name, word in told.items() if word in os.environ}
+        return told | unsigned
+    named = _AZURE if extra == "azure" else {}
+    return told | {n: os.environ[w] for n, w in named.items() if w in os.environ}
 
 
 @contextmanager
@@ -155,7 +157,11 @@ class Storage:
             raise
 
     def put_all(self, objects: Mapping[str, bytes | None]) -> None:
-        """Write objects far away, side by side; delete those that are None."""
+        """Write objects, far away side by side; delete those that are None."""
+        if self.is_local:
+            for name, data in objects.items():
+                self.discard(name) if data is None else self.put(name, data)
+            return
         fs, path = self._remote()
         there = {f"{path}/{n}": d for n, d in objects.items() if d is not None}
         if there:
@@ -181,7 +187,7 @@ class Storage:
             except FileExistsError:
                 return False
             return True
-        if self.exists(name):
+        if self.find(name) is not None:
             return False
         fs, path = self._remote()
         try:
@@ -195,8 +201,14 @@ class Storage:
         if self.is_local:
             return (self._root / name).read_bytes()
         fs, path = self._remote()
-        # From its first byte on: else s3fs asks for the size before it asks for more.
-        return bytes(fs.cat_file(f"{path}/{name}", start=0))
+        return bytes(fs.cat_file(f"{path}/{name}"))
+
+    def find(self, name: str) -> bytes | None:
+        """Read an object; None where there is none."""
+        try:
+            return self.get(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def get_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Yield objects, None where there is none; far away all are asked for at once.
@@ -205,7 +217,7 @@ class Storage:
             OSError: One cannot be read.
         """
         if self.is_local:
-            yield from map(self._get_or_none, names)
+            yield from map(self.find, names)
             return
         fs, path = self._remote()
         paths = [f"{path}/{name}" for name in names]
@@ -216,12 +228,6 @@ class Storage:
                     raise found[at]
                 found[at] = None
             yield found[at]
-
-    def _get_or_none(self, name: str) -> bytes | None:
-        try:
-            return self.get(name)
-        except FileNotFoundError:
-            return None
 
     def exists(self, name: str = "") -> bool:
         """Whether there is an object, or anything below a prefix."""

@@ -37,11 +37,11 @@ from geoseg.maps.metadata import classes_from_attributes, grid_from_attributes
 from geoseg.maps.state import (
     DONE,
     OBJECT_CACHE,
-    RECORD,
     RunStorage,
     begun_again,
     current_run,
     damaged,
+    found_record,
     parsed,
     read_record,
     remove_leftovers,
@@ -266,7 +266,8 @@ class Masks:
     @property
     def is_complete(self) -> bool:
         """Whether no run has anything left to do here."""
-        return not self.storage.exists(RECORD) or bool(self.record()["complete"])
+        found = found_record(self.storage)
+        return found is None or bool(found["complete"])
 
     def dataset(self) -> xr.Dataset:
         """Open the store with xarray, lazily; class values stay integers."""
@@ -317,6 +318,8 @@ class Masks:
 
     def object_checksums(self) -> dict[str, int]:
         """Return the CRC-32 of each column of the table of objects, if there is one."""
+        if "instances" not in self.arrays:
+            return {}
         group = open_group(self.path).get(OBJECTS)
         if not isinstance(group, zarr.Group):
             return {}
@@ -348,10 +351,7 @@ def _done_mark(block: tuple[int, int]) -> str:
 @lru_cache(maxsize=64)
 def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG001
     """Open an array once per process; `run` tells apart stores of the same path."""
-    array = open_group(path, mode="r+")[name]
-    if not isinstance(array, zarr.Array):
-        raise MasksError(f"{redact(path)}/{name} is a group, not an array")
-    return array
+    return zarr.open_array(**zarr_store(path), path=name, mode="r+")
 
 
 @discreet
@@ -385,13 +385,16 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
 def _described(url: str, group: zarr.Group, attributes: dict[str, Any]) -> Masks:
     """Return the masks that a group's metadata describe."""
     array: Any = group["classes"]
+    # A folder tells what it holds in one answer; a web server may not.
+    web = url.startswith(("http://", "https://"))
+    listed = set(NAMES if web else Storage(url).names("")) - {"classes"}
     height, width = array.shape
     return Masks(
         path=url,
         grid=grid_from_attributes(attributes, height, width),
         classes=classes_from_attributes(attributes),
         chunk=int(max(array.chunks)),  # a side is cut where the raster is shorter
-        arrays=tuple(n for n in NAMES if n in group),
+        arrays=("classes", *(n for n in NAMES if n in listed and n in group)),
         run=str(attributes["geoseg"]["run"]),
         merged=tuple(
             (int(old), int(new))
