@@ -163,7 +163,7 @@ scene_masks.register_maskers(
     lambda name: import_module("geoseg.inference.scene_masks").mask_of(name)
 )
 views.register_view(
-    lambda kind, value: str(import_module("geoseg.viz.html").view(kind, value))
+    lambda kind, value: str(import_module("geoseg.viz.html").html_of(kind, value))
 )
 
 if "xarray" in sys.modules:  # else it is registered when a name above is looked up

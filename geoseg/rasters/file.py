@@ -331,6 +331,22 @@ def _with_alpha(source: RasterFile, alpha: int) -> RasterFile:
     )
 
 
+def _bands(header: Header, path: str, at: Sequence[int]) -> tuple[SourceBand, ...]:
+    """Return a header's bands, those at some places, with what their numbers mean."""
+    bands = bands_of(
+        path,
+        [header.descriptions[i] for i in at],
+        [header.colours[i] for i in at],
+        [i + 1 for i in at],
+    )
+    return tuple(
+        replace(band, scale=header.scales[i], offset=header.offsets[i])
+        if _is_formula(header.scales[i], header.offsets[i])
+        else band
+        for band, i in zip(bands, at, strict=True)
+    )
+
+
 def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFile:
     # GDAL calls the fourth of four byte bands alpha where no tag says what it is; a
     # band that has a name of its own (`nir`) is none.
@@ -346,18 +362,7 @@ def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFi
     if not numbers:
         raise RasterError(f"{name} has an alpha band only: nothing to segment")
     at = [n - 1 for n in numbers]
-    bands = bands_of(
-        path,
-        [header.descriptions[i] for i in at],
-        [header.colours[i] for i in at],
-        numbers,
-    )
-    bands = tuple(
-        replace(band, scale=header.scales[i], offset=header.offsets[i])
-        if _is_formula(header.scales[i], header.offsets[i])
-        else band
-        for band, i in zip(bands, at, strict=True)
-    )
+    bands = _bands(header, path, at)
     dtype = np.result_type(*{header.dtypes[i] for i in at})
     nodata = tuple(header.nodata[i] if told.nodata is None else told.nodata for i in at)
     product = known(path, bands) if told.product else None

@@ -105,13 +105,13 @@ def open_series(
     flat = [item for o in seen for item in o.items]
     entries = [entries_of(item) for item in flat]
     read = _bands_read(entries, bands, options, name)
+    reading = Reading(
+        grid=grid, resampling=options.resampling, nodata=nodata, trust=tuple(trust)
+    )
     scenes = [
         _scene(item, read.all, known, options)
         for item, known in zip(flat, entries, strict=True)
     ]
-    reading = Reading(
-        grid=grid, resampling=options.resampling, nodata=nodata, trust=tuple(trust)
-    )
     gone: tuple[str, ...] = ()
     if options.skip_missing:
         scenes, gone = _without_missing(scenes, reading, handles, name)

@@ -109,6 +109,27 @@ def train_network(
     return Trained(accuracy=accuracy, objects=objects, best=epoch, rows=rows)
 
 
+def _checkpoints(task: TrainedNetwork, folder: Path, patience: int) -> list[Callback]:
+    """Return what keeps the best and the last epoch, and when it is enough."""
+    kept: list[Callback] = []
+    if task.is_validated:
+        kept = [
+            ModelCheckpoint(
+                folder, "best", monitor=task.monitor, mode="max", save_top_k=1,
+                enable_version_counter=False,
+            ),
+            EarlyStopping(
+                task.monitor, mode="max", patience=patience,
+                check_on_train_epoch_end=False,
+            ),
+        ]  # fmt: skip
+    # At the very end of an epoch: what resumes from it begins the next one.
+    last = ModelCheckpoint(
+        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [*kept, last]
+
+
 def _trainer(
     task: TrainedNetwork,
     card: Card,
@@ -132,24 +153,6 @@ def _trainer(
         strategy = DDPStrategy(
             start_method="spawn", find_unused_parameters=has_own_loss(card)
         )
-    callbacks: list[Callback] = [curves, *([EpochBar()] if progress else [])]
-    if task.is_validated:
-        callbacks += [
-            ModelCheckpoint(
-                folder, "best", monitor=task.monitor, mode="max", save_top_k=1,
-                enable_version_counter=False,
-            ),
-            EarlyStopping(
-                task.monitor, mode="max", patience=options.patience,
-                check_on_train_epoch_end=False,
-            ),
-        ]  # fmt: skip
-    # At the very end of an epoch: what resumes from it begins the next one.
-    callbacks.append(
-        ModelCheckpoint(
-            folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-    )
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=devices,
@@ -158,7 +161,11 @@ def _trainer(
             precision
         ],
         max_epochs=options.epochs,
-        callbacks=callbacks,
+        callbacks=[
+            curves,
+            *([EpochBar()] if progress else []),
+            *_checkpoints(task, folder, options.patience),
+        ],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -109,27 +109,21 @@ def write_regions(
             only_present="geoseg" not in reader.attributes(),
             table=reader.table if unseen and isinstance(reader, ClassRaster) else None,
             multi=drawing.eight,
-            provenance={
-                **_provenance(reader, options, least_iou),
-                **({"incomplete": lacks} if lacks else {}),
-            },
+            provenance=_provenance(reader, options, least_iou, lacks),
         )
         features = _features(reader, drawing, side, client, progress)
+        rows: Iterator[Rows] = (as_rows(some, described) for some in features)
         if objects is not None:
-            whole = InstanceRows(
+            rows = InstanceRows(
                 masks=objects.masks, values=written, min_area=min_area or 0.0
-            )
-            rows = whole.rows(features)
-        else:
-            rows = (as_rows(some, described) for some in features)
+            ).rows(features)
         if least_iou is not None:
-            squaring = Squaring(
+            rows = Squaring(
                 reader=reader,
                 drawing=drawing,
                 written=None if objects else tuple(written),
                 min_iou=least_iou,
-            )
-            rows = squaring.rows(rows, client)
+            ).rows(rows, client)
         if unit:
             rows = (with_area(some, unit) for some in rows)
         if statistics:
@@ -387,7 +381,10 @@ def _write(path: Path, layer: RegionLayer, rows: Iterator[Rows]) -> None:
 
 
 def _provenance(
-    reader: ClassReader, options: VectorizeOptions, least_iou: float | None
+    reader: ClassReader,
+    options: VectorizeOptions,
+    least_iou: float | None,
+    lacks: str | None,
 ) -> dict[str, Any]:
     """Return what the regions were made from, and how."""
     classes, stats = options.classes, options.stats
@@ -410,4 +407,4 @@ def _provenance(
     attributes = reader.attributes()
     if "geoseg" in attributes:
         made["masks_provenance"] = attributes["geoseg"]
-    return made
+    return made | ({"incomplete": lacks} if lacks else {})

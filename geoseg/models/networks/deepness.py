@@ -79,7 +79,8 @@ def _plain(path: Path, metadata: Mapping[str, Any], graph: Any) -> dict[str, Any
     side = metadata.get("tile_size", metadata.get("tiles_size", 512))
     window = size[2] or int(side)
     overlap = round(window * float(metadata.get("tiles_overlap", 15)) / 100) // 2 * 2
-    centimetres, threshold = metadata.get("resolution"), metadata.get("seg_thresh")
+    centimetres = metadata.get("resolution")
+    threshold, ignored = _threshold(metadata, len(table), sigmoid=channels == 1)
     framework = {"answer": outputs[0].name} if len(outputs) > 1 else {}
     plain: dict[str, Any] = {
         "name": path.stem,
@@ -94,21 +95,28 @@ def _plain(path: Path, metadata: Mapping[str, Any], graph: Any) -> dict[str, Any
         "description": "a Segmentor of the Deepness plugin of QGIS",
         "framework": {"family": "onnx"} | framework,
     }
-    ignored = []
-    if threshold is not None and channels == 1:
-        plain["threshold"] = float(threshold)
-    elif threshold is not None and float(threshold) * len(table) > 1:
-        # Where no class reaches it the plugin says the first.
-        if len(table) == 2:
-            plain["threshold"] = max(0.5, float(threshold))
-        else:
-            ignored.append(f"its threshold, {threshold}")
+    if threshold is not None:
+        plain["threshold"] = threshold
     if metadata.get("seg_small_segment"):
         ignored.append(f"its smoothing by {metadata['seg_small_segment']} px")
     if ignored:
         told = f"of Deepness {' and '.join(ignored)} is left out"
         plain["facts"] = {"warning": f"{told}: geoseg vectorize has --min-area"}
     return plain
+
+
+def _threshold(
+    metadata: Mapping[str, Any], classes: int, *, sigmoid: bool
+) -> tuple[float | None, list[str]]:
+    """Return the card's threshold, and what of the plugin's a card does not have."""
+    told = metadata.get("seg_thresh")
+    if told is None or (not sigmoid and float(told) * classes <= 1):
+        return None, []
+    if sigmoid:
+        return float(told), []
+    if classes == 2:  # where no class reaches it the plugin says the first
+        return max(0.5, float(told)), []
+    return None, [f"its threshold, {told}"]
 
 
 def _bands(metadata: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
