@@ -10,7 +10,7 @@ from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
 from geoseg.inference.workflow import run_plan
 
-RUN = ("client", "overwrite", "zarr_format", "progress")
+RUN = ("client", "overwrite", "zarr_format", "shards", "progress")
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("cl") is None,
     reason="PyTorch compiles for CPUs through a C++ compiler, and here is none",

@@ -125,6 +125,7 @@ def _run(
         client=client,
         overwrite=options.overwrite,
         zarr_format=options.zarr_format,
+        shards=options.shards,
         mixed=options.mixed,
         progress=False if output.silent else None,
     )

@@ -100,6 +100,8 @@ class MasksOptions(PlanOptions):
 
     zarr_format: Annotated[Literal[2, 3], Cli(section=Section.WRITTEN)] = 2
     """2 opens everywhere."""
+    shards: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Write Zarr 3 with one object per block, for object stores and many files."""
     mixed: Annotated[bool, Cli(section=Section.SPEED)] = False
     """Let other kinds of GPUs continue the run, whose results round differently."""
 

@@ -117,6 +117,7 @@ def _segment(
         client=client,
         overwrite=options.overwrite,
         zarr_format=options.zarr_format,
+        shards=options.shards,
         mixed=options.mixed,
         progress=progress,
     )
@@ -169,6 +170,7 @@ def segment(
     overwrite: bool = False,
     mixed: bool = False,
     zarr_format: Literal[2, 3] = 2,
+    shards: bool = False,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> xr.Dataset:
     """Segment a raster of any size into masks.
@@ -238,6 +240,7 @@ def segment(
         mixed: Let other kinds of GPUs go on with a run, whose answers round otherwise;
             the store keeps which block is whose.
         zarr_format: 2, or 3.
+        shards: Write Zarr 3 with one object per block, which GDAL reads from 3.13 on.
         progress: False is quiet, True and None show a bar on a terminal or notebook; or
             a function that is called after every block.
 
@@ -259,6 +262,7 @@ def run_plan(
     client: Client | None = None,
     overwrite: bool = False,
     zarr_format: Literal[2, 3] = 2,
+    shards: bool = False,
     mixed: bool = False,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> tuple[Masks, RunInfo]:
@@ -297,6 +301,7 @@ def run_plan(
                 provenance=_provenance(plan, begun),
                 overwrite=overwrite,
                 zarr_format=zarr_format,
+                shards=shards,
                 asked=plan.asked,
             )
         return _run(plan, masks, client, progress, check, mixed=mixed, code=choice.code)

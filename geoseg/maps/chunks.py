@@ -1,7 +1,8 @@
 """Chunks of an array as objects: read and written as zarr-python does, byte for byte.
 
 Its own way takes several times as long as the codec, which is what the metadata of the
-array name, out of the same numcodecs.
+array name, out of the same numcodecs. Chunks that share an object, a shard, are left to
+it: in memory where they are written, so that the object appears whole.
 """
 
 from __future__ import annotations
@@ -13,25 +14,38 @@ from typing import TYPE_CHECKING, Any
 
 import numcodecs
 import numpy as np
+import zarr
 from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import MemoryStore, StorePath
 
 from geoseg.core.grid import Window
 
 if TYPE_CHECKING:
-    import zarr
     from numcodecs.abc import Codec
     from numpy.typing import NDArray
+    from zarr.core.buffer import Buffer
+
+
+def object_shape(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return the shape of what lies in one object: a chunk, or a shard of several."""
+    return array.shards or array.chunks
+
+
+def object_grid(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return how many objects there may be along each axis of an array."""
+    sides = zip(array.shape, object_shape(array), strict=True)
+    return tuple(-(-length // side) for length, side in sides)
 
 
 def chunks_in(array: zarr.Array[Any], window: Window) -> list[tuple[int, ...]]:
-    """Return the indices of the chunks of an array that a window touches, in order.
+    """Return the indices of the objects of an array that a window touches, in order.
 
     Args:
         array: (y, x), or (class, y, x).
         window: Of its last two axes, in pixels.
     """
-    height, width = array.chunks[-2:]
-    ranges = [range(n) for n in array.cdata_shape[:-2]] + [
+    height, width = object_shape(array)[-2:]
+    ranges = [range(n) for n in object_grid(array)[:-2]] + [
         range(window.y // height, -(-window.bottom // height)),
         range(window.x // width, -(-window.right // width)),
     ]
@@ -39,20 +53,23 @@ def chunks_in(array: zarr.Array[Any], window: Window) -> list[tuple[int, ...]]:
 
 
 def object_name(array: zarr.Array[Any], index: tuple[int, ...]) -> str:
-    """Return the object of a chunk, as a name in the store."""
+    """Return an object of an array, by its index, as a name in the store."""
     return f"{array.path}/{array.metadata.encode_chunk_key(index)}"
 
 
 def encoded(
     array: zarr.Array[Any], window: Window, values: NDArray[Any]
 ) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the objects of a window's chunks; None for those that hold the fill only.
+    """Yield the objects of a window; None for those that hold the fill only.
 
     Args:
-        array: (y, x), or (class, y, x), without shards.
-        window: Whole chunks of its last two axes, in pixels.
+        array: (y, x), or (class, y, x).
+        window: Whole objects of its last two axes, in pixels.
         values: What it holds there.
     """
+    if array.shards is not None:
+        yield from _encoded_by_zarr(array, window, values)
+        return
     codecs, fill = _codecs(array), array.fill_value
     whole = np.empty(array.chunks, _stored_dtype(array))
     for index in chunks_in(array, window):
@@ -68,18 +85,32 @@ def encoded(
         yield name, bytes(reduce(lambda data, codec: codec.encode(data), codecs, whole))
 
 
+def _encoded_by_zarr(
+    array: zarr.Array[Any], window: Window, values: NDArray[Any]
+) -> Iterator[tuple[str, bytes | None]]:
+    made: dict[str, Buffer] = {}
+    store = StorePath(MemoryStore(made))
+    twin = zarr.Array.from_dict(store, array.metadata.to_dict())
+    twin[(..., *window.slices)] = values
+    for index in chunks_in(array, window):
+        data = made.pop(array.metadata.encode_chunk_key(index), None)
+        yield object_name(array, index), None if data is None else data.to_bytes()
+
+
 def decoded(
     array: zarr.Array[Any],
     window: Window,
     get: Callable[[list[str]], Iterable[bytes | None]],
 ) -> NDArray[Any]:
-    """Return what an array without shards holds in a window of its last two axes.
+    """Return what an array holds in a window of its last two axes.
 
     Args:
         array: (y, x), or (class, y, x).
         window: Inside of it, in pixels.
         get: Returns objects by their names, None where there is none.
     """
+    if array.shards is not None:  # parts of objects, which zarr asks for
+        return np.asarray(array[(..., *window.slices)])
     codecs, chunks = _codecs(array), chunks_in(array, window)
     out = np.empty((*array.shape[:-2], window.height, window.width), array.dtype)
     whole = np.empty(array.chunks, _stored_dtype(array))  # for one chunk after another

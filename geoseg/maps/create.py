@@ -44,6 +44,7 @@ def create_masks(
     provenance: Mapping[str, Any],
     overwrite: bool = False,
     zarr_format: int = 2,
+    shards: bool = False,
     asked: Mapping[str, Any] | None = None,
 ) -> Masks:
     """Create a store, metadata only; or resume one made by the same settings.
@@ -61,6 +62,7 @@ def create_masks(
         provenance: What else is worth keeping; must hold `run`, a name for this run.
         overwrite: Delete a store that is there.
         zarr_format: 2 opens everywhere; 3 in newer readers.
+        shards: Format 3, and one object per block and array.
         asked: What the user asked for, JSON-able: for whoever wants to repeat it.
 
     Raises:
@@ -94,7 +96,8 @@ def create_masks(
         chunk=chunk,
         arrays=arrays,
         provenance=provenance,
-        zarr_format=zarr_format,
+        zarr_format=3 if shards else zarr_format,
+        shard=block if shards else None,
     )
     write_record(storage, {**record, "created": True})
     return open_masks(storage.url)

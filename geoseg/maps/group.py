@@ -103,18 +103,29 @@ def create_group(
     arrays: Sequence[str],
     provenance: Mapping[str, Any],
     zarr_format: int = 2,
+    shard: int | None = None,
 ) -> None:
     """Create the Zarr group alone, without a run that could be resumed.
 
     It is made in memory: Zarr writes the metadata of a group anew with every array, and
     an object store wants every object once.
+
+    Args:
+        path: Folder or URL.
+        grid: Where its pixels are.
+        classes: The class table.
+        chunk: Side of the chunks in pixels.
+        arrays: Which arrays it gets.
+        provenance: What `geoseg` among its attributes tells.
+        zarr_format: 2, or 3.
+        shard: Side of what lies in one object: chunks; None: each in its own. Format 3.
     """
     objects: dict[str, Buffer] = {}
     store = MemoryStore(objects)
     group = zarr.open_group(store, mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
     group.attrs.update({**group_attributes(grid, classes), "geoseg": dict(provenance)})
     for name in arrays:
-        _create_array(group, name, grid, classes, chunk)
+        _create_array(group, name, grid, classes, chunk, shard)
     create_coordinates(group, grid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above
@@ -123,7 +134,12 @@ def create_group(
 
 
 def _create_array(
-    group: zarr.Group, name: str, grid: Grid, classes: Sequence[Class], chunk: int
+    group: zarr.Group,
+    name: str,
+    grid: Grid,
+    classes: Sequence[Class],
+    chunk: int,
+    shard: int | None,
 ) -> None:
     kind = kind_of(name, classes)
     attributes = {**array_attributes(grid), **kind.attributes}
@@ -133,7 +149,8 @@ def _create_array(
     if name == "probabilities":
         shape, chunks = (kind.layers, *shape), (1, *chunks)  # type: ignore[assignment]
         dims = ("class", *dims)  # type: ignore[assignment]
-    _array(group, name, shape, chunks, kind.dtype, dims, kind.fill, attributes)
+    along = None if shard is None else shard // chunk
+    _array(group, name, shape, chunks, kind.dtype, dims, kind.fill, attributes, along)
 
 
 def _array(
@@ -145,6 +162,7 @@ def _array(
     dims: tuple[str, ...],
     fill: float | None,
     attributes: Mapping[str, Any],
+    along: int | None = None,
 ) -> zarr.Array[Any]:
     v2 = group.metadata.zarr_format == 2
     attributes = dict(attributes)
@@ -152,10 +170,16 @@ def _array(
         attributes["_ARRAY_DIMENSIONS"] = list(dims)
     if fill is not None:
         attributes["_FillValue"] = fill
+    chunks = tuple(min(c, s or c) for c, s in zip(chunks, shape, strict=True))
+    shards = None
+    if along is not None:
+        several = [1] * (len(shape) - 2) + [along] * 2
+        shards = tuple(c * n for c, n in zip(chunks, several, strict=True))
     return group.create_array(
         name,
         shape=shape,
-        chunks=tuple(min(c, s or c) for c, s in zip(chunks, shape, strict=True)),
+        chunks=chunks,
+        shards=shards,
         dtype=dtype,
         compressors=Zstd(level=1) if v2 else ZstdCodec(level=1),
         fill_value=fill,

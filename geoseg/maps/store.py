@@ -24,7 +24,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, first_line
 from geoseg.maps.arrays import NAMES
-from geoseg.maps.chunks import chunks_in, decoded, encoded, object_name
+from geoseg.maps.chunks import chunks_in, decoded, encoded, object_name, object_shape
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
@@ -110,31 +110,33 @@ class Masks:
         return decoded(self.array(name), inside, self.storage.get_all)
 
     def write(self, name: str, window: Window, values: NDArray[Any]) -> int:
-        """Write whole chunks of an array, each once and atomically.
+        """Write whole objects of an array, chunks or shards, once and atomically.
 
         Args:
             name: The array.
-            window: Whole chunks: it begins on a chunk, and ends on one or at the edge.
+            window: Whole objects: it begins on one, and ends on one or at the edge.
             values: (y, x), or (class, y, x).
 
         Returns:
             What `checksum` returns of them.
 
         Raises:
-            MasksError: The window is not whole chunks; two writers would race.
+            MasksError: The window is not whole objects; two writers would race.
         """
-        for first, after, length in (
-            (window.y, window.bottom, self.grid.height),
-            (window.x, window.right, self.grid.width),
+        array = self.array(name)
+        height, width = object_shape(array)[-2:]
+        for first, after, length, side in (
+            (window.y, window.bottom, self.grid.height, height),
+            (window.x, window.right, self.grid.width, width),
         ):
-            if first % self.chunk or (after % self.chunk and after != length):
+            if first % side or (after % side and after != length):
                 raise MasksError(
                     f"rows or columns {first} … {after} are not whole chunks of "
-                    f"{self.chunk} px: another writer of the same chunk would race"
+                    f"{side} px: another writer of the same chunk would race"
                 )
         if name == "classes" and self.merged:
             values = self._as_merged(values)
-        chunks = dict(encoded(self.array(name), window, values))
+        chunks = dict(encoded(array, window, values))
         self.state.write(chunks)
         return _checksum(chunks.items())
 

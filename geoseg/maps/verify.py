@@ -20,7 +20,7 @@ from geoseg.core.text import counted, redact
 from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
-from geoseg.maps.chunks import chunks_in, object_name
+from geoseg.maps.chunks import chunks_in, object_grid, object_name
 from geoseg.maps.create import writing
 from geoseg.maps.group import OBJECTS, OVERVIEW
 from geoseg.maps.overviews import (
@@ -274,7 +274,7 @@ def _patterns(masks: Masks) -> dict[str, Callable[[str], bool]]:
     return {
         name: (lambda _: True)  # its metadata are a finding already
         if array is None
-        else partial(_is_chunk, array.metadata.encode_chunk_key, array.cdata_shape)
+        else partial(_is_chunk, array.metadata.encode_chunk_key, object_grid(array))
         for name, array in masks.all_arrays().items()
     }
 

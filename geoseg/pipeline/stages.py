@@ -154,6 +154,7 @@ def _segment(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
         out=product,
         client=client,
         zarr_format=segment.zarr_format,
+        shards=segment.shards,
         progress=run.progress("segment"),
     )
     try:
