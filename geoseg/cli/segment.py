@@ -267,6 +267,8 @@ def plan_lines(made: Plan, workers: int) -> list[str]:
 
 def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
     """Return the facts of a plan, JSON-able; sizes in bytes and pixels."""
+    from geoseg.inference.order import tiles_decoded
+
     tiling, grid, source = made.tiling, made.source.grid, made.source
     model = made.model.load()
     pixel = len(source.bands) * source.dtype.itemsize
@@ -293,6 +295,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
         "blocks": tiling.blocks,
         "chunk": tiling.chunk,
         "bytes_read": int(grid.pixels * pixel * reach**2),
+        "tiles_decoded": tiles_decoded(made.read_source, tiling, workers),
         "bytes_written_at_most": made.bytes_written,
         "files": chunks * made.layers + 10,
         "memory_per_process": int(made.memory.total),
@@ -310,6 +313,8 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
     engine = {}
     if s["device"] == "cpu":  # a GPU's is chosen as the run begins
         engine = {"engine": f"{s['engine']}, {s['precision']}"}
+    often = s["tiles_decoded"]
+    decoded = f"; each tile is decoded {often:.2f} times" if often else ""
     device = {}
     if s["device_memory"]:
         device = {"device memory": f"about {size(s['device_memory'])} of the GPU's"}
@@ -320,7 +325,7 @@ def _readable(made: Plan, workers: int) -> dict[str, str]:
         **engine,
         "windows": f"{s['windows']:,} of {s['window']} px, overlap {s['overlap']} px",
         "blocks": f"{s['blocks']:,} of {s['block']} px, chunks of {s['chunk']} px",
-        "read": f"about {size(s['bytes_read'])}, uncompressed",
+        "read": f"about {size(s['bytes_read'])}, uncompressed{decoded}",
         "write": f"at most {size(s['bytes_written_at_most'])}, uncompressed, "
         f"in at most {s['files']:,} files",
         "memory": f"at most {size(s['memory_per_process'])} per process "

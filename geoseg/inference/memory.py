@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
 
-PROCESS = 0.75e9
+PROCESS = 0.81e9
 """Python, NumPy, numba and GDAL when they are loaded, and the caches of tiles."""
 NETWORKS = 0.65e9
 """Torch, the libraries that networks come from, and what kernels keep of memory."""

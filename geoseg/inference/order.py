@@ -10,16 +10,67 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoseg.rasters.source import tile_of
+from geoseg.rasters.tiles import times_decoded
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from geoseg.core.grid import Window
+    from geoseg.core.tiling import Tiling
+    from geoseg.rasters.open import Source
 
 Key = tuple[int, int]
 """Row and column of a block."""
 _NOWHERE = 65535
+
+
+_ACROSS = 1 << 17
+"""Bytes of a row of pixels of blocks that are worked through from top to bottom."""
+_MOST = 4000
+"""Blocks that are gone through to tell how often tiles are decoded."""
+
+
+def across(source: Source, tiling: Tiling, workers: int) -> int:
+    """Return how many columns of blocks are worked through at a time.
+
+    So many that what several workers have each is about square, with few neighbours on
+    others.
+    """
+    pixel = len(source.bands) * source.dtype.itemsize
+    most = _ACROSS // (pixel * tiling.block)
+    side = tiling.blocks if workers == 1 else (tiling.blocks / workers) ** 0.5
+    return max(1, min(most, round(side)))
+
+
+def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
+    """Return how often a run decodes each tile of its file, on an average.
+
+    Args:
+        source: What is read; None is returned where it is not one file.
+        tiling: How it is cut; of very many blocks the upper ones are looked at.
+        workers: How many processes read, all equally fast.
+    """
+    tile = tile_of(source)
+    if tile is None:
+        return None
+    rows = max(1, _MOST // tiling.block_cols)
+    tiling = replace(tiling, height=min(tiling.height, rows * tiling.block))
+    todo = np.ones((tiling.block_rows, tiling.block_cols), bool)
+    order = BlockOrder(todo, across(source, tiling, workers))
+    reads: list[list[Window]] = [[] for _ in range(workers)]
+    while (key := order.next(workers)) is not None:
+        order.begun(key)
+        window = tiling.block_at(*key).reach.intersection(tiling.raster)
+        assert window is not None
+        reads[order.home(key) or 0].append(window)
+    pixel = len(source.bands) * source.dtype.itemsize
+    return times_decoded(reads, tile=tile, raster=tiling.raster, pixel=pixel)
 
 
 class BlockOrder:

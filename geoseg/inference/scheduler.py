@@ -27,7 +27,7 @@ from geoseg.errors import (
 from geoseg.execution.engine import engine, processes
 from geoseg.execution.progress import Progress
 from geoseg.execution.tasks import Engine, Outcome
-from geoseg.inference.order import BlockOrder, Key
+from geoseg.inference.order import BlockOrder, Key, across
 from geoseg.inference.semantic import NotFiniteError
 from geoseg.inference.stage import LABELS, Stage
 from geoseg.inference.worker import BlockReport, Job
@@ -40,8 +40,6 @@ FAILED = 255
 """Status of a block that failed; else how many stages it is through."""
 _LOOK = 0.5
 """Seconds after which it is looked whether windows of blocks at work are done."""
-_ACROSS = 1 << 16
-"""Bytes of a row of pixels of blocks that are worked through from top to bottom."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,7 +205,7 @@ def _begin(
         job=job,
         stages=stages,
         status=status,
-        order=BlockOrder(status == 0, _across(job, workers)),
+        order=BlockOrder(status == 0, across(job.source, job.tiling, workers)),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
         cells=int(_cells(job.tiling)[status > 0].sum()),
@@ -222,18 +220,6 @@ def _cells(tiling: Tiling) -> NDArray[np.int64]:
     rows = [len(tiling.block_at(row, 0).cells[0]) for row in range(tiling.block_rows)]
     cols = [len(tiling.block_at(0, col).cells[1]) for col in range(tiling.block_cols)]
     return np.outer(rows, cols).astype(np.int64)
-
-
-def _across(job: Job, workers: int) -> int:
-    """Return how many columns of blocks are worked through at a time.
-
-    So many that what several workers have each is about square, with few neighbours on
-    others.
-    """
-    pixel = len(job.source.bands) * job.source.dtype.itemsize
-    most = _ACROSS // (pixel * job.tiling.block)
-    side = job.tiling.blocks if workers == 1 else (job.tiling.blocks / workers) ** 0.5
-    return max(1, min(most, round(side)))
 
 
 def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:

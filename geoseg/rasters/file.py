@@ -75,6 +75,8 @@ class RasterFile:
     versions: Versions = field(default_factory=Versions, compare=False, repr=False)
     """The files that it is made of, as they were when it was opened."""
     identity: Mapping[str, Any] = field(default_factory=dict)
+    tile: tuple[int, int] = field(default=(256, 256), compare=False)
+    """Rows and columns of what is decoded at once."""
     is_far: bool = field(default=False, compare=False)
     """Whether pixels of it come over a network."""
     handles: Handles = field(default_factory=Handles, compare=False, repr=False)
@@ -381,6 +383,7 @@ def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFi
         nodata=nodata,
         masks=_masks(numbers, [header.flags[i] for i in at]),
         alpha=alpha,
+        tile=header.tile,
         together=together(bands, numbers, dtype, nodata, told.rule),
         notes=() if product is None else product.notes,
     )

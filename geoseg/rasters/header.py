@@ -42,6 +42,8 @@ class Header:
     offsets: tuple[float, ...]
     grid: Grid
     files: tuple[str, ...]
+    tile: tuple[int, int]
+    """Rows and columns of what GDAL decodes at once."""
 
     @classmethod
     def of(cls, dataset: DatasetReader) -> Self:
@@ -62,6 +64,7 @@ class Header:
             offsets=tuple(dataset.offsets),
             grid=_grid(dataset),
             files=tuple(dataset.files),
+            tile=dataset.block_shapes[0] if dataset.count else (1, 1),
         )
 
 
@@ -122,7 +125,7 @@ def control_of(dataset: DatasetReader, name: str) -> ControlPoints | None:
 
 def strips_note(header: Header, dataset: DatasetReader, name: str) -> tuple[str, ...]:
     """Return a note where every block of a row would decode the same strips again."""
-    height, width = dataset.block_shapes[0]
+    height, width = header.tile
     pixel = header.count * np.dtype(header.dtypes[0]).itemsize
     if (
         dataset.compression is None

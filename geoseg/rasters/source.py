@@ -246,6 +246,16 @@ def is_far(source: Source) -> bool:
     return getattr(source, "is_far", False) or any(map(is_far, _inner(source)))
 
 
+def tile_of(source: Source) -> tuple[int, int] | None:
+    """Return rows and columns of what is decoded at once, of a source that is one file.
+
+    None where it is made of several, or read on another grid than its own.
+    """
+    while (inner := getattr(source, "source", None)) and inner.grid == source.grid:
+        source = inner
+    return getattr(source, "tile", None)
+
+
 def _inner(source: Source) -> list[Source]:
     """Return the sources that one is made of."""
     inner = [*getattr(source, "parts", ())]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Part = tuple[Window, Layers]
     Decode = Callable[[Sequence[Part]], None]
 
-CACHE_BYTES: Final = 192 << 20
+CACHE_BYTES: Final = 256 << 20
 """What a process keeps of tiles at most."""
 _OVERLAP: Final = 128
 """Pixels that neighbouring windows overlap by, mostly."""
@@ -161,7 +161,7 @@ def read_tiled(
         raster: The whole file.
         decode: Reads windows into such arrays, all that have to be read at once.
     """
-    tile = tile[0] * -(-_LEAST // tile[0]), tile[1] * -(-_LEAST // tile[1])
+    tile = _grouped(tile)
     inside, cut = parted(window, tile, raster)
     pixel = sum(layer.itemsize * len(layer) for layer in out)
     if not fits(sum(w.area for w in cut), pixel):
@@ -181,6 +181,51 @@ def read_tiled(
         parts = _part(out, window, shared), _part(layers, one, shared)
         for to, of in zip(*parts, strict=True):
             to[...] = of
+
+
+def _grouped(tile: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of what is kept: a tile, or several that are small."""
+    return tile[0] * -(-_LEAST // tile[0]), tile[1] * -(-_LEAST // tile[1])
+
+
+def times_decoded(
+    windows: Iterable[Sequence[Window]],
+    *,
+    tile: tuple[int, int],
+    raster: Window,
+    pixel: int,
+) -> float:
+    """Return how often each tile of a file is decoded, on an average.
+
+    Args:
+        windows: What each process reads, one after another, as by `read_tiled`.
+        tile: Rows and columns of the file's tiles.
+        raster: The whole file.
+        pixel: Bytes per pixel.
+    """
+    tile, count = _grouped(tile), 0
+    for one in windows:
+        kept: OrderedDict[Window, None] = OrderedDict()
+        area = 0
+        for window in one:
+            inside, cut = parted(window, tile, raster)
+            count += 0 if inside is None else _tiles_in(inside, tile)
+            new = [w for w in cut if w not in kept]
+            count += len(new)
+            if not fits(sum(w.area for w in cut), pixel):
+                continue
+            area += sum(w.area for w in new)
+            for w in cut:
+                kept[w] = None
+                kept.move_to_end(w)
+            while area * pixel > CACHE_BYTES:
+                area -= kept.popitem(last=False)[0].area
+    return count / _tiles_in(raster, tile)
+
+
+def _tiles_in(window: Window, tile: tuple[int, int]) -> int:
+    rows = -(-window.bottom // tile[0]) - window.y // tile[0]
+    return rows * (-(-window.right // tile[1]) - window.x // tile[1])
 
 
 def fits(pixels: int, pixel: int) -> bool:

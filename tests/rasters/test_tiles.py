@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import geoseg.rasters.tiles
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling
 from geoseg.errors import RasterError
-from geoseg.inference.order import BlockOrder
+from geoseg.inference.order import BlockOrder, across, tiles_decoded
 from geoseg.rasters.open import open_source
 from geoseg.rasters.tiles import TileCache, parted, read_tiled, rectangles
+from geoseg.testing import MemorySource
 
 SIDE = 1000
 
@@ -31,14 +33,16 @@ def cache(monkeypatch):
 
 def write(path, *, mask=False, **more):
     pixels = np.random.default_rng(0).integers(0, 5, (3, SIDE, SIDE), np.uint8)
-    options = {"tiled": True, "blockxsize": 128, "blockysize": 128, **more}
+    options = {"tiled": True, "blockxsize": 128, "blockysize": 128}
     profile = {
         "driver": "GTiff", "count": 3, "height": SIDE, "width": SIDE, "dtype": "uint8",
         "crs": "EPSG:32633", "transform": Affine(10, 0, 5e5, 0, -10, 5e6),
-        "compress": "deflate",
+        "compress": "deflate", **options, **more,
     }  # fmt: skip
+    if profile["driver"] != "GTiff":
+        del profile["compress"], profile["tiled"]
     internal = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
-    with internal, rasterio.open(path, "w", **profile, **options) as file:
+    with internal, rasterio.open(path, "w", **profile) as file:
         file.write(pixels)
         if mask:
             file.write_mask(pixels[0] != 0)
@@ -74,6 +78,7 @@ LAYOUTS = {
     "tiny tiles": {"blockxsize": 16, "blockysize": 16},
     "with a mask": {"mask": True},
     "tiles that are not square": {"blockxsize": 256, "blockysize": 64},
+    "jp2": {"driver": "JP2OpenJPEG", "quality": 100, "reversible": True},
 }
 
 
@@ -115,6 +120,41 @@ def test_every_tile_is_decoded_once(
     monkeypatch.setattr("geoseg.rasters.file.read_tiled", counting)
     reads(source, sides(block, overlap), threads)
     assert (decoded == 1).all()
+    assert tiles_decoded(source, sides(block, overlap), 1) == 1
+
+
+def test_what_a_plan_says_of_several_processes_is_what_they_do(tmp_path):
+    """What two processes both need, each decodes: and so it is told."""
+    source, tiling = open_source(write(tmp_path / "a.tif")[0]), sides(256)
+    order = BlockOrder(np.ones((4, 4), bool), across(source, tiling, 2))
+    total = 0
+
+    def decode(parts):
+        nonlocal total
+        total += sum(-(-p.height // 128) * -(-p.width // 128) for p, _ in parts)
+
+    windows = {0: [], 1: []}
+    while (key := order.next(2)) is not None:
+        order.begun(key)
+        window = tiling.block_at(*key).reach.intersection(tiling.raster)
+        windows[order.home(key)].append(window)
+    for process, reads_of_it in windows.items():
+        for window in reads_of_it:
+            out = (np.empty((3, window.height, window.width), np.uint8),)
+            read_tiled(
+                process,
+                window,
+                out,
+                tile=(128, 128),
+                raster=tiling.raster,
+                decode=decode,
+            )
+    told = tiles_decoded(source, tiling, 2)
+    assert told == total / 64
+    assert 1 < told < 1.4
+    assert (
+        tiles_decoded(MemorySource(values=np.zeros((1, 9, 9))), sides(256), 1) is None
+    )
 
 
 def test_a_large_raster_in_little_room():
@@ -139,6 +179,22 @@ def test_a_large_raster_in_little_room():
     assert decoded.min() == 1
     assert decoded.mean() < 1.15
     assert cache._bytes <= cache._limit
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 1.05), (8, 1.2)])
+@pytest.mark.parametrize("bands", [1, 4])
+@pytest.mark.parametrize("chunk", [896, 1024])
+def test_a_large_raster_in_the_blocks_of_its_plan(chunk, bands, workers, most):
+    overlap = 64 if chunk == 896 else 0
+    tiling = Tiling(
+        height=36_000, width=36_000, window=512, overlap=overlap, chunk=chunk,
+        block=2 * chunk,
+    )  # fmt: skip
+    dtype = np.dtype("uint16")
+    source = SimpleNamespace(
+        tile=(512, 512), bands=range(bands), dtype=dtype, grid=None
+    )
+    assert 1 <= tiles_decoded(source, tiling, workers) <= most
 
 
 @settings(max_examples=200, deadline=None)
