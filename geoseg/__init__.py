@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from geoseg.models.card import Band, Card
     from geoseg.models.contract import Objects
     from geoseg.models.load import load_model
-    from geoseg.models.pack import save_model
+    from geoseg.models.pack import build_network, save_model
     from geoseg.pipeline.entry import run
     from geoseg.rasters.compose import compose
     from geoseg.rasters.open import open_source
@@ -64,6 +64,7 @@ _MODULES = {
     "Objects": "geoseg.models.contract",
     "Plan": "geoseg.inference.planning",
     "Scenes": "geoseg.rasters.search_table",
+    "build_network": "geoseg.models.pack",
     "check_seams": "geoseg.viz.seams",
     "compare": "geoseg.accuracy.compare",
     "compose": "geoseg.rasters.compose",
@@ -109,6 +110,7 @@ __all__ = [
     "Plan",
     "Scenes",
     "__version__",
+    "build_network",
     "check_seams",
     "compare",
     "compose",

@@ -1,6 +1,7 @@
 """The documentation builds, names messages that exist, and its commands run."""
 
 import ast
+import inspect
 import os
 import re
 import shlex
@@ -54,6 +55,59 @@ def test_pages_build_strictly(tmp_path):
     assert not missing, "public names that the reference lacks"
     commands = (tmp_path / "site/reference/commands.html").read_text(encoding="utf-8")
     assert "--min-area" in commands
+
+
+def test_pages_speak_of_public_names_only():
+    """Modules are named only to mkdocs, which builds the reference of them."""
+    for page in (TOP / "README.md", *PAGES.rglob("*.md"), *PAGES.glob("*.py")):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if not line.strip().startswith(":"):
+                names = re.findall(r"(?<![\w./@-])geoseg\.(\w+(?:\.[a-z]\w*)?)", line)
+                assert {*names} <= {*geoseg.__all__}, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize(
+    "page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "geoseg/vector/TOPOLOGY.md"]
+)
+def test_documents_name_files_that_exist(page):
+    """A path counts from the top, the package, or the folder last named in its line."""
+    public = {name for n in geoseg.__all__ for name in (n, f"geoseg.{n}")}
+    for line in (TOP / page).read_text(encoding="utf-8").splitlines():
+        homes = [TOP, PACKAGE, (TOP / page).parent]
+        is_row = line.startswith("| ")  # where bare words are modules, too
+        for name in re.findall(r"`([\w./-]+)`", line):
+            tries = [h / f"{name}{end}" for h in homes for end in ("", ".py")]
+            found = next((t for t in tries if t.exists()), None)
+            if found is not None:
+                homes.append(found.parent)
+            elif is_row or "/" in name or name.endswith((".py", ".md", ".toml")):
+                assert name in public, f"{page} names {name}, which is not there"
+
+
+def members():
+    """Yield public functions, and the methods and properties of public classes."""
+    for name in sorted({*geoseg.__all__} - {"__version__", "errors", "example"}):
+        whole = getattr(geoseg, name)
+        if not isinstance(whole, type):
+            yield name, whole, True
+        for key, held in vars(whole).items() if isinstance(whole, type) else ():
+            part = getattr(held, "fget", getattr(held, "__func__", held))
+            if inspect.isfunction(part) and not key.startswith("_"):
+                yield f"{name}.{key}", part, False
+
+
+@pytest.mark.parametrize(("name", "part", "alone"), [*members()])
+def test_what_is_public_says_what_it_takes_and_raises(name, part, alone):
+    text = inspect.getdoc(part) or ""
+    parameters = [p for p in inspect.signature(part).parameters if p != "self"]
+    assert text
+    assert {*parameters, "return"} <= part.__annotations__.keys() | {"cls"}
+    if alone:
+        told = {*re.findall(r"^ +(\w+): ", text, re.MULTILINE)}
+        if "Arguments as `segment`" in text:
+            told |= {"workers", *inspect.signature(geoseg.segment).parameters}
+        assert {*parameters} <= told, f"{name} tells nothing of them"
+        assert "Raises:" in text
 
 
 _CURL = """#!{python}

@@ -95,6 +95,9 @@ def make_plan(
 ) -> Plan:
     """Plan a run: what is read, how it is cut, what it needs. Arguments as `segment`.
 
+    Beside those, `workers` is how many processes the run will have, each with memory of
+    its own.
+
     Raises:
         GeosegError: The raster, the model and the numbers do not go together.
     """
@@ -266,7 +269,24 @@ def run_plan(
     mixed: bool = False,
     progress: Callable[[Progress], None] | bool | None = None,
 ) -> tuple[Masks, RunInfo]:
-    """Create the store, or resume it, and run the plan; see `segment`."""
+    """Create the store, or resume it, and run the plan.
+
+    Args:
+        plan: What `make_plan` returned.
+        out: The masks' Zarr store, a folder or URL.
+        client: Where to run; None is this process. Plan for as many `workers`.
+        overwrite: Begin anew where there is a store already.
+        zarr_format: 2, or 3.
+        mixed: Go on with a store that another model or raster began.
+        progress: Called after each block; True shows a bar, None where people look.
+
+    Returns:
+        The masks, and what the run did: windows, pixels, seconds.
+
+    Raises:
+        GeosegError: The store cannot be written, or was begun otherwise; memory does
+            not suffice; blocks failed.
+    """
     path = _checked_out(os.fspath(out), plan.source)
     plan.memory.check(worker_memory(client), plan.tiling, "workers with more memory")
     begun = datetime.now(UTC)

@@ -360,6 +360,9 @@ def _open_array(path: str, name: str, run: str) -> zarr.Array[Any]:  # noqa: ARG
 def open_masks(path: str | os.PathLike[str]) -> Masks:
     """Open a masks store that geoseg made.
 
+    Args:
+        path: Its folder, or a URL.
+
     Raises:
         MasksError: There is none, or it is somebody else's.
         DamagedStoreError: Its metadata are empty, cut or missing.

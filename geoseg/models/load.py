@@ -161,11 +161,6 @@ class ModelRecipe:
                     _LOADED[other._key()] = model  # noqa: SLF001
         return other
 
-    @property
-    def needs_fit(self) -> bool:
-        """Whether the model must look at the whole raster before it can predict."""
-        return self.fitted is None and self.load().fits
-
     def bound(self, source: Source) -> ModelRecipe:
         """Return the recipe with the raster's bands, where the card takes all."""
         if self.card.step_bands != (ALL_BANDS,):
@@ -397,7 +392,25 @@ def load_model(
     scales: Sequence[float] | None = None,
     prompts: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Load the model that a user names or gives; see `model_recipe`."""
+    """Load a model, to predict windows with or to look at its card.
+
+    Args:
+        spec: What `segment` takes as its model.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        batch: Windows at a time; default what the device takes best.
+        tta: `d4` or `flips`: windows are looked at turned and mirrored, too.
+        scales: Factors by which windows are looked at resized, too.
+        prompts: Vector file of points, boxes or polygons, of models that take them.
+
+    Returns:
+        A model with `card` and `predict`: of pixels (n, band, y, x) as the raster
+        stores them, scores (n, class, y, x) or labels (n, y, x), on its device.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be used as is asked.
+        MissingExtraError: A package that it needs is not installed.
+    """
     recipe = model_recipe(
         spec,
         device=device,

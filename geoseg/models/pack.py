@@ -87,6 +87,39 @@ def _pack_pretrained(card: Card, folder: Path, out: Path) -> Path:
     return write_folder(card, out)
 
 
+def build_network(card: Card | Mapping[str, Any]) -> nn.Module:
+    """Build the network that a card describes, with weights that mean nothing yet.
+
+    Train it in a loop of your own; then `save_model` makes a model folder of it.
+
+    Args:
+        card: A card, or the fields of one, whose framework says which network:
+            `{"family": "smp", "arch": "Unet", "encoder": "resnet34"}`, and likewise
+            for `torchvision`, `transformers` and `olmoearth`.
+
+    Returns:
+        Takes (n, band, y, x) floats, scaled as the card says, or what its layout,
+        modalities and inputs say; answers scores (n, class, y, x).
+
+    Raises:
+        ModelError: The card does not describe a network of these families.
+        MissingExtraError: The family's package is not installed.
+    """
+    own = _as_card(card, "network")
+    family = own.framework.get("family")
+    if family not in _SAVED:
+        raise ModelError(
+            f"the card of {own.name!r} names the family {family!r}: networks are built "
+            f"of {', '.join(_SAVED)}"
+        )
+    network: nn.Module = import_module(FOLDERS[family]).build(own)
+    return network
+
+
+def _as_card(card: Card | Mapping[str, Any], name: str) -> Card:
+    return card if isinstance(card, Card) else card_from_dict(card, name=name)
+
+
 @discreet
 def save_model(
     net: nn.Module, card: Card | Mapping[str, Any], folder: str | os.PathLike[str]
@@ -112,7 +145,7 @@ def save_model(
             exported.
     """
     path = Path(folder)
-    own = card if isinstance(card, Card) else card_from_dict(card, name=path.name)
+    own = _as_card(card, path.name)
     family = own.framework.get("family")
     if family in _SAVED:
         saved: Path = import_module(FOLDERS[family]).save_model(net, own, path)

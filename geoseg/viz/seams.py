@@ -31,6 +31,9 @@ def check_seams(
 
     Returns:
         A check of each kind of border that the map has far enough inside.
+
+    Raises:
+        GeosegError: It is no class map, or is not complete.
     """
     reader = open_classes(masks)
     return seams_of(reader, map_statistics(reader, size=1, places=0))

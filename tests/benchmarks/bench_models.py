@@ -30,7 +30,6 @@ from geoseg.inference.planning import Plan
 from geoseg.inference.windows import batches, read_windows
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.networks.smp import save_model as save_smp
-from geoseg.models.networks.smp import smp_card
 from geoseg.models.networks.torchvision_nets import save_model as save_torchvision
 from geoseg.models.plain import card_from_dict
 
@@ -45,7 +44,8 @@ def an_smp(folder: Path) -> tuple[Path, Run]:
     import segmentation_models_pytorch as smp
 
     net = smp.Unet("resnet18", encoder_weights=None, in_channels=4, classes=6).eval()
-    card = smp_card(card_from_dict(CARD, name="unet"), arch="Unet", encoder="resnet18")
+    framework = {"family": "smp", "arch": "Unet", "encoder": "resnet18"}
+    card = card_from_dict(CARD | {"framework": framework}, name="unet")
     save_smp(net, card, folder / "smp")
     return folder / "smp", _torch(net)
 

@@ -66,9 +66,7 @@ class Settings:
 
 def demo_card() -> Card:
     """Return the card of the demo's model, without the facts of its training."""
-    from geoseg.models.networks.smp import smp_card
-
-    card = Card(
+    return Card(
         name="geoseg demo landscape",
         bands=tuple(
             Band(name=name, common_name=name, offset=offset, scale=scale)
@@ -86,13 +84,14 @@ def demo_card() -> Card:
             "never seen the Earth: maps of real scenes need a model trained on them."
         ),
         license="Apache-2.0",
-    )
-    return smp_card(
-        card,
-        arch="Unet",
-        encoder="tu-mobilenetv4_conv_small_035",
-        encoder_depth=4,
-        decoder_channels=[64, 48, 24, 16],
+        framework={
+            "family": "smp",
+            "arch": "Unet",
+            "encoder": "tu-mobilenetv4_conv_small_035",
+            "encoder_depth": 4,
+            "decoder_channels": [64, 48, 24, 16],
+        },
+        multiple=32,
     )
 
 

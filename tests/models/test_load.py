@@ -267,11 +267,11 @@ class TestSmp:
 
     def make(self, tmp_path, arch="Unet", bands=3, encoder="resnet18", **more):
         pytest.importorskip("segmentation_models_pytorch")
-        from geoseg.models.networks.smp import build, save_model, smp_card
+        from geoseg.models.networks.smp import build, save_model
 
         torch.manual_seed(1)
-        card = a_card(bands, 4, mean=120.0, std=50.0, **more)
-        card = smp_card(card, arch=arch, encoder=encoder)
+        framework = {"family": "smp", "arch": arch, "encoder": encoder}
+        card = a_card(bands, 4, mean=120.0, std=50.0, framework=framework, **more)
         net = build(card).eval()
         return net, save_model(net, card, tmp_path / "model")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from geoseg.errors import ModelError
 from geoseg.models.load import load_model
-from geoseg.models.pack import new_card, pack, save_model
+from geoseg.models.pack import build_network, new_card, pack, save_model
 from geoseg.models.stac import read_card
 
 CARD = {"bands": ["a", "b"], "classes": ["x", "y", "z"], "window": 32, "overlap": 8}
@@ -41,11 +41,14 @@ def test_exported_files(tmp_path, kind):
 
 def test_a_folder_of_smp(tmp_path):
     pytest.importorskip("segmentation_models_pytorch")
-    from geoseg.models.networks.smp import build, save_model, smp_card
+    from geoseg.models.networks.smp import save_model
     from geoseg.models.plain import card_from_dict
 
-    card = smp_card(card_from_dict(CARD), arch="Unet", encoder="resnet18")
-    origin = save_model(build(card), card, tmp_path / "origin")
+    framework = {"family": "smp", "arch": "Unet", "encoder": "resnet18"}
+    card = card_from_dict(CARD | {"framework": framework})
+    origin = save_model(build_network(card), card, tmp_path / "origin")
+    with pytest.raises(ModelError, match="names the family None: networks are built"):
+        build_network(CARD)
     the_same(origin, pack(str(origin), tmp_path / "packed"))
     with pytest.raises(ModelError, match="is there already"):
         pack(str(origin), tmp_path / "packed")

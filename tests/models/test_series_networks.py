@@ -219,7 +219,7 @@ def test_olmoearth_on_twelve_months(tmp_path, version):
         MaskedOlmoEarthSample,
     )
 
-    from geoseg.models.networks.olmoearth import build
+    from geoseg import build_network
 
     card = card_from_dict({
         "name": "months",
@@ -238,7 +238,7 @@ def test_olmoearth_on_twelve_months(tmp_path, version):
         },
     })  # fmt: skip
     torch.manual_seed(0)
-    network = build(card).eval()
+    network = build_network(card).eval()
     assert isinstance(network.decoder, package.UNetDecoder)
     for part in network.decoder.modules():  # as if trained: else all look alike
         if isinstance(part, torch.nn.Conv2d):

@@ -139,17 +139,6 @@ def _channels(card: Card) -> int:
     return 1 if card.framework.get("classes") == 1 else card.channels
 
 
-def smp_card(card: Card, *, arch: str, encoder: str, **arguments: object) -> Card:
-    """Return the card with the framework of an smp network, and its multiple."""
-    framework: Mapping[str, Any] = {
-        "family": "smp",
-        "arch": arch,
-        "encoder": encoder,
-        **arguments,
-    }
-    return replace(card, framework=framework, multiple=multiple_of(arch))
-
-
 def multiple_of(arch: str) -> int | None:
     """Return what the sides of windows must be a multiple of; None: full windows."""
     if arch in _FULL_WINDOWS_ONLY:
@@ -162,7 +151,7 @@ def save_model(module: nn.Module, card: Card, folder: Path) -> Path:
 
     Args:
         module: The network; built again from `card.framework` to see that it fits.
-        card: Its card; see `smp_card`.
+        card: Its card, whose framework says which network.
         folder: Where.
     """
     return save_network(module, card, folder, build)
