@@ -277,6 +277,7 @@ def run_plan(
         client: Where to run; None is this process. Plan for as many `workers`.
         overwrite: Begin anew where there is a store already.
         zarr_format: 2, or 3.
+        shards: Write Zarr 3 with one object per block.
         mixed: Go on with a store that another model or raster began.
         progress: Called after each block; True shows a bar, None where people look.
 

@@ -271,6 +271,7 @@ class TestSmp:
 
         torch.manual_seed(1)
         framework = {"family": "smp", "arch": arch, "encoder": encoder}
+        more = {"window": 128, "overlap": 32, **more}
         card = a_card(bands, 4, mean=120.0, std=50.0, framework=framework, **more)
         net = build(card).eval()
         return net, save_model(net, card, tmp_path / "model")
