@@ -173,6 +173,8 @@ class MissingExtraError(GeosegError):
 def first_line(error: BaseException) -> str:
     """Return an error's text as one line, or its kind where it has none."""
     lines = str(error).strip().splitlines()
+    if lines and "in the TorchScript interpreter" in lines[0]:
+        return lines[-1][:300]  # what failed stands after what called it
     return lines[0][:300] if lines else type(error).__name__
 
 

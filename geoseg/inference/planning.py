@@ -26,7 +26,7 @@ from geoseg.inference.windows import tiling_of
 from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
-from geoseg.models.check import check_fit
+from geoseg.models.check import answers_told, check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.models.networks.device import EngineName
 from geoseg.rasters.open import Source, SourceBand, for_model, open_source
@@ -165,7 +165,8 @@ def plan_of(
     recipe = quickest(recipe.given(opened), cut.windows).fit(opened)
     usual = _room(streams=recipe.load().streams)
     room = options.memory_bytes or min(usual, worker_memory or usual)
-    plan = _cut(opened, recipe, options, workers, room, chunk)
+    with recipe.telling():
+        plan = _cut(opened, recipe, options, workers, room, chunk)
     return replace(
         plan,
         engine=options.engine,
@@ -245,7 +246,7 @@ def _cut(
     needed = estimate_memory(read, recipe, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
-        source=noted(source, *recipe.load().notes),
+        source=noted(source, *recipe.load().notes, *answers_told(recipe, source)),
         model=recipe,
         tiling=tiling,
         arrays=arrays,

@@ -36,6 +36,7 @@ from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
 from geoseg.inference.device_queue import Stopwatch, one_ahead
 from geoseg.inference.windows import Cells, Pixels, batches, predictor, read_windows
+from geoseg.models.check import check_values
 from geoseg.rasters.validity import valid_everywhere
 
 if TYPE_CHECKING:
@@ -249,6 +250,9 @@ def _checked_labels(
     expected = (shape[0], *shape[2:])
     if labels.shape != expected or labels.dtype.kind not in "iub":
         raise wrong_labels(model.card, labels, expected)
+    values = [c.value for c in model.card.classes]
+    if labels.size and (labels.min() < min(values) or labels.max() > max(values)):
+        check_values(model.card, labels)
     return np.asarray(labels)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.models.card import Band, Card
+    from geoseg.models.contract import Model
     from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
 
@@ -40,6 +41,7 @@ _GDAL_TYPES = {
 _WINDOWS = 16
 _PIXELS = 4096  # of each window
 _FAR = 100.0  # scaled values of trained-on pixels are of the order of 1
+_ROUNDED = 0.02  # beyond 0 ... 1, of probabilities in few digits
 _FLAT = 1e-3  # scaled values that differ less than this are one value to a network
 
 
@@ -89,30 +91,140 @@ def examine(card: Card, source: Source) -> list[Finding]:
 
 
 def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
-    """Load a model and give it one blank window, and return what there is to say.
+    """Load a model and give it one window, and return what there is to say.
 
     So a program that was exported for other windows, or an answer that is none, is
-    found before a run. Models that look at the whole raster, or at where a window lies,
-    are only loaded.
+    found before a run.
+
+    Args:
+        recipe: The model.
+        source: The raster; its dtype is what windows have.
+
+    Raises:
+        MissingExtraError: A package is not installed.
     """
     card = recipe.card
     try:
         read = for_model(source, card)
-        model = recipe.given(read).load()
-        side, told = card.window, bool(card.inputs)
-        blank = np.zeros((1, len(card.bands), side, side), read.dtype)
-        if not (model.placed or model.fits):
-            model.predict(blank)
-        elif model.placed and told:
-            window = Window(y=0, x=0, height=side, width=side)
-            model.predict_at(blank, [window], np.ones((1, side, side), np.bool_))
+        recipe = recipe.given(read)
+        with recipe.telling():
+            model = recipe.load()
+            if model.placed and card.inputs:
+                pixels = np.zeros((1, len(card.bands), *[card.window] * 2), read.dtype)
+                window = Window(y=0, x=0, height=card.window, width=card.window)
+                model.predict_at(
+                    pixels, [window], np.ones((1, *[card.window] * 2), "?")
+                )
+            doubts = answers_told(recipe, read, thorough=True)
     except MissingExtraError:
         raise
     except (GeosegError, RuntimeError, ValueError) as error:
         said = first_line(error)
         return [Finding(subject="model", level="wrong", text=said)]
-    notes = getattr(model, "notes", ())
+    notes = (*getattr(model, "notes", ()), *doubts)
     return [Finding(subject="model", level="note", text=note) for note in notes]
+
+
+def answers_told(
+    recipe: ModelRecipe, source: Source, *, thorough: bool = False
+) -> tuple[str, ...]:
+    """Give a network the middle of a raster, and return what its card says otherwise.
+
+    Of logits nothing can be told but those of a single channel, which a second sigmoid
+    would put on one side of a half.
+
+    Args:
+        recipe: The model.
+        source: The raster with the card's bands, as windows are cut from it.
+        thorough: Whether any model is tried, also those of which nothing can be told.
+
+    Raises:
+        ModelError: What it answers cannot be what its card says.
+    """
+    card, model = recipe.card, recipe.load()
+    if model.placed or model.fits or not (thorough or _can_be_told(model)):
+        return ()
+    pixels, valid = _middle(source, card)
+    answer: Any = model.predict(pixels[None])
+    if not valid.any() or not _can_be_told(model):
+        return ()
+    if not isinstance(answer, np.ndarray):
+        answer = answer.float().cpu().numpy()
+    if card.output == "labels":
+        check_values(card, answer[0][valid])
+    note = "" if card.output == "labels" else _doubt(card, answer[0, -1][valid])
+    return (recipe.telling_of(note),) if note else ()
+
+
+def _can_be_told(model: Model) -> bool:
+    """Whether a network's answers may show that its card is wrong."""
+    card = model.card
+    scores = card.output == "logits" and not getattr(model, "single", False)
+    return card.task == "semantic" and model.precision != "own" and not scores
+
+
+def _doubt(card: Card, scores: NDArray[np.floating[Any]]) -> str:
+    """Return in what scores of a card's last class may be other than it says.
+
+    Raises:
+        ModelError: They are no probabilities, as it says.
+    """
+    if card.threshold is not None:  # by which they were moved
+        if card.output == "probabilities":
+            return ""
+        scores = scores + np.log(card.threshold / (1 - card.threshold))
+    low, high = float(scores.min()), float(scores.max())
+    seen = f"model {card.name!r} answers {low:.3g} … {high:.3g} in the raster's middle"
+    beyond = max(-low, high - 1)
+    if card.output == "probabilities":
+        if beyond > _ROUNDED:
+            raise ModelError(
+                f"{seen}, which are no probabilities, as its card says: write "
+                '"output": "logits"'
+            )
+        return ""
+    if beyond > 0 or low == high:
+        return ""
+    return (
+        f"{seen}, as probabilities are, and its card says logits: where its last layer "
+        'is a sigmoid, write "output": "probabilities" into the card'
+    )
+
+
+def check_values(card: Card, labels: NDArray[np.generic]) -> None:
+    """Raise where labels are none of the card's classes.
+
+    Raises:
+        ModelError: The line says which, and what to write.
+    """
+    values = [c.value for c in card.classes]
+    odd = np.setdiff1d(labels, values)
+    if len(odd):
+        raise ModelError(
+            f"model {card.name!r} answers the class {odd[0]:g}, which its card does "
+            f'not have: give the classes their values, "classes": [{{"name": '
+            f'"{card.classes[-1].name}", "value": {odd[0]:g}}}, …]'
+        )
+
+
+def _middle(
+    source: Source, card: Card
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Return a full window of a raster's middle, and which of its pixels are valid."""
+    grid, side = source.grid, card.window
+    y, x = (max(0, (length - side) // 2) for length in (grid.height, grid.width))
+    window = Window(
+        y=y, x=x, height=min(side, grid.height), width=min(side, grid.width)
+    )
+    read, seen = source.read(window)
+    offsets = np.array([b.offset for b in card.bands]).astype(read.dtype)
+    pixels = np.broadcast_to(offsets[:, None, None], (len(offsets), side, side)).copy()
+    valid = np.zeros((side, side), np.bool_)
+    pixels[:, : window.height, : window.width] = np.where(
+        seen, read, offsets[:, None, None]
+    )
+    valid[: window.height, : window.width] = seen
+    return pixels, valid
 
 
 def _bands(card: Card, source: Source) -> Finding:

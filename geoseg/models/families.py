@@ -25,8 +25,26 @@ FILES = {
     ".ts": "geoseg.models.networks.exported",
     ".onnx": "geoseg.models.networks.onnx_file",
     ".ckpt": "geoseg.models.networks.checkpoint",
+    ".safetensors": "geoseg.models.networks.checkpoint",
+    ".tar": "geoseg.models.networks.checkpoint",
+    ".bin": "geoseg.models.networks.checkpoint",
 }
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
+
+_TENSORFLOW = "turn it into ONNX: python -m tf2onnx.convert"
+FOREIGN = {
+    ".py": "name the function that makes it, PATH.py:FUNCTION",
+    ".h5": _TENSORFLOW,
+    ".keras": _TENSORFLOW,
+    ".pb": _TENSORFLOW,
+    ".tflite": _TENSORFLOW,
+    ".pdparams": "turn it into ONNX: paddle2onnx",
+    ".pdmodel": "turn it into ONNX: paddle2onnx",
+    ".xml": "give the .onnx that it was made of",
+    ".pkl": "geoseg does not unpickle; geoseg train makes forests and the like",
+    ".joblib": "geoseg does not unpickle; geoseg train makes forests and the like",
+}
+"""By the ending of a file that is not opened: what its owner may do."""
 
 FOLDERS = {
     "smp": "geoseg.models.networks.smp",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
+_ENDINGS = frozenset({".safetensors", ".pth", ".pt", ".ckpt", ".pt2", ".onnx"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class ModelFolder:
         if self.weights is None:
             raise ModelError(
                 f"the card of {self.card.name!r} names no weights, and there is no "
-                f"{WEIGHTS} in {self.path}"
+                f'{WEIGHTS} in {self.path}: write "weights": "FILE" into it'
             )
         return self.weights
 
@@ -53,8 +54,7 @@ def open_folder(path: Path) -> ModelFolder:
     card_file = path / CARD if path.is_dir() else path
     card, asset = read_item(card_file)
     folder = card_file.parent.resolve()
-    if asset is None and (folder / WEIGHTS).is_file():
-        asset = WeightsFile(href=WEIGHTS, sha256=None)
+    asset = asset or _only_weights(folder)
     if asset is None:
         return ModelFolder(path=folder, card=card, weights=None, sha256=None)
     weights = inside(folder, asset.href)
@@ -65,6 +65,16 @@ def open_folder(path: Path) -> ModelFolder:
             f"{found[:12]}..., expected {asset.sha256[:12]}..."
         )
     return ModelFolder(path=folder, card=card, weights=weights, sha256=found)
+
+
+def _only_weights(folder: Path) -> WeightsFile | None:
+    """Return the usual weights of a folder whose card names none, or its only ones."""
+    if (folder / WEIGHTS).is_file():
+        return WeightsFile(href=WEIGHTS, sha256=None)
+    files = [file.name for file in folder.iterdir() if file.suffix in _ENDINGS]
+    if len(files) != 1 or (folder / "config.json").is_file():  # a library's own folder
+        return None
+    return WeightsFile(href=files[0], sha256=None)
 
 
 def inside(folder: Path, href: str) -> Path:

@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -25,8 +26,8 @@ from geoseg.errors import ModelError
 from geoseg.models import custom
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.context import Context, context_of
-from geoseg.models.families import CLASSICAL, FILES, FOLDERS
-from geoseg.models.folder import ModelFolder, open_folder
+from geoseg.models.families import CLASSICAL, FILES, FOLDERS, FOREIGN
+from geoseg.models.folder import CARD, ModelFolder, open_folder
 from geoseg.models.identity import OpenedModel, content_hash, file_sha256, opened
 from geoseg.models.networks.device import (
     SIDE_BY_SIDE,
@@ -34,15 +35,18 @@ from geoseg.models.networks.device import (
     ModelOptions,
     Precision,
 )
+from geoseg.models.plain import read_json
+from geoseg.models.stac import card_file
 from geoseg.rasters.source import by_step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from geoseg.models.card import Task
     from geoseg.models.contract import Model
     from geoseg.rasters.open import Source
 
+_OF_CHECKPOINTS = ("smp", "torchvision")  # families whose weights torch.save may hold
 _KEPT = 4  # models that stay loaded in one process
 _LOADED: OrderedDict[str, Model] = OrderedDict()
 _OPENED: dict[str, OpenedModel] = {}  # the last one opened and not yet loaded
@@ -223,7 +227,28 @@ class ModelRecipe:
         task = (self.asked, self.card.things) if self.asked else ()
         return repr((what, self.content, *how, *task))
 
+    @property
+    def card_file(self) -> Path | None:
+        """The file of its card, or where that belongs; None where it has none."""
+        return card_file(Path(self.spec)) if isinstance(self.spec, str) else None
+
+    def telling_of(self, text: str) -> str:
+        """Return a text about the model's card, with the file that it lies in."""
+        return _with_file(text, self.card_file, self.card.name)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Name the file of the card in errors about it."""
+        try:
+            yield
+        except ModelError as error:
+            raise ModelError(self.telling_of(str(error))) from error
+
     def _build(self) -> Model:
+        with self.telling():
+            return self._built()
+
+    def _built(self) -> Model:
         model: Any  # the families' modules are imported by name
         if isinstance(self.spec, _Object):
             model = custom.wrap(self.spec.target, self.options, name=self.name)
@@ -258,6 +283,14 @@ class ModelRecipe:
                 "weights or code have changed since"
             )
         return opened
+
+
+def _with_file(text: str, file: Path | None, name: str) -> str:
+    """Return a text, with the file of the card that it is about."""
+    about = "card" in text or repr(name) in text
+    if file is None or str(file) in text or not about:
+        return text
+    return f"{text} ({file})"
 
 
 def _is_run_alike(asked: str, loaded: str) -> bool:
@@ -434,7 +467,11 @@ def _open(spec: str) -> OpenedModel:
         return import_module("geoseg.models.networks.hf").open_spec(spec)  # type: ignore[no-any-return]
     path = Path(spec)
     if path.exists():
-        return _open_path(path.resolve())
+        try:
+            return _open_path(path.resolve())
+        except ModelError as error:
+            file = card_file(path.resolve())
+            raise ModelError(_with_file(str(error), file, path.stem)) from error
     if custom.is_factory_spec(spec):
         return _open_factory(spec)
     close = [f"{n}:" for n in difflib.get_close_matches(head, CLASSICAL, n=1)]
@@ -454,25 +491,40 @@ def _open_path(path: Path) -> OpenedModel:
     ending = path.suffix.lower()
     if path.is_file() and ending in FILES:
         return import_module(FILES[ending]).open_file(path)  # type: ignore[no-any-return]
-    if path.is_dir() and not (path / "card.json").is_file():
+    if path.is_file() and ending != ".json":
+        how = FOREIGN.get(ending, "export it to .pt2 or .onnx")
+        raise ModelError(
+            f"{path} is no model that geoseg opens ({', '.join(FILES)}, or a card's "
+            f".json): {how}"
+        )
+    if path.is_dir() and not (path / CARD).is_file():
         if (path / "config.json").is_file():
             return import_module("geoseg.models.networks.hf").open_folder(path)  # type: ignore[no-any-return]
+        how = f"geoseg model new {path} writes one"
+        if (path / "saved_model.pb").is_file():
+            how = FOREIGN[".pb"]
         raise ModelError(
-            f"{path} is not a model folder: it holds neither card.json nor a "
-            "transformers config.json"
+            f"{path} is not a model folder: it holds neither {CARD} nor a transformers "
+            f"config.json; {how}"
         )
     folder = open_folder(path)
     family = folder.card.framework.get("family")
+    config = folder.path / "config.json"
+    if family is None and config.is_file():
+        family = "smp" if "_model_class" in read_json(config) else "transformers"
     if not isinstance(family, str) or family not in FOLDERS:
         close = difflib.get_close_matches(str(family), FOLDERS, n=1)
         raise ModelError(
-            f"the card {path} names the family {family!r} in its framework: "
+            f"the card {card_file(path)} names the family {family!r} in its framework: "
             + (
                 f"did you mean {close[0]!r}?"
                 if close
-                else f"known: {', '.join(FOLDERS)}"
+                else f'write "framework": {{"family": F}}, one of {", ".join(FOLDERS)}'
             )
         )
+    if family in _OF_CHECKPOINTS and folder.weights is not None:
+        plain = folder.weights.suffix.lower() != ".safetensors"
+        family = "checkpoint" if plain else family
     load = partial(import_module(FOLDERS[family]).load_folder, folder)
     return opened(path, folder.card, load, *_weights_hashes(folder))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, replace
 from functools import cache
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from geoseg.core.classes import Class, colors_of, default_color
+from geoseg.core.text import did_you_mean
 from geoseg.core.times import Times
 from geoseg.errors import GeosegError, ModelError
 from geoseg.models.card import OTHER_COLOR, Band, Card
@@ -74,7 +76,8 @@ def card_from_dict(
             number (pair) for all bands or one per band, set the bands' scaling.
             `times` may be a number. Where `bands` is left out `modalities` may give
             them in its place. The
-            only class of a network with one sigmoid gets a background before it.
+            only class of a network with one sigmoid, or one mask, gets a background
+            before it.
         name: What the model is called where the dictionary does not say.
         where: Whose card it is, for messages; None: that name's.
 
@@ -136,6 +139,9 @@ def _explained(error: ValidationError) -> str:
     instead = (
         "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"
     )
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", first["msg"])
+        instead += did_you_mean(str(first["input"]), known)
     return f"{field!r}: {first['msg'][0].lower()}{first['msg'][1:]}{instead}"
 
 
@@ -198,7 +204,7 @@ def _classes(plain: Mapping[str, Any]) -> list[Json]:
         for i, (row, color) in enumerate(zip(rows, defaults, strict=True))
     ]
     score = plain.get("activation") == "sigmoid" or (
-        plain.get("output") == "probabilities"
+        plain.get("output") in ("probabilities", "labels")
     )
     if len(table) > 1 or plain.get("task", "semantic") != "semantic" or not score:
         return table

@@ -77,6 +77,24 @@ def read_card(path: Path) -> Card:
     return read_item(path)[0]
 
 
+def card_file(path: Path) -> Path | None:
+    """Return the file of a model's card, or where that of a folder belongs.
+
+    Args:
+        path: A model folder, a card, or a model file with a card beside it.
+
+    Returns:
+        None where there is no such model, or a file without a card.
+    """
+    if not path.exists():
+        return None
+    if path.is_dir() or path.suffix == ".json":
+        return path / "card.json" if path.is_dir() else path
+    own, named = path.with_suffix(".json"), path.with_name(path.name + ".json")
+    found = (own, named, path.with_name("card.json"))
+    return next((each for each in found if each.is_file()), None)
+
+
 def card_beside(path: Path, inside: Callable[[Path], Card] | None = None) -> Card:
     """Return the card that lies beside a model file, as a JSON file.
 
@@ -87,14 +105,9 @@ def card_beside(path: Path, inside: Callable[[Path], Card] | None = None) -> Car
     Raises:
         ModelError: There is none.
     """
-    own, named, shared = (
-        path.with_suffix(".json"),
-        path.with_name(path.name + ".json"),
-        path.with_name("card.json"),
-    )
-    for candidate in (own, named, shared):
-        if candidate.is_file():
-            return read_card(candidate)
+    own = path.with_suffix(".json")
+    if (beside := card_file(path)) is not None and beside.is_file():
+        return read_card(beside)
     if inside is not None:
         return inside(path)
     raise ModelError(

@@ -169,6 +169,71 @@ def test_a_program_that_can_never_take_the_window_is_found(tmp_path, capsys):
         assert ("windows of 64 x 64" in capsys.readouterr().out) == (status == 2)
 
 
+class Mask(torch.nn.Module):
+    """A last layer that tells which pixels are of the class, by a number."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return (x > 0).long()[:, 0] * self.value
+
+
+class Last(torch.nn.Module):
+    """A last layer that puts the channel last."""
+
+    def forward(self, x):
+        return x.movedim(1, -1)
+
+
+class OneChannel(torch.nn.Module):
+    """A network with one channel, perhaps with a last layer of its own."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.net, self.last = torch.nn.Conv2d(3, 1, 1), last
+        torch.nn.init.constant_(self.net.weight, 1.0)
+        torch.nn.init.constant_(self.net.bias, 0.0)
+
+    def forward(self, x):
+        return self.last(self.net(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize(
+    ("last", "plain", "status", "said"),
+    [
+        (torch.nn.Sigmoid(), {}, 0, '"output": "probabilities"'),
+        (torch.nn.Sigmoid(), {"output": "probabilities"}, 0, None),
+        (torch.nn.Identity(), {}, 0, None),
+        (torch.nn.Identity(), {"output": "probabilities"}, 2, '"output": "logits"'),
+        (Mask(1), {"output": "labels"}, 0, None),
+        (Mask(255), {"output": "labels"}, 2, '"value": 255'),
+        (Last(), {}, 0, None),
+    ],
+)
+def test_one_channel_is_what_the_card_says(tmp_path, capsys, last, plain, status, said):
+    """What a last layer does is seen on the raster's middle, before a run."""
+    a_raster(tmp_path, "uint8", 1, 255)
+    path = str(tmp_path / "net.pt")
+    torch.jit.trace(OneChannel(last).eval(), torch.zeros(1, 3, 64, 64)).save(path)
+    card = {"bands": ["red", "green", "blue"], "classes": ["ground", "roof"]}
+    card |= {"mean": 128, "std": 60, "window": 64, "overlap": 0, **plain}
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    raster = str(tmp_path / "raster.tif")
+    assert run(["model", "check", path, raster]) == status
+    check = [
+        line for line in capsys.readouterr().out.splitlines() if line[6:11] == "model"
+    ]
+    assert [said in line and "net.json" in line for line in check] == [True] * bool(
+        said
+    )
+    assert run(["plan", raster, "--model", path]) == status
+    out = "".join(capsys.readouterr())
+    assert said is None or said in out
+
+
 def test_an_answer_that_is_none_is_found(tmp_path):
     class Wrong:
         card = a_card(window=64, overlap=0)

@@ -1,15 +1,18 @@
 """Checkpoints as torchgeo's and terratorch's trainers write them."""
 
+import argparse
 import json
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from geoseg.core.grid import Window
 from geoseg.errors import MissingExtraError, ModelError
 from geoseg.models.load import load_model, model_recipe
+from geoseg.models.networks.checkpoint import _of, _read
 from geoseg.models.pack import pack
 from geoseg.rasters.open import open_source
 
@@ -115,7 +118,7 @@ def test_one_sigmoid(tmp_path, pixels):
 FPN = {"family": "smp", "arch": "FPN", "encoder": "resnet18"}
 
 
-@pytest.mark.parametrize("before", ["", "model.", "module.", "_orig_mod.net.", "x"])
+@pytest.mark.parametrize("before", ["", "module.", "_orig_mod.net.", "unet.", "x"])
 @pytest.mark.parametrize("name", ["a.ckpt", "a.pth", "a.pt"])
 def test_the_card_may_say_which_network_it_is_of(tmp_path, pixels, before, name):
     """A bare state_dict, and what trainers put around one."""
@@ -162,6 +165,53 @@ def test_weights_beside_what_training_needs(tmp_path):
     torch.save({"student": net.state_dict(), "teacher": net.state_dict()}, path)
     with pytest.raises(ModelError, match=r"2 sets of weights \(student, teacher\)"):
         model_recipe(path)
+
+
+def test_what_training_keeps_beside_weights(tmp_path):
+    """Settings of argparse, NumPy's numbers, a loss; and a second network."""
+    net, path = torch.nn.Conv2d(2, 3, 1), tmp_path / "a.pth"
+    kept = {"net": argparse.Namespace(folder=tmp_path), "best": np.float64(0.8)}
+    torch.save({"model": net.state_dict(), **kept}, path)
+    assert _read(path)["state_dict"].keys() == net.state_dict().keys()
+    state = {f"student.{k}": v for k, v in net.state_dict().items()}
+    found = _of(net, state | {"loss.weight": torch.ones(3)}, path)
+    assert found.keys() == net.state_dict().keys()
+    state |= {f"teacher.{k}": v for k, v in net.state_dict().items()}
+    with pytest.raises(ModelError, match=r"of 2 networks \(student, teacher\)"):
+        _of(net, state, path)
+    torch.save({"model": net.state_dict(), "loss": torch.nn.L1Loss()}, path)
+    with pytest.raises(
+        ModelError, match=r"\(torch\.nn\.modules\.loss\.L1Loss\), which"
+    ):
+        _read(path)
+
+
+def test_weights_in_any_file_and_any_folder(tmp_path):
+    """`.safetensors` and `.pth.tar` beside a card; a folder with a card and weights."""
+    net = a_network("FPN")
+    card = json.dumps(CARD | {"framework": FPN})
+    folder, beside = tmp_path / "fpn", tmp_path / "a.safetensors"
+    folder.mkdir()
+    save_file(net.state_dict(), beside)
+    beside.with_suffix(".json").write_text(card)
+    torch.save(net.state_dict(), folder / "best.pth.tar")
+    (folder / "best.pth.json").write_text(card)
+    hashes = [load_model(beside).card, load_model(folder / "best.pth.tar").card]
+    assert {c.channels for c in hashes} == {3}
+    (folder / "best.pth.tar").rename(folder / "best.pth")
+    (folder / "best.pth.json").rename(folder / "card.json")
+    assert load_model(folder).card.name == "fpn"
+    for wrong, near in (
+        ({"arch": "fpn"}, "did you mean 'FPN'"),
+        ({"encoder": "resnet_18"}, "smp has none; did you mean 'resnet18'"),
+        ({"encodr": "resnet18"}, "did you mean 'encoder'"),
+        ({"family": "timm"}, "exported to .pt2"),
+    ):
+        plain = CARD | {"framework": FPN | wrong}
+        beside.with_suffix(".json").write_text(json.dumps(plain))
+        with pytest.raises(ModelError, match=near) as told:
+            load_model(beside)
+        assert str(beside.with_suffix(".json")) in str(told.value)
 
 
 def test_the_librarys_own_folder(tmp_path, pixels):

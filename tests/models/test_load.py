@@ -502,11 +502,13 @@ class TestRecipe:
         ("{here}/raises.py:needs", "failed: TypeError"),
         ("{here}/raises.py:number", "cannot predict"),
         ("{here}", "neither card.json nor"),
-        ("{here}/raises.py", "not JSON"),
+        ("{here}/raises.py", "PATH.py:FUNCTION"),
+        ("{here}/net.h5", "tf2onnx"),
     ],
 )
 def test_wrong_specs_are_one_line(tmp_path, spec, message):
     (tmp_path / "broken.py").write_text("def make(:\n")
+    (tmp_path / "net.h5").write_bytes(b"HDF")
     (tmp_path / "raises.py").write_text(
         textwrap.dedent("""
         def make(): raise ValueError("no")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ def _chosen(output: Mapping[Any, Any], card: Card) -> object:
         return next(iter(output.values()))
     names = list(map(str, output))
     raise ModelError(
-        f"model {card.name!r} answers {', '.join(names)}: say which are the scores in "
-        f'its card: "framework": {{"answer": "{names[0]}"}}'
+        f"model {card.name!r} answers {', '.join(names)}"
+        + (f", not {told!r}{did_you_mean(str(told), names)}" if told else "")
+        + ': say which are the scores in its card: "framework": '
+        f'{{"answer": "{names[0]}"}}'
     )
 
 
@@ -87,6 +90,11 @@ def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
         raise ModelError(
             f"model {card.name!r} answers scores of shape {shape}, but its card names "
             f"{card.channels} classes: (n, {card.channels}, y, x) is needed"
+            + (
+                f'; write {shape[1]} names into "classes"'
+                if scores.ndim == 4 and shape[1] > 1
+                else ""
+            )
         )
     if scores.shape[1] != card.channels:
         rest = torch.zeros_like(scores)  # under softmax, of the second's sigmoid

@@ -1,4 +1,4 @@
-"""Checkpoints (`.ckpt`, `.pth`): of Lightning's trainers, or a bare `state_dict`.
+"""Checkpoints (`.ckpt`, `.pth`, `.safetensors`): Lightning's, or a bare `state_dict`.
 
 The networks of torchgeo's `SemanticSegmentationTask`, and of terratorch's where its
 `SMPModelFactory` made them, are those of segmentation_models_pytorch and are built here
@@ -13,6 +13,8 @@ architecture, encoder and arguments is the checkpoint's.
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,15 +22,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from geoseg.core.extras import require
+from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError, first_line
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import smp, torchvision_nets
 from geoseg.models.networks.torch_adapter import TorchModel
-from geoseg.models.networks.weights import fill_weights
+from geoseg.models.networks.weights import fill_weights, load_safetensors
 from geoseg.models.stac import card_beside
 
 if TYPE_CHECKING:
@@ -44,14 +48,14 @@ _NETWORKS = {
     "manet": "MAnet", "linknet": "Linknet", "upernet": "UPerNet",
     "segformer": "Segformer", "dpt": "DPT",
 }  # fmt: skip
-_WRAPPERS = frozenset(
-    {"model", "module", "smp_model", "net", "network", "backbone_model", "_orig_mod"}
-)
-"""What tasks, factories and compilers put before the names of weights."""
-
-
 _COORDINATES = {"dates": "temporal_coords", "location": "location_coords"}
 """What terratorch's encoders call the inputs of a card."""
+
+_PLAIN: list[Any] = [
+    argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath, np.dtype,
+    np.float64(0).__reduce__()[0], *map(type, map(np.dtype, "?bhilqBHILQefd")),
+]  # fmt: skip
+"""Values that training keeps beside weights: settings, and NumPy's numbers."""
 
 _HEAD = re.compile(r"(?:^|\.)(?:segmentation_head\.0|classifier\.4)\.weight$")
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
@@ -71,16 +75,19 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return what a checkpoint holds: tensors and plain values only."""
+    if path.suffix.lower() == ".safetensors":
+        return {"state_dict": load_safetensors(path)}
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise ModelError(
             f"{path} cannot be read as a checkpoint: {first_line(error)}"
         ) from error
     except Exception as error:  # whatever the unpickler refuses
         raise ModelError(
-            f"{path} holds more than tensors and plain values, such as a network, "
-            "which geoseg does not unpickle: save its weights, "
+            f"{path} holds more than tensors and plain values{_others(path)}, which "
+            "geoseg does not unpickle: save its weights, "
             "torch.save(network.state_dict(), PATH), or export it to .pt2 or .onnx"
         ) from error
     if isinstance(found, dict) and "state_dict" in found:
@@ -101,6 +108,17 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint: it holds no state_dict of named tensors"
         )
     return {"state_dict": parts[usual[0]]}
+
+
+def _others(path: Path) -> str:
+    """Return what a checkpoint holds that is not unpickled, as far as that is known."""
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged, or of an older layout  # noqa: BLE001
+        return ""
+    allowed = {f"{c.__module__}.{c.__qualname__}" for c in _PLAIN}
+    found = sorted(name for name in named if name not in allowed)
+    return f" ({', '.join(found[:3])})" if found else ""
 
 
 def _is_state(found: object) -> bool:
@@ -133,10 +151,17 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
         plain = {"family": "checkpoint", "arch": "torchgeo-fcn", "filters": filters}
         return replace(card, framework=plain, multiple=card.multiple or 1)
     one = _has_one_channel(checkpoint["state_dict"]) and card.channels == 2
-    if card.framework.get("family") == "torchvision":
+    if card.framework.get("of", card.framework.get("family")) == "torchvision":
         own: dict[str, Any] = {"num_classes": 1} if one else {}
         own |= {**card.framework, "family": "checkpoint", "of": "torchvision"}
         return replace(card, framework=own)
+    family = card.framework.get("family")
+    if family not in (None, "smp", "checkpoint"):
+        raise ModelError(
+            f"the card of {card.name!r} names the family {family!r}: networks of "
+            "checkpoints are of smp or torchvision, others are exported to .pt2"
+            + did_you_mean(str(family), ("smp", "torchvision"))
+        )
     arch = _NETWORKS.get(name.lower().replace("_", "")) or card.framework.get("arch")
     encoder = card.framework.get("encoder") or stated.get("backbone")
     if arch is None or encoder is None:
@@ -181,26 +206,34 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model:
         family = card.framework.get("of", "smp")
         build = torchvision_nets.build if family == "torchvision" else smp.build
         module = build(replace(card, framework={**framework, "family": family}))
-    fill_weights(module, _of(module, weights), card)
+    fill_weights(module, _of(module, weights, path), card)
     return TorchModel(module, card, options)
 
 
-def _of(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _of(
+    module: nn.Module, weights: dict[str, torch.Tensor], path: Path
+) -> dict[str, torch.Tensor]:
     """Return the weights that are a network's, by its own names.
 
-    Beside it a training module has tensors of its loss, its metrics, its scaling.
+    Training modules and compilers put words before those, and keep tensors of their
+    loss, their metrics and their scaling beside them.
+
+    Raises:
+        ModelError: There are several sets of them, such as of a teacher and a student.
     """
     own = module.state_dict().keys()
-    while not own & weights.keys():
-        wrappers = {k.partition(".")[0] for k in weights} & _WRAPPERS
-        if not wrappers:
-            break
-        before = next(iter(sorted(wrappers))) + "."
-        weights = {
-            k.removeprefix(before): v
-            for k, v in weights.items()
-            if k.startswith(before)
-        }
+    last = max(own, key=len)
+    ends = {k.removesuffix(last) for k in weights if k.endswith(last)}
+    before = sorted(b for b in ends if b == "" or b.endswith("."))
+    whole = [b for b in before if all(b + k in weights for k in own)] or before
+    if len(whole) > 1 and "" not in whole:
+        names = ", ".join(b.removesuffix(".") for b in whole)
+        raise ModelError(
+            f"{path} holds the weights of {len(whole)} networks ({names}): save the "
+            "one that is meant alone, as its state_dict"
+        )
+    head = whole[0] if whole else ""
+    weights = {k[len(head) :]: v for k, v in weights.items() if k.startswith(head)}
     tops = {k.partition(".")[0] for k in own}
     return {k: v for k, v in weights.items() if k.partition(".")[0] in tops}
 

@@ -10,6 +10,7 @@ network that answers masks does the task that it is asked for: classes, objects 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -144,6 +145,13 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
             f"{path} holds no preprocessor_config.json, which says how pixels are "
             f"scaled: write {beside}: {_example(config)}"
         )
+    for key in ("image_mean", "image_std"):
+        values = processor.get(key) if processor.get("do_normalize", True) else None
+        if isinstance(values, list) and 1 < len(values) < channels:
+            raise ModelError(
+                f"{path} has {len(values)} entries of {key} for {channels} bands: "
+                f"write {beside}: {_example(config)}"
+            )
     side = _side(config, processor)
     factor = _factor(processor)
     table = [{"name": "object"}] if answers_prompts else _classes(config)
@@ -168,12 +176,22 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
 
 def _example(config: Mapping[str, Any]) -> str:
     """Return the card to write where a folder does not say how pixels are scaled."""
-    family = "smp" if "_model_class" in config else "transformers"
+    ours = "_model_class" in config
+    family = "smp" if ours else "transformers"
+    count = int(config.get("in_channels", 3)) if ours else _channels(config)
+    bands = [str(i + 1) for i in range(count)]
+    if count == 3:
+        bands = ["red", "green", "blue"]
+    means = '"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]'
+    told = "these are ImageNet's of bytes"
+    if count != 3:
+        means, told = '"mean": […], "std": […]', f"{count} numbers each"
+    names = ["background", "building"] if ours else []
+    names = names or [row["name"] for row in _classes(config)]
     return (
-        '{"bands": ["red", "green", "blue"], "mean": [123.675, 116.28, 103.53], '
-        '"std": [58.395, 57.12, 57.375], "classes": ["background", "building"], '
+        f'{{"bands": {json.dumps(bands)}, {means}, "classes": {json.dumps(names)}, '
         f'"framework": {{"family": "{family}"}}}}, with the mean and std of training '
-        "(these are ImageNet's of bytes)"
+        f"({told})"
     )
 
 
@@ -261,14 +279,7 @@ def _entry(values: Any, index: int) -> float:  # noqa: ANN401 - a number, or sev
     """Return a band's own value, or the one of all."""
     if isinstance(values, (int, float)):
         return float(values)
-    if len(values) == 1:
-        return float(values[0])
-    if index >= len(values):
-        raise ModelError(
-            f"the preprocessor has {len(values)} means and deviations, the network "
-            f"more bands: write a card.json with one mean and std per band"
-        )
-    return float(values[index])
+    return float(values[0] if len(values) == 1 else values[index])
 
 
 def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.extras import require
+from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError, first_line
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors, save_network
@@ -81,6 +82,7 @@ def build(card: Card) -> nn.Module:
     if arch not in ARCHITECTURES or arch not in vars(smp):
         raise ModelError(
             f"arch {arch!r} of {card.name!r} is not one of {', '.join(ARCHITECTURES)}"
+            + did_you_mean(arch, ARCHITECTURES)
         )
     step = multiple_of(arch) or 1
     if card.window % step:
@@ -97,6 +99,7 @@ def build(card: Card) -> nn.Module:
         raise ModelError(
             f"{arch} of {card.name!r} takes no argument {unknown[0]!r}; known: "
             f"{', '.join(n for n in known if n.startswith(('enc', 'dec', 'aux')))}"
+            + did_you_mean(unknown[0], {*known, "arch", "encoder"})
         )
     try:
         module: nn.Module = getattr(smp, arch)(
@@ -106,12 +109,22 @@ def build(card: Card) -> nn.Module:
             classes=_channels(card),
             **arguments,
         )
-    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        wrong = isinstance(error, KeyError) or "Unknown model" in str(error)
         raise ModelError(
             f"{arch} with encoder {encoder!r} cannot be built for {card.name!r}: "
-            f"{first_line(error)}"
+            + (f"smp has none{_near(encoder)}" if wrong else first_line(error))
         ) from error
     return module
+
+
+def _near(encoder: str) -> str:
+    """Return the encoder that may be meant, of smp's own and timm's."""
+    import segmentation_models_pytorch as smp
+    import timm
+
+    timms = (f"tu-{name}" for name in timm.list_models())
+    return did_you_mean(encoder, [*smp.encoders.encoders, *timms])
 
 
 def plain_arguments(given: Mapping[str, Any], whose: str) -> dict[str, Any]:

@@ -72,7 +72,10 @@ class TorchModel(AnyModel):
         precision: `fp32`, `bf16` or `fp16`.
         engine: `threads`, `torch`, `compile` or `openvino`.
         streams: Whether its windows are cut on the device.
+        single: Whether the network has one channel for two classes, once it has passed.
     """
+
+    single = False
 
     def __init__(
         self, module: nn.Module, card: Card, options: ModelOptions | None = None
@@ -354,9 +357,11 @@ class TorchModel(AnyModel):
         answer = tensor_of(output, self.card)
         if self.card.output == "labels":
             return checked_labels(answer, height, width)
+        scores = fit_channels(answer, self.card)
         if not torch.compiler.is_compiling():
-            self._answers = answer.shape[-2:], (height, width)
-        return to_pixels(fit_channels(answer, self.card), height, width, self.card)
+            self._answers = scores.shape[-2:], (height, width)
+            self.single = answer.numel() < scores.numel()
+        return to_pixels(scores, height, width, self.card)
 
     def kernels(self) -> AbstractContextManager[None]:
         """Kernels whose answer does not change from run to run; true fp32 in fp32."""

@@ -50,6 +50,7 @@ def fill_weights(
             f"the weights do not fit {card.name!r} "
             f"({card.framework.get('arch', card.framework.get('family', 'network'))}): "
             + "; ".join(problems)
+            + '; is it the network that "framework" of its card names?'
         )
     module.load_state_dict(weights, strict=True)
 
@@ -78,13 +79,13 @@ def _check_classes(
         if expected[0] == classes:
             raise ModelError(
                 f"the card of {card.name!r} has {classes} classes, the weights "
-                f"{found[0]} ({last})"
+                f'{found[0]} ({last}): write {found[0]} names into "classes"'
             )
     expected, found = own[first].shape, weights[first].shape
     if len(expected) == 4 and len(found) == 4 and expected[1] == len(card.bands):
         raise ModelError(
             f"the card of {card.name!r} has {len(card.bands)} bands, the weights "
-            f"{found[1]} ({first})"
+            f'{found[1]} ({first}): write {found[1]} names into "bands"'
         )
 
 
