@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.files import replace
 from geoseg.core.grid import Window
 from geoseg.errors import ChangedError, GeosegError
 from geoseg.inference.planning import recipe_of
@@ -95,7 +96,7 @@ def _set_aside(product: Path, how: str) -> Path:
     """Rename a file, ending as before, and return what it is called now."""
     names = (f"{product.name}.{how}-{i}{product.suffix}" for i in count(1))
     aside = next(p for p in map(product.with_name, names) if not p.exists())
-    product.rename(aside)
+    replace(product, aside)
     return aside
 
 

@@ -129,8 +129,8 @@ def archive_for(endpoint: str | None, collection: str) -> tuple[str, Archive]:
         return redact(endpoint), Archive(url=endpoint)
     raise GeosegError(
         f"--endpoint {redact(endpoint)} is neither a URL nor a known archive"
-        f"{did_you_mean(endpoint, known)}; known are {', '.join(known)}, and those in "
-        f"{own_file()}"
+        f"{did_you_mean(endpoint, known)}; known archives are {', '.join(known)}, and "
+        f"those in {own_file()}"
     )
 
 

@@ -581,8 +581,8 @@ def plain_map(tmp_path_factory):
         yield running
 
 
-def colours_inside(browser, zoom, ratio):
-    """Return the colours of the middle of the screen, which the map covers."""
+def is_of_one_colour(browser, zoom, ratio):
+    """Whether the middle of the screen is, which the map covers."""
     pixels = look(browser)[..., :3]
     height, width = (n // ratio for n in pixels.shape[:2])
     high, wide = (min(0.25 * n, 0.3 * 1500 * 2**zoom) for n in (height, width))
@@ -590,7 +590,7 @@ def colours_inside(browser, zoom, ratio):
         int((height / 2 - high) * ratio) : int((height / 2 + high) * ratio),
         int((width / 2 - wide) * ratio) : int((width / 2 + wide) * ratio),
     ]
-    return np.unique(part.reshape(-1, 3), axis=0).tolist()
+    return part.size > 0 and (part == part[0, 0]).all()
 
 
 @pytest.mark.parametrize("ratio", [1, 2])
@@ -599,7 +599,7 @@ def test_no_hairlines_between_tiles_at_half_zooms(browser, plain_map, zoom, rati
     for layers in ("classes", "image", "image,classes"):
         link = f"#z={zoom}&row=751&column=853&opacity=60&layers={layers}"
         opened(browser, plain_map, link, ratio=ratio)
-        until(lambda: len(colours_inside(browser, zoom, ratio)) == 1, 10)
+        until(lambda: is_of_one_colour(browser, zoom, ratio), 10)
 
 
 def test_no_hairlines_after_zooming_by_hand(browser, plain_map):
@@ -608,7 +608,7 @@ def test_no_hairlines_after_zooming_by_hand(browser, plain_map):
         browser.execute_script(f"map.setZoom({zoom})")
         until(lambda: not browser.execute_script("return Boolean(map._animatingZoom)"))
         settled(browser)
-        until(lambda z=zoom: len(colours_inside(browser, z, 1)) == 1, 10)
+        until(lambda z=zoom: is_of_one_colour(browser, z, 1), 10)
     browser.execute_script("map.panBy([61, 33], {animate: false})")
     settled(browser)
-    until(lambda: len(colours_inside(browser, -0.5, 1)) == 1, 10)
+    until(lambda: is_of_one_colour(browser, -0.5, 1), 10)
