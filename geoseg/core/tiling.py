@@ -226,7 +226,7 @@ def auto_block(
     *,
     bytes_per_pixel: float,
     budget: float,
-    workers: int = 1,
+    least: int = 3,
     largest: int = LARGEST_BLOCK,
 ) -> int:
     """Choose the side of a block: as large as memory allows, enough to share out.
@@ -235,15 +235,15 @@ def auto_block(
         tiling: The tiling, with any block.
         bytes_per_pixel: What one task holds per pixel of its block.
         budget: Bytes that one task may hold.
-        workers: How many tasks run at once.
+        least: How many blocks there are at least, where chunks allow it.
         largest: Side of the largest block, in pixels.
 
     Returns:
         A multiple of the chunk, in pixels: at most what fits in the budget, and small
-        enough that every worker gets several blocks, so that reading, inference and
-        writing overlap and no worker waits for the last one.
+        enough that there are so many blocks that reading, inference and writing overlap
+        and no worker waits for the last one.
     """
     chunk = tiling.chunk
     fits = int((budget / bytes_per_pixel) ** 0.5) // chunk
-    shared = int((tiling.height * tiling.width / (3 * workers)) ** 0.5) // chunk
+    shared = int((tiling.height * tiling.width / least) ** 0.5) // chunk
     return max(1, min(fits, shared, largest // chunk)) * chunk

@@ -39,6 +39,8 @@ _ROOM_BESIDE_A_GPU = 12e9
 """Likewise beside a GPU, which is fed by many threads and with large blocks."""
 _LARGEST_STREAMED = 4096
 """Side of the largest blocks that a device is given, in pixels."""
+_STREAMED = 8
+"""Blocks that a device is given at least, so that it is fed while others are read."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
 
@@ -240,9 +242,7 @@ def _cut(
         tiling = replace(tiling, block=options.block)
     else:
         smallest = estimate_memory(read, recipe, tiling, arrays, tasks)
-        largest = _LARGEST_STREAMED if streams else LARGEST_BLOCK
-        at_once = workers * (cores() if streams else tasks)
-        tiling = _with_block(tiling, smallest, at_once, room, largest)
+        tiling = with_block(tiling, smallest, workers, room, streams=streams)
     needed = estimate_memory(read, recipe, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
@@ -280,25 +280,28 @@ def _objects(
     return wanted, Splitting(spec=spec, method=how, things=things_of(card, things))
 
 
-def _with_block(
-    tiling: Tiling, smallest: Memory, at_once: int, room: float, largest: int
+def with_block(
+    tiling: Tiling, smallest: Memory, workers: int, room: float, *, streams: bool
 ) -> Tiling:
     """Return the tiling with blocks as large as a process has room for.
+
+    A GPU takes one block after the other, each with a fixed cost: so a process that has
+    one gets few blocks and large ones. Of a CPU every task gets some.
 
     Args:
         tiling: With blocks of one chunk.
         smallest: What those need.
-        at_once: How many blocks are in work at once, of all processes.
+        workers: How many processes will be at work.
         room: Bytes that a process may use.
-        largest: Side of the largest block, in pixels.
+        streams: Whether a device is given blocks.
     """
     left = room - smallest.process - smallest.model
     side = auto_block(
         tiling,
         bytes_per_pixel=smallest.per_task / tiling.block**2,
         budget=max(left / smallest.tasks, 0),
-        workers=at_once,
-        largest=largest,
+        least=workers * (_STREAMED if streams else 3 * smallest.tasks),
+        largest=_LARGEST_STREAMED if streams else LARGEST_BLOCK,
     )
     return replace(tiling, block=side)
 

@@ -147,6 +147,6 @@ def test_auto_block_fits_the_budget_and_gives_every_worker_some():
     large = auto_block(tiling, bytes_per_pixel=10, budget=1e9)
     assert large % tiling.chunk == 0
     assert large**2 * 10 <= 1e9
-    shared = auto_block(tiling, bytes_per_pixel=10, budget=1e12, workers=4)
+    shared = auto_block(tiling, bytes_per_pixel=10, budget=1e12, least=12)
     assert (20_000 / shared) ** 2 >= 12
     assert auto_block(tiling, bytes_per_pixel=10, budget=1) == tiling.chunk

@@ -26,10 +26,10 @@ from geoseg.core.tiling import Tiling
 from geoseg.errors import BlocksFailedError, ModelError
 from geoseg.inference import device_steps as steps
 from geoseg.inference.device_memory import laid_out, room_of
-from geoseg.inference.memory import estimate_memory
+from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import choose_here
 from geoseg.inference.options import PlanOptions
-from geoseg.inference.planning import plan_of
+from geoseg.inference.planning import plan_of, with_block
 from geoseg.inference.scheduler import RunInfo
 from geoseg.inference.semantic import segment_block
 from geoseg.inference.stream import Stream
@@ -438,3 +438,26 @@ def test_a_run_tells_how_much_of_a_gpu_it_used():
     assert "GPU at work 63% of the time" in lines[0]
     facts.devices = {"cpu, bf16"}
     assert "GPU" not in _summary(made, masks, facts, 5.0, 2)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("side", "workers", "room", "block"),
+    [
+        (32768, 1, 12e9, 3584),  # as large as a device is given
+        (16384, 1, 12e9, 3584),
+        (8192, 1, 12e9, 2688),
+        (2000, 1, 12e9, 896),
+        (32768, 8, 12e9, 3584),
+        (32768, 50, 12e9, 896),  # every worker gets eight, as far as chunks go
+        (32768, 1, 4e9, 1792),  # as much as fits in memory
+    ],
+)
+def test_a_device_gets_few_large_blocks(side, workers, room, block):
+    """A block has a fixed cost; by sizes of a host with 16 cores beside a card."""
+    tiling = Tiling(height=side, width=side, window=512, overlap=64)
+    smallest = Memory(process=1.4e9, model=0.0, per_task=30.0 * 896**2, tasks=20)
+    cut = with_block(tiling, smallest, workers, room, streams=True)
+    assert cut.block == block
+    assert cut.blocks >= min(8 * workers, (side // 896) ** 2)
+    on_a_cpu = with_block(tiling, smallest, workers, room, streams=False)
+    assert on_a_cpu.block <= min(2048, cut.block)
