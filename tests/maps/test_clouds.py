@@ -13,13 +13,13 @@ import fsspec
 import numpy as np
 import pytest
 import rasterio
+import small
 from affine import Affine
 from ports import free_port
 
-import geoseg.core.tiling
 from geoseg.cli import main
 from geoseg.errors import LockedError
-from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage, access
 from geoseg.maps.store import open_masks
@@ -121,13 +121,13 @@ def scene(tmp_path_factory):
 
 def segment(source, out):
     model = LocalModel(card=identity_card(3, window=48, overlap=12))
-    plan = make_plan(source, model=model, block=72, bands=["1", "2", "3"])
+    how = {"model": model, "block": 72, "bands": ["1", "2", "3"]}
+    plan = small.make_plan(source, chunk=64, **how)
     masks, facts = run_plan(plan, out=out, progress=False)
     return masks.read("classes", masks.grid.window), facts
 
 
-def test_a_raster_and_masks_in_a_store(store, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
+def test_a_raster_and_masks_in_a_store(store, scene, tmp_path):
     expected, _ = segment(scene, str(tmp_path / "m.zarr"))
     fsspec.filesystem(store[:2], **access(store)).put(scene, f"{store}/scene.tif")
     out = f"{store}/a/m.zarr"

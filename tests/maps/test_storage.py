@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import rasterio
+import small
 from affine import Affine
 
-import geoseg.core.tiling
 import geoseg.inference.worker
 from geoseg.errors import LockedError, MasksError
-from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.state import PARTIAL
 from geoseg.maps.storage import Storage
@@ -170,8 +170,7 @@ def bucket(proxy, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
+def no_waits(monkeypatch):
     monkeypatch.setattr(geoseg.inference.worker, "WAITS", (0.01, 0.05))
     # Before botocore asks again it waits; here as often, but not as long.
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
@@ -201,18 +200,15 @@ def scene(tmp_path_factory):
 
 def segment(source, out, progress=False, **more):
     model = LocalModel(card=identity_card(3, window=48, overlap=12))
-    plan = make_plan(source, model=model, block=72, bands=["1", "2", "3"])
+    how = {"model": model, "block": 72, "bands": ["1", "2", "3"]}
+    plan = small.make_plan(source, chunk=64, **how)
     return run_plan(plan, out=out, progress=progress, **more)
 
 
 @pytest.fixture(scope="module")
 def expected(scene, tmp_path_factory):
     out = tmp_path_factory.mktemp("here") / "m.zarr"
-    geoseg.core.tiling.CHUNK, before = 64, geoseg.core.tiling.CHUNK
-    try:
-        segment(scene, out)
-    finally:
-        geoseg.core.tiling.CHUNK = before
+    segment(scene, out)
     masks = open_masks(str(out))
     return masks.read("classes", masks.grid.window)
 
@@ -281,7 +277,7 @@ def test_other_settings_and_begun_anew_in_a_bucket(scene, expected, bucket):
     out = f"{bucket}/m.zarr"
     segment(scene, out)
     model = LocalModel(card=identity_card(3, window=48, overlap=12), bump=2.0)
-    plan = make_plan(scene, model=model, block=72)
+    plan = small.make_plan(scene, chunk=64, model=model, block=72)
     with pytest.raises(MasksError, match="begun with other settings"):
         run_plan(plan, out=out, progress=False)
     run_plan(plan, out=out, progress=False, overwrite=True)

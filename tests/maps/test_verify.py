@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import small
 
-import geoseg.core.tiling
 from geoseg.errors import LockedError, MasksError
-from geoseg.inference.workflow import make_plan, run_plan
+from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.overviews import (
     build_overviews,
@@ -22,16 +22,12 @@ from geoseg.maps.verify import verify
 from geoseg.testing import LocalModel, MemorySource, identity_card
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
-
-
 def segment(out, zarr_format=2, progress=False, height=200, **more):
     pixels = np.random.default_rng(0).random((3, height, 190), np.float32)
     source = MemorySource(values=pixels)
     model = LocalModel(card=identity_card(3, window=48, overlap=12))
-    plan = make_plan(source, model=model, block=72, scores=True, **more)
+    how = {"model": model, "block": 72, "scores": True, **more}
+    plan = small.make_plan(source, chunk=64, **how)
     return run_plan(plan, out=out, zarr_format=zarr_format, progress=progress)[1]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import small
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from pyogrio import raw
 from scipy import ndimage
 
 import geoseg
-import geoseg.core.tiling
 from geoseg.core.grid import Window, squares
 from geoseg.errors import ModelError
 from geoseg.models.classical import grow, superpixels
@@ -50,9 +50,9 @@ def at(row, col):
     return shapely.Point(5e5 + 10 * (col + 0.5), 5e6 - 10 * (row + 0.5))
 
 
-def run(raster, spec, out, **more):
-    result = geoseg.segment(
-        raster, model=spec, out=out, overwrite=True, progress=False, **more
+def run(raster, spec, out, chunk=0, **more):
+    result = small.segment(
+        raster, model=spec, out=out, overwrite=True, chunk=chunk, **more
     )
     return result["classes"].to_numpy()
 
@@ -79,9 +79,7 @@ class TestGrow:
             np.testing.assert_array_equal(labels, expected)
             assert expected.sum() > 1
 
-    def test_markers_compete_and_blocks_do_not_matter(
-        self, tmp_path, drone, monkeypatch
-    ):
+    def test_markers_compete_and_blocks_do_not_matter(self, tmp_path, drone):
         """Against the whole raster at once; cells and blocks of several sizes."""
         with rasterio.open(drone) as file:
             window = rasterio.windows.Window(700, 500, 500, 420)
@@ -96,9 +94,8 @@ class TestGrow:
         assert len(np.unique(expected)) == 4
         for cell, blocks in ((64, (64, 128)), (96, (96, 288)), (512, (512,))):
             model = grow.open_spec(f"grow:{marker}:22", cell=cell).load(ModelOptions())
-            monkeypatch.setattr(geoseg.core.tiling, "CHUNK", cell)
             for block in blocks:
-                found = run(raster, model, tmp_path / "m", block=block)
+                found = run(raster, model, tmp_path / "m", cell, block=block)
                 np.testing.assert_array_equal(found, expected)
 
     @settings(max_examples=12)
@@ -228,9 +225,7 @@ class TestSuperpixels:
         cluster = pytest.importorskip("sklearn.cluster")
         recipe, source = self.fitted("slic:16:5", open_source(drone))
         model = recipe.load()
-        pixels = source.read(
-            geoseg.core.grid.Window(y=64, x=96, height=320, width=480)
-        )[0]
+        pixels = source.read(Window(y=64, x=96, height=320, width=480))[0]
         spreads, centres = model.clusters.spreads, model.clusters.centres
         image = np.moveaxis(pixels / spreads[:, None, None], 0, -1)
         segments = segmentation.slic(
@@ -246,14 +241,13 @@ class TestSuperpixels:
         assert (found == expected).mean() > 0.9999
         assert len(np.unique(found)) >= 4
 
-    def test_the_map_has_no_trace_of_windows(self, tmp_path, drone, monkeypatch):
+    def test_the_map_has_no_trace_of_windows(self, tmp_path, drone):
         """Windows of some cells against one look at the whole raster."""
-        monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 160)
         with rasterio.open(drone) as file:
             pixels = file.read(window=rasterio.windows.Window(300, 200, 660, 500))
         raster = write_raster(tmp_path / "a.tif", pixels)
         model = superpixels.open_spec("slic:8:4", cell=160).load(ModelOptions())
-        maps = [run(raster, model, tmp_path / "m", block=b) for b in (160, 480)]
+        maps = [run(raster, model, tmp_path / "m", 160, block=b) for b in (160, 480)]
         np.testing.assert_array_equal(*maps)
         recipe, _ = self.fitted("slic:8:4", open_source(raster))
         reach = 80

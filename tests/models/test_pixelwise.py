@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import small
 from scipy.special import softmax
 
-import geoseg
-import geoseg.core.tiling
 from geoseg.core.grid import Window
 from geoseg.errors import ModelError
 from geoseg.models.classical.forest import Trees
@@ -117,17 +116,16 @@ def test_linear_classifiers(window, classes, make):
     assert (scores.argmax(0) == predicted).mean() > 0.9995
 
 
-def test_blocks_do_not_matter(tmp_path, shared, monkeypatch):
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 192)
+def test_blocks_do_not_matter(tmp_path, shared):
     source = open_source(str(shared / "ftw_austria" / "inference-img.tif"))
     rows, y = labelled(FEATURES.of(source.read(source.grid.window)[0]), 3)
     library = svm.SVC().fit(rows[::997], y[::997])
     card = a_card(3)
     save_svm(Machine.of(library, 3), FEATURES, card, tmp_path / "svm")
     maps = [
-        geoseg.segment(
+        small.segment(
             str(shared / "ftw_austria" / "inference-img.tif"), model=tmp_path / "svm",
-            out=tmp_path / f"{b}.zarr", block=b, progress=False, scores=True,
+            out=tmp_path / f"{b}.zarr", chunk=192, block=b, scores=True,
         )["classes"].to_numpy()
         for b in (192, 576)
     ]  # fmt: skip

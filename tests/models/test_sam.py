@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 import rasterio
+import small
 import torch
 
-import geoseg
-import geoseg.core.tiling
 from geoseg.core.grid import Window
 from geoseg.errors import ModelError
 from geoseg.models.load import load_model, model_recipe
@@ -337,9 +336,8 @@ def test_the_card_is_made_from_the_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "engine"), [(False, "auto"), (True, "torch")])
-def test_a_map_does_not_depend_on_blocks(tmp_path, scene, monkeypatch, asked, engine):
+def test_a_map_does_not_depend_on_blocks(tmp_path, scene, asked, engine):
     """A whole run of both kinds, on a piece of a real scene, cut in two ways."""
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 96)
     folder = tmp_path / "sam"
     folder.mkdir()
     saved(folder, a_sam, points_per_side=3, score=-9.0, stability=0.05)
@@ -362,9 +360,9 @@ def test_a_map_does_not_depend_on_blocks(tmp_path, scene, monkeypatch, asked, en
         TestPrompts().write(prompts, shapes, crs)
     maps = []
     for out, block in (("a.zarr", 96), ("b.zarr", 288)):
-        result = geoseg.segment(
+        result = small.segment(
             str(piece), model=str(folder), out=tmp_path / out, prompts=prompts,
-            block=block, device="cpu", engine=engine, batch=2, progress=False,
+            chunk=96, block=block, device="cpu", engine=engine, batch=2,
         )  # fmt: skip
         maps.append(result["instances"].to_numpy())
     np.testing.assert_array_equal(*maps)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import small
 from affine import Affine
 from rasterio.enums import ColorInterp
 
@@ -742,10 +743,9 @@ def test_a_remote_cog_is_read_in_part(server, tmp_path):
     assert "SECRET" not in source.name + str(source.identity) + repr(source)
 
 
-def test_a_remote_cog_is_fetched_by_blocks(server, tmp_path, monkeypatch):
+def test_a_remote_cog_is_fetched_by_blocks(server, tmp_path):
     """Each block its tiles, once: those at its rim come with its neighbour too."""
-    import geoseg.core.tiling
-    from geoseg.inference.workflow import make_plan, run_plan
+    from geoseg.inference.workflow import run_plan
     from geoseg.testing import LocalModel, identity_card
 
     url, served = server
@@ -754,10 +754,10 @@ def test_a_remote_cog_is_fetched_by_blocks(server, tmp_path, monkeypatch):
         write(tmp_path / "a.tif", pixels, tiled=True, blockxsize=64, blockysize=64)
     )
     model = LocalModel(card=identity_card(3, window=96, overlap=16))
-    monkeypatch.setattr(geoseg.core.tiling, "CHUNK", 64)
     out = {}
     for source in (str(path), f"{url}/a.tif?sig=SECRET"):
-        plan = make_plan(source, model=model, block=240, bands=["1", "2", "3"])
+        how = {"model": model, "block": 240, "bands": ["1", "2", "3"]}
+        plan = small.make_plan(source, chunk=64, **how)
         masks, _ = run_plan(plan, out=tmp_path / f"{len(out)}.zarr", progress=False)
         out[source] = masks.read("classes", masks.grid.window)
     here, there = out.values()

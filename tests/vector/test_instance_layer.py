@@ -4,10 +4,10 @@ import numpy as np
 import oracles
 import pytest
 import rasterio.features
+import small
 from oracles import Oracle, Scene, card
 
 import geoseg
-import geoseg.core.tiling
 from geoseg.errors import RegionsError
 from geoseg.maps.store import open_masks
 
@@ -22,14 +22,8 @@ def store(tmp_path_factory):
     valid[:, 60::61] = False
     valid[140:145] = False
     path = tmp_path_factory.mktemp("instances") / "m.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geoseg.core.tiling, "CHUNK", 96)
-        geoseg.segment(
-            Scene(truth, valid),
-            model=Oracle(card(64, 16), classes=2),
-            out=path,
-            progress=False,
-        )
+    model = Oracle(card(64, 16), classes=2)
+    small.segment(Scene(truth, valid), model=model, out=path, chunk=96)
     return path
 
 
