@@ -341,7 +341,14 @@ class Stream:
 
     def _complete(self, work: Work) -> None:
         """Make the block's answer on the device."""
-        tensors = self._step.complete(work)
+        while True:
+            try:
+                tensors = self._step.complete(work)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve((self.card.window, self.card.window), work, error)
         work.forget()
         with self._lock:
             self._open -= 1

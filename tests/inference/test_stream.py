@@ -23,8 +23,9 @@ from geoseg.core import user_cache
 from geoseg.core.blend import SCORE, WEIGHT_1D
 from geoseg.core.classes import class_table
 from geoseg.core.tiling import Tiling
-from geoseg.errors import BlocksFailedError, ModelError
+from geoseg.errors import BlocksFailedError, ClusterError, ModelError
 from geoseg.inference import device_steps as steps
+from geoseg.inference.block_steps import BlendStep
 from geoseg.inference.device_memory import laid_out, room_of
 from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import choose_here
@@ -36,8 +37,9 @@ from geoseg.inference.stream import Stream
 from geoseg.inference.streams import step_of
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
+from geoseg.inference.worker import _leave
 from geoseg.inference.workflow import run_plan
-from geoseg.maps.state import DONE
+from geoseg.maps.state import DONE, PARTIAL
 from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
 from geoseg.models.load import ModelRecipe, model_recipe
@@ -299,6 +301,57 @@ def test_out_of_memory_halves_the_batch_and_says_so(scene, tmp_path, device):
     assert differ.mean() < 1e-3
     masks = open_masks(tmp_path / "g")
     assert {masks.done_info(key)["batch"] for key in masks.marked(DONE)} == {2}
+
+
+def test_memory_may_run_out_while_a_block_is_labelled(scene, tmp_path, monkeypatch):
+    plain = run(scene, tmp_path / "plain", network(), device="cpu", batch=2)
+    complete, full = BlendStep.complete, iter([True, True])
+
+    def tight(step, work):
+        if next(full, False):
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return complete(step, work)
+
+    monkeypatch.setattr(BlendStep, "complete", tight)
+    with pytest.warns(UserWarning, match="windows are passed at once"):
+        found = run(scene, tmp_path / "g", network(), device="cpu", batch=8)
+    assert (plain["classes"] != found["classes"]).mean() < 1e-3
+
+
+class Lost(torch.nn.Module):
+    """A network whose device fails once it has passed some batches."""
+
+    passes = 6
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        Lost.passes -= len(x) > 1  # it is looked at before a run, too
+        if Lost.passes < 0:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return self.inner(x)
+
+
+def test_a_card_that_fails_ends_its_worker_and_not_the_run(
+    scene, tmp_path, monkeypatch
+):
+    """Here, without a cluster, the command ends with 3, and the same one resumes."""
+    monkeypatch.setattr(Lost, "passes", 6)
+    net = network(Lost())
+    with pytest.raises(ClusterError, match=r"GPU of .* failed: CUDA error.* resumes"):
+        run(scene, tmp_path / "m", net, device="cpu")
+    done = open_masks(tmp_path / "m").marked(PARTIAL)
+    assert 0 < len(done) < tiling().blocks
+    monkeypatch.setattr(Lost, "passes", 10**6)
+    found = run(scene, tmp_path / "m", net, device="cpu")
+    assert same(found, run(scene, tmp_path / "plain", network(), device="cpu"))
+    left = []
+    monkeypatch.setattr("distributed.get_worker", lambda: "a worker of a cluster")
+    monkeypatch.setattr("os._exit", left.append)
+    _leave(RuntimeError("CUDA error: unspecified launch failure"))
+    assert left == [70]
 
 
 class Odd(torch.nn.Module):
