@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,11 +16,11 @@ from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.raster_options import BandsOptions
 from geoseg.core.text import area_unit, counted, number, redact
-from geoseg.errors import GeosegError, MasksError
+from geoseg.errors import GeosegError, MasksError, RasterError
+from geoseg.rasters.gdal import FEATURES
+from geoseg.rasters.zarrs import is_zarr
 
-_VECTORS = {
-    ".gpkg", ".parquet", ".geoparquet", ".fgb", ".geojson", ".shp", ".kml", ".gml",
-}  # fmt: skip
+_SUBDATASET = re.compile(r"[A-Z][A-Z0-9_]+:.*[./\\]")  # `NETCDF:file.nc:red`, of GDAL
 Description = tuple[dict[str, Any], list[str]]
 
 
@@ -47,13 +48,14 @@ def _found(thing: str, trust: Sequence[str]) -> Description:
         return _of_run(thing)
     if (path / "card.json").is_file() or path.suffix == ".json":
         return _of_json(path, thing, trust)
-    if thing.rstrip("/").endswith(".zarr"):
+    if thing.rstrip("/").endswith(".zarr") or is_zarr(thing):
         return _of_zarr(thing, trust)
-    if path.suffix.lower() in _VECTORS:
+    if path.suffix.lower() in FEATURES:
         return _of_vectors(thing)
-    if "://" not in thing and not path.exists() and not any(c in thing for c in "*?"):
-        return _of_model(thing)
-    return _of_raster(thing, trust)
+    rasters = "://" in thing or any(c in thing for c in "*?") or path.exists()
+    if rasters or _SUBDATASET.match(thing):
+        return _of_raster(thing, trust)
+    return _of_model(thing)
 
 
 def _is_list(path: Path) -> bool:
@@ -75,7 +77,7 @@ def _of_json(path: Path, thing: str, trust: Sequence[str]) -> Description:
 def _of_zarr(path: str, trust: Sequence[str]) -> Description:
     try:
         return _of_masks(path)
-    except MasksError:
+    except (MasksError, RasterError):
         with suppress(GeosegError):  # images of other tools
             return _of_raster(path, trust)
         raise
@@ -144,9 +146,13 @@ def _of_masks(masks: str) -> Description:
 
 def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     from geoseg.maps.provenance import crs_name
+    from geoseg.rasters.nodata import suspected
     from geoseg.rasters.open import open_source
+    from geoseg.rasters.source import unique
 
     source = open_source(raster, trust=trust)
+    question = suspected(source)
+    notes = unique([*source.notes, *([question] if question else [])])
     grid, size = source.grid, source.grid.pixel_size_m
     metres = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m"
     bands = [band.name for band in source.bands]
@@ -155,7 +161,7 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
         f"bands   {', '.join(bands)}",
         f"CRS     {crs_name(grid)}",
         "bounds  " + ", ".join(f"{b:.10g}" for b in grid.bounds),
-        *(f"note    {note}" for note in source.notes),
+        *(f"note    {note}" for note in notes),
         step("classes", "classes", redact(raster))
         if len(bands) == 1 and source.dtype.kind in "ui"
         else step("try", "plan", redact(raster), "--model", "kmeans:6"),
@@ -169,7 +175,7 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
         "pixel_size_m": size,
         "crs": crs_name(grid),
         "bounds": list(grid.bounds),
-        "notes": list(source.notes),
+        "notes": list(notes),
     }
     return summary, lines
 

@@ -160,7 +160,8 @@ def measure(grid: Grid) -> Measure:
     if grid.crs is None:
         raise RegionsError(
             "the masks have no CRS, so polygons would have no place on a map and no "
-            "area in m²: give the raster one first, as with gdal_edit.py -a_srs"
+            "area in m²: give the raster one first, as with gdal_edit.py -a_srs; of a "
+            "Zarr or an array, as with array.rio.write_crs"
         )
     try:
         crs = CRS.from_user_input(grid.crs)

@@ -87,9 +87,13 @@ def raster_labels(
             f"the label raster {path} is placed by ground control points only, and "
             "classes cannot be interpolated: gdalwarp -r near IN OUT.tif"
         )
+    classes = [i for i, band in enumerate(source.bands) if band.name == "classes"]
+    if len(classes) == 1:  # beside confidence, as a store may have it
+        source = source.select(classes)
     if len(source.bands) != 1:
         raise LabelsError(
-            f"the label raster {path} has {len(source.bands)} bands; one is needed"
+            f"the label raster {path} has {len(source.bands)} bands; one is needed, "
+            "with the classes: gdal_translate -b 1 IN OUT.tif"
         )
     on_it = same_pixels(source.grid, grid) and same_crs(source.grid.crs, grid.crs)
     if strict and not on_it:

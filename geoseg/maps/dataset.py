@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from geoseg.maps.state import RECORD
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.values import table_of, values_that_occur
+from geoseg.rasters.zarrs import group_and_array, meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -121,7 +123,7 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
 
 
 def is_foreign_zarr(path: str) -> bool:
-    """Whether a folder or URL is a Zarr store, but none of geoseg."""
+    """Whether a folder or URL is a Zarr store or array, but none of geoseg."""
     storage = Storage(path.rstrip("/"))
     for name in (".zattrs", "zarr.json", ".zmetadata"):
         try:
@@ -129,7 +131,7 @@ def is_foreign_zarr(path: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             continue
         return b'"geoseg"' not in told and not storage.exists(RECORD)
-    return storage.exists(".zgroup")
+    return storage.exists(".zgroup") or storage.exists(".zarray")
 
 
 def open_class_zarr(path: str) -> ClassReader:
@@ -140,17 +142,21 @@ def open_class_zarr(path: str) -> ClassReader:
     """
     import xarray as xr
 
+    group, array = group_and_array(path)
     try:
-        data = xr.open_zarr(
-            **zarr_store(path),
-            decode_coords="all",
-            mask_and_scale=False,
-        )
+        with warnings.catch_warnings():  # where metadata are not consolidated
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consol")
+            data = xr.open_zarr(
+                **zarr_store(group),
+                decode_coords="all",
+                mask_and_scale=False,
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MasksError(
             f"{redact(path)} is not a Zarr store that xarray can open: "
             f"{redact(first_line(error))}"
         ) from error
+    data = meant(data, path, array)
     data.encoding["source"] = path
     return class_reader(data)
 
@@ -172,9 +178,11 @@ def class_array(data: xr.Dataset | xr.DataArray) -> xr.DataArray:
         found = [v for v in every if v.dtype.kind in "iub" and _is_flat(v)]
     if len(found) != 1 or not _is_flat(found[0]):
         names = [f"{v.name} ({_sizes(v)}{v.dtype})" for v in _variables(data)]
+        floats = not found and any(v.dtype.kind == "f" for v in _variables(data))
+        remedy = "; floats become one by array.fillna(255).astype('uint8')" * floats
         raise MasksError(
             "a map has one array (y, x) of integers, called `classes` where there are "
-            f"several; there is: {', '.join(names) or 'none'}"
+            f"several; there is: {', '.join(names) or 'none'}{remedy}"
         )
     return _upright(found[0])
 

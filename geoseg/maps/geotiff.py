@@ -120,13 +120,14 @@ def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRast
     dtype = dataset.dtypes[0]
     if dataset.count != 1:
         raise RasterError(
-            f"{name} has {dataset.count} bands; a class raster has one: extract it "
-            "with gdal_translate -b"
+            f"{name} has {dataset.count} bands, and a class raster has one: of an "
+            "image geoseg segment makes it; of a band, gdal_translate -b 1 IN OUT.tif"
         )
     if np.dtype(dtype).kind not in "iu":
         raise RasterError(
-            f"{name} has {dtype} pixels; class values are integers: convert it with "
-            "gdal_translate -ot, or classify it first"
+            f"{name} has {dtype} pixels, and classes are whole numbers: where they "
+            "are, gdal_translate -ot Byte -a_nodata 255 IN OUT.tif; if not, classify "
+            "it first"
         )
     transform = dataset.transform
     if dataset.gcps[0] and transform.is_identity:

@@ -11,6 +11,7 @@ from geoseg.core.files import absolute
 from geoseg.errors import MasksError
 from geoseg.maps.complete import check_complete
 from geoseg.maps.reader import ClassReader
+from geoseg.rasters.zarrs import only_gdal_reads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,7 +62,10 @@ def _from_path(path: str, *, unseen: bool) -> ClassReader:
         from geoseg.maps.dataset import is_foreign_zarr, open_class_zarr
         from geoseg.maps.store import open_masks
 
-        return open_class_zarr(path) if is_foreign_zarr(path) else open_masks(path)
+        if not is_foreign_zarr(path):
+            return open_masks(path)
+        if not only_gdal_reads(path):
+            return open_class_zarr(path)
     from geoseg.maps.geotiff import open_class_raster
 
     return open_class_raster(path, unseen=unseen)

@@ -507,6 +507,11 @@ def _open_path(path: Path) -> OpenedModel:
             f"{path} is not a model folder: it holds neither {CARD} nor a transformers "
             f"config.json; {how}"
         )
+    if path.is_file() and ending != ".json":
+        raise ModelError(
+            f"{path} is not a model: that is a folder with a card.json, a card itself, "
+            f"or a network's file ({', '.join(FILES)})"
+        )
     folder = open_folder(path)
     family = folder.card.framework.get("family")
     config = folder.path / "config.json"

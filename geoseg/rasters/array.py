@@ -18,9 +18,10 @@ from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError, first_line
 from geoseg.rasters.bands import COMMON_NAMES, as_before, with_common_names
 from geoseg.rasters.mosaic import stack
-from geoseg.rasters.source import Source, SourceBand, check_inside, steps_of
+from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
 from geoseg.rasters.time_steps import floating, is_series, iso_day, seen
 from geoseg.rasters.validity import valid_pixels
+from geoseg.rasters.zarrs import group_and_array, meant
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -178,11 +179,12 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
     import xarray as xr
 
     name = redact(path)
+    group, array = group_and_array(path)
     try:  # numbers as they are stored
         with warnings.catch_warnings():  # of folders beside the arrays, as masks have
             warnings.filterwarnings("ignore", ".* is not recognized as a component")
             dataset = xr.open_zarr(
-                path,
+                group,
                 chunks=None,
                 mask_and_scale=False,
                 decode_coords="all",
@@ -190,10 +192,13 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
             )
     except Exception as error:  # of zarr, xarray and codecs
         raise RasterError(f"cannot open {name}: {first_line(error)}") from error
+    dataset = meant(dataset, path, array)
     for variable in dataset.data_vars.values():
         variable.encoding["source"] = absolute(path)
     opened: Any = open_array(dataset, nodata=nodata)
-    return replace(opened, name=name)  # type: ignore[no-any-return]
+    opened = replace(opened, name=name)
+    ours = f"{name} is a class map of geoseg: its classes are taken as pixels"
+    return noted(opened, *([ours] if "geoseg" in dataset.attrs else []))
 
 
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:

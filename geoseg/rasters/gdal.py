@@ -11,6 +11,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.files import free_in
@@ -29,7 +30,6 @@ from geoseg.rasters.archives import gdal_settings, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rasterio import DatasetReader
 
@@ -39,6 +39,11 @@ CACHE_BYTES: Final = 64 << 20
 
 FAR_AT_ONCE: Final = 8
 """Parts of rasters far away that a process reads at once."""
+
+FEATURES: Final = (
+    ".gpkg", ".parquet", ".geoparquet", ".fgb", ".geojson", ".shp", ".kml", ".gml",
+)  # fmt: skip
+"""What names of files end with that hold features; a GeoPackage may hold pixels too."""
 
 # What is opened. Drivers that read other files which the raster names are left out,
 # but for those whose files we look through before (`references`), and so are those that
@@ -89,8 +94,18 @@ def reporting(what: str, name: str, path: str) -> Iterator[None]:
     try:
         yield
     except (RasterioError, OSError, ValueError, MemoryError) as error:
+        if path.lower().endswith(FEATURES) and Path(path).exists():
+            raise no_pixels(name) from error
         reason = _without_name(one_line(error, path), name)
         raise RasterError(f"cannot {what} {name}: {reason}") from error
+
+
+def no_pixels(name: str) -> RasterError:
+    """Return what to say of a file of features where pixels are needed."""
+    return RasterError(
+        f"{name} holds features (points, lines, polygons), and pixels are needed here: "
+        "name a raster; gdal_rasterize makes one of features"
+    )
 
 
 def _without_name(reason: str, name: str) -> str:

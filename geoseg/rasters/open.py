@@ -34,6 +34,7 @@ from geoseg.rasters.several import files_meant, open_several
 from geoseg.rasters.source import Source, SourceBand, noted, steps_of
 from geoseg.rasters.stac import items_of, open_items, read_items
 from geoseg.rasters.time_steps import WantedBand, iso_day, matched_in_time
+from geoseg.rasters.zarrs import is_zarr, only_gdal_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,7 +211,7 @@ def _open_path(path: str, told: FileHints) -> Source:
         )
     if _is_json(path):
         return open_items(read_items(path, told.trust), told=told)
-    if path.rstrip("/\\").endswith(".zarr") and Path(path).is_dir():
+    if is_zarr(path) and not only_gdal_reads(path):
         return open_zarr(path, nodata=told.nodata)
     files = files_meant(path)
     if files is None:

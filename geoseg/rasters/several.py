@@ -29,6 +29,7 @@ from geoseg.rasters.products import (
     product_of,
 )
 from geoseg.rasters.source import Source, SourceBand, noted
+from geoseg.rasters.zarrs import is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,7 +62,7 @@ def files_meant(path: str) -> list[str] | None:
 
 
 def _in_product(place: Path) -> list[str] | None:
-    if place.suffix == ".zarr":
+    if is_zarr(str(place)):
         return None
     found = files_in(str(place))
     if not found and (place / "hdr.adf").exists():

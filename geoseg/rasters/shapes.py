@@ -15,6 +15,7 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.gdal import is_remote, squeezed
 from geoseg.rasters.vectors import open_vectors
+from geoseg.rasters.zarrs import is_zarr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +58,8 @@ def read_shapes(file: str, what: str, *, columns: bool = False) -> Shapes:
     if opened is None:
         known = is_remote(path) or Path(path).exists()
         why = "OGR finds no features in it" if known else "there is no such file"
+        if path.lower().endswith((".tif", ".tiff", ".vrt", ".jp2")) or is_zarr(path):
+            why = "it is a raster: geoseg vectorize makes polygons of a class map"
         raise RasterError(f"cannot read {what} {redact(file)}: {why}")
     layers = list(opened.layers)
     if not layer and len(layers) > 1:

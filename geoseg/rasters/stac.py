@@ -22,7 +22,7 @@ from geoseg.rasters.bands import (
     band_key,
 )
 from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile
-from geoseg.rasters.gdal import is_remote, squeezed
+from geoseg.rasters.gdal import is_remote, no_pixels, squeezed
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.named_files import absolute_href, allowed, read_bytes
 from geoseg.rasters.several import open_all
@@ -63,7 +63,13 @@ def items_in(found: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     items = found.get("features", [found])
     if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
         raise RasterError(f"{redact(path)} is not a collection of STAC items")
+    if items and all(map(_is_plain_feature, items)):
+        raise no_pixels(redact(path))
     return items
+
+
+def _is_plain_feature(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "Feature" and not {"assets", "stac_version"} & {*item}
 
 
 def json_object(text: str | bytes, path: str, what: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_maps_of_other_tools(kind, tmp_path):
 
 def test_what_is_no_class_raster_is_said(tmp_path):
     for values, said in (
-        (SQUARES.astype("f4"), "class values are integers"),
+        (SQUARES.astype("f4"), "classes are whole numbers"),
         ((SQUARES - 3).astype("i2"), "has class value -2; class values are 0 … 65534"),
         ((SQUARES * 70).astype("i4"), "has class value 69930; class values are"),
         (np.arange(90_000, dtype="u4").reshape(300, 300), "more than 65,535 values"),

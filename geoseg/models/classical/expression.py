@@ -108,6 +108,11 @@ def parse(text: str) -> Expression:
         ModelError: Something else is in it; it is shown.
     """
     text = text.strip()
+    if not text:
+        raise ModelError(
+            "what is compared is missing: a band, an index or arithmetic on bands "
+            "comes after the colon, as in otsu:ndvi or threshold:ndvi:0.4"
+        )
     tree = _tree(INDICES.get(text.lower(), text), text)
     if isinstance(tree, ast.Constant) and type(tree.value) is int:
         tree = ast.Constant(str(tree.value))  # `otsu:1`: the band called 1

@@ -1,0 +1,95 @@
+"""Zarrs of any tool on this machine: which paths are some, and what of them is meant.
+
+A path may be that of a store, whatever its name ends with, of a group in it, or of an
+array.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geoseg.core.text import redact
+from geoseg.errors import RasterError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+_LISTED = 6
+
+
+def is_zarr(path: str) -> bool:
+    """Whether a folder on this machine is a Zarr, a group of one or an array."""
+    place = Path(path)
+    named = path.rstrip("/\\").endswith(".zarr")
+    return place.is_dir() and (named or any((place / m).is_file() for m in _MARKS))
+
+
+def only_gdal_reads(path: str) -> bool:
+    """Whether a Zarr has arrays of version 3 without codecs, as GDAL 3.10 writes them.
+
+    zarr refuses these, or does not see them; GDAL reads them.
+    """
+    arrays = map(_node, sorted(Path(path).glob("*/zarr.json")))
+    return any(n.get("node_type") == "array" and "codecs" not in n for n in arrays)
+
+
+def group_and_array(path: str) -> tuple[str, str | None]:
+    """Return the group that is to be opened, and the name of the array that is meant.
+
+    The latter is None where the path is that of a group.
+    """
+    place = Path(path)
+    array = _node(place / "zarr.json").get("node_type") == "array"
+    if array or (place / ".zarray").is_file():
+        return str(place.parent), place.name
+    return path, None
+
+
+def meant(dataset: xr.Dataset, path: str, array: str | None) -> xr.Dataset:
+    """Return the arrays of a group that are meant, in the order of their names.
+
+    A Zarr keeps no order: a file system lists arrays as it likes. `B2` comes before
+    `B10`.
+
+    Args:
+        dataset: The group as xarray opens it.
+        path: Where it is.
+        array: The only one that is meant; None: all.
+
+    Raises:
+        RasterError: There are none; groups in it are named.
+    """
+    if array is not None and array in dataset.data_vars:
+        return dataset[[array]]
+    if dataset.data_vars:
+        return dataset[sorted(map(str, dataset.data_vars), key=_natural)]
+    place, name = Path(path), redact(path)
+    files = (f for mark in ("zarr.json", ".zarray") for f in place.rglob(mark))
+    arrays = [f.parent for f in files if _node(f).get("node_type", "array") == "array"]
+    groups = sorted({a.parent.relative_to(place).as_posix() for a in arrays} - {"."})
+    if not groups:
+        raise RasterError(f"{name} is a Zarr without arrays")
+    more = ", …" * (len(groups) > _LISTED)
+    raise RasterError(
+        f"{name} has no arrays itself, but in {', '.join(groups[:_LISTED])}{more}: say "
+        f"which, as in {name.rstrip('/')}/{groups[0]}"
+    )
+
+
+def _node(file: Path) -> dict[str, object]:
+    """Return what metadata say of a node; nothing where they cannot be read."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return what names are ordered by: the numbers in them by their values."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(p) if p.isdecimal() else -1, p) for p in parts]

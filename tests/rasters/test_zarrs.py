@@ -1,0 +1,98 @@
+"""Zarrs of other tools: GDAL's, groups and arrays in them, and what has none."""
+
+import shutil
+
+import numpy as np
+import pytest
+import rasterio.shutil
+import xarray as xr
+from affine import Affine
+
+from geoseg.cli import run
+from geoseg.core.grid import Window
+from geoseg.errors import RasterError
+from geoseg.maps.open import open_classes
+from geoseg.rasters.open import open_source
+
+HERE = Affine(10, 0, 500_000, 0, -10, 5_200_000)
+CLASSES = np.ones((12, 16), np.uint8)
+CLASSES[:, 8:] = 2
+IMAGE = np.arange(4 * 12 * 16, dtype=np.uint16).reshape(4, 12, 16)
+
+
+def write(path, pixels):
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width,
+        dtype=pixels.dtype, crs="EPSG:32632", transform=HERE,
+    ) as file:  # fmt: skip
+        file.write(pixels)
+    return path
+
+
+def grouped(path, group=None, **variables):
+    """Write variables (y, x) with coordinates and a CRS."""
+    places = {"y": 5_199_995.0 - 10 * np.arange(12)}
+    places["x"] = 500_005.0 + 10 * np.arange(16)
+    arrays = {n: (("y", "x"), v) for n, v in variables.items()}
+    data = xr.Dataset(arrays, places).rio.write_crs("EPSG:32632")
+    data.to_zarr(path, group=group, zarr_format=2, consolidated=False)
+
+
+@pytest.mark.parametrize("version", ["ZARR_V2", "ZARR_V3"])
+def test_what_gdal_writes_is_read(tmp_path, version):
+    for name, pixels in (("map", CLASSES[None]), ("image", IMAGE)):
+        tif, path = write(tmp_path / f"{name}.tif", pixels), tmp_path / f"{name}.zarr"
+        rasterio.shutil.copy(tif, path, driver="Zarr", FORMAT=version)
+        source = open_source(path)
+        np.testing.assert_array_equal(source.read(source.grid.window)[0], pixels)
+        assert source.grid.transform == HERE
+    reader = open_classes(tmp_path / "map.zarr")
+    assert reader.grid.transform == HERE
+    assert "32632" in reader.grid.crs
+    found = reader.read("classes", reader.grid.window)
+    np.testing.assert_array_equal(found, CLASSES)
+
+
+def test_arrays_come_in_the_order_of_their_names(tmp_path):
+    names = [f"B{i}" for i in (11, 2, 1)]
+    grouped(tmp_path / "a.zarr", **dict(zip(names, IMAGE, strict=False)))
+    source = open_source(tmp_path / "a.zarr")
+    assert [band.name for band in source.bands] == ["B1", "B2", "B11"]
+    one = Window(y=0, x=0, height=1, width=1)
+    assert source.read(one)[0].ravel().tolist() == [IMAGE[i, 0, 0] for i in (2, 1, 0)]
+
+
+def test_a_group_or_an_array_in_a_store_is_named_by_its_path(tmp_path, capsys):
+    grouped(tmp_path / "deep.zarr", "2024/maps", cover=CLASSES, other=CLASSES * 3)
+    for opened in (open_source, open_classes):
+        with pytest.raises(RasterError, match=r"but in 2024/maps: .*zarr/2024/maps"):
+            opened(tmp_path / "deep.zarr")
+    inside = tmp_path / "deep.zarr" / "2024" / "maps"
+    assert len(open_source(inside).bands) == 2
+    for name, factor in (("cover", 1), ("other", 3)):
+        reader = open_classes(inside / name)
+        found = reader.read("classes", reader.grid.window)
+        np.testing.assert_array_equal(found, CLASSES * factor)
+    shutil.move(inside, tmp_path / "plain")  # a store by any other name
+    assert len(open_source(tmp_path / "plain").bands) == 2
+    assert run(["info", str(tmp_path / "plain" / "cover")]) == 0
+    assert capsys.readouterr().out.startswith("class map, 16 x 12 px")
+
+
+def test_a_class_map_that_is_given_as_an_image_is_called_one(tmp_path, capsys):
+    tif = write(tmp_path / "s.tif", IMAGE)
+    masks = str(tmp_path / "m.zarr")
+    line = ["--model", "kmeans:2", "--out", masks, "-q"]
+    assert run(["segment", str(tif), *line]) == 0
+    assert run(["plan", masks, "--model", "kmeans:2"]) == 0
+    said = "is a class map of geoseg: its classes are taken as pixels"
+    assert said in capsys.readouterr().out
+
+
+def test_classes_with_their_confidence_are_a_reference(tmp_path, capsys):
+    write(tmp_path / "m.tif", CLASSES[None])
+    grouped(tmp_path / "r.zarr", classes=CLASSES, confidence=CLASSES / np.float32(3))
+    line = ["evaluate", str(tmp_path / "m.tif"), "--reference"]
+    assert run([*line, str(tmp_path / "r.zarr")]) == 0
+    assert "1.000" in capsys.readouterr().out
