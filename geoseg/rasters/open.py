@@ -217,6 +217,8 @@ def _open_path(path: str, told: FileHints) -> Source:
     if files is None:
         opened = open_raster(path, told)
         return on_control_points(opened, opened.control)
+    if any(map(product_of, files)):  # such as `*.SAFE`
+        return _open_paths(files, told)
     return open_several(files, name=redact(path), told=told)
 
 

@@ -50,14 +50,11 @@ def files_meant(path: str) -> list[str] | None:
     if product is not None:
         return _in_product(Path(product))
     if glob.has_magic(path) and not Path(path).exists():
-        found = sorted(
-            f
-            for f in glob.glob(path, recursive=True)  # noqa: PTH207 - as typed
-            if Path(f).is_file()
-        )
+        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - as typed
+        files = [f for f in found if Path(f).is_file()]
         if not found:
             raise RasterError(f"no file matches {path}")
-        return found
+        return files or found  # folders, each of a product
     return None
 
 

@@ -66,8 +66,8 @@ def meant(dataset: xr.Dataset, path: str, array: str | None) -> xr.Dataset:
     if array is not None and array in dataset.data_vars:
         return dataset[[array]]
     if dataset.data_vars:
-        names = [str(name) for name in dataset.data_vars]
-        return dataset[sorted(names, key=_natural)]
+        names = sorted((str(name) for name in dataset.data_vars), key=_natural)
+        return dataset[names]
     place, name = Path(path), redact(path)
     files = (f for mark in ("zarr.json", ".zarray") for f in place.rglob(mark))
     arrays = [f.parent for f in files if _node(f).get("node_type", "array") == "array"]
