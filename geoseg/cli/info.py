@@ -121,7 +121,7 @@ def _of_model(spec: str) -> Description:
 def _of_masks(masks: str) -> Description:
     from geoseg.maps.complete import incomplete
     from geoseg.maps.open import open_classes
-    from geoseg.maps.provenance import facts_of
+    from geoseg.maps.provenance import facts_of, provenance
 
     reader = open_classes(masks, partial=True)
     lacks = incomplete(reader)
@@ -131,6 +131,8 @@ def _of_masks(masks: str) -> Description:
     lines = [f"class map, {grid.width:,} x {grid.height:,} px, {lacks or 'complete'}"]
     lines += area_lines(found)
     lines += [f"{name:<28}{value}" for name, value in facts]
+    notes = list(provenance(reader).get("notes", []))
+    lines += [f"{'Note':<28}{note}" for note in notes]
     lines.append(step("look", "view", redact(masks)))
     summary = {
         "kind": "masks",
@@ -140,6 +142,7 @@ def _of_masks(masks: str) -> Description:
         "classes": {c.name: c.value for c in reader.classes},
         "areas": found,
         "facts": dict(facts),
+        "notes": notes,
     }
     return summary, lines
 

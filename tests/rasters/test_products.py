@@ -135,6 +135,14 @@ def test_the_offset_is_that_of_the_baseline_not_of_the_day(
     assert {b.offset for b in source.bands} == {expected}
 
 
+def test_a_glob_of_products_is_a_mosaic_in_one_kind_of_numbers(tmp_path):
+    safe(tmp_path, baseline="03.00", offset=0, day="20210715")
+    safe(tmp_path, baseline="05.09", offset=-1000, day="20230715")
+    found = open_source(tmp_path / "*.SAFE")
+    assert any("numbers of 2 kinds: those with an offset" in n for n in found.notes)
+    assert {(band.scale, band.offset) for band in found.bands} == {(1e-4, 0)}
+
+
 @pytest.mark.parametrize(
     ("day", "rule"),
     [("20230715", {(1e-4, -0.1)}), ("20210715", {(1.0, 0.0)})],

@@ -1,0 +1,86 @@
+"""The law: what changes the map and was not told is said by every command, and kept."""
+
+import html
+import json
+import shlex
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+import geoseg
+from geoseg.cli import run
+from geoseg.maps.provenance import provenance
+
+NDVI, NIR = "threshold:ndvi:0.4", "threshold:nir>1000"
+PLANET = "20230601_101010_12_2461_3B_AnalyticMS_SR.tif"
+
+
+def write(path, pixels, scale=None):
+    with rasterio.open(
+        path, "w", driver="GTiff", count=4, height=48, width=48, dtype="uint16",
+        crs="EPSG:32632", transform=Affine(10, 0, 500_000, 0, -10, 5_200_000),
+    ) as file:  # fmt: skip
+        file.write(pixels)
+        file.descriptions = ("blue", "green", "red", "nir")
+        if scale:
+            file.scales, file.offsets = [scale] * 4, [-0.1] * 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notes")
+    pixels = np.random.default_rng(0).integers(1, 3000, (4, 48, 48), "uint16")
+    write(folder / "plain.tif", pixels)
+    write(folder / "scaled.tif", pixels, 1e-4)
+    write(folder / PLANET, pixels)
+    pixels[:, :8] = 0
+    write(folder / "collar.tif", pixels)
+    data = {"href": "./plain.tif", "type": "image/tiff", "roles": ["data"]}
+    names = ("blue", "green", "red", "nir")
+    data["bands"] = [{"name": n, "nodata": 0, "raster:scale": 1e-4} for n in names]
+    item = {
+        "type": "Feature", "stac_version": "1.1.0", "id": "x", "geometry": None,
+        "properties": {"datetime": "2023-01-01T00:00:00Z"}, "links": [],
+        "assets": {"data": data},
+    }  # fmt: skip
+    (folder / "item.json").write_text(json.dumps(item))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"plain.tif --model {NDVI}", "does not say how its uint16 numbers become"),
+        (f"plain.tif --model {NIR} --units reflectance", "changes nothing"),
+        (f"plain.tif --model {NDVI} --bands 1,2", "nir <- band 1 (blue)"),
+        (f"collar.tif --model {NIR}", "--nodata 0"),
+        (f"scaled.tif --model {NIR}", "(--units reflectance uses that)"),
+        (f"scaled.tif --model {NIR} --units reflectance", "number x 0.0001 - 0.1"),
+        (f"scaled.tif --model {NDVI}", "its numbers are taken as reflectance"),
+        (f"{PLANET} --model {NDVI}", "PlanetScope: 0 is nodata"),
+        (f"item.json --model {NDVI}", "nodata is 0 by the item"),
+    ],
+)
+def test_every_note_is_said_and_kept(folder, tmp_path, monkeypatch, capsys, line, said):
+    monkeypatch.chdir(folder)
+    out, report = str(tmp_path / "m.zarr"), tmp_path / "r.html"
+    words = shlex.split(line)
+    raster, model, rest = words[0], words[2], words[3:]
+    spoken = {}
+    for name, command in {
+        "plan": ["plan", *words],
+        "check": ["model", "check", model, raster, *rest],
+        "segment": ["segment", *words, "--out", out],
+        "info": ["info", out],
+        "report": ["report", out, "--out", str(report)],
+    }.items():
+        assert run(command) == 0, command
+        heard = capsys.readouterr()
+        spoken[name] = heard.out + heard.err
+    spoken["report"] = html.unescape(report.read_text(encoding="utf-8"))
+    notes = provenance(geoseg.open_masks(out))["notes"]
+    assert any(said in note for note in notes)
+    for note in notes:
+        assert [n for n, text in spoken.items() if note not in text] == [], note
