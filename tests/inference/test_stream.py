@@ -34,7 +34,8 @@ from geoseg.inference.planning import plan_of, with_block
 from geoseg.inference.scheduler import RunInfo
 from geoseg.inference.semantic import segment_block
 from geoseg.inference.stream import Stream
-from geoseg.inference.streams import step_of
+from geoseg.inference.streams import close_streams, step_of
+from geoseg.inference.streams import stream_of as stream_of_run
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
 from geoseg.inference.worker import _leave
@@ -42,6 +43,7 @@ from geoseg.inference.workflow import run_plan
 from geoseg.maps.state import DONE, PARTIAL
 from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
+from geoseg.models.engines import compiled
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.testing import MemorySource
 
@@ -410,7 +412,7 @@ def test_tensors_share_a_buffer_side_by_side():
 
 @small.needs_compiler
 @on_devices
-def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device):
+def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device, monkeypatch):
     eager = run(scene, tmp_path / "eager", network(), device=device)
     one = run(scene, tmp_path / "1", network(), device=device, engine="compile")
     two = run(
@@ -420,6 +422,18 @@ def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device):
     assert (one["classes"] != eager["classes"]).mean() < 1e-3
     kept = [path for kind, path in user_cache.kept() if kind == "compiled"]
     assert kept
+    recipe = model_recipe(
+        network(), device=device, precision="fp32", engine="compile", batch=5
+    )
+    choice = choose_here(recipe, 100, travels=True)  # as the first worker of a cluster
+    assert choice.numerics.engine == "compile"
+    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(tmp_path / "another machine"))
+    monkeypatch.setattr(compiled, "_READY", {})
+    monkeypatch.setattr(steps, "_check", pytest.fail)  # of what is compiled anew
+    assert not steps.is_compiled(recipe, 5)
+    stream_of_run("a run", recipe, tiling(), choice.numerics, choice.code)
+    close_streams()
+    assert steps.code_of(recipe, 5) == choice.code
     assert user_cache.clear() > 0
     assert not list(user_cache.kept())
 
