@@ -19,7 +19,7 @@ from affine import Affine
 
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import listed
+from geoseg.rasters.bands import band_key, listed
 from geoseg.rasters.numbers import alike
 from geoseg.rasters.source import (
     Derived,
@@ -182,7 +182,10 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
                 f"rasters of one mosaic have the same steps in time: {first.name} has "
                 f"{_steps(first)}, {other.name} has {_steps(other)}"
             )
+    sources, otherwise = _in_order(sources)
     sources, changed = alike([turned(s, first.grid) for s in sources])
+    if not changed:
+        changed = _dtypes(sources)
     places = [_place(source, first.grid) for source in sources]
     y, x = min(p.y for p in places), min(p.x for p in places)
     bottom, right = max(p.bottom for p in places), max(p.right for p in places)
@@ -197,8 +200,43 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
-    more = [f"{name}: {changed}"] if changed else []
+    more = [f"{name}: {text}" for text in (otherwise, changed) if text]
     return noted(joined, *more, *_other_crs(sources, first.grid, name))
+
+
+def _in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
+    """Return sources with their bands in the first one's order, and what was done."""
+    first = _known_as(sources[0])
+    known = [_known_as(source) for source in sources]
+    others = [k for k in known if k != first]
+    if not others:
+        return sources, None
+    count = f"{len(others)} of its {len(sources)} rasters"
+    if len({*first}) == len(first) and all({*k} == {*first} for k in others):
+        ordered = [
+            s if k == first else s.select([k.index(band) for band in first])
+            for s, k in zip(sources, known, strict=True)
+        ]
+        return ordered, f"{count} have the bands in another order: they go by name"
+    example = next(s for s, k in zip(sources, known, strict=True) if k != first)
+    return sources, (
+        f"{count} call their bands otherwise ({listed(example.bands)} instead of "
+        f"{listed(sources[0].bands)}): they are joined by position"
+    )
+
+
+def _known_as(source: Source) -> list[tuple[str, str | None]]:
+    """Return what the bands of a source are known as, and their steps."""
+    return [(b.common_name or band_key(b.name), b.step) for b in source.bands]
+
+
+def _dtypes(sources: Sequence[Source]) -> str | None:
+    """Return what to say of rasters whose numbers may be of different kinds."""
+    found = dict.fromkeys(source.dtype for source in sources)
+    if len(found) == 1 or all(dtype.kind == "f" for dtype in found):
+        return None
+    shown = ", ".join(map(str, found))
+    return f"its rasters are of {shown}: all numbers are used as they are stored"
 
 
 def _other_crs(sources: Sequence[Source], lattice: Grid, name: str) -> list[str]:

@@ -299,6 +299,36 @@ def test_the_first_valid_pixel_wins(tmp_path):
     assert whole(open_source(f"{tmp_path}/*.tif"))[0].tolist() == [[[1, 2, 1, 2]]]
 
 
+@pytest.mark.parametrize(
+    ("names", "dtype", "bands", "said"),
+    [
+        (("blue", "green", "red"), "uint16", [3, 2, 1], "have the bands in another or"),
+        (("a", "b", "c"), "uint16", [1, 2, 3], "call their bands otherwise (a, b, c"),
+        (("red", "green", "blue"), "uint8", [1, 2, 3], "its rasters are of uint16, ui"),
+        (("red", "green", "blue"), "uint16", [1, 2, 3], None),
+    ],
+)
+def test_tiles_that_differ_are_joined_by_name_or_it_is_said(
+    tmp_path, names, dtype, bands, said
+):
+    left = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    right = left @ Affine.translation(4, 0)
+    told = (("red", "green", "blue"), left, "uint16"), (names, right, dtype)
+    for i, (called, at, kind) in enumerate(told):
+        pixels = np.arange(1, 4, dtype=kind).repeat(16).reshape(3, 4, 4)
+        with rasterio.open(
+            tmp_path / f"{i}.tif", "w", driver="GTiff", count=3, height=4, width=4,
+            dtype=kind, crs="EPSG:32633", transform=at,
+        ) as file:  # fmt: skip
+            file.write(pixels)
+            file.descriptions = called
+    source = open_source([tmp_path / "0.tif", tmp_path / "1.tif"])
+    pixels, _ = source.read(source.grid.window)
+    assert pixels[:, 0, 0].tolist() == [1, 2, 3]
+    assert pixels[:, 0, 7].tolist() == bands
+    assert said in source.notes[0] if said else source.notes == ()
+
+
 def test_quarters_in_four_crss_make_one_scene(shared):
     folder = shared / "awkward/multi_crs_neighbours"
     names = ("topleft_26711", "topright_32611", "bottomleft_4326", "bottomright_3857")
