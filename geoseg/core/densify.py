@@ -20,6 +20,7 @@ Transform = Callable[
 ]
 _ROUNDS = 3
 _MOST_PIECES = 1000  # of one edge and round
+_MOST_VERTICES = 50_000  # of a geometry: where there is no limit, as around a pole
 
 
 def densified(
@@ -45,6 +46,7 @@ def densified(
         pieces = np.minimum(np.ceil(np.sqrt(off[long] / tolerance)), _MOST_PIECES)
         longest = np.full(len(out), np.inf)
         np.minimum.at(longest, number[long], length[long] / pieces)
+        longest = np.maximum(longest, shapely.length(out) / _MOST_VERTICES)
         some = np.isfinite(longest)
         out[some] = shapely.segmentize(out[some], longest[some])
     return out

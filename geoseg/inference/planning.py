@@ -32,6 +32,7 @@ from geoseg.models.networks.device import EngineName
 from geoseg.rasters.open import Source, SourceBand, for_model, open_source
 from geoseg.rasters.quality import with_quality
 from geoseg.rasters.source import noted, steps_of
+from geoseg.rasters.time import Series
 
 _ROOM = 3e9
 """Bytes that a process uses at most unless the user says otherwise."""
@@ -157,12 +158,18 @@ def plan_of(
     Raises:
         GeosegError: The raster, the model and the numbers do not go together.
     """
-    opened = open_source(source, **options.of_source)
-    recipe = recipe_of(options).bound(opened)
+    recipe = recipe_of(options)
+    metres = _metres(recipe.card.resolution, options.resolution)
+    opened = open_source(source, pixel=metres, **options.of_source)
+    # Scenes of many dates are put on these pixels at once, or on those of --like.
+    exact = options.like is not None and options.resolution == "model"
+    placed = isinstance(opened, Series) and (options.like is None or exact)
+    recipe = recipe.bound(opened)
     opened = noted(opened, *cautions(recipe.card, opened.grid))
     opened = for_model(opened, recipe.card)
     check_fit(recipe.card, opened)
-    opened = _at_resolution(opened, recipe.card.resolution, options.resolution)
+    if metres is not None and not placed:
+        opened = _at_resolution(opened, metres, options.resolution)
     cut = tiling_of(opened.grid, recipe.card, overlap=options.overlap, chunk=chunk)
     recipe = quickest(recipe.given(opened), cut.windows).fit(opened)
     usual = _room(streams=recipe.load().streams)
@@ -327,14 +334,18 @@ def _arrays(
     return tuple(arrays)
 
 
-def _at_resolution(source: Source, model: float | None, wanted: Resolution) -> Source:
-    """Return the source with pixels of the wanted size; itself where they are near."""
-    metres = model if wanted == "model" else wanted
-    if wanted == "native" or metres is None:
-        return source
-    metres = float(metres)
-    if metres <= 0:
+def _metres(model: float | None, wanted: Resolution) -> float | None:
+    """Return how large pixels are to be; None: as they are."""
+    if wanted == "native":
+        return None
+    metres = model if wanted == "model" else float(wanted)
+    if metres is not None and metres <= 0:
         raise GeosegError(f"resolution {metres} m must be more than 0")
+    return metres
+
+
+def _at_resolution(source: Source, metres: float, wanted: Resolution) -> Source:
+    """Return the source with pixels of the wanted size; itself where they are near."""
     size = source.grid.pixel_size_m
     if size is None:
         warnings.warn(

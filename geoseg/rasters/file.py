@@ -91,12 +91,21 @@ class RasterFile:
             masks=tuple(self.masks[b] for b in bands),
         )
 
-    def with_nodata(self, value: float) -> Self:
-        """Return the source with a nodata value, where the file does not tell."""
+    def with_nodata(self, *values: float | None) -> Self:
+        """Return the source with nodata values, where the file does not tell.
+
+        Args:
+            values: Of all bands, or of each of the file's, by its number.
+        """
         told = any(n is not None for n in self.nodata) or any(self.masks)
         if told or self.alpha is not None:
             return self
-        nodata = (value,) * len(self.nodata)
+        if len(values) == 1:
+            nodata = values * len(self.nodata)
+        elif len(values) >= max(self.numbers):
+            nodata = tuple(values[number - 1] for number in self.numbers)
+        else:  # of other bands than it has
+            return self
         return replace(self, nodata=nodata, together=self._together(nodata))
 
     def _together(self, nodata: Sequence[float | None]) -> tuple[int, ...]:

@@ -47,13 +47,16 @@ class Layer:
     """What is opened; may hold credentials."""
     numbers: tuple[int, ...] = (1,)
     """Which of the file's bands, 1-based, where it has so many."""
+    applied: bool = False
+    """Whether the item says that an offset was taken off already, whoever tells one."""
     told_by: Numbers = "file"
     """Who says what numbers mean: the item; its processing baseline, where the file
     does not; or the file, if anyone."""
     scale: float = 1.0
     offset: float = 0.0
-    nodata: float | None = None
-    """As the item tells; what the file tells counts more."""
+    nodata: tuple[float | None, ...] = (None,)
+    """As the item tells, of all bands or of each of the file's; what the file tells
+    counts more."""
     kind: QualityKind | None = None
     """Of a quality band."""
 
@@ -108,11 +111,12 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
         file = replace(file, versions=Versions())
     if layer.kind is not None:
         return on_control_points(file, file.control)
-    if layer.nodata is not None:
-        file = file.with_nodata(layer.nodata)
+    file = file.with_nodata(*layer.nodata)
     own = file.bands[0]
-    scale, offset = own.scale, own.offset
-    if layer.told_by == "item" or (layer.told_by == "baseline" and not own.is_scaled):
+    scale, offset = own.scale, 0.0 if layer.applied else own.offset
+    # A baseline tells of whole numbers only: reflectance needs no more of it.
+    silent = not own.is_scaled and file.dtype.kind in "iu"
+    if layer.told_by == "item" or (layer.told_by == "baseline" and silent):
         scale, offset = layer.scale, layer.offset
     band = SourceBand(name=own.name, scale=scale, offset=offset)
     file = replace(file, bands=(band,))
@@ -122,7 +126,7 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
 def _file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
     told = FileHints(
         nodata=None if layer.kind else reading.nodata,
-        rule="any",
+        rule="all" if layer.kind else "any",  # 0 in one of many flags is no nodata
         trust=reading.trust,
         count=max(layer.numbers),
         product=layer.told_by == "file" and layer.kind is None,

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from geoseg.core.dates import item_moment
 from geoseg.core.text import counted
-from geoseg.rasters.stac_assets import baseline_of
+from geoseg.rasters.stac_assets import baseline_of, property_of, words_of
 
 Item = Mapping[str, Any]
 
@@ -96,11 +96,11 @@ def _newest(items: Sequence[Item]) -> list[Item]:
 def _standing(same: list[Item]) -> list[Item]:
     """Return which items of one scene stand for it: the newest.
 
-    Products of Sentinel-2 that do not name their strip may be two strips of one tile
+    Items of Sentinel-2 that do not name their strip may be two strips of one tile
     where their baselines are the same: those are laid together, the newest on top.
     """
     newest = max(same, key=age)
-    if not _SENTINEL2.search(_words(newest)) or _strip(newest):
+    if _strip(newest) or _datatake(newest) is None:
         return [newest]
     by_name = {_name(i): i for i in sorted(same, key=age)}
     return [i for i in by_name.values() if age(i)[0] == age(newest)[0]]
@@ -108,17 +108,10 @@ def _standing(same: list[Item]) -> list[Item]:
 
 def overpass(item: Item, moment: datetime) -> tuple[str, ...]:
     """Return what items of one overpass have in common."""
+    if (take := _datatake(item)) is not None:
+        return "datatake", *take
     told = _properties(item)
-    take = next(
-        (str(v) for k, v in told.items() if k.endswith(":datatake_id") and v), None
-    )
-    if take is not None:  # processings of one datatake end in their baseline
-        match = _DATATAKE.match(take)
-        return ("datatake", *(match.groups() if match else (take,)))
-    name = _words(item)
-    if match := _SENTINEL2.search(name):
-        return "datatake", match["platform"], match["take"]
-    if match := _SENTINEL1.search(name):
+    if match := _SENTINEL1.search(words_of(item)):
         return "orbit", match["platform"], match["orbit"]
     platform = _platform(told)
     if told.get("pl:strip_id"):
@@ -127,9 +120,21 @@ def overpass(item: Item, moment: datetime) -> tuple[str, ...]:
     state = str(told.get("sat:orbit_state", ""))
     if orbit is not None and platform:
         return "orbit", platform, str(orbit), state
-    track = str(told.get("landsat:wrs_path", ""))
+    track = str(told.get("landsat:wrs_path") or told.get("sat:relative_orbit") or "")
     collection = "" if platform else str(item.get("collection") or "")
     return "day", platform, collection, state, track, solar_day(item, moment)
+
+
+def _datatake(item: Item) -> tuple[str, ...] | None:
+    """Return a platform and when its datatake began; None where nothing tells.
+
+    Processings of one datatake end in their baseline.
+    """
+    if told := property_of(item, ":datatake_id"):
+        match = _DATATAKE.match(str(told))
+        return match.groups() if match else (str(told),)
+    named = _SENTINEL2.search(words_of(item))
+    return None if named is None else (named["platform"], named["take"])
 
 
 def solar_day(item: Item, moment: datetime) -> str:
@@ -147,14 +152,15 @@ def middle_longitude(box: Sequence[float]) -> float:
 
 def scene(item: Item) -> tuple[str, ...]:
     """Return what processings of one scene have in common, and no two scenes do."""
-    name, told = _words(item), _properties(item)
+    name, take = words_of(item), _datatake(item)
     collection, strip = str(item.get("collection") or ""), _strip(item)
-    tile = str(_any(told, ":mgrs_tile") or _any(told, "grid:code") or "")
+    tile = property_of(item, ":mgrs_tile") or property_of(item, "grid:code") or ""
     if match := _SENTINEL2.search(name):
         kind = "Sentinel-2", match["platform"], match["level"], match["take"]
         return *kind, match["tile"], strip
-    if strip and tile:
-        return "Sentinel-2", collection, strip, tile.removeprefix("MGRS-")
+    if tile and (strip or take):
+        place = str(tile).removeprefix("MGRS-")
+        return "Sentinel-2", collection, place, *([strip] if strip else take or ())
     for pattern in (_SENTINEL1, _LANDSAT, _HLS):
         if match := pattern.search(name):
             return collection, match["scene"]
@@ -163,14 +169,14 @@ def scene(item: Item) -> tuple[str, ...]:
 
 def _strip(item: Item) -> str:
     """Return when the strip that a tile of Sentinel-2 was cut of began, if known."""
-    found = _SENSED.search(str(_any(_properties(item), ":datastrip_id") or ""))
+    found = _SENSED.search(str(property_of(item, ":datastrip_id") or ""))
     return found[1] if found else ""
 
 
 def age(item: Item) -> tuple[float, str, str, str]:
     """Return what orders processings of one scene, the newest last."""
-    told, name = _properties(item), _words(item)
-    made = _any(told, ":generation_time") or told.get("processing:datetime")
+    told, name = _properties(item), words_of(item)
+    made = property_of(item, ":generation_time") or told.get("processing:datetime")
     tier = ""
     for pattern in (_SENTINEL2, _LANDSAT, _HLS):
         if match := pattern.search(name):
@@ -199,11 +205,6 @@ def _digits(moment: object) -> str:
     return re.sub(r"\D", "", str(moment or ""))[:20]
 
 
-def _any(told: Mapping[str, Any], ending: str) -> Any:  # noqa: ANN401 - as JSON has it
-    """Return the first property whose name ends so, whatever its prefix."""
-    return next((v for k, v in sorted(told.items()) if k.endswith(ending) and v), None)
-
-
 def _platform(told: Mapping[str, Any]) -> str:
     """Return a platform's name; `Sentinel-2A` and `sentinel-2a` are one."""
     platform = told.get("platform") or told.get("constellation") or ""
@@ -213,13 +214,6 @@ def _platform(told: Mapping[str, Any]) -> str:
 def _properties(item: Item) -> Mapping[str, Any]:
     told = item.get("properties")
     return told if isinstance(told, Mapping) else {}
-
-
-def _words(item: Item) -> str:
-    """Return all that may hold a product's name."""
-    told = _properties(item)
-    uri = _any(told, ":product_uri") or told.get("title") or ""
-    return f"{item.get('id', '')} {uri}"
 
 
 def _name(item: Item) -> str:

@@ -74,6 +74,7 @@ def open_source(
     series: SeriesOptions | None = None,
     beside: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    pixel: float | None = None,
 ) -> Source:
     """Return the source of pixels that `source` stands for.
 
@@ -103,6 +104,8 @@ def open_source(
             collection of an archive (`stac:sentinel-2-l2a`).
         beside: What is made of them, where they are listed.
         overwrite: Whether what lies there of another question gives way.
+        pixel: Size in metres of the pixels that scenes of many dates are put on, where
+            no grid is given; default the finest band's.
 
     A pixel is invalid too where any band is NaN, infinite or masked out, where its
     alpha is 0, and where no file of a VRT lies. A raster without CRS is allowed, with a
@@ -121,6 +124,7 @@ def open_source(
             aoi=aoi,
             nodata=nodata,
             trust=trust,
+            pixel=pixel,
             beside=beside,
             overwrite=overwrite,
         )

@@ -20,7 +20,7 @@ from geoseg.rasters.aoi import valid_polygons
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pyproj import Transformer
+    from pyproj import CRS, Transformer
     from shapely import Geometry
 
     from geoseg.core.grid import Grid
@@ -85,7 +85,9 @@ def on_earth(drawn: Geometry, crs: str, name: str) -> Geometry:
         raise RasterError(
             f"{redact(name)} cannot be placed on Earth: {error}"
         ) from error
-    if not known.is_geographic:
+    if not known.is_geographic and (cap := _around_pole(drawn, known, there)):
+        drawn = cap
+    elif not known.is_geographic:
         move = _Unbroken(there, *shapely.get_coordinates(drawn)[0])
         parts = densified(shapely.get_parts([drawn]), move, _TOLERANCE)
         drawn = shapely.transform(shapely.union_all(parts), move, interleaved=False)
@@ -96,6 +98,25 @@ def on_earth(drawn: Geometry, crs: str, name: str) -> Geometry:
             f"{redact(name)} cannot be placed on Earth: it leaves its CRS"
         )
     return wrapped(drawn)
+
+
+def _around_pole(drawn: Geometry, crs: CRS, there: Transformer) -> Geometry | None:
+    """Return all from the pole that lies in a geometry to its part farthest from it.
+
+    Around a pole no outline in degrees closes. None where there is none in it.
+    """
+    import shapely
+    from pyproj import Transformer
+
+    back = Transformer.from_crs(_DEGREES, crs, always_xy=True)
+    for pole in (90.0, -90.0):
+        place = back.transform(0.0, pole)
+        if not (np.isfinite(place).all() and drawn.contains(shapely.Point(place))):
+            continue
+        lat = there.transform(*shapely.get_coordinates(drawn).T)[1]
+        if np.isfinite(lat).all():
+            return shapely.box(-180, min(pole, *lat), 180, max(pole, *lat))
+    return None
 
 
 class _Unbroken:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from geoseg.core.series_options import MASKED
+from geoseg.rasters.stac_assets import Asset, size_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.rasters.stac_assets import Asset
 
 QualityKind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
 
@@ -49,11 +49,14 @@ _UDM2_UNUSABLE: Final = 7
 
 
 def quality_asset(assets: Sequence[Asset]) -> tuple[Asset, QualityKind] | None:
-    """Return the asset of an item that tells of its pixels' quality, None without."""
+    """Return the asset of an item that tells of its pixels' quality, None without.
+
+    Of several that tell the same it is the finest.
+    """
     for kind, pattern in _CALLED.items():
-        for asset in assets:
-            if any(pattern.search(name) for name in _names(asset)):
-                return asset, kind
+        found = [a for a in assets if any(map(pattern.search, _names(a)))]
+        if found:
+            return min(found, key=size_of), kind
     return None
 
 
@@ -104,15 +107,20 @@ def _is_any(values: NDArray[Any], classes: Sequence[int]) -> NDArray[np.bool_]:
     return found
 
 
+def _unusable(flags: NDArray[Any], wanted: Sequence[str]) -> NDArray[np.bool_]:
+    """Return what is missing or suspect in a band, and under clouds where wanted."""
+    found: NDArray[np.bool_] = flags & (0xFE if "clouds" in wanted else 0xFC) != 0
+    return found
+
+
 def _udm2(
     values: NDArray[Any], wanted: Sequence[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     if len(values) < 8:  # the older mask: bit 0 is fill, others tell why it is unusable
-        return values[0] & 1 != 0, values[0] & 0xFE != 0
+        return values[0] & 1 != 0, _unusable(values[0], wanted)
     hidden = np.zeros(values.shape[1:], np.bool_)
     for name in wanted:
         if name in _UDM2:
             hidden |= values[_UDM2[name]] != 0
-    unusable = values[_UDM2_UNUSABLE] != 0
     fill = values[_UDM2_UNUSABLE] & 1 != 0
-    return fill, hidden | (unusable & ~fill)
+    return fill, (hidden | _unusable(values[_UDM2_UNUSABLE], wanted)) & ~fill

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from geoseg.core.text import did_you_mean
 from geoseg.errors import RasterError
@@ -13,9 +13,7 @@ from geoseg.rasters.bands import COMMON_NAMES, band_key, with_common_names
 from geoseg.rasters.layers import Layer, Numbers
 from geoseg.rasters.quality_bands import bands_read, quality_asset
 from geoseg.rasters.source import SourceBand
-from geoseg.rasters.stac_assets import Asset, rasters_of
-
-_FAR: Final = float("inf")
+from geoseg.rasters.stac_assets import Asset, rasters_of, size_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +50,7 @@ def entries_of(item: Mapping[str, Any]) -> list[Entry]:
     best: dict[str, Entry] = {}
     for entry in found:
         key = band_key(entry.band.name)
-        if key not in best or _size(entry) < _size(best[key]):
-            best[key] = entry
+        best[key] = min(best.get(key, entry), entry, key=lambda e: size_of(e.asset))
     return list(best.values())
 
 
@@ -68,10 +65,6 @@ def _in_asset(item: Mapping[str, Any], asset: Asset) -> Iterator[Entry]:
     guesses = with_common_names([b.name for b in bands], sensor)
     for i, (band, guess) in enumerate(zip(bands, guesses, strict=True), 1):
         yield Entry(asset=asset, number=i, band=band, guessed=guess.common_name)
-
-
-def _size(entry: Entry) -> float:
-    return _FAR if entry.asset.resolution is None else entry.asset.resolution
 
 
 def band_of(entries: Sequence[Entry], word: str, scene: str) -> Entry | None:
@@ -185,6 +178,7 @@ def _layer(
         scale=found.band.scale,
         offset=found.band.offset,
         nodata=asset.nodata,
+        applied=asset.applied,
     )
 
 

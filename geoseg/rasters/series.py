@@ -395,10 +395,10 @@ def _steps(seen: Sequence[Observation], every: str | None, wanted: Span) -> list
     if every is None:
         return [Step(label=None, overpasses=tuple(range(len(seen))))]
     if every_of(every) == "date":
-        return [
-            Step(label=o.moment.date().isoformat(), overpasses=(i,))
-            for i, o in enumerate(seen)
-        ]
+        days: dict[str, list[int]] = {}
+        for i, o in enumerate(seen):
+            days.setdefault(o.moment.date().isoformat(), []).append(i)
+        return [Step(label=d, overpasses=tuple(days[d])) for d in sorted(days)]
     start = wanted.start or seen[0].moment
     end = wanted.end or seen[-1].moment + timedelta(microseconds=1)
     starts = list(_starts(start, end, every))

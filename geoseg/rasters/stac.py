@@ -7,7 +7,6 @@ with `bands`, and items that tell of neither, by the keys of their assets.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from geoseg.rasters.stac_assets import (
     is_raster,
     links_of,
     rasters_of,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _open_item(item: Mapping[str, Any], told: FileHints) -> Source:
 def _notes(
     item: Mapping[str, Any], chosen: Sequence[Asset], assets: Sequence[Asset]
 ) -> Iterator[str]:
-    told = {a.nodata for a in chosen if a.nodata is not None}
+    told = {n for a in chosen for n in a.nodata if n is not None}
     if told:
         yield f"nodata is {', '.join(f'{n:g}' for n in sorted(told))} by the item"
     if any(a.scaled for a in chosen):
@@ -257,14 +257,8 @@ def _single_bands(assets: Sequence[Asset]) -> list[Asset]:
     for asset in assets:
         if len(asset.bands) == 1:
             key = band_key(asset.bands[0].name)
-            if _metres(asset) < _metres(found.get(key)):
-                found[key] = asset
-            found.setdefault(key, asset)
+            found[key] = min(found.get(key, asset), asset, key=size_of)
     return list(found.values())
-
-
-def _metres(asset: Asset | None) -> float:
-    return math.inf if asset is None or not asset.resolution else asset.resolution
 
 
 def _wanted(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset] | None:
@@ -290,9 +284,8 @@ def _names(asset: Asset) -> tuple[str | None, ...]:
 
 def _named(source: RasterFile, asset: Asset, told: FileHints) -> Source:
     """Return a file with what the item tells of it; its own tags count less."""
-    silent = not any(n is not None for n in source.nodata)
-    if asset.nodata is not None and told.nodata is None and silent:
-        source = source.with_nodata(asset.nodata)
+    if told.nodata is None:
+        source = source.with_nodata(*asset.nodata)
     if len(asset.rules) == len(source.bands):
         bands = tuple(
             replace(own, scale=scale, offset=offset)

@@ -37,6 +37,8 @@ _NO_BAND: Final = re.compile(
 )
 
 
+_IN_NAME: Final = re.compile(r"\bS2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d\d)(\d\d)_")
+_IN_TAKE: Final = re.compile(r"^GS2[A-D]_\d{8}T\d{6}_\d+_N(\d\d\.\d\d)$")
 _METRES: Final = re.compile(r"_(\d+)m$")
 
 
@@ -51,12 +53,14 @@ class Asset:
     href: str
     bands: tuple[SourceBand, ...]
     """As the item tells; none where it does not."""
-    nodata: float | None = None
-    """As the item tells."""
+    nodata: tuple[float | None, ...] = (None,)
+    """As the item tells, of all its bands, or of each where they differ."""
     scaled: bool = False
     """Whether it tells what numbers mean."""
     rules: tuple[tuple[float, float], ...] = ()
     """Scale and offset of each of its bands, where it tells them and no names."""
+    applied: bool = False
+    """Whether it says that an offset was taken off already; files do not know."""
     by_baseline: bool = False
     """Whether only its processing baseline does: what the file tells counts more."""
     resolution: float | None = None
@@ -108,6 +112,7 @@ def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asse
             rules=() if bands else _untold(asset, item),
             resolution=_resolution(key, asset),
             scaled=any(band.is_scaled for band in bands),
+            applied=any(_is_applied(f, item) for f in _facts(asset, len(bands) or 1)),
             by_baseline=by_baseline,
         )
 
@@ -200,30 +205,57 @@ def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, flo
     """
     scale = _number(facts.get("raster:scale", facts.get("scale")))
     offset = _number(facts.get("raster:offset", facts.get("offset")))
-    properties = item.get("properties") or {}
-    applied = any(
-        value is True
-        for name, value in properties.items()
-        if name.endswith("boa_offset_applied")
-    )
+    applied = _is_applied(facts, item)
     baseline = baseline_of(item)
     if scale is None and offset is None and baseline is not None:
         return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
     return scale or 1.0, 0.0 if applied else offset or 0.0
 
 
+def _is_applied(facts: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether a band, its asset or its item says that its offset was taken off."""
+    told = {**(item.get("properties") or {}), **facts}
+    return any(
+        str(value).lower() in {"true", "1"}
+        for name, value in told.items()
+        if name.endswith("boa_offset_applied")
+    )
+
+
 def baseline_of(item: Mapping[str, Any]) -> float | None:
-    """Return the processing baseline of a Sentinel-2 item, where it tells."""
+    """Return the processing baseline of a Sentinel-2 item, where it tells.
+
+    As a property, or in the name of its product or of its datatake.
+    """
     properties = item.get("properties")
     if not isinstance(properties, Mapping):
         return None
-    told = properties.get("s2:processing_baseline")
-    told = told or (
+    told = property_of(item, ":processing_baseline") or (
         properties.get("processing:version")
         if "sentinel-2" in f"{item.get('collection')} {properties.get('constellation')}"
         else None
     )
-    return _number(str(told).lstrip("Nn")) if told else None
+    if told:
+        return _number(str(told).lstrip("Nn"))
+    if match := _IN_NAME.search(words_of(item)):
+        return float(f"{match[1]}.{match[2]}")
+    match = _IN_TAKE.search(str(property_of(item, ":datatake_id") or ""))
+    return float(match[1]) if match else None
+
+
+def property_of(item: Mapping[str, Any], ending: str) -> Any:  # noqa: ANN401 - as JSON has it
+    """Return an item's first property whose name ends so, whatever its prefix."""
+    told = item.get("properties")
+    pairs = sorted(told.items()) if isinstance(told, Mapping) else []
+    return next((v for k, v in pairs if k.endswith(ending) and v), None)
+
+
+def words_of(item: Mapping[str, Any]) -> str:
+    """Return all that may hold the name of an item's product."""
+    told = item.get("properties")
+    title = told.get("title") if isinstance(told, Mapping) else None
+    product = property_of(item, ":product_uri") or property_of(item, ":product_id")
+    return f"{item.get('id', '')} {product or title or ''}"
 
 
 def _resolution(key: str, asset: Mapping[str, Any]) -> float | None:
@@ -234,17 +266,18 @@ def _resolution(key: str, asset: Mapping[str, Any]) -> float | None:
     return _number(told or asset.get("gsd") or (in_key[1] if in_key else None))
 
 
-def _nodata_of(asset: Mapping[str, Any], item: Mapping[str, Any]) -> float | None:
-    """Return an asset's nodata value; of Sentinel-2 it is 0 where nothing is told."""
-    told = _nodata(asset)
-    return 0.0 if told is None and baseline_of(item) is not None else told
+def _nodata_of(
+    asset: Mapping[str, Any], item: Mapping[str, Any]
+) -> tuple[float | None, ...]:
+    """Return the nodata value of all bands of an asset, or of each where they differ.
 
-
-def _nodata(asset: Mapping[str, Any]) -> float | None:
-    """Return the nodata value of an asset, or of all its bands alike."""
-    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
-    values = {_number(b.get("nodata", asset.get("nodata"))) for b in told or [{}]}
-    return values.pop() if len(values) == 1 else None
+    Of Sentinel-2 it is 0 where nothing is told.
+    """
+    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands")) or [{}]
+    values = tuple(_number(b.get("nodata", asset.get("nodata"))) for b in told)
+    if {*values} == {None} and baseline_of(item) is not None:
+        return (0.0,)
+    return values[:1] if len({*values}) == 1 else values
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
@@ -253,3 +286,12 @@ def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
     except (TypeError, ValueError, OverflowError):
         return None
     return number if number is not None and math.isfinite(number) else None
+
+
+def size_of(asset: Asset) -> tuple[float, bool]:
+    """Return what orders assets of one band: the finest, and of those GeoTIFFs, first.
+
+    Archives that offer both keep JPEG 2000 where it is slow, or not to be had.
+    """
+    is_jp2 = asset.href.partition("?")[0].lower().endswith(".jp2")
+    return asset.resolution or math.inf, is_jp2

@@ -208,4 +208,20 @@ def test_what_has_no_time_is_refused(scenes, tmp_path, capsys):
     assert said.count("\n") == 1
     with pytest.raises(RasterError, match="--resolution native"):
         geoseg.segment(scenes, model="otsu:ndvi", out=tmp_path / "m.zarr", quality=True,
-                       dates="2022", resolution=35)  # fmt: skip
+                       dates="2022", resolution=35, like=raster)  # fmt: skip
+
+
+def test_scenes_are_put_on_the_models_pixels_at_once(scenes, tmp_path):
+    """As `compose --resolution` does; `native` are the finest band's."""
+    coarse = identity_card(2, window=16, overlap=4, bands=WANTED, resolution=30.0)
+    how = {"model": LocalModel(card=coarse), "dates": "2022", "quality": True}
+    image = geoseg.compose(
+        scenes, dates="2022", bands=BANDS, quality=True, resolution=30
+    )
+    found = geoseg.segment(scenes, out=tmp_path / "a.zarr", **how, progress=False)
+    assert found["classes"].shape == image.shape[1:] == (48, 57)
+    assert np.array_equal(found["observations"], image.sel(band="observations"))
+    like = scenes.replace("scenes.json", "s0-B04.tif")
+    for others in ({"like": like}, {"resolution": "native"}):
+        plan = plan_of(scenes, PlanOptions(**how, **others))
+        assert plan.source.grid.transform.a == 10

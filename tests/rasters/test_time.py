@@ -71,7 +71,7 @@ def test_tiles_of_one_overpass_count_once(scenes, rng):
             )
     source = opened(scenes.save(), like=scenes.like(), reduce="mean", quality=True)
     mean, count, _, first, last = pixels_of(source)
-    assert np.allclose(mean, np.mean(ground, axis=0) * 1.0, atol=1e-3)
+    assert np.allclose(mean, np.mean(ground, axis=0) / 1e4, atol=1e-6)
     assert (count == 3).all()
     days = (datetime(2021, 6, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).days
     assert (first == days).all()
@@ -123,6 +123,27 @@ def test_the_newest_processing_stands_for_a_scene(scenes, rng):
     assert any("newest" in note for note in source.notes)
 
 
+def test_processings_without_a_products_name(scenes, rng):
+    """Where the newest shows nothing the older one, left out, does not either."""
+    new = whole(rng)
+    new[:4] = 0
+    for baseline, pixels in (("03.01", whole(rng)), ("05.00", new)):
+        scenes.add(
+            f"v{baseline}",
+            "2021-08-07T10:15:59Z",
+            {"B04": pixels},
+            asset={"raster:bands": [{"nodata": 0, "scale": 1e-4}]},
+            properties={
+                "s2:mgrs_tile": "32TPS",
+                "s2:datatake_id": f"GS2A_20210807T101559_031000_N{baseline}",
+                "s2:processing_baseline": baseline,
+            },
+        )
+    made = pixels_of(opened(scenes.save(), bands=["red"]))[0]
+    want = np.where(new == 0, np.nan, new / 1e4)
+    assert np.allclose(made, want, equal_nan=True)
+
+
 def test_strips_of_one_tile_are_laid_together(scenes, rng):
     ground = whole(rng)
     for name, rows in (("T1", np.s_[:8]), ("T2", np.s_[8:])):
@@ -170,6 +191,14 @@ def test_a_platforms_solar_day_is_an_overpass():
         ({}, {}, (2e-4, -0.2), 2e-4, -0.2),
         ({}, {"raster:bands": [{"scale": 2.75e-05, "offset": -0.2}]}, (1e-4, 0),
          2.75e-5, -0.2),
+        ({"s2:processing_baseline": "05.00"},
+         {"earthsearch:boa_offset_applied": True,
+          "raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {}, 1e-4, 0),
+        ({"earthsearch:boa_offset_applied": True}, {}, (1e-4, -0.1), 1e-4, 0),
+        ({"sentinel:processing_baseline": "04.00"}, {}, {}, 1e-4, -0.1),
+        ({"s2:datatake_id": "GS2A_20230101T101601_041000_N05.09"}, {}, {}, 1e-4, -0.1),
+        ({"s2:product_uri": "S2A_MSIL2A_20230101T101601_N0509_R065_T32TPS_20230101T18"},
+         {}, {}, 1e-4, -0.1),
         ({}, {}, {}, 1, 0),
     ],
 )  # fmt: skip
@@ -186,6 +215,28 @@ def test_what_is_told_of_numbers_is_believed_in_order(
     made = pixels_of(opened(scenes.save()))[0]
     assert np.allclose(made, stored * scale + offset, atol=1e-6)
     assert made.dtype == np.float32
+
+
+def test_a_baseline_tells_nothing_of_floats(scenes):
+    """Whoever has written reflectance has taken off the offset."""
+    stored = np.linspace(-0.01, 0.9, 256, dtype=np.float32).reshape(16, 16)
+    told = {"s2:processing_baseline": "05.09"}
+    scenes.add("a", "2023-01-01T10:00:00Z", {"B04": stored}, properties=told)
+    made = pixels_of(opened(scenes.save()))[0]
+    assert np.array_equal(made[stored != 0], stored[stored != 0])
+
+
+def test_each_band_of_an_item_has_its_own_nodata(scenes, rng):
+    stored = np.stack([whole(rng), whole(rng)]).astype(np.int16)
+    stored[:, :3], stored[:, 5:9] = 0, -9999
+    about = {
+        "eo:bands": [{"name": "red"}, {"name": "nir"}],
+        "raster:bands": [{"nodata": 0}, {"nodata": -9999}],
+    }
+    scenes.add("a", "2023-01-01T10:00:00Z", {"image": stored}, asset=about)
+    red, nir = pixels_of(opened(scenes.save(), bands=["red", "nir"]))
+    assert np.array_equal(np.isnan(red), stored[0] == 0)
+    assert np.array_equal(np.isnan(nir), stored[1] == -9999)
 
 
 def test_a_pixel_below_zero_is_kept_and_nodata_is_not_scaled(scenes):
@@ -239,11 +290,30 @@ SCL = np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
         ("Fmask", 1 << SCL[:, :2], None, {4, 5, 6, 7}),
         ("Fmask", np.full((1, 1, 1), 255, np.uint8), None, set()),
         ("UDM2", np.eye(8, dtype=np.uint8).reshape(8, 2, 4), None, {0, 1, 3, 6}),
+        ("UDM2", np.arange(5, dtype=np.uint8).reshape(1, 1, 5), ["snow"], {0, 2}),
+        ("UDM2", np.arange(5, dtype=np.uint8).reshape(1, 1, 5), None, {0}),
     ],
 )
 def test_what_quality_bands_mask(kind, values, names, left):
     nothing, hidden = hidden_pixels(kind, values, names)
     assert set(np.flatnonzero(~(nothing | hidden).ravel())) == left
+
+
+def test_of_several_quality_bands_the_finest_counts(scenes, rng):
+    """Nor does JPEG 2000 where there is a GeoTIFF, in whatever order they are told."""
+    red, scl = whole(rng), np.full((16, 16), 4, np.uint8)
+    scl[:4] = 9
+    item = scenes.add(
+        "a", "2021-05-03T00:00:00Z", {"red": red}, quality=("SCL_20m", scl, 10)
+    )
+    gone = {"href": "./gone.tif", "type": "image/tiff"}
+    item["assets"] = {
+        "SCL_60m": gone,
+        "red-jp2": {"href": "./gone.jp2", "eo:bands": [{"name": "red"}]},
+        **item["assets"],
+    }  # fmt: skip
+    made = pixels_of(opened(scenes.save(), mask=None, bands=["red"]))[0]
+    assert np.array_equal(np.isnan(made), scl == 9)
 
 
 def test_masks_twice_as_coarse_and_grown(scenes, rng):
@@ -342,6 +412,26 @@ def test_across_the_antimeridian(scenes, rng):
     made = pixels_of(source)[0]
     assert set(np.unique(made[np.isfinite(made)])) <= {400, 800}
     assert (made == 800).any()
+
+
+def test_around_a_pole(scenes, rng):
+    """No outline of it closes in degrees; it is drawn with few vertices."""
+    red = whole(rng)
+    place = {"at": (-80, 80), "crs": "EPSG:3031"}
+    scenes.add("a", "2021-05-03T00:00:00Z", {"red": red}, **place)
+    path, like = scenes.save(), scenes.like(**place)
+    assert np.array_equal(pixels_of(opened(path, like=like))[0], red)
+
+
+def test_two_platforms_of_one_date_are_one_step(scenes, rng):
+    both = [whole(rng), whole(rng)]
+    for platform, pixels in zip(("sentinel-2a", "sentinel-2b"), both, strict=True):
+        told = {"platform": platform}
+        when = "2021-05-03T10:00:00Z"
+        scenes.add(platform, when, {"red": pixels}, properties=told)
+    source = opened(scenes.save(), every="date")
+    assert [band.step for band in source.bands] == ["2021-05-03"]
+    assert np.allclose(pixels_of(source)[0], np.mean(both, axis=0))
 
 
 def test_outside_an_area_is_nodata(scenes, rng, tmp_path):
