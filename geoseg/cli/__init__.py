@@ -11,6 +11,7 @@ import traceback
 import warnings
 from contextlib import suppress
 from importlib import import_module
+from math import ceil
 from typing import Any
 
 import click
@@ -19,8 +20,9 @@ from geoseg._version import __version__
 from geoseg.cli import log
 from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
+from geoseg.core.text import counted, span_of_time
 from geoseg.errors import GeosegError, Terminated, first_line, is_full, refused
-from geoseg.execution.interrupts import answer_with
+from geoseg.execution.interrupts import InHand, answer_with
 from geoseg.location import keep_secrets, redact
 
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
@@ -149,20 +151,22 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(arguments))
 
 
-def _answer(number: int, count: int, in_hand: int) -> None:
+def _answer(number: int, count: int, in_hand: InHand | None) -> None:
     """Say at once that a signal was heard, where what is in hand is finished first."""
     if count > 1:
         if number == signal.SIGINT:
             os._exit(INTERRUPTED)
         return
     said = "interrupted" if number == signal.SIGINT else "asked to end"
-    hand = f", {in_hand} at most" if in_hand else ""
+    first, again = "stopping", ""
+    if in_hand is not None:
+        first = f"finishing {counted(in_hand.tasks, 'block')}"
+        again = "; Ctrl-C again stops now"
+        if in_hand.seconds is not None:
+            most = max(1, ceil(in_hand.seconds))
+            first += f", at most {span_of_time(most) if most > 60 else f'{most} s'}"
     with suppress(RuntimeError):  # it came while a line was being written
-        log.say(
-            "warning",
-            f"{said}: finishing the blocks in hand{hand}; Ctrl-C again stops now, and "
-            "what is done stays done either way",
-        )
+        log.say("warning", f"{said}: {first}{again}; what is done stays done")
 
 
 def _on_interrupt(*_: Any) -> None:  # noqa: ANN401 - a signal handler's

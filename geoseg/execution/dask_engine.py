@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from geoseg.core.text import span_of_time
 from geoseg.errors import ClusterError, GeosegError, WorkersDiedError
+from geoseg.execution.interrupts import InHand
 from geoseg.execution.progress_count import Heard
 from geoseg.execution.tasks import (
     POLL,
@@ -110,12 +111,17 @@ class DaskEngine:
     """
 
     def __init__(
-        self, client: Client, shared: object, let_through: Callable[[], None]
+        self,
+        client: Client,
+        shared: object,
+        let_through: Callable[[], None],
+        *,
+        finishes: bool = False,
     ) -> None:
         import dask
 
         self._client, self._value = checked_client(client), shared
-        self._let_through = let_through
+        self._let_through, self._finishes = let_through, finishes
         self._queue = OutcomeQueue()
         self._unsent: list[_Sent] = []
         self._sent: dict[str, _Sent] = {}
@@ -155,6 +161,12 @@ class DaskEngine:
     def in_flight(self) -> int:
         """How many tasks are submitted and not yet waited for."""
         return self._queue.in_flight + len(self._unsent)
+
+    @property
+    def in_hand(self) -> InHand | None:
+        """What is finished where a signal comes now: what was sent, if anything."""
+        sent = self._queue.in_flight if self._finishes else 0
+        return InHand(sent, self._queue.slowest) if sent else None
 
     @property
     def counted(self) -> int:

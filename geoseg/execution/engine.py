@@ -11,12 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from geoseg.errors import Terminated
 from geoseg.execution.dask_engine import DaskEngine, checked_client
-from geoseg.execution.interrupts import held_back
+from geoseg.execution.interrupts import InHand, held_back
 from geoseg.execution.progress_count import COUNT
 from geoseg.execution.resources import cores, keep_freed_memory
 from geoseg.execution.tasks import (
@@ -93,28 +93,43 @@ class Threads:
                 return [outcome_of(tag, future) for tag, future in found]
         return []
 
-    def drain(self) -> None:
-        """Forget tasks that have not begun, and let the others end."""
-        for future in tuple(self._futures):
-            future.cancel()
-        wait_for(self._futures)
+    @property
+    def in_hand(self) -> InHand | None:
+        """What is finished where a signal comes now: what runs."""
+        running = sum(future.running() for future in tuple(self._futures))
+        return InHand(running, self._queue.slowest) if running else None
 
 
 @contextmanager
 def engine(
-    shared: object, *, client: Client | None = None, threads: int | None = None
+    shared: object,
+    *,
+    client: Client | None = None,
+    threads: int | None = None,
+    finishes: bool = False,
 ) -> Iterator[Engine]:
     """Open the engine that a client stands for; None is this process.
 
     On an error or Ctrl-C, tasks that wait are dropped and those that run end.
+
+    Args:
+        shared: What every task is given.
+        client: Where to run.
+        threads: How many; default the cores of this process.
+        finishes: Whether Ctrl-C and SIGTERM wait for what a cluster has in hand, as
+            they always do for threads.
     """
     opened: list[Engine] = []
-    with held_back(lambda: sum(one.in_flight for one in opened)) as let_through:
+    with held_back(lambda: opened[0].in_hand if opened else None) as let_through:
         if client is not None:
-            tasks = DaskEngine(client, shared, let_through)
+            tasks = DaskEngine(client, shared, let_through, finishes=finishes)
             opened.append(tasks)
             try:
                 yield tasks
+            except (KeyboardInterrupt, Terminated):
+                if finishes:
+                    tasks.drain()
+                raise
             finally:
                 tasks.close()
             return

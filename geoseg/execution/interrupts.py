@@ -11,25 +11,37 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Answer = Callable[[int, int, int], None]
+Answer = Callable[[int, int, "InHand | None"], None]
 _answers: list[Answer] = []
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """Tasks that are finished before a signal ends the program."""
+
+    tasks: int
+    seconds: float | None
+    """How long the slowest of late took; None where none has ended yet."""
 
 
 def answer_with(answer: Answer) -> None:
     """Let a program answer signals that are held back, at once.
 
     Args:
-        answer: Called with the signal, how many came so far, and how many tasks are in
-            hand, which are finished first.
+        answer: Called with the signal, how many came so far, and what is finished
+            first; None where nothing is.
     """
     _answers[:] = [answer]
 
 
 @contextmanager
-def held_back(in_hand: Callable[[], int] = lambda: 0) -> Iterator[Callable[[], None]]:
+def held_back(
+    in_hand: Callable[[], InHand | None] = lambda: None,
+) -> Iterator[Callable[[], None]]:
     """Hold SIGINT and SIGTERM back; yield what lets them through, at a safe place.
 
     One that comes while another is held back is let through at once. Signals that
@@ -37,7 +49,7 @@ def held_back(in_hand: Callable[[], int] = lambda: 0) -> Iterator[Callable[[], N
     main one, where they never come.
 
     Args:
-        in_hand: Says how many tasks are in hand.
+        in_hand: Says what is finished first.
     """
     came: list[int] = []
     before = _handlers() if _is_main() else {}

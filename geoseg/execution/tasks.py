@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+from geoseg.execution.interrupts import InHand
+
 POLL = 0.25
 """Seconds after which whoever waits checks for signals and for workers."""
+_LATE = 64
+"""Tasks whose time says how long those in hand may take."""
 
 R = TypeVar("R")
 
@@ -85,8 +90,9 @@ class Engine(Protocol):
         """
         ...
 
-    def drain(self) -> None:
-        """Let running tasks end, and forget the rest and all outcomes."""
+    @property
+    def in_hand(self) -> InHand | None:
+        """What is finished where a signal comes now."""
         ...
 
 
@@ -95,12 +101,24 @@ class OutcomeQueue:
 
     def __init__(self) -> None:
         self._completed: SimpleQueue[tuple[Hashable, Any]] = SimpleQueue()
+        self._took: deque[float] = deque(maxlen=_LATE)
         self.in_flight = 0
+
+    @property
+    def slowest(self) -> float | None:
+        """The most seconds from expecting to completion, of late; None before any."""
+        return max(tuple(self._took), default=None)
 
     def expect(self, tag: Hashable, future: Any) -> None:  # noqa: ANN401 - Dask's, too
         """Note a future whose completion `wait` shall return."""
         self.in_flight += 1
-        future.add_done_callback(lambda f: self._completed.put((tag, f)))
+        begun = time.monotonic()
+
+        def note(done: Any) -> None:  # noqa: ANN401
+            self._took.append(time.monotonic() - begun)
+            self._completed.put((tag, done))
+
+        future.add_done_callback(note)
 
     def wait(self, timeout: float | None) -> list[tuple[Hashable, Any]]:
         """Return all that completed, after the first or after `timeout` seconds."""

@@ -19,7 +19,6 @@ from geoseg.errors import (
     RasterError,
     SourceChangedError,
     StorageFullError,
-    Terminated,
     WorkersDiedError,
     first_line,
     is_full,
@@ -178,12 +177,9 @@ def run_blocks(
     """
     state = _begin(job, stages, skipped, processes(client))
     before = state.done
-    with engine(job, client=client, threads=threads) as tasks:
-        try:
-            _drive(tasks, state, show)
-        except (KeyboardInterrupt, Terminated):
-            tasks.drain()  # its outcome is in the store
-            raise
+    # What is in hand is finished: its outcome is in the store.
+    with engine(job, client=client, threads=threads, finishes=True) as tasks:
+        _drive(tasks, state, show)
         if state.failed:
             _write_neighbours_of_failed(tasks, state)
     if state.failed:

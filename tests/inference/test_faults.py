@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -358,7 +359,7 @@ def test_asked_to_end_it_finishes_what_is_in_hand(
     assert process.returncode == status
     first, *more, last = said.strip().splitlines()
     assert not more, said
-    assert "finishing the blocks in hand" in first
+    assert re.search(r"finishing \d blocks?, at most \d+ s; Ctrl-C again stops", first)
     assert "the same command resumes" in last
     masks = open_masks(str(out))
     inferred = len(masks.marked(PARTIAL) | masks.done())
@@ -378,7 +379,7 @@ def test_ctrl_c_is_answered_at_once_and_a_second_one_ends_it(scene, whole, tmp_p
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    assert "finishing the blocks in hand" in process.stderr.readline()
+    assert "finishing " in process.stderr.readline()
     assert time.monotonic() - begun < 5
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=8)
@@ -399,16 +400,16 @@ def test_signals_come_where_they_do_no_harm(signum):
     before = signal.signal(signum, interrupt)
     try:
         for _ in range(150):
-            with engine(None, threads=2) as tasks:
+            with (
+                contextlib.suppress(KeyboardInterrupt),
+                engine(None, threads=2) as tasks,
+            ):
                 after = draw.uniform(1e-4, 4e-3)
                 threading.Timer(after, os.kill, [os.getpid(), signum]).start()
-                try:
-                    while True:
-                        while tasks.in_flight < 4:
-                            tasks.submit("task", lambda _: time.sleep(1e-5))
-                        tasks.wait()
-                except KeyboardInterrupt:
-                    tasks.drain()
+                while True:
+                    while tasks.in_flight < 4:
+                        tasks.submit("task", lambda _: time.sleep(1e-5))
+                    tasks.wait()
             assert signal.getsignal(signum) is interrupt
     finally:
         signal.signal(signum, before)
