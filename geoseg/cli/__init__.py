@@ -25,6 +25,9 @@ from geoseg.errors import GeosegError, Terminated, first_line, is_full, refused
 from geoseg.execution.interrupts import InHand, answer_with
 from geoseg.location import keep_secrets, redact
 
+RESUMED = {"segment", "compose", "run", "demo"}
+"""Commands that go on where they were interrupted, whatever they were given."""
+
 # Command → the module that holds it; imported when it is called, so `--help` is fast.
 COMMANDS = {
     "segment": "geoseg.cli.segment",
@@ -209,8 +212,8 @@ def run(arguments: list[str] | None = None) -> int:
     except (_InterruptedError, KeyboardInterrupt, click.Abort, Terminated) as end:
         asked = isinstance(end, Terminated)
         how = "asked to end" if asked else "interrupted"
-        said = f"{how}; what is done stays done, and the same command resumes"
-        log.say("error", said)
+        rest = "; what is done stays done, and the same command resumes"
+        log.say("error", f"{how}{rest if RESUMED & {*words} else ''}")
         return TERMINATED if asked else INTERRUPTED
     except Exception as error:  # noqa: BLE001 - what nobody foresaw
         return _unforeseen(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +52,13 @@ def print_summary(
         click.echo(json.dumps(plain(summary)))
     elif not output.quiet:
         for line in lines:
-            click.echo(redact(line))
+            click.echo(_below_here(redact(line)))
+
+
+def _below_here(line: str) -> str:
+    """Return a line with paths below the working directory as one would type them."""
+    here = os.path.join(Path.cwd(), "")  # noqa: PTH118 - with a separator at its end
+    return re.sub(rf"(?<![\w./\\-]){re.escape(here)}(?=[^\s/])", "", line)
 
 
 def print_file(path: Path, output: OutputOptions, use: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from geoseg.core.text import area_unit, counted, number, redact
 from geoseg.errors import GeosegError, MasksError, RasterError
 from geoseg.rasters.gdal import FEATURES
 from geoseg.rasters.zarrs import is_zarr
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 _SUBDATASET = re.compile(r"[A-Z][A-Z0-9_]+:.*[./\\]")  # `NETCDF:file.nc:red`, of GDAL
 Description = tuple[dict[str, Any], list[str]]
@@ -183,12 +186,18 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     return summary, lines
 
 
+def _kinds(frame: GeoDataFrame) -> str:
+    """Return what geometries are, such as `polygons`."""
+    kinds = {kind.removeprefix("Multi") for kind in frame.geom_type.dropna()}
+    return " and ".join(f"{kind.lower()}s" for kind in sorted(kinds)) or "no geometries"
+
+
 def _of_vectors(path: str) -> Description:
     from geoseg.vector.vectorize import read_regions
 
     frame = read_regions(path)
     crs = "no CRS" if frame.crs is None else frame.crs.name
-    lines = [f"polygons or points: {len(frame):,} rows, {crs}"]
+    lines = [f"{_kinds(frame)}: {len(frame):,} rows, {crs}"]
     by_class: dict[str, Any] = {}
     if {"class_name", "area_m2"} <= {*frame.columns}:
         grouped = frame.groupby("class_name")["area_m2"].agg(["size", "sum"])

@@ -222,7 +222,10 @@ def plan(
     workers = place.workers or 1
     each = _of_each_zone(raster, options)
     plans = [_planned(raster, one, workers, timed=timed) for one in each]
-    print_summary(*_together(plans), output)
+    summary, lines = _together(plans)
+    how_long = "" if timed else "--time says how long it takes; "
+    following = f"{how_long}`segment` in place of `plan`, with --out, runs it"
+    print_summary(summary, [*lines, f"{'next':<22}{following}"], output)
 
 
 def _planned(

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
+from geoseg.core.text import counted
 from geoseg.core.views import in_notebook
 from geoseg.execution.notebook_progress import Update, clock, line
 
 T = TypeVar("T")
+_SHORTEST = 0.05
+"""Seconds of work of which a speed is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], Non
         def show(now: Progress) -> None:
             seconds, left = timer(now)
             done, total = now.blocks, now.total
-            words = [f"{done:,} of {total:,} blocks", _speed(now, seconds)]
+            words = [f"{done:,} of {counted(total, 'block')}", _speed(now, seconds)]
             if now.cells < now.all_cells > now.total:
                 done, total = now.cells, now.all_cells
                 words.insert(1, f"{done:,} of {total:,} windows")
@@ -137,4 +140,6 @@ def _speed(now: Progress, seconds: float) -> str:
     if not now.pixels:
         return "" if now.cells else "starting"
     failed = f" · {now.failed} failed" if now.failed else ""
-    return f"{now.pixels / 1e6 / max(seconds, 1e-9):.1f} Mpx/s{failed}"
+    if seconds < _SHORTEST:  # nothing was seen of the work
+        return failed.lstrip(" ·")
+    return f"{now.pixels / 1e6 / seconds:.1f} Mpx/s{failed}"

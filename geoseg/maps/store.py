@@ -375,10 +375,10 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
     except json.JSONDecodeError as error:
         raise damaged(name, f"its metadata ({first_line(error)})") from error
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
-        raise MasksError(
-            f"{name} is not a Zarr group, which masks are that geoseg segment writes: "
-            "is the path right?"
-        ) from error
+        why = "does not exist"
+        if storage.exists():
+            why = "is not a Zarr group, which masks are that geoseg segment writes"
+        raise MasksError(f"{name} {why}: is the path right?") from error
     attributes = dict(group.attrs)
     if "geoseg" not in attributes:
         raise MasksError(

@@ -78,7 +78,7 @@ def test_other_commands_end_with_a_next_step(capsys, tmp_path):
         ("scene.tif", "raster, 256 x 256 px, 10 x 10 m, uint16", "try: geoseg plan"),
         ("truth.tif", "raster, 256 x 256 px", "classes: geoseg classes truth.tif"),
         ("m.zarr", "class map, 256 x 256 px, complete", "look: geoseg view m.zarr"),
-        ("r.gpkg", "polygons or points: ", "columns: class_id"),
+        ("r.gpkg", "polygons: ", "columns: class_id"),
         ("otsu:ndwi", "name        otsu:ndwi", ""),
     ],
 )
@@ -128,7 +128,7 @@ def test_plan_says_how_long_it_will_take(capsys):
     assert 0.3 * whole < found["time"]["seconds"] < 6 * whole
     assert found["time"]["limit"] == "model"
     assert found["time"]["stages"]["model"] == min(found["time"]["stages"].values())
-    *_, time, limit = said(capsys, *line)
+    *_, time, limit, _ = said(capsys, *line)
     assert "measured on 4 windows" in time
     assert limit.split()[:3] == ["limit", "the", "model:"]
     assert {p.name for p in Path().iterdir()} <= before, "nothing is kept"

@@ -59,5 +59,5 @@ def test_names_without_a_code_are_no_traceback(tmp_path):
         capture_output=True, text=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "is not a Zarr group" in done.stderr
+    assert "does not exist: is the path right?" in done.stderr
     assert "Traceback" not in done.stderr

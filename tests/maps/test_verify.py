@@ -160,7 +160,7 @@ def test_a_store_in_work_is_not_repaired(store):
 
 
 def test_it_must_be_a_store(tmp_path):
-    with pytest.raises(MasksError, match="not a Zarr group"):
+    with pytest.raises(MasksError, match="does not exist"):
         verify(str(tmp_path / "none.zarr"))
 
 

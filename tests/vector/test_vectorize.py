@@ -568,7 +568,7 @@ def test_what_cannot_be_vectorized_is_refused_in_a_line(tmp_path: Path) -> None:
     high = write(tmp_path / "h.tif", np.full((4, 4), 65535, np.uint16))
     assert "65535" in refused(tmp_path, high)
     assert "cannot open" in refused(tmp_path, tmp_path / "none.tif")
-    assert "not a Zarr group" in refused(tmp_path, tmp_path / "none.zarr")
+    assert "does not exist" in refused(tmp_path, tmp_path / "none.zarr")
     good = write(tmp_path / "g.tif", values)
     assert "no class 'sea'" in refused(tmp_path, good, classes=["sea"])
     assert "simplify -3" in refused(tmp_path, good, simplify=-3)

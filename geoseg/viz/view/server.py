@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_urlsafe
@@ -53,9 +54,10 @@ class MapServer:
             layer.close()
 
     def wait(self) -> None:
-        """Wait until it is closed, or interrupted."""
-        while self.thread.is_alive():
-            self.thread.join(timeout=0.5)
+        """Wait until it is closed, or Ctrl-C ends it."""
+        with suppress(KeyboardInterrupt):
+            while self.thread.is_alive():
+                self.thread.join(timeout=0.5)
 
     def __enter__(self) -> Self:
         return self
