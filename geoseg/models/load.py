@@ -6,7 +6,6 @@ the few numbers a fitted model has learned. Weights are read where they are used
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -15,8 +14,6 @@ import uuid
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +23,14 @@ from geoseg.errors import ModelError
 from geoseg.models import custom
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.context import Context, context_of
-from geoseg.models.families import CLASSICAL, FILES, FOLDERS, FOREIGN
-from geoseg.models.folder import CARD, ModelFolder, open_folder
-from geoseg.models.identity import OpenedModel, content_hash, file_sha256, opened
+from geoseg.models.identity import OpenedModel, content_hash
 from geoseg.models.networks.device import (
     SIDE_BY_SIDE,
     EngineName,
     ModelOptions,
     Precision,
 )
-from geoseg.models.plain import read_json
+from geoseg.models.opening import open_named, with_file
 from geoseg.models.stac import card_file
 from geoseg.rasters.source import by_step
 
@@ -46,7 +41,6 @@ if TYPE_CHECKING:
     from geoseg.models.contract import Model
     from geoseg.rasters.open import Source
 
-_OF_CHECKPOINTS = ("smp", "torchvision")  # families whose weights torch.save may hold
 _KEPT = 4  # models that stay loaded in one process
 _LOADED: OrderedDict[str, Model] = OrderedDict()
 _OPENED: dict[str, OpenedModel] = {}  # the last one opened and not yet loaded
@@ -234,7 +228,7 @@ class ModelRecipe:
 
     def telling_of(self, text: str) -> str:
         """Return a text about the model's card, with the file that it lies in."""
-        return _with_file(text, self.card_file, self.card.name)
+        return with_file(text, self.card_file, self.card.name)
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -276,21 +270,13 @@ class ModelRecipe:
     def _reopened(self, spec: str) -> OpenedModel:
         opened = _OPENED.pop(spec, None)
         if opened is None or opened.content != self.content:
-            opened = _open(spec)
+            opened = open_named(spec)
         if opened.content != self.content:
             raise ModelError(
                 f"the model {spec} is not the one the run was planned with: its card, "
                 "weights or code have changed since"
             )
         return opened
-
-
-def _with_file(text: str, file: Path | None, name: str) -> str:
-    """Return a text, with the file of the card that it is about."""
-    about = "card" in text or repr(name) in text
-    if file is None or str(file) in text or not about:
-        return text
-    return f"{text} ({file})"
 
 
 def _is_run_alike(asked: str, loaded: str) -> bool:
@@ -382,7 +368,7 @@ def _plain_recipe(spec: object, options: ModelOptions) -> ModelRecipe:
         return _ensemble_recipe([_plain_recipe(s, options) for s in spec], options)
     if isinstance(spec, (str, os.PathLike)):
         text = os.fspath(spec)
-        opened = _open(text)
+        opened = open_named(text)
         with _LOCK:
             _OPENED.clear()
             _OPENED[opened.spec] = opened
@@ -456,108 +442,3 @@ def load_model(
     model = recipe.load()
     views.show_models_as_cards(type(model))
     return model
-
-
-def _open(spec: str) -> OpenedModel:
-    """Find the model that a text names, and read its card."""
-    head, colon, _ = spec.partition(":")
-    if head in CLASSICAL:
-        return import_module(CLASSICAL[head]).open_spec(spec)  # type: ignore[no-any-return]
-    if head == "hf" and colon:
-        return import_module("geoseg.models.networks.hf").open_spec(spec)  # type: ignore[no-any-return]
-    path = Path(spec)
-    if path.exists():
-        try:
-            return _open_path(path.resolve())
-        except ModelError as error:
-            file = card_file(path.resolve())
-            raise ModelError(_with_file(str(error), file, path.stem)) from error
-    if custom.is_factory_spec(spec):
-        return _open_factory(spec)
-    close = [f"{n}:" for n in difflib.get_close_matches(head, CLASSICAL, n=1)]
-    if path.parent.is_dir():
-        beside = [each.name for each in path.parent.iterdir()]
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        close += [str(path.with_name(name)) for name in near]
-    known = f"{', '.join(f'{n}:' for n in CLASSICAL)}, hf:owner/name, module:factory"
-    raise ModelError(
-        f"there is no model {spec!r}: no such file or folder, and none of "
-        f"{known}" + (f"; did you mean {close[0]}?" if close else "")
-    )
-
-
-def _open_path(path: Path) -> OpenedModel:
-    """Open a model folder, a card, or a file of an exported model."""
-    ending = path.suffix.lower()
-    if path.is_file() and ending in FILES:
-        return import_module(FILES[ending]).open_file(path)  # type: ignore[no-any-return]
-    if path.is_file() and ending != ".json":
-        how = FOREIGN.get(ending, "export it to .pt2 or .onnx")
-        raise ModelError(
-            f"{path} is no model that geoseg opens ({', '.join(FILES)}, or a card's "
-            f".json): {how}"
-        )
-    if path.is_dir() and not (path / CARD).is_file():
-        if (path / "config.json").is_file():
-            return import_module("geoseg.models.networks.hf").open_folder(path)  # type: ignore[no-any-return]
-        how = f"geoseg model new {path} writes one"
-        if (path / "saved_model.pb").is_file():
-            how = FOREIGN[".pb"]
-        raise ModelError(
-            f"{path} is not a model folder: it holds neither {CARD} nor a transformers "
-            f"config.json; {how}"
-        )
-    if path.is_file() and ending != ".json":
-        raise ModelError(
-            f"{path} is not a model: that is a folder with a card.json, a card itself, "
-            f"or a network's file ({', '.join(FILES)})"
-        )
-    folder = open_folder(path)
-    family = folder.card.framework.get("family")
-    config = folder.path / "config.json"
-    if family is None and config.is_file():
-        family = "smp" if "_model_class" in read_json(config) else "transformers"
-    if not isinstance(family, str) or family not in FOLDERS:
-        close = difflib.get_close_matches(str(family), FOLDERS, n=1)
-        raise ModelError(
-            f"the card {card_file(path)} names the family {family!r} in its framework: "
-            + (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f'write "framework": {{"family": F}}, one of {", ".join(FOLDERS)}'
-            )
-        )
-    if family in _OF_CHECKPOINTS and folder.weights is not None:
-        plain = folder.weights.suffix.lower() != ".safetensors"
-        family = "checkpoint" if plain else family
-    load = partial(import_module(FOLDERS[family]).load_folder, folder)
-    return opened(path, folder.card, load, *_weights_hashes(folder))
-
-
-def _weights_hashes(folder: ModelFolder) -> list[str]:
-    """Return the hash of the weights that a card names, else of all there are."""
-    if folder.sha256 is not None:
-        beside = []
-        if folder.weights_file.suffix == ".onnx":
-            from geoseg.models.networks.onnx_file import data_hashes
-
-            beside = data_hashes(folder.weights_file)
-        return [folder.sha256, *beside]
-    files = [*folder.path.glob("config.json"), *folder.path.glob("*.safetensors")]
-    return [file_sha256(file) for file in sorted(files)]
-
-
-def _open_factory(spec: str) -> OpenedModel:
-    module, _, attribute = spec.rpartition(":")
-    name = f"{Path(module).name}:{attribute}"
-    if module.endswith(".py"):
-        spec = f"{Path(module).resolve()}:{attribute}"
-    thing = custom.make_object(spec)
-    card, _ = custom.split_card(thing, name=name)
-
-    return OpenedModel(
-        spec=spec,
-        card=card,
-        content=custom.identity(thing, name=name),
-        load=lambda options: custom.wrap(thing, options, name=name),
-    )

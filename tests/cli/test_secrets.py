@@ -283,7 +283,7 @@ def test_mistakes_of_ours_tell_none_either(monkeypatch, capfd):
         raise ZeroDivisionError(f"with {SECRET}")
 
     monkeypatch.setattr("geoseg.models.describe.describe", broken)
-    monkeypatch.setattr("geoseg.models.load._open_path", broken)
+    monkeypatch.setattr("geoseg.models.opening._open_path", broken)
     assert run(["model", "show", "otsu:nir", f"--pass=password='{SECRET}'"]) == 2
     monkeypatch.setattr(location, "_KEPT", {SECRET})
     assert run(["model", "show", "otsu:nir"]) == 1
