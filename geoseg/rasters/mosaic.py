@@ -182,7 +182,7 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
                 f"rasters of one mosaic have the same steps in time: {first.name} has "
                 f"{_steps(first)}, {other.name} has {_steps(other)}"
             )
-    sources, otherwise = _in_order(sources)
+    sources, otherwise = in_order(sources)
     sources, changed = alike([turned(s, first.grid) for s in sources])
     if not changed:
         changed = _dtypes(sources)
@@ -204,12 +204,13 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
     return noted(joined, *more, *_other_crs(sources, first.grid, name))
 
 
-def _in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
+def in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
     """Return sources with their bands in the first one's order, and what was done."""
     first = _known_as(sources[0])
     known = [_known_as(source) for source in sources]
     others = [k for k in known if k != first]
-    if not others:
+    by_number = any(band.by_number for s in sources for band in s.bands)
+    if not others or by_number:  # an order that was asked for
         return sources, None
     count = f"{len(others)} of its {len(sources)} rasters"
     if len({*first}) == len(first) and all({*k} == {*first} for k in others):

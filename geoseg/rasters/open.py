@@ -20,7 +20,7 @@ from geoseg.rasters.array import open_array, open_zarr
 from geoseg.rasters.bands import choose, match_bands
 from geoseg.rasters.file import FileHints, open_raster
 from geoseg.rasters.gcps import on_control_points
-from geoseg.rasters.mosaic import dated_stack, mosaic
+from geoseg.rasters.mosaic import dated_stack, in_order, mosaic
 from geoseg.rasters.nodata import suspected, with_nodata
 from geoseg.rasters.numbers import (
     alike,
@@ -291,10 +291,12 @@ def for_training(sources: Sequence[Source]) -> list[Source]:
             f"the rasters to learn from show {', '.join(map(str, counts))} steps in "
             "time: choose as many of each, as with --dates and --every"
         )
-    changed, told = alike(sources)
+    ordered, otherwise = in_order(sources)
+    changed, told = alike(ordered)
+    said = [text for text in (otherwise, told) if text]
     out = []
-    for before, source in zip(sources, changed, strict=True):
+    for before, source in zip(ordered, changed, strict=True):
         question = suspected(before)  # in its own numbers
-        more = [f"of the rasters to learn from: {told}"] if told else []
+        more = [f"of the rasters to learn from: {text}" for text in said]
         out.append(noted(source, *more, *([question] if question else [])))
     return out

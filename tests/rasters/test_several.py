@@ -22,9 +22,16 @@ from rasterio.warp import transform_geom
 
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
+from geoseg.rasters.bands import choose
 from geoseg.rasters.file import open_raster
 from geoseg.rasters.mosaic import Mosaic, Stack, aligned
-from geoseg.rasters.open import at_resolution, open_source, resampled, with_nodata
+from geoseg.rasters.open import (
+    at_resolution,
+    for_training,
+    open_source,
+    resampled,
+    with_nodata,
+)
 from geoseg.rasters.resample import Resampled
 from geoseg.rasters.source import Renamed, SourceBand
 from geoseg.rasters.warp import Warped, onto
@@ -327,6 +334,13 @@ def test_tiles_that_differ_are_joined_by_name_or_it_is_said(
     assert pixels[:, 0, 0].tolist() == [1, 2, 3]
     assert pixels[:, 0, 7].tolist() == bands
     assert said in source.notes[0] if said else source.notes == ()
+    # likewise of rasters that one model learns from, unless an order is asked for
+    each = [open_source(tmp_path / f"{i}.tif") for i in range(2)]
+    by_name = bands == [3, 2, 1]
+    learnt = for_training(each)[1]
+    assert [b.name for b in learnt.bands] == [*(names[::-1] if by_name else names)]
+    each = [choose(source, ["1", "2", "3"]) for source in each]
+    assert [b.name for b in for_training(each)[1].bands] == [*names]
 
 
 def test_quarters_in_four_crss_make_one_scene(shared):
