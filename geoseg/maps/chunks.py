@@ -19,6 +19,8 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore, StorePath
 
 from geoseg.core.grid import Window
+from geoseg.core.text import redact
+from geoseg.errors import DamagedStoreError, first_line
 
 if TYPE_CHECKING:
     from numcodecs.abc import Codec
@@ -114,13 +116,20 @@ def decoded(
     codecs, chunks = _codecs(array), chunks_in(array, window)
     out = np.empty((*array.shape[:-2], window.height, window.width), array.dtype)
     whole = np.empty(array.chunks, _stored_dtype(array))  # for one chunk after another
-    objects = get([object_name(array, index) for index in chunks])
-    for index, data in zip(chunks, objects, strict=True):
+    names = [object_name(array, index) for index in chunks]
+    for name, index, data in zip(names, chunks, get(names), strict=True):
         inside, part = _placed(array, window, index)
         if data is None:
             out[inside] = array.fill_value
-        else:
+            continue
+        try:
             out[inside] = _decode(data, codecs, whole)[part]
+        except Exception as error:  # each codec has its own
+            store = redact(str(array.store)).removeprefix("file://")
+            raise DamagedStoreError(
+                f"{store}: {name} is damaged ({first_line(error)}): geoseg verify "
+                "--repair, and the command that made it makes that block again"
+            ) from error
     return out
 
 

@@ -6,6 +6,7 @@ What lies beside the arrays, in `.geoseg/`, is `maps/state`.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -397,6 +398,8 @@ def _described(url: str, group: zarr.Group, attributes: dict[str, Any]) -> Masks
     web = url.startswith(("http://", "https://"))
     listed = set(NAMES if web else Storage(url).names("")) - {"classes"}
     height, width = array.shape
+    if array.dtype.kind != "u" or not 0 < math.prod(array.chunks) <= 1 << 28:
+        raise ValueError(f"chunks of {array.chunks} {array.dtype}")
     return Masks(
         path=url,
         grid=grid_from_attributes(attributes, height, width),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _METADATA = (".zgroup", ".zattrs", ".zarray", ".zmetadata", "zarr.json")
+_NAMED = 1000
+"""Blocks without a mark that are named; a damaged size may promise any number."""
 _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, MasksError)
 """How reading what is damaged fails, in codecs and JSON."""
 
@@ -156,8 +159,9 @@ def _damaged_blocks(
     marked = sorted(masks.state.keys(DONE))
     damaged: dict[tuple[int, int], str] = {}
     if masks.is_complete:
-        every = set(np.ndindex(tiling.block_rows, tiling.block_cols))
-        damaged |= dict.fromkeys(every - set(marked), "its done mark is missing")
+        known, every = set(marked), np.ndindex(tiling.block_rows, tiling.block_cols)
+        gone = islice((key for key in every if key not in known), _NAMED)
+        damaged |= dict.fromkeys(gone, "its done mark is missing")
     blocks = [tiling.block_at(*key) for key in marked]
     check = partial(check_block, masks)
     for count, (block, problem) in enumerate(

@@ -123,6 +123,8 @@ class ArraySource:
 
 def _picked(where: xr.DataArray, layers: Sequence[int]) -> NDArray[Any]:
     """Return some layers of an array, (layer, y, x); a copy."""
+    if where.ndim == 2:
+        return np.array(where.data)[None]
     if where.ndim == 3:
         return _computed(where[list(layers)])
     times, bands = np.divmod(layers, where.shape[1])
@@ -307,7 +309,7 @@ def _banded(
 ) -> xr.DataArray:
     """Return the array with dims (time, band, y, x), or without one of the first two.
 
-    Whatever they are called; the oldest date is the first.
+    Or without both. Whatever they are called; the oldest date is the first.
     """
     others = [d for d in array.dims if d not in (time, y, x)]
     long = [d for d in others if array.sizes[d] != 1]
@@ -323,7 +325,7 @@ def _banded(
     if time is not None:
         array = array.isel({time: np.argsort(array.coords[time].values)})
         return array.transpose(time, *band, y, x)
-    if not band:
+    if not band and array.chunks is not None:  # of others it would load all pixels
         band, array = ["band"], array.expand_dims("band")
     return array.transpose(*band, y, x)
 
@@ -332,7 +334,8 @@ def _bands(array: xr.DataArray, name: str) -> tuple[SourceBand, ...]:
     """Return the bands of an array, those of each date one after the other."""
     time = _time_dim(array, name)
     if time is None:
-        bands = _named(array, array.dims[0], array.shape[0])
+        dim, count = (array.dims[0], array.shape[0]) if array.ndim > 2 else (None, 1)
+        bands = _named(array, dim, count)
         step = _only_date(array, name)
         return tuple(replace(band, step=step) for band in bands)
     if array.ndim == 4:

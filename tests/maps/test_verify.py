@@ -8,7 +8,8 @@ import pytest
 import rasterio
 import small
 
-from geoseg.errors import LockedError, MasksError
+from geoseg.cli import run
+from geoseg.errors import DamagedStoreError, LockedError, MasksError
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.overviews import (
@@ -65,6 +66,23 @@ def test_a_flipped_byte_is_found(store, array, at):
     assert set(found.damaged) == {(1, 2)}
     assert array in found.damaged[1, 2]
     assert not found.whole
+
+
+def test_who_reads_a_damaged_chunk_is_told(store):
+    chunk = next(store.glob("classes/c/0/0"), store / "classes" / "0.0")
+    chunk.write_bytes(b"no chunk")
+    masks = open_masks(str(store))
+    with pytest.raises(DamagedStoreError, match=r"classes/.*0 is damaged .*--repair"):
+        masks.read("classes", masks.grid.window)
+
+
+def test_absurd_chunks_are_damage(tmp_path):
+    segment(tmp_path / "m.zarr")
+    path = tmp_path / "m.zarr" / "classes" / ".zarray"
+    absurd = {"chunks": [1 << 31, 1 << 31]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | absurd))
+    with pytest.raises(DamagedStoreError, match="chunks of"):
+        open_masks(str(tmp_path / "m.zarr"))
 
 
 def test_a_missing_chunk_is_named(store):
@@ -165,7 +183,6 @@ def test_it_must_be_a_store(tmp_path):
 
 
 def test_the_command(store, capsys):
-    from geoseg.cli import run
 
     assert run(["verify", str(store)]) == 0
     assert "9 of 9 blocks are done, all as written" in capsys.readouterr().out

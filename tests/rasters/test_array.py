@@ -291,6 +291,19 @@ def test_a_zarr_of_images_is_what_was_written(tmp_path, version):
     assert open_source(path).identity != before
 
 
+def test_opening_a_zarr_reads_no_pixels(tmp_path):
+    at = {"y": 5e6 - 10 * np.arange(8), "x": 5e5 + 10 * np.arange(8)}
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    both = dict.fromkeys(("red", "nir"), (("y", "x"), values))
+    xr.Dataset(both, at).to_zarr(tmp_path / "s.zarr", zarr_format=2)
+    for chunk in tmp_path.glob("s.zarr/*/0.0"):
+        chunk.write_bytes(b"no chunk")
+    source = open_source(str(tmp_path / "s.zarr"))
+    assert {band.name for band in source.bands} == {"red", "nir"}
+    with pytest.raises(RasterError, match="cannot read"):
+        source.read(source.grid.window)
+
+
 def test_arrays_without_crs_are_told():
     with pytest.warns(UserWarning, match="DataArray has no coordinate reference"):
         open_source(scene(noise(1, 3, 3), crs=None))
