@@ -23,7 +23,7 @@ from geoseg.labels.names import (
     Pairing,
     class_text,
 )
-from geoseg.rasters.shapes import TOLERANCE, into_pixels
+from geoseg.rasters.shapes import TOLERANCE, areas_of, into_pixels, near
 from geoseg.rasters.vectors import VectorFile, open_vectors
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def _reprojected(frame: GeoDataFrame, grid: Grid) -> GeoDataFrame:
     if frame.crs == crs:
         return frame.set_crs(crs, allow_override=True)
     to_pixels = into_pixels(grid, frame.crs.to_wkt(), "the labels")
-    drawn = densified(frame.geometry.to_numpy(), to_pixels, TOLERANCE)
+    drawn = near(frame.geometry.to_numpy(), frame.crs.to_wkt(), grid, to_pixels)
+    drawn = densified(drawn, to_pixels, TOLERANCE)
     return frame.set_geometry(drawn, crs=frame.crs).to_crs(crs)
 
 
@@ -263,23 +264,6 @@ def _polygons(classed: _Classed) -> PolygonLabels:
     )
 
 
-def areas_of(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Return the areas of valid and invalid polygons, without lines and points.
-
-    A spike or a ring without area becomes a line when it is made valid, which burns
-    pixels far from what was drawn. What has no area becomes an empty polygon.
-    """
-    import shapely
-
-    valid = shapely.make_valid(geometries)
-    mixed = shapely.get_type_id(valid) == 7  # a collection
-    out = np.where(shapely.area(valid) > 0, valid, shapely.Polygon())
-    for i in np.flatnonzero(mixed & (shapely.area(valid) > 0)):
-        parts = shapely.get_parts(shapely.get_parts(valid[i]))
-        out[i] = shapely.MultiPolygon([p for p in parts if p.area > 0])
-    return np.asarray(out, object)
-
-
 def _lost(classed: _Classed, geometries: NDArray[np.object_]) -> Iterator[str]:
     """Say which polygons hold no pixel centre, and warn of classes lost by that.
 
@@ -293,6 +277,7 @@ def _lost(classed: _Classed, geometries: NDArray[np.object_]) -> Iterator[str]:
     wide = np.maximum(np.floor(x1 - 0.5) - left + 1, 0)
     high = np.maximum(np.floor(y1 - 0.5) - top + 1, 0)
     lost = (wide * high == 0) | (shapely.area(geometries) == 0)
+    lost &= ~classed.frame.geometry.is_empty.to_numpy()  # far from the raster
     for i in np.flatnonzero(~lost & (wide * high <= _FEW)):
         x = left[i] + 0.5 + np.arange(wide[i])
         y = top[i] + 0.5 + np.arange(high[i])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.densify import densified
+from geoseg.core.densify import Transform, densified
 from geoseg.core.grid import Grid
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
@@ -94,11 +94,82 @@ def in_pixels(shapes: Shapes, grid: Grid, file: str) -> NDArray[np.object_]:
     there = into_pixels(grid, shapes.crs, file)
     drawn = shapes.geometries
     if shapes.crs is not None and grid.crs is not None:
+        drawn = near(drawn, shapes.crs, grid, there)
         drawn = densified(drawn, there, TOLERANCE)
     moved = shapely.transform(drawn, there, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise RasterError(f"{redact(file)} cannot be brought into the raster's CRS")
     return np.asarray(moved)
+
+
+def near(
+    geometries: NDArray[np.object_],
+    crs: str,
+    grid: Grid,
+    there: Transform,
+) -> NDArray[np.object_]:
+    """Return geometries without what lies far from a grid and has no place in its CRS.
+
+    Of an area as large as a continent the part around the grid is kept; what does not
+    come near and cannot be brought there becomes empty.
+
+    Args:
+        geometries: (n,) of shapely.
+        crs: Theirs.
+        grid: Where they are to be brought.
+        there: What brings them.
+    """
+    import shapely
+
+    box = _surroundings(grid, crs)
+    if box is None:
+        return geometries
+    out = np.array(geometries, object)
+    around = shapely.box(*box)
+    x0, y0, x1, y1 = shapely.bounds(out).T
+    wide = (x0 < box[0]) | (y0 < box[1]) | (x1 > box[2]) | (y1 > box[3])
+    apart = (x1 < box[0]) | (y1 < box[1]) | (x0 > box[2]) | (y0 > box[3])
+    cut = wide & ~apart & (shapely.get_dimensions(out) == 2)
+    out[cut] = areas_of(shapely.intersection(shapely.make_valid(out[cut]), around))
+    for i in np.flatnonzero(apart):
+        if not np.isfinite(there(*shapely.get_coordinates(out[i]).T)).all():
+            out[i] = type(out[i])()
+    return out
+
+
+def _surroundings(grid: Grid, crs: str) -> tuple[float, float, float, float] | None:
+    """Return a box three times as wide and high as a grid, in a CRS; None: unknown."""
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    left, bottom, right, top = grid.bounds
+    wide, high = right - left, top - bottom
+    padded = left - wide, bottom - high, right + wide, top + high
+    try:
+        back = Transformer.from_crs(grid.crs, crs, always_xy=True)
+        x0, y0, x1, y1 = back.transform_bounds(*padded)
+    except ProjError:
+        return None
+    # Across the antimeridian, the left side is the greater number.
+    known = np.isfinite((x0, y0, x1, y1)).all() and x0 < x1 and y0 < y1
+    return (x0, y0, x1, y1) if known else None
+
+
+def areas_of(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Return the areas of valid and invalid polygons, without lines and points.
+
+    A spike or a ring without area becomes a line when it is made valid, which burns
+    pixels far from what was drawn. What has no area becomes an empty polygon.
+    """
+    import shapely
+
+    valid = shapely.make_valid(geometries)
+    mixed = shapely.get_type_id(valid) == 7  # a collection
+    out = np.where(shapely.area(valid) > 0, valid, shapely.Polygon())
+    for i in np.flatnonzero(mixed & (shapely.area(valid) > 0)):
+        parts = shapely.get_parts(shapely.get_parts(valid[i]))
+        out[i] = shapely.MultiPolygon([p for p in parts if p.area > 0])
+    return np.asarray(out, object)
 
 
 def into_pixels(grid: Grid, crs: str | None, file: str) -> Any:  # noqa: ANN401 - a function of two arrays

@@ -15,8 +15,10 @@ from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import UNLABELLED, open_labels
 from geoseg.maps.cog import export
 from geoseg.maps.create import create_masks
+from geoseg.rasters.shapes import Shapes, in_pixels
 
 UTM = CRS.from_epsg(32633).to_wkt()
+LONLAT = CRS.from_epsg(4326).to_wkt()
 GRID = Grid(
     crs=UTM, transform=Affine(10, 0, 400_000, 0, -10, 5_300_000), height=100, width=120
 )
@@ -211,6 +213,25 @@ def test_edges_stay_where_they_were_drawn_in_another_crs(tmp_path):
 VRT = """<OGRVRTDataSource><OGRVRTLayer name="p"><SrcDataSource>{0}</SrcDataSource>
 </OGRVRTLayer></OGRVRTDataSource>"""
 STREAMED = """{{"type": "gdal_streamed_alg", "command_line": "gdal vector read {0}"}}"""
+
+
+@pytest.mark.parametrize(
+    "area",
+    [shapely.box(-180, -90, 180, 90), shapely.box(-60, -80, 100, 80)],
+    ids=["the Earth", "beyond what the CRS can show"],
+)
+def test_an_area_far_larger_than_the_raster_is_cut_around_it(tmp_path, area):
+    south = shapely.Polygon([(-180, -90), (180, -90), (180, -60), (-180, -60)])
+    columns = {"class": ["forest", "ice"]}
+    file = write(tmp_path / "world.gpkg", [area, south], 4326, **columns)
+    labels = open_labels(file, GRID)
+    assert [c.name for c in labels.classes] == ["forest", "ice"]
+    assert (labels.read(GRID.window) == labels.classes[0].value).all()
+    shapes = Shapes(geometries=np.array([area, south], object), crs=LONLAT, columns={})
+    around, ice = in_pixels(shapes, GRID, "world.gpkg")
+    raster = shapely.box(0, 0, GRID.width, GRID.height)
+    assert around.contains(raster)
+    assert not ice.intersects(raster)
 
 
 @pytest.mark.parametrize("text", [VRT, "\ufeff \n" + VRT, STREAMED])
