@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
+TRAINING = "training/settings.json"
+"""What was asked of a training, in the folder of the model that it makes."""
 _ENDINGS = frozenset({".safetensors", ".pth", ".pt", ".ckpt", ".pt2", ".onnx"})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from geoseg.errors import ModelError
 from geoseg.models import custom
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS, FOREIGN
-from geoseg.models.folder import CARD, ModelFolder, open_folder
+from geoseg.models.folder import CARD, TRAINING, ModelFolder, open_folder
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.plain import read_json
 from geoseg.models.stac import card_file
@@ -71,6 +71,8 @@ def _open_path(path: Path) -> OpenedModel:
         how = f"geoseg model new {path} writes one"
         if (path / "saved_model.pb").is_file():
             how = FOREIGN[".pb"]
+        elif (path / TRAINING).is_file():
+            how = "its training did not finish: the same geoseg train command goes on"
         raise ModelError(
             f"{path} is not a model folder: it holds neither {CARD} nor a transformers "
             f"config.json; {how}"

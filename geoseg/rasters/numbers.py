@@ -160,7 +160,7 @@ def _kept(source: Source) -> list[str]:
 def _unknown(source: Source) -> str:
     return (
         f"{source.name} does not say how its {source.dtype} numbers become "
-        "reflectance, which is wanted here: they are used as they are stored"
+        "reflectance: they are used as they are stored"
     )
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from geoseg.errors import GeosegError
-from geoseg.models.folder import CARD
+from geoseg.models.folder import CARD, TRAINING
 
-WORK = "training"
+WORK = str(PurePosixPath(TRAINING).parent)
 """Folder inside the model folder with settings and checkpoints."""
-
-_SETTINGS = "settings.json"
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -23,7 +21,7 @@ def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -
     Raises:
         GeosegError: the folder holds something else.
     """
-    file = folder / WORK / _SETTINGS
+    file = folder / TRAINING
     if overwrite and (file.is_file() or (folder / CARD).is_file()):
         return False
     if file.is_file():
@@ -49,7 +47,7 @@ def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
     """Save the settings; with `overwrite`, delete what is there first."""
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    file = folder / WORK / _SETTINGS
+    file = folder / TRAINING
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 

@@ -502,6 +502,7 @@ class TestRecipe:
         ("{here}/raises.py:needs", "failed: TypeError"),
         ("{here}/raises.py:number", "cannot predict"),
         ("{here}", "neither card.json nor"),
+        ("{here}/begun", "its training did not finish"),
         ("{here}/raises.py", "PATH.py:FUNCTION"),
         ("{here}/net.h5", "tf2onnx"),
     ],
@@ -509,6 +510,8 @@ class TestRecipe:
 def test_wrong_specs_are_one_line(tmp_path, spec, message):
     (tmp_path / "broken.py").write_text("def make(:\n")
     (tmp_path / "net.h5").write_bytes(b"HDF")
+    (tmp_path / "begun" / "training").mkdir(parents=True)
+    (tmp_path / "begun" / "training" / "settings.json").write_text("{}")
     (tmp_path / "raises.py").write_text(
         textwrap.dedent("""
         def make(): raise ValueError("no")
