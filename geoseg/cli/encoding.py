@@ -22,7 +22,7 @@ _PLAIN = {
 def plain_characters(error: UnicodeError) -> tuple[str, int]:
     """Return what stands for characters without a code; an error handler of `codecs`.
 
-    >>> codecs.register_error("plain", plain)
+    >>> codecs.register_error("plain", plain_characters)
     >>> "512 × 512 px · 3 km² ☃".encode("ascii", errors="plain")
     b'512 x 512 px - 3 km2 ?'
     """

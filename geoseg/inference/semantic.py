@@ -212,7 +212,8 @@ def _pixelwise(model: Model, block: Block, pixels: Pixels) -> PartialBlock:
             stack = pixels.values[None]
             labels = _checked_labels(model, model.predict(stack), stack.shape)
         windows = len(block.cells[0]) * len(block.cells[1])
-        arrays["classes"] = labels[0].astype(arrays["classes"].dtype, copy=False)
+        labels = _check_classes(model.card, labels[0], pixels.valid)
+        arrays["classes"] = labels.astype(arrays["classes"].dtype, copy=False)
         if not valid_everywhere(pixels.valid):
             arrays["classes"][~pixels.valid] = nodata_value(model.card.classes)
     return PartialBlock(arrays=arrays, windows=windows, forward_seconds=watch.seconds)
@@ -222,6 +223,7 @@ def _cropped(model: Model, block: Block, pixels: Pixels, batch: int) -> PartialB
     """Keep the inner cell of every window: labels cannot be averaged."""
     tiling, arrays = block.tiling, blank(block.window, model.card, ["classes"])
     ask, watch, windows = predictor(model, block, pixels), Stopwatch(), 0
+    valid = pixels.valid_in(block.window)
 
     def labels_of_windows(cells: Cells, stack: NDArray[Any]) -> NDArray[Any]:
         return _checked_labels(model, ask(cells, stack), stack.shape)
@@ -233,10 +235,10 @@ def _cropped(model: Model, block: Block, pixels: Pixels, batch: int) -> PartialB
             inside = window.pad(-tiling.margin).intersection(block.window)
             if inside is not None:
                 inner = labels[inside.relative_to(window).slices]
-                arrays["classes"][inside.relative_to(block.window).slices] = inner
+                at = inside.relative_to(block.window).slices
+                arrays["classes"][at] = _check_classes(model.card, inner, valid[at])
         windows += len(cells)
-    empty = ~pixels.valid_in(block.window)
-    arrays["classes"][empty] = nodata_value(model.card.classes)
+    arrays["classes"][~valid] = nodata_value(model.card.classes)
     return PartialBlock(arrays=arrays, windows=windows, forward_seconds=watch.seconds)
 
 
@@ -250,10 +252,17 @@ def _checked_labels(
     expected = (shape[0], *shape[2:])
     if labels.shape != expected or labels.dtype.kind not in "iub":
         raise wrong_labels(model.card, labels, expected)
-    values = [c.value for c in model.card.classes]
-    if labels.size and (labels.min() < min(values) or labels.max() > max(values)):
-        check_values(model.card, labels)
     return np.asarray(labels)
+
+
+def _check_classes(
+    card: Card, labels: NDArray[Any], valid: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Return labels; raise where one that is kept lies beyond the card's classes."""
+    values = [c.value for c in card.classes]
+    if labels.size and (labels.min() < min(values) or labels.max() > max(values)):
+        check_values(card, labels[valid])
+    return labels
 
 
 def wrong_labels(card: Card, labels: Any, expected: tuple[int, ...]) -> ModelError:  # noqa: ANN401 - array or tensor

@@ -60,10 +60,10 @@ def _open_path(path: Path) -> OpenedModel:
     if path.is_file() and ending in FILES:
         return import_module(FILES[ending]).open_file(path)  # type: ignore[no-any-return]
     if path.is_file() and ending != ".json":
-        how = FOREIGN.get(ending, "export it to .pt2 or .onnx")
+        how = f"; {FOREIGN[ending]}" if ending in FOREIGN else ""
         raise ModelError(
-            f"{path} is no model that geoseg opens ({', '.join(FILES)}, or a card's "
-            f".json): {how}"
+            f"{path} is not a model: that is a folder with a card.json, a card itself, "
+            f"or a network's file ({', '.join(FILES)}){how}"
         )
     if path.is_dir() and not (path / CARD).is_file():
         if (path / "config.json").is_file():

@@ -203,7 +203,7 @@ def as_told(path: str) -> str:
 def without_signature(path: str) -> str:
     """Return the address of a file without what a signature adds to it.
 
-    >>> unsigned("https://host/a.tif?sv=2&se=2030&sig=secret")
+    >>> without_signature("https://host/a.tif?sv=2&se=2030&sig=secret")
     'https://host/a.tif'
     """
     names = {name.lower() for name in parse_qs(urlsplit(path).query)}

@@ -165,13 +165,13 @@ class TestThreshold:
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            ("threshold:", "neither a band"),
+            ("threshold:", "what is compared is missing"),
             ("threshold:nir", "gives no threshold of"),
             ("threshold:nir>high", "'high'.*not a number"),
             ("threshold:nir>nan", "finite"),
             ("threshold:nir:", "not a number"),
             ("threshold:open('x')>1", "not allowed"),
-            ("otsu:", "neither a band"),
+            ("otsu:", "what is compared is missing"),
             ("kmeans:many", "how many clusters"),
             ("kmeans:1", "2 … 254"),
             ("kmeans:999", "2 … 254"),
