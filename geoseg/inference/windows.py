@@ -13,6 +13,7 @@ from geoseg.core.grid import Window
 from geoseg.core.series_options import QUALITY
 from geoseg.core.tiling import Block, Tiling
 from geoseg.maps.arrays import stored
+from geoseg.models.fill import may_lack, put_fill
 from geoseg.rasters.validity import valid_everywhere
 
 if TYPE_CHECKING:
@@ -148,39 +149,13 @@ def _reflected(
 
 
 def _filled(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> NDArray[Any]:
-    everywhere = valid_everywhere(valid) and not _may_lack(values, card)
+    everywhere = valid_everywhere(valid) and not may_lack(values, card)
     if everywhere or not valid.any():  # of which no window is looked at
         return values
     if not values.flags.writeable:
         values = values.copy()
     put_fill(values, valid, card)
     return values
-
-
-def _may_lack(values: NDArray[Any], card: Card) -> bool:
-    """Whether a valid pixel may be missing: at steps of a series, in a band of one."""
-    return card.times is not None and values.dtype.kind == "f"
-
-
-def put_fill(values: NDArray[Any], valid: NDArray[np.bool_], card: Card) -> None:
-    """Put the card's fill under nodata, in place, and where a series lacks a pixel.
-
-    Args:
-        values: (band, y, x).
-        valid: (y, x).
-        card: Tells the fill.
-    """
-    series, invalid = _may_lack(values, card), ~valid
-    low, high = _range(values.dtype)
-    for pixels, band in zip(values, card.bands, strict=True):
-        fill = band.offset if card.fill is None else card.fill
-        missing = invalid | np.isnan(pixels) if series else invalid
-        pixels[missing] = np.array(min(max(fill, low), high)).astype(values.dtype)
-
-
-def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
-    info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    return float(info.min), float(info.max)
 
 
 Cells = list[tuple[int, int]]

@@ -23,6 +23,7 @@ from geoseg.errors import (
 )
 from geoseg.models.caution import cautions
 from geoseg.models.classical.sample import sample_windows
+from geoseg.models.fill import put_fill
 from geoseg.rasters.open import for_model
 from geoseg.rasters.time_steps import is_series
 
@@ -110,11 +111,10 @@ def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
         with recipe.telling():
             model = recipe.load()
             if model.placed and card.inputs:
-                pixels = np.zeros((1, len(card.bands), *[card.window] * 2), read.dtype)
                 window = Window(y=0, x=0, height=card.window, width=card.window)
-                model.predict_at(
-                    pixels, [window], np.ones((1, *[card.window] * 2), "?")
-                )
+                shape = window.height, window.width
+                pixels = np.zeros((1, len(card.bands), *shape), read.dtype)
+                model.predict_at(pixels, [window], np.ones((1, *shape), np.bool_))
             doubts = answers_told(recipe, read, thorough=True)
     except MissingExtraError:
         raise
@@ -152,7 +152,8 @@ def answers_told(
         answer = answer.float().cpu().numpy()
     if card.output == "labels":
         check_values(card, answer[0][valid])
-    note = "" if card.output == "labels" else _doubt(card, answer[0, -1][valid])
+        return ()
+    note = _doubt(card, answer[0, -1][valid])
     return (recipe.telling_of(note),) if note else ()
 
 
@@ -217,13 +218,11 @@ def _middle(
         y=y, x=x, height=min(side, grid.height), width=min(side, grid.width)
     )
     read, seen = source.read(window)
-    offsets = np.array([b.offset for b in card.bands]).astype(read.dtype)
-    pixels = np.broadcast_to(offsets[:, None, None], (len(offsets), side, side)).copy()
+    pixels = np.zeros((len(card.bands), side, side), read.dtype)
     valid = np.zeros((side, side), np.bool_)
-    pixels[:, : window.height, : window.width] = np.where(
-        seen, read, offsets[:, None, None]
-    )
+    pixels[:, : window.height, : window.width] = read
     valid[: window.height, : window.width] = seen
+    put_fill(pixels, valid, card)
     return pixels, valid
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from geoseg.core.grid import Window, squares
-from geoseg.inference.windows import put_fill
+from geoseg.models.fill import put_fill
 from geoseg.training.holdout import CELL, Split
 from geoseg.training.scenes import LabelledRaster
 
