@@ -24,7 +24,7 @@ from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.bands import named
-from geoseg.rasters.source import steps_of
+from geoseg.rasters.source import pixel_bytes, steps_of
 from geoseg.rasters.zones import EACH, PREFIX, only_zone, path_of
 
 AnyOptions = TypeVar("AnyOptions", bound=PlanOptions)
@@ -274,7 +274,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
 
     tiling, grid, source = made.tiling, made.source.grid, made.source
     model = made.model.load()
-    pixel = len(source.bands) * source.dtype.itemsize
+    pixel = pixel_bytes(source)
     reach = (tiling.block + tiling.overlap) / tiling.block
     chunks = -(-grid.height // tiling.chunk) * -(-grid.width // tiling.chunk)
     return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from geoseg.core.tiling import Tiling
 from geoseg.errors import PlanError
 from geoseg.maps.arrays import bytes_per_pixel
-from geoseg.rasters.source import reading_bytes
+from geoseg.rasters.source import pixel_bytes, reading_bytes
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -87,7 +87,7 @@ def estimate_memory(
     reach = block + 2 * tiling.margin
     classes = card.channels
     pixel = len(card.bands) * source.dtype.itemsize
-    stored = len(source.bands) * source.dtype.itemsize
+    stored = pixel_bytes(source)
     # Read pixels, and a copy of them where they are reflected at the raster's edge.
     read = reach**2 * (2 * stored + 2) + reading_bytes(source)
     kept = [name for name in arrays if name not in {"classes", "instances"}]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.rasters.source import tile_of
+from geoseg.rasters.source import pixel_bytes, tile_of
 from geoseg.rasters.tiles import times_decoded
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def across(source: Source, tiling: Tiling, workers: int) -> int:
     So many that what several workers have each is about square, with few neighbours on
     others.
     """
-    pixel = len(source.bands) * source.dtype.itemsize
-    most = _ACROSS // (pixel * tiling.block)
+    most = _ACROSS // (pixel_bytes(source) * tiling.block)
     side = tiling.blocks if workers == 1 else (tiling.blocks / workers) ** 0.5
     return max(1, min(most, round(side)))
 
@@ -69,8 +68,9 @@ def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
         window = tiling.block_at(*key).reach.intersection(tiling.raster)
         assert window is not None
         reads[order.home(key) or 0].append(window)
-    pixel = len(source.bands) * source.dtype.itemsize
-    return times_decoded(reads, tile=tile, raster=tiling.raster, pixel=pixel)
+    return times_decoded(
+        reads, tile=tile, raster=tiling.raster, pixel=pixel_bytes(source)
+    )
 
 
 class BlockOrder:

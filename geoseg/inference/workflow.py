@@ -278,8 +278,9 @@ def run_plan(
         overwrite: Begin anew where there is a store already.
         zarr_format: 2, or 3.
         shards: Write Zarr 3 with one object per block.
-        mixed: Go on with a store that another model or raster began.
-        progress: Called after each block; True shows a bar, None where people look.
+        mixed: Let other kinds of GPUs go on with a run, whose answers round otherwise.
+        progress: False is quiet, True and None show a bar on a terminal or notebook; or
+            a function that is called after every block.
 
     Returns:
         The masks, and what the run did: windows, pixels, seconds.

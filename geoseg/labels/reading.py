@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.densify import densified
 from geoseg.core.grid import Grid
 from geoseg.core.label_options import Order
 from geoseg.core.text import counted, did_you_mean, redact
@@ -23,7 +22,7 @@ from geoseg.labels.names import (
     Pairing,
     class_text,
 )
-from geoseg.rasters.shapes import TOLERANCE, areas_of, into_pixels, near
+from geoseg.rasters.shapes import areas_of, drawn_for, into_pixels
 from geoseg.rasters.vectors import VectorFile, open_vectors
 
 if TYPE_CHECKING:
@@ -78,9 +77,9 @@ def _reprojected(frame: GeoDataFrame, grid: Grid) -> GeoDataFrame:
     crs = CRS.from_user_input(grid.crs)
     if frame.crs == crs:
         return frame.set_crs(crs, allow_override=True)
-    to_pixels = into_pixels(grid, frame.crs.to_wkt(), "the labels")
-    drawn = near(frame.geometry.to_numpy(), frame.crs.to_wkt(), grid, to_pixels)
-    drawn = densified(drawn, to_pixels, TOLERANCE)
+    crs_drawn = frame.crs.to_wkt()
+    to_pixels = into_pixels(grid, crs_drawn, "the labels")
+    drawn = drawn_for(grid, frame.geometry.to_numpy(), crs_drawn, to_pixels)
     return frame.set_geometry(drawn, crs=frame.crs).to_crs(crs)
 
 

@@ -21,7 +21,6 @@ from geoseg.maps.state import (
     clear_state,
     found_record,
     hold,
-    read_record,
     write_record,
 )
 from geoseg.maps.storage import Storage
@@ -139,8 +138,9 @@ def _begun(storage: Storage, *, overwrite: bool) -> dict[str, Any] | None:
     Raises:
         MasksError: What is there is not a store of ours: never delete or mix in.
     """
-    if storage.find(RECORD) is not None:
-        return None if overwrite else read_record(storage)
+    found = None if overwrite else found_record(storage)
+    if found is not None or (overwrite and storage.find(RECORD) is not None):
+        return found
     # Of a run that was killed at its very beginning, only our own folder is there.
     if not set(storage.names("")) - {META}:
         return None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-TOLERANCE = 0.1
+_TOLERANCE = 0.1
 """How far an edge may move, in pixels, when its vertices are brought into a CRS."""
 
 
@@ -94,31 +94,35 @@ def in_pixels(shapes: Shapes, grid: Grid, file: str) -> NDArray[np.object_]:
     there = into_pixels(grid, shapes.crs, file)
     drawn = shapes.geometries
     if shapes.crs is not None and grid.crs is not None:
-        drawn = near(drawn, shapes.crs, grid, there)
-        drawn = densified(drawn, there, TOLERANCE)
+        drawn = drawn_for(grid, drawn, shapes.crs, there)
     moved = shapely.transform(drawn, there, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise RasterError(f"{redact(file)} cannot be brought into the raster's CRS")
     return np.asarray(moved)
 
 
-def near(
-    geometries: NDArray[np.object_],
-    crs: str,
-    grid: Grid,
-    there: Transform,
+def drawn_for(
+    grid: Grid, geometries: NDArray[np.object_], crs: str, there: Transform
 ) -> NDArray[np.object_]:
-    """Return geometries without what lies far from a grid and has no place in its CRS.
+    """Return geometries in their own CRS as they are to be brought onto a grid.
 
-    Of an area as large as a continent the part around the grid is kept; what does not
-    come near and cannot be brought there becomes empty.
+    What lies far from the grid, and has no place in its CRS, is left out: of an area as
+    large as a continent the part around it is kept, and what does not come near and
+    cannot be brought there becomes empty. Long edges have vertices added, so that they
+    stay where they are drawn.
 
     Args:
+        grid: Where they are to be brought.
         geometries: (n,) of shapely.
         crs: Theirs.
-        grid: Where they are to be brought.
-        there: What brings them.
+        there: What brings them into pixels of the grid.
     """
+    return densified(_near(grid, geometries, crs, there), there, _TOLERANCE)
+
+
+def _near(
+    grid: Grid, geometries: NDArray[np.object_], crs: str, there: Transform
+) -> NDArray[np.object_]:
     import shapely
 
     box = _surroundings(grid, crs)

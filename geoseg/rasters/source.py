@@ -246,6 +246,11 @@ def is_far(source: Source) -> bool:
     return getattr(source, "is_far", False) or any(map(is_far, _inner(source)))
 
 
+def pixel_bytes(source: Source) -> int:
+    """Return the bytes of a pixel, all bands together."""
+    return len(source.bands) * source.dtype.itemsize
+
+
 def tile_of(source: Source) -> tuple[int, int] | None:
     """Return rows and columns of what is decoded at once, of a source that is one file.
 

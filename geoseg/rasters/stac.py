@@ -17,9 +17,7 @@ from geoseg.errors import RasterError
 from geoseg.rasters import gcps
 from geoseg.rasters.addresses import host_of
 from geoseg.rasters.archives import as_told, trusted_hosts
-from geoseg.rasters.bands import (
-    band_key,
-)
+from geoseg.rasters.bands import band_key
 from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile
 from geoseg.rasters.gdal import is_remote, no_pixels, squeezed
 from geoseg.rasters.mosaic import mosaic, stack

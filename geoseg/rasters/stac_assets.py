@@ -143,12 +143,13 @@ def _bands(
         [band_in_file_name(g.name) or "" for g in guessed], sensor
     )
     common = [c or w.common_name for c, w in zip(common, words, strict=True)]
-    rules = _rules(asset, item, len(names))
+    facts = _facts(asset, len(names))
+    rules = [_rule(each, item) for each in facts]
     bands = tuple(
         replace(g, common_name=c or g.common_name, scale=scale, offset=offset)
         for g, c, (scale, offset) in zip(guessed, common, rules, strict=True)
     )
-    return bands, not any(_is_told(facts) for facts in _facts(asset, len(names)))
+    return bands, not any(map(_is_told, facts))
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - as JSON has it
@@ -166,25 +167,22 @@ def _from_key(key: str, asset: Mapping[str, Any]) -> str | None:
     return name if is_band_name(name) else None
 
 
-def _rules(
-    asset: Mapping[str, Any], item: Mapping[str, Any], count: int
-) -> list[tuple[float, float]]:
-    """Return scale and offset of each band."""
-    return [_rule(facts, item) for facts in _facts(asset, count)]
-
-
 def _untold(
     asset: Mapping[str, Any], item: Mapping[str, Any]
 ) -> tuple[tuple[float, float], ...]:
     """Return scale and offset of each band of an asset that names none."""
-    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
-    facts = _facts(asset, len(told) or 1)
+    facts = _facts(asset, len(_band_objects(asset)) or 1)
     return tuple(_rule(f, item) for f in facts) if any(map(_is_told, facts)) else ()
+
+
+def _band_objects(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what STAC 1.0 or 1.1 tells of the numbers of each band of an asset."""
+    return _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
 
 
 def _facts(asset: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
     """Return what an asset tells of each of its bands."""
-    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
+    told = _band_objects(asset)
     told = told if len(told) == count else [{}] * count
     return [{**asset, **band} for band in told]
 
@@ -273,7 +271,7 @@ def _nodata_of(
 
     Of Sentinel-2 it is 0 where nothing is told.
     """
-    told = _objects(asset.get("raster:bands")) or _objects(asset.get("bands")) or [{}]
+    told = _band_objects(asset) or [{}]
     values = tuple(_number(b.get("nodata", asset.get("nodata"))) for b in told)
     if {*values} == {None} and baseline_of(item) is not None:
         return (0.0,)

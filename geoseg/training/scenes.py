@@ -15,7 +15,7 @@ from geoseg.inference.windows import reflect
 from geoseg.labels import Labels, object_classes, read_objects
 from geoseg.models.card import Band
 from geoseg.models.classical.sample import sample_pixels
-from geoseg.rasters.source import by_step
+from geoseg.rasters.source import by_step, pixel_bytes
 from geoseg.training.holdout import CELL
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def make_scenes(
         for (s, t), first in zip(pairs, firsts, strict=True)
     ]
     size = sum(
-        s.grid.pixels
-        * (len(s.source.bands) * s.source.dtype.itemsize + s.target_dtype.itemsize + 1)
+        s.grid.pixels * (pixel_bytes(s.source) + s.target_dtype.itemsize + 1)
         for s in scenes
     )
     if size > _MOST_IN_MEMORY:

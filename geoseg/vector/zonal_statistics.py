@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.densify import densified
 from geoseg.core.extras import require
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
 from geoseg.rasters.open import open_source
-from geoseg.rasters.shapes import TOLERANCE, into_pixels, near
+from geoseg.rasters.shapes import drawn_for, into_pixels
 from geoseg.vector.rings import HEADER
 from geoseg.vector.table import Field, Rows
 
@@ -104,10 +103,7 @@ class Statistics:
         grid = self.bands[0].grid
         same = self.crs is None or same_crs(self.crs, grid.crs)
         there = into_pixels(grid, None if same else self.crs, "the regions")
-        drawn = shapes
-        if not same:
-            drawn = near(drawn, str(self.crs), grid, there)
-            drawn = densified(drawn, there, TOLERANCE)
+        drawn = shapes if same else drawn_for(grid, shapes, str(self.crs), there)
         moved = shapely.transform(drawn, there, interleaved=False)
         return np.asarray(
             shapely.transform(moved, lambda xy: xy * (1, -1) + (0, grid.height))
