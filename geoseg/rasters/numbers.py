@@ -147,6 +147,8 @@ def in_numbers(source: Source, numbers: str) -> Source:
         how = f"its numbers are brought to reflectance x {1 / _STEP:g}, without offset"
     else:
         changed = as_reflectance(source)
+        if not any(band.offset for band in source.bands):
+            return changed  # as usual: no question is open
         how = f"its numbers are taken as reflectance: {formula(source.bands)}"
     return source if changed is source else noted(changed, f"{source.name}: {how}")
 

@@ -239,6 +239,7 @@ def describe(image: Any, cover: Any, seed: int) -> None:
     from rasterio.enums import ColorInterp as Color
 
     image.descriptions = BANDS
+    image.scales = (1e-4,) * len(BANDS)
     image.colorinterp = (Color.blue, Color.green, Color.red, Color.undefined)
     image.update_tags(SEED=seed, UNITS="reflectance x 10000")
     cover.set_band_description(1, "land cover")

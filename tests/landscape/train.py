@@ -79,6 +79,7 @@ def demo_card() -> Card:
         dtypes=("uint16",),
         value_range=(0.0, 20_000.0),
         nodata=float(NODATA),
+        numbers="s2-l2a-before-0400",
         description=(
             "A small U-Net for the landscapes that `geoseg demo` generates. It has "
             "never seen the Earth: maps of real scenes need a model trained on them."
