@@ -491,7 +491,12 @@ def test_cursor_go_to_keys_and_picture(browser, server, masks, tmp_path):
     (file,) = tmp_path.glob("*.png")
     saved, seen = np.asarray(Pillow.open(file).convert("RGB")), look(browser)[..., :3]
     assert saved.shape == seen.shape
-    assert (saved[100:600, 100:900] == seen[100:600, 100:900]).all(-1).mean() > 0.99
+    same = (saved == seen).all(-1)
+    assert same[100:600, 100:850].mean() > 0.99
+    # With its legend, over the map at the right.
+    legend = saved[12:112, 850:]
+    assert all((legend == c.rgb).all(-1).any() for c in masks.classes)
+    assert (legend == 255).all(-1).sum() < 3000 < (legend > 225).all(-1).sum()
     assert browser.get_log("browser") == []
 
 

@@ -35,7 +35,10 @@ def row_column(grid: Grid, text: str) -> tuple[float, float]:
     """
     found = [float(number) for number in _NUMBER.findall(text)]
     if len(found) != 2:
-        raise GeosegError("write a place as latitude, longitude or as x, y")
+        raise GeosegError(
+            "write a place as latitude, longitude in degrees, such as 49.13, 15.15, or "
+            "as x, y"
+        )
     x, y = found
     if grid.crs is not None and abs(x) <= 90 and abs(y) <= 180:
         from pyproj import Transformer

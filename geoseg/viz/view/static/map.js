@@ -114,6 +114,7 @@ function makeMap() {
     zoomSnap: 0.5, zoomDelta: 1, wheelPxPerZoomLevel: 90, zoomControl: false,
     attributionControl: false, maxBounds: everything().pad(0.6), fadeAnimation: false,
   });
+  map.on("resize", resized);
   L.control.zoom({ position: "topleft" }).addTo(map);
   if (info.metres) L.control.scale({ imperial: false, position: "bottomleft", maxWidth: 160 }).addTo(map);
   makePanes(map);
@@ -294,13 +295,9 @@ function apply() {
   const usual = Object.keys(layers).filter((name) => name !== "confidence" && name !== "objects");
   state.layers = new Set(link.has("layers") ? list("layers").filter((n) => layers[n]) : usual);
   const [z, r, c] = [number("z"), number("row"), number("column")];
-  const place = () => {
-    if (z !== null && r !== null && c !== null) map.setView([-r, c], z, { animate: false });
-    else map.fitBounds(everything(), { animate: false, ...padding() });
-  };
-  place();
+  if (z !== null && r !== null && c !== null) map.setView([-r, c], z, { animate: false });
+  else showAll();
   showTwin();
-  if (twin) { place(); follow(map, twin); }
   if (link.has("lat") && link.has("lon")) goTo(`${link.get("lat")}, ${link.get("lon")}`, z ?? 0);
   for (const box of byId("classes").querySelectorAll("input")) {
     box.checked = !state.hidden.has(Number(box.dataset.value));
@@ -338,50 +335,6 @@ async function goTo(place, zoom = Math.max(map.getZoom(), 0)) {
   } catch (error) { say(error.message, true); }
 }
 
-// What is seen, as a picture: tiles where they lie, lines over them; both maps where there are two.
-function save() {
-  const ratio = window.devicePixelRatio || 1, shown = twin ? [map, twin] : [map];
-  const all = shown.map((each) => each.getContainer().getBoundingClientRect());
-  const right = Math.max(...all.map((r) => r.right)), bottom = Math.max(...all.map((r) => r.bottom));
-  const picture = Object.assign(document.createElement("canvas"), { width: right * ratio, height: bottom * ratio });
-  const pen = picture.getContext("2d");
-  pen.scale(ratio, ratio);
-  pen.imageSmoothingEnabled = map.getZoom() <= 0;
-  shown.forEach((each, i) => draw(pen, each, all[i]));
-  const link = Object.assign(document.createElement("a"), { download: `${info.title}.png` });
-  picture.toBlob((blob) => {
-    link.href = URL.createObjectURL(blob);
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  });
-}
-
-function draw(pen, which, frame) {
-  pen.save();
-  pen.beginPath();
-  pen.rect(frame.left, frame.top, frame.width, frame.height);
-  pen.clip();
-  pen.fillStyle = getComputedStyle(which.getContainer()).backgroundColor;
-  pen.fillRect(frame.left, frame.top, frame.width, frame.height);
-  for (const name of ["base", "image", "mask", "lines"]) {
-    const pane = which.getPane(name);
-    pen.save();
-    pen.globalAlpha = pane.style.opacity === "" ? 1 : Number(pane.style.opacity);
-    if (name === "mask" && which === map && state.swipe !== null) {
-      const left = frame.left + 22 + state.swipe * (frame.width - 44);
-      pen.beginPath();
-      pen.rect(left, frame.top, frame.right - left, frame.height);
-      pen.clip();
-    }
-    for (const part of pane.querySelectorAll("img.leaflet-tile, canvas")) {
-      const at = part.getBoundingClientRect();
-      if (part.tagName === "CANVAS" || part.complete) pen.drawImage(part, at.left, at.top, at.width, at.height);
-    }
-    pen.restore();
-  }
-  pen.restore();
-}
-
 function fullScreen() {
   if (document.fullscreenElement) document.exitFullscreen();
   else document.documentElement.requestFullscreen?.();
@@ -394,18 +347,26 @@ function pressed(event) {
   if (boxes[key] && layers[boxes[key]]) byId(`layer-${boxes[key]}`).click();
   else if (key === "f") fullScreen();
   else if (key === "d") byId("two").click();
-  else if (key === "0") map.fitBounds(everything(), padding());
+  else if (key === "0") showAll();
   else if (key === "g") { byId("panel").open = true; byId("place").focus(); } else return;
   event.preventDefault();
 }
 
-const padding = () => {
-  const size = map.getSize();
-  return size.x > 640 && !state.side
-    ? { paddingTopLeft: [12, 12], paddingBottomRight: [288, 12] }
-    : { paddingTopLeft: [8, 8], paddingBottomRight: [8, 60] };
-};
+function showAll() {
+  const phone = matchMedia("(max-width: 640px)").matches;
+  const free = phone ? [8, 60] : state.side ? [12, 12] : [288, 12]; // beside the panel
+  map.fitBounds(everything(), { animate: false, paddingTopLeft: [12, 12], paddingBottomRight: free });
+}
 
+// Where all of the map was seen, all of it is seen in a window of another size.
+function resized({ oldSize }) {
+  const middle = map.project(map.getCenter()), half = oldSize.divideBy(2);
+  const before = L.bounds(middle.subtract(half), middle.add(half));
+  const whole = everything();
+  if (before.contains(L.bounds(map.project(whole.getNorthWest()), map.project(whole.getSouthEast())))) showAll();
+}
+
+let told = "";
 async function watch() {
   let wait = 2000;
   try {
@@ -425,10 +386,12 @@ async function watch() {
     if (now.other && now.other.share < 1) words.push(`Making overviews of ${info.other}: ${Math.floor(100 * now.other.share)} %`);
     if (now.image && now.image.share < 1) words.push(`Preparing the image: ${Math.floor(100 * now.image.share)} %`);
     if (now.problem) words.push(now.problem);
-    say(words.join(" · "), Boolean(now.problem));
+    const text = words.join(" · ");
+    if (text !== told) say(text, Boolean(now.problem)); // what else was said stays
+    told = text;
     if (!words.length && info.classes.length <= LONG) wait = 10000;
   } catch {
-    say("The map is no longer served: start geoseg view again.", true);
+    say(told = "The map is no longer served: start geoseg view again.", true);
     wait = 5000;
   }
   setTimeout(watch, wait);
@@ -469,6 +432,7 @@ async function begin() {
   map.on("mousemove", ({ latlng }) => pointAt(twin, latlng));
   map.on("mouseout", () => { clearTimeout(resting); byId("cursor").hidden = true; });
   byId("goto").addEventListener("submit", (event) => { event.preventDefault(); goTo(byId("place").value); });
+  byId("panel").addEventListener("toggle", () => [map, twin].forEach((each) => each?.invalidateSize()));
   byId("save").addEventListener("click", save);
   byId("full").addEventListener("click", fullScreen);
   document.addEventListener("keydown", pressed);
