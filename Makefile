@@ -70,7 +70,7 @@ lock: $(BIN)/uv
 	    -o requirements.lock
 	$(LOCK) -c tests/requirements.lock --extra container -o cluster/requirements.lock
 
-dist: $(VENV)/.test
+dist: $(BIN)/python
 	rm -rf build/lib dist
 	$(PIP) install -qq build twine
 	$(BIN)/python -m build --outdir dist .

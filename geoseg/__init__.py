@@ -24,34 +24,43 @@ numba_cache.ensure()
 
 if TYPE_CHECKING:
     # What type checkers and editors see; `_MODULES` says the same while running.
-    from geoseg.accuracy.accuracy import Accuracy, estimate
-    from geoseg.accuracy.compare import Comparison, compare
-    from geoseg.accuracy.evaluate import evaluate
-    from geoseg.accuracy.evaluation import Evaluation
-    from geoseg.accuracy.sampling import sample
-    from geoseg.core.classes import Class
-    from geoseg.demo.example import example
-    from geoseg.inference.planning import Plan
-    from geoseg.inference.workflow import make_plan, run_plan, segment
-    from geoseg.maps.cog import export
-    from geoseg.maps.legend import name_classes
-    from geoseg.maps.store import Masks, open_masks
-    from geoseg.maps.verify import verify
-    from geoseg.models.card import Band, Card
-    from geoseg.models.contract import Objects
-    from geoseg.models.load import load_model
-    from geoseg.models.pack import build_network, save_model
-    from geoseg.pipeline.entry import run
-    from geoseg.rasters.compose import compose
-    from geoseg.rasters.open import open_source
-    from geoseg.rasters.search_table import Scenes, search
-    from geoseg.training.train import train
-    from geoseg.vector.vectorize import read_regions, vectorize
-    from geoseg.viz.explorer import explore
-    from geoseg.viz.figures import draw_evaluation
-    from geoseg.viz.report import report
-    from geoseg.viz.seams import check_seams
-    from geoseg.viz.view import view
+    from geoseg.accuracy.accuracy import Accuracy as Accuracy
+    from geoseg.accuracy.accuracy import estimate as estimate
+    from geoseg.accuracy.compare import Comparison as Comparison
+    from geoseg.accuracy.compare import compare as compare
+    from geoseg.accuracy.evaluate import evaluate as evaluate
+    from geoseg.accuracy.evaluation import Evaluation as Evaluation
+    from geoseg.accuracy.sampling import sample as sample
+    from geoseg.core.classes import Class as Class
+    from geoseg.demo.example import example as example
+    from geoseg.inference.planning import Plan as Plan
+    from geoseg.inference.workflow import make_plan as make_plan
+    from geoseg.inference.workflow import run_plan as run_plan
+    from geoseg.inference.workflow import segment as segment
+    from geoseg.maps.cog import export as export
+    from geoseg.maps.legend import name_classes as name_classes
+    from geoseg.maps.store import Masks as Masks
+    from geoseg.maps.store import open_masks as open_masks
+    from geoseg.maps.verify import verify as verify
+    from geoseg.models.card import Band as Band
+    from geoseg.models.card import Card as Card
+    from geoseg.models.contract import Objects as Objects
+    from geoseg.models.load import load_model as load_model
+    from geoseg.models.pack import build_network as build_network
+    from geoseg.models.pack import save_model as save_model
+    from geoseg.pipeline.entry import run as run
+    from geoseg.rasters.compose import compose as compose
+    from geoseg.rasters.open import open_source as open_source
+    from geoseg.rasters.search_table import Scenes as Scenes
+    from geoseg.rasters.search_table import search as search
+    from geoseg.training.train import train as train
+    from geoseg.vector.vectorize import read_regions as read_regions
+    from geoseg.vector.vectorize import vectorize as vectorize
+    from geoseg.viz.explorer import explore as explore
+    from geoseg.viz.figures import draw_evaluation as draw_evaluation
+    from geoseg.viz.report import report as report
+    from geoseg.viz.seams import check_seams as check_seams
+    from geoseg.viz.view import view as view
 
 _MODULES = {
     "Accuracy": "geoseg.accuracy.accuracy",
@@ -97,48 +106,8 @@ _MODULES = {
 _DEPRECATED = {"export_cog": "export", "write_report": "report"}
 """Old public name → its new one; gone in the next version."""
 
-__all__ = [
-    "Accuracy",
-    "Band",
-    "Card",
-    "Class",
-    "Comparison",
-    "Evaluation",
-    "GeosegError",
-    "Masks",
-    "Objects",
-    "Plan",
-    "Scenes",
-    "__version__",
-    "build_network",
-    "check_seams",
-    "compare",
-    "compose",
-    "draw_evaluation",
-    "errors",
-    "estimate",
-    "evaluate",
-    "example",
-    "explore",
-    "export",
-    "load_model",
-    "make_plan",
-    "name_classes",
-    "open_masks",
-    "open_source",
-    "read_regions",
-    "report",
-    "run",
-    "run_plan",
-    "sample",
-    "save_model",
-    "search",
-    "segment",
-    "train",
-    "vectorize",
-    "verify",
-    "view",
-]
+__all__ = ["GeosegError", "__version__", "errors"]
+__all__ += list(_MODULES)
 
 
 def __dir__() -> list[str]:

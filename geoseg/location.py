@@ -15,16 +15,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/\s@'\"]+@)?([^\s?'\"]*)", re.IGNORECASE)
-
-
 _QUERY = re.compile(r"\?[^\s,'\"?]*=[^\s,'\"]*")
-
-
 _SECRET = re.compile(
     r"(pass(?:word|wd)?|token|secret|key)=(?!value\b)[^\s'\"&,]+", re.IGNORECASE
 )
-
-
 _USER = re.compile(r"://(?P<user>[^\s.:/@]*:.*)@", re.IGNORECASE | re.DOTALL)
 _BARE_USER = re.compile(r"^\w+:(?!//)(?P<user>[^\s/:@]*:[^\s@]*)@")  # hf:me:so@own/er
 _ELEMENT = re.compile(
@@ -38,7 +32,8 @@ _SETTING = re.compile(
     re.IGNORECASE,
 )
 _FOLDERS = re.compile(
-    r"(?<![\w.:/\\])(?:/(?!vsi)(?:[^\s/:]+/)+|[a-z]:[/\\](?:[^\s/\\:]+[/\\])*)",
+    r"(?<![\w.:/\\])"
+    r"(?:/(?!vsi)(?:[^\s/:]+/)+|(?:[a-z]:[/\\]|\\\\)(?:[^\s/\\:]+[/\\])*)",
     re.IGNORECASE,
 )
 _SHORTEST = 4

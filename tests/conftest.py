@@ -25,11 +25,14 @@ LONGEST = (
     "test_vectorize.py",
     "test_clusters.py",
     "test_train.py",
-    "test_models.py",
-    "test_pipeline.py",
+    "test_series_networks.py",
     "test_workflow.py",
-    "test_object_store.py",
+    "test_storage.py",
+    "test_docs.py",
     "test_notebooks.py",
+    "test_guide.py",
+    "test_secrets.py",
+    "test_view.py",
 )
 
 

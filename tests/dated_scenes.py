@@ -8,6 +8,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.warp import transform_bounds
+from tifs import write_tif
 
 CRS = "EPSG:32632"
 AT = (400_000, 5_200_000)
@@ -19,20 +20,9 @@ def write_raster(path, pixels, *, res=10, at=AT, crs=CRS, **told):
     pixels = (
         pixels if pixels.ndim == 3 and pixels.shape[-1] != 1 else pixels[None, ..., 0]
     )
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=pixels.shape[0],
-        height=pixels.shape[1],
-        width=pixels.shape[2],
-        dtype=pixels.dtype,
-        crs=crs,
-        transform=Affine(res, 0, at[0], 0, -res, at[1]),
-        **told,
-    ) as file:
-        file.write(pixels)
-    return path
+    return write_tif(
+        path, pixels, crs=crs, transform=Affine(res, 0, at[0], 0, -res, at[1]), **told
+    )
 
 
 @dataclass

@@ -10,6 +10,7 @@ import rasterio
 import rioxarray  # noqa: F401 - the accessor
 import xarray as xr
 from affine import Affine
+from tifs import write_tif
 
 import geoseg
 import geoseg.accessor
@@ -165,11 +166,11 @@ def test_plot_reads_a_pictures_worth(make_store, tmp_path, monkeypatch):
 
 def test_overlay_puts_the_map_on_the_image(data, labels, tmp_path):
     path = tmp_path / "scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=250, width=350, dtype="uint16",
-        crs="EPSG:32633", transform=Affine(20, 0, 480_000, 0, -20, 5_460_000),
-    ) as file:  # fmt: skip
-        file.write(labels[::2, ::2].astype(np.uint16) * 10, 1)
+    write_tif(
+        path,
+        labels[::2, ::2].astype(np.uint16) * 10,
+        transform=Affine(20, 0, 480_000, 0, -20, 5_460_000),
+    )
     axes = data.geoseg.overlay(path, opacity=0.3)
     image, classes = axes.get_images()
     assert image.get_extent() == classes.get_extent()

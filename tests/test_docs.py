@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -82,6 +83,16 @@ def test_documents_name_files_that_exist(page):
                 homes.append(found.parent)
             elif is_row or "/" in name or name.endswith((".py", ".md", ".toml")):
                 assert name in public, f"{page} names {name}, which is not there"
+
+
+def test_the_table_of_new_names_names_what_is_there():
+    text = (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
+    moved = re.findall(
+        r"^\| `geoseg[\w.]*` \| `(geoseg[\w.]*)` \|$", text, re.MULTILINE
+    )
+    assert len(moved) > 100
+    for name in {*moved}:
+        assert pkgutil.resolve_name(name) is not None
 
 
 def members():

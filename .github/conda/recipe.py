@@ -44,6 +44,9 @@ about:
   summary: {summary}
   license: {license}
   license_file: LICENSE
+extra:
+  recipe-maintainers:
+    - {owner}
 """
 
 
@@ -74,6 +77,7 @@ def recipe(sdist: Path) -> str:
         run="\n".join(line(conda_name(r)) for r in project["dependencies"]),
         summary=project["description"],
         license=project["license"],
+        owner=project["urls"]["Source"].split("/")[-2],
     )
 
 

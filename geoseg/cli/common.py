@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,13 +35,11 @@ class OutputOptions(Options):
         return self.quiet or self.as_json
 
 
-@contextmanager
-def client_of(place: ClusterOptions) -> Iterator[Client | None]:
+def client_of(place: ClusterOptions) -> AbstractContextManager[Client | None]:
     """Open a client to where the work shall be done; None for this process."""
     from geoseg.execution.clusters import open_client
 
-    with open_client(**dict(place)) as client:
-        yield client
+    return open_client(**dict(place))
 
 
 def print_summary(

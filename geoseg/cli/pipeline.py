@@ -143,8 +143,9 @@ def _check(
     plan, processes = check_pipeline(
         opened_pipeline(path, options.overrides or (), place)
     )
-    summary = {"ok": True, **plan_summary(plan, processes)}
-    print_summary(summary, [*plan_lines(plan, processes), f"{path}: fine"], output)
+    summary = plan_summary(plan, processes)
+    lines = [*plan_lines(plan, summary), f"{path}: fine"]
+    print_summary({"ok": True, **summary}, lines, output)
 
 
 class StatusOptions(Options):

@@ -121,13 +121,9 @@ def _run(
     begun = perf_counter()
     masks, facts = run_plan(
         made,
-        out=options.out,
         client=client,
-        overwrite=options.overwrite,
-        zarr_format=options.zarr_format,
-        shards=options.shards,
-        mixed=options.mixed,
         progress=False if output.silent else None,
+        **options.of_store,
     )
     seconds = perf_counter() - begun
     summary, lines = _summary(made, masks, facts, seconds, workers)
@@ -234,7 +230,8 @@ def _planned(
     from geoseg.inference.planning import plan_of
 
     made = plan_of(one_or_more(raster), options, workers)
-    summary, lines = plan_summary(made, workers), plan_lines(made, workers)
+    summary = plan_summary(made, workers)
+    lines = plan_lines(made, summary)
     if options.crs is not None and only_zone(options.crs) is not None:
         summary, lines = (
             {"zone": options.crs, **summary},
@@ -262,9 +259,9 @@ def _timing_lines(timing: Timing, workers: int) -> list[str]:
     return [f"{'time':<22}{time}", f"{'limit':<22}{limit}"]
 
 
-def plan_lines(made: Plan, workers: int) -> list[str]:
-    """Return a plan as people read it."""
-    lines = [f"{name:<22}{value}" for name, value in _readable(made, workers).items()]
+def plan_lines(made: Plan, summary: Summary) -> list[str]:
+    """Return a plan, with its `plan_summary`, as people read it."""
+    lines = [f"{name:<22}{value}" for name, value in _readable(made, summary).items()]
     return lines + [f"{'note':<22}{note}" for note in made.source.notes]
 
 
@@ -309,8 +306,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
     }
 
 
-def _readable(made: Plan, workers: int) -> dict[str, str]:
-    s = plan_summary(made, workers)
+def _readable(made: Plan, s: Summary) -> dict[str, str]:
     pixel = s["pixel_size_m"]
     metres = f", {pixel[1]:.3g} x {pixel[0]:.3g} m" if pixel else ""
     engine = {}

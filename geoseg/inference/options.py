@@ -122,3 +122,9 @@ class SegmentOptions(MasksOptions):
         """How a raster is read; scenes that are found are listed beside the masks."""
         product = {"beside": self.out, "overwrite": self.overwrite}
         return {**super().of_source, **product}
+
+    @property
+    def of_store(self) -> dict[str, Any]:
+        """Where masks are written, and how, as keywords of `run_plan`."""
+        names = ("out", "overwrite", "zarr_format", "shards", "mixed")
+        return {name: getattr(self, name) for name in names}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, StorageFullError, is_full
 from geoseg.execution.engine import processes, worker_memory
-from geoseg.execution.progress import Progress
+from geoseg.execution.progress import Progress, bar
 from geoseg.execution.resources import cores
 from geoseg.inference.numerics import choose_numerics, keeping_to
 from geoseg.inference.objects.scheduler import mask_classes, run_objects, splitting_job
@@ -114,16 +114,7 @@ def _segment(
     plan = plan_of(
         source, options, processes(client), worker_memory=worker_memory(client)
     )
-    masks, _ = run_plan(
-        plan,
-        out=options.out,
-        client=client,
-        overwrite=options.overwrite,
-        zarr_format=options.zarr_format,
-        shards=options.shards,
-        mixed=options.mixed,
-        progress=progress,
-    )
+    masks, _ = run_plan(plan, client=client, progress=progress, **options.of_store)
     return masks.dataset()
 
 
@@ -401,14 +392,10 @@ def _what_was_done(info: RunInfo, begun: datetime) -> dict[str, Any]:
 
 
 def _shown(progress: Callable[[Progress], None] | bool | None, plan: Plan) -> Any:  # noqa: ANN401
-    from contextlib import nullcontext
-
     if callable(progress):
         return nullcontext(progress)
     if progress is False:
         return nullcontext(lambda _: None)
-    from geoseg.execution.progress import bar
-
     return bar(f"{plan.model.card.name} {device_of(plan.model.load())}".strip())
 
 

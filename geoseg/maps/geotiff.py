@@ -12,13 +12,8 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.maps.values import table_of, values_that_occur
-from geoseg.rasters.gdal import (
-    Handles,
-    environment,
-    is_remote,
-    open_dataset,
-    reporting,
-)
+from geoseg.rasters.addresses import is_remote
+from geoseg.rasters.gdal import Handles, environment, open_dataset, reporting
 from geoseg.rasters.references import contents, opened_with
 
 if TYPE_CHECKING:

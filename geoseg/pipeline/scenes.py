@@ -106,8 +106,9 @@ def list_scenes(scenes: str | Sequence[str]) -> list[SceneJob]:
     rows = [row for text in several for row in _rows(text)]
     found = {row["raster"]: row for row in rows}  # the last row says most
     names = _names(found)
-    if len({*names.values()}) < len(names):
-        one = next(n for n in names.values() if [*names.values()].count(n) > 1)
+    shared = Counter(name.casefold() for name in names.values())
+    if len(shared) < len(names):
+        one = next(name for name in names.values() if shared[name.casefold()] > 1)
         raise GeosegError(
             f"two scenes are called {one!r} and would share a folder: give them names "
             "in a table (.csv) with the columns raster and name"
@@ -166,8 +167,9 @@ def _names(rows: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """
     names = {raster: row.get("name") or stem_of(raster) for raster, row in rows.items()}
     for depth in range(1, _DEEPEST):
-        count = Counter(names.values())
-        for raster in [r for r, name in names.items() if count[name] > 1]:
+        # On Windows and macOS names that differ by case alone are one folder.
+        count = Counter(name.casefold() for name in names.values())
+        for raster in [r for r, name in names.items() if count[name.casefold()] > 1]:
             if not rows[raster].get("name"):
                 folders = Path(raster).parent.parts[-depth:]
                 names[raster] = "-".join([*folders, stem_of(raster)])

@@ -16,8 +16,7 @@ from geoseg.core.dates import ALWAYS, Span, item_moment, moment_of
 from geoseg.core.extras import require
 from geoseg.core.text import counted, did_you_mean, redact
 from geoseg.errors import GeosegError, RasterError
-from geoseg.rasters.addresses import host_of
-from geoseg.rasters.gdal import squeezed
+from geoseg.rasters.addresses import host_of, squeezed
 from geoseg.rasters.http import api_io, asking, text_of
 from geoseg.rasters.named_files import absolute_href, allowed, read_bytes
 from geoseg.rasters.places import footprint_of, overlap

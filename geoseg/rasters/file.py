@@ -15,6 +15,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SourceChangedError
+from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.coverage import covered_by
 from geoseg.rasters.file_versions import Versions, place_of
@@ -24,7 +25,6 @@ from geoseg.rasters.gdal import (
     Handles,
     environment,
     far_readers,
-    is_remote,
     names_others,
     open_dataset,
     reporting,

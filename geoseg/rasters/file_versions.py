@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from geoseg.errors import GeosegError
+from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.archives import as_told, gdal_settings, signed
-from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.named_files import file_of
 
 # Written by viewers and gdaladdo beside a raster, at any time: no pixel changes.

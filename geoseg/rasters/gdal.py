@@ -23,9 +23,7 @@ from geoseg.errors import (
     is_full,
 )
 from geoseg.execution.resources import threads
-from geoseg.rasters.addresses import gdal_path
-from geoseg.rasters.addresses import is_remote as is_remote  # noqa: PLC0414 - most
-from geoseg.rasters.addresses import squeezed as squeezed  # noqa: PLC0414 - look here
+from geoseg.rasters.addresses import gdal_path, is_remote, squeezed
 from geoseg.rasters.archives import gdal_settings, signed
 
 if TYPE_CHECKING:

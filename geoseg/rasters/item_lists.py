@@ -17,10 +17,9 @@ from geoseg.core.extras import require
 from geoseg.core.files import written
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.addresses import is_remote
+from geoseg.rasters.addresses import is_remote, squeezed
 from geoseg.rasters.archives import without_signature
 from geoseg.rasters.catalogs import MOST_BYTES, Item
-from geoseg.rasters.gdal import squeezed
 from geoseg.rasters.named_files import read_bytes
 
 PARQUET: Final = (".parquet", ".geoparquet", ".pq")

@@ -12,10 +12,11 @@ import numpy as np
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError, SceneMissingError
+from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.file import FileHints, RasterFile, open_raster
 from geoseg.rasters.file_versions import Versions
 from geoseg.rasters.gcps import on_control_points
-from geoseg.rasters.gdal import Handles, is_remote
+from geoseg.rasters.gdal import Handles
 from geoseg.rasters.mosaic import aligned, turned
 from geoseg.rasters.nearest import Nearest, whole_factors
 from geoseg.rasters.numbers import in_units

@@ -13,8 +13,7 @@ from urllib.request import urlopen
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.addresses import host_of, is_remote
-from geoseg.rasters.gdal import squeezed
+from geoseg.rasters.addresses import host_of, is_remote, squeezed
 
 _CURL_OPTIONS: Final = frozenset(
     {"url", "max_retry", "retry_delay", "connecttimeout", "empty_dir", "list_dir"}

@@ -293,9 +293,6 @@ def _check_harmless(root: Element, path: str) -> None:
         )
 
 
-# --- where a named file lies ---
-
-
 # --- tile indexes ---
 
 

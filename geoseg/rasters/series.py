@@ -25,12 +25,12 @@ from geoseg.core.series_options import (
 )
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
+from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.aoi import area_on_grid
 from geoseg.rasters.catalogs import cloud_of
 from geoseg.rasters.common_grid import Headers, common_grid, zone_in_pixels, zones_note
 from geoseg.rasters.covers import cover_of
 from geoseg.rasters.file_versions import local_facts
-from geoseg.rasters.gdal import is_remote
 from geoseg.rasters.layers import Layer, Opened, Reading, open_layer
 from geoseg.rasters.observations import Observation, observations
 from geoseg.rasters.reduce import by_pixel, index_bands

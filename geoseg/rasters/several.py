@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from geoseg.errors import RasterError
+from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.bands import band_in_file_name
 from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile, open_raster
 from geoseg.rasters.gcps import on_control_points
-from geoseg.rasters.gdal import Handles, is_remote
+from geoseg.rasters.gdal import Handles
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.products import (
     RASTER_SUFFIXES,

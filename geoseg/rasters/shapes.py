@@ -13,7 +13,7 @@ from geoseg.core.densify import Transform, densified
 from geoseg.core.grid import Grid
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
-from geoseg.rasters.gdal import is_remote, squeezed
+from geoseg.rasters.addresses import is_remote, squeezed
 from geoseg.rasters.vectors import open_vectors
 from geoseg.rasters.zarrs import is_zarr
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters import gcps
-from geoseg.rasters.addresses import host_of
+from geoseg.rasters.addresses import host_of, is_remote, squeezed
 from geoseg.rasters.archives import as_told, trusted_hosts
 from geoseg.rasters.bands import band_key
 from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile
-from geoseg.rasters.gdal import is_remote, no_pixels, squeezed
+from geoseg.rasters.gdal import no_pixels
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.named_files import absolute_href, allowed, read_bytes
 from geoseg.rasters.several import open_all

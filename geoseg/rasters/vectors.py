@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError, RasterError
-from geoseg.rasters.gdal import squeezed
+from geoseg.rasters.addresses import squeezed
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from pyproj import CRS
+from tifs import write_tif
 
 import geoseg
 from geoseg.cli import run
@@ -43,12 +43,9 @@ def masks(tmp_path, values):
 
 
 def raster(path, values, transform, crs="EPSG:4326"):
-    with rasterio.open(
-        path, "w", driver="GTiff", height=values.shape[0], width=values.shape[1],
-        count=1, dtype="uint8", crs=crs, transform=transform, nodata=99,
-    ) as out:  # fmt: skip
-        out.write(values, 1)
-    return path
+    return write_tif(
+        path, values, dtype="uint8", crs=crs, transform=transform, nodata=99
+    )
 
 
 @pytest.mark.parametrize("block", [32, 64, 2048])

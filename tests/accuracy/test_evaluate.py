@@ -6,13 +6,13 @@ import json
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import shapely
 import torch
 from affine import Affine
 from pyproj import CRS
 from rasterio.warp import Resampling, reproject
 from rich.console import Console
+from tifs import write_tif
 
 from geoseg.accuracy.accuracy import estimate
 from geoseg.accuracy.boundary import count_boundaries, halo
@@ -59,12 +59,9 @@ def store(path, classes, *, grid=GRID, table=CLASSES, chunk=64, **arrays):
 
 
 def geotiff(path, values, grid=GRID, nodata=None):
-    with rasterio.open(
-        path, "w", driver="GTiff", height=grid.height, width=grid.width, count=1,
-        dtype=values.dtype, crs=grid.crs, transform=grid.transform, nodata=nodata,
-    ) as out:  # fmt: skip
-        out.write(values, 1)
-    return path
+    return write_tif(
+        path, values, crs=grid.crs, transform=grid.transform, nodata=nodata
+    )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 from scipy.stats import chisquare, kstest
+from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
 from geoseg.accuracy.sampling import allocate, sample, sample_size
@@ -231,16 +232,18 @@ def test_classes_too_thin_for_an_interval_are_said_before_the_work(scene):
 
 
 def test_class_maps_of_other_tools_are_sampled_and_evaluated(scene):
-    import rasterio
     import xarray as xr
 
     masks, values, tmp = scene
     raster = tmp / "map.tif"
-    with rasterio.open(
-        raster, "w", driver="GTiff", height=300, width=400, count=1, dtype="uint8",
-        crs=GRID.crs, transform=GRID.transform, nodata=255,
-    ) as out:  # fmt: skip
-        out.write(values, 1)
+    write_tif(
+        raster,
+        values,
+        dtype="uint8",
+        crs=GRID.crs,
+        transform=GRID.transform,
+        nodata=255,
+    )
     array = xr.open_dataarray(raster, engine="rasterio", mask_and_scale=False)
     ours = sample(masks, tmp / "ours.gpkg", n=60, minimum=9)
     places = geopandas.read_file(ours, layer="samples")[["row", "col"]]

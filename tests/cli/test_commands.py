@@ -13,6 +13,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from rasterio._err import CPLE_AppDefinedError
+from tifs import write_tif
 
 from geoseg.cli import COMMANDS, run
 
@@ -23,21 +24,7 @@ def scene(tmp_path_factory):
     rng = np.random.default_rng(0)
     values = rng.integers(1, 255, (2, 150, 130), dtype=np.uint8)
     values[:, :20] = 0
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=2,
-        height=150,
-        width=130,
-        dtype="uint8",
-        nodata=0,
-        crs="EPSG:32633",
-        transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
-    ) as file:
-        file.descriptions = ("green", "nir")
-        file.write(values)
-    return str(path)
+    return write_tif(str(path), values, names=("green", "nir"), nodata=0)
 
 
 def call(*arguments):
@@ -275,18 +262,13 @@ def test_output_in_a_folder_that_cannot_be_written(scene, tmp_path, capsys):
 
 def test_no_crs_is_allowed_warned_and_carried_through(tmp_path, capsys):
     path = tmp_path / "plain.tif"
-    with rasterio.open(
+    write_tif(
         path,
-        "w",
-        driver="GTiff",
-        count=1,
-        height=30,
-        width=20,
-        dtype="uint8",
+        np.arange(600, dtype=np.uint8).reshape(1, 30, 20),
+        names=("red",),
         transform=Affine(2, 0, 10, 0, -2, 50),
-    ) as file:
-        file.descriptions = ("red",)
-        file.write(np.arange(600, dtype=np.uint8).reshape(1, 30, 20))
+        crs=None,
+    )
     out = tmp_path / "m.zarr"
     assert call("segment", path, "--model", "threshold:red>99", "--out", out) == 0
     assert "no coordinate reference system" in capsys.readouterr().err

@@ -6,8 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
+from tifs import write_tif
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
@@ -38,11 +37,7 @@ def test_names_are_read_where_python_is_told_not_to_help_itself(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="as shells of POSIX close them")
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
 def test_closed_streams_are_no_matter(tmp_path, closed):
-    with rasterio.open(
-        tmp_path / "s.tif", "w", driver="GTiff", count=1, height=9, width=9,
-        dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
-    ) as file:  # fmt: skip
-        file.write(np.ones((1, 9, 9), np.uint8))
+    write_tif(tmp_path / "s.tif", np.ones((1, 9, 9), np.uint8))
     line = f"exec {sys.executable} -m geoseg segment s.tif --model 'threshold:1>0'"
     done = subprocess.run(
         ["sh", "-c", f"{line} --out m.zarr {closed}"], cwd=tmp_path, check=False,

@@ -3,10 +3,10 @@
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import shapely
 import xarray as xr
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.cli import run
 
@@ -17,12 +17,12 @@ def folder(tmp_path_factory):
     random = np.random.default_rng(0).integers(1, 3000, (4, 64, 64))
     random[:, :8] = 0
     for name, pixels in (("s.tif", random.astype("u2")), ("f.tif", random[:1] / 7)):
-        with rasterio.open(
-            folder / name, "w", driver="GTiff", count=len(pixels), height=64, width=64,
-            dtype=pixels.dtype, crs="EPSG:32632",
+        write_tif(
+            folder / name,
+            pixels,
+            crs="EPSG:32632",
             transform=Affine(10, 0, 500_000, 0, -10, 5_200_000),
-        ) as file:  # fmt: skip
-            file.write(pixels)
+        )
     areas = [shapely.box(500_000, 5_199_400, 500_300, 5_200_000)]
     frame = geopandas.GeoDataFrame({"class": ["a"]}, geometry=areas, crs="EPSG:32632")
     frame.to_file(folder / "p.gpkg")

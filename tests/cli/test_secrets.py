@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from declared import DECLARED
+from tifs import write_tif
 
 import geoseg
 from geoseg import location
@@ -114,12 +114,11 @@ def subclasses(model):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    with rasterio.open(
-        folder / "scene.tif", "w", driver="GTiff", count=1, height=64, width=64,
-        dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
-    ) as file:  # fmt: skip
-        file.descriptions = ("nir",)
-        file.write(np.arange(4096, dtype=np.uint8).reshape(1, 64, 64))
+    write_tif(
+        folder / "scene.tif",
+        np.arange(4096, dtype=np.uint8).reshape(1, 64, 64),
+        names=("nir",),
+    )
     with rasterio.open(folder / "scene.tif") as scene:
         profile, pixels = scene.profile, scene.read()
     with rasterio.open(folder / "labels.tif", "w", **profile) as file:

@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from landscape import example as making
 from landscape.scene import BANDS, CLASSES, NODATA, TRUTH_NODATA
+from tifs import write_tif
 
 import geoseg
 from geoseg.demo.example import example
@@ -93,11 +94,7 @@ def test_a_scene_the_model_cannot_read_is_clustered(tmp_path):
     path = tmp_path / "grey.tif"
     grid = making.example()[2]
     values = np.random.default_rng(0).integers(1, 255, (1, 60, 80), dtype=np.uint8)
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, dtype="uint8", height=60, width=80,
-        crs=grid.crs, transform=grid.transform,
-    ) as file:  # fmt: skip
-        file.write(values)
+    write_tif(path, values, crs=grid.crs, transform=grid.transform)
     summary = run_demo(tmp_path / "out", scene=path, quiet=True)
     assert FALLBACK in summary.note
     assert len(summary.area_km2) == 6

@@ -20,11 +20,11 @@ import dask
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import yaml
 from affine import Affine
 from distributed import Client, LocalCluster, get_worker
 from geopandas.testing import assert_geodataframe_equal
+from tifs import write_tif
 
 import geoseg.execution.clusters
 import geoseg.execution.versions
@@ -576,11 +576,11 @@ def test_what_fails_on_workers_is_said_on_one_line(tmp_path, monkeypatch, capfd)
         "    card = dict(bands=['1'], classes=['a', 'b'], window=64, overlap=8)\n"
         "    return card, predict\n"
     )
-    with rasterio.open(
-        tmp_path / "scene.tif", "w", driver="GTiff", count=1, height=70, width=70,
-        dtype="uint8", crs="EPSG:32633", transform=Affine(10, 0, 0, 0, -10, 0),
-    ) as file:  # fmt: skip
-        file.write(np.ones((1, 70, 70), np.uint8))
+    write_tif(
+        tmp_path / "scene.tif",
+        np.ones((1, 70, 70), np.uint8),
+        transform=Affine(10, 0, 0, 0, -10, 0),
+    )
     monkeypatch.chdir(tmp_path)
     how = ["--model", "broken.py:make", "--out", "m.zarr", "--workers", "1"]
     assert geoseg_run(["segment", "scene.tif", "--quiet", *how]) == 2

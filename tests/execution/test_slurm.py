@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
+from tifs import write_tif
 
 import geoseg.core.tiling
 from geoseg.pipeline.run import run_pipeline
@@ -79,18 +78,7 @@ def prepare(folder, sleep):
     folder.mkdir()
     (folder / "pace").write_text(str(sleep))
     values = np.random.default_rng(0).random((3, 330, 290), np.float32)
-    with rasterio.open(
-        folder / "scene.tif",
-        "w",
-        driver="GTiff",
-        count=3,
-        height=330,
-        width=290,
-        dtype="float32",
-        crs="EPSG:32633",
-        transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
-    ) as file:
-        file.write(values)
+    write_tif(folder / "scene.tif", values)
     model = MODEL.format(log=str(folder / "jobs.log"), pace=str(folder / "pace"))
     (folder / "slow.py").write_text(textwrap.dedent(model))
     (folder / "p.toml").write_text(

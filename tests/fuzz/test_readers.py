@@ -18,10 +18,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tifs import write_tif
 
 import geoseg
 from geoseg.core.grid import Grid
@@ -339,11 +339,7 @@ VRT = element(
 
 
 def red_raster(path):
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=8, width=8, dtype="uint8",
-        crs="EPSG:32633", transform=GRID.transform,
-    ) as file:  # fmt: skip
-        file.write(np.ones((1, 8, 8), np.uint8))
+    write_tif(path, np.ones((1, 8, 8), np.uint8), transform=GRID.transform)
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,8 @@ from typing import ClassVar
 import dask
 import numpy as np
 import pytest
-import rasterio
 import small
-from affine import Affine
+from tifs import write_tif
 
 import geoseg
 import geoseg.inference.worker
@@ -60,19 +59,7 @@ def pixels():
 
 
 def write(path, values):
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=len(values),
-        height=values.shape[1],
-        width=values.shape[2],
-        dtype=values.dtype,
-        crs="EPSG:32633",
-        transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
-    ) as file:
-        file.write(values)
-    return str(path)
+    return write_tif(str(path), values)
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import oracles
 import pytest
-import rasterio
 import small
 from affine import Affine
 from oracles import Oracle, Scene, card, numbered
 from scipy import ndimage
+from tifs import write_tif
 
 import geoseg
 from geoseg.cli import run as cli
@@ -70,11 +70,7 @@ def test_somebodys_own_code_finds_objects(tmp_path):
     (tmp_path / "own.py").write_text(textwrap.dedent(OWN))
     values = np.where(TRUTH > 0, 200, 0).astype(np.uint8)[None]
     scene = str(tmp_path / "scene.tif")
-    with rasterio.open(
-        scene, "w", driver="GTiff", count=1, height=300, width=330, dtype="uint8",
-        crs="EPSG:32633", transform=Affine(1, 0, 4e5, 0, -1, 5e6),
-    ) as file:  # fmt: skip
-        file.write(values)
+    write_tif(scene, values, transform=Affine(1, 0, 4e5, 0, -1, 5e6))
     line = ["segment", scene, "--model", f"{tmp_path / 'own.py'}:factory", "-q"]
     line += ["--bands", "grey", "--out", str(tmp_path / "m.zarr")]
     assert cli(line) == 0
@@ -393,11 +389,11 @@ def test_scores_of_split_objects_are_the_mean_confidence(tmp_path):
 
 
 def test_the_command_line(tmp_path, capsys):
-    with rasterio.open(
-        tmp_path / "scene.tif", "w", driver="GTiff", width=330, height=300, count=1,
-        dtype="uint16", crs="EPSG:32633", transform=Affine(1, 0, 4e5, 0, -1, 5e6),
-    ) as file:  # fmt: skip
-        file.write(TRUTH.astype(np.uint16), 1)
+    write_tif(
+        tmp_path / "scene.tif",
+        TRUTH.astype(np.uint16),
+        transform=Affine(1, 0, 4e5, 0, -1, 5e6),
+    )
     command = ["segment", str(tmp_path / "scene.tif"), "--model", "threshold:1>0"]
     out = str(tmp_path / "m.zarr")
     assert cli([*command, "--out", out, "--task", "instance", "--json"]) == 0

@@ -4,11 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-import rasterio
 import small
 import torch
 import zarr
-from affine import Affine
+from tifs import write_tif
 
 from geoseg.core import user_cache
 from geoseg.errors import ClusterError, GeosegError, MasksError, ModelError
@@ -44,12 +43,7 @@ def network():
 def scene(tmp_path_factory):
     path = tmp_path_factory.mktemp("openvino") / "scene.tif"
     values = np.random.default_rng(0).random((3, 150, 130), np.float32)
-    with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=150, width=130, dtype="float32",
-        crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
-    ) as file:  # fmt: skip
-        file.write(values)
-    return str(path)
+    return write_tif(str(path), values)
 
 
 def run(scene, out, network, **options):

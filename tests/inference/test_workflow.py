@@ -20,6 +20,7 @@ import shapely
 import small
 import torch
 from affine import Affine
+from tifs import write_tif
 
 import geoseg
 from geoseg.errors import (
@@ -40,14 +41,9 @@ from geoseg.testing import IdentityModel, LocalModel, MemorySource, identity_car
 
 
 def write(path, values, *, nodata=None, transform=None, crs="EPSG:32633", **more):
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=len(values),
-        height=values.shape[1],
-        width=values.shape[2],
-        dtype=values.dtype,
+    return write_tif(
+        str(path),
+        values,
         crs=crs,
         transform=transform or Affine(10, 0, 500_000, 0, -10, 5_000_000),
         nodata=nodata,
@@ -56,9 +52,7 @@ def write(path, values, *, nodata=None, transform=None, crs="EPSG:32633", **more
         blockysize=64,
         photometric="minisblack",
         **more,
-    ) as file:
-        file.write(values)
-    return str(path)
+    )
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import shapely
 from affine import Affine
 from pyproj import CRS, Transformer
+from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
 from geoseg.core.classes import class_table
@@ -50,12 +50,9 @@ def masks_of(path, values, classes=CLASSES):
 
 
 def geotiff(path, values, nodata=255):
-    with rasterio.open(
-        path, "w", driver="GTiff", height=100, width=120, count=1, dtype="uint8",
-        crs=UTM, transform=GRID.transform, nodata=nodata,
-    ) as out:  # fmt: skip
-        out.write(values, 1)
-    return path
+    return write_tif(
+        path, values, dtype="uint8", crs=UTM, transform=GRID.transform, nodata=nodata
+    )
 
 
 @pytest.fixture

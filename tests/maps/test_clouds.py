@@ -12,10 +12,9 @@ from functools import partial
 import fsspec
 import numpy as np
 import pytest
-import rasterio
 import small
-from affine import Affine
 from ports import free_port
+from tifs import write_tif
 
 from geoseg.cli import main
 from geoseg.errors import LockedError
@@ -110,13 +109,7 @@ def answering(where):
 def scene(tmp_path_factory):
     values = np.random.default_rng(0).random((3, 110, 100), np.float32)
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=110, width=100, dtype="float32",
-        crs="EPSG:32633", transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
-        tiled=True, blockxsize=64, blockysize=64,
-    ) as file:  # fmt: skip
-        file.write(values)
-    return str(path)
+    return write_tif(str(path), values, tiled=True, blockxsize=64, blockysize=64)
 
 
 def segment(source, out):

@@ -9,6 +9,7 @@ import rasterio
 import rioxarray  # noqa: F401 - gives arrays their .rio
 import xarray as xr
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.errors import MasksError, RasterError
 from geoseg.maps.open import open_classes
@@ -123,11 +124,14 @@ def test_the_crs_is_found_where_other_tools_keep_it(tmp_path, told, on):
 
 @pytest.mark.skipif(shutil.which("gdal_translate") is None, reason="no GDAL here")
 def test_a_zarr_of_gdal_is_read(tmp_path):
-    with rasterio.open(
-        tmp_path / "m.tif", "w", driver="GTiff", count=1, height=40, width=60,
-        dtype="uint8", crs=4326, transform=DEGREES, nodata=255,
-    ) as file:  # fmt: skip
-        file.write(VALUES, 1)
+    write_tif(
+        tmp_path / "m.tif",
+        VALUES,
+        dtype="uint8",
+        crs=4326,
+        transform=DEGREES,
+        nodata=255,
+    )
     line = ["gdal_translate", "-q", "-of", "Zarr"]
     subprocess.run([*line, tmp_path / "m.tif", tmp_path / "m.zarr"], check=True)
     check(open_classes(tmp_path / "m.zarr"))

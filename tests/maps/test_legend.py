@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.maps.cog import export
 from geoseg.maps.open import open_classes
@@ -15,11 +16,13 @@ def test_eight_bits_hold_only_the_classes_that_occur(tmp_path, nodata):
     if nodata is not None:
         values[:9] = nodata
     path = tmp_path / "map.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", height=60, width=90, count=1, dtype="uint8",
-        crs="EPSG:32633", transform=Affine(10, 0, 0, 0, -10, 0), nodata=nodata,
-    ) as out:  # fmt: skip
-        out.write(values, 1)
+    write_tif(
+        path,
+        values,
+        dtype="uint8",
+        transform=Affine(10, 0, 0, 0, -10, 0),
+        nodata=nodata,
+    )
     assert [c.value for c in open_classes(path).classes] == [10, 95, 200]
     with rasterio.open(export(path, tmp_path / "cog.tif")) as written:
         assert written.dtypes == ("uint8",)

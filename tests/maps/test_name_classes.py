@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import rasterio
 import xarray as xr
+from tifs import write_tif
 
 import geoseg
 from geoseg.cli import run as geoseg_run
@@ -19,13 +19,7 @@ def raster(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.integers(1, 200, (1, 12, 13)).repeat(50, 1).repeat(50, 2)
     values[:, :20] = 0
-    with rasterio.open(
-        tmp_path / "r.tif", "w", driver="GTiff", count=1, height=600, width=650,
-        dtype="uint8", crs="EPSG:32633", nodata=0,
-        transform=rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000),
-    ) as file:  # fmt: skip
-        file.write(values.astype("uint8"))
-    return str(tmp_path / "r.tif")
+    return write_tif(str(tmp_path / "r.tif"), values.astype("uint8"), nodata=0)
 
 
 @pytest.fixture

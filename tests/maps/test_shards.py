@@ -8,6 +8,7 @@ import rasterio
 import small
 import xarray as xr
 import zarr
+from tifs import write_tif
 
 from geoseg.cli import run as cli
 from geoseg.errors import MasksError
@@ -91,11 +92,7 @@ def test_objects_are_found_in_it_too(tmp_path):
 def test_from_the_command_line_to_polygons_and_a_file(tmp_path):
     path = tmp_path / "a.tif"
     pixels = (PIXELS[:1] > 0.5).astype(np.uint8) * 100 + 1
-    with rasterio.open(
-        path, "w", driver="GTiff", height=200, width=330, count=1, dtype="uint8",
-        crs="EPSG:32633", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-    ) as file:  # fmt: skip
-        file.write(pixels)
+    write_tif(path, pixels)
     out = str(tmp_path / "m.zarr")
     assert (
         cli(

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import rasterio
 import small
-from affine import Affine
+from tifs import write_tif
 
 import geoseg.inference.worker
 from geoseg.errors import LockedError, MasksError
@@ -180,22 +179,7 @@ def no_waits(monkeypatch):
 def scene(tmp_path_factory):
     values = np.random.default_rng(0).random((3, 110, 100), np.float32)
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=3,
-        height=110,
-        width=100,
-        dtype="float32",
-        crs="EPSG:32633",
-        transform=Affine(10, 0, 500_000, 0, -10, 5_000_000),
-        tiled=True,
-        blockxsize=64,
-        blockysize=64,
-    ) as file:
-        file.write(values)
-    return str(path)
+    return write_tif(str(path), values, tiled=True, blockxsize=64, blockysize=64)
 
 
 def segment(source, out, progress=False, **more):

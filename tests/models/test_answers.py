@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tifs import write_tif
 from torch import nn
 
 from geoseg.errors import ModelError
@@ -102,11 +103,11 @@ class TestTheMiddle:
 
         pixels = np.random.default_rng(1).integers(0, 2, (1, 75, 91), np.uint8)
         path = str(tmp_path / "a.tif")
-        with rasterio.open(
-            path, "w", driver="GTiff", count=1, height=75, width=91, dtype="uint8",
-            crs="EPSG:32633", transform=rasterio.Affine(1, 0, 500, 0, -1, 900),
-        ) as file:  # fmt: skip
-            file.write(pixels)
+        write_tif(
+            path,
+            pixels,
+            transform=rasterio.Affine(1, 0, 500, 0, -1, 900),
+        )
         card = a_card(mean=0.5, std=0.1)
         found = geoseg.segment(
             path, model=(card, Unpadded(4)), out=tmp_path / "m.zarr", progress=False,

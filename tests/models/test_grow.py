@@ -8,11 +8,11 @@ import pytest
 import rasterio
 import shapely
 import small
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyogrio import raw
 from scipy import ndimage
+from tifs import write_tif
 
 import geoseg
 from geoseg.core.grid import Window, squares
@@ -37,13 +37,7 @@ def write_markers(path, shapes, names=None, crs=None, column="class"):
 
 def write_raster(path, pixels, *, nodata=None):
     pixels = np.asarray(pixels)
-    with rasterio.open(
-        path, "w", driver="GTiff", count=len(pixels), height=pixels.shape[1],
-        width=pixels.shape[2], dtype=pixels.dtype, crs="EPSG:32633", nodata=nodata,
-        transform=Affine(10, 0, 5e5, 0, -10, 5e6),
-    ) as file:  # fmt: skip
-        file.write(pixels)
-    return str(path)
+    return write_tif(str(path), pixels, nodata=nodata)
 
 
 def at(row, col):

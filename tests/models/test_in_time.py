@@ -416,8 +416,9 @@ def test_a_plan_says_bands_once_and_dates(tmp_path):
     plan = small.make_plan(
         series(40, 40), model=f"{written(tmp_path)}:model", chunk=CHUNK
     )
-    assert "red, nir of 3 dates, 2024-04-01 … 2024-06-01" in plan_lines(plan, 1)[1]
-    assert plan_summary(plan, 1)["steps"] == [*STEPS]
+    found = plan_summary(plan, 1)
+    assert "red, nir of 3 dates, 2024-04-01 … 2024-06-01" in plan_lines(plan, found)[1]
+    assert found["steps"] == [*STEPS]
     assert "red, nir of 3 dates" in plan._repr_html_()
 
 

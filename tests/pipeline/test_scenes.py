@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from tifs import write_tif
 
 import geoseg
 import geoseg.pipeline.scenes
@@ -25,13 +26,13 @@ def scenes(tmp_path, monkeypatch):
     (tmp_path / "scenes").mkdir()
     for i in range(6):
         values = rng.integers(1, 3000, (1 if i == 4 else 2, 64, 64)).astype("uint16")
-        with rasterio.open(
-            tmp_path / "scenes" / f"s{i}.tif", "w", driver="GTiff", count=len(values),
-            height=64, width=64, dtype="uint16", crs="EPSG:32633", nodata=0,
+        write_tif(
+            tmp_path / "scenes" / f"s{i}.tif",
+            values,
+            names=("green", "nir")[: len(values)],
+            nodata=0,
             transform=Affine(10, 0, 500_000 + 640 * i, 0, -10, 5_000_000),
-        ) as file:  # fmt: skip
-            file.write(values)
-            file.descriptions = ("green", "nir")[: len(values)]
+        )
     (tmp_path / "w.toml").write_text(
         'name = "W"\nout = "out"\n[segment]\nmodel = "threshold:ndwi>0.1"\n[export]\n'
     )
@@ -99,10 +100,12 @@ def test_lists_and_tables(scenes):
     assert "nodata" not in open_masks("out/lake/masks.zarr").record()["settings"]
     (scenes / "deep").mkdir()
     assert [s.name for s in list_scenes(["a/x.tif", "b/x.tif"])] == ["a-x", "b-x"]
+    assert [s.name for s in list_scenes(["a/x.tif", "b/X.tif"])] == ["a-x", "b-X"]
     for wrong, said in (
         ("none/*.tif", "no file is called like that"),
         ("none.txt", "none.txt cannot be read"),
         (["x.tif", "x.vrt"], "two scenes are called 'x'"),
+        (["x.tif", "X.tif"], "two scenes are called 'x'"),
     ):
         with pytest.raises(GeosegError, match=said):
             list_scenes(wrong)

@@ -6,10 +6,10 @@ import pickle
 import dask.array as da
 import numpy as np
 import pytest
-import rasterio
 import rioxarray
 import xarray as xr
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.core.grid import Window
 from geoseg.errors import RasterError
@@ -313,12 +313,7 @@ def test_arrays_without_crs_are_told():
 
 
 def write(path, pixels, scale=1, at=None):
-    count, height, width = pixels.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width,
-        dtype=pixels.dtype, crs="EPSG:32633", transform=at or UTM @ Affine.scale(scale),
-    ) as dataset:  # fmt: skip
-        dataset.write(pixels)
+    write_tif(path, pixels, transform=at or UTM @ Affine.scale(scale))
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import rasterio
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.warp import Resampling, reproject
+from tifs import write_tif
 
 from geoseg.core.grid import Window
 from geoseg.errors import LabelsError, RasterError
@@ -51,13 +51,7 @@ def by_hand():
 
 def write(path, pixels, gcps, crs="EPSG:4326"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = pixels.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width,
-        dtype=pixels.dtype, gcps=gcps, crs=crs,
-    ) as file:  # fmt: skip
-        file.write(pixels)
-    return str(path)
+    return write_tif(str(path), pixels, gcps=gcps, crs=crs, transform=None)
 
 
 def ramps():

@@ -17,6 +17,7 @@ import rasterio
 import small
 from affine import Affine
 from rasterio.enums import ColorInterp
+from tifs import write_tif
 
 from geoseg.core.grid import Window
 from geoseg.errors import RasterError
@@ -39,15 +40,9 @@ UTM = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
 
 def write(path, pixels, **profile):
     """Write (band, y, x) pixels as a GeoTIFF and return its path."""
-    count, height, width = pixels.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": pixels.dtype}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", **{**UTM, **shape, **profile}
-        ) as d:
-            d.write(pixels)
-    return path
+        return write_tif(path, pixels, **UTM | profile)
 
 
 def noise(*shape, dtype="uint8", seed=0):

@@ -16,6 +16,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.errors import RasterError, SourceChangedError
 from geoseg.rasters.addresses import host_of
@@ -29,13 +30,8 @@ UTM = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
 
 def write(path, pixels, x=0, y=0, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = pixels.shape
     transform = UTM["transform"] @ Affine.translation(x, y)
-    shape = {"count": count, "height": height, "width": width, "dtype": pixels.dtype}
-    profile = UTM | shape | {"transform": transform} | more
-    with rasterio.open(path, "w", driver="GTiff", **profile) as d:
-        d.write(pixels)
-    return path
+    return write_tif(path, pixels, **UTM | {"transform": transform} | more)
 
 
 def noise(*shape, seed=0):

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import rasterio
 import shapely
 from rasterio.transform import from_origin
 from stac_server import found_items
+from tifs import write_tif
 
 from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.search import find
@@ -16,11 +16,8 @@ from geoseg.rasters.stac import open_items
 
 
 def write(path, pixels):
-    height, width = pixels.shape
-    profile = {"width": width, "height": height, "count": 1, "dtype": pixels.dtype}
-    grid = {"crs": "EPSG:32632", "transform": from_origin(600000, 5200000, 10, 10)}
-    with rasterio.open(path, "w", driver="GTiff", **profile, **grid) as file:
-        file.write(pixels, 1)
+    at = from_origin(600000, 5200000, 10, 10)
+    write_tif(path, pixels, crs="EPSG:32632", transform=at)
 
 
 def item(name, when, box=(10, 46, 11, 47), href=None, **properties):

@@ -19,6 +19,7 @@ from rasterio.enums import Resampling
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_geom
+from tifs import write_tif
 
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import RasterError
@@ -41,14 +42,8 @@ UTM = Affine(10, 0, 500000, 0, -10, 5000000)
 
 def write(path, pixels, *, at=UTM, crs="EPSG:32633", **profile):
     """Write (band, y, x) pixels as a GeoTIFF of small tiles and return its path."""
-    count, height, width = pixels.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": pixels.dtype}
     tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16}
-    with rasterio.open(
-        path, "w", driver="GTiff", transform=at, crs=crs, **shape, **tiles, **profile
-    ) as dataset:
-        dataset.write(pixels)
-    return str(path)
+    return write_tif(str(path), pixels, transform=at, crs=crs, **tiles, **profile)
 
 
 def noise(*shape, dtype="uint16", seed=0):
@@ -323,12 +318,7 @@ def test_tiles_that_differ_are_joined_by_name_or_it_is_said(
     told = (("red", "green", "blue"), left, "uint16"), (names, right, dtype)
     for i, (called, at, kind) in enumerate(told):
         pixels = np.arange(1, 4, dtype=kind).repeat(16).reshape(3, 4, 4)
-        with rasterio.open(
-            tmp_path / f"{i}.tif", "w", driver="GTiff", count=3, height=4, width=4,
-            dtype=kind, crs="EPSG:32633", transform=at,
-        ) as file:  # fmt: skip
-            file.write(pixels)
-            file.descriptions = called
+        write_tif(tmp_path / f"{i}.tif", pixels, names=called, dtype=kind, transform=at)
     source = open_source([tmp_path / "0.tif", tmp_path / "1.tif"])
     pixels, _ = source.read(source.grid.window)
     assert pixels[:, 0, 0].tolist() == [1, 2, 3]

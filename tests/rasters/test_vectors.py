@@ -3,9 +3,9 @@
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import shapely
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.errors import RasterError
 from geoseg.rasters.open import open_source
@@ -26,11 +26,9 @@ def square(tmp_path):
 @pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".fgb", ".shp"])
 def test_an_area_that_names_another_file_is_refused(tmp_path, square, ending):
     raster = tmp_path / "r.tif"
-    with rasterio.open(
-        raster, "w", driver="GTiff", height=9, width=9, count=1, dtype="uint8",
-        crs="EPSG:32633", transform=Affine(10, 0, 0, 0, -10, 0),
-    ) as out:  # fmt: skip
-        out.write(np.ones((1, 9, 9), np.uint8))
+    write_tif(
+        raster, np.ones((1, 9, 9), np.uint8), transform=Affine(10, 0, 0, 0, -10, 0)
+    )
     assert open_source(raster, aoi=square).grid.width == 4
     virtual = tmp_path / f"area{ending}"
     virtual.write_text(VRT.format(square), encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 import rasterio.shutil
 import xarray as xr
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.cli import run
 from geoseg.core.grid import Window
@@ -21,13 +22,7 @@ IMAGE = np.arange(4 * 12 * 16, dtype=np.uint16).reshape(4, 12, 16)
 
 
 def write(path, pixels):
-    count, height, width = pixels.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width,
-        dtype=pixels.dtype, crs="EPSG:32632", transform=HERE,
-    ) as file:  # fmt: skip
-        file.write(pixels)
-    return path
+    return write_tif(path, pixels, crs="EPSG:32632", transform=HERE)
 
 
 def grouped(path, group=None, **variables):

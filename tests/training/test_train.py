@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter
 from sklearn.ensemble import RandomForestClassifier
 from threadpoolctl import threadpool_limits
+from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
 from geoseg.cli import run
@@ -87,13 +88,13 @@ def landscape(side=320, seed=0):
 
 def write(path, bands, nodata=None, transform=TRANSFORM):
     bands = np.atleast_3d(bands.T).T
-    with rasterio.open(
-        path, "w", driver="GTiff", width=bands.shape[2], height=bands.shape[1],
-        count=len(bands), dtype=bands.dtype, crs=CRS.from_epsg(32633).to_wkt(),
-        transform=transform, nodata=nodata,
-    ) as out:  # fmt: skip
-        out.write(bands)
-    return path
+    return write_tif(
+        path,
+        bands,
+        crs=CRS.from_epsg(32633).to_wkt(),
+        transform=transform,
+        nodata=nodata,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from affine import Affine
 from pyproj import CRS
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
+from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
 from geoseg.cli import run
@@ -48,13 +49,9 @@ def one_thread():
 
 
 def write(path, bands):
-    with rasterio.open(
-        path, "w", driver="GTiff", width=bands.shape[2], height=bands.shape[1],
-        count=len(bands), dtype=bands.dtype, crs=CRS.from_epsg(32633).to_wkt(),
-        transform=TRANSFORM,
-    ) as out:  # fmt: skip
-        out.write(bands)
-    return path
+    return write_tif(
+        path, bands, crs=CRS.from_epsg(32633).to_wkt(), transform=TRANSFORM
+    )
 
 
 def polygons(path, shapes, crop="field"):

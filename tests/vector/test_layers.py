@@ -8,10 +8,9 @@ import geopandas
 import numpy as np
 import pyogrio
 import pytest
-import rasterio
 import shapely
-from affine import Affine
 from geopandas.testing import assert_geodataframe_equal
+from tifs import write_tif
 
 from geoseg import read_regions, vectorize
 from geoseg.errors import RegionsError
@@ -21,12 +20,7 @@ from geoseg.errors import RegionsError
 def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("raster") / "classes.tif"
     values = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((20, 20))).astype("u1")
-    with rasterio.open(
-        path, "w", driver="GTiff", height=40, width=40, count=1, dtype="uint8",
-        nodata=0, crs="EPSG:32631", transform=Affine(10, 0, 5e5, 0, -10, 5e6),
-    ) as file:  # fmt: skip
-        file.write(values, 1)
-    return path
+    return write_tif(path, values, nodata=0, crs="EPSG:32631")
 
 
 @pytest.fixture

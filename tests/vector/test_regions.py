@@ -23,6 +23,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from tifs import write_tif
 
 from geoseg import read_regions, vectorize
 from geoseg.errors import GeosegError, RegionsError
@@ -93,11 +94,12 @@ def test_geojson_is_as_the_rfc_has_it(made: dict[str, Path], raster: Path) -> No
 
 
 def test_geojson_of_what_it_cannot_hold_is_refused(tmp_path: Path) -> None:
-    with rasterio.open(
-        tmp_path / "m.tif", "w", driver="GTiff", height=8, width=8, count=1,
-        dtype="uint8", crs="EPSG:3832", transform=Affine(1000, 0, 3.336e6, 0, -1000, 0),
-    ) as file:  # fmt: skip
-        file.write(np.ones((8, 8), np.uint8), 1)
+    write_tif(
+        tmp_path / "m.tif",
+        np.ones((8, 8), np.uint8),
+        crs="EPSG:3832",
+        transform=Affine(1000, 0, 3.336e6, 0, -1000, 0),
+    )
     with pytest.raises(RegionsError, match="crosses the 180th meridian"):
         vectorize(tmp_path / "m.tif", tmp_path / "r.geojson")
     assert not (tmp_path / "r.geojson").exists()

@@ -13,6 +13,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Oracle, Scene, card
+from tifs import write_tif
 
 import geoseg
 import geoseg.vector.footprints
@@ -217,12 +218,9 @@ def houses(tmp_path):
     inside = (abs(u * np.cos(angle) + v * np.sin(angle)) < 40) & (
         abs(v * np.cos(angle) - u * np.sin(angle)) < 25
     )
-    with rasterio.open(
-        path, "w", driver="GTiff", width=160, height=160, count=1, dtype="uint8",
-        crs="EPSG:4326", transform=transform, nodata=255,
-    ) as file:  # fmt: skip
-        file.write(inside.astype("u1"), 1)
-    return path
+    return write_tif(
+        path, inside.astype("u1"), crs="EPSG:4326", transform=transform, nodata=255
+    )
 
 
 @pytest.mark.parametrize("ending", ["gpkg", "parquet", "fgb"])

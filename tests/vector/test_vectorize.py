@@ -21,6 +21,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window as RasterioWindow
 from scipy import ndimage
 from skimage.measure import label
+from tifs import write_tif
 
 import geoseg
 from geoseg import GeosegError, read_regions, vectorize
@@ -380,10 +381,7 @@ def test_statistics_of_a_raster_without_a_place_are_refused(tmp_path: Path) -> N
     pytest.importorskip("exactextract")
     path = write(tmp_path / "c.tif", np.ones((9, 9), np.uint8))
     other = tmp_path / "v.tif"
-    with rasterio.open(
-        other, "w", driver="GTiff", height=9, width=9, count=1, dtype="uint8"
-    ) as out:
-        out.write(np.ones((1, 9, 9), np.uint8))
+    write_tif(other, np.ones((1, 9, 9), np.uint8), crs=None, transform=None)
     assert "has no CRS" in refused(tmp_path, path, stats=other)
 
 

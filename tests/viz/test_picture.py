@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from tifs import write_tif
 
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid, Window
@@ -117,13 +118,16 @@ def raster(tmp_path):
     pixels[:, :100, :100] = 0
     grid = utm(600, 900)
     path = tmp_path / "raster.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=4, dtype="uint16", nodata=0, tiled=True,
-        height=600, width=900, crs=grid.crs, transform=grid.transform,
-    ) as file:  # fmt: skip
-        file.write(pixels)
-        file.descriptions = ("blue", "green", "red", "nir")
-    return path
+    return write_tif(
+        path,
+        pixels,
+        names=("blue", "green", "red", "nir"),
+        dtype="uint16",
+        nodata=0,
+        tiled=True,
+        crs=grid.crs,
+        transform=grid.transform,
+    )
 
 
 @pytest.mark.parametrize("overviews", [False, True])

@@ -6,9 +6,9 @@ from html import unescape
 
 import numpy as np
 import pytest
-import rasterio
 import xarray as xr
 from affine import Affine
+from tifs import write_tif
 
 import geoseg
 from geoseg.cli import run
@@ -25,13 +25,13 @@ def scene(tmp_path):
     rows, columns = np.mgrid[:90, :120]
     bands = np.stack([rows + 1, 200 - columns, columns + 1]).astype("uint16")
     path = tmp_path / "data" / "a scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=90, width=120, dtype="uint16",
-        crs="EPSG:32633", transform=Affine(10, 0, 480_000, 0, -10, 5_460_000), nodata=0,
-    ) as file:  # fmt: skip
-        file.write(bands)
-        file.descriptions = ("green", "red", "nir")
-    return path
+    return write_tif(
+        path,
+        bands,
+        names=("green", "red", "nir"),
+        transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
+        nodata=0,
+    )
 
 
 def classes(path):

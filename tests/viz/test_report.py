@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.cli import run
 from geoseg.errors import GeosegError
@@ -56,13 +57,13 @@ def masks(labels, make_store, tmp_path_factory):
 def image(labels, tmp_path_factory):
     path = tmp_path_factory.mktemp("image") / "scene.tif"
     pixels = np.stack([labels * (40 + 20 * i) for i in range(3)]).astype(np.uint16)
-    with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=1600, width=1900, dtype="uint16",
-        crs="EPSG:32633", transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
-    ) as file:  # fmt: skip
-        file.write(pixels)
-        file.descriptions = ("red", "green", "blue")
-    return path
+    return write_tif(
+        path,
+        pixels,
+        names=("red", "green", "blue"),
+        dtype="uint16",
+        transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
+    )
 
 
 def text_of(page):
@@ -122,12 +123,13 @@ def test_the_image_is_stretched_but_for_nodata(labels, make_store, tagged, tmp_p
     """The map tells what is nodata where the raster itself does not."""
     values = np.where(labels == NODATA, 0, 8000 + 300 * labels.astype(np.uint16))
     path = tmp_path / "scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=1600, width=1900, dtype="uint16",
-        crs="EPSG:32633", transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
+    write_tif(
+        path,
+        np.stack([values] * 3),
+        dtype="uint16",
+        transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
         nodata=0 if tagged else None,
-    ) as file:  # fmt: skip
-        file.write(np.stack([values] * 3))
+    )
     masks = make_store(tmp_path / "m.zarr", labels, provenance={"source": str(path)})
     image = image_of(masks, None)
     assert image.low == (8000,) * 3

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from landscape.scene import Scene
+from tifs import write_tif
 
 import geoseg
 from geoseg.core.grid import Window
@@ -78,12 +78,12 @@ def land(tmp_path_factory):
     near = pixels[3].astype(np.float32)
     scaled = np.clip((near - 1000) / 3000, 0, 1)
     path = tmp_path_factory.mktemp("land") / "land.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=2, height=1300, width=1400, dtype="float32",
-        crs="EPSG:32633", transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
-    ) as file:  # fmt: skip
-        file.write(np.stack([scaled, 1 - scaled]))
-    return path
+    return write_tif(
+        path,
+        np.stack([scaled, 1 - scaled]),
+        dtype="float32",
+        transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
+    )
 
 
 def checked(land, out, overlap):

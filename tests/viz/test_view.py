@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from PIL import Image as Pillow
 from rasterio.transform import array_bounds
@@ -21,6 +20,8 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
+
+from tifs import write_tif
 
 from geoseg.cli import run
 from geoseg.core.grid import Window
@@ -86,13 +87,15 @@ def image(labels, tmp_path_factory):
             src_transform=here, src_crs="EPSG:32633", dst_transform=there,
             dst_crs="EPSG:4326", resampling=Resampling.nearest,
         )  # fmt: skip
-    with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=height, width=width, nodata=0,
-        dtype="uint16", crs="EPSG:4326", transform=there,
-    ) as file:  # fmt: skip
-        file.write(out)
-        file.descriptions = ("red", "green", "blue")
-    return path
+    return write_tif(
+        path,
+        out,
+        names=("red", "green", "blue"),
+        nodata=0,
+        dtype="uint16",
+        crs="EPSG:4326",
+        transform=there,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -346,11 +349,9 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
 def test_another_tools_raster_without_a_crs(tmp_path):
     path = tmp_path / "theirs.tif"
     values = np.kron(np.arange(16).reshape(4, 4), np.ones((150, 150))).astype("u1")
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=600, width=600, dtype="uint8",
-        nodata=0, transform=Affine.scale(2, 1),
-    ) as file:  # fmt: skip
-        file.write(values, 1)
+    write_tif(
+        path, values, dtype="uint8", nodata=0, transform=Affine.scale(2, 1), crs=None
+    )
     with view(path) as server:
         facts = get_json(server, "map.json")
         assert facts["metres"] is None
@@ -575,11 +576,12 @@ def plain_map(tmp_path_factory):
         "transform": Affine(10, 0, 480_000, 0, -10, 5_460_000),
     }
     for name, count, dtype in (("map", 1, "uint8"), ("image", 3, "uint16")):
-        with rasterio.open(
-            folder / f"{name}.tif", "w", driver="GTiff", count=count, dtype=dtype,
-            height=1500, width=1700, nodata=0, **where,
-        ) as file:  # fmt: skip
-            file.write(np.ones((count, 1500, 1700), dtype))
+        write_tif(
+            folder / f"{name}.tif",
+            np.ones((count, 1500, 1700), dtype),
+            nodata=0,
+            **where,
+        )
     with view(folder / "map.tif", raster=folder / "image.tif") as running:
         for name in ("image", "classes"):
             until(lambda n=name: get_json(running, "state.json")[n]["share"] == 1)

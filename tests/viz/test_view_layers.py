@@ -11,12 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from PIL import Image as Pillow
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
+
+from tifs import write_tif
 
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
@@ -105,19 +106,19 @@ def server(folder, masks, tiles):
     """The map with everything: four bands, another map on a coarser grid, tiles."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     bands = [rows, columns, rows + columns, 1000 - columns]
-    with rasterio.open(
-        folder / "scene.tif", "w", driver="GTiff", count=4, height=SIDE, width=SIDE,
-        dtype="uint16", crs="EPSG:32633", transform=HERE, nodata=65535,
-    ) as file:  # fmt: skip
-        file.write(np.array(bands, np.uint16))
-        file.descriptions = ("red", "green", "blue", "nir")
-    with rasterio.open(
-        folder / "older.tif", "w", driver="GTiff", count=1, height=100, width=100,
-        dtype="uint8", crs="EPSG:32633", transform=HERE @ Affine.scale(5), nodata=9,
-    ) as file:  # fmt: skip
-        file.write(
-            np.where(np.arange(100) < 50, 3, 4)[None, None].repeat(100, 1).astype("u1")
-        )
+    write_tif(
+        folder / "scene.tif",
+        np.array(bands, np.uint16),
+        names=("red", "green", "blue", "nir"),
+        transform=HERE,
+        nodata=65535,
+    )
+    write_tif(
+        folder / "older.tif",
+        np.where(np.arange(100) < 50, 3, 4)[None, None].repeat(100, 1).astype("u1"),
+        transform=HERE @ Affine.scale(5),
+        nodata=9,
+    )
     basemap = f"{tiles[0]}/{{z}}/{{x}}/{{y}}.png?key=secret-of-ours"
     with view(
         masks, raster=folder / "scene.tif", beside=folder / "older.tif", basemap=basemap
@@ -205,11 +206,9 @@ def test_another_map_lies_on_the_first_ones_grid(server):
 
 def test_maps_that_do_not_meet_are_refused(masks, folder):
     far = folder / "far.tif"
-    with rasterio.open(
-        far, "w", driver="GTiff", count=1, height=9, width=9, dtype="uint8",
-        crs="EPSG:32633", transform=HERE @ Affine.translation(5000, 0),
-    ) as file:  # fmt: skip
-        file.write(np.ones((1, 9, 9), "u1"))
+    write_tif(
+        far, np.ones((1, 9, 9), "u1"), transform=HERE @ Affine.translation(5000, 0)
+    )
     with pytest.raises(MasksError, match=r"far\.tif does not meet the map"):
         view(masks, raster=False, beside=far)
 
