@@ -54,7 +54,7 @@ COMMANDS = {
     "completion": "geoseg.cli.completion",
 }
 _LIBRARIES = re.compile(
-    r"[/\\](pyproj|pyogrio|geopandas|shapely|xarray|rioxarray|zarr)[/\\]"
+    r"[/\\](pyproj|pyogrio|geopandas|shapely|xarray|rioxarray|zarr|sklearn)[/\\]"
 )
 """Whose warnings are not for people: they can do nothing about them."""
 FAILED = 3

@@ -203,7 +203,8 @@ def run_demo(
 def _copy_example(folder: Path) -> tuple[Path, Path]:
     """Copy scene and truth beside what is made of them, to look at all of it there."""
     files = example()
-    for file in (files.scene, files.truth):
+    names = files.truth.with_name(f"{files.truth.name}.aux.xml")
+    for file in (files.scene, files.truth, names):
         with replacing(folder / file.name) as part:
             shutil.copyfile(file, part)
     return folder / files.scene.name, folder / files.truth.name

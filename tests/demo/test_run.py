@@ -17,6 +17,7 @@ import geoseg
 from geoseg.demo.example import example
 from geoseg.demo.run import FALLBACK, run_demo
 from geoseg.errors import GeosegError
+from geoseg.maps.open import open_classes
 
 
 def test_the_shipped_scene_is_what_the_generator_makes():
@@ -31,6 +32,7 @@ def test_the_shipped_scene_is_what_the_generator_makes():
     with rasterio.open(files.truth) as file:
         assert np.array_equal(file.read(1), truth)
         assert file.nodata == TRUTH_NODATA
+    assert open_classes(files.truth).classes == CLASSES
     assert set(np.unique(truth)) == {c.value for c in CLASSES} | {TRUTH_NODATA}
 
 
@@ -42,6 +44,7 @@ def demo(tmp_path_factory):
 
 def test_the_demo_makes_everything_it_says(demo):
     made = {"scene.tif", "truth.tif", "mask.zarr", "regions.gpkg", "map.png"}
+    made.add("truth.tif.aux.xml")
     assert {p.name for p in demo.masks.parent.iterdir()} == made | {"summary.json"}
     told = json.loads(demo.summary.read_text("utf-8"))
     assert told.keys() == demo.to_dict().keys()

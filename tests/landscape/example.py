@@ -15,6 +15,7 @@ import rasterio
 import geoseg.demo
 from geoseg.core.grid import Window
 from landscape.scene import (
+    CLASSES,
     NODATA,
     SEED,
     TRUTH_NODATA,
@@ -64,6 +65,11 @@ def write(folder):
         describe(image, cover, SEED)
         image.write(pixels)
         cover.write(truth, 1)
+    names = "".join(f"<Category>{c.name}</Category>" for c in CLASSES)
+    (folder / "truth.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><CategoryNames>'
+        f"{names}</CategoryNames></PAMRasterBand></PAMDataset>\n"
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def classes(path):
 def pieces(page):
     text = page.read_text(encoding="utf-8")
     return [
-        unescape(found)
+        unescape(re.sub(r"</?span>", "", found))
         for found in re.findall(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
     ]
 
