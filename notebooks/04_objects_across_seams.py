@@ -99,4 +99,5 @@ for border in range(stride, max(ids.shape), stride):
 axes.set_xlim(0, ids.shape[1])
 axes.set_ylim(ids.shape[0], 0)
 axes.set_title(f"{THING}: {count} objects")
+plt.close(figure)  # or Jupyter shows it twice
 figure

@@ -70,6 +70,15 @@ overall = found.accuracy.overall
 print(f"overall accuracy {overall.value:.1%} ± {overall.margin:.1%}")
 
 # %% [markdown]
+# The report has these figures and the areas, with the places where the map is most wrong
+# beside the image: `geoseg report masks.zarr --reference labelled.gpkg`.
+
+# %%
+geoseg.report(
+    masks, folder / "report.html", reference=folder / "labelled.gpkg", raster=SCENE
+)
+
+# %% [markdown]
 # ## Areas, with intervals
 #
 # Bars are what the map counts; dots what the points say, with 95 % intervals; crosses
@@ -102,13 +111,5 @@ axes.plot(at, true, "x", color="black", markersize=9, label="true")
 axes.set_xticks(at, [c.name for c in CLASSES])
 axes.set_ylabel("km²")
 axes.legend(frameon=False)
-
-# %% [markdown]
-# The report has the same figures, with the places where the map is most wrong beside the
-# image: `geoseg report masks.zarr --reference labelled.gpkg`.
-
-# %%
-geoseg.report(
-    masks, folder / "report.html", reference=folder / "labelled.gpkg", raster=SCENE
-)
+plt.close(figure)  # or Jupyter shows it twice
 figure

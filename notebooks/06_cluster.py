@@ -77,4 +77,5 @@ left.axhline(seen[-1].total, color="0.6", linestyle="--")
 left.set_xlabel("reports")
 left.set_ylabel("blocks done")
 masks.dataset().geoseg.plot(ax=right)
+plt.close(figure)  # or Jupyter shows it twice
 figure

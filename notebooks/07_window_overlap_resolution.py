@@ -135,6 +135,5 @@ ax.set_ylabel("work of the model, times")
 ax.set_ylim(1, 4)
 ax.legend(frameon=False)
 figure.savefig(pictures / "overlap-cost.png", dpi=110)
-
-# %%
+plt.close(figure)  # or Jupyter shows it twice
 figure

@@ -133,7 +133,7 @@ for axis, image, title in zip(
 # %%
 near, red = dates.sel(band="nir"), dates.sel(band="red")
 ndvi = (near - red) / (near + red)
-change = ndvi[-1] - ndvi[0]
+change = (ndvi[-1] - ndvi[0]).drop_vars("spatial_ref")
 drawn = change.plot(
     size=3, cmap="BrBG", vmin=-0.8, vmax=0.8, cbar_kwargs={"label": "ΔNDVI"}
 )

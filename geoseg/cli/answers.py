@@ -42,15 +42,18 @@ def areas(masks: ClassMap, *, always: bool = False) -> dict[str, dict[str, Any]]
 
 def area_lines(found: dict[str, dict[str, Any]]) -> list[str]:
     """Return areas by class as people read them, all in one unit."""
+    from rich.cells import cell_len
+
     total = sum(row["area_m2"] or 0 for row in found.values())
     scale, unit = area_unit(total)
-    width = max(map(len, found), default=0)
+    width = max(map(cell_len, found), default=0)  # Chinese is twice as wide
     lines = []
     for name, row in found.items():
         much = f"{row['pixels']:,} px"
         if row["area_m2"] is not None:
             much = f"{number(row['area_m2'] / scale)} {unit}"
-        lines.append(f"  {name:<{width}}  {much:>12}  {percent(row['share']):>8}")
+        space = " " * (width - cell_len(name))
+        lines.append(f"  {name}{space}  {much:>12}  {percent(row['share']):>8}")
     return lines
 
 

@@ -21,10 +21,11 @@ from geoseg.maps.options import ClassesOptions
 def classes(*, masks: str, options: ClassesOptions, output: OutputOptions) -> None:
     """List the classes of MASKS; rename, recolour or merge them.
 
-    Without options it lists value, colour, name and area of each class. A name that
-    means something, such as water or forest, has a colour that maps have for it, where
-    none is given. Polygons, exports, reports and views that are made from then on
-    follow. Merging rewrites the pixels, with the lowest of the values.
+    Without options it lists value, colour, name and area of each class. A new name
+    that means something, such as water or forest, brings the colour that maps have
+    for it; with another the colour stays. Polygons, exports, reports and views that
+    are made from then on follow. Merging rewrites the pixels, with the lowest of the
+    values.
     """
     from geoseg.cli.answers import areas, step
     from geoseg.core.text import area_unit, number

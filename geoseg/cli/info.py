@@ -152,7 +152,9 @@ def _of_masks(masks: str) -> Description:
 
 def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     from geoseg.maps.provenance import crs_name
+    from geoseg.rasters.file import RasterFile
     from geoseg.rasters.nodata import suspected
+    from geoseg.rasters.numbers import formula
     from geoseg.rasters.open import open_source
     from geoseg.rasters.source import unique
 
@@ -162,11 +164,16 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     grid, size = source.grid, source.grid.pixel_size_m
     metres = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m"
     bands = [band.name for band in source.bands]
+    scaled = [band for band in source.bands if band.is_scaled]
+    given = source.nodata if isinstance(source, RasterFile) else ()
+    nodata = unique(f"{n:g}" for n in given if n is not None)
     lines = [
         f"raster, {grid.width:,} x {grid.height:,} px{metres}, {source.dtype}",
         f"bands   {', '.join(bands)}",
         f"CRS     {crs_name(grid)}",
         "bounds  " + ", ".join(f"{b:.10g}" for b in grid.bounds),
+        *(["nodata  " + ", ".join(nodata)] if nodata else []),
+        *([f"numbers {formula(scaled)}"] if scaled else []),
         *(f"note    {note}" for note in notes),
         step("classes", "classes", redact(raster))
         if len(bands) == 1 and source.dtype.kind in "ui"
@@ -177,6 +184,7 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
         "width": grid.width,
         "height": grid.height,
         "bands": bands,
+        "nodata": list(nodata),
         "dtype": str(source.dtype),
         "pixel_size_m": size,
         "crs": crs_name(grid),

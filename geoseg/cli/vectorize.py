@@ -72,9 +72,13 @@ def _rows(path: Path, layer: str | None) -> int | None:
     """Return how many regions a file holds, where that is told at once."""
     import pyogrio
 
+    if path.suffix.lower() == ".parquet":  # GDAL may lack the driver
+        from pyarrow.parquet import read_metadata
+
+        return int(read_metadata(path).num_rows)
     try:
         layers = pyogrio.list_layers(path)
         name = layer or next((n for n, kind in layers if kind), None)
         return int(pyogrio.read_info(path, layer=name)["features"])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
-        return None  # GeoParquet needs a driver that GDAL may lack
+        return None

@@ -100,10 +100,11 @@ def color_of(name: str, taken: Collection[str] = ()) -> str:
     # Shades end in black, so that among very many classes colours repeat.
     usual = map(default_color, range(len(taken) + 1))
     free = (color for color in usual if color not in taken)
-    return _meant(name, taken) or next(free, default_color(len(taken)))
+    return usual_color(name, taken) or next(free, default_color(len(taken)))
 
 
-def _meant(name: str, taken: Collection[str]) -> str | None:
+def usual_color(name: str, taken: Collection[str]) -> str | None:
+    """Return the colour that maps have for what a name means, where one is free."""
     words = {word.casefold() for word in _WORD.findall(name)}
     words |= {word.removesuffix("s") for word in words}
     found = [colors for word, colors in _MEANT.items() if word in words]
@@ -115,7 +116,7 @@ def colors_of(names: Sequence[str]) -> list[str]:
     """Return default colours: by what names mean, the others one after the other."""
     found: dict[int, str] = {}
     for i, name in enumerate(names):
-        color = _meant(name, found.values())
+        color = usual_color(name, found.values())
         if color is not None:
             found[i] = color
     rest = (

@@ -19,8 +19,8 @@ class Example:
     """GeoTIFF of 1152 x 1280 pixels of 10 m: blue, green, red, nir, uint16 reflectance
     times 10 000; 0 is nodata."""
     truth: Path
-    """GeoTIFF of land cover, uint8; 255 is nodata. The file beside it, which GDAL reads,
-    names the classes."""
+    """GeoTIFF of land cover, uint8; 255 is nodata. Its classes are named in
+    `truth.tif.aux.xml`."""
     model: Path
     """A model folder. The model has never seen the Earth."""
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from geoseg.core.classes import Class, check_table, color_of, nodata_value
+from geoseg.core.classes import Class, check_table, nodata_value, usual_color
 from geoseg.core.options import keywords
 from geoseg.core.text import did_you_mean
 from geoseg.core.toml_settings import read_toml
@@ -74,7 +74,8 @@ def name_classes(
     Args:
         masks: Path or URL of a masks store that is complete.
         names: By value or name, what a class is called from now on, and in which
-            colour: `{"1": "water:#0072B2"}`; either may be left out.
+            colour: `{"1": "water:#0072B2"}`; either may be left out. A name that means
+            something brings the colour that maps have for it; else the colour stays.
         merge: Values or names that become one class: `{"3,4": "bare"}`. The lowest
             value stays.
         legend: TOML file with such names, a line each: `1 = "water:#0072B2"`.
@@ -123,7 +124,7 @@ def renamed(masks: Masks, rows: Mapping[str, str], merge: Mapping[int, int]) -> 
         old = table[merge.get(value, value)]
         if not color and name:
             taken = {c.color for c in table.values() if c is not old}
-            color = color_of(name, taken)
+            color = usual_color(name, taken)
         table[old.value] = replace(
             old, name=name or old.name, color=(color or old.color).upper()
         )

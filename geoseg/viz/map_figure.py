@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from geoseg.maps.reader import ClassReader
 
 _SIZE = 1200  # of a map in a notebook
+_LETTERS = 36  # of a line of its legend
 
 
 def draw_masks(
@@ -215,7 +217,9 @@ def _patch(of: Class | None, label: str, opacity: float = 1.0) -> Patch:
     from matplotlib.patches import Patch
 
     color = to_rgba("white" if of is None else of.color, opacity)
-    return Patch(facecolor=color, edgecolor="0.4", linewidth=0.5, label=label)
+    return Patch(
+        facecolor=color, edgecolor="0.4", linewidth=0.5, label=fill(label, _LETTERS)
+    )
 
 
 def _scale_bar(axes: Axes, grid: Grid) -> None:

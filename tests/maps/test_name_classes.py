@@ -57,6 +57,9 @@ def test_names_and_colours_everywhere(masks, tmp_path):
     assert "Open water" in names.read_text()
     page = geoseg.report(masks, tmp_path / "r.html")
     assert "Open water" in page.read_text(encoding="utf-8")
+    # A name that means nothing to maps leaves the colour as it was.
+    odd = geoseg.name_classes(masks, names={"forest": "_forêt <b>d'été</b> 城市"})
+    assert odd.classes[1].color == "#114411"
     # By the name that it had, too: the same call again is the same.
     again = geoseg.name_classes(masks, names={"cluster 2": "forest:#114411"})
     assert again.classes == made.classes
