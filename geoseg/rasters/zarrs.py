@@ -29,12 +29,14 @@ def is_zarr(path: str) -> bool:
 
 
 def only_gdal_reads(path: str) -> bool:
-    """Whether a Zarr has arrays of version 3 without codecs, as GDAL 3.10 writes them.
+    """Whether a Zarr has arrays of version 3 that only GDAL reads, which wrote them.
 
-    zarr refuses these, or does not see them; GDAL reads them.
+    GDAL 3.10 leaves out the codecs, and up to 3.12 the fill value is null at times: not
+    as the specification has it, and zarr refuses these, or does not see them.
     """
-    arrays = map(_node, sorted(Path(path).glob("*/zarr.json")))
-    return any(n.get("node_type") == "array" and "codecs" not in n for n in arrays)
+    nodes = map(_node, sorted(Path(path).glob("*/zarr.json")))
+    arrays = [n for n in nodes if n.get("node_type") == "array"]
+    return any("codecs" not in n or n.get("fill_value") is None for n in arrays)
 
 
 def group_and_array(path: str) -> tuple[str, str | None]:

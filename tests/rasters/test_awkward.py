@@ -132,6 +132,8 @@ RIGHT = {
         3348900,
     ),
 }
+# Refused by some builds of GDAL, and read by others: their JPEG has 12 bits.
+AS_BUILT = {"corrupt/mandrilmini_12bitjpeg.tif"}
 
 
 def case(name: str):
@@ -168,6 +170,9 @@ def test_file(outcomes, name):
     assert outcome["seconds"] < MOST_SECONDS
     assert outcome["peak_bytes"] < MOST_BYTES
     if isinstance(right, str):
+        if name in AS_BUILT and "refused" not in outcome:
+            assert outcome["like_rasterio"]
+            return
         message = outcome["refused"]
         assert re.search(right, message), message
         assert "\n" not in message
