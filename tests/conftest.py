@@ -97,10 +97,10 @@ def shared() -> Path:
 def make_store():
     """Return a function that writes labels (y, x) into a masks store."""
     from affine import Affine
+    from stores import write_masks
 
     from geoseg.core.classes import class_table
     from geoseg.core.grid import Grid
-    from geoseg.maps.create import create_masks
     from geoseg.maps.store import open_masks
 
     def make(path, labels, confidence=None, *, names=None, crs="EPSG:32633",
@@ -112,22 +112,17 @@ def make_store():
             height=height,
             width=width,
         )
-        masks = create_masks(
-            str(path),
+        write_masks(
+            path,
+            labels,
             grid=grid,
-            classes=class_table(names or [f"class {i}" for i in range(4)]),
+            table=class_table(names or [f"class {i}" for i in range(4)]),
             chunk=chunk,
-            arrays=("classes",) if confidence is None else ("classes", "confidence"),
-            settings={},
-            block=chunk,
-            provenance={"run": str(path), **(provenance or {})},
+            done=done,
             zarr_format=zarr_format,
+            run=provenance,
+            **({} if confidence is None else {"confidence": confidence}),
         )
-        masks.write("classes", grid.window, labels)
-        if confidence is not None:
-            masks.write("confidence", grid.window, confidence)
-        if done:
-            masks.finish({})
         return open_masks(str(path))
 
     return make

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+import numpy as np
+
 from geoseg.core.classes import nodata_value
 from geoseg.core.discretion import discreet
 from geoseg.core.files import replace, replacing, target
@@ -16,7 +18,7 @@ from geoseg.core.grid import squares
 from geoseg.errors import MasksError
 from geoseg.maps.complete import incomplete
 from geoseg.maps.open import open_classes
-from geoseg.maps.reader import read_plain
+from geoseg.maps.reader import dtype_of, read_plain
 from geoseg.maps.styles import raster_qml
 from geoseg.rasters.gdal import CACHE_BYTES, no_room, read_again, reporting_written
 
@@ -123,7 +125,7 @@ def _write_tiles(masks: ClassReader, path: Path) -> None:
         height=grid.height,
         width=grid.width,
         count=1,
-        dtype="uint8" if nodata_value(masks.classes) == 255 else "uint16",
+        dtype=dtype_of(masks.classes),
         transform=grid.transform,
         tiled=True,
         blockxsize=512,
@@ -163,7 +165,7 @@ def _vrt(masks: ClassReader, tiles: Path) -> str:
         if grid.crs
         else ""
     )
-    dtype = "Byte" if nodata_value(masks.classes) == 255 else "UInt16"
+    dtype = "Byte" if dtype_of(masks.classes) is np.uint8 else "UInt16"
     size = f'xSize="{grid.width}" ySize="{grid.height}"'
     lacks = incomplete(masks)
     told = f'<Metadata><MDI key="INCOMPLETE">{lacks}</MDI></Metadata>' if lacks else ""

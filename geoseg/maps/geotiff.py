@@ -11,13 +11,14 @@ from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
+from geoseg.maps.reader import dtype_of
 from geoseg.maps.values import table_of, values_that_occur
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.gdal import Handles, environment, open_dataset, reporting
 from geoseg.rasters.references import contents, opened_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -151,14 +152,10 @@ def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRast
         nodata=inner,
         chunk=height if height == width else 256,
         blank=None if narrow else nodata,
-        dtype=None if narrow else _narrow_dtype(classes),
+        dtype=None if narrow else dtype_of(classes).__name__,
         names=tuple(names.items()),
         colors=tuple(colors.items()),
     )
-
-
-def _narrow_dtype(classes: Sequence[Class]) -> str:
-    return "uint8" if nodata_value(classes) == 255 else "uint16"
 
 
 def _values(dataset: Any, nodata: int | None, name: str, *, unseen: bool) -> list[int]:  # noqa: ANN401 - rasterio's

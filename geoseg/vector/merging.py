@@ -1,6 +1,6 @@
 """The compiled loops of `sieve`: areas, borders, and which region joins which."""
 
-# ruff: noqa: ANN401, C901, PLR0912, PLR0915
+# ruff: noqa: ANN401, C901, PLR0912
 # numba infers the types of compiled loops, and is fast at a loop in one piece.
 
 from __future__ import annotations
@@ -56,6 +56,61 @@ def borders(labels: Any, number: Any, small: Any, east: Any, south: Any, y: int)
 
 
 @compiled
+def _borders_of(edges: Any, n: int) -> Any:
+    """Return the borders of each region as chains: first, last, and the next of each.
+
+    Place 2 e + i in a chain stands for border e of the region `edges[e, i]`.
+    """
+    head, tail = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    follow = np.full(2 * len(edges), -1, np.int64)
+    for e in range(2 * len(edges)):
+        node = edges[e >> 1, e & 1]
+        if head[node] < 0:
+            head[node] = e
+        else:
+            follow[tail[node]] = e
+        tail[node] = e
+    return head, tail, follow
+
+
+@compiled
+def _neighbours(
+    node: int, edges: Any, parent: Any, head: Any, follow: Any, shared: Any
+) -> Any:
+    """Return the regions around one; `shared` gets the border that it has with each."""
+    near = [np.int64(0)]
+    near.pop()  # a list of numba's has a type
+    e = head[node]
+    while e >= 0:
+        other = root(parent, edges[e >> 1, 1 - (e & 1)])
+        if other != node:
+            if shared[other] == 0:
+                near.append(other)
+            shared[other] += edges[e >> 1, 2]
+        e = follow[e]
+    return near
+
+
+@compiled
+def _joined(
+    node: int, near: Any, value: Any, shared: Any, size: Any, first: Any
+) -> Any:
+    """Return the neighbour that a region joins, -1 where it has none.
+
+    One of its own class; of those the one with the longest border, then the largest,
+    then the first.
+    """
+    best = np.int64(-1)
+    most = (np.int64(-1), np.int64(0), np.int64(0), np.int64(0))
+    for other in near:
+        same = np.int64(value[other] == value[node])
+        rank = (same, shared[other], size[other], -first[other])
+        if rank > most:
+            best, most = other, rank
+    return best
+
+
+@compiled
 def merge_small(
     area: Any, first: Any, value: Any, small: Any, edges: Any, least: int
 ) -> Any:
@@ -63,60 +118,28 @@ def merge_small(
 
     Args:
         area: (n,) int64.
-        first: (n,) position of the first pixel, all different.
+        first: (n,) int64 position of the first pixel, all different.
         value: (n,) class.
         small: (n,) bool.
         edges: (m, 3) region, region, length of the border; at least one is small.
         least: Areas from here on are not small.
     """
-    n, m = len(area), len(edges)
+    n = len(area)
     parent = np.arange(n)
-    head, tail = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
-    follow = np.full(2 * m, -1, np.int64)
-    for e in range(2 * m):  # each border hangs on both its regions
-        node = edges[e >> 1, e & 1]
-        if head[node] < 0:
-            head[node] = e
-        else:
-            follow[tail[node]] = e
-        tail[node] = e
+    head, tail, follow = _borders_of(edges, n)
     size, is_small = area.copy(), small.copy()
     shared = np.zeros(n, np.int64)
     heap = [(np.int64(0), np.int64(-1), np.int64(-1))]
     heap.pop()
-    for node in range(n):
-        if small[node]:
-            heapq.heappush(heap, (area[node], first[node], np.int64(node)))
-    while heap:
+    for region in range(n):
+        if small[region]:
+            heapq.heappush(heap, (area[region], first[region], np.int64(region)))
+    while heap:  # the smallest first
         now, _, node = heapq.heappop(heap)
         if parent[node] != node or size[node] != now or not is_small[node]:
-            continue
-        near = [np.int64(0)]
-        near.pop()
-        e = head[node]
-        while e >= 0:
-            other = root(parent, edges[e >> 1, 1 - (e & 1)])
-            if other != node:
-                if shared[other] == 0:
-                    near.append(other)
-                shared[other] += edges[e >> 1, 2]
-            e = follow[e]
-        best = np.int64(-1)
-        for other in near:
-            if best < 0:
-                best = other
-                continue
-            own, held = value[other] == value[node], value[best] == value[node]
-            if own != held:
-                better = own
-            elif shared[other] != shared[best]:
-                better = shared[other] > shared[best]
-            elif size[other] != size[best]:
-                better = size[other] > size[best]
-            else:
-                better = first[other] < first[best]
-            if better:
-                best = other
+            continue  # it has joined another or grown since
+        near = _neighbours(node, edges, parent, head, follow, shared)
+        best = _joined(node, near, value, shared, size, first)
         for other in near:
             shared[other] = 0
         if best < 0:
@@ -135,8 +158,8 @@ def merge_small(
             else:
                 heapq.heappush(heap, (size[best], first[best], best))
     out = np.empty(n, np.int64)
-    for node in range(n):
-        out[node] = value[root(parent, node)]
+    for region in range(n):
+        out[region] = value[root(parent, region)]
     return out
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.polynomial import polynomial
 
+from geoseg.core.files import replace
 from geoseg.core.grid import Window, squares
 from geoseg.core.union_find import join_pairs
 from geoseg.maps.reader import ClassReader, DerivedReader
@@ -134,7 +135,7 @@ def _save(folder: str, window: Window, values: NDArray[Any]) -> None:
     data = values.dtype.char.encode() + _CODEC.encode(np.ascontiguousarray(values))
     path = _file(folder, window, "new")
     path.write_bytes(data)
-    path.replace(_file(folder, window, "block"))
+    replace(path, _file(folder, window, "block"))
 
 
 @lru_cache(maxsize=12)

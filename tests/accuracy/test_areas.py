@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from pyproj import CRS, Geod
+from stores import write_masks
 
 from geoseg.accuracy.accuracy import UnitAreas, estimate
 from geoseg.accuracy.evaluate import evaluate
@@ -12,7 +13,6 @@ from geoseg.accuracy.sampling import sample
 from geoseg.core.classes import class_table
 from geoseg.core.geodesy import PixelAreas
 from geoseg.core.grid import Grid, Window, squares
-from geoseg.maps.create import create_masks
 from geoseg.viz.statistics import map_statistics
 
 CLASSES = class_table(["ice", "land", "sea"])
@@ -35,13 +35,7 @@ def polar(side=200, pixel=25_000):
 
 
 def store(path, values, grid, chunk=64):
-    masks = create_masks(
-        str(path), grid=grid, classes=CLASSES, chunk=chunk, block=chunk,
-        arrays=["classes"], settings={}, provenance={"run": path.name},
-    )  # fmt: skip
-    masks.write("classes", grid.window, values)
-    masks.finish({})
-    return masks
+    return write_masks(path, values, grid=grid, table=CLASSES, chunk=chunk)
 
 
 def earth_map():

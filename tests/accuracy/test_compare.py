@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from pyproj import CRS
+from stores import write_masks
 from tifs import write_tif
 
 import geoseg
@@ -14,7 +15,6 @@ from geoseg.core.classes import class_table
 from geoseg.core.geodesy import PixelAreas
 from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError
-from geoseg.maps.create import create_masks
 
 GRID = Grid(
     crs=CRS.from_epsg(4326).to_wkt(),
@@ -33,13 +33,8 @@ def values():
 
 @pytest.fixture
 def masks(tmp_path, values):
-    masks = create_masks(
-        str(tmp_path / "m.zarr"), grid=GRID, classes=class_table(["a", "b", "c"]),
-        chunk=32, block=32, arrays=["classes"], settings={}, provenance={"run": "x"},
-    )  # fmt: skip
-    masks.write("classes", GRID.window, values)
-    masks.finish({})
-    return masks
+    table = class_table(["a", "b", "c"])
+    return write_masks(tmp_path / "m.zarr", values, grid=GRID, table=table, chunk=32)
 
 
 def raster(path, values, transform, crs="EPSG:4326"):

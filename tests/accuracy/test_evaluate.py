@@ -12,6 +12,7 @@ from affine import Affine
 from pyproj import CRS
 from rasterio.warp import Resampling, reproject
 from rich.console import Console
+from stores import write_masks
 from tifs import write_tif
 
 from geoseg.accuracy.accuracy import estimate
@@ -23,7 +24,6 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.lookup import nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, MasksError
 from geoseg.labels import UNLABELLED, open_labels
-from geoseg.maps.create import create_masks
 from geoseg.maps.group import OBJECT_COLUMNS, create_objects
 from geoseg.viz.figures import draw_evaluation
 
@@ -47,15 +47,7 @@ def patches(shape, seed, classes=3):
 
 
 def store(path, classes, *, grid=GRID, table=CLASSES, chunk=64, **arrays):
-    masks = create_masks(
-        str(path), grid=grid, classes=table, chunk=chunk, block=chunk,
-        arrays=["classes", *arrays], settings={}, provenance={"run": path.name},
-    )  # fmt: skip
-    masks.write("classes", grid.window, classes)
-    for name, values in arrays.items():
-        masks.write(name, grid.window, values)
-    masks.finish({})
-    return masks
+    return write_masks(path, classes, grid=grid, table=table, chunk=chunk, **arrays)
 
 
 def geotiff(path, values, grid=GRID, nodata=None):

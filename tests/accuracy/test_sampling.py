@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 from scipy.stats import chisquare, kstest
+from stores import write_masks
 from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
@@ -26,7 +27,6 @@ from geoseg.cli import run
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError
-from geoseg.maps.create import create_masks
 
 CLASSES = class_table(["water", "forest", "town"])
 GRID = Grid(
@@ -43,12 +43,7 @@ def scene(tmp_path):
     values[:, 100:] = 1
     values[:50, 350:] = 2
     values[200:, :40] = 255
-    masks = create_masks(
-        str(tmp_path / "m.zarr"), grid=GRID, classes=CLASSES, chunk=64, block=64,
-        arrays=["classes"], settings={}, provenance={"run": str(tmp_path)},
-    )  # fmt: skip
-    masks.write("classes", GRID.window, values)
-    masks.finish({})
+    masks = write_masks(tmp_path / "m.zarr", values, grid=GRID, table=CLASSES)
     return masks, values, tmp_path
 
 

@@ -6,8 +6,8 @@ import shlex
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
+from tifs import write_tif
 
 import geoseg
 from geoseg.cli import run
@@ -18,14 +18,12 @@ PLANET = "20230601_101010_12_2461_3B_AnalyticMS_SR.tif"
 
 
 def write(path, pixels, scale=None):
-    with rasterio.open(
-        path, "w", driver="GTiff", count=4, height=48, width=48, dtype="uint16",
-        crs="EPSG:32632", transform=Affine(10, 0, 500_000, 0, -10, 5_200_000),
-    ) as file:  # fmt: skip
-        file.write(pixels)
-        file.descriptions = ("blue", "green", "red", "nir")
-        if scale:
-            file.scales, file.offsets = [scale] * 4, [-0.1] * 4
+    names = ("blue", "green", "red", "nir")
+    at = Affine(10, 0, 500_000, 0, -10, 5_200_000)
+    write_tif(
+        path, pixels, names=names, scale=scale, offset=-0.1, crs="EPSG:32632",
+        transform=at,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import rasterio
 import small
 import torch
 import zarr
+from tifs import write_tif
 
 from geoseg.cli.segment import _summary
 from geoseg.core import user_cache
@@ -116,20 +116,8 @@ def tiling(block=192):
 def scene(tmp_path_factory):
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
     values, mask = pixels()
-    profile = {
-        "driver": "GTiff",
-        "count": 3,
-        "height": HEIGHT,
-        "width": WIDTH,
-        "dtype": "uint16",
-        "nodata": 0,
-        "crs": "EPSG:32633",
-        "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-    }
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(np.where(mask, values, 0))
-        file.descriptions = ("a", "b", "c")
-    return path
+    shown = np.where(mask, values, 0)
+    return write_tif(path, shown, names=("a", "b", "c"), dtype="uint16", nodata=0)
 
 
 def run(scene, out, net, *, device, batch=5, **options):

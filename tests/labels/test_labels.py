@@ -6,6 +6,7 @@ import pytest
 import shapely
 from affine import Affine
 from pyproj import CRS, Transformer
+from stores import write_masks
 from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
@@ -14,7 +15,6 @@ from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import UNLABELLED, open_labels
 from geoseg.maps.cog import export
-from geoseg.maps.create import create_masks
 from geoseg.rasters.shapes import Shapes, in_pixels
 
 UTM = CRS.from_epsg(32633).to_wkt()
@@ -40,13 +40,7 @@ def write(path, geometries, crs=UTM, **columns):
 
 
 def masks_of(path, values, classes=CLASSES):
-    masks = create_masks(
-        str(path), grid=GRID, classes=classes, chunk=64, block=64,
-        arrays=["classes"], settings={}, provenance={"run": path.name},
-    )  # fmt: skip
-    masks.write("classes", GRID.window, values)
-    masks.finish({})
-    return masks
+    return write_masks(path, values, grid=GRID, table=classes)
 
 
 def geotiff(path, values, nodata=255):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 import torch
-from rasterio.transform import from_origin
+from tifs import write_tif
 
 from geoseg.cli import run
 from geoseg.errors import ModelError
@@ -32,14 +31,8 @@ def a_raster(tmp_path, dtype, low, high, *, names=("red", "green", "blue"), vali
     """Write a raster with values spread evenly from low to high."""
     rng = np.random.default_rng(0)
     pixels = rng.uniform(low, high, (len(names), 300, 400)).astype(dtype)
-    path = tmp_path / "raster.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", height=300, width=400, count=len(names), nodata=0,
-        dtype=dtype, crs="EPSG:32633", transform=from_origin(5e5, 5e6, 10, 10),
-    ) as file:  # fmt: skip
-        pixels[:, rng.random((300, 400)) > valid] = 0
-        file.write(pixels)
-        file.descriptions = names
+    pixels[:, rng.random((300, 400)) > valid] = 0
+    path = write_tif(tmp_path / "raster.tif", pixels, names=names, nodata=0)
     return open_source(str(path))
 
 

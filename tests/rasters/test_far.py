@@ -8,8 +8,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
+from tifs import write_tif
 
 import geoseg.rasters.tiles
 from geoseg.core.grid import Window
@@ -103,14 +102,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pixels(folder):
     values = np.random.default_rng(0).integers(1, 9000, (3, SIDE, SIDE), np.uint16)
-    profile = {
-        "driver": "GTiff", "count": 3, "height": SIDE, "width": SIDE, "nodata": 0,
-        "dtype": "uint16", "crs": "EPSG:32633", "compress": "deflate", "predictor": 2,
-        "transform": Affine(10, 0, 5e5, 0, -10, 5e6),
-    }  # fmt: skip
+    how = {"nodata": 0, "compress": "deflate", "predictor": 2}
     for name, layout in LAYOUTS.items():
-        with rasterio.open(folder / f"{name}.tif", "w", **profile, **layout) as file:
-            file.write(values)
+        write_tif(folder / f"{name}.tif", values, **how, **layout)
     return values
 
 

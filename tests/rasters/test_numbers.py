@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.models.card import Band
 from geoseg.rasters.numbers import as_reflectance, in_numbers
@@ -24,15 +24,9 @@ class Wanted:
 
 def scaled(path, pixels, scale=1e-4, offset=-0.1, x=0, names=("red", "nir"), **more):
     transform = UTM["transform"] @ Affine.translation(x, 0)
-    count, height, width = pixels.shape
-    profile = {"count": count, "height": height, "width": width, "dtype": pixels.dtype}
-    with rasterio.open(
-        path, "w", driver="GTiff", **(UTM | profile | {"transform": transform} | more)
-    ) as d:
-        d.write(pixels)
-        d.scales, d.offsets = (scale,) * count, (offset,) * count
-        d.descriptions = names[:count]
-    return path
+    profile = UTM | {"transform": transform} | more
+    names = names[: len(pixels)]
+    return write_tif(path, pixels, names=names, scale=scale, offset=offset, **profile)
 
 
 def ground(seed=0, shape=(2, 40, 50)):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from tifs import write_tif
 
 from geoseg.errors import RasterError
 from geoseg.rasters.open import open_source
@@ -18,23 +19,10 @@ TILE = "T32TQM_20230715T101559"
 
 def write(path, pixels, size=10, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    count, height, width = pixels.shape
-    jp2 = {"QUALITY": "100", "REVERSIBLE": "YES"} if path.suffix == ".jp2" else {}
-    with rasterio.open(
-        path,
-        "w",
-        driver="JP2OpenJPEG" if path.suffix == ".jp2" else "GTiff",
-        crs="EPSG:32632",
-        transform=Affine(size, 0, 600000, 0, -size, 5200000),
-        count=count,
-        height=height,
-        width=width,
-        dtype=pixels.dtype,
-        **(jp2 | more),
-    ) as d:
-        d.write(pixels)
-    return path
+    if path.suffix == ".jp2":
+        more |= {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    at = Affine(size, 0, 600000, 0, -size, 5200000)
+    return write_tif(path, pixels, crs="EPSG:32632", transform=at, **more)
 
 
 def numbers(size, seed, low=1100, high=4000, dtype="uint16"):

@@ -21,6 +21,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window as RasterioWindow
 from scipy import ndimage
 from skimage.measure import label
+from stores import write_masks
 from tifs import write_tif
 
 import geoseg
@@ -42,14 +43,7 @@ WORLDCOVER = "ESA_WorldCover_10m_2021_v200_N00E006_Map.tif"
 
 def write(path: Path, values: Any, **profile: Any) -> Path:
     values = np.atleast_3d(np.asarray(values).T).T
-    given = {
-        "driver": "GTiff", "height": values.shape[1], "width": values.shape[2],
-        "count": values.shape[0], "dtype": values.dtype, "crs": "EPSG:32631",
-        "transform": Affine(10, 0, 5e5, 0, -10, 5e6), **profile,
-    }  # fmt: skip
-    with rasterio.open(path, "w", **given) as file:
-        file.write(values)
-    return path
+    return write_tif(path, values, **{"crs": "EPSG:32631", **profile})
 
 
 def spots(side: int = 120, seed: int = 0) -> Any:
@@ -431,7 +425,6 @@ def a_store(folder: Path) -> tuple[Any, Any, Any]:
 
     from geoseg.core.classes import class_table
     from geoseg.core.grid import Grid
-    from geoseg.maps.create import create_masks
 
     values = np.where(spots(100) == 3, 255, spots(100)).astype(np.uint8)
     confidence = np.random.default_rng(2).integers(0, 255, (100, 100)).astype(np.uint8)
@@ -440,15 +433,10 @@ def a_store(folder: Path) -> tuple[Any, Any, Any]:
         crs=CRS(32631).to_wkt(), transform=Affine(10, 0, 5e5, 0, -10, 5e6),
         height=100, width=100,
     )  # fmt: skip
-    masks = create_masks(
-        str(folder / "m.zarr"), grid=grid,
-        classes=class_table(["water", "wood", "field", "never seen"]), chunk=100,
-        arrays=("classes", "confidence"), settings={}, block=100,
-        provenance={"run": "test"},
-    )  # fmt: skip
-    masks.write("classes", grid.window, values)
-    masks.write("confidence", grid.window, confidence)
-    masks.finish({})
+    table = class_table(["water", "wood", "field", "never seen"])
+    masks = write_masks(
+        folder / "m.zarr", values, grid=grid, table=table, confidence=confidence
+    )
     return masks, values, confidence
 
 

@@ -17,12 +17,12 @@ from PIL import Image as Pillow
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from stores import write_masks
 from tifs import write_tif
 
 from geoseg.core.classes import class_table
 from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError, MasksError
-from geoseg.maps.create import create_masks
 from geoseg.maps.store import open_masks
 from geoseg.viz.view import view
 from geoseg.viz.view.basemap import mercator, open_basemap, tile_url
@@ -90,15 +90,11 @@ def ids():
 def masks(folder, ids):
     """Masks with objects."""
     grid = Grid(crs="EPSG:32633", transform=HERE, height=SIDE, width=SIDE)
-    store = create_masks(
-        str(folder / "land.zarr"), grid=grid, classes=class_table(["a", "b", "c"]),
-        chunk=256, arrays=("classes", "instances"), settings={}, block=256,
-        provenance={"run": "one"},
-    )  # fmt: skip
-    store.write("classes", grid.window, (ids % 3).astype(np.uint8))
-    store.write("instances", grid.window, np.where(ids % 7, ids, 0).astype(np.uint32))
-    store.finish({})
-    return store.path
+    return write_masks(
+        folder / "land.zarr", (ids % 3).astype(np.uint8), grid=grid,
+        table=class_table(["a", "b", "c"]), chunk=256,
+        instances=np.where(ids % 7, ids, 0).astype(np.uint32),
+    ).path  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def _check(card: Card) -> None:
     """Raise where a card's input is not what OlmoEarth reads."""
     modality = _part("constants").Modality
     patch = card.framework.get("patch", 4)
-    known = f"known are {', '.join(_ENCODED)}"
+    known = f"OlmoEarth knows {', '.join(_ENCODED)}"
     for name, bands in card.modalities.items():
         if name not in _ENCODED:
             raise ModelError(f"modality {name!r} of {card.name!r}: {known}")
