@@ -60,9 +60,8 @@ def draw_sample(
     accuracies = _accuracies(reader.classes, options.expected)
     windows = list(squares(reader.grid, block_side(reader, options.block)))
     design, seed = options.design, options.seed
-    drawn = _Draw(reader, seed, _most(design, n)).run(
-        reported(windows, len(windows), progress)
-    )
+    shown = reported(windows, len(windows), progress)
+    drawn = _draw(reader, shown, seed, _most(design, n))
     pixels = drawn.pixels
     if not pixels.any():
         raise GeosegError(f"{redact(reader.path)} holds no valid pixel to sample")
@@ -321,47 +320,44 @@ class _Drawn:
         return index[first], np.full(len(first), -1)
 
 
-class _Draw:
-    """One pass over the map."""
+def _draw(
+    reader: ClassReader, windows: Iterable[Window], seed: int, most: int
+) -> _Drawn:
+    """Count pixels and area of each class, and keep candidates, in one pass."""
+    areas = pixel_areas(reader.grid)
+    pixels, units = np.zeros((2, len(reader.classes)), np.int64)
+    none = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    best = [none for _ in reader.classes]
+    table = [c.value for c in reader.classes]
+    for window in windows:
+        values = read_plain(reader, "classes", window)
+        if areas is not None:
+            units += areas.by_value(values, window, 65536)[table]
+        for s, value in enumerate(table):
+            y, x = np.nonzero(values == value)
+            pixels[s] += len(y)
+            if most and len(y):
+                index = (y + window.y) * reader.grid.width + (x + window.x)
+                best[s] = _smallest(best[s], index, seed, most)
+    m2 = None if areas is None else areas.m2(units)
+    return _Drawn(pixels=pixels, m2=m2, candidates=tuple(best))
 
-    def __init__(self, reader: ClassReader, seed: int, most: int) -> None:
-        self._reader, self._seed, self._most = reader, seed, most
 
-    def run(self, windows: Iterable[Window]) -> _Drawn:
-        reader = self._reader
-        areas = pixel_areas(reader.grid)
-        pixels, units = np.zeros((2, len(reader.classes)), np.int64)
-        none = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        best = [none for _ in reader.classes]
-        table = [c.value for c in reader.classes]
-        for window in windows:
-            values = read_plain(reader, "classes", window)
-            if areas is not None:
-                units += areas.by_value(values, window, 65536)[table]
-            for s, value in enumerate(table):
-                y, x = np.nonzero(values == value)
-                pixels[s] += len(y)
-                if self._most and len(y):
-                    best[s] = self._smallest(best[s], window, y, x)
-        m2 = None if areas is None else areas.m2(units)
-        return _Drawn(pixels=pixels, m2=m2, candidates=tuple(best))
-
-    def _smallest(
-        self,
-        best: tuple[NDArray[np.uint64], NDArray[np.int64]],
-        window: Window,
-        y: NDArray[np.intp],
-        x: NDArray[np.intp],
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        index = (y + window.y) * self._reader.grid.width + (x + window.x)
-        keys = _keys(index, self._seed)
-        if len(best[0]) == self._most:
-            low = keys <= best[0][-1]
-            keys, index = keys[low], index[low]
-        keys = np.concatenate([best[0], keys])
-        index = np.concatenate([best[1], index])
-        first = np.lexsort((index, keys))[: self._most]
-        return keys[first], index[first]
+def _smallest(
+    best: tuple[NDArray[np.uint64], NDArray[np.int64]],
+    index: NDArray[np.int64],
+    seed: int,
+    most: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return the smallest numbers so far, and those of more pixels, by number."""
+    keys = _keys(index, seed)
+    if len(best[0]) == most:
+        low = keys <= best[0][-1]
+        keys, index = keys[low], index[low]
+    keys = np.concatenate([best[0], keys])
+    index = np.concatenate([best[1], index])
+    first = np.lexsort((index, keys))[:most]
+    return keys[first], index[first]
 
 
 def _keys(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
