@@ -27,7 +27,7 @@ import numpy as np
 
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block, Tiling
-from geoseg.inference.device_queue import Stopwatch, one_ahead
+from geoseg.inference.device_queue import Stopwatch, in_turn
 from geoseg.inference.objects.fragments import measure_objects, paint, renumber
 from geoseg.inference.objects.stitch import (
     BOX,
@@ -45,7 +45,7 @@ from geoseg.inference.objects.stitch import (
     solve,
     tolerance,
 )
-from geoseg.inference.windows import Cells, Pixels, batches, predictor, read_windows
+from geoseg.inference.windows import Cells, Pixels, predictor, read_windows
 from geoseg.models.objects import check_objects
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def find_objects(
 
     kept = [
         keep_claimable(objects, cell, pixels, block.tiling)
-        for cells, answer in one_ahead(
-            objects_of_windows, batches(block, pixels, batch), watch
+        for cells, answer in in_turn(
+            objects_of_windows, model, block, pixels, batch, watch
         )
         for cell, objects in zip(cells, answer, strict=True)
     ]

@@ -34,8 +34,8 @@ from geoseg.core.classes import nodata_value
 from geoseg.core.grid import Window
 from geoseg.core.tiling import Block
 from geoseg.errors import ModelError
-from geoseg.inference.device_queue import Stopwatch, one_ahead
-from geoseg.inference.windows import Cells, Pixels, batches, predictor, read_windows
+from geoseg.inference.device_queue import Stopwatch, in_turn
+from geoseg.inference.windows import Cells, Pixels, predictor, read_windows
 from geoseg.models.check import check_values
 from geoseg.rasters.validity import valid_everywhere
 
@@ -228,8 +228,8 @@ def _cropped(model: Model, block: Block, pixels: Pixels, batch: int) -> PartialB
     def labels_of_windows(cells: Cells, stack: NDArray[Any]) -> NDArray[Any]:
         return _checked_labels(model, ask(cells, stack), stack.shape)
 
-    stacks = batches(block, pixels, batch)
-    for cells, answers in one_ahead(labels_of_windows, stacks, watch):
+    asking = in_turn(labels_of_windows, model, block, pixels, batch, watch)
+    for cells, answers in asking:
         for cell, labels in zip(cells, answers, strict=True):
             window = tiling.model_window(*cell)
             inside = window.pad(-tiling.margin).intersection(block.window)
@@ -287,8 +287,8 @@ def blend_block(
         return _checked_scores(model, ask(cells, stack), stack.shape)
 
     sums: RowSums | None = None
-    stacks = batches(block, pixels, batch)
-    for cells, answers in one_ahead(scores_of_windows, stacks, watch):
+    asking = in_turn(scores_of_windows, model, block, pixels, batch, watch)
+    for cells, answers in asking:
         sums = sums or RowSums(block, model.card, answers)
         for cell, scores in zip(cells, answers, strict=True):
             out.keep(sums.add(cell, scores))

@@ -45,8 +45,9 @@ class Objects:
 class AnyModel(Protocol):
     """What is asked of every model; a class that derives from it gets the defaults.
 
-    A model is loaded once per process and used by one thread at a time. It is never
-    sent between processes: what travels is the recipe that loads it (`ModelRecipe`).
+    A model is loaded once per process and used by one thread at a time, or by as many
+    as are `abreast`. It is never sent between processes: what travels is the recipe
+    that loads it (`ModelRecipe`).
     A user's own object needs `card` and `predict` only; `load_model` adds the rest.
     """
 
@@ -54,6 +55,8 @@ class AnyModel(Protocol):
     """What it expects and answers."""
     batch: int = 1
     """Windows per call that suit it; it may shrink when memory runs out."""
+    abreast: int = 1
+    """How many threads may ask at once, each about one window; 1: it wants batches."""
     device: str = "own"
     """Where it computes: `cpu`, `cuda:0`; `own` where it decides itself."""
     precision: str = "own"

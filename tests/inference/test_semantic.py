@@ -1,6 +1,7 @@
 """Laws 1, 2, 3, 5, 10 and 12 on blocks in memory: no scheduler, no files."""
 
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -165,6 +166,26 @@ def test_labels_of_windows_are_cropped_to_their_cells():
 
     values = np.random.default_rng(0).random((3, 50, 61), np.float32)
     out, _, _ = segment(MemorySource(values=values), Where(), blocks=2)
+    assert (out["classes"] == values.argmax(0)).all()
+
+
+def test_windows_of_other_shapes_keep_no_thread_waiting():
+    values = np.random.default_rng(0).random((3, 42, 25), np.float32)
+    both, shapes = Barrier(2), set()
+
+    class Pair(AnyModel):
+        card = identity_card(3, window=16, overlap=4, multiple=4)
+        abreast = 2
+
+        def predict(self, pixels):
+            shapes.add(pixels.shape)
+            both.wait(20)  # raises where the other thread has none
+            return pixels
+
+    out, tiling, _ = segment(MemorySource(values=values), Pair(), blocks=2, batch=4)
+    assert tiling.windows == 12
+    assert len(shapes) == 4
+    assert all(shape[0] == 1 for shape in shapes)
     assert (out["classes"] == values.argmax(0)).all()
 
 

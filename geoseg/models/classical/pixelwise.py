@@ -104,6 +104,7 @@ class PixelModel(AnyModel):
         self._classifier = classifier
         self._threads = SingleThreads(forward_threads())
         self.batch = (options.batch if options else None) or self._threads.count
+        self.abreast = min(self.batch, self._threads.count)
         family = card.framework.get("family", "classifier")
         expected, found = len(card.classes), classifier.classes
         if expected != found:

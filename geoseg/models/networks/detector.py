@@ -203,6 +203,7 @@ class DetectorModel(AnyModel):
         things = [c.name in (card.things or [c.name]) for c in card.classes]
         self._things = torch.tensor(things, device=self._device)
         self.batch = options.batch or self._suitable_batch(options)
+        self.abreast = 1 if self.streams else min(self.batch, self._threads.count)
 
     def _suitable_batch(self, options: ModelOptions) -> int:
         if not self.streams:

@@ -68,6 +68,7 @@ class TorchModel(AnyModel):
     Attributes:
         card: What the network expects and answers.
         batch: Windows in work at once at present.
+        abreast: Those that threads ask about one by one; 1 where they pass as a batch.
         device: Where it runs, `cpu` or `cuda:N`.
         precision: `fp32`, `bf16` or `fp16`.
         engine: `threads`, `torch`, `compile` or `openvino`.
@@ -124,6 +125,8 @@ class TorchModel(AnyModel):
             most = free_memory(self._device, options.device_memory) / 2
             network = f"{module}{self.precision}"
             self.batch = quickest_batch(self._trial, card, self._device, most, network)
+        if self._threads is not None:
+            self.abreast = min(self.batch, self._threads.count)
 
     def with_context(self, context: Context) -> Self:
         """Return the model, which knows what the raster tells from now on."""
