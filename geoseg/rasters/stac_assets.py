@@ -234,7 +234,8 @@ def baseline_of(item: Mapping[str, Any]) -> float | None:
         else None
     )
     if told:
-        return _number(str(told).lstrip("Nn"))
+        number = _number(str(told).lstrip("Nn"))
+        return number / 100 if number is not None and number >= 100 else number  # N0301
     if match := _IN_NAME.search(words_of(item)):
         return float(f"{match[1]}.{match[2]}")
     match = _IN_TAKE.search(str(property_of(item, ":datatake_id") or ""))

@@ -107,21 +107,25 @@ def oldest_first(bands: Sequence[SourceBand]) -> list[int]:
 
 
 def iso_day(moment: Any, where: str) -> str:  # noqa: ANN401 - a date of any library
-    """Return a moment as an ISO date.
+    """Return a moment as an ISO date, of a period that of its start.
 
     Raises:
-        RasterError: It is none.
+        RasterError: It is none, or only of another calendar.
     """
+    moment = getattr(moment, "start_time", moment)
     try:
         if isinstance(moment, str):
             return datetime.fromisoformat(moment.strip().upper()).date().isoformat()
         if isinstance(moment, date):
             return moment.isoformat()[:10]
-        if hasattr(moment, "strftime"):  # of cftime
-            return str(moment.strftime("%Y-%m-%d"))
+        if hasattr(moment, "strftime"):  # of cftime, maybe the 30th of February
+            return date.fromisoformat(moment.strftime("%Y-%m-%d")).isoformat()
         return str(np.datetime64(moment, "D").item().isoformat())  # NaT is None
     except (AttributeError, TypeError, ValueError) as error:
-        raise RasterError(f"{where}: {moment!r} is not a date") from error
+        raise RasterError(
+            f"{where}: {moment} is not a date: leave it out, or bring the dates into "
+            "the usual calendar, as array.convert_calendar('standard') does"
+        ) from error
 
 
 class WantedBand(Named, Protocol):

@@ -14,6 +14,7 @@ import small
 import torch
 import xarray as xr
 from pyproj import Transformer
+from torch.nn import functional
 
 from geoseg.core.grid import Window
 from geoseg.inference.workflow import run_plan
@@ -217,6 +218,7 @@ def test_olmoearth_on_twelve_months(tmp_path, version):
     package = pytest.importorskip("olmoearth_pretrain_minimal")
     from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.datatypes import (
         MaskedOlmoEarthSample,
+        MaskValue,
     )
 
     from geoseg import build_network
@@ -246,17 +248,41 @@ def test_olmoearth_on_twelve_months(tmp_path, version):
     spec = save_model(network, card, tmp_path / "olmoearth")
     days = torch.tensor([[1, month, 2024] for month in range(12)])
 
+    given = series(S2, MONTHS, 80, 200)
+    told = network.encoder.patch_embeddings.tokenization_config
+
     def own(steps):
+        """Tokens without any pixel are MISSING, and no part of the mean of a patch."""
+        shown = torch.from_numpy(given[..., :WINDOW, :WINDOW].notnull().values).float()
+        patches = functional.interpolate(
+            functional.max_pool2d(shown, 8), scale_factor=8
+        )
+        groups = told.get_bandset_indices("sentinel2_l2a")
+        shows = torch.stack([patches[:, g].amax(1) for g in groups], -1)
+        mask = torch.where(shows > 0, 0, MaskValue.MISSING.value)
+        assert (mask > 0).any()
         sample = MaskedOlmoEarthSample(
             timestamps=days[None],
             sentinel2_l2a=steps.permute(2, 3, 0, 1)[None],
-            sentinel2_l2a_mask=torch.zeros(1, WINDOW, WINDOW, 12),
+            sentinel2_l2a_mask=mask.permute(1, 2, 0, 3)[None],
         )
-        found = network.encoder(sample, patch_size=8, input_res=10, fast_pass=True)
-        tokens = found["tokens_and_masks"].sentinel2_l2a
-        return network.decoder(tokens.mean(dim=(3, 4)))
+        found = network.encoder(sample, patch_size=8, input_res=10)
+        tokens = found["tokens_and_masks"]
+        there = (tokens.sentinel2_l2a_mask == 0)[..., None].float()
+        summed = (tokens.sentinel2_l2a * there).sum(dim=(3, 4))
+        return network.decoder(summed / there.sum(dim=(3, 4)))
 
-    check(spec, series(S2, MONTHS, 80, 200), own, tmp_path)
+    clear = torch.rand(1, 12, 12, WINDOW, WINDOW)
+    cloudy = clear.clone()
+    cloudy[:, 3] = 0
+    batch = torch.cat([clear, cloudy, 0 * clear])
+    when = torch.tensor([[2024, 31 * m + 1] for m in range(12)]).expand(3, -1, -1)
+    with torch.no_grad():
+        together = network({"sentinel2_l2a": batch}, when)
+        for i, answer in enumerate(together):
+            alone = network({"sentinel2_l2a": batch[i : i + 1]}, when[:1])
+            torch.testing.assert_close(answer, alone[0], rtol=1e-4, atol=1e-5)
+    check(spec, given, own, tmp_path)
 
 
 def test_dates_are_as_olmoearth_has_them():

@@ -402,6 +402,8 @@ def test_an_item_tells_nodata_and_what_numbers_mean(item, tmp_path, version):
     [
         ({"s2:processing_baseline": "02.14"}, 0.0),
         ({"s2:processing_baseline": "05.09"}, -0.1),
+        ({"s2:processing_baseline": "N0301"}, 0.0),
+        ({"s2:processing_baseline": "0400"}, -0.1),
         (
             {
                 "s2:processing_baseline": "05.09",

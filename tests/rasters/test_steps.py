@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import rioxarray  # noqa: F401 - gives arrays their .rio
 import xarray as xr
@@ -281,6 +282,12 @@ def test_dates_on_other_grids_come_onto_the_finest(values):
     np.testing.assert_array_equal(pixels[0][shown[0, 0]], values[0, 0][shown[0, 0]])
 
 
+def test_a_period_is_labelled_by_its_start(values):
+    months = pd.PeriodIndex(["2025-04", "2025-05", "2025-06"], freq="M")
+    opened = open_source(array(values).assign_coords(time=months))
+    assert [*steps_of(opened.bands)] == ["2025-04-01", "2025-05-01", "2025-06-01"]
+
+
 def test_a_fake_of_a_series_is_a_series(values):
     real = open_source(array(values))
     fake = MemorySource(
@@ -299,6 +306,7 @@ def test_a_fake_of_a_series_is_a_series(values):
     [
         (lambda a: a.drop_vars("time"), "dim time without dates"),
         (lambda a: a.isel(time=[0, 0, 1]), "2025-04-01 more than once"),
+        (lambda a: a.assign_coords(time=a.time.shift(time=1)), "NaT is not a date"),
     ],
 )
 def test_arrays_whose_dates_are_not_told(values, change, message):

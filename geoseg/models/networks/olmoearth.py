@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _ENCODED: Final = ("sentinel2_l2a", "sentinel1", "landsat")
 """What the published encoders have learned to read."""
 _PACKAGE: Final = "olmoearth_pretrain_minimal"
+_MISSING: Final = 3
+"""What its mask says of tokens that nothing shows, of others 0."""
 _MONTHS: Final = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 """Days of a year before each month; one more after February of a leap year."""
 
@@ -142,20 +145,87 @@ class OlmoEarth(nn.Module):
             pixels: Of each modality (n, step, band, y, x), scaled.
             dates: (n, step, 2) year and day of the year.
         """
-        fields: dict[str, Any] = {"timestamps": timestamps(dates)}
-        for name, shown in pixels.items():
-            data = shown.permute(0, 3, 4, 1, 2).contiguous()
-            fields[name] = data
-            fields[f"{name}_mask"] = data.new_zeros(data.shape[:-1])  # all is seen
+        seen = {k: v.permute(0, 3, 4, 1, 2).contiguous() for k, v in pixels.items()}
+        when = timestamps(dates)
+        missing = {name: self._missing(name, data) for name, data in seen.items()}
+        gone = torch.cat([m.flatten(1) for m in missing.values()], 1)
+        # A blank window is one of which its size alone matters.
+        some = gone.any(1) & ~gone.all(1)
+        if isinstance(some, FakeTensor) or not some.any():
+            return self._scores(seen, when, None)
+        # Of tokens that are missing each window has its own number, so it goes alone,
+        # while the others' batch keeps its shape: whoever is beside changes nothing.
+        scores = when if some.all() else self._scores(seen, when, None)
+        rows = [
+            self._scores(_row(seen, i), when[i : i + 1], _row(missing, i))[0]
+            if alone
+            else scores[i]
+            for i, alone in enumerate(some.tolist())
+        ]
+        return torch.stack(rows)
+
+    def _missing(self, name: str, data: torch.Tensor) -> torch.Tensor:
+        """Return which tokens of a modality nothing shows.
+
+        Their pixels have the card's fill, which scaled is 0, in all bands of a group.
+
+        Args:
+            name: Of the modality.
+            data: (n, y, x, step, band).
+
+        Returns:
+            (n, y, x, step, group) bool, in patches that are missing or not.
+        """
+        side, groups = self.patch, self._groups(name)
+        n, height, width, steps, bands = data.shape
+        pixels = (data != 0).view(
+            n, height // side, side, width // side, side, steps, bands
+        )
+        shown = pixels.any(4).any(2)  # (n, y, x, step, band) of patches
+        empty = torch.stack([~shown[..., g].any(-1) for g in groups], -1)
+        return empty.repeat_interleave(side, 1).repeat_interleave(side, 2)
+
+    def _groups(self, name: str) -> list[list[int]]:
+        """Return which bands of a modality share a token."""
+        told: Any = self.encoder.patch_embeddings
+        groups: list[list[int]] = told.tokenization_config.get_bandset_indices(name)
+        return groups
+
+    def _scores(
+        self,
+        seen: dict[str, torch.Tensor],
+        when: torch.Tensor,
+        missing: dict[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """Return scores of windows, of one alone where something is missing."""
+        fields: dict[str, Any] = {"timestamps": when, **seen}
+        for name, data in seen.items():
+            shape = (*data.shape[:-1], len(self._groups(name)))
+            fields[f"{name}_mask"] = (
+                data.new_zeros(shape) if missing is None else missing[name] * _MISSING
+            )
         found = self.encoder(
             self._sample(**fields),
             patch_size=self.patch,
             input_res=self.resolution,
-            fast_pass=True,
+            fast_pass=missing is None,
         )["tokens_and_masks"]
-        tokens = [getattr(found, name).mean((3, 4)) for name in pixels]
+        tokens = [
+            _mean(getattr(found, name), getattr(found, f"{name}_mask")) for name in seen
+        ]
         scores: torch.Tensor = self.decoder(torch.stack(tokens).mean(0))
         return scores
+
+
+def _row(of: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+    """Return one window of a batch of several kinds of data."""
+    return {name: data[number : number + 1] for name, data in of.items()}
+
+
+def _mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean (n, y, x, feature) of tokens that are not missing, else 0."""
+    there = (mask == 0)[..., None]
+    return (tokens * there).sum((3, 4)) / there.sum((3, 4)).clamp(min=1)
 
 
 def timestamps(dates: torch.Tensor) -> torch.Tensor:
