@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
-from geoseg.core.text import redact, seconds_of
+from geoseg.core.text import bytes_of, redact, seconds_of
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
 from geoseg.errors import GeosegError
 
@@ -54,6 +54,19 @@ class _Growing(_Common):
     """How many there are at least."""
     idle_checks: int = Field(default=30, ge=1)
     """Checks, one every two seconds, that find a worker idle before it ends."""
+    memory: str
+    """Of a job, or of a worker."""
+
+    @field_validator("memory")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
+        bytes_of(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory in bytes."""
+        return int(bytes_of(self.memory) or 0)
 
 
 class _Jobs(_Growing):

@@ -374,8 +374,10 @@ def _growing(
     """Let a cluster grow with the work, up to `workers`, and shrink to `minimum`."""
     import dask
 
+    processes = 1 if settings.kind == "kubernetes" else settings.processes
     grown = {
         "geoseg.workers": settings.workers,
+        "geoseg.memory": settings.memory_bytes / processes,
         "geoseg.slots": settings.workers * settings.threads,
         # What a block takes is not known before the first is done; guess high, so that
         # workers come at once and not one after the other.
@@ -405,8 +407,14 @@ def _jobs(settings: Jobs) -> Iterator[Client]:
     from geoseg.execution.jobqueue import queue_cluster
 
     cluster, refusals = queue_cluster(settings)
+    link = dask.config.get("distributed.dashboard.link")
+    listens = (settings.dashboard or "").rpartition(":")[0]
+    if listens not in {"", "0.0.0.0", "[::]"}:  # noqa: S104 - then Dask's link is right
+        link = link.replace("{host}", listens)
     with (
-        dask.config.set({"geoseg.refusals": refusals}),
+        dask.config.set(
+            {"geoseg.refusals": refusals, "distributed.dashboard.link": link}
+        ),
         _growing(cluster, settings) as client,
     ):
         yield client

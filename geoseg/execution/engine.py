@@ -160,11 +160,15 @@ def processes(client: Client | None) -> int:
 def worker_memory(client: Client | None) -> float | None:
     """Return what a client's workers may use each, in bytes: the smallest limit.
 
-    None where there is no client, no worker yet, or no limit.
+    Of a cluster that grows by itself, those that may come count too. None where there
+    is no client, no worker, or no limit.
     """
     if client is None:
         return None
+    import dask
+
     limits = checked_client(client).run_on_scheduler(_memory_limits)
+    limits.append(dask.config.get("geoseg.memory", None))
     return min(filter(None, limits), default=None)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.core.extras import require
-from geoseg.core.text import bytes_of
 from geoseg.errors import ClusterError, GeosegError, first_line
 from geoseg.execution.cluster_settings import Jobs, Lsf, Pbs, Sge, Slurm
 from geoseg.execution.resources import THREADS
@@ -109,7 +108,7 @@ def _of_slurm(settings: Slurm) -> dict[str, Any]:
 
 
 def _of_pbs(settings: Pbs) -> dict[str, Any]:
-    megabytes = int(bytes_of(settings.memory) or 0) >> 20
+    megabytes = settings.memory_bytes >> 20
     asked = f"select=1:ncpus={settings.cores}:mem={megabytes}MB"
     gpus = f":ngpus={settings.gpus}" if settings.gpus else ""
     return {
@@ -128,7 +127,7 @@ def _of_lsf(settings: Lsf) -> dict[str, Any]:
         "queue": settings.queue,
         "project": settings.account,
         "ncpus": settings.cores,
-        "mem": int(bytes_of(settings.memory) or 0),
+        "mem": settings.memory_bytes,
         "walltime": _hours(settings.walltime_seconds)[:-3],  # LSF has no seconds
         "log_directory": settings.log_directory,
         "job_extra_directives": [*gpus, *settings.directives],

@@ -40,7 +40,7 @@ from geoseg.execution.clusters import (
     open_client,
 )
 from geoseg.execution.dask_engine import DaskEngine
-from geoseg.execution.engine import engine, processes, unordered
+from geoseg.execution.engine import engine, processes, unordered, worker_memory
 from geoseg.execution.jobqueue import job_options
 from geoseg.execution.resources import (
     THREADS,
@@ -76,6 +76,7 @@ def test_the_files_to_copy_are_right(path):
         ("kind = 'slurm'\nworkers = 0", "workers: input should be greater than or"),
         ("kind = 'slurm'\nworkers = 2\nwalltme = '1:00'", "did you mean walltime?"),
         ("kind = 'slurm'\nworkers = 2\nwalltime = 'long'", "'long' is not a walltime"),
+        ("kind = 'slurm'\nworkers = 2\nmemory = 'much'", "'much' is not a size such"),
         ("kind = 'kubernetes'\nworkers = 2", "image is missing"),
         ("kind = 'address'\nadress = 'x'", "did you mean address?"),
         ("kind = 'ssh'\nhosts = []", "hosts: list should have at least 1 item"),
@@ -346,6 +347,8 @@ def test_workers_are_jobs_of_other_batch_systems(tmp_path, monkeypatch, kind):
         f"dashboard = '127.0.0.1:0'\nshared_directory = '{tmp_path}'\ntls = false\n",
     )
     with cluster_client(made) as client, engine(1, client=client) as tasks:
+        assert worker_memory(client) == 1e9, "known before there is a worker"
+        assert client.dashboard_link.startswith("http://127.0.0.1:"), "where it listens"
         tasks.submit("sum", operator.add, 1)
         (outcome,) = tasks.wait(120)
         assert outcome.result == 2
