@@ -490,6 +490,7 @@ def _ssh(settings: Ssh) -> Iterator[Client]:
             connect_options=dict(settings.connect),
             worker_options={
                 "nthreads": settings.threads,
+                "dashboard_address": "127.0.0.1:0",
                 "preload": ["geoseg.execution.resources"],
                 "env": {PROCESSES: str(max(Counter(settings.hosts).values()))},
             },

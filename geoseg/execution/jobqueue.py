@@ -84,6 +84,8 @@ def job_options(settings: Jobs) -> dict[str, Any]:
             f"{lifetime}s",
             "--lifetime-stagger",
             f"{min(margin, lifetime // 4)}s",
+            "--dashboard-address",  # in the clear, so not for the network
+            "127.0.0.1:0",
         ],
         "scheduler_options": {"dashboard_address": settings.dashboard},
         "shared_temp_directory": str(Path(settings.shared_directory).expanduser()),

@@ -326,6 +326,7 @@ def test_jobs_of_other_batch_systems_ask_for_what_the_file_says(
         assert re.search(f"^#(PBS|BSUB|\\$) {re.escape(line)}$", script, re.MULTILINE)
     for line in ("export OMP_NUM_THREADS=4", "module load cuda", "--nthreads 2"):
         assert line in script
+    assert "--dashboard-address 127.0.0.1:0" in script, "its page has no TLS"
 
 
 @pytest.mark.parametrize("kind", ["pbs", "lsf", "sge"])
