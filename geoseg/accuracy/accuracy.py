@@ -25,7 +25,7 @@ not be weighed: evaluate them on an equal-area grid, or as `counts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -108,6 +108,8 @@ class Accuracy:
     """Which estimator was used."""
     notes: tuple[str, ...]
     """Why that estimator, and what limits the figures; one sentence each."""
+    covered: float = 1.0
+    """Share of the area that the figures are of: 1 but for strata without samples."""
 
     def __repr__(self) -> str:
         right, low, high = self.overall.value, self.overall.low, self.overall.high
@@ -339,7 +341,10 @@ def estimate(
     )
     called = strata_names or (names if table.ndim == 2 else range(len(sizes)))
     limits = _limits(sampled, sizes, [str(c) for c in called]) if weighted else ()
-    return _assess(sample, names, estimator, (_WHY[estimator], *notes, *limits))
+    return replace(
+        _assess(sample, names, estimator, (_WHY[estimator], *notes, *limits)),
+        covered=float(sizes[kept].sum() / sizes.sum()),
+    )
 
 
 def _by_stratum(

@@ -75,7 +75,7 @@ def evaluate_map(
         kind=labels.kind,
         classes=labels.classes,
         accuracy=accuracy,
-        area_m2=compared_m2 if census else float(mapped_m2.sum()),
+        area_m2=compared_m2 if census else float(mapped_m2.sum() * accuracy.covered),
         mapped_m2=mapped_m2,
         coverage=total.compared / max(1, int(total.mapped.sum())),
         calibration=calibrate(total.by_confidence[1], total.by_confidence[0]),

@@ -41,7 +41,8 @@ class Evaluation:
     """Confusion matrix, accuracies, areas as proportions, disagreement."""
     area_m2: float
     """What the proportions are of, in true square metres; NaN without a CRS. For a
-    census that is what was compared, else all that is mapped."""
+    census that is what was compared, else all that is mapped but for strata without
+    samples."""
     mapped_m2: NDArray[np.float64]
     """(class,) area that the map gives each class, in true square metres."""
     coverage: float
@@ -249,11 +250,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _shown(estimate: Estimate) -> str:
-    if estimate.standard_error == 0:
-        return _number(estimate.value)
+    value, low, high = estimate.value, estimate.low, estimate.high
     if not np.isfinite(estimate.margin):
-        return f"{_number(estimate.value)} ± ?"
-    return f"{_number(estimate.value)} ± {_number(estimate.margin)}"
+        return f"{_number(value)} ± ?"
+    if low == high:
+        return _number(value)
+    if np.isclose(high - value, value - low):
+        return f"{_number(value)} ± {_number(estimate.margin)}"
+    if value in (low, high):
+        bound = f"≥ {_number(low)}" if value == high else f"≤ {_number(high)}"
+        return f"{_number(value)} ({bound})"
+    return f"{_number(value)} ({_number(low)} … {_number(high)})"
 
 
 def _number(value: float) -> str:

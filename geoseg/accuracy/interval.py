@@ -67,7 +67,8 @@ class Estimate:
             return low, high
         logit = np.log(p / (1 - p))
         half = self._z * self.standard_error / self.most / (p * (1 - p))
-        ends = self.most / (1 + np.exp(-(logit + half * np.array([-1.0, 1.0]))))
+        # The logistic function, in a form that does not overflow.
+        ends = self.most / 2 * (1 + np.tanh((logit + half * np.array([-1.0, 1.0])) / 2))
         return float(ends[0]), float(ends[1])
 
     def scaled(self, factor: float) -> Estimate:

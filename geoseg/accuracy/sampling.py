@@ -158,12 +158,13 @@ def _warn_of_thin(
     thin = [
         f"{c.name} ({k})"
         for c, size, k in zip(classes, pixels, shares, strict=True)
-        if size > 1 and k < min(2, size)
+        if k < min(2, size)
     ]
     if thin:
         warnings.warn(
             f"classes with fewer than 2 points ({', '.join(thin)}) will have no "
-            "interval of their own: ask for more with --minimum, or for more points",
+            "interval of their own, and those with none are left out of every figure: "
+            "ask for more with --minimum, or for more points",
             stacklevel=3,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,9 @@ class _Strata:
         stratum = np.concatenate([np.zeros(0, np.intp), *ours])
         counts, areas = _sampled(job, total, np.minimum(stratum, k - 1), k)
         return _Strata(
-            names=_with_areas([c.name for c in job.labels.classes], job, total),
+            names=_with_areas(
+                [c.name for c in job.labels.classes], job, total.mapped_area
+            ),
             counts=counts,
             areas=areas,
             pixels=total.mapped.astype(np.float64),
@@ -102,12 +104,14 @@ class _Strata:
         )
 
 
-def _with_areas(names: list[str], job: EvaluationJob, total: Tally) -> list[str]:
-    """Return names of classes with the areas that are mapped, where these are known."""
+def _with_areas(
+    names: Sequence[str], job: EvaluationJob, sizes: NDArray[Any]
+) -> list[str]:
+    """Return names of strata with their areas, where these are known."""
     if job.areas is None:
-        return names
+        return list(names)
     described = []
-    for name, m2 in zip(names, job.m2(total.mapped_area).tolist(), strict=True):
+    for name, m2 in zip(names, job.m2(sizes).tolist(), strict=True):
         factor, unit = area_unit(m2)
         described.append(f"{name}, {number(m2 / factor)} {unit}")
     return described
@@ -186,13 +190,45 @@ def _strata(job: EvaluationJob, total: Tally) -> _Strata | None:
         sizes = per_stratum * areas.sums.sum(axis=(1, 2)) / n
     else:
         sizes = _same_within(labels, m2, "stratum_m2", first, index) / job.areas.unit
+    names, more = strata.tolist(), _without_points(job, total, strata, on_map)
+    if more.any():
+        names += [c.name for c, m in zip(job.labels.classes, more, strict=True) if m]
+        none = np.zeros((more.sum(), job.k, job.k))
+        counts = np.concatenate([counts, none.astype(np.int64)])
+        areas = UnitAreas(
+            sums=np.concatenate([areas.sums, none]),
+            squares=np.concatenate([areas.squares, none]),
+        )
+        per_stratum = np.append(per_stratum, total.mapped[more])
+        sizes = np.append(sizes, total.mapped_area[more])
     return _Strata(
-        names=strata.tolist(),
+        names=_with_areas(names, job, sizes),
         counts=counts,
         areas=areas,
         pixels=per_stratum,
         sizes=sizes,
     )
+
+
+def _without_points(
+    job: EvaluationJob, total: Tally, strata: NDArray[Any], on_map: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Return which classes, (class,), are strata that no point was drawn of.
+
+    None where the strata are not the map's classes.
+
+    Args:
+        job: what is compared.
+        total: with the points that lie on the map, block by block.
+        strata: names of those that points are of.
+        on_map: (point,) the stratum of each of those on the map, in the same order.
+    """
+    names = np.array([c.name for c in job.labels.classes])
+    ours = np.concatenate([np.zeros(0, np.intp), *(o for _, o in total.points)])
+    on_class = ours < job.k
+    alike = names[ours[on_class].astype(np.intp)] == strata[on_map[on_class]]
+    missing: NDArray[np.bool_] = (total.mapped > 0) & ~np.isin(names, strata)
+    return missing & bool(alike.all())
 
 
 def _with_waiting(labels: PointLabels, name: str) -> NDArray[Any] | None:

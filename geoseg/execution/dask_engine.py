@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -43,6 +44,8 @@ NO_WORKERS_AFTER = 20.0
 GIVE_UP_AFTER = 600.0
 """Seconds without any worker after which a run ends; `--wait`, or Dask's setting
 `geoseg.wait`. A cluster that grows by itself is waited for without end."""
+ANSWERS_WITHIN = 15.0
+"""Seconds in which a worker hands over what it has done; else another does it."""
 SEND_EVERY = 0.1
 """Seconds between two messages with tasks, while no worker is short of them."""
 _LOG = logging.getLogger("geoseg")
@@ -357,7 +360,14 @@ class DaskEngine:
         whole = {f.key: f for _, f in found if f.status == "finished"}
         results: dict[str, Any] = {}
         with suppress(*_LOST):  # what is missing then is sent again
-            results = self._client.gather(whole, errors="skip") if whole else {}
+            # With a limit: Dask would wait for what died with its worker to be done
+            # again, which without another is never, and nobody would look after them.
+            results = self._client.sync(
+                partial(self._client.gather, asynchronous=True),
+                whole,
+                errors="skip",
+                callback_timeout=ANSWERS_WITHIN,
+            )
         outcomes = []
         self._worked = self._worked or bool(found)
         for tag, future in found:

@@ -117,7 +117,9 @@ def _areas(evaluation: Evaluation, k: int) -> Figure:
     ax.barh(
         rows,
         [a.value for a in areas],
-        xerr=[np.nan_to_num(a.margin) for a in areas],
+        xerr=np.nan_to_num(
+            [[a.value - a.low for a in areas], [a.high - a.value for a in areas]]
+        ),
         color=[c.color for c in evaluation.classes],
         capsize=3,
     )

@@ -210,6 +210,9 @@ def test_intervals_stay_within_nothing_and_all():
     few = estimate([[29, 1], [0, 30]], names="ab", strata=[1, 1]).per_class[0].users
     assert few.value + few.margin > 1
     assert 0.7 < few.low < few.value < few.high < 1
+    with np.errstate(all="raise"):  # a word of numpy's is none of ours
+        rare = Estimate(value=1e-9, standard_error=1e-3, most=1.0, n=50)
+        assert (rare.low, rare.high) == (0, 1)
     # Wilson (1927) where all are right: n / (n + z²).
     all_right = estimate([[30, 0], [0, 30]], names="ab", strata=[1, 1]).per_class[1]
     assert all_right.users.low == pytest.approx(30 / (30 + 1.96**2))

@@ -1,6 +1,7 @@
 """Samples: drawn right, the same for any blocks, and ready to be labelled."""
 
 import ast
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
+from rich.console import Console
 from scipy.stats import chisquare, kstest
 from stores import write_masks
 from tifs import write_tif
@@ -224,6 +226,31 @@ def test_classes_too_thin_for_an_interval_are_said_before_the_work(scene):
     masks, _, tmp = scene
     with pytest.warns(UserWarning, match=r"town \(1\)\).*--minimum"):
         sample(masks, tmp / "a.gpkg", n=50)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_class_without_labelled_points_is_named_and_no_area_is_made_of_it(
+    scene, waits
+):
+    masks, _, tmp = scene
+    path = sample(masks, tmp / "a.gpkg", n=60, minimum=5)
+    frame = geopandas.read_file(path, layer="samples")
+    frame["class"] = frame["stratum"]
+    town = frame["stratum"] == "town"
+    if waits:
+        frame.loc[town, "class"] = None
+    else:  # as when none was drawn
+        frame = frame[~town]
+    frame.to_file(path, layer="samples", driver="GPKG")
+    got = evaluate(masks, path)
+    water, forest, _ = got.mapped_m2
+    (said,) = (note for note in got.accuracy.notes if "left out" in note)
+    assert "(town, 25.0 ha; 2.2 % of the area)" in said
+    areas = [area.value for area in got.areas_m2()]
+    assert areas == pytest.approx([water, forest, 0])
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(got.tables())
+    assert "1.000 (≥ 0." in console.export_text(), "all right, of a few points"
 
 
 def test_class_maps_of_other_tools_are_sampled_and_evaluated(scene):

@@ -748,6 +748,21 @@ def _sleep(_, seconds):
     time.sleep(seconds)
 
 
+def test_answers_that_died_with_their_worker_are_not_waited_for(running, monkeypatch):
+    gather, asked = running.gather, []
+
+    def never_first(futures, **options):
+        asked.append(futures)
+        return asyncio.sleep(60) if len(asked) == 1 else gather(futures, **options)
+
+    monkeypatch.setattr(running, "gather", never_first)
+    monkeypatch.setattr("geoseg.execution.dask_engine.ANSWERS_WITHIN", 0.2)
+    with engine(1, client=running) as tasks:
+        tasks.submit("sum", operator.add, 1)
+        assert [o.result for o in tasks.wait(timeout=30)] == [2]
+    assert len(asked) == 2
+
+
 def test_kinds_of_clients_that_cannot_work_are_refused(running):
     with pytest.raises(GeosegError, match=r"takes a distributed\.Client.* is a str"):
         processes(running.scheduler.address)

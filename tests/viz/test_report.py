@@ -202,6 +202,16 @@ def test_intervals_come_from_an_evaluation(masks, tmp_path):
     assert "20.0 ± 2.00" in text
     assert "300 points of points.gpkg" in text
     assert "a note" in text
+    # Ends that are not as far are both told.
+    found["overall_accuracy"] = {
+        "value": 1.0,
+        "standard_error": 0.0,
+        "low": 0.9,
+        "high": 1.0,
+    }
+    path.write_text(json.dumps(found))
+    text = text_of(report(masks, tmp_path / "r.html", evaluation=path, overwrite=True))
+    assert "100 % (90.0 … 100) overall accuracy" in text
 
 
 def _odd_maps(make_store, folder):

@@ -214,9 +214,11 @@ def _interval(figure: Mapping[str, Any], scale: float, unit: str = "") -> str:
     if value is None:
         return "–"
     text = number(value * scale)
-    if figure.get("standard_error") and low is not None and high is not None:
-        text += f" ± {number((high - value) * scale)}"
-    return text + unit
+    if low is None or high is None or low == high:
+        return text + unit
+    if math.isclose(value - low, high - value):
+        return f"{text} ± {number((high - value) * scale)}{unit}"
+    return f"{text}{unit} ({number(low * scale)} … {number(high * scale)})"
 
 
 def _evaluation(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
