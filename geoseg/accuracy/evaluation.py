@@ -150,7 +150,7 @@ class Evaluation:
 
     def _accuracy_table(self) -> Table:
         columns = ("user's", "producer's", "F1", "IoU", "area km²", "mapped km²")
-        title = f"{self.masks} against {self.reference}"
+        title = f"{Path(self.masks).name} against {self.reference}"
         table = empty_table(title, "class", columns)
         for c, (figures, area, mapped) in zip(
             self.classes, self._figures(), strict=True

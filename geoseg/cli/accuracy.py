@@ -75,6 +75,11 @@ def evaluate(
         draw_evaluation(found, written.figures)
     kappa = written.kappa
     _print(found.to_dict(kappa=kappa), lambda: found.tables(kappa=kappa), output)
+    if not (output.as_json or output.quiet):
+        to = redact(str(options.reference))
+        click.echo(
+            step("where it is wrong", "report", redact(masks), "--reference", to)
+        )
 
 
 def _check_places(*files: str | None) -> None:

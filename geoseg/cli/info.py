@@ -162,7 +162,7 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     question = suspected(source)
     notes = unique([*source.notes, *([question] if question else [])])
     grid, size = source.grid, source.grid.pixel_size_m
-    metres = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m"
+    metres = "" if size is None else f", {size[1]:.3g} x {size[0]:.3g} m"
     bands = [band.name for band in source.bands]
     scaled = [band for band in source.bands if band.is_scaled]
     given = source.nodata if isinstance(source, RasterFile) else ()

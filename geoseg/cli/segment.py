@@ -160,9 +160,8 @@ def _summary(
     }
     did = "it was complete already"
     if facts.pixels:
-        did = (
-            f"{counted(facts.windows, 'window')} in {seconds:.1f} s, {speed:.1f} Mpx/s"
-        )
+        windows = counted(facts.windows, "window")
+        did = f"{windows} in {seconds:.1f} s, {number(speed)} Mpx/s"
         summary["devices"] = sorted(facts.devices)
         if any(device.endswith("openvino") for device in facts.devices):
             did += ", by OpenVINO"

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from geoseg.core.files import made_folder, replacing
-from geoseg.core.text import counted, redact
+from geoseg.core.text import counted, number, redact
 from geoseg.demo.example import example
 from geoseg.errors import ModelError, RasterError
 from geoseg.location import without_folders
@@ -87,7 +87,7 @@ class DemoResult:
         """Return everything as people read it."""
         head = (
             f"{self.width} x {self.height} pixels segmented by {self.model} at "
-            f"{self.mpx_per_s:.1f} Mpx/s, {counted(self.polygons, 'polygon')}, "
+            f"{number(self.mpx_per_s)} Mpx/s, {counted(self.polygons, 'polygon')}, "
             f"{self.seconds['total']:.0f} s in all, peak memory "
             f"{self.peak_memory_bytes / 1e9:.2f} GB"
         )

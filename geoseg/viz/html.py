@@ -133,7 +133,7 @@ def run_html(facts: RunInfo) -> str:
 
 def _grid_facts(grid: Grid) -> list[tuple[str, str]]:
     metres = grid.pixel_size_m
-    of = "" if metres is None else f", {metres[0]:.3g} × {metres[1]:.3g} m each"
+    of = "" if metres is None else f", {metres[1]:.3g} × {metres[0]:.3g} m each"
     return [
         ("pixels", f"{grid.width:,} × {grid.height:,}{of}"),
         ("CRS", crs_name(grid)),
