@@ -376,7 +376,7 @@ def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFi
     bands = _bands(header, path, at)
     dtype = np.result_type(*{header.dtypes[i] for i in at})
     nodata = tuple(header.nodata[i] if told.nodata is None else told.nodata for i in at)
-    product = known(path, bands) if told.product else None
+    product = known(path, bands, dtype) if told.product else None
     if product is not None:
         bands = product.bands
         if not any(n is not None for n in nodata):

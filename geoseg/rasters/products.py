@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
@@ -32,6 +32,9 @@ from geoseg.rasters.bands import (
 )
 from geoseg.rasters.named_files import read_bytes
 from geoseg.rasters.source import SourceBand
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RASTER_SUFFIXES: Final = frozenset(
     {".tif", ".tiff", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".asc", ".dat", ".bil"}
@@ -111,13 +114,36 @@ class Product:
 # --- what numbers mean ---
 
 
-def known(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
+def known(
+    path: str, bands: tuple[SourceBand, ...], dtype: np.dtype[Any]
+) -> Product | None:
     """Return what is known of a file by its name and its product's metadata, or None.
+
+    A file under the name of one that was converted since, so that its tags say what
+    its numbers mean or they are no whole numbers, is believed.
 
     Args:
         path: What GDAL opens.
         bands: Its bands as the file has them.
+        dtype: Its pixels'.
     """
+    found = _by_name(path, bands)
+    if found is None or not any(b.is_scaled for b in found.bands):
+        return found
+    if dtype.kind == "f":
+        why = f"has {dtype} numbers, which the product has not: they count as they are"
+    elif any(b.is_scaled for b in bands):
+        why = "has tags of its own that say what its numbers mean: they count"
+    else:
+        return found
+    own = zip(found.bands, bands, strict=True)
+    told = tuple(replace(f, scale=b.scale, offset=b.offset) for f, b in own)
+    note = f"{_stem(path)} is named as a product, and {why}"
+    nodata = None if dtype.kind == "f" else found.nodata
+    return replace(found, bands=told, nodata=nodata, notes=(note,))
+
+
+def _by_name(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
     if _SUBDATASET.match(path) and any(map(_is_sentinel2, bands)):
         return _sentinel2_part(path, bands)
     found = _of_one_band(path, bands[0]) if len(bands) == 1 else None
@@ -228,32 +254,30 @@ def _metadata(path: str) -> str | None:
 
 
 def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Product:
-    """Level 2 has fixed factors; of level 1 they stand in the MTL file."""
-    stem = re.sub(r"(?:_S[RT])?_B\d{1,2}(?:_VCID_[12])?\.\w+$", "", path)
-    kinds = (_metadata(f"{stem}_MTL.{kind}") for kind in ("txt", "xml", "json"))
-    told = next(filter(None, kinds), None)
+    """Level 2 of collection 2 has fixed factors; of level 1 the MTL file has them."""
     kind = match["kind"]
     if kind == "ST":  # a temperature: no index is made of it
-        scaled = replace(band, scale=0.00341802, offset=149.0)
-    elif kind == "SR":
+        told = replace(band, scale=0.00341802, offset=149.0)
+        return Product(bands=(told,), nodata=0)
+    if kind == "SR":
         scaled = replace(band, scale=2.75e-5, offset=-0.2)
     else:
-        scaled = _landsat_level1(told or "", band, match["band"].removeprefix("B"))
-    if not told:
+        scaled = _landsat_level1(path, band, match["band"].removeprefix("B"))
+    said = f"Landsat {match['level']}: 0 is nodata; "
+    if scaled is band:
         note = (
-            f"Landsat {match['level']} without its MTL file: 0 is nodata; numbers are "
-            "used as they are stored"
+            "numbers are used as they are stored, no MTL file tells their reflectance"
         )
-        more = "; reflectance would be number x 2.75e-05 - 0.2" * (kind == "SR")
-        return Product(bands=(band,), nodata=0, notes=(note + more,))
-    rule = f"number x {scaled.scale:g} {scaled.offset:+g}"
-    note = f"Landsat {match['level']}: 0 is nodata; reflectance = {rule}"
-    shown = scaled.is_scaled and kind != "ST"
-    return Product(bands=(scaled,), nodata=0, notes=(note,) * shown)
+    else:
+        note = f"reflectance = number x {scaled.scale:g} {scaled.offset:+g}"
+    return Product(bands=(scaled,), nodata=0, notes=(said + note,))
 
 
-def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
-    """Top-of-atmosphere reflectance, for the sun's height."""
+def _landsat_level1(path: str, band: SourceBand, number: str) -> SourceBand:
+    """Top-of-atmosphere reflectance, for the sun's height; as it is without an MTL."""
+    stem = re.sub(r"(?:_S[RT])?_B\d{1,2}(?:_VCID_[12])?\.\w+$", "", path)
+    kinds = (_metadata(f"{stem}_MTL.{kind}") for kind in ("txt", "xml", "json"))
+    text = next(filter(None, kinds), None) or ""
     values = dict(
         re.findall(r"(\w+) = (-?[\d.Ee+-]+)\s*\n", text)
         or re.findall(r"<(\w+)>\s*(-?[\d.Ee+-]+)\s*</", text)
