@@ -8,8 +8,8 @@ of these: `BlendStep` of scores, `LabelStep` of labels, `ObjectStep` of objects
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -35,13 +35,10 @@ from geoseg.inference.windows import Cells, cells_with_data
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from geoseg.core.tiling import Tiling
     from geoseg.inference.device_memory import Device
     from geoseg.inference.work import Run, Work
     from geoseg.models.card import Card
     from geoseg.models.contract import Model
-
-_KEPT = 256  # tensors of weights on the device
 
 
 class BlockStep(Protocol):
@@ -58,7 +55,7 @@ class BlockStep(Protocol):
         """Make room on the device for what windows are added to; in a task's thread."""
         ...
 
-    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:
+    def inputs(self, runs: Sequence[Run], size: int) -> tuple[Any, ...]:
         """Return what goes in beside the pixels of a batch of `size` windows."""
         ...
 
@@ -109,8 +106,9 @@ class BlendStep:
             is_fixed: Whether it can be recorded.
         """
         self.card, self._blended, self.is_fixed = card, blended, is_fixed
-        self._weights: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._ramps: dict[int, tuple[torch.Tensor, ...]] = {}  # by side of a window
         self._values: torch.Tensor | None = None
+        self._lock = Lock()
 
     def cells(self, work: Work) -> Cells:
         """Return those that hold a valid pixel."""
@@ -118,21 +116,28 @@ class BlendStep:
 
     def begin(self, work: Work, device: Device) -> None:
         """Make room for the sums (class, y, x) int32 of the block and its halo."""
-        if self._values is None:
-            self._values = device.sent(values_of(self.card).view(_signed(self.card)))
+        with self._lock:
+            if self._values is None:
+                tiling, values = work.block.tiling, values_of(self.card)
+                for side in {side for shape in tiling.shapes for side in shape}:
+                    self._ramps[side] = ramps_of(side, tiling.overlap, device)
+                self._values = device.sent(values.view(_signed(self.card)))
         work.valid = valid_inside(work, device)
         area = work.area
         work.kept = device.zeros((self.card.channels, area.height, area.width))
 
-    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:
-        """Return the weights of windows along y and x."""
+    def inputs(self, runs: Sequence[Run], size: int) -> tuple[Any, ...]:
+        """Return the weights of windows along y and x, of ramps that lie there."""
         cells = [cell for run in runs for cell in run.cells]
         cells += cells[-1:] * (size - len(cells))
         tiling = runs[0].work.block.tiling
         window = tiling.model_window(*cells[0])
-        return (
-            self._ramps(window.height, [c[0] for c in cells], tiling, device, axis=0),
-            self._ramps(window.width, [c[1] for c in cells], tiling, device, axis=1),
+        sides = (window.height, window.width)
+        counts = (tiling.cell_rows, tiling.cell_cols)
+        along = zip(zip(*cells, strict=True), sides, counts, strict=True)
+        return tuple(
+            torch.stack([self._ramps[side][_ends(n, count)] for n in numbers])
+            for numbers, side, count in along
         )
 
     def blank_inputs(
@@ -196,23 +201,17 @@ class BlendStep:
             forward_seconds=seconds,
         )
 
-    def _ramps(
-        self, side: int, cells: list[int], tiling: Tiling, device: Device, *, axis: int
-    ) -> torch.Tensor:
-        """Return the weights of a batch's windows along one axis, (n, side) int32."""
-        count = (tiling.cell_rows, tiling.cell_cols)[axis]
-        ends = [2 * (cell > 0) + (cell < count - 1) for cell in cells]
-        key = (side, *ends)
-        if key not in self._weights:
-            rows = [
-                ramp(side, tiling.overlap, before=bool(e & 2), after=bool(e & 1))
-                for e in ends
-            ]
-            self._weights[key] = device.sent(np.stack(rows))
-            while len(self._weights) > _KEPT:
-                self._weights.popitem(last=False)
-        self._weights.move_to_end(key)
-        return self._weights[key]
+
+def _ends(cell: int, cells: int) -> int:
+    """Return on which sides a cell has neighbours along an axis: 2 before, 1 after."""
+    return 2 * (cell > 0) + (cell < cells - 1)
+
+
+def ramps_of(side: int, overlap: int, device: Device) -> tuple[torch.Tensor, ...]:
+    """Return the weights (side,) of a window with each kind of ends, on the device."""
+    ends = ((bool(e & 2), bool(e & 1)) for e in range(4))
+    rows = (ramp(side, overlap, before=b, after=a) for b, a in ends)
+    return tuple(map(device.sent, rows))
 
 
 class LabelStep:
@@ -233,7 +232,7 @@ class LabelStep:
         labels = np.full((len(rows), stride, len(cols), stride), nodata, dtype)
         work.kept = device.sent(labels)
 
-    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:  # noqa: ARG002
+    def inputs(self, runs: Sequence[Run], size: int) -> tuple[Any, ...]:  # noqa: ARG002
         """Return nothing."""
         return ()
 

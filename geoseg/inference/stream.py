@@ -299,7 +299,7 @@ class Stream:
         """Cut windows, fill the batch, and ask the step."""
         batch = filled(taken, size, shape, self.device.device)
         batch = unsigned(batch, taken[0].work.pixels.values.dtype)
-        inputs = self._step.inputs(taken, size, self.device)
+        inputs = self._step.inputs(taken, size)
         return self._stepped(shape, batch, *inputs)
 
     def _stepped(self, shape: Shape, *inputs: Any) -> tuple[Any, ...]:  # noqa: ANN401

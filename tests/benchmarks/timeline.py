@@ -33,7 +33,7 @@ PLACES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (Device, ("sent", "zeros", "fetched")),
     (BlendStep, ("inputs", "answer")),
     (scheduler, ("_fill", "_take")),
-    (block_cache, ("pack", "unpacked")),
+    (block_cache, ("pack_arrays", "check_packed", "unpacked")),
     (Masks, ("write", "mark_done", "check_current")),
 )
 """What is looked at: functions by module or class."""

@@ -53,11 +53,11 @@ class ObjectStep:
         if self._stuff is not None:
             self._stuff.begin(work, device)
 
-    def inputs(self, runs: Sequence[Run], size: int, device: Device) -> tuple[Any, ...]:
+    def inputs(self, runs: Sequence[Run], size: int) -> tuple[Any, ...]:
         """Return what the model is asked of each window, and weights of scores."""
         window = runs[0].work.block.tiling.model_window
         asked = [self._model.asked(window(*c)) or () for run in runs for c in run.cells]
-        weights = self._stuff.inputs(runs, size, device) if self._stuff else ()
+        weights = self._stuff.inputs(runs, size) if self._stuff else ()
         return (asked, *weights)
 
     def blank_inputs(
