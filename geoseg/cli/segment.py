@@ -126,7 +126,7 @@ def _run(
         **options.of_store,
     )
     seconds = perf_counter() - begun
-    summary, lines = _summary(made, masks, facts, seconds, workers)
+    summary, lines = _summary(made, masks, facts, seconds)
     if not output.silent or output.as_json:
         found = areas(masks)
         summary["areas"] = found
@@ -145,7 +145,7 @@ def _next(masks: Masks, found: dict[str, Any], raster: str | None) -> str:
 
 
 def _summary(
-    made: Plan, masks: Masks, facts: RunInfo, seconds: float, processes: int
+    made: Plan, masks: Masks, facts: RunInfo, seconds: float
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what was done, as JSON and as lines."""
     speed = facts.pixels / 1e6 / seconds
@@ -165,8 +165,7 @@ def _summary(
         summary["devices"] = sorted(facts.devices)
         if any(device.endswith("openvino") for device in facts.devices):
             did += ", by OpenVINO"
-        if any(not device.startswith("cpu") for device in facts.devices):
-            share = facts.forward_seconds / seconds / processes
+        if (share := facts.gpu_share) is not None:
             summary["device_share"] = round(share, 3)
             did += f", GPU at work {share:.0%} of the time"
     elif facts.finished:

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 from geoseg.core.text import bytes_of, redact, seconds_of
 from geoseg.core.toml_settings import Settings, checked_as, read_toml
 from geoseg.errors import GeosegError
+from geoseg.execution.resources import feeding_threads
 
 _ADDRESS = re.compile(r"(?:[a-z]+://)?(?:\[[^\s@\]]+\]|[^\s@:/]+):\d+")
 _FORM = "tcp://host:port, such as tcp://localhost:8786"
@@ -20,7 +21,9 @@ _WALLTIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 class _Common(Settings):
     threads: int = Field(default=2, ge=1)
-    """Blocks in work at once in a process; one computes, the others read and write."""
+    """Blocks in work at once in a process; one computes, the others read and write. A
+    process with a GPU has as many as feed it, its share of the cores and four, unless
+    this is given."""
     dashboard: str | None = "127.0.0.1:8787"
     """Where the dashboard listens; null for none."""
     dask: Mapping[str, Any] = Field(default_factory=dict)
@@ -67,6 +70,17 @@ class _Growing(_Common):
     def memory_bytes(self) -> int:
         """The memory in bytes."""
         return int(bytes_of(self.memory) or 0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _feeds_gpus(cls, given: Any) -> Any:  # noqa: ANN401 - what a file holds
+        if not isinstance(given, Mapping) or "threads" in given or "gpus" not in given:
+            return given
+        its = given.get("cores", given.get("cpus", 4))
+        had = [its, given.get("processes", 1), given["gpus"]]
+        if not all(type(n) is int and n > 0 for n in had):  # said when it is looked at
+            return given
+        return {**given, "threads": feeding_threads(had[0], had[1])}
 
 
 class _Jobs(_Growing):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.core.extras import require
 from geoseg.errors import ClusterError, GeosegError, MissingExtraError, first_line
-from geoseg.execution.resources import PROCESSES, THREADS, cores
+from geoseg.execution.resources import PROCESSES, THREADS, cores, feeding_threads
 from geoseg.execution.versions import check_versions
 
 if TYPE_CHECKING:
@@ -346,6 +346,9 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
     from distributed import Scheduler, SpecCluster
 
     gpus = _gpus_of(settings)
+    threads = settings.threads
+    if "threads" not in settings.model_fields_set:
+        threads = feeding_threads(cores(), len(gpus))
     with _own_threads():
         cluster = SpecCluster(
             scheduler={
@@ -357,7 +360,7 @@ def _gpus(settings: Gpus) -> Iterator[Client]:
                     "dashboard": settings.dashboard is not None,
                 },
             },
-            workers=gpu_workers(gpus, threads=settings.threads, memory=settings.memory),
+            workers=gpu_workers(gpus, threads=threads, memory=settings.memory),
         )
     with _own_threads(), _closing(cluster), _closing(_client(cluster)) as client:
         yield client

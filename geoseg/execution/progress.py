@@ -37,6 +37,8 @@ class Progress:
     """Windows of which the answers are there, also of blocks that are at work."""
     all_cells: int = 0
     """All windows; 0 where they are not counted."""
+    gpu_share: float | None = None
+    """Share of the time that GPUs were at work; None without any."""
 
 
 def reported(
@@ -142,4 +144,5 @@ def _speed(now: Progress, seconds: float) -> str:
     failed = f" · {now.failed} failed" if now.failed else ""
     if seconds < _SHORTEST:  # nothing was seen of the work
         return failed.lstrip(" ·")
-    return f"{now.pixels / 1e6 / seconds:.1f} Mpx/s{failed}"
+    used = "" if now.gpu_share is None else f" · GPU {now.gpu_share:.0%} used"
+    return f"{now.pixels / 1e6 / seconds:.1f} Mpx/s{used}{failed}"

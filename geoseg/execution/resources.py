@@ -14,6 +14,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that say how many threads a process computes with."""
 PROCESSES = "GEOSEG_PROCESSES"
 """Variable that says how many worker processes there are on a machine."""
+_DECODING = 32
+"""Threads that feed the quickest GPU, whatever the codec."""
 _CGROUP = Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT = 256 << 20
@@ -44,6 +46,14 @@ def memory_limit() -> float | None:
     except ValueError:
         return None
     return worker.memory_manager.memory_limit if worker else None
+
+
+def feeding_threads(cores_: int, processes: int = 1) -> int:
+    """Return how many threads a process needs to feed a GPU, of a machine's cores.
+
+    Its share of the cores decodes; others wait for the GPU, or write.
+    """
+    return max(4, min(_DECODING, cores_ // processes) + 4)
 
 
 def threads() -> int:

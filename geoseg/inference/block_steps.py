@@ -28,6 +28,7 @@ from geoseg.inference.semantic import (
     not_finite,
     values_of,
     wrong_labels,
+    zeros,
 )
 from geoseg.inference.semantic import blank as blank_arrays
 from geoseg.inference.windows import Cells, cells_with_data
@@ -46,6 +47,8 @@ class BlockStep(Protocol):
 
     is_fixed: bool
     """Whether a batch is a function of tensors that can be recorded, or compiled."""
+    divides: bool
+    """Whether answers of parts of a block can be joined to the block's."""
 
     def cells(self, work: Work) -> Cells:
         """Return the cells of a block whose windows are to be passed, row by row."""
@@ -90,6 +93,8 @@ class BlockStep(Protocol):
 
 class BlendStep:
     """Scores, weighted and added up; a `PartialBlock` of them."""
+
+    divides = True
 
     def __init__(
         self,
@@ -216,6 +221,8 @@ def ramps_of(side: int, overlap: int, device: Device) -> tuple[torch.Tensor, ...
 
 class LabelStep:
     """Labels, of which every window's inner cell is kept; a `PartialBlock` of them."""
+
+    divides = True
 
     def __init__(self, model: Model) -> None:
         self._model, self.card, self.is_fixed = model, model.card, model.records
@@ -383,15 +390,10 @@ def _cut_up(
 def _blank_block(work: Work, card: Card) -> PartialBlock:
     """Return a block without a valid pixel; its neighbours get zeros."""
     block = work.block
-
-    def zeros(window: Window) -> PartialSums:
-        shape = (card.channels, window.height, window.width)
-        return PartialSums(window=window, sums=np.zeros(shape, np.int32))
-
     return PartialBlock(
         arrays=blank_arrays(block.window, card, work.names),
-        border=tuple(map(zeros, border_of(block))),
-        halo={key: zeros(window) for key, window in halo_of(block).items()},
+        border=tuple(zeros(window, card) for window in border_of(block)),
+        halo={key: zeros(w, card) for key, w in halo_of(block).items()},
         windows=0,
         forward_seconds=0.0,
     )

@@ -34,9 +34,19 @@ class Memory:
     """What one block in work needs."""
     tasks: int
     """Blocks in work at once."""
-    device: float = 0.0
-    """What weights, a batch and blocks take of a GPU's memory, which is not counted
-    above."""
+    on_device: float = 0.0
+    """What weights and a batch take of a GPU's memory, which is not counted above."""
+    block_on_device: float = 0.0
+    """What a block takes of it."""
+    device_room: float = float("inf")
+    """What may be used of it."""
+
+    @property
+    def device(self) -> float:
+        """Peak bytes of the GPU: blocks go there while there is room, one always."""
+        blocks = self.tasks * self.block_on_device
+        room = max(self.block_on_device, self.device_room - self.on_device)
+        return self.on_device + min(blocks, room)
 
     @property
     def total(self) -> float:
@@ -72,6 +82,7 @@ def estimate_memory(
     tiling: Tiling,
     arrays: Sequence[str],
     tasks: int,
+    room: float = float("inf"),
 ) -> Memory:
     """Add up the arrays that a worker holds at its peak.
 
@@ -81,6 +92,7 @@ def estimate_memory(
         tiling: Its block counts.
         arrays: Arrays of the masks.
         tasks: Blocks in work at once in a process.
+        room: Bytes that may be used of a GPU.
     """
     card = recipe.card
     block = tiling.block
@@ -92,15 +104,17 @@ def estimate_memory(
     read = reach**2 * (2 * stored + 2) + reading_bytes(source)
     kept = [name for name in arrays if name not in {"classes", "instances"}]
     outputs = block**2 * (2 + bytes_per_pixel(kept, card.classes))
-    sums = partial = device = 0.0
+    sums = partial = 0.0
+    device: dict[str, float] = {}
     model = recipe.load()
     own = float(model.working_bytes())
     blends = card.output != "labels" and card.task != "instance"
     if model.streams:
         partial = 2 * 8 * tiling.margin * block * classes * 4 * blends
         if model.device != "cpu":
-            on_device = block_bytes(tiling, card, pixel, arrays)
-            device, own = own + tasks * on_device, 0.0
+            one = block_bytes(tiling, card, pixel, arrays)
+            device = {"on_device": own, "block_on_device": one, "device_room": room}
+            own = 0.0
     elif card.output != "labels":
         sums = classes * tiling.window * reach * 4
         partial = 2 * 8 * tiling.margin * block * classes * 4
@@ -116,7 +130,7 @@ def estimate_memory(
         model=max(own, splitting),
         per_task=read + 2 * outputs + sums + partial + objects,
         tasks=tasks,
-        device=device,
+        **device,
     )
 
 

@@ -15,7 +15,7 @@ from geoseg.core.series_options import QUALITY
 from geoseg.core.text import counted, size
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
-from geoseg.execution.resources import cores
+from geoseg.execution.resources import cores, feeding_threads
 from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
@@ -36,12 +36,14 @@ from geoseg.rasters.time import Series
 
 _ROOM = 3e9
 """Bytes that a process uses at most unless the user says otherwise."""
-_ROOM_BESIDE_A_GPU = 12e9
+_ROOM_BESIDE_A_GPU = 16e9
 """Likewise beside a GPU, which is fed by many threads and with large blocks."""
 _LARGEST_STREAMED = 4096
 """Side of the largest blocks that a device is given, in pixels."""
 _STREAMED = 8
 """Blocks that a device is given at least, so that it is fed while others are read."""
+_AT_ONCE = 3
+"""Blocks that a device has room for at once."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
 
@@ -172,7 +174,7 @@ def plan_of(
         opened = _at_resolution(opened, metres, options.resolution)
     cut = tiling_of(opened.grid, recipe.card, overlap=options.overlap, chunk=chunk)
     recipe = quickest(recipe.given(opened), cut.windows).fit(opened)
-    usual = _room(streams=recipe.load().streams)
+    usual = _room(workers, streams=recipe.load().streams)
     room = options.memory_bytes or min(usual, worker_memory or usual)
     with recipe.telling():
         plan = _cut(opened, recipe, options, workers, room, chunk)
@@ -184,13 +186,29 @@ def plan_of(
     )
 
 
-def _room(*, streams: bool) -> float:
-    """Return the bytes that a process uses at most unless the user says otherwise."""
+def _room(workers: int, *, streams: bool) -> float:
+    """Return the bytes that a process uses at most unless the user says otherwise.
+
+    Processes beside GPUs of one machine share half of its memory.
+    """
     if not streams:
         return _ROOM
     import psutil
 
-    return float(min(_ROOM_BESIDE_A_GPU, max(_ROOM, psutil.virtual_memory().total / 4)))
+    share = psutil.virtual_memory().total / 2 / max(2, workers)
+    return float(min(_ROOM_BESIDE_A_GPU, max(_ROOM, share)))
+
+
+def _device_room(recipe: ModelRecipe) -> float:
+    """Return the bytes that may be used of a GPU; without one any number."""
+    model = recipe.load()
+    if not model.streams or not model.device.startswith("cuda"):
+        return float("inf")
+    import torch
+
+    from geoseg.models.networks.device import free_memory
+
+    return free_memory(torch.device(model.device), recipe.options.device_memory)
 
 
 def _reading(options: PlanOptions) -> dict[str, Any]:
@@ -239,18 +257,18 @@ def _cut(
     if options.quality:
         arrays, read = (*arrays, *QUALITY), with_quality(source)
     tiling = tiling_of(source.grid, card, overlap=options.overlap, chunk=chunk)
-    streams = recipe.load().streams
+    streams, device_room = recipe.load().streams, _device_room(recipe)
     tasks = 2
-    if streams:  # as many as decode, and some that wait or write
-        tasks = max(4, cores() + 4)
+    if streams:
+        tasks = feeding_threads(cores(), workers)
     elif card.output == "labels":
         tasks = cores()
     if options.block is not None:
         tiling = replace(tiling, block=options.block)
     else:
-        smallest = estimate_memory(read, recipe, tiling, arrays, tasks)
+        smallest = estimate_memory(read, recipe, tiling, arrays, tasks, device_room)
         tiling = with_block(tiling, smallest, workers, room, streams=streams)
-    needed = estimate_memory(read, recipe, tiling, arrays, tasks)
+    needed = estimate_memory(read, recipe, tiling, arrays, tasks, device_room)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
         source=noted(source, *recipe.load().notes, *answers_told(recipe, source)),
@@ -293,7 +311,8 @@ def with_block(
     """Return the tiling with blocks as large as a process has room for.
 
     A GPU takes one block after the other, each with a fixed cost: so a process that has
-    one gets few blocks and large ones. Of a CPU every task gets some.
+    one gets few blocks and large ones, of which it holds a few at once: one at work,
+    others coming and going. Of a CPU every task gets some.
 
     Args:
         tiling: With blocks of one chunk.
@@ -303,10 +322,14 @@ def with_block(
         streams: Whether a device is given blocks.
     """
     left = room - smallest.process - smallest.model
+    times = left / smallest.tasks / smallest.per_task  # as large as the smallest block
+    if smallest.block_on_device:
+        there = smallest.device_room - smallest.on_device
+        times = min(times, there / _AT_ONCE / smallest.block_on_device)
     side = auto_block(
         tiling,
-        bytes_per_pixel=smallest.per_task / tiling.block**2,
-        budget=max(left / smallest.tasks, 0),
+        bytes_per_pixel=1,
+        budget=max(times, 0) * tiling.block**2,
         least=workers * (_STREAMED if streams else 3 * smallest.tasks),
         largest=_LARGEST_STREAMED if streams else LARGEST_BLOCK,
     )

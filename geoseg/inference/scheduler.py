@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,20 @@ class RunInfo:
     """Time in joining blocks and writing them, all workers'."""
     devices: set[str] = field(default_factory=set)
     """What the model ran on."""
+
+    begun: float = field(default_factory=perf_counter)
+    """When its first block was."""
+    seconds: float = 0.0
+    """From then to its last block."""
+    processes: int = 1
+    """How many were at work."""
+
+    @property
+    def gpu_share(self) -> float | None:
+        """Share of the time that GPUs were at work; None without any."""
+        if not self.seconds or all(d.startswith("cpu") for d in self.devices):
+            return None
+        return min(1.0, self.forward_seconds / self.seconds / self.processes)
 
     @property
     def other_seconds(self) -> float:
@@ -119,6 +134,7 @@ class _State:
             windows=self.info.windows,
             inferred=self.inferred,
             failed=len(self.failed),
+            gpu_share=self.info.gpu_share,
         )
 
     def submit(self, tasks: Engine, key: Key) -> None:
@@ -228,6 +244,8 @@ def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> No
         outcomes = tasks.wait(_LOOK)
         for outcome in outcomes:
             _take(state, outcome)
+        state.info.seconds = perf_counter() - state.info.begun
+        state.info.processes = tasks.workers
         if outcomes or tasks.counted != before:
             before = tasks.counted
             show(state.progress(before))

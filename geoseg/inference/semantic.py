@@ -140,13 +140,14 @@ def finish_block(
     for own in partial.border:
         sums = own.sums.copy()
         for theirs in halo:
-            _add_overlap(sums, own.window, theirs)
+            add_overlap(sums, own.window, theirs)
         here = own.window.relative_to(own.window)
         _label(arrays, valid, sums, here, own.window.relative_to(block.window), card)
     return arrays
 
 
-def _add_overlap(sums: NDArray[np.int32], where: Window, theirs: PartialSums) -> None:
+def add_overlap(sums: NDArray[np.int32], where: Window, theirs: PartialSums) -> None:
+    """Add to sums of a window, in place, what others have of its pixels."""
     shared = where.intersection(theirs.window)
     if shared is not None:
         here = (slice(None), *shared.relative_to(where).slices)
@@ -344,8 +345,8 @@ class _Blended:
         self._window, self._card = block.window, card
         self._valid = pixels.valid_in(block.window)
         self.arrays = blank(block.window, card, names)
-        self.border = [_zeros(window, card) for window in border_of(block)]
-        self.halo = {key: _zeros(w, card) for key, w in halo_of(block).items()}
+        self.border = [zeros(window, card) for window in border_of(block)]
+        self.halo = {key: zeros(w, card) for key, w in halo_of(block).items()}
 
     def keep(self, complete: Iterator[tuple[Window, Any]]) -> None:
         """Label rows that lie in the block, keep sums of those in border and halo."""
@@ -363,7 +364,8 @@ class _Blended:
                     kept.sums[at] = _here(of_rows)
 
 
-def _zeros(window: Window, card: Card) -> PartialSums:
+def zeros(window: Window, card: Card) -> PartialSums:
+    """Return sums of a window to which nothing was added yet."""
     shape = (card.channels, window.height, window.width)
     return PartialSums(window=window, sums=np.zeros(shape, np.int32))
 

@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from geoseg.core.text import size as text_of
 from geoseg.errors import ModelError, first_line, says_device_is_lost
 from geoseg.execution.progress_count import COUNT
 from geoseg.inference.device_memory import Device, Mark, unsigned
 from geoseg.inference.memory import block_bytes
+from geoseg.inference.parts import block_of, parts_of, pixels_of
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.work import Run, Shape, Work, filled, given_back, taken_of
 from geoseg.models.networks.device import is_out_of_memory
@@ -81,6 +83,7 @@ class Stream:
         self._replay: Step | None = None
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._pending: dict[Shape, deque[Run]] = {}
+        self._largest = memory or float("inf")  # of a block; others go in parts
         self._taken = 0.0
         self._lock = threading.Condition()
         self._open = 0  # tasks that wait for room, or for their block's answer
@@ -113,7 +116,8 @@ class Stream:
         work = self._prepared(block, pixels, names)
         if not work.left:
             return self._step.answer(work, [], 0.0)
-        self._send(work)
+        if not self._send(work):
+            return self._in_parts(work)
         try:
             with self._lock:
                 self._open += 1
@@ -126,9 +130,19 @@ class Stream:
                 self._lock.notify_all()
         return self._step.answer(work, arrays, self._take_busy())
 
-    def _send(self, work: Work) -> None:
-        """Copy a block to the device, when there is room; for one there always is."""
+    def _send(self, work: Work) -> bool:
+        """Copy a block to the device, when there is room.
+
+        Returns:
+            Whether it is there; False: it is to go in parts.
+
+        Raises:
+            ModelError: It is too large, and cannot be cut.
+        """
+        divides = self._step.divides and bool(parts_of(work.block))
         while work.values is None:
+            if divides and work.bytes > self._largest:
+                return False
             self._take_room(work.bytes)
             try:
                 self._step.begin(work, self.device)
@@ -138,9 +152,34 @@ class Stream:
                 with self._lock:
                     self._taken -= work.bytes
                     self._lock.notify_all()
-                    if not is_out_of_memory(error) or not self._taken:
+                    if not is_out_of_memory(error):
                         raise
-                    self._memory = self._taken  # no more than the others at once
+                    if self._taken:
+                        self._memory = self._taken  # no more than the others at once
+                        continue
+                if not divides:
+                    raise ModelError(self._too_large(work)) from error
+                self.device.forget()
+                self._largest = work.bytes - 1
+        return True
+
+    def _too_large(self, work: Work) -> str:
+        side, batch = work.block.tiling.block, self.batch
+        smaller = f"a --batch below {batch}, " if batch > 1 else ""
+        return (
+            f"memory of {self._model.device} does not hold a block of {side} px "
+            f"({text_of(work.bytes)}) beside the model: use {smaller}a smaller --block "
+            "or --window, or --device cpu"
+        )
+
+    def _in_parts(self, work: Work) -> Any:  # noqa: ANN401
+        """Return the answer for a block that the device has no room for at once."""
+        parts = parts_of(work.block)
+        found = {
+            part.key: self.segment(part, pixels_of(part, work.pixels), work.names)
+            for part in parts
+        }
+        return block_of(work.block, parts, found, self.card, work.names)
 
     def _take_room(self, size: int) -> None:
         with self._lock:

@@ -378,8 +378,9 @@ def _run(
 
 def _what_was_done(info: RunInfo, begun: datetime) -> dict[str, Any]:
     """Return what provenance says of a run that ends now."""
-    now = datetime.now(UTC)
+    now, share = datetime.now(UTC), info.gpu_share
     return {
+        **({} if share is None else {"gpu_share": round(share, 3)}),
         "finished": now.isoformat(),
         "seconds": (now - begun).total_seconds(),
         "devices": sorted(info.devices),

@@ -83,7 +83,7 @@ def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Arrays", ", ".join(settings.get("arrays", []))),
         ("Settings", _settings(settings)),
-        ("Device", "; ".join(made.get("devices", []))),
+        ("Device", _devices(made)),
         ("geoseg", str(made.get("version", "unknown"))),
         ("Begun", when(made.get("begun"))),
         ("Finished", when(made.get("finished"))),
@@ -126,6 +126,13 @@ def _listed(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_listed, value))
     return number(value) if isinstance(value, float) else str(value)
+
+
+def _devices(made: Mapping[str, Any]) -> str:
+    """Return what the model ran on, and how much of the time a GPU was at work."""
+    share = made.get("gpu_share")
+    used = [] if share is None else [f"at work {percent(share)} of the time"]
+    return "; ".join([*made.get("devices", []), *used])
 
 
 def _stages(seconds: Mapping[str, float]) -> str:

@@ -23,6 +23,9 @@ import torch
 from rasterio.windows import Window
 
 SIDE, OVERLAP, STRIDE, CLASSES = 512, 64, 448, 6
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""A CPU, only to try that all of this works."""
+PINNED = DEVICE == "cuda"
 
 
 def ramps(count: int) -> torch.Tensor:
@@ -45,10 +48,8 @@ class Plain:
             -(-(n - OVERLAP) // STRIDE) for n in (self.height, self.width)
         )
         self.wide = self.cols * STRIDE + OVERLAP
-        self.weights_y, self.weights_x = (
-            ramps(self.rows).cuda(),
-            ramps(self.cols).cuda(),
-        )
+        self.weights_y = ramps(self.rows).to(DEVICE)
+        self.weights_x = ramps(self.cols).to(DEVICE)
         self.network = network
 
     def step(self, pixels: Any, weight_y: Any, weight_x: Any) -> Any:
@@ -64,7 +65,7 @@ class Plain:
         first = 0 if row == 0 else row * STRIDE + OVERLAP
         last = row * STRIDE + SIDE
         out = torch.empty(
-            (4, last - first, self.wide), dtype=torch.int16, pin_memory=True
+            (4, last - first, self.wide), dtype=torch.int16, pin_memory=PINNED
         )
         pixels = out.numpy().view(np.uint16)
         high = min(last, self.height) - first
@@ -74,32 +75,34 @@ class Plain:
         pixels[:, high:] = pixels[:, high - 1 : high]
         return out
 
-    def write(self, row: int, labels: torch.Tensor, event: torch.cuda.Event) -> None:
-        event.synchronize()
+    def write(self, row: int, labels: torch.Tensor, event: Any) -> None:
+        if event is not None:
+            event.synchronize()
         codec, array = numcodecs.Zstd(level=1), labels.numpy()
         for x in range(0, self.width, 896):
             piece = np.ascontiguousarray(array[:, x : x + 896])
             (self.out / f"{row}.{x}").write_bytes(codec.encode(piece))
 
     def run(self, step: Any, batch: int = 32, readers: int = 14) -> None:
-        sums = torch.zeros((CLASSES, SIDE, self.wide), dtype=torch.int32, device="cuda")
-        pixels = torch.zeros((4, SIDE, self.wide), dtype=torch.int16, device="cuda")
+        sums = torch.zeros((CLASSES, SIDE, self.wide), dtype=torch.int32, device=DEVICE)
+        pixels = torch.zeros((4, SIDE, self.wide), dtype=torch.int16, device=DEVICE)
         ahead: deque[Future[torch.Tensor]] = deque()
         writes: deque[Future[None]] = deque()
         with ThreadPoolExecutor(readers) as reading, ThreadPoolExecutor(4) as writing:
             rows = iter(range(self.rows))
             ahead.extend(reading.submit(self.read, r) for r in islice(rows, readers))
             for row in range(self.rows):
-                new = ahead.popleft().result().cuda(non_blocking=True)
+                new = ahead.popleft().result().to(DEVICE, non_blocking=True)
                 ahead.extend(reading.submit(self.read, r) for r in islice(rows, 1))
                 pixels = torch.cat([pixels[:, new.shape[1] :], new], 1)
                 self.one_row(step, row, pixels, sums, batch)
                 high = STRIDE if row < self.rows - 1 else self.height - row * STRIDE
                 labels = sums[:, :high, : self.width].argmax(0).to(torch.uint8)
-                host = torch.empty(labels.shape, dtype=torch.uint8, pin_memory=True)
+                host = torch.empty(labels.shape, dtype=torch.uint8, pin_memory=PINNED)
                 host.copy_(labels, non_blocking=True)
-                event = torch.cuda.Event()
-                event.record()
+                event = torch.cuda.Event() if PINNED else None
+                if event is not None:
+                    event.record()
                 writes.append(writing.submit(self.write, row, host, event))
                 if len(writes) > 8:
                     writes.popleft().result()
@@ -123,7 +126,7 @@ class Plain:
 
 def run(scene: Path, network: torch.nn.Module) -> dict[str, float]:
     """Run it twice, the second time timed; return its figures."""
-    network = network.cuda().bfloat16().to(memory_format=torch.channels_last)
+    network = network.to(DEVICE).bfloat16().to(memory_format=torch.channels_last)
     with (
         tempfile.TemporaryDirectory(dir=scene.parent) as folder,
         torch.inference_mode(),

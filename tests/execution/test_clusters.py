@@ -47,6 +47,7 @@ from geoseg.execution.resources import (
     container_quota,
     cores,
     dask_setup,
+    feeding_threads,
     threads,
 )
 from geoseg.execution.versions import check_versions, versions
@@ -284,7 +285,7 @@ def test_a_slurm_job_asks_for_what_the_file_says():
         "#SBATCH -t 04:00:00",
         "#SBATCH --gres=gpu:1",
         "export OMP_NUM_THREADS=8",
-        "--nthreads 2",
+        "--nthreads 12",  # which feed the GPU: one a core, and four that wait or write
         "--lifetime 13800s",
     ):
         assert line in script
@@ -324,7 +325,8 @@ def test_jobs_of_other_batch_systems_ask_for_what_the_file_says(
         script = cluster.job_script()
     for line in lines:
         assert re.search(f"^#(PBS|BSUB|\\$) {re.escape(line)}$", script, re.MULTILINE)
-    for line in ("export OMP_NUM_THREADS=4", "module load cuda", "--nthreads 2"):
+    fed = "--nthreads 8" if "gpus" in more else "--nthreads 2"
+    for line in ("export OMP_NUM_THREADS=4", "module load cuda", fed):
         assert line in script
     assert "--dashboard-address 127.0.0.1:0" in script, "its page has no TLS"
 
@@ -476,6 +478,7 @@ def test_a_process_per_gpu_and_each_sees_its_own(tmp_path, monkeypatch):
     assert seen == ["0", "GPU-17"]
     for fact in facts:
         assert fact["host"].startswith("tcp://127.0.0.1:")
+        assert fact["threads"] == feeding_threads(cores(), 2)
         assert 2 * int(fact["environment"]["OMP_NUM_THREADS"]) <= max(cores(), 2)
 
 

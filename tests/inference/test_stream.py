@@ -16,6 +16,8 @@ import pytest
 import small
 import torch
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from tifs import write_tif
 
 from geoseg.cli.segment import _summary
@@ -24,10 +26,11 @@ from geoseg.core.blend import SCORE, WEIGHT_1D
 from geoseg.core.classes import class_table
 from geoseg.core.tiling import Tiling
 from geoseg.errors import BlocksFailedError, ClusterError, ModelError
+from geoseg.execution.progress import Progress, _speed
 from geoseg.inference import device_steps as steps
 from geoseg.inference.block_steps import BlendStep
-from geoseg.inference.device_memory import laid_out, room_of
-from geoseg.inference.memory import Memory, estimate_memory
+from geoseg.inference.device_memory import Device, laid_out, room_of
+from geoseg.inference.memory import Memory, block_bytes, estimate_memory
 from geoseg.inference.numerics import choose_here
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of, with_block
@@ -40,6 +43,7 @@ from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
 from geoseg.inference.worker import _leave
 from geoseg.inference.workflow import run_plan
+from geoseg.maps.provenance import _of_run
 from geoseg.maps.state import DONE, PARTIAL
 from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
@@ -134,7 +138,7 @@ def same(one, two):
     return all(one[name].tobytes() == two[name].tobytes() for name in one)
 
 
-def through(stream, blocks, of, threads=6):
+def through(stream, blocks, of, threads=6, names=("classes",)):
     """Give blocks to a stream from several threads, as a run's tasks do."""
     found, waiting = {}, list(blocks)[::-1]
 
@@ -143,7 +147,7 @@ def through(stream, blocks, of, threads=6):
             block = waiting.pop()
             with stream.tasks.one_more():
                 seen = read_windows(of, stream.card, block.reach)
-                found[block.key] = stream.segment(block, seen, ["classes"])
+                found[block.key] = stream.segment(block, seen, list(names))
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
@@ -308,6 +312,76 @@ def test_memory_may_run_out_while_a_block_is_labelled(scene, tmp_path, monkeypat
     assert (plain["classes"] != found["classes"]).mean() < 1e-3
 
 
+def tight(monkeypatch, most):
+    """Let a device have no room for sums of more than so many bytes."""
+    zeros, refused = Device.zeros, []
+
+    def some(self, shape):
+        if 4 * np.prod(shape) > most:
+            refused.append(shape)
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return zeros(self, shape)
+
+    monkeypatch.setattr(Device, "zeros", some)
+    return refused
+
+
+@pytest.mark.parametrize("names", [["classes"], ["classes", "probabilities"]])
+def test_a_block_without_room_goes_in_parts_to_the_same_bytes(monkeypatch, names):
+    """Parts of 192 px of 384, then those of one window."""
+    blocks = list(tiling(384).each_block())
+    stream = stream_of(network())
+    whole = through(stream, blocks, source(), names=names)
+    stream.close()
+    for most in (4 * 4 * (192 + OVERLAP) ** 2, 4 * 4 * (96 + OVERLAP) ** 2):
+        refused = tight(monkeypatch, most)
+        stream = stream_of(network())
+        found = through(stream, blocks, source(), names=names, threads=1)
+        stream.close()
+        monkeypatch.undo()
+        assert 0 < len(refused) <= 4  # it is remembered what is too large
+        for key, block in whole.items():
+            other = found[key]
+            assert other.windows == block.windows
+            assert other.arrays.keys() == set(names)
+            for name, array in block.arrays.items():
+                assert np.array_equal(array, other.arrays[name])
+            assert other.halo.keys() == block.halo.keys()
+            for mine, theirs in [
+                *zip(block.border, other.border, strict=True),
+                *((block.halo[near], other.halo[near]) for near in block.halo),
+            ]:
+                assert mine.window == theirs.window
+                assert np.array_equal(mine.sums, theirs.sums)
+
+
+def test_labels_without_room_go_in_parts_too():
+    class Labels(torch.nn.Module):
+        def forward(self, x):
+            return (x[:, 0] > x[:, 1]).long() + (x[:, 0] > x[:, 2])
+
+    blocks = list(tiling(384).each_block())
+    answers = []
+    for memory in (1e9, 1.5e6):
+        stream = stream_of(network(Labels(), output="labels"), memory=memory)
+        answers.append(through(stream, blocks, source(), threads=1))
+        stream.close()
+    for key, block in answers[0].items():
+        other = answers[1][key]
+        assert np.array_equal(block.arrays["classes"], other.arrays["classes"])
+        assert (other.windows, other.border, other.halo) == (block.windows, (), {})
+
+
+def test_a_window_without_room_is_told_in_words(monkeypatch):
+    tight(monkeypatch, 0)
+    stream = stream_of(network())
+    block = tiling(384).block_at(1, 1)
+    seen = read_windows(source(), stream.card, block.reach)
+    with pytest.raises(ModelError, match=r"not hold a block of 96 px .*--batch below"):
+        stream.segment(block, seen, ["classes"])
+    stream.close()
+
+
 class Lost(torch.nn.Module):
     """A network whose device fails once it has passed some batches."""
 
@@ -437,6 +511,8 @@ def test_memory_of_a_gpu_is_planned_apart(monkeypatch):
     assert there.device > 4 * 192**2 * (3 * 2 + 4 * 4)
     assert there.model == 0
     assert there.total < here.total
+    tight = estimate_memory(source(), recipe, tiling(), ["classes"], 4, room=1e6)
+    assert tight.device == tight.on_device + tight.block_on_device < there.device
 
 
 @pytest.mark.parametrize(
@@ -484,15 +560,26 @@ def test_what_cannot_be_compiled_runs_as_it_is(scene, tmp_path, monkeypatch):
 
 def test_a_run_tells_how_much_of_a_gpu_it_used():
     facts = RunInfo(
-        windows=9, forward_seconds=6.3, pixels=10**6, devices={"NVIDIA H200, bf16"}
+        windows=9,
+        forward_seconds=6.3,
+        seconds=5.0,
+        processes=2,
+        pixels=10**6,
+        devices={"NVIDIA H200, bf16"},
     )
     made = SimpleNamespace(tiling=SimpleNamespace(blocks=1))
     masks = SimpleNamespace(path="masks.zarr", arrays=["classes"])
-    summary, lines = _summary(made, masks, facts, 5.0, 2)
+    summary, lines = _summary(made, masks, facts, 5.0)
     assert summary["device_share"] == 0.63
     assert "GPU at work 63% of the time" in lines[0]
+    now = Progress(
+        blocks=1, total=9, pixels=10**6, windows=9, gpu_share=facts.gpu_share
+    )
+    assert _speed(now, 1.0) == "1.0 Mpx/s · GPU 63% used"
+    told = dict(_of_run({"devices": ["H200"], "gpu_share": 0.63}))
+    assert told["Device"] == "H200; at work 63.0 % of the time"
     facts.devices = {"cpu, bf16"}
-    assert "GPU" not in _summary(made, masks, facts, 5.0, 2)[1][0]
+    assert "GPU" not in _summary(made, masks, facts, 5.0)[1][0]
 
 
 @pytest.mark.parametrize(
@@ -516,3 +603,42 @@ def test_a_device_gets_few_large_blocks(side, workers, room, block):
     assert cut.blocks >= min(8 * workers, (side // 896) ** 2)
     on_a_cpu = with_block(tiling, smallest, workers, room, streams=False)
     assert on_a_cpu.block <= min(2048, cut.block)
+
+
+@given(
+    side=st.integers(2_000, 100_000),
+    cards=st.integers(1, 8),
+    host=st.floats(3e9, 12e9),
+    card=st.floats(4e9, 140e9),
+    classes=st.sampled_from([2, 6, 21, 150]),
+    tasks=st.integers(8, 70),
+)
+def test_blocks_fit_host_and_card(side, cards, host, card, classes, tasks):
+    """Any raster: as large as both have room for, and eight for each card."""
+    tiling = Tiling(height=side, width=side, window=512, overlap=64)
+    made = replace(network().card, classes=class_table(map(str, range(classes))))
+
+    def needed(tiling):
+        return Memory(
+            process=1.4e9,
+            model=0.0,
+            per_task=30.0 * tiling.block**2,
+            tasks=tasks,
+            on_device=2e9,
+            block_on_device=block_bytes(tiling, made, 8, ["classes"]),
+            device_room=card,
+        )
+
+    cut = with_block(tiling, needed(tiling), cards, host, streams=True)
+    memory, more = needed(cut), needed(replace(cut, block=cut.block + cut.chunk))
+    if cut.block > cut.chunk:
+        assert memory.total <= host
+        assert memory.on_device + 3 * memory.block_on_device <= card
+        assert cut.height * cut.width / cut.block**2 >= 8 * cards
+    assert memory.device <= max(card, 2e9 + memory.block_on_device)
+    assert (
+        cut.block == 3584
+        or more.total > host
+        or more.on_device + 3 * more.block_on_device > 0.9 * card
+        or cut.height * cut.width / (cut.block + cut.chunk) ** 2 < 8 * cards
+    )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ObjectStep:
     """Objects of windows; `FoundObjects`, and a `PartialBlock` of panoptic scores."""
 
-    is_fixed = False
+    is_fixed = divides = False
 
     def __init__(self, model: DetectorModel) -> None:
         self._model, self.card = model, model.card
