@@ -50,6 +50,11 @@ class Window:
         return slice(self.y, self.bottom), slice(self.x, self.right)
 
     @property
+    def spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First and after-last row, first and after-last column: as rasterio asks."""
+        return (self.y, self.bottom), (self.x, self.right)
+
+    @property
     def area(self) -> int:
         """Number of pixels."""
         return self.height * self.width

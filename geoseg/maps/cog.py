@@ -115,7 +115,6 @@ def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:
 def _write_tiles(masks: ClassReader, path: Path) -> None:
     """Copy the classes into an ordinary tiled GeoTIFF, chunk by chunk."""
     import rasterio
-    from rasterio.windows import Window as RasterioWindow
 
     grid = masks.grid
     with rasterio.open(
@@ -137,11 +136,8 @@ def _write_tiles(masks: ClassReader, path: Path) -> None:
         num_threads="all_cpus",
     ) as file:
         for square in squares(grid, masks.chunk):
-            file.write(
-                read_plain(masks, "classes", square),
-                1,
-                window=RasterioWindow(square.x, square.y, square.width, square.height),
-            )
+            values = read_plain(masks, "classes", square)
+            file.write(values, 1, window=square.spans)
 
 
 def _vrt(masks: ClassReader, tiles: Path) -> str:

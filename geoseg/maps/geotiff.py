@@ -70,13 +70,10 @@ class ClassRaster:
         Raises:
             RasterError: The file cannot be read, or opened any more.
         """
-        from rasterio.windows import Window as RasterioWindow
-
-        at = RasterioWindow(window.x, window.y, window.width, window.height)
         what = f"read rows {window.y} … {window.bottom} of"
         with reporting(what, redact(self.path), self.path), environment(self.path):
             values = np.asarray(
-                _HANDLES.get(self.path, self.overview).read(1, window=at)
+                _HANDLES.get(self.path, self.overview).read(1, window=window.spans)
             )
         return self._narrowed(values)
 
@@ -168,13 +165,11 @@ def _values(dataset: Any, nodata: int | None, name: str, *, unseen: bool) -> lis
 
 def _rows(dataset: Any) -> Iterator[NDArray[Any]]:  # noqa: ANN401 - rasterio's
     """Yield all of a band, some rows of tiles at a time."""
-    from rasterio.windows import Window as RasterioWindow
-
     rows = dataset.block_shapes[0][0]
     rows = max(rows, (1 << 22) // dataset.width // rows * rows)
     for y in range(0, dataset.height, rows):
-        height = min(rows, dataset.height - y)
-        yield dataset.read(1, window=RasterioWindow(0, y, dataset.width, height))
+        bottom = min(y + rows, dataset.height)
+        yield dataset.read(1, window=((y, bottom), (0, dataset.width)))
 
 
 def _colors(dataset: Any) -> dict[int, str]:  # noqa: ANN401 - rasterio's

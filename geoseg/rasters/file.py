@@ -197,9 +197,9 @@ class RasterFile:
                 decode_by(own, *part)
 
         def decode_by(opened: DatasetReader, part: Window, out: Layers) -> None:
-            opened.read(bands, window=_slices(part), out=out[0])
+            opened.read(bands, window=part.spans, out=out[0])
             for number, mask in zip(masks, out[1], strict=True):
-                opened.read_masks(number, window=_slices(part), out=mask)
+                opened.read_masks(number, window=part.spans, out=mask)
 
         read_tiled(
             (self.handles.token, self.path, tuple(bands), tuple(masks)),
@@ -437,7 +437,7 @@ def _probe(dataset: DatasetReader, source: RasterFile) -> None:
     """Decode the first and the last pixel, so that what is corrupt is found now."""
     last = Window(y=dataset.height - 1, x=dataset.width - 1, height=1, width=1)
     for window in {Window(y=0, x=0, height=1, width=1), last}:
-        dataset.read(list(source.numbers[:1]), window=_slices(window))
+        dataset.read(list(source.numbers[:1]), window=window.spans)
 
 
 def _masks(
@@ -454,7 +454,3 @@ def _masks(
         None if f in ours else shared if 2 in f else n
         for n, f in zip(numbers, flags, strict=True)
     )
-
-
-def _slices(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (window.y, window.bottom), (window.x, window.right)

@@ -142,7 +142,6 @@ def _write_tiles(
     progress: Progress,
 ) -> int:
     import rasterio
-    from rasterio.windows import Window as At
 
     grid, cut = series.grid, 0
     with rasterio.open(
@@ -176,8 +175,7 @@ def _write_tiles(
             if dtype == "int16":
                 stored, beyond = as_int16(pixels, bands)
                 cut += beyond
-            at = At(window.x, window.y, window.width, window.height)
-            out.write(stored, window=at)
+            out.write(stored, window=window.spans)
     return cut
 
 
