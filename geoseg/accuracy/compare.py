@@ -163,7 +163,7 @@ def compare(
             f"pairs to compare: at most {_MOST_PAIRS:,} can be"
         )
     counts, units = np.zeros((2, shape[0] * shape[1]), np.int64)
-    windows = list(squares(grid, block_side(ours, block)))
+    windows = squares(grid, block_side(ours, block))
     for window in reported(windows, len(windows), progress):
         pairs = _pairs(ours, theirs, window)
         counts += np.bincount(pairs.ravel(), minlength=counts.size)

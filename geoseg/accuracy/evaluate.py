@@ -19,7 +19,7 @@ from geoseg.accuracy.tally import EvaluationJob, Tally, count_block, masks_of
 from geoseg.accuracy.true_objects import score
 from geoseg.core.classes import Class
 from geoseg.core.geodesy import pixel_areas
-from geoseg.core.grid import Window, squares
+from geoseg.core.grid import Squares, squares
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
 from geoseg.core.text import did_you_mean, redact
@@ -63,7 +63,7 @@ def evaluate_map(
     )
     if options.objects:
         masks_of(job)
-    windows = list(squares(reader.grid, block_side(reader, options.block)))
+    windows = squares(reader.grid, block_side(reader, options.block))
     total = _run(job, windows, threads, client, progress)
     accuracy = estimated(job, total)
     census = accuracy.estimator == "census"
@@ -189,7 +189,7 @@ def merged_classes(
 
 def _run(
     job: EvaluationJob,
-    windows: list[Window],
+    windows: Squares,
     threads: int | None,
     client: Client | None,
     progress: Callable[[int, int], None] | None,

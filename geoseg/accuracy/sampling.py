@@ -58,7 +58,7 @@ def draw_sample(
     if n is not None and n < 1:
         raise GeosegError(f"a sample of {n} points cannot be drawn: ask for 1 or more")
     accuracies = _accuracies(reader.classes, options.expected)
-    windows = list(squares(reader.grid, block_side(reader, options.block)))
+    windows = squares(reader.grid, block_side(reader, options.block))
     design, seed = options.design, options.seed
     shown = reported(windows, len(windows), progress)
     drawn = _draw(reader, shown, seed, _most(design, n))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyproj import CRS, Geod
 
+_MOST = 10**15
+"""Pixels of a grid; whoever wants more has a header that was made up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
@@ -108,6 +111,11 @@ class Grid:
             raise RasterError(
                 f"a grid needs at least one pixel, got {self.height} x {self.width}"
             )
+        if self.pixels > _MOST:
+            raise RasterError(
+                f"a grid of {self.width:,} x {self.height:,} pixels has more than the "
+                "whole Earth at 1 m: its size is not a raster's"
+            )
         if self.transform.determinant == 0:
             raise RasterError(
                 "the raster's geotransform "
@@ -148,16 +156,26 @@ class Grid:
         xs, ys = [c[0] for c in corners], [c[1] for c in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
-    def x_centres(self) -> NDArray[np.float64]:
-        """Return the x of pixel centres along the first row, (width,) float64."""
-        columns = np.arange(self.width) + 0.5
+    def x_centres(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
+        """Return the x of pixel centres along the first row, (width,) float64.
+
+        Args:
+            start: From which column on.
+            stop: The column before which it ends; None is the width.
+        """
+        columns = np.arange(start, self.width if stop is None else stop) + 0.5
         return np.asarray(
             self.transform.c + columns * self.transform.a + 0.5 * self.transform.b
         )
 
-    def y_centres(self) -> NDArray[np.float64]:
-        """Return the y of pixel centres along the first column, (height,) float64."""
-        rows = np.arange(self.height) + 0.5
+    def y_centres(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
+        """Return the y of pixel centres along the first column, (height,) float64.
+
+        Args:
+            start: From which row on.
+            stop: The row before which it ends; None is the height.
+        """
+        rows = np.arange(start, self.height if stop is None else stop) + 0.5
         return np.asarray(
             self.transform.f + rows * self.transform.e + 0.5 * self.transform.d
         )
@@ -240,21 +258,46 @@ def _nominal(grid: Grid, crs: CRS, height: float, width: float) -> tuple[float, 
     return nominal if near else (height, width)
 
 
-def squares(within: Grid | Window, side: int) -> Iterator[Window]:
-    """Yield the squares of a lattice that cover a grid or a window, row by row.
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Squares of a lattice that begins at (0, 0), cut to a window; none is kept."""
+
+    whole: Window
+    """What they cover."""
+    side: int
+    """Rows and columns of each."""
+
+    def __len__(self) -> int:
+        rows, columns = self._starts()
+        return len(rows) * len(columns)
+
+    def __iter__(self) -> Iterator[Window]:
+        whole, side = self.whole, self.side
+        rows, columns = self._starts()
+        for y in rows:
+            for x in columns:
+                yield Window.spanning(
+                    max(y, whole.y),
+                    min(y + side, whole.bottom),
+                    max(x, whole.x),
+                    min(x + side, whole.right),
+                )
+
+    def _starts(self) -> tuple[range, range]:
+        whole, side = self.whole, self.side
+        return (
+            range(whole.y // side * side, whole.bottom, side),
+            range(whole.x // side * side, whole.right, side),
+        )
+
+
+def squares(within: Grid | Window, side: int) -> Squares:
+    """Return the squares of a lattice that cover a grid or a window, row by row.
 
     The lattice begins at (0, 0), so squares of neighbouring windows are the same ones;
     those on the edge are cut to what they cover.
     """
-    whole = within.window if isinstance(within, Grid) else within
-    for y in range(whole.y // side * side, whole.bottom, side):
-        for x in range(whole.x // side * side, whole.right, side):
-            yield Window.spanning(
-                max(y, whole.y),
-                min(y + side, whole.bottom),
-                max(x, whole.x),
-                min(x + side, whole.right),
-            )
+    return Squares(within.window if isinstance(within, Grid) else within, side)
 
 
 def same_pixels(one: Grid, other: Grid) -> bool:

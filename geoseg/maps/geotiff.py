@@ -15,6 +15,7 @@ from geoseg.maps.reader import dtype_of
 from geoseg.maps.values import table_of, values_that_occur
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.gdal import Handles, environment, open_dataset, reporting
+from geoseg.rasters.header import check_blocks
 from geoseg.rasters.references import contents, opened_with
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _NARROW = ("uint8", "uint16")
 _HANDLES = Handles(limit=64)
+_AT_ONCE = 1 << 22
+"""Pixels that are looked at at once for the values that occur."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +125,18 @@ def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRast
             "are, gdal_translate -ot Byte -a_nodata 255 IN OUT.tif; if not, classify "
             "it first"
         )
+    check_blocks(dataset, name)
     transform = dataset.transform
     if dataset.gcps[0] and transform.is_identity:
         raise RasterError(
             f"{name} is placed by ground control points only: warp it with gdalwarp"
         )
+    grid = Grid(
+        crs=dataset.crs.to_wkt() if dataset.crs else None,
+        transform=transform,
+        height=dataset.height,
+        width=dataset.width,
+    )
     nodata = dataset.nodata
     if nodata is not None and (nodata != nodata or nodata != int(nodata)):  # noqa: PLR0124
         nodata = None  # no pixel can have it
@@ -139,12 +149,7 @@ def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRast
     inner = nodata if narrow or nodata is None else nodata_value(classes)
     return ClassRaster(
         path=path,
-        grid=Grid(
-            crs=dataset.crs.to_wkt() if dataset.crs else None,
-            transform=transform,
-            height=dataset.height,
-            width=dataset.width,
-        ),
+        grid=grid,
         classes=classes,
         nodata=inner,
         chunk=height if height == width else 256,
@@ -164,12 +169,15 @@ def _values(dataset: Any, nodata: int | None, name: str, *, unseen: bool) -> lis
 
 
 def _rows(dataset: Any) -> Iterator[NDArray[Any]]:  # noqa: ANN401 - rasterio's
-    """Yield all of a band, some rows of tiles at a time."""
-    rows = dataset.block_shapes[0][0]
-    rows = max(rows, (1 << 22) // dataset.width // rows * rows)
+    """Yield all of a band, some rows of tiles at a time; of a wide one their parts."""
+    rows, columns = dataset.block_shapes[0]
+    rows = max(rows, _AT_ONCE // dataset.width // rows * rows)
+    columns = max(columns, _AT_ONCE // rows // columns * columns)
     for y in range(0, dataset.height, rows):
         bottom = min(y + rows, dataset.height)
-        yield dataset.read(1, window=((y, bottom), (0, dataset.width)))
+        for x in range(0, dataset.width, columns):
+            right = min(x + columns, dataset.width)
+            yield dataset.read(1, window=((y, bottom), (x, right)))
 
 
 def _colors(dataset: Any) -> dict[int, str]:  # noqa: ANN401 - rasterio's

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -30,6 +30,7 @@ from geoseg.maps.metadata import (
 from geoseg.maps.storage import AZURE, Storage, access
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from zarr.core.buffer import Buffer
 
 OBJECTS = "objects"
@@ -48,6 +49,8 @@ OBJECT_COLUMNS = {
 }
 """Columns of the table of objects, `objects/…` in the store: dtype and meaning."""
 _ROWS = 1 << 16
+COORDINATES = 1_000_000
+"""Centres of pixels in a chunk of `x` or `y`; no more are made at once."""
 
 
 def open_group(path: str, mode: str = "r") -> zarr.Group:
@@ -194,18 +197,31 @@ def create_coordinates(group: zarr.Group, grid: Grid) -> None:
     _array(group, "spatial_ref", (), (), "int64", (), 0, grid_mapping_attributes(grid))
     if not grid.is_rectilinear:
         return  # centres are not a function of one axis; the GeoTransform tells
-    for name, values in (("y", grid.y_centres()), ("x", grid.x_centres())):
+    for name, size in (("y", grid.height), ("x", grid.width)):
         array = _array(
             group,
             name,
-            values.shape,
-            (1_000_000,),
+            (size,),
+            (COORDINATES,),
             "float64",
             (name,),
             None,
             coordinate_attributes(grid, name),
         )
-        array[...] = values
+        for start, stop, centres in centres_of(grid, name):
+            array[start:stop] = centres
+
+
+def centres_of(grid: Grid, name: str) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+    """Yield where a piece of `x` or `y` begins and ends, and its pixels' centres.
+
+    A raster of a few bytes may say that it is two thousand million pixels wide.
+    """
+    size = grid.width if name == "x" else grid.height
+    of = grid.x_centres if name == "x" else grid.y_centres
+    for start in range(0, size, COORDINATES):
+        stop = min(start + COORDINATES, size)
+        yield start, stop, of(start, stop)
 
 
 def create_objects(path: str) -> Callable[[Mapping[str, Any]], None]:

@@ -23,7 +23,7 @@ from geoseg.core.discretion import discreet
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
-from geoseg.errors import MasksError, first_line
+from geoseg.errors import MasksError, RasterError, first_line
 from geoseg.maps.arrays import NAMES
 from geoseg.maps.chunks import chunks_in, decoded, encoded, object_name, object_shape
 from geoseg.maps.group import (
@@ -387,7 +387,7 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
         )
     try:
         return _described(storage.url, group, attributes)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RasterError) as error:
         raise damaged(name, f"its metadata ({first_line(error)})") from error
 
 

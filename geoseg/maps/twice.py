@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import zarr
 
+from geoseg.core.grid import Grid
 from geoseg.errors import MasksError
-from geoseg.maps.group import create_coordinates, open_group
+from geoseg.maps.group import COORDINATES, centres_of, create_coordinates, open_group
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 
@@ -91,14 +92,20 @@ def _own(node: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
 def _wrong_coordinates(masks: Masks) -> Iterator[str]:
     if not masks.grid.is_rectilinear:
         return
-    for name, centres in (
-        ("x", masks.grid.x_centres()),
-        ("y", masks.grid.y_centres()),
-    ):
-        try:
-            array: Any = open_group(masks.path)[name]
-            stored = np.asarray(array[...])
-        except _UNREADABLE:
-            stored = np.zeros(0)
-        if not np.array_equal(stored, centres):
-            yield name
+    group = open_group(masks.path)
+    yield from (n for n in ("x", "y") if not _is_centres(group, n, masks.grid))
+
+
+def _is_centres(group: Any, name: str, grid: Grid) -> bool:  # noqa: ANN401 - Zarr's
+    """Whether an array holds what it was written with."""
+    size = grid.width if name == "x" else grid.height
+    try:
+        array = group[name]
+        if (array.shape, array.chunks) != ((size,), (min(size, COORDINATES),)):
+            return False
+        return all(
+            np.array_equal(array[start:stop], centres)
+            for start, stop, centres in centres_of(grid, name)
+        )
+    except _UNREADABLE:
+        return False

@@ -14,8 +14,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from geoseg.core.discretion import discreet
 from geoseg.core.text import counted, redact
 from geoseg.core.tiling import Block, Tiling
@@ -159,7 +157,8 @@ def _damaged_blocks(
     marked = sorted(masks.state.keys(DONE))
     damaged: dict[tuple[int, int], str] = {}
     if masks.is_complete:
-        known, every = set(marked), np.ndindex(tiling.block_rows, tiling.block_cols)
+        known, (rows, columns) = set(marked), (tiling.block_rows, tiling.block_cols)
+        every = ((row, column) for row in range(rows) for column in range(columns))
         gone = islice((key for key in every if key not in known), _NAMED)
         damaged |= dict.fromkeys(gone, "its done mark is missing")
     blocks = [tiling.block_at(*key) for key in marked]

@@ -82,7 +82,7 @@ def check_header(header: Header, dataset: DatasetReader, name: str) -> None:
             f"{name} has complex pixels ({', '.join(sorted(kinds))}): models read real "
             "numbers, so make its amplitude or intensity first"
         )
-    _check_blocks(header, dataset, name)
+    check_blocks(dataset, name)
     unplaced = header.grid.transform.is_identity and not dataset.gcps[0]
     if unplaced and dataset.rpcs is not None:
         raise RasterError(
@@ -97,10 +97,15 @@ def check_header(header: Header, dataset: DatasetReader, name: str) -> None:
         )
 
 
-def _check_blocks(header: Header, dataset: DatasetReader, name: str) -> None:
-    together = header.count if _is_pixel_interleaved(dataset) else 1
+def check_blocks(dataset: DatasetReader, name: str) -> None:
+    """Raise where a block, which is decoded whole, takes too much memory.
+
+    Raises:
+        RasterError: It does.
+    """
+    together = dataset.count if _is_pixel_interleaved(dataset) else 1
     height, width = max(dataset.block_shapes[:1], key=math.prod)
-    size = height * width * together * np.dtype(header.dtypes[0]).itemsize
+    size = height * width * together * np.dtype(dataset.dtypes[0]).itemsize
     if size > MAX_BLOCK_BYTES:
         raise RasterError(
             f"{name} is stored in blocks of {height} x {width} pixels x {together} "

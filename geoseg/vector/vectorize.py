@@ -336,7 +336,7 @@ def _features(
     from geoseg.execution.progress import Progress
 
     grid = reader.grid
-    windows = list(squares(grid, side))
+    windows = squares(grid, side)
     seams = Seams(drawing)
     traced: dict[Window, tuple[Features | None, Open]] = {}
     order = iter(windows)

@@ -155,7 +155,7 @@ def map_statistics(
         shown=(_shown(grid.height, factor), _shown(grid.width, factor)),
         scores=scores or {},
     )
-    windows = list(squares(grid, block_side(reader, block)))
+    windows = squares(grid, block_side(reader, block))
     total = _Total.of(job)
     looked = ordered(partial(_look, job), windows, in_flight=threads or min(4, cores()))
     for found in reported(looked, len(windows), progress):

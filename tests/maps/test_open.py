@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 import urllib.request
 
 import numpy as np
@@ -125,6 +126,35 @@ def test_what_is_no_class_raster_is_said(tmp_path):
         write_tif(tmp_path / "m.tif", values)
         with pytest.raises(RasterError, match=said):
             open_classes(tmp_path / "m.tif")
+
+
+WIDE = """<VRTDataset rasterXSize="{0}" rasterYSize="{1}">
+<VRTRasterBand dataType="Byte" band="1" blockXSize="128" blockYSize="128">
+<SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename>
+<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="8" ySize="8"/>
+<DstRect xOff="0" yOff="0" xSize="8" ySize="8"/></SimpleSource></VRTRasterBand>
+</VRTDataset>"""
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_sizes_that_were_made_up_take_no_memory(tmp_path):
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", height=8, width=8, **profile) as file:
+        file.write(np.arange(64, dtype=np.uint8).reshape(1, 8, 8))
+    (tmp_path / "wide.vrt").write_text(WIDE.format(1 << 24, 200))
+    tracemalloc.start()
+    assert len(open_classes(tmp_path / "wide.vrt").classes) == 64
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100e6  # and it has 3.4 GB of pixels
+    (tmp_path / "all.vrt").write_text(WIDE.format(2**31 - 1, 2**31 - 1))
+    with pytest.raises(RasterError, match="more than the whole Earth at 1 m"):
+        open_classes(tmp_path / "all.vrt")
+    size = {"height": 2, "width": 2**31 - 2, "BIGTIFF": "YES", "sparse_ok": True}
+    with rasterio.open(tmp_path / "row.tif", "w", **size, **profile):
+        pass
+    with pytest.raises(RasterError, match="2,147,483,646 bytes each to decode"):
+        open_classes(tmp_path / "row.tif")
 
 
 # -------------------------------------------------------------- odd maps in a browser

@@ -1,6 +1,7 @@
 """Verify: a flipped byte, a missing chunk, a foreign file; and mending."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,22 @@ def test_absurd_chunks_are_damage(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | absurd))
     with pytest.raises(DamagedStoreError, match="chunks of"):
         open_masks(str(tmp_path / "m.zarr"))
+
+
+def test_a_width_that_was_made_up_takes_no_memory(tmp_path):
+    segment(tmp_path / "m.zarr")
+    for name in ("classes/.zarray", "x/.zarray", ".zattrs"):
+        path = tmp_path / "m.zarr" / name
+        told = json.loads(path.read_text())
+        size = told["spatial:shape"] if name == ".zattrs" else told["shape"]
+        size[-1] = 2**31 - 2
+        path.write_text(json.dumps(told))
+    tracemalloc.start()
+    found = verify(str(tmp_path / "m.zarr"))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "x is not the centres of the grid's pixels" in found.metadata
+    assert most < 100e6
 
 
 def test_a_missing_chunk_is_named(store):
