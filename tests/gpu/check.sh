@@ -4,9 +4,9 @@
 #   tests/gpu/check.sh FOLDER           from a clone, in an environment with torch
 #   SITE=site.tar.xz tests/gpu/check.sh FOLDER    packages that the machine lacks
 #
-# The first call runs the tests and the table of the whole way; the second, with the same
-# FOLDER, every kind of answer, other networks, and the sweep of block and batch. Figures
-# are in FOLDER/*.json.
+# The first call runs the tests and the table of the whole way, without compression and
+# with LZW; the second, with the same FOLDER, every kind of answer, ZSTD, other networks,
+# and the sweep of block and batch. Figures are in FOLDER/*.json.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -16,6 +16,13 @@ fi
 export PYTHONPATH="$here:$here/tests/benchmarks:$out/site" PYTHONUNBUFFERED=1
 export GEOSEG_CACHE_DIR="$out/cache"
 cd "$here"
+python3 - <<'END'
+from importlib.util import find_spec
+needed = "torch numba rasterio zarr dask distributed pydantic filelock hypothesis pytest"
+needed += " psutil click segmentation_models_pytorch transformers torchvision"
+lacks = [name for name in needed.split() if find_spec(name) is None]
+raise SystemExit(f"this machine lacks {', '.join(lacks)}: see SITE" if lacks else None)
+END
 if [ ! -f "$out/whole.json" ]; then
     timeout 120 python3 -m pytest -q -n0 -p no:cacheprovider -o addopts= -W ignore \
         -k "cuda or gpu" tests/inference/test_stream.py \
@@ -26,6 +33,6 @@ else
     # What there was no time for is left out; the figures before it are in the file.
     timeout 85 python3 tests/benchmarks/bench_answers.py --side 4096 \
         --out "$out/answers.json" || [ $? = 124 ]
-    timeout 205 python3 tests/benchmarks/bench_gpu.py --side 16384 --compress none \
+    timeout 205 python3 tests/benchmarks/bench_gpu.py --side 16384 --compress zstd \
         --sweep --networks --out "$out/sweep.json" || [ $? = 124 ]
 fi
