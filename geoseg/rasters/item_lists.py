@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.extras import require
 from geoseg.core.files import written
@@ -21,6 +21,9 @@ from geoseg.rasters.addresses import is_remote, squeezed
 from geoseg.rasters.archives import without_signature
 from geoseg.rasters.catalogs import MOST_BYTES, Item
 from geoseg.rasters.named_files import read_bytes
+
+if TYPE_CHECKING:
+    from pyarrow import Table
 
 PARQUET: Final = (".parquet", ".geoparquet", ".pq")
 QUESTION: Final = "geoseg:question"
@@ -41,13 +44,35 @@ def read_parquet(path: str) -> list[dict[str, Any]]:
 
     data = read_bytes(path, most=MOST_BYTES)
     try:
-        table = parquet.read_table(io.BytesIO(data))
+        table = _with_boxes(parquet.read_table(io.BytesIO(data)))
         return [dict(item) for item in tables.stac_table_to_items(table)]
-    except (ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        ArrowException,
+        AssertionError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise RasterError(
             f"{redact(path)} is not a table of STAC items in GeoParquet: "
             f"{squeezed(error, path)}"
         ) from error
+
+
+def _with_boxes(table: Table) -> Table:
+    """Return a table of items whose boxes are structs: geopandas writes lists."""
+    from pyarrow import StructArray, compute, types
+
+    place = table.schema.get_field_index("bbox")
+    if place < 0 or types.is_struct(table.schema.field(place).type):
+        return table
+    lists = table.column(place).combine_chunks()
+    names: tuple[str, ...] = ("xmin", "ymin", "xmax", "ymax")
+    if compute.max(compute.list_value_length(lists)).as_py() == 6:
+        names = ("xmin", "ymin", "zmin", "xmax", "ymax", "zmax")
+    parts = [compute.list_element(lists, i) for i in range(len(names))]
+    return table.set_column(place, "bbox", StructArray.from_arrays(parts, names))
 
 
 def write_list(

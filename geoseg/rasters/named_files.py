@@ -153,7 +153,7 @@ def allowed(
     place = folder / target if beside else Path(target)
     if not any(is_below(place, root) for root in (folder, *map(Path, trust))):
         raise not_trusted(named, by, "it is not below that file's folder")
-    return named.replace(target, str(place))
+    return named.removeprefix("file://").replace(target, str(place))
 
 
 def absolute_href(href: str, by: str) -> str:

@@ -35,6 +35,7 @@ from geoseg.rasters.catalogs import (
     pages,
 )
 from geoseg.rasters.item_lists import PARQUET, read_parquet
+from geoseg.rasters.named_files import file_of
 from geoseg.rasters.observations import age
 from geoseg.rasters.places import area_of
 from geoseg.rasters.products import RASTER_SUFFIXES
@@ -204,7 +205,7 @@ def places_of(item: Item) -> Iterator[str]:
     for asset in assets.values() if isinstance(assets, Mapping) else ():
         href = asset.get("href") if isinstance(asset, Mapping) else None
         if isinstance(href, str):
-            yield host_of(href) or href
+            yield host_of(file_of(href)) or file_of(href)
 
 
 def _named(

@@ -140,13 +140,14 @@ def items_of(source: Any) -> list[Mapping[str, Any]] | None:  # noqa: ANN401 - a
 
     Args:
         source: A dict (an item or a collection of them), pystac's Item or
-            ItemCollection, or a list of items.
+            ItemCollection, a search of pystac-client, or a list of items.
     """
     many = source if isinstance(source, list | tuple) else [source]
     found: list[Mapping[str, Any]] = []
     for one in many:
         if type(one).__module__.partition(".")[0] in {"pystac", "pystac_client"}:
-            one = one.to_dict()  # noqa: PLW2901 - as its JSON from here on
+            of = getattr(one, "item_collection_as_dict", None) or one.to_dict
+            one = of()  # noqa: PLW2901 - as its JSON from here on
         if not isinstance(one, Mapping):
             return None
         features = one.get("features")

@@ -484,12 +484,23 @@ def test_a_catalogue_names_only_what_is_its_own(tmp_path):
 
 def test_items_in_geoparquet(server, tmp_path):
     tables = pytest.importorskip("stac_geoparquet.arrow")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     path = tmp_path / "items.parquet"
     batches = tables.parse_stac_items_to_arrow(server.items)
     tables.to_parquet(batches, path)
     found = found_items(path, dates="2025-05-01/2025-05-02", trust=(server.host,))
     assert ids(found) == ["s0", "s1"]
     assert found[0]["assets"]["red"]["href"] == f"{server.url}/data/0.tif"
+    boxes = pa.array([item["bbox"] for item in server.items], pa.list_(pa.float64()))
+    table = parquet.read_table(path)
+    place = table.schema.get_field_index("bbox")
+    by_geopandas = table.set_column(place, "bbox", boxes)
+    parquet.write_table(by_geopandas, tmp_path / "older.parquet")
+    assert found_items(tmp_path / "older.parquet", trust=(server.host,)) == found_items(
+        path, trust=(server.host,)
+    )
     (tmp_path / "other.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(RasterError, match="is not a table of STAC items"):
         found_items(tmp_path / "other.parquet")

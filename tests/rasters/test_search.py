@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import shapely
+from dated_scenes import Scenes as DatedScenes
 from rasterio.transform import from_origin
 from stac_server import found_items
 from tifs import write_tif
 
+import geoseg
 from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.search import find
 from geoseg.rasters.search_table import Scenes, lines_of
@@ -206,6 +208,16 @@ def places_in(value, place=()):
     inside = enumerate(value) if isinstance(value, list) else inside
     for key, one in inside:
         yield from places_in(one, (*place, key))
+
+
+def test_files_on_this_machine_may_be_urls(tmp_path):
+    scenes = DatedScenes(tmp_path)
+    pixels = np.full((4, 4), 7, np.uint16)
+    one = scenes.add("a", "2025-05-01T10:00:00Z", {"red": pixels})
+    one["assets"]["red"]["href"] = (tmp_path / "a-red.tif").as_uri()
+    for what in ([one], scenes.save()):
+        shown = geoseg.compose(what, mask=["none"])
+        np.testing.assert_array_equal(shown.values[0], pixels)
 
 
 def test_items_of_any_make_are_taken_or_refused_on_one_line():

@@ -16,7 +16,7 @@ from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.search import find
 from geoseg.rasters.stac import open_items
 
-pytest.importorskip("pystac_client")
+pystac_client = pytest.importorskip("pystac_client")
 pytest.importorskip("stac_fastapi.api")
 pytest.importorskip("stac_fastapi.extensions")
 uvicorn = pytest.importorskip("uvicorn")
@@ -144,6 +144,8 @@ def test_pages_dates_and_places(api, tmp_path, files):
     (tmp_path / "aoi.geojson").write_text(json.dumps(box))
     assert len(found_items("scenes", aoi=tmp_path / "aoi.geojson", **how)) == 10
     assert len(found_items(f"{url}/collections/scenes", trust=trust)) == 10
+    search = pystac_client.Client.open(url).search(collections=["scenes"])
+    assert len(found_items(search)) == 10
     away = [[[lon + 20, lat] for lon, lat in box["coordinates"][0]]]
     (tmp_path / "away.geojson").write_text(json.dumps({**box, "coordinates": away}))
     assert found_items("scenes", aoi=tmp_path / "away.geojson", **how) == []
