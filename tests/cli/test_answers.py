@@ -69,7 +69,7 @@ def test_other_commands_end_with_a_next_step(capsys, tmp_path):
     ):  # fmt: skip
         assert ends in said(capsys, *words)[-1], words
     found = said(capsys, "evaluate", "m.zarr", "--reference", str(tmp_path / "m.tif"))
-    assert found[0].strip().startswith("m.zarr against ")
+    assert found[0].strip().startswith("m.zarr against")
     assert "wrong: geoseg report m.zarr --reference " in found[-1]
     regions = said(capsys, "vectorize", "m.zarr", "--out", str(tmp_path / "r.fgb"))
     assert " regions, " in regions[0]
