@@ -63,7 +63,7 @@ class SampleOptions(Options):
     ]
     """The points to write."""
     design: SampleDesign = "stratified"
-    """At random in each class, at random over the whole map, or on a square grid."""
+    """At random in each class, on a square grid, or at random over the whole map."""
     n: int | None = None
     """How many points; default 500."""
     standard_error: Annotated[float | None, Field(gt=0), Cli(metavar="SE")] = None

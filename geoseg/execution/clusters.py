@@ -58,7 +58,7 @@ def open_client(
         scheduler: Address of a running scheduler, such as `tcp://host:8786` or
             `tls://host:8786` (certificates as Dask's settings say).
         cluster: A settings file, see `cluster/` in the repository.
-        wait: How long a cluster without workers is waited for, such as `10min`.
+        wait: How long to wait for the workers of a cluster, such as `10min`.
 
     Yields:
         A client, or None where nothing is given: this process then does the work.

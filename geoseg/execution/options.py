@@ -32,4 +32,4 @@ class ClusterOptions(Options):
         BeforeValidator(seconds_of),
         Cli(section=Section.SPEED, metavar="TIME"),
     ] = "10min"
-    """How long a cluster without workers is waited for, such as 90s, 10min, 2h."""
+    """How long to wait for the workers of a cluster, such as 90s, 10min, 2h."""

@@ -59,7 +59,7 @@ class PlanOptions(RasterOptions, SeriesOptions):
     probabilities: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Write all probabilities too."""
     quality: Annotated[bool, Cli(section=Section.WRITTEN)] = False
-    """Write of each pixel how often scenes of many dates saw it too, the share of
+    """Write for each pixel, too, how often scenes of many dates saw it, the share of
     clouds, and the first and last date."""
     block: Annotated[int | None, Cli(section=Section.SPEED, metavar="PX")] = None
     """Side of a block; default by memory. Never changes the answer."""

@@ -51,7 +51,7 @@ def run(
         workers: Processes on this machine, whatever the file says.
         scheduler: Address of a running Dask scheduler, whatever the file says.
         cluster: File that says where workers come from, whatever the pipeline says.
-        wait: How long a cluster without workers is waited for, such as `90s`.
+        wait: How long to wait for the workers of a cluster, such as `90s`.
         progress: Called with a stage and its progress after every block; not of scenes.
 
     Returns:

@@ -54,7 +54,7 @@ class ViewOptions(Options):
     regions: Annotated[
         str | os.PathLike[str] | None, Cli(metavar="FILE", location=True)
     ] = None
-    """Polygons to draw: .gpkg, .fgb, .parquet."""
+    """Polygons to draw: .gpkg, .fgb, .parquet, .geojson, .shp."""
     beside: Annotated[Any, Cli(metavar="MASKS", location=True)] = None
     """Another class map, to be shown side by side."""
     basemap: Annotated[str | None, Cli(metavar="URL", location=True)] = None

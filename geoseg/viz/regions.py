@@ -189,7 +189,7 @@ def open_regions(path: str | os.PathLike[str], grid: Grid) -> RegionsFile:
 def _parquet_crs(path: Path) -> str:
     import pyarrow.parquet
 
-    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    metadata = pyarrow.parquet.read_metadata(path).metadata or {}  # of the file
     if b"geo" not in metadata:
         raise RegionsError(f"{path} is a Parquet file without geometries")
     geo = json.loads(metadata[b"geo"])

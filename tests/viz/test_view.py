@@ -29,6 +29,7 @@ from geoseg.errors import GeosegError
 from geoseg.maps.halving import halve_classes
 from geoseg.maps.overviews import announce, create_levels
 from geoseg.vector.vectorize import vectorize
+from geoseg.viz.regions import open_regions
 from geoseg.viz.view import view
 
 NODATA = 255
@@ -221,6 +222,14 @@ def status(address, **headers):
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fgb", "geojson", "shp"])
+def test_polygons_of_every_file_that_vectorize_writes(masks, tmp_path, ending):
+    regions = vectorize(masks, tmp_path / f"regions.{ending}")
+    found = open_regions(regions, masks.grid).at(30, 40)
+    assert found is not None
+    assert found["properties"]["class_name"] == "lake"
 
 
 def test_only_who_has_the_link_or_has_started_it_can_look(server, tmp_path):
