@@ -200,7 +200,7 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
     opened: Any = open_array(dataset, nodata=nodata)
     opened = replace(opened, name=name)
     ours = f"{name} is a class map of geoseg: its classes are taken as pixels"
-    return noted(opened, *([ours] if "geoseg" in dataset.attrs else []))
+    return noted(opened, ours if "geoseg" in dataset.attrs else None)
 
 
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:

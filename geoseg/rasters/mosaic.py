@@ -450,7 +450,7 @@ def dated_stack(dated: Sequence[tuple[str | None, Source]]) -> Source:
         parts[step] = Renamed(source=source, names=bands)
     sources, changed = alike([*parts.values()])
     name = f"{len(parts)} dates from {sources[0].name}"
-    return noted(stack(sources, name), *([f"{name}: {changed}"] if changed else []))
+    return noted(stack(sources, name), f"{name}: {changed}" if changed else None)
 
 
 def digest(sources: Sequence[Source]) -> str:

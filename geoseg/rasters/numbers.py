@@ -140,7 +140,7 @@ def in_numbers(source: Source, numbers: str) -> Source:
     if not scaled:
         # Bytes are pictures and floats are in units already: nothing to wonder about.
         doubt = source.dtype.kind in "iu" and source.dtype.itemsize > 1
-        return noted(source, *([_unknown(source)] if doubt else []))
+        return noted(source, _unknown(source) if doubt else None)
     if numbers == BEFORE_0400:
         kept = source.dtype if source.dtype.kind in "iu" else np.dtype(np.float32)
         changed = in_units(source, _STEP, 0.0, kept)

@@ -272,9 +272,7 @@ def for_model(source: Source, wanted: WantedInput) -> Source:
     """
     told = with_nodata(source, wanted.nodata)
     chosen = matched_in_time(told, wanted.bands, wanted.times)
-    question = suspected(chosen)
-    chosen = in_numbers(chosen, wanted.numbers)
-    return noted(chosen, *([question] if question else []))
+    return noted(in_numbers(chosen, wanted.numbers), suspected(chosen))
 
 
 def for_training(sources: Sequence[Source]) -> list[Source]:
@@ -293,10 +291,8 @@ def for_training(sources: Sequence[Source]) -> list[Source]:
         )
     ordered, otherwise = in_order(sources)
     changed, told = alike(ordered)
-    said = [text for text in (otherwise, told) if text]
-    out = []
-    for before, source in zip(ordered, changed, strict=True):
-        question = suspected(before)  # in its own numbers
-        more = [f"of the rasters to learn from: {text}" for text in said]
-        out.append(noted(source, *more, *([question] if question else [])))
-    return out
+    said = [f"of the rasters to learn from: {t}" for t in (otherwise, told) if t]
+    return [
+        noted(source, *said, suspected(before))  # in its own numbers
+        for before, source in zip(ordered, changed, strict=True)
+    ]

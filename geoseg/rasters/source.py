@@ -222,9 +222,10 @@ def by_step(bands: Sequence[SourceBand]) -> dict[str | None, list[int]]:
     return groups
 
 
-def noted(source: Source, *more: str) -> Source:
-    """Return the source with more notes; itself where there are none."""
-    return Noted(source=source, more=more) if more else source
+def noted(source: Source, *more: str | None) -> Source:
+    """Return the source with more notes, of which None says nothing."""
+    said = tuple(text for text in more if text)
+    return Noted(source=source, more=said) if said else source
 
 
 def unique(notes: Iterable[str]) -> tuple[str, ...]:
