@@ -48,6 +48,21 @@ def memory_limit() -> float | None:
     return worker.memory_manager.memory_limit if worker else None
 
 
+def main_memory(cgroup: Path = _CGROUP) -> float:
+    """Return the bytes of this machine's memory, or of the container's limit.
+
+    Args:
+        cgroup: As `container_quota` takes it; see `memory.max`.
+    """
+    import psutil
+
+    total = float(psutil.virtual_memory().total)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            total = min(total, float(int((cgroup / name).read_text())))
+    return total
+
+
 def feeding_threads(cores_: int, processes: int = 1) -> int:
     """Return how many threads a process needs to feed a GPU, of a machine's cores.
 

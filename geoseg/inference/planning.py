@@ -15,7 +15,7 @@ from geoseg.core.series_options import QUALITY
 from geoseg.core.text import counted, size
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
-from geoseg.execution.resources import cores, feeding_threads
+from geoseg.execution.resources import cores, feeding_threads, main_memory
 from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
@@ -193,9 +193,7 @@ def _room(workers: int, *, streams: bool) -> float:
     """
     if not streams:
         return _ROOM
-    import psutil
-
-    share = psutil.virtual_memory().total / 2 / max(2, workers)
+    share = main_memory() / 2 / max(2, workers)
     return float(min(_ROOM_BESIDE_A_GPU, max(_ROOM, share)))
 
 

@@ -11,8 +11,8 @@ import psutil
 
 from geoseg.core.text import redact, size
 from geoseg.errors import GeosegError
-from geoseg.execution.clusters import check_cluster
-from geoseg.execution.resources import cores
+from geoseg.execution.clusters import check_cluster, gpu_names
+from geoseg.execution.resources import cores, main_memory
 from geoseg.inference.planning import plan_of
 from geoseg.pipeline.product_paths import newest
 
@@ -58,22 +58,25 @@ def _processes(cluster: ClusterSpec | None) -> int:
         return 1
     if cluster.kind == "local" and cluster.workers is None:
         return max(1, cores() // 4)
+    if cluster.kind == "gpus":
+        return max(1, len(cluster.gpus or gpu_names()))
     return getattr(cluster, "workers", None) or 1
 
 
 def _check_memory(plan: Plan, processes: int) -> None:
-    needed, memory = plan.memory.total * processes, psutil.virtual_memory()
+    needed, total = plan.memory.total * processes, main_memory()
+    free = min(total, psutil.virtual_memory().available)
     each = f" ({processes} processes)" if processes > 1 else ""
-    if needed > memory.total:
+    if needed > total:
         raise GeosegError(
             f"this needs up to {size(needed)} of memory{each}, and the machine has "
-            f"{size(memory.total)}: use fewer workers, or segment.block = "
+            f"{size(total)}: use fewer workers, or segment.block = "
             f"{plan.tiling.chunk}"
         )
-    if needed > memory.available:
+    if needed > free:
         warnings.warn(
             f"this needs up to {size(needed)} of memory{each}; "
-            f"{size(memory.available)} are free now",
+            f"{size(free)} are free now",
             stacklevel=2,
         )
 

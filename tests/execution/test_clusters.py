@@ -48,6 +48,7 @@ from geoseg.execution.resources import (
     cores,
     dask_setup,
     feeding_threads,
+    main_memory,
     threads,
 )
 from geoseg.execution.versions import check_versions, versions
@@ -509,6 +510,30 @@ def test_a_containers_share_of_the_cores_is_known(tmp_path, name, text, quota):
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     (tmp_path / name).write_text(text)
     assert container_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "bytes_"),
+    [
+        ("memory.max", "1000000\n", 1e6),
+        ("memory/memory.limit_in_bytes", "2000000\n", 2e6),
+        ("memory.max", "max\n", None),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+    ],
+)
+def test_memory_of_a_container_counts(tmp_path, name, text, bytes_):
+    import psutil
+
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert main_memory(tmp_path) == (bytes_ or psutil.virtual_memory().total)
+
+
+@pytest.mark.parametrize(
+    ("had", "processes", "threads"), [(16, 1, 20), (16, 8, 6), (128, 1, 36), (2, 4, 4)]
+)
+def test_the_cores_are_shared_among_processes_that_feed_gpus(had, processes, threads):
+    assert feeding_threads(had, processes) == threads
 
 
 def test_workers_that_do_not_start_are_said(monkeypatch):
