@@ -58,6 +58,9 @@ class MasksError(GeosegError):
 class ChangedError(MasksError):
     """A store was begun with other settings, or of a raster that has changed since."""
 
+    of_raster = True
+    """Whether it is the raster that changed, not what is made of it."""
+
 
 class LockedError(MasksError):
     """Another process is writing the same store."""

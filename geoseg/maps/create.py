@@ -11,7 +11,7 @@ from geoseg._version import ANSWERS
 from geoseg.core.text import redact
 from geoseg.errors import ChangedError, MasksError
 from geoseg.location import portable
-from geoseg.maps.differences import differences
+from geoseg.maps.differences import differences, same_raster
 from geoseg.maps.group import create_group
 from geoseg.maps.lock import held
 from geoseg.maps.state import (
@@ -159,10 +159,12 @@ def _check_same(
     different = any(old.get(k) != new.get(k) for k in {*old, *new})
     if different:
         shown = "; ".join(differences(old, new))
-        raise ChangedError(
+        error = ChangedError(
             f"{name} was begun with other settings ({shown}): use those, another "
             "--out, or --overwrite"
         )
+        error.of_raster = not same_raster(old, new)
+        raise error
     if record.get("answers") != ANSWERS:
         raise MasksError(
             f"{name} was begun by a version of geoseg that gives other results (kind "

@@ -37,6 +37,14 @@ def differences(then: Facts, now: Facts) -> list[str]:
     return [redact(text) for text in words]
 
 
+def same_raster(then: Facts, now: Facts) -> bool:
+    """Whether both were asked of the same raster, however it is read."""
+    pair = then.get("source"), now.get("source")
+    if not all(isinstance(source, Mapping) for source in pair):
+        return pair[0] == pair[1]
+    return _unwrapped(pair[0])[0] == _unwrapped(pair[1])[0]
+
+
 def _of_raster(then: Any, now: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
     if then == now:
         return

@@ -43,9 +43,10 @@ def run(
         scenes: Run once for each of these rasters: files, globs, lists (`.txt`, a path
             a line) or tables (`.csv` with a column `raster`).
         overwrite: Begin again.
-        if_changed: What becomes of masks whose raster, model or settings have changed
-            since: `refuse` stops; `new` makes others, in a folder that `{date}` or
-            `{number}` in `out` tells from the last; `overwrite` makes them again.
+        if_changed: What becomes of masks whose raster has changed since: `refuse`
+            stops; `new` makes others, in a folder that `{date}` or `{number}` in `out`
+            tells from the last; `overwrite` makes them again. Where only model or
+            settings have, `refuse` makes them again too.
         retries: How often to try again at once what a rerun can finish.
         webhook: Web address that is told how the run ended, as JSON, by POST.
         workers: Processes on this machine, whatever the file says.

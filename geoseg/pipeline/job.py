@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from geoseg.execution.progress import Progress
+    from geoseg.pipeline.options import IfChanged
     from geoseg.pipeline.settings import Pipeline
 
 LOG = "log.jsonl"
@@ -44,8 +45,8 @@ class PipelineRun:
     show: Callable[[str, Progress], None]
     resources: ExitStack
     """What ends with the run, such as the cluster."""
-    remake: bool = False
-    """Whether masks of other settings, or of another raster, are made again."""
+    if_changed: IfChanged = "refuse"
+    """What becomes of masks of another raster, model or setting."""
     webhook: str | None = None
     """What is told how it ended."""
     shared: Client | None = None

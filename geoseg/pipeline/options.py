@@ -33,8 +33,9 @@ class RunOptions(Options):
     overwrite: bool = False
     """Begin again."""
     if_changed: IfChanged = "refuse"
-    """Where raster, model or settings have changed since the masks were made: stop,
-    make new ones where {date} or {number} in `out` says, or overwrite them."""
+    """Where the raster has changed since the masks were made: stop, make new ones
+    where {date} or {number} in `out` says, or overwrite them. Where only model or
+    settings have, `refuse` overwrites too."""
     retries: Annotated[int, Field(ge=0), Cli(metavar="N")] = 0
     """Try up to N times more, at once, where a rerun can finish (status 3)."""
     webhook: Annotated[

@@ -63,9 +63,8 @@ def run_pipeline(
 
     def attempt(place: Pipeline) -> dict[str, Any]:
         with ExitStack() as stack:
-            remake = if_changed == "overwrite"
             return _run(
-                PipelineRun(place, overwrite, show, stack, remake, webhook, client)
+                PipelineRun(place, overwrite, show, stack, if_changed, webhook, client)
             )
 
     try:

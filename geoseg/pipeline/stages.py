@@ -159,12 +159,13 @@ def _segment(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
         progress=run.progress("segment"),
     )
     try:
-        # A store is never replaced because settings changed, unless that is asked for.
         masks, facts = make(overwrite=run.overwrite)
     except ChangedError as error:
-        if not run.remake:
+        asked = run.if_changed == "overwrite"
+        if not asked and (error.of_raster or run.if_changed == "new"):
             raise
-        run.warn("segment", "overwritten", f"{error}. It is made again, as asked")
+        what = str(error).rpartition(": ")[0]  # without what to do about it
+        run.warn("segment", "overwritten", f"{what}. It is made again")
         masks, facts = make(overwrite=True)
     _name_classes(product, segment)
     return {"windows": facts.windows, "masks_run": masks.run}
