@@ -26,6 +26,7 @@ _ELEMENT = re.compile(
     re.IGNORECASE,
 )
 _TAIL = re.compile(r"[?#](?P<tail>\S+)$")
+_MATRIX = re.compile(r"(?P<name>;[\w.-]+=)(?P<value>[^\s/;?#,'\"]+)")  # a;sid=x/b.tif
 _SETTING = re.compile(
     r"(?:pass(?:word|wd)?|pwd|token|secret|key|sig(?:nature)?)\s*=\s*"
     r"(?:'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<bare>[^\s&;,]+))",
@@ -75,6 +76,8 @@ def keep_secret(named: str) -> None:
     if "://" in named and (match := _TAIL.search(named)):
         found |= {match["tail"], *re.split(r"[&=#?;]", match["tail"])[1::2]}
         found |= set(match["tail"].partition("#")[::2])
+    if "://" in named:
+        found |= {match["value"] for match in _MATRIX.finditer(named)}
     for match in _SETTING.finditer(named):
         found |= {text for text in match.groups() if text}
     spelled = {form(text) for text in found for form in (str, quote, unquote)}
@@ -85,7 +88,7 @@ def redact(text: str) -> str:
     """Return a path, URL or message without credentials and query strings."""
     for secret in sorted(_KEPT, key=len, reverse=True):
         text = text.replace(secret, "…")
-    text = _URL.sub(r"\1\2", text)
+    text = _MATRIX.sub(r"\g<name>…", _URL.sub(r"\1\2", text))
     return _SECRET.sub(r"\1=…", _QUERY.sub("?…", text))
 
 

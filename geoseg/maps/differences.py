@@ -39,10 +39,10 @@ def differences(then: Facts, now: Facts) -> list[str]:
 
 def same_raster(then: Facts, now: Facts) -> bool:
     """Whether both were asked of the same raster, however it is read."""
-    pair = then.get("source"), now.get("source")
-    if not all(isinstance(source, Mapping) for source in pair):
-        return pair[0] == pair[1]
-    return _unwrapped(pair[0])[0] == _unwrapped(pair[1])[0]
+    old, new = then.get("source"), now.get("source")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return bool(old == new)
+    return _unwrapped(old)[0] == _unwrapped(new)[0]
 
 
 def _of_raster(then: Any, now: Any) -> Iterator[str]:  # noqa: ANN401 - JSON

@@ -157,7 +157,9 @@ def ogr() -> Any:  # noqa: ANN401 - a module
     import pyogrio
 
     # Its GDAL prints what exceptions tell as well; where it prints is settled once.
-    pyogrio.set_gdal_config_options({"CPL_LOG": os.devnull})
+    # And curl would print logins.
+    quiet = {"CPL_LOG": os.devnull, "CPL_CURL_VERBOSE": "NO"}
+    pyogrio.set_gdal_config_options(quiet)
     return pyogrio
 
 

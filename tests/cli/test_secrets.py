@@ -269,12 +269,29 @@ def test_keys_in_the_url_of_a_bucket_are_refused(made, capfd, url):
         f"hf:user:{SECRET}@x/y",
         f"<GDAL_WMS><UserPwd>u:{SECRET}</UserPwd></GDAL_WMS>",
         f"https://host/a.tif?X-Amz-Signature={SECRET}",
+        f"https://host/a;jsessionid={SECRET}/b.tif",
+        f"/vsicurl/https://host/b.tif;v=1;sid={SECRET}",
     ],
 )
 def test_secrets_of_other_spellings_are_learned(monkeypatch, named):
     monkeypatch.setattr(location, "_KEPT", set())
     location.keep_secrets([named])
     assert SECRET not in str(GeosegError(f"it said: no, not {SECRET!r}"))
+
+
+def test_parameters_in_the_paths_of_others_are_cut_out():
+    said = location.redact(f"https://host/a;jsessionid={SECRET}/b.tif: refused")
+    assert said == "https://host/a;jsessionid=…/b.tif: refused"
+
+
+def test_what_curl_sends_is_not_printed(monkeypatch, capfd, tmp_path):
+    monkeypatch.setenv("CPL_CURL_VERBOSE", "YES")
+    monkeypatch.setenv("GDAL_HTTP_HEADERS", f"Authorization: Bearer {SECRET}")
+    assert run(["info", "https://127.0.0.1:9/x.tif"]) == 2
+    assert run(["info", "/vsicurl/http://127.0.0.1:9/x.gpkg"]) == 2
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said
+    assert "Trying" not in said
 
 
 def test_mistakes_of_ours_tell_none_either(monkeypatch, capfd):
