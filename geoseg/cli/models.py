@@ -87,8 +87,9 @@ def check(
     from geoseg.models.load import model_recipe
     from geoseg.rasters.open import open_source
 
+    recipe = model_recipe(spec)
     source = open_source(one_or_more(raster), **options.of_source)
-    recipe = model_recipe(spec).bound(source)
+    recipe = recipe.bound(source)
     findings = examine(recipe.card, source)
     if not any(f.level == "wrong" for f in findings):
         findings += try_out(recipe, source)

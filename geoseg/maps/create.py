@@ -11,9 +11,10 @@ from geoseg._version import ANSWERS
 from geoseg.core.text import redact
 from geoseg.errors import ChangedError, MasksError
 from geoseg.location import portable
-from geoseg.maps.differences import differences, same_raster
+from geoseg.maps.differences import differences, replaced, same_raster
 from geoseg.maps.group import create_group
 from geoseg.maps.lock import held
+from geoseg.maps.provenance import crs_name
 from geoseg.maps.state import (
     LOCK,
     META,
@@ -72,7 +73,7 @@ def create_masks(
     settings = portable(json.loads(json.dumps(settings)), folder)
     found = _begun(storage, overwrite=overwrite)
     if found is not None:
-        _check_same(storage, found, settings)
+        _check_same(storage, found, settings, grid)
         if found.get("created"):
             hold(storage, found["run"])
             return open_masks(storage.url)
@@ -151,18 +152,22 @@ def _begun(storage: Storage, *, overwrite: bool) -> dict[str, Any] | None:
 
 
 def _check_same(
-    storage: Storage, record: Mapping[str, Any], new: Mapping[str, Any]
+    storage: Storage, record: Mapping[str, Any], new: Mapping[str, Any], grid: Grid
 ) -> None:
     """Raise where a run would not answer what the rest of the store was answered."""
     # Where a raster lies is not compared: size, time or tag tell whether it changed.
     name, old, new = redact(storage.url), portable(record["settings"]), portable(new)
     different = any(old.get(k) != new.get(k) for k in {*old, *new})
     if different:
-        shown = "; ".join(differences(old, new))
-        error = ChangedError(
-            f"{name} was begun with other settings ({shown}): use those, another "
-            "--out, or --overwrite"
-        )
+        words = differences(old, new)
+        there = open_masks(storage.url).grid if record.get("created") else grid
+        if there.crs != grid.crs:
+            words.append(f"{crs_name(there)} there, {crs_name(grid)} now")
+        begun, those = "with other settings", "use those, another --out, or --overwrite"
+        if replaced(old.get("source"), new.get("source")):  # no setting undoes that
+            begun = "of another raster than lies there now"
+            those = "another --out keeps that map, --overwrite begins it again"
+        error = ChangedError(f"{name} was begun {begun} ({'; '.join(words)}): {those}")
         error.of_raster = not same_raster(old, new)
         raise error
     if record.get("answers") != ANSWERS:

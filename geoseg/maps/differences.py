@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.core.text import redact
-from geoseg.rasters.file_versions import changes
+from geoseg.rasters.file_versions import CONTENT, changes
 
 Facts = Mapping[str, Any]
 
@@ -43,6 +43,20 @@ def same_raster(then: Facts, now: Facts) -> bool:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return bool(old == new)
     return _unwrapped(old)[0] == _unwrapped(new)[0]
+
+
+def replaced(then: Any, now: Any) -> bool:  # noqa: ANN401 - JSON
+    """Whether files at the same place hold something else than they did.
+
+    Args:
+        then: A source's identity, as a store keeps it.
+        now: The same, of what lies there now.
+    """
+    if not isinstance(then, Mapping) or not isinstance(now, Mapping):
+        return False
+    (old, _), (new, _) = _unwrapped(then), _unwrapped(now)
+    same = "path" in new and old.get("path") == new["path"]
+    return same and any(old.get(key) != new.get(key) for key in CONTENT)
 
 
 def _of_raster(then: Any, now: Any) -> Iterator[str]:  # noqa: ANN401 - JSON

@@ -14,6 +14,7 @@ from geoseg.models.folder import CARD, TRAINING, ModelFolder, open_folder
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.plain import read_json
 from geoseg.models.stac import card_file
+from geoseg.rasters.zarrs import is_zarr
 
 _OF_CHECKPOINTS = ("smp", "torchvision")  # families whose weights torch.save may hold
 
@@ -54,6 +55,17 @@ def open_named(spec: str) -> OpenedModel:
     )
 
 
+def _instead(path: Path) -> str:
+    """Return what a folder without a card is, or how it gets one."""
+    if is_zarr(str(path)):
+        return "it is a Zarr"
+    if (path / "saved_model.pb").is_file():
+        return FOREIGN[".pb"]
+    if (path / TRAINING).is_file():
+        return "its training did not finish: the same geoseg train command goes on"
+    return f"geoseg model new {path} writes one"
+
+
 def _open_path(path: Path) -> OpenedModel:
     """Open a model folder, a card, or a file of an exported model."""
     ending = path.suffix.lower()
@@ -68,14 +80,9 @@ def _open_path(path: Path) -> OpenedModel:
     if path.is_dir() and not (path / CARD).is_file():
         if (path / "config.json").is_file():
             return import_module("geoseg.models.networks.hf").open_folder(path)  # type: ignore[no-any-return]
-        how = f"geoseg model new {path} writes one"
-        if (path / "saved_model.pb").is_file():
-            how = FOREIGN[".pb"]
-        elif (path / TRAINING).is_file():
-            how = "its training did not finish: the same geoseg train command goes on"
         raise ModelError(
             f"{path} is not a model folder: it holds neither {CARD} nor a transformers "
-            f"config.json; {how}"
+            f"config.json; {_instead(path)}"
         )
     folder = open_folder(path)
     family = folder.card.framework.get("family")

@@ -154,6 +154,8 @@ def called(card: Path) -> str:
 def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return an item as a plain card."""
     properties = item["properties"]
+    if not any(key.startswith("mlm:") for key in properties):
+        raise ModelError("it is an item of rasters, and no card")
     single_input, output = properties["mlm:input"][0], properties["mlm:output"][0]
     tasks = {v: k for k, v in _TASKS.items()}
     found = [tasks[t] for t in properties["mlm:tasks"] if t in tasks]

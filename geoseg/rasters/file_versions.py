@@ -27,6 +27,8 @@ _ASKED_REMOTE: Final = 4
 # How many remote files are asked for when a raster is opened.
 _MOST_REMOTE: Final = 500
 
+CONTENT: Final = ("size", "mtime_ns", "files", "digest", *sorted(_HEADERS))
+"""What tells in a source's identity that its files hold something else."""
 # What changes with the content, in words: digests tell a reader nothing.
 _CONTENT: Final = {
     "etag": "its content is another",

@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     frame = geopandas.GeoDataFrame({"class": ["a"]}, geometry=areas, crs="EPSG:32632")
     frame.to_file(folder / "p.gpkg")
     frame.to_crs(4326).to_file(folder / "p.geojson")
+    (folder / "i.json").write_text('{"type": "Feature", "properties": {}}')
     data = xr.DataArray(random[0] / 7, dims=("y", "x"), name="height").to_dataset()
     data.to_zarr(folder / "f.zarr", zarr_format=2)
     return folder
@@ -49,6 +50,11 @@ def folder(tmp_path_factory):
         ("vectorize s.tif --out r.gpkg", "of an image geoseg segment makes it"),
         ("vectorize f.tif --out r.gpkg", "gdal_translate -ot Byte -a_nodata 255"),
         ("vectorize f.zarr --out r.gpkg", "array.fillna(255).astype('uint8')"),
+        ("model check s.tif kmeans:3", "s.tif is not a model: that is a folder"),
+        ("model check p.gpkg s.tif", "p.gpkg is not a model: that is a folder"),
+        ("model check f.zarr s.tif", "nor a transformers config.json; it is a Zarr"),
+        ("model check i.json kmeans:3", "it is an item of rasters, and no card"),
+        ("model check kmeans:3 p.gpkg", "p.gpkg holds features"),
         ("verify s.tif", "which masks are that geoseg segment writes"),
     ],
 )

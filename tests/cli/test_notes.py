@@ -15,6 +15,10 @@ from geoseg.maps.provenance import provenance
 
 NDVI, NIR = "threshold:ndvi:0.4", "threshold:nir>1000"
 PLANET = "20230601_101010_12_2461_3B_AnalyticMS_SR.tif"
+AREA = (
+    '{"type": "Polygon", "coordinates": [[[9.0, 46.955], [9.003, 46.955], '
+    "[9.003, 46.952], [9.0, 46.955]]]}"
+)
 
 
 def write(path, pixels, scale=None):
@@ -82,3 +86,23 @@ def test_every_note_is_said_and_kept(folder, tmp_path, monkeypatch, capsys, line
     assert any(said in note for note in notes)
     for note in notes:
         assert [n for n, text in spoken.items() if note not in text] == [], note
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("collar.tif", "--nodata 0"),
+        ("plain.tif --units reflectance", "--units reflectance changes nothing"),
+        ("scaled.tif --units reflectance", "number x 0.0001 - 0.1"),
+        (PLANET, "PlanetScope: 0 is nodata"),
+        ("item.json", "nodata is 0 by the item"),
+    ],
+)
+def test_training_says_them_too(folder, monkeypatch, capsys, line, said):
+    monkeypatch.chdir(folder)
+    (folder / "area.geojson").write_text(AREA)
+    train = f"train {line} --labels area.geojson --arch forest --out model"
+    assert run(train.split()) == 2, "labels without classes are refused, after that"
+    heard = capsys.readouterr().err.splitlines()
+    assert any(t.startswith("geoseg: warning: ") and said in t for t in heard)

@@ -344,7 +344,13 @@ def test_a_store_tells_no_folder_and_moves_with_its_raster(scene, tmp_path):
     )  # fmt: skip
     assert remembered_raster(several) == str(moved / "sc*.tif")
     os.utime(moved / "scene.tif", (0, 0))
-    with pytest.raises(MasksError, match=r"scene\.tif has changed: last changed"):
+    with pytest.raises(MasksError, match=r"scene\.tif has changed: last .*keeps that"):
+        run(str(moved / "scene.tif"), moved / "m.zarr", block=72)
+    with rasterio.open(moved / "scene.tif", "r+") as raster:
+        raster.crs = "EPSG:32601"
+    with pytest.raises(
+        MasksError, match=r"there, .* zone 1N \(EPSG:32601\) now.*, --overwrite begins"
+    ):
         run(str(moved / "scene.tif"), moved / "m.zarr", block=72)
 
 

@@ -79,7 +79,7 @@ def test_a_new_image_at_the_same_path_is_a_new_run_where_that_is_asked_for(water
     run_pipeline(pipeline, day="2026-03-01")
     before = read_status(f"{out}/2026-03-01")
     change(water.parent, nodata=9)
-    with pytest.raises(ChangedError, match=r"settings .scene.tif has changed: last"):
+    with pytest.raises(ChangedError, match=r"there now .scene.tif has changed: last"):
         run_pipeline(pipeline, day="2026-03-01")
     with pytest.warns(UserWarning, match=r"A new run begins in .*2026-03-01-2"):
         made = run_pipeline(pipeline, day="2026-03-01", if_changed="new")
