@@ -6,7 +6,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -17,6 +17,8 @@ from geoseg.core.files import replace, replacing, target
 from geoseg.core.grid import squares
 from geoseg.errors import MasksError
 from geoseg.maps.complete import incomplete
+from geoseg.maps.dataset import ClassDataset
+from geoseg.maps.geotiff import ClassRaster
 from geoseg.maps.open import open_classes
 from geoseg.maps.reader import dtype_of, read_plain
 from geoseg.maps.styles import raster_qml
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 _BEST_DEFLATE = 1032
 """Bytes that deflate puts into one at best (https://zlib.net/zlib_tech.html)."""
+_GDAL_TYPES = {
+    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16",
+    "uint32": "UInt32", "int32": "Int32", "uint64": "UInt64", "int64": "Int64",
+}  # fmt: skip
 _SMALLEST = 1 << 15
 """Bytes of a map of a few pixels with its headers, tables and side files."""
 
@@ -46,6 +52,9 @@ def export(
     Class names lie in `<out>.aux.xml`, where GDAL looks for them, and in a style beside
     it, `.qml`, where QGIS does; colours, nodata and overviews (nearest, so classes stay
     classes) in the file itself. It is written beside and renamed when whole.
+
+    Dtype and nodata are those of masks (8 bits and 255 up to 254 classes, else 16 and
+    65535), or of another tool's map as it has them.
 
     Args:
         masks: Masks, their path or dataset; or another tool's class raster.
@@ -116,7 +125,8 @@ def _write_tiles(masks: ClassReader, path: Path) -> None:
     """Copy the classes into an ordinary tiled GeoTIFF, chunk by chunk."""
     import rasterio
 
-    grid = masks.grid
+    grid, (dtype, nodata) = masks.grid, _stored(masks)
+    blank = nodata_value(masks.classes)
     with rasterio.open(
         path,
         "w",
@@ -124,7 +134,7 @@ def _write_tiles(masks: ClassReader, path: Path) -> None:
         height=grid.height,
         width=grid.width,
         count=1,
-        dtype=dtype_of(masks.classes),
+        dtype=dtype,
         transform=grid.transform,
         tiled=True,
         blockxsize=512,
@@ -136,8 +146,25 @@ def _write_tiles(masks: ClassReader, path: Path) -> None:
         num_threads="all_cpus",
     ) as file:
         for square in squares(grid, masks.chunk):
-            values = read_plain(masks, "classes", square)
+            plain = read_plain(masks, "classes", square)
+            values = plain.astype(dtype)
+            if nodata is not None:
+                values[plain == blank] = nodata
             file.write(values, 1, window=square.spans)
+
+
+def _stored(masks: ClassReader) -> tuple[np.dtype[Any], int | None]:
+    """Return the dtype and nodata to write: a map of others keeps its own.
+
+    It has none where the dtype cannot hold it; then no pixel has it.
+    """
+    if not isinstance(masks, ClassRaster | ClassDataset):
+        return np.dtype(dtype_of(masks.classes)), nodata_value(masks.classes)
+    name, nodata = masks.stored
+    dtype = np.dtype(name).newbyteorder("=")
+    limits = np.iinfo(dtype)
+    inside = nodata is not None and limits.min <= nodata <= limits.max
+    return dtype, nodata if inside else None
 
 
 def _vrt(masks: ClassReader, tiles: Path) -> str:
@@ -161,14 +188,16 @@ def _vrt(masks: ClassReader, tiles: Path) -> str:
         if grid.crs
         else ""
     )
-    dtype = "Byte" if dtype_of(masks.classes) is np.uint8 else "UInt16"
+    dtype, nodata = _stored(masks)
+    kind = _GDAL_TYPES[dtype.name]
+    blank = "" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>"
     size = f'xSize="{grid.width}" ySize="{grid.height}"'
     lacks = incomplete(masks)
     told = f'<Metadata><MDI key="INCOMPLETE">{lacks}</MDI></Metadata>' if lacks else ""
     return f"""<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">
 {srs}<GeoTransform>{geotransform}</GeoTransform>{told}
-<VRTRasterBand dataType="{dtype}" band="1"><Description>class</Description>
-<NoDataValue>{nodata_value(masks.classes)}</NoDataValue><ColorInterp>Palette</ColorInterp>
+<VRTRasterBand dataType="{kind}" band="1"><Description>class</Description>
+{blank}<ColorInterp>Palette</ColorInterp>
 <CategoryNames>{names}</CategoryNames><ColorTable>{"".join(entries)}</ColorTable>
 <SimpleSource><SourceFilename relativeToVRT="1">{tiles.name}</SourceFilename>
 <SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" {size}/>

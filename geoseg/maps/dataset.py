@@ -58,6 +58,14 @@ class ClassDataset:
         """Names of its arrays."""
         return ("classes",) if self.confidence is None else ("classes", "confidence")
 
+    @property
+    def stored(self) -> tuple[str, int | None]:
+        """The dtype of the data, where they are integers, and their nodata."""
+        kind = self.data.dtype.kind
+        blank = self.nodata if self.blank is None else self.blank
+        ours = "uint8" if self._fits_byte else "uint16"
+        return (str(self.data.dtype) if kind in "iu" else ours), blank
+
     def attributes(self) -> dict[str, Any]:
         """Return nothing: it is not geoseg's own."""
         return {}

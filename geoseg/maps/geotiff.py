@@ -55,6 +55,8 @@ class ClassRaster:
     """Class values that the file names, with their names."""
     colors: tuple[tuple[int, str], ...] = ()
     """Values that it has colours for."""
+    stored: tuple[str, int | None] = ("uint8", None)
+    """The dtype of the file, and the nodata that it tells."""
 
     def table(self, values: Iterable[int]) -> tuple[Class, ...]:
         """Return the class table, given the values that occur."""
@@ -157,6 +159,7 @@ def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRast
         dtype=None if narrow else dtype_of(classes).__name__,
         names=tuple(names.items()),
         colors=tuple(colors.items()),
+        stored=(dtype, nodata),
     )
 
 

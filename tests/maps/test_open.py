@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+import geoseg
 from geoseg.cli import run
 from geoseg.errors import RasterError
 from geoseg.maps.open import open_classes
@@ -114,6 +115,31 @@ def test_maps_of_other_tools(kind, tmp_path):
         found = file.read(1)
         np.testing.assert_array_equal(found == file.nodata, blank)
         np.testing.assert_array_equal(found[~blank], SQUARES[~blank])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "values"),
+    [
+        ("uint8", 0, [0, 1, 2]),
+        ("uint8", None, [0, 1, 255]),
+        ("uint16", 65535, [65535, 1, 700]),
+        ("int16", -9999, [-9999, 3, 40]),
+        ("int8", -1, [-1, 0, 5]),
+        ("int32", None, [1, 2, 70]),
+        ("int64", -1, [-1, 4]),
+    ],
+)
+@pytest.mark.parametrize("opened", [str, xr.open_dataarray], ids=["path", "array"])
+def test_an_export_keeps_dtype_and_nodata(tmp_path, dtype, nodata, values, opened):
+    pixels = np.random.default_rng(0).choice(values, (30, 20)).astype(dtype)
+    path = tmp_path / "theirs.tif"
+    write_tif(path, pixels, nodata=nodata)
+    kwargs = {} if opened is str else {"engine": "rasterio", "mask_and_scale": False}
+    out = geoseg.export(opened(path, **kwargs), tmp_path / "out.tif")
+    with rasterio.open(out) as file:
+        assert (file.dtypes[0], file.nodata) == (dtype, nodata)
+        np.testing.assert_array_equal(file.read(1), pixels)
+        assert set(file.colormap(1)) >= set(values) - {nodata}
 
 
 def test_what_is_no_class_raster_is_said(tmp_path):
