@@ -84,6 +84,8 @@ _IN_FILE_NAME: Final = re.compile(
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
+# Of Landsat's surface reflectance in Collection 1: `…_sr_band4.tif`.
+_COLLECTION1: Final = re.compile(r"(?<![A-Za-z0-9])sr_band(?=\d)", re.IGNORECASE)
 ALPHA: Final = frozenset({"alpha", "a", "mask", "transparency"})
 """What the band that tells which pixels are transparent may be called."""
 _POLARISATIONS: Final = frozenset({"VV", "VH", "HH", "HV"})
@@ -110,7 +112,7 @@ def band_in_file_name(path: str) -> str | None:
     (`… red edge.tif`).
     """
     stem = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1].rsplit(".", 1)[0]
-    found = _IN_FILE_NAME.findall(stem)
+    found = _IN_FILE_NAME.findall(_COLLECTION1.sub("SR_B", stem))
     if found:
         return str(found[-1]).upper()
     words = _LAST_WORDS.search(stem)
@@ -324,7 +326,7 @@ def _partly_named(
     before: Sequence[SourceBand], words: Sequence[str], where: str
 ) -> Sequence[SourceBand]:
     """Return bands with the names that `name=number` tells of."""
-    bands = list(before)
+    bands, told = list(before), set[int]()
     for word in words:
         name, equals, number = (part.strip() for part in word.partition("="))
         if not (equals and name and number.isdigit()):
@@ -334,9 +336,10 @@ def _partly_named(
             )
         at = _numbered(before, [int(number)], where)[0]
         bands[at] = as_before([bands[at]], with_common_names([name]))[0]
+        told.add(at)
     given = {word.partition("=")[0].strip() for word in words}
     for i, band in enumerate(bands):  # what was called so before is called so no more
-        if band == before[i] and {band.name, band.common_name} & given:
+        if i not in told and {band.name, band.common_name} & given:
             bands[i] = as_before([band], [number_band(band.number or i + 1)])[0]
     return bands
 

@@ -95,6 +95,8 @@ def reporting(what: str, name: str, path: str) -> Iterator[None]:
         if path.lower().endswith(FEATURES) and Path(path).exists():
             raise no_pixels(name) from error
         reason = _without_name(one_line(error, path), name)
+        if "not recognized as being" in reason:
+            reason += _instead(path)
         raise RasterError(f"cannot {what} {name}: {reason}") from error
 
 
@@ -104,6 +106,19 @@ def no_pixels(name: str) -> RasterError:
         f"{name} holds features (points, lines, polygons), and pixels are needed here: "
         "name a raster; gdal_rasterize makes one of features"
     )
+
+
+def _instead(path: str) -> str:
+    """Return what to give instead of a file that no driver here reads."""
+    kind = path.lower().rpartition(".")[2]
+    if kind in {"ecw", "sid"}:
+        return (
+            f" Here GDAL has no driver for .{kind}: make a GeoTIFF of it where there "
+            "is one, as in QGIS (Export > Save As) or with gdal_translate there"
+        )
+    if kind in {"til", "xml"}:
+        return " It only lists rasters: name the folder or the files themselves"
+    return ""
 
 
 def _without_name(reason: str, name: str) -> str:

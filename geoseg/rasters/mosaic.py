@@ -19,7 +19,7 @@ from affine import Affine
 
 from geoseg.core.grid import Grid, Window, same_crs
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import band_key, listed
+from geoseg.rasters.bands import band_key, is_unnamed, listed
 from geoseg.rasters.numbers import alike
 from geoseg.rasters.source import (
     Derived,
@@ -200,7 +200,8 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
-    more = [f"{name}: {text}" for text in (otherwise, changed) if text]
+    said = (otherwise, changed, _same_place(sources))
+    more = [f"{name}: {text}" for text in said if text]
     return noted(joined, *more, *_other_crs(sources, first.grid, name))
 
 
@@ -223,6 +224,21 @@ def in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
     return sources, (
         f"{count} call their bands otherwise ({listed(example.bands)} instead of "
         f"{listed(sources[0].bands)}): they are joined by position"
+    )
+
+
+def _same_place(sources: Sequence[Source]) -> str | None:
+    """Return what to say of files that may be bands, and are taken for tiles."""
+    first = sources[0]
+    if len(first.bands) > 1 or not all(is_unnamed(s.bands[0]) for s in sources):
+        return None
+    if any(s.grid != first.grid for s in sources):
+        return None
+    return (
+        f"its {len(sources)} rasters of one band lie on the same pixels and no name "
+        f"tells that they are bands: only {first.name} is seen where it has data; name "
+        "them by their bands (…_red.tif, …_nir.tif), or stack them with gdalbuildvrt "
+        "-separate"
     )
 
 

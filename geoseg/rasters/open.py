@@ -27,6 +27,7 @@ from geoseg.rasters.numbers import (
     as_reflectance,
     formula,
     in_numbers,
+    numbers_of,
 )
 from geoseg.rasters.products import product_of
 from geoseg.rasters.resample import at_resolution, resampled
@@ -292,6 +293,8 @@ def for_training(sources: Sequence[Source]) -> list[Source]:
     ordered, otherwise = in_order(sources)
     changed, told = alike(ordered)
     said = [f"of the rasters to learn from: {t}" for t in (otherwise, told) if t]
+    if numbers_of(changed, "file") == "DN":
+        changed = [in_numbers(source, "DN") for source in changed]
     return [
         noted(source, *said, suspected(before))  # in its own numbers
         for before, source in zip(ordered, changed, strict=True)

@@ -56,6 +56,7 @@ _NO_BAND: Final = re.compile(
     r"(?:^|[_\-. ])(?:TCI|AOT|WVP|SCL|PVI|CLD|SNW|DDV|CLDPRB|SNWPRB"
     r"|(?:S[RT]_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|(?:DN_)?udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
     r"|ql|visual|overview|MSK_\w+|ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD|inc_map|ls_map"
+    r"|QAI|HOT|DST|OVV|VZN"  # of FORCE, beside its BOA
     r"|ndvi|ndre|gndvi|osavi|lci)(?:_[126]0m|_clip)?$",
     re.IGNORECASE,
 )
@@ -70,6 +71,11 @@ _SUBDATASET: Final = re.compile(r"SENTINEL2_L\w+:(?P<file>.*\.xml):", re.IGNOREC
 _SENTINEL2_OLD: Final = re.compile(
     r"S2A_\w{4}_MSI_L\w{2}_TL_.*_T\d{2}[A-Z]{3}_B\d[\dA]$"
 )
+# Of the bucket that mirrors the products tile by tile: 33/U/XP/2022/7/1/0/R10m/B04.
+_SENTINEL2_BUCKET: Final = re.compile(
+    r"/\d{1,2}/[C-X]/[A-Z]{2}/(?P<year>20\d{2})/(?P<month>\d{1,2})/(?P<day>\d{1,2})"
+    r"/\d+/(?:R[126]0m/)?B\d[\dA]\.jp2$"
+)
 # Of CNES's MAJA: surface reflectance, corrected for slopes (FRE) and not (SRE).
 _MAJA: Final = re.compile(r"SENTINEL2[A-D]_\d{8}-.*_[FS]RE_B\d[\dA]?$")
 _BASELINE: Final = re.compile(r"_N(\d{2})(\d{2})_")
@@ -82,7 +88,7 @@ _SENTINEL1: Final = re.compile(
     re.IGNORECASE,
 )
 _PLANET: Final = re.compile(
-    r"_(?:3B|2B|1B)?_?Analytic(?:MS)?(?P<sr>_SR)?(?:_8b)?", re.IGNORECASE
+    r"_(?:3B|2B|1B)?_?Analytic(?:MS)?(?:_[48]b)?(?P<sr>_SR)?(?:_8b)?", re.IGNORECASE
 )
 _PLANET_BANDS: Final[Mapping[int, tuple[str, ...]]] = {
     4: ("blue", "green", "red", "nir"),
@@ -156,6 +162,9 @@ def _of_one_band(path: str, band: SourceBand) -> Product | None:
     stem = _stem(path)
     if match := _SENTINEL2.search(stem):
         return _sentinel2(path, band, match["day"])
+    if match := _SENTINEL2_BUCKET.search(path.replace("\\", "/")):
+        day = f"{match['year']}{match['month']:0>2}{match['day']:0>2}"
+        return _sentinel2(path, band, day)
     maja = _MAJA.search(stem)
     if maja or _SENTINEL2_OLD.search(stem):
         nodata = -10000 if maja else 0

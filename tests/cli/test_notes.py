@@ -94,6 +94,7 @@ def test_every_note_is_said_and_kept(folder, tmp_path, monkeypatch, capsys, line
     [
         ("collar.tif", "--nodata 0"),
         ("plain.tif --units reflectance", "--units reflectance changes nothing"),
+        ("scaled.tif", "(--units reflectance uses that)"),
         ("scaled.tif --units reflectance", "number x 0.0001 - 0.1"),
         (PLANET, "PlanetScope: 0 is nodata"),
         ("item.json", "nodata is 0 by the item"),

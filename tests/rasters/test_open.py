@@ -394,6 +394,8 @@ def test_some_bands_are_named_by_their_numbers(tmp_path):
     source = open_source(path, bands=["nir=4", "green=1"])
     assert names(source) == ["green", "2", "blue", "nir"]
     assert match_bands(source, [Band(name="nir"), Band(name="green")]) == (3, 0)
+    source = open_source(path, bands=["red=1", "nir=4"])  # red is called so already
+    assert names(source) == ["red", "green", "blue", "nir"]
     with pytest.raises(RasterError, match="'red' should be NAME=NUMBER"):
         open_source(path, bands=["nir=4", "red"])
     with pytest.raises(RasterError, match="has no band 7"):

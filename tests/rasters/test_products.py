@@ -331,6 +331,56 @@ def test_a_hls_folder_leaves_its_mask_and_angles_out(tmp_path):
     assert source.notes[0].endswith("Fmask, SAA, VZA")
 
 
+def test_landsat_of_collection_1_is_a_stack(tmp_path):
+    stem = "LC08_L1TP_192025_20190701_20190706_01_T1"
+    for i, band in enumerate(("sr_band4", "sr_band5", "pixel_qa", "sr_aerosol")):
+        write(tmp_path / f"{stem}_{band}.tif", numbers(30, i), 30)
+    source = open_source(tmp_path)
+    assert [b.common_name for b in source.bands] == ["red", "nir08"]
+
+
+def test_sentinel2_by_the_day_in_its_buckets_folders(tmp_path):
+    folder = tmp_path / "tiles/33/U/XP/2022/7/1/0/R10m"
+    for i, band in enumerate(("B04", "B08")):
+        write(folder / f"{band}.jp2", numbers(10, i))
+    source = open_source(folder)
+    assert [(b.common_name, b.offset) for b in source.bands] == [
+        ("red", -0.1), ("nir", -0.1),
+    ]  # fmt: skip
+    assert "0 is nodata" in source.notes[0]
+
+
+def test_surface_reflectance_of_planets_ordered_mosaics(tmp_path):
+    path = tmp_path / "ortho_analytic_8b_sr.tif"
+    source = open_source(write(path, np.stack([numbers(30, 1)] * 8)))
+    assert {b.scale for b in source.bands} == {1e-4}
+
+
+def test_the_quality_file_of_force_is_left_out(tmp_path):
+    write(tmp_path / "20220701_LEVEL2_SEN2A_BOA.tif", np.stack([numbers(30, 1)] * 10))
+    write(tmp_path / "20220701_LEVEL2_SEN2A_QAI.tif", numbers(30, 2))
+    source = open_source(tmp_path)
+    assert len(source.bands) == 10
+    assert source.notes[0].endswith("QAI")
+
+
+def test_bands_that_no_name_tells_of_are_not_tiles_in_silence(tmp_path):
+    for i in (1, 2, 3):
+        write(tmp_path / f"IMG_0001_{i}.tif", numbers(30, i))
+    notes = open_source(tmp_path).notes
+    assert any("3 rasters of one band lie on the same pixels" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("a.ecw", "no driver for .ecw"), ("a.sid", "GeoTIFF"), ("a.TIL", "name the fold")],
+)
+def test_what_no_driver_reads_is_refused_with_what_to_give(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"numTiles = 1;\n" + bytes(200))
+    with pytest.raises(RasterError, match=advice):
+        open_source(tmp_path / name)
+
+
 def test_tiles_stay_a_mosaic_whatever_they_are_called():
     tiles = ("tile_red.tif", "tile_2.tif", "other.tif")
     assert bands_and_tiles(tiles).paths == tiles
