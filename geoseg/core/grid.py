@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyproj import CRS, Geod
 
-_MOST = 10**15
+_MOST = 10**17
 """Pixels of a grid; whoever wants more has a header that was made up."""
 
 
@@ -114,7 +114,7 @@ class Grid:
         if self.pixels > _MOST:
             raise RasterError(
                 f"a grid of {self.width:,} x {self.height:,} pixels has more than the "
-                "whole Earth at 1 m: its size is not a raster's"
+                "whole Earth at 10 cm: its size is not a raster's"
             )
         if self.transform.determinant == 0:
             raise RasterError(

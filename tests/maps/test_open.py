@@ -17,6 +17,7 @@ pytest.importorskip("uvicorn")
 
 import geoseg
 from geoseg.cli import run
+from geoseg.core.grid import Grid
 from geoseg.errors import RasterError
 from geoseg.maps.open import open_classes
 from geoseg.viz.view import view
@@ -174,8 +175,10 @@ def test_sizes_that_were_made_up_take_no_memory(tmp_path):
     tracemalloc.stop()
     assert most < 100e6  # and it has 3.4 GB of pixels
     (tmp_path / "all.vrt").write_text(WIDE.format(2**31 - 1, 2**31 - 1))
-    with pytest.raises(RasterError, match="more than the whole Earth at 1 m"):
+    with pytest.raises(RasterError, match="more than the whole Earth at 10 cm"):
         open_classes(tmp_path / "all.vrt")
+    world = 1 << 25  # web mercator at level 17, 1.2 m: a mosaic that there is
+    Grid(crs=None, transform=Affine.scale(1.2, -1.2), height=world, width=world)
     size = {"height": 2, "width": 2**31 - 2, "BIGTIFF": "YES", "sparse_ok": True}
     with rasterio.open(tmp_path / "row.tif", "w", **size, **profile):
         pass
