@@ -129,6 +129,8 @@ def _said(name: str, error: Any) -> str:  # noqa: ANN401 - pydantic's
     if error["type"] == "value_error":
         return f"{name}: {message}"
     value = redact(repr(error["input"]))[:_LONG]
+    if error["type"] == "sequence_str":
+        message = f"a list is needed, [{value}]"
     return f"{name} {value}: {message}"
 
 

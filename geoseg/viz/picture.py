@@ -332,8 +332,8 @@ def round_length(length: float) -> float:
     >>> round_length(8192)
     5000.0
     """
-    power = 10.0 ** math.floor(math.log10(length))
-    return max(step * power for step in (1.0, 2.0, 5.0) if step * power <= length)
+    power = 10.0 ** math.floor(math.log10(length))  # may be rounded up, past the length
+    return max(f * power for f in (0.5, 1.0, 2.0, 5.0) if f * power <= length)
 
 
 def scale_bar(grid: Grid) -> tuple[float, str] | None:

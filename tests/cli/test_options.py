@@ -122,7 +122,7 @@ def test_what_is_wrong_is_said_in_the_users_spelling():
     assert "out is missing" in said
     assert "block 'x': input should be a valid integer" in said
     assert "tta 'd5': input should be 'd4' or 'flips'" in said
-    with pytest.raises(GeosegError, match="things 'car'"):
+    with pytest.raises(GeosegError, match=r"things 'car': a list is needed, \['car'\]"):
         checked(PlanOptions, {"model": "m", "things": "car"})
     with pytest.raises(GeosegError, match=r"^--zarr-format 5: .* 2 or 3"):
         checked(

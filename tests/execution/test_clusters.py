@@ -24,7 +24,6 @@ import yaml
 from affine import Affine
 from distributed import Client, LocalCluster, get_worker
 from geopandas.testing import assert_geodataframe_equal
-from tifs import write_tif
 
 import geoseg.execution.clusters
 import geoseg.execution.versions
@@ -601,6 +600,8 @@ def test_a_worker_that_is_slow_to_start_again_is_waited_for():
 
 
 def test_what_fails_on_workers_is_said_on_one_line(tmp_path, monkeypatch, capfd):
+    from tifs import write_tif  # not above: workers by ssh import this module
+
     (tmp_path / "broken.py").write_text(
         "def make():\n"
         "    def predict(pixels):\n"

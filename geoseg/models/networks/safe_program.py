@@ -51,13 +51,17 @@ _HIGHER = frozenset({"cond", "wrap_with_autocast", "wrap_with_set_grad_enabled"}
 _SPACES = frozenset({"aten", "prim", "prims", "quantized", "torchvision"})
 _TEXTS = frozenset((
     "UPLO", "a", "activation", "algorithm", "api_name", "approximate", "assert_msg",
-    "b", "chars", "cls", "device_type", "dict", "driver", "el", "equation", "fillchar",
-    "idx", "ind", "indexing", "input", "inputs", "interpolation", "item", "key", "l",
-    "message", "mode", "msg", "new", "norm", "old", "ord", "p", "pad_mode", "padding",
-    "padding_side", "reduce", "rounding_mode", "s", "self", "separator", "side",
-    "string", "substr", "t", "to_add", "type", "values",
+    "b", "chars", "cls", "device_type", "dict", "dim", "dim0", "dim1", "dim2", "dims",
+    "driver", "el", "end_dim", "equation", "fillchar", "idx", "ind", "indexing",
+    "input", "inputs", "interpolation", "item", "key", "l", "message", "mode", "msg",
+    "names", "new", "norm", "old", "ord", "order", "out_dim", "outdim", "p", "pad_mode",
+    "padding", "padding_side", "reduce", "rounding_mode", "s", "self", "separator",
+    "side", "start_dim", "string", "substr", "t", "to_add", "type", "values",
 ))  # fmt: skip
-"""Arguments of torch's operators that may be text: none of them names a file."""
+"""Arguments of torch's operators that may be text: none of them names a file.
+
+Dims have names in PyTorch before 2.14.
+"""
 _WORD = re.compile(r"\w+")
 _FUNCTIONS = {
     "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "FloatPow", "FloatTrueDiv", "FloorDiv",
