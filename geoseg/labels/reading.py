@@ -22,7 +22,7 @@ from geoseg.labels.names import (
     Pairing,
     class_text,
 )
-from geoseg.rasters.shapes import areas_of, drawn_for, into_pixels
+from geoseg.rasters.shapes import areas_of, drawn_for, into_pixels, turned_near
 from geoseg.rasters.vectors import VectorFile, open_vectors
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def _reprojected(frame: GeoDataFrame, grid: Grid) -> GeoDataFrame:
 
     crs = CRS.from_user_input(grid.crs)
     if frame.crs == crs:
-        return frame.set_crs(crs, allow_override=True)
+        near = turned_near(grid, frame.geometry.to_numpy(), crs.to_wkt())
+        return frame.set_geometry(near, crs=frame.crs).set_crs(crs, allow_override=True)
     crs_drawn = frame.crs.to_wkt()
     to_pixels = into_pixels(grid, crs_drawn, "the labels")
     drawn = drawn_for(grid, frame.geometry.to_numpy(), crs_drawn, to_pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,28 @@ def drawn_for(
         crs: Theirs.
         there: What brings them into pixels of the grid.
     """
-    return densified(_near(grid, geometries, crs, there), there, _TOLERANCE)
+    beside = turned_near(grid, geometries, crs)
+    return densified(_near(grid, beside, crs, there), there, _TOLERANCE)
+
+
+def turned_near(
+    grid: Grid, geometries: NDArray[np.object_], crs: str
+) -> NDArray[np.object_]:
+    """Return what lies beyond the antimeridian of a grid in degrees a turn nearer."""
+    import shapely
+    from pyproj import CRS
+
+    if not (CRS(crs).is_geographic and CRS(grid.crs).is_geographic):
+        return geometries
+    left, _, right, _ = grid.bounds
+    out = np.array(geometries, object)
+    x0, _, x1, _ = shapely.bounds(out).T
+    for turn in (-360.0, 360.0):
+        apart = (x1 < left) | (x0 > right)
+        across = apart & (x1 + turn > left) & (x0 + turn < right)
+        by = np.array((turn, 0.0))
+        out[across] = shapely.transform(out[across], partial(np.add, by))
+    return out
 
 
 def _near(

@@ -7,8 +7,10 @@ import shapely
 from affine import Affine
 from tifs import write_tif
 
+from geoseg.core.grid import Grid
 from geoseg.errors import RasterError
 from geoseg.rasters.open import open_source
+from geoseg.rasters.shapes import Shapes, in_pixels
 from geoseg.rasters.vectors import open_vectors
 
 VRT = """<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>{0}</SrcDataSource>
@@ -64,3 +66,13 @@ def test_formats_that_are_not_listed_are_named(tmp_path):
         assert open_vectors(path) is None
     except RasterError as error:
         assert "not opened" in str(error)  # noqa: PT017 - where OGR was loaded before
+
+
+def test_shapes_beyond_the_antimeridian_lie_on_a_raster_that_crosses_it():
+    at = Affine(0.01, 0, 179.68, 0, -0.01, 10)
+    grid = Grid(height=64, width=64, transform=at, crs="EPSG:4326")
+    boxes = np.array([shapely.box(179.7, 9.5, 179.9, 9.8)] * 2, object)
+    boxes[1] = shapely.box(-179.95, 9.5, -179.75, 9.8)
+    shapes = Shapes(geometries=boxes, crs="EPSG:4326", columns={})
+    found = shapely.bounds(in_pixels(shapes, grid, "a.gpkg"))
+    np.testing.assert_allclose(found[:, [0, 2]], [[2, 22], [37, 57]], atol=1e-6)
