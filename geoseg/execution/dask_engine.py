@@ -45,7 +45,7 @@ GIVE_UP_AFTER = 600.0
 """Seconds without any worker after which a run ends; `--wait`, or Dask's setting
 `geoseg.wait`. A cluster that grows by itself is waited for without end."""
 ANSWERS_WITHIN = 15.0
-"""Seconds in which a worker hands over what it has done; else another does it."""
+"""Seconds, for each, in which workers hand over what is done; else it is done again."""
 SEND_EVERY = 0.1
 """Seconds between two messages with tasks, while no worker is short of them."""
 _LOG = logging.getLogger("geoseg")
@@ -366,7 +366,7 @@ class DaskEngine:
                 partial(self._client.gather, asynchronous=True),
                 whole,
                 errors="skip",
-                callback_timeout=ANSWERS_WITHIN,
+                callback_timeout=ANSWERS_WITHIN * max(1, len(whole)),
             )
         outcomes = []
         self._worked = self._worked or bool(found)

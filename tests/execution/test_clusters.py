@@ -15,6 +15,7 @@ import time
 import urllib.request
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import geopandas
@@ -38,7 +39,7 @@ from geoseg.execution.clusters import (
     local_cluster,
     open_client,
 )
-from geoseg.execution.dask_engine import DaskEngine
+from geoseg.execution.dask_engine import ANSWERS_WITHIN, DaskEngine
 from geoseg.execution.engine import engine, processes, unordered, worker_memory
 from geoseg.execution.jobqueue import job_options
 from geoseg.execution.resources import (
@@ -790,6 +791,25 @@ def test_answers_that_died_with_their_worker_are_not_waited_for(running, monkeyp
         tasks.submit("sum", operator.add, 1)
         assert [o.result for o in tasks.wait(timeout=30)] == [2]
     assert len(asked) == 2
+
+
+def test_many_answers_at_once_have_longer(running, monkeypatch):
+    limits, sync = [], running.sync
+
+    def noted(function, *args, callback_timeout=None, **options):
+        if callback_timeout and isinstance(args[0] if args else None, dict):
+            limits.append((len(args[0]), callback_timeout))
+        return sync(function, *args, callback_timeout=callback_timeout, **options)
+
+    monkeypatch.setattr(running, "sync", noted)
+    with engine(1, client=running) as tasks:
+        done = {running.submit(operator.add, n, 1, pure=False): n for n in range(3)}
+        running.gather(list(done))
+        for future in done:
+            tasks._sent[future.key] = SimpleNamespace(future=future, begun=None)
+        found = tasks._collect([(n, future) for future, n in done.items()])
+    assert sorted(o.result for o in found) == [1, 2, 3]
+    assert limits == [(3, 3 * ANSWERS_WITHIN)]
 
 
 def test_kinds_of_clients_that_cannot_work_are_refused(running):
