@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -154,4 +155,6 @@ def test_the_tutorial_can_be_followed(shared, tmp_path, monkeypatch, capsys):
     found = geoseg.load_model("landcover").card.facts["validation"]
     low, high = found["interval"]
     assert 0.85 <= low < found["overall_accuracy"] < high < 1
-    assert f"{low:.3f}" in text
+    locked = (TOP / "tests/requirements.lock").read_text(encoding="utf-8")
+    if f"scikit-learn=={version('scikit-learn')} " in locked:  # others grow other trees
+        assert f"{low:.3f}" in text

@@ -263,30 +263,36 @@ def _metadata(path: str) -> str | None:
 
 
 def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Product:
-    """Level 2 of collection 2 has fixed factors; of level 1 the MTL file has them."""
-    kind = match["kind"]
-    if kind == "ST":  # a temperature: no index is made of it
-        told = replace(band, scale=0.00341802, offset=149.0)
-        return Product(bands=(told,), nodata=0)
-    if kind == "SR":
-        scaled = replace(band, scale=2.75e-5, offset=-0.2)
-    else:
-        scaled = _landsat_level1(path, band, match["band"].removeprefix("B"))
-    said = f"Landsat {match['level']}: 0 is nodata; "
-    if scaled is band:
-        note = (
-            "numbers are used as they are stored, no MTL file tells their reflectance"
-        )
-    else:
-        note = f"reflectance = number x {scaled.scale:g} {scaled.offset:+g}"
-    return Product(bands=(scaled,), nodata=0, notes=(said + note,))
+    """Level 2 has fixed factors; of level 1 they stand in the MTL file.
 
-
-def _landsat_level1(path: str, band: SourceBand, number: str) -> SourceBand:
-    """Top-of-atmosphere reflectance, for the sun's height; as it is without an MTL."""
+    Without that file the product is not as delivered, and its numbers may not be: they
+    are used as they are, which is said.
+    """
     stem = re.sub(r"(?:_S[RT])?_B\d{1,2}(?:_VCID_[12])?\.\w+$", "", path)
     kinds = (_metadata(f"{stem}_MTL.{kind}") for kind in ("txt", "xml", "json"))
-    text = next(filter(None, kinds), None) or ""
+    told = next(filter(None, kinds), None)
+    kind = match["kind"]
+    if kind == "ST":  # a temperature: no index is made of it
+        scaled = replace(band, scale=0.00341802, offset=149.0)
+    elif kind == "SR":
+        scaled = replace(band, scale=2.75e-5, offset=-0.2)
+    else:
+        scaled = _landsat_level1(told or "", band, match["band"].removeprefix("B"))
+    if not told:
+        note = (
+            f"Landsat {match['level']} without its MTL file: 0 is nodata; numbers are "
+            "used as they are stored"
+        )
+        more = "; reflectance would be number x 2.75e-05 - 0.2" * (kind == "SR")
+        return Product(bands=(band,), nodata=0, notes=(note + more,))
+    rule = f"number x {scaled.scale:g} {scaled.offset:+g}"
+    note = f"Landsat {match['level']}: 0 is nodata; reflectance = {rule}"
+    shown = scaled.is_scaled and kind != "ST"
+    return Product(bands=(scaled,), nodata=0, notes=(note,) * shown)
+
+
+def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
+    """Top-of-atmosphere reflectance, for the sun's height."""
     values = dict(
         re.findall(r"(\w+) = (-?[\d.Ee+-]+)\s*\n", text)
         or re.findall(r"<(\w+)>\s*(-?[\d.Ee+-]+)\s*</", text)

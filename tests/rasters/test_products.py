@@ -196,24 +196,16 @@ def test_landsat_level_1_is_for_the_height_of_the_sun(tmp_path):
     assert (with_pan.grid.height, with_pan.grid.width) == (40, 40)
 
 
-def test_landsat_level_1_without_metadata_is_as_stored_and_says_so(tmp_path):
-    landsat(tmp_path, level="L1TP", metadata=False)
-    source = open_source(tmp_path)
-    assert not any(b.is_scaled for b in source.bands)
-    assert any("no MTL file tells" in note for note in source.notes)
-
-
-def test_landsat_level_2_has_fixed_factors(tmp_path):
+def test_landsat_without_metadata_is_as_stored_and_says_so(tmp_path):
     landsat(tmp_path, metadata=False)
     source = open_source(tmp_path)
-    assert source.bands[common(source)["red"]].scale == 2.75e-5
-    assert any("number x 2.75e-05 -0.2" in note for note in source.notes)
+    assert not any(b.is_scaled for b in source.bands)
+    assert any("without its MTL file" in note for note in source.notes)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "LC09_L2SP_193027_20240602_20240603_02_T1_SR_B4.TIF",
         "20230601_101010_12_2461_3B_AnalyticMS_SR.tif",
         "T33UXP_20220701T100031_B04_10m.tif",
     ],
