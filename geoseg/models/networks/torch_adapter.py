@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 _OPENVINO_WEIGHTS = (
     3  # torch's, those of OpenVINO's graph, and as its kernels want them
 )
+_COMPARED = 256
+"""Side of a window that shows whether two networks are one, in pixels: two passes of
+more would be most of the time that a small raster waits."""
 _HEAP = 64 << 20  # what a thread's heap keeps of freed tensors, in bytes
 
 
@@ -142,7 +145,7 @@ class TorchModel(AnyModel):
         quick: nn.Module = (
             Shaped(module.eval(), card)
             if in_shape
-            else fused(module.eval(), len(card.bands), card.window, on_cpu=on_cpu)
+            else fused(module.eval(), len(card.bands), _compared(card), on_cpu=on_cpu)
         )
         rounds = not in_shape and self._rounds(module, quick)
         exact = copy.deepcopy(quick) if rounds else None
@@ -167,7 +170,7 @@ class TorchModel(AnyModel):
         card, self._input = self.card, torch.float32
         self._layout = torch.contiguous_format
         bands, side = len(card.bands), card.window
-        quick = fused(module.eval(), bands, side, on_cpu=True)
+        quick = fused(module.eval(), bands, _compared(card), on_cpu=True)
         self._measured = quick.requires_grad_(requires_grad=False)
         return OpenVinoNetwork(
             _OneTensor(quick, card),
@@ -376,6 +379,12 @@ class TorchModel(AnyModel):
         shape = (batch, len(card.bands), card.window, card.window)
         with torch.no_grad(), self.kernels():
             self.scores(torch.zeros(shape, device=self._device))
+
+
+def _compared(card: Card) -> int:
+    """Return the side of a window on which a network and its rewriting are compared."""
+    step = card.multiple
+    return min(card.window, -(-_COMPARED // step) * step) if step else card.window
 
 
 class _OneTensor(nn.Module):
