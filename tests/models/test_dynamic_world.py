@@ -71,6 +71,7 @@ def test_low_precision_keeps_the_labels(folder, scene):
     sure = best[:, 0] - best[:, 1] > 0.05
     same = exact.argmax(1) == rough.argmax(1)
     assert same[sure].float().mean() > 0.99
+    assert load_model(folder).precision == "fp32"  # for those that are not sure
 
 
 def test_scores_are_finite_for_any_pixel(folder):

@@ -24,6 +24,7 @@ from geoseg.models.networks.batch_size import quickest_batch
 from geoseg.models.networks.device import (
     SIDE_BY_SIDE,
     ModelOptions,
+    Precision,
     choose_device,
     choose_engine,
     choose_precision,
@@ -99,8 +100,9 @@ class TorchModel(AnyModel):
         self._device = choose_device(options.device)
         self.device = str(self._device)
         wanted = options.precision
-        if card.inputs and wanted == "auto":  # of bf16's digits a year takes too many
-            wanted = "fp32"
+        if wanted == "auto":  # of bf16's digits a year takes too many
+            own: Precision = "fp32" if card.inputs else "auto"
+            wanted = getattr(module, "own_precision", own)
         self.precision = choose_precision(self._device, wanted)
         self.engine = choose_engine(self._device, options.engine)
         self.placed = "location" in card.inputs
