@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 _LARGEST_XML: Final = 64_000_000
 _DEEPEST: Final = 8
+_GDAL_METADATA: Final = 42112
+"""The TIFF tag that GDAL keeps its metadata in."""
+_MOST_TAGS: Final = 1000
 # Elements of a VRT whose text names a file.
 _NAMES: Final = frozenset({"SourceFilename", "SourceDataset", "IndexDataset"})
 # What a VRT has no need of, and what reads or runs what it likes.
@@ -144,7 +148,12 @@ def _contents(path: str, walk: _Walk, depth: int) -> Contents:
             f"{redact(path)} is not the raster that its name promises but text that "
             "can name any file: it is not opened"
         )
-    if start is None or (start.startswith(_TIFF) and _is_alone(path, walk)):
+    alone = start is None or (
+        start.startswith(_TIFF)
+        and _is_alone(path, walk)
+        and not _may_name_overviews(path)
+    )
+    if alone:
         return Contents(files=(path,))
     # A VRT's files are opened with any driver. The first that knows this one must be
     # among those that we mean.
@@ -192,6 +201,8 @@ def _beside(
     known: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the files that are opened with one that GDAL has opened."""
+    # Before GDAL looks for overviews, which it does for the list of files.
+    _check_overviews(path, dataset.tags(ns="OVERVIEWS").items())
     found: dict[str, None] = {}
     files = list(dataset.files)
     if is_remote(path) and files and not is_remote(files[0]):
@@ -210,8 +221,6 @@ def _beside(
             raise not_trusted(named, path, "it is not below that file's folder")
         elif named.lower().endswith(_RASTERS_BESIDE):
             found.update(dict.fromkeys(walk.contents(named, depth + 1).files))
-        elif named.lower().endswith(".aux.xml"):
-            _check_overviews(named)
     if dataset.driver in DRIVERS:
         with open_bytes(path if path.startswith(ARCHIVES) else own) as file:
             inside = named_in(file, path)
@@ -221,16 +230,43 @@ def _beside(
     return tuple(found)
 
 
-def _check_overviews(path: str) -> None:
-    """Raise where overviews are said to be kept in just any file."""
-    for element in _parsed(path).iter():
-        if element.get("key") == "OVERVIEW_FILE":
-            named = (element.text or "").strip()
-            if not named.lower().endswith(_RASTERS_BESIDE):
-                raise RasterError(
-                    f"{redact(path)} names {redact(named)} as overviews, which is not "
-                    "opened: remove that, or build overviews with gdaladdo"
-                )
+def _check_overviews(path: str, told: Iterable[tuple[str, str]]) -> None:
+    """Raise where overviews are said to be in another file than one beside it."""
+    for key, named in told:
+        name = named.strip().removeprefix(":::BASE:::").lower()
+        beside = name.endswith(_RASTERS_BESIDE) and not re.search(r"[/\\:]", name)
+        if key.upper() == "OVERVIEW_FILE" and not beside:
+            raise RasterError(
+                f"{redact(path)} names {redact(named)} as overviews, which is not "
+                "opened: remove that, or build overviews with gdaladdo"
+            )
+
+
+def _may_name_overviews(path: str) -> bool:
+    """Whether GDAL's metadata in a local TIFF (tag 42112) may name a file of overviews.
+
+    True also where they are written so that only GDAL can tell.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        big = head[2:4] in (b"+\0", b"\0+")
+        count, entry, at = ("Q", "HHQQ", head[8:]) if big else ("H", "HHII", head[4:8])
+        try:
+            file.seek(struct.unpack(order + count.replace("H", "I"), at)[0])
+            size = struct.calcsize(order + count)
+            (entries,) = struct.unpack(order + count, file.read(size))
+            size = struct.calcsize(order + entry)
+            for each in struct.iter_unpack(
+                order + entry, file.read(size * min(entries, _MOST_TAGS))
+            ):
+                if each[0] == _GDAL_METADATA:
+                    file.seek(each[3])
+                    told = file.read(min(each[2], _LARGEST_XML)).upper()
+                    return b"OVERVIEW" in told or b"&#" in told
+        except (struct.error, OSError, OverflowError):
+            return True
+    return bool(entries > _MOST_TAGS)
 
 
 # --- VRTs ---
@@ -239,6 +275,8 @@ def _check_overviews(path: str) -> None:
 def _of_vrt(path: str, walk: _Walk, depth: int) -> Contents:
     root = _parsed(path)
     _check_harmless(root, path)
+    items = ((e.get("key", ""), e.text or "") for e in root.iter("MDI"))
+    _check_overviews(path, items)
     named = {}
     for element in root.iter():
         if element.tag in _NAMES and (element.text or "").strip():

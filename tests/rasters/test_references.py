@@ -481,3 +481,27 @@ def test_what_lies_beside_names_nothing_outside(tmp_path, secret, end, named):
     if end != ".aux.xml":
         write(beside, noise(1, 20, 20))
         whole(open_source(path.with_name(named)))
+
+
+@pytest.mark.parametrize("big", ["NO", "YES"])
+@pytest.mark.parametrize("key", ["OVERVIEW_FILE", "Overview_File"])
+@pytest.mark.parametrize("named", ["a.tif", "b.vrt"])
+def test_a_files_own_metadata_name_no_overviews(tmp_path, secret, named, key, big):
+    """Nor are they opened before it is refused: that would ask a server."""
+    path = write(tmp_path / "mine/a.tif", noise(1, 40, 40), BIGTIFF=big)
+    for at in (str(secret), "/vsicurl/http://127.0.0.1:9/x.ovr", "../x.ovr"):
+        with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.update_tags(ns="OVERVIEWS", **{key: at})
+        vrt(path.with_name("b.vrt"), part("a.tif"))
+        with pytest.raises(RasterError, match=r"a.tif names .* as overviews"):
+            open_source(path.with_name(named))
+
+
+def test_a_vrt_names_no_overviews(tmp_path, secret):
+    path = write(tmp_path / "mine/a.tif", noise(1, 40, 40))
+    text = vrt(path.with_name("b.vrt"), part("a.tif")).read_text()
+    told = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{secret}</MDI>'
+    end = "</VRTDataset>"
+    path.with_name("c.vrt").write_text(text.replace(end, f"{told}</Metadata>{end}"))
+    with pytest.raises(RasterError, match=r"c.vrt names .* as overviews"):
+        open_source(path.with_name("c.vrt"))
