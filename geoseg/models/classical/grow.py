@@ -321,7 +321,7 @@ def _grow(
         place = (window.y // side, window.x // side)
         return _look(source, grown, window, of_cell.get(place, none))
 
-    cells = squares(source.grid, side)
+    cells = iter(squares(source.grid, side))  # a row at a time
     joined = _Joined()
     above: list[_Cell] = []
     with ThreadPoolExecutor(_WORKERS) as pool:
