@@ -233,8 +233,11 @@ def _beside(
 def _check_overviews(path: str, told: Iterable[tuple[str, str]]) -> None:
     """Raise where overviews are said to be in another file than one beside it."""
     for key, named in told:
-        name = named.strip().removeprefix(":::BASE:::").lower()
-        beside = name.endswith(_RASTERS_BESIDE) and not re.search(r"[/\\:]", name)
+        name = named.strip().removeprefix(":::BASE:::")
+        folder, slash, _ = name.replace(os.sep, "/").rpartition("/")
+        own = f":{path}".replace(os.sep, "/")  # told by GDAL's driver for Sentinel-2
+        near = not slash or (folder != "" and f":{folder}/" in own)
+        beside = near and name.lower().endswith(_RASTERS_BESIDE)
         if key.upper() == "OVERVIEW_FILE" and not beside:
             raise RasterError(
                 f"{redact(path)} names {redact(named)} as overviews, which is not "
