@@ -56,10 +56,20 @@ class MasksError(GeosegError):
 
 
 class ChangedError(MasksError):
-    """A store was begun with other settings, or of a raster that has changed since."""
+    """A store was begun with other settings, or of a raster that has changed since.
 
-    of_raster = True
-    """Whether it is the raster that changed, not what is made of it."""
+    Args:
+        what: What changed.
+        remedy: What to do about it.
+        of_raster: Whether it is the raster that changed, not what is made of it.
+    """
+
+    def __init__(self, what: str, remedy: str, *, of_raster: bool = True) -> None:
+        super().__init__(what, remedy)  # both, so that it can be pickled
+        self.what, self.of_raster = what, of_raster
+
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
 
 
 class LockedError(MasksError):

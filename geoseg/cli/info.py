@@ -156,11 +156,10 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     from geoseg.rasters.nodata import suspected
     from geoseg.rasters.numbers import formula
     from geoseg.rasters.open import open_source
-    from geoseg.rasters.source import unique
+    from geoseg.rasters.source import noted, unique
 
     source = open_source(raster, trust=trust)
-    question = suspected(source)
-    notes = unique([*source.notes, *([question] if question else [])])
+    notes = unique(noted(source, suspected(source)).notes)
     grid, size = source.grid, source.grid.pixel_size_m
     metres = "" if size is None else f", {size[1]:.3g} x {size[0]:.3g} m"
     bands = [band.name for band in source.bands]

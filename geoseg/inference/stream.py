@@ -139,9 +139,8 @@ class Stream:
         Raises:
             ModelError: It is too large, and cannot be cut.
         """
-        divides = self._step.divides and bool(parts_of(work.block))
         while work.values is None:
-            if divides and work.bytes > self._largest:
+            if work.bytes > self._largest and self._divides(work):
                 return False
             self._take_room(work.bytes)
             try:
@@ -157,11 +156,14 @@ class Stream:
                     if self._taken:
                         self._memory = self._taken  # no more than the others at once
                         continue
-                if not divides:
+                if not self._divides(work):
                     raise ModelError(self._too_large(work)) from error
                 self.device.forget()
                 self._largest = work.bytes - 1
         return True
+
+    def _divides(self, work: Work) -> bool:
+        return self._step.divides and bool(parts_of(work.block))
 
     def _too_large(self, work: Work) -> str:
         side, batch = work.block.tiling.block, self.batch

@@ -167,9 +167,11 @@ def _check_same(
         if replaced(old.get("source"), new.get("source")):  # no setting undoes that
             begun = "of another raster than lies there now"
             those = "another --out keeps that map, --overwrite begins it again"
-        error = ChangedError(f"{name} was begun {begun} ({'; '.join(words)}): {those}")
-        error.of_raster = not same_raster(old, new)
-        raise error
+        raise ChangedError(
+            f"{name} was begun {begun} ({'; '.join(words)})",
+            those,
+            of_raster=not same_raster(old, new),
+        )
     if record.get("answers") != ANSWERS:
         raise MasksError(
             f"{name} was begun by a version of geoseg that gives other results (kind "

@@ -45,10 +45,8 @@ class ClassRaster:
     """Side of its tiles."""
     arrays: tuple[str, ...] = ("classes",)
     """It has nothing else."""
-    blank: int | None = None
-    """The file's nodata, where it has wider or signed integers; None elsewhere."""
     dtype: str | None = None
-    """What pixels of such files are read as."""
+    """What pixels of wider or signed integers are read as; None of others."""
     overview: int | None = None
     """GDAL's number of an overview that is read instead of full resolution."""
     names: tuple[tuple[int, str], ...] = ()
@@ -86,10 +84,11 @@ class ClassRaster:
         """Return values in the dtype of classes, the file's nodata as ours."""
         if self.dtype is None:
             return values
-        if self.blank is None:
+        _, blank = self.stored
+        if blank is None:
             return values.astype(self.dtype)
         assert self.nodata is not None, "they are set together"
-        return np.where(values == self.blank, self.nodata, values).astype(self.dtype)
+        return np.where(values == blank, self.nodata, values).astype(self.dtype)
 
 
 def open_class_raster(path: str, *, unseen: bool = False) -> ClassRaster:
@@ -155,7 +154,6 @@ def _described(dataset: Any, path: str, name: str, *, unseen: bool) -> ClassRast
         classes=classes,
         nodata=inner,
         chunk=height if height == width else 256,
-        blank=None if narrow else nodata,
         dtype=None if narrow else dtype_of(classes).__name__,
         names=tuple(names.items()),
         colors=tuple(colors.items()),

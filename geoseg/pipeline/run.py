@@ -70,13 +70,15 @@ def run_pipeline(
     try:
         return _retried(lambda: attempt(here), retries)
     except ChangedError as error:
-        what = str(error).rpartition(": ")[0]  # without what to do about it
         if if_changed != "new":
             raise ChangedError(
-                f"{what}: --if-changed overwrite makes them again, --if-changed new "
-                "keeps them and begins others, with {date} or {number} in out"
+                error.what,
+                "--if-changed overwrite makes them again, --if-changed new keeps them "
+                "and begins others, with {date} or {number} in out",
             ) from error
-        warnings.warn(f"{what}. A new run begins in {following.out}", stacklevel=2)
+        warnings.warn(
+            f"{error.what}. A new run begins in {following.out}", stacklevel=2
+        )
     return _retried(lambda: attempt(following), retries)
 
 

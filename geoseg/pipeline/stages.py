@@ -164,8 +164,7 @@ def _segment(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
         asked = run.if_changed == "overwrite"
         if not asked and (error.of_raster or run.if_changed == "new"):
             raise
-        what = str(error).rpartition(": ")[0]  # without what to do about it
-        run.warn("segment", "overwritten", f"{what}. It is made again")
+        run.warn("segment", "overwritten", f"{error.what}. It is made again")
         masks, facts = make(overwrite=True)
     _name_classes(product, segment)
     return {"windows": facts.windows, "masks_run": masks.run}

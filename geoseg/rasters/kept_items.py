@@ -78,7 +78,8 @@ def kept_items(
         other = _differing(before, question)
         raise ChangedError(
             f"{redact(os.fspath(product))} was begun with {other} than is asked for "
-            "now: use another --out, or --overwrite"
+            "now",
+            "use another --out, or --overwrite",
         )
     found = search()
     write_list(path, found.items, question)

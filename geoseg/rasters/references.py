@@ -257,19 +257,21 @@ def _may_name_overviews(path: str) -> bool:
         count, entry, at = ("Q", "HHQQ", head[8:]) if big else ("H", "HHII", head[4:8])
         try:
             file.seek(struct.unpack(order + count.replace("H", "I"), at)[0])
-            size = struct.calcsize(order + count)
-            (entries,) = struct.unpack(order + count, file.read(size))
-            size = struct.calcsize(order + entry)
-            for each in struct.iter_unpack(
-                order + entry, file.read(size * min(entries, _MOST_TAGS))
+            (tags,) = struct.unpack(
+                order + count, file.read(struct.calcsize(order + count))
+            )
+            size = struct.calcsize(order + entry) * min(tags, _MOST_TAGS)
+            for tag, _, length, place in struct.iter_unpack(
+                order + entry, file.read(size)
             ):
-                if each[0] == _GDAL_METADATA:
-                    file.seek(each[3])
-                    told = file.read(min(each[2], _LARGEST_XML)).upper()
-                    return b"OVERVIEW" in told or b"&#" in told
+                if tag == _GDAL_METADATA:
+                    file.seek(place)
+                    told = file.read(min(length, _LARGEST_XML)).upper()
+                    if length > _LARGEST_XML or b"OVERVIEW" in told or b"&#" in told:
+                        return True
         except (struct.error, OSError, OverflowError):
             return True
-    return bool(entries > _MOST_TAGS)
+    return bool(tags > _MOST_TAGS)
 
 
 # --- VRTs ---

@@ -205,7 +205,8 @@ def places_of(item: Item) -> Iterator[str]:
     for asset in assets.values() if isinstance(assets, Mapping) else ():
         href = asset.get("href") if isinstance(asset, Mapping) else None
         if isinstance(href, str):
-            yield host_of(file_of(href)) or file_of(href)
+            place = file_of(href)
+            yield host_of(place) or place
 
 
 def _named(
