@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from torch import distributed, nn
 
 from geoseg.accuracy.accuracy import Accuracy, estimate
 from geoseg.accuracy.interval import share_of_blocks
@@ -81,9 +83,11 @@ def train_network(
     task = kind(module, card, data, index, options)
     curves = _Curves(folder)
     last = folder / _LAST
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as meeting:
         warnings.simplefilter("ignore")  # of Lightning, on loaders and sanity checks
-        trainer = _trainer(task, card, options, folder, curves, progress=progress)
+        trainer = _trainer(
+            task, card, options, folder, curves, Path(meeting), progress=progress
+        )
         try:
             resumed = str(last) if last.is_file() else None
             trainer.fit(task, ckpt_path=resumed, weights_only=True)
@@ -130,12 +134,48 @@ def _checkpoints(task: TrainedNetwork, folder: Path, patience: int) -> list[Call
     return [*kept, last]
 
 
+class _OneMachine(DDPStrategy):  # type: ignore[misc]
+    """Processes that meet in a file, and not at a port.
+
+    A port that was free when the training began may have been taken by the time that
+    its processes have started, and it would be listened at beyond this machine.
+    """
+
+    def __init__(self, meeting: Path, *, find_unused_parameters: bool) -> None:
+        # Started anew, and not by running the user's command again in every process.
+        super().__init__(
+            start_method="spawn", find_unused_parameters=find_unused_parameters
+        )
+        self._meeting = meeting
+
+    def setup_distributed(self) -> None:
+        """Join the group, which Lightning then finds made."""
+        self.set_world_ranks()
+        if not distributed.is_initialized():
+            from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+            store = FileStore(str(self._meeting), self.world_size)
+            distributed.init_process_group(
+                self._get_process_group_backend(), store=store, timeout=self._timeout,
+                rank=self.global_rank, world_size=self.world_size,
+                device_id=None if self.root_device.type == "cpu" else self.root_device,
+            )  # fmt: skip
+            atexit.register(_leave)  # or NCCL complains
+        super().setup_distributed()
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _trainer(
     task: TrainedNetwork,
     card: Card,
     options: TrainOptions,
     folder: Path,
     curves: Callback,
+    meeting: Path,
     *,
     progress: bool,
 ) -> L.Trainer:
@@ -148,10 +188,10 @@ def _trainer(
     count = devices if isinstance(devices, int) else len(devices)
     strategy: Any = "auto"
     if count > 1:
-        # Started anew, and not by running the user's command again in every process.
         # Networks with a loss of their own leave some weights without a gradient.
-        strategy = DDPStrategy(
-            start_method="spawn", find_unused_parameters=has_own_loss(card)
+        strategy = _OneMachine(
+            meeting / "group",
+            find_unused_parameters=has_own_loss(card),
         )
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -390,8 +391,13 @@ def test_a_killed_training_goes_on_and_ends_the_same(ground, trained, tmp_path):
 
 
 def test_two_processes_train_one_network(ground, trained, tmp_path, monkeypatch):
-    """As several GPUs do, by gloo; together they validate on what one would."""
+    """As several GPUs do, by gloo; together they validate on what one would.
+
+    A port that another program took meanwhile is no reason to fail.
+    """
     raster, label, _ = ground
+    taken = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
     monkeypatch.setattr(network, "devices_of", lambda _: 2)
     how = SMALL | {"epochs": 1, "windows": 8, "batch": 2}
     card = open_folder(train(raster, labels=label, out=tmp_path / "m", **how)).card
@@ -401,6 +407,7 @@ def test_two_processes_train_one_network(ground, trained, tmp_path, monkeypatch)
     both = card.facts["validation"]
     assert both["pixels"] == alone["pixels"] > 0
     assert pickle.loads(pickle.dumps(EpochBar()))
+    taken.close()
 
 
 def test_fine_tuning_with_other_bands_and_classes(ground, trained, tmp_path):
