@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 
@@ -160,7 +160,7 @@ def takes(
 
 def _option(model: type[Options], name: str) -> Option:
     field, cli = model.model_fields[name], cli_of(model, name)
-    kind = _without_none(get_type_hints(model)[name])
+    kind = _without_none(field.annotation)
     settings: dict[str, Any] = {
         "help": " ".join((field.description or "").split()) or None,
         "required": field.is_required(),

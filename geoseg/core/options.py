@@ -74,6 +74,7 @@ class Options(Settings):
         frozen=True,
         use_attribute_docstrings=True,
         arbitrary_types_allowed=True,
+        defer_build=True,
     )
 
     def of(self, model: type[T], **others: Any) -> T:  # noqa: ANN401 - values

@@ -15,8 +15,6 @@ from importlib.util import find_spec
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from geoseg._version import __version__
 from geoseg.core import user_cache
 from geoseg.errors import ModelError
@@ -67,6 +65,8 @@ def quickest(recipe: ModelRecipe, windows: int) -> ModelRecipe:
     if not (_is_on_cpu(recipe) if (folder / key).is_file() else _is_choice(recipe)):
         return recipe
     other = recipe.with_options(replace(recipe.options, engine="openvino"))
+    from filelock import FileLock
+
     with FileLock(folder / f"{key}.lock"):  # one measures, others wait
         passes = _remembered(key) or _remember(key, Passes(seconds=_timed(recipe)))
         if passes.seconds * windows < _LONG:

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from scipy import ndimage
 
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.extras import require
 from geoseg.core.grid import Grid, Window
 from geoseg.errors import GeosegError
-from geoseg.maps.store import Masks
 from geoseg.models.card import Band, Card
 from geoseg.models.contract import Objects
 from geoseg.rasters.open import SourceBand
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from geoseg.maps.store import Masks
 
 SplitKind = Literal["components", "watershed", "boundary"]
 _WATERSHED_OVERLAP = 256
@@ -237,6 +237,8 @@ def split(
     classes: NDArray[np.integer[Any]], value: int, method: Method
 ) -> NDArray[np.int32]:
     """Return the objects (y, x) 1 … n of one class of a map (y, x), 0 elsewhere."""
+    from scipy import ndimage  # most plans need none of it
+
     structure = ndimage.generate_binary_structure(2, 2 if method.neighbours == 8 else 1)
     mask = classes == value
     seeds, _ = ndimage.label(mask, structure, output=np.int32)
