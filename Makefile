@@ -16,6 +16,8 @@ TESTS ?=
 UPGRADE ?=
 # uv trusts the certificates that the machine trusts, as pip does.
 export UV_SYSTEM_CERTS := 1
+# Tests read and write UTF-8, on Windows too.
+export PYTHONUTF8 := 1
 BIN := $(VENV)/bin
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -38,6 +40,7 @@ test: $(VENV)/.test lint
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 geoseg  # Windows opens text as cp1252
 	$(BIN)/ruff format --check .
 	printf '%s\n' linux darwin win32 | xargs -P 2 -I{} \
 	    $(BIN)/mypy --platform {} --cache-dir .mypy_cache/{} geoseg

@@ -53,7 +53,7 @@ class Comparison:
     """Pixels that have a class in the second map only."""
 
     def __repr__(self) -> str:
-        one, other = (redact(at).rpartition("/")[2] for at in (self.one, self.other))
+        one, other = (Path(redact(at)).name for at in (self.one, self.other))
         return f"<Comparison of {one} with {other}: {percent(self.agreement)} agree>"
 
     @property

@@ -55,7 +55,7 @@ class Evaluation:
     """How well objects are found, where asked for."""
 
     def __repr__(self) -> str:
-        of, by = (redact(at).rpartition("/")[2] for at in (self.masks, self.reference))
+        of, by = (Path(redact(at)).name for at in (self.masks, self.reference))
         return f"<Evaluation of {of} by {by}: {self.accuracy!r}>"
 
     def areas_m2(self) -> tuple[Estimate, ...]:

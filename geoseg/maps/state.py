@@ -15,7 +15,6 @@ run is complete.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -79,7 +78,7 @@ class RunStorage:
                 if data is not None:
                     _put(held, target, data)
                 elif target.exists():
-                    os.replace(target, held)  # noqa: PTH105 - one step, or not at all
+                    replace(target, held)
                     held.unlink(missing_ok=True)
             except FileNotFoundError as error:
                 if data is not None or not hold.is_dir():

@@ -123,8 +123,7 @@ def _instead(path: str) -> str:
 
 def _without_name(reason: str, name: str) -> str:
     """Return a reason that does not begin with the file's name, which we say anyway."""
-    base = name.rstrip("/").rpartition("/")[2]
-    for known in (name, base):
+    for known in (name, Path(name).name):
         reason = re.sub(rf"^['`]?{re.escape(known)}['`]?(?:: ?|, | )", "", reason)
     return reason
 

@@ -38,9 +38,8 @@ def list_of(product: str | os.PathLike[str]) -> str:
     >>> list_of("s3://bucket/masks.zarr/"), list_of("summer.tif")
     ('s3://bucket/masks.items.json', 'summer.items.json')
     """
-    path = os.fspath(product).rstrip("/")
-    folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}{name.rpartition('.')[0] or name}.items.json"
+    path = os.fspath(product).rstrip("/\\")
+    return f"{os.path.splitext(path)[0]}.items.json"  # noqa: PTH122 - or a URL
 
 
 def kept_items(

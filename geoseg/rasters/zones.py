@@ -6,6 +6,7 @@ equator, so that each place lies in one.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -106,8 +107,5 @@ def path_of(product: str, zone: str) -> str:
     >>> path_of("out/masks.zarr", "zone:32632"), path_of("s3://bucket/masks", "zone:1")
     ('out/masks-32632.zarr', 's3://bucket/masks-1')
     """
-    folder, slash, name = product.rstrip("/").rpartition("/")
-    stem, dot, ending = name.rpartition(".")
-    if not stem:
-        stem, dot, ending = name, "", ""
-    return f"{folder}{slash}{stem}-{zone.removeprefix(PREFIX)}{dot}{ending}"
+    stem, ending = os.path.splitext(product.rstrip("/\\"))  # noqa: PTH122 - or a URL
+    return f"{stem}-{zone.removeprefix(PREFIX)}{ending}"

@@ -134,7 +134,7 @@ def cpu_facts() -> tuple[str, ...]:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return (platform.machine(), platform.processor())
-    first = cpuinfo.read_text(errors="replace").strip().split("\n\n")[0]
+    first = cpuinfo.read_text("utf-8", errors="replace").strip().split("\n\n")[0]
     known = ("cpu family", "model", "flags", "CPU part", "Features")
     return tuple(line for line in first.splitlines() if line.startswith(known))
 
