@@ -95,7 +95,7 @@ class GeosegAccessor:
         return draw_map(self._reader, ax, raster=raster, opacity=opacity, legend=legend)
 
     def areas(self, unit: AreaUnit | None = None) -> pd.DataFrame:
-        """Return pixels, share and true area in m² of each class, by its name.
+        """Return pixels, true area in m² and share of it of each class, by its name.
 
         Every pixel is read once. `area_m2` is NaN where the map has no CRS.
 
@@ -114,7 +114,7 @@ class GeosegAccessor:
         return pd.DataFrame(
             {
                 "pixels": found.pixels,
-                "share": found.pixels / max(1, found.valid),
+                "share": found.shares,
                 "area_m2": areas,
                 **more,
             },

@@ -15,7 +15,7 @@ _QUICK = 4e8
 
 
 def areas(masks: ClassMap, *, always: bool = False) -> dict[str, dict[str, Any]]:
-    """Return pixels, share and true area in m² by class; nothing of very large maps.
+    """Return pixels, true area in m² and share of it by class; of huge maps nothing.
 
     Args:
         masks: A class map that is complete.
@@ -33,10 +33,12 @@ def areas(masks: ClassMap, *, always: bool = False) -> dict[str, dict[str, Any]]
     return {
         c.name: {
             "pixels": int(pixels),
-            "share": round(int(pixels) / max(1, found.valid), 6),
+            "share": round(share, 6),
             "area_m2": None if area is None else round(area, 1),
         }
-        for c, pixels, area in zip(found.classes, found.pixels, true, strict=True)
+        for c, pixels, area, share in zip(
+            found.classes, found.pixels, true, found.shares.tolist(), strict=True
+        )
     }
 
 
@@ -46,15 +48,19 @@ def area_lines(found: dict[str, dict[str, Any]]) -> list[str]:
 
     total = sum(row["area_m2"] or 0 for row in found.values())
     scale, unit = area_unit(total)
-    width = max(map(cell_len, found), default=0)  # Chinese is twice as wide
-    lines = []
-    for name, row in found.items():
-        much = f"{row['pixels']:,} px"
-        if row["area_m2"] is not None:
-            much = f"{number(row['area_m2'] / scale)} {unit}"
-        space = " " * (width - cell_len(name))
-        lines.append(f"  {name}{space}  {much:>12}  {percent(row['share']):>8}")
-    return lines
+    much = [
+        f"{row['pixels']:,} px"
+        if row["area_m2"] is None
+        else f"{number(row['area_m2'] / scale)} {unit}"
+        for row in found.values()
+    ]
+    names = max(map(cell_len, found), default=0)  # Chinese is twice as wide
+    width = max(map(len, much), default=0)
+    return [
+        f"  {name}{' ' * (names - cell_len(name))}  {area:>{width}}"
+        f"  {percent(row['share']):>8}"
+        for (name, row), area in zip(found.items(), much, strict=True)
+    ]
 
 
 def step(verb: str, *words: object) -> str:

@@ -149,7 +149,8 @@ def _exact(
 
     there = Transformer.from_crs(grid.crs, other.crs, always_xy=True)
     places = there.transform(*(grid.transform @ (x[None, :], y[:, None])))
-    columns, rows = ~other.transform @ places
+    with np.errstate(invalid="ignore"):  # what lies nowhere there is infinite
+        columns, rows = ~other.transform @ places
     return rows, columns
 
 

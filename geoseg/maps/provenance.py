@@ -9,8 +9,10 @@ from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from geoseg.core.files import is_there
-from geoseg.core.text import number, percent, redact, span_of_time, when
+from geoseg.core.text import counted, number, percent, redact, span_of_time, when
 from geoseg.maps.complete import block_counts
 from geoseg.maps.state import RECORD
 from geoseg.maps.store import Masks
@@ -63,10 +65,31 @@ def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
         facts += _of_run(made)
     if isinstance(reader, Masks):
         facts += _of_blocks(reader, made)
+        if objects := objects_by_class(reader):
+            told = ", ".join(f"{name} {n:,}" for name, n in objects.items())
+            facts.append(("Objects", f"{sum(objects.values()):,}: {told}"))
     left, bottom, right, top = grid.bounds
     facts.append(("Coordinate reference system", crs_name(grid)))
     facts.append(("Bounds", f"{left:.10g}, {bottom:.10g} … {right:.10g}, {top:.10g}"))
     return facts
+
+
+def objects_by_class(reader: ClassReader) -> dict[str, int]:
+    """Return how many objects a finished map has; empty for maps without objects."""
+    if (
+        not isinstance(reader, Masks)
+        or "instances" not in reader.arrays
+        or not reader.record().get("objects")
+    ):
+        return {}
+    values, counts = np.unique(
+        reader.objects(["class_id"])["class_id"], return_counts=True
+    )
+    names = {c.value: c.name for c in reader.classes}
+    return {
+        names.get(value, f"class {value}"): n
+        for value, n in zip(values.tolist(), counts.tolist(), strict=True)
+    }
 
 
 def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -153,7 +176,7 @@ def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
     part = done / len(noted)
     windows = round(part * sum(n.get("windows", 0) for n in noted))
     forward = part * sum(n.get("forward_seconds", 0.0) for n in noted)
-    facts.append(("Model calls", f"{windows:,} windows"))
+    facts.append(("Model calls", counted(windows, "window")))
     if made.get("seconds"):
         wall = float(made["seconds"])
         speed = masks.grid.pixels / 1e6 / wall

@@ -82,6 +82,15 @@ class MapStatistics:
         """Pixels with a class of the table."""
         return int(self.pixels.sum())
 
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """(class,) part of the area with a class; of its pixels where no area is known.
+
+        Pixels of a map in degrees are not of one size.
+        """
+        much = self.pixels if self.areas_m2 is None else self.areas_m2
+        return much / max(float(much.sum()), 1e-300)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Block:

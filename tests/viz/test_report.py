@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from stores import write_masks
 from tifs import write_tif
 
 from geoseg.cli import run
+from geoseg.core.classes import class_table
+from geoseg.core.grid import Grid
 from geoseg.errors import GeosegError
+from geoseg.maps.group import OBJECT_COLUMNS, create_objects
 from geoseg.maps.reader import read_plain
 from geoseg.viz.picture import image_of
 from geoseg.viz.report import report
@@ -244,6 +248,32 @@ def test_odd_maps(make_store, tmp_path):
         text = text_of(report(masks, tmp_path / f"{name}.html", partial=True))
         for each in words:
             assert each in text, (name, each)
+
+
+def test_objects_are_counted_and_shares_are_of_the_area(tmp_path):
+    """A pixel in degrees at 60° north is half of one at the equator."""
+    north = np.arange(80)[:, None] < 40
+    grid = Grid(
+        crs="EPSG:4326", transform=Affine(1, 0, 0, 0, -1, 80), height=80, width=40
+    )
+    masks = write_masks(
+        tmp_path / "m.zarr",
+        np.where(north, 0, 1).repeat(40, 1).astype(np.uint8),
+        grid=grid,
+        table=class_table(["tree", "roof"]),
+        done=False,
+        instances=np.where(north, 1, 2).repeat(40, 1).astype(np.uint32),
+    )
+    ones = {name: np.ones(3) for name in OBJECT_COLUMNS}
+    create_objects(masks.path)({**ones, "class_id": [0, 1, 1]})
+    masks.finish({})
+    found = map_statistics(masks, size=10, places=0)
+    assert found.shares == pytest.approx(found.areas_m2 / found.areas_m2.sum())
+    assert found.shares[0] < 0.37
+    text = text_of(report(masks, tmp_path / "page.html"))
+    assert "3 objects" in text
+    assert "Objects 3: tree 1, roof 2" in text
+    assert "Share is of the area with a class" in text
 
 
 def test_a_class_raster_of_another_tool(tmp_path, image):

@@ -226,6 +226,8 @@ def test_a_basemap_is_put_onto_the_grid_by_this_machine(server, tiles):
     before = len(asked)
     tile(server, "basemap/0/0/0.png")
     assert len(asked) == before, "asked once"
+    assert (tile(server, "basemap/0/-1/-2.png") == (10, 200, 30, 255)).all(), "beyond"
+    assert ask(server, "tiles/classes/0/-1/0.png")[0] == 404
 
 
 def test_basemaps_that_fail(server, tiles, masks):

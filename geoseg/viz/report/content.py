@@ -13,7 +13,14 @@ import numpy as np
 
 from geoseg.core.text import area_unit, number, percent, span_of_time
 from geoseg.maps.complete import incomplete
-from geoseg.maps.provenance import crs_name, facts_of, failed, map_name, provenance
+from geoseg.maps.provenance import (
+    crs_name,
+    facts_of,
+    failed,
+    map_name,
+    objects_by_class,
+    provenance,
+)
 from geoseg.maps.reader import read_plain
 from geoseg.viz.observed import BLANK
 from geoseg.viz.picture import (
@@ -144,6 +151,9 @@ def _tiles(inputs: PageInputs) -> list[dict[str, str]]:
     if found.confidence is not None and found.confidence.sum():
         mean = _mean_confidence(found)
         tiles.append({"value": percent(mean), "name": "mean confidence"})
+    if objects := objects_by_class(inputs.reader):
+        total = sum(objects.values())
+        tiles.append({"value": f"{total:,}", "name": "objects"})
     run = provenance(inputs.reader)
     if run.get("seconds"):
         tiles.append({"value": span_of_time(run["seconds"]), "name": "to make"})
@@ -188,7 +198,7 @@ def _classes(inputs: PageInputs) -> list[dict[str, Any]]:
                 "name": c.name,
                 "color": c.color,
                 "pixels": pixels,
-                "share": percent(pixels / max(1, found.valid)),
+                "share": percent(found.shares[i]),
                 "bar": f"{100 * pixels / largest:.2f}",
                 "area": area,
                 **_judged(judged.get(c.name), scale),

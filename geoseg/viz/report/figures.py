@@ -54,7 +54,8 @@ def histogram(counts: NDArray[np.int64]) -> Markup:
 def profile(check: SeamCheck) -> Markup:
     """Draw how often the label changes on lines at each distance from a border."""
     rates = np.array(check.profile)
-    top = max(float(rates.max()), 1e-12)
+    top = float(rates.max()) or 1.0
+    highest = f"{number(100 * top)} %" if rates.any() else ""
     left, width, height = 62, 370, 100
     step = width / len(rates)
     bars = "".join(
@@ -80,7 +81,7 @@ def profile(check: SeamCheck) -> Markup:
         f'<svg viewBox="0 0 {left + width + 40} {height + 40}" role="img" '
         f'aria-label="{label}">{bars}'
         f'<path class="axis" d="M{left} 10V{height + 10}H{left + width}"/>'
-        f'<text x="{left - 6}" y="20" text-anchor="end">{number(100 * top)} %</text>'
+        f'<text x="{left - 6}" y="20" text-anchor="end">{highest}</text>'
         f'<text x="{left - 6}" y="{height + 10}" text-anchor="end">0</text>{marks}'
         "</svg>"
     )

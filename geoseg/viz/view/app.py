@@ -164,7 +164,9 @@ class _Answers:
         from starlette.responses import Response
 
         p = request.path_params
-        z, x, y = (_whole(p[name]) for name in ("z", "x", "y"))
+        z = _whole(p["z"])
+        beyond = p["layer"] == "basemap"  # it goes on above the map
+        x, y = (_whole(p[name], signed=beyond) for name in ("x", "y"))
         png = None
         if z is not None and x is not None and y is not None and z <= _COARSEST:
             png = self._png(p["layer"], z, x, y, request)
@@ -266,9 +268,10 @@ class _Answers:
         return JSONResponse(self.layers.regions.seen(*box))
 
 
-def _whole(text: str) -> int | None:
+def _whole(text: str, *, signed: bool = False) -> int | None:
     """Return a number of at most ten digits; None where it is not one."""
-    fits = text.isascii() and text.isdecimal() and len(text) <= 10
+    digits = text.removeprefix("-") if signed else text
+    fits = digits.isascii() and digits.isdecimal() and len(digits) <= 10
     return int(text) if fits else None
 
 

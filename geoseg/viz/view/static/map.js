@@ -137,7 +137,8 @@ function tileLayer(name) {
   const hide = () => (state.hidden.size ? `&hide=${[...state.hidden].join(",")}` : "");
   if (name === "classes") return tiles("classes", "classes", "mask", { query: hide });
   if (name === "image") return tiles("image", "image", "image", { query: imageQuery });
-  if (name === "basemap") return tiles("basemap", "basemap", "base");
+  // It goes on where the map ends.
+  if (name === "basemap") return tiles("basemap", "basemap", "base", { bounds: null });
   return tiles(name, name === "other" ? "other" : "classes", "mask");
 }
 
@@ -148,6 +149,7 @@ function makeLayers() {
   if (info.regions) {
     layers.regions = L.geoJSON(null, {
       pane: "lines", renderer: L.canvas({ pane: "lines" }), interactive: false,
+      smoothFactor: 0, // what comes is as fine as the screen
       coordsToLatLng: ([x, y]) => L.latLng(-y, x),
       filter: (f) => !isHidden(f.properties),
       // Seen from far away, outlines would hide what they are around.
@@ -203,7 +205,7 @@ async function drawRegions() {
   const view = map.getBounds(), number = ++asked;
   const box = {
     left: view.getWest(), right: view.getEast(), top: -view.getNorth(), bottom: -view.getSouth(),
-    pixel: 2 ** -map.getZoom(),
+    pixel: 2 ** -map.getZoom() / (window.devicePixelRatio || 1),
   };
   try {
     const found = await getJSON(`regions.json?${new URLSearchParams(box)}`);
@@ -254,7 +256,7 @@ async function ask(latlng) {
     }
     box.append(title, attributes);
     selected = L.geoJSON(found.region, {
-      pane: "lines", interactive: false, coordsToLatLng: ([x, y]) => L.latLng(-y, x),
+      pane: "lines", interactive: false, smoothFactor: 0, coordsToLatLng: ([x, y]) => L.latLng(-y, x),
       style: { color: "#ffea00", weight: 3, fill: false },
     }).addTo(map);
   }
@@ -385,11 +387,13 @@ async function watch() {
     else if (now.classes.share < 1) words.push(`Making overviews: ${Math.floor(100 * now.classes.share)} %`);
     if (now.other && now.other.share < 1) words.push(`Making overviews of ${info.other}: ${Math.floor(100 * now.other.share)} %`);
     if (now.image && now.image.share < 1) words.push(`Preparing the image: ${Math.floor(100 * now.image.share)} %`);
+    const looked = map.hasLayer(layers.classes) && !layers.classes.isLoading();
+    if (!words.length && !seen.size && looked) words.push("So far only nodata was seen.");
     if (now.problem) words.push(now.problem);
     const text = words.join(" · ");
     if (text !== told) say(text, Boolean(now.problem)); // what else was said stays
     told = text;
-    if (!words.length && info.classes.length <= LONG) wait = 10000;
+    if (!words.length && seen.size && info.classes.length <= LONG) wait = 10000;
   } catch {
     say(told = "The map is no longer served: start geoseg view again.", true);
     wait = 5000;
@@ -401,6 +405,7 @@ async function begin() {
   info = await getJSON("map.json");
   document.title = `${info.title} · geoseg`;
   byId("title").textContent = info.title;
+  if (info.north === null) byId("place").placeholder = byId("place").ariaLabel = "Go to x, y";
   byId("facts").textContent = `${info.width.toLocaleString("en")} × ${info.height.toLocaleString("en")} px · ${info.crs}`;
   if (matchMedia("(max-width: 640px)").matches) byId("panel").open = false;
   makeMap();

@@ -1,10 +1,20 @@
 "use strict";
-// What is seen, as a picture: tiles where they lie, lines over them, the scale and the
-// legend; both maps where there are two.
+// What is seen, as a picture: tiles where they lie, lines over them, the scale, north, the
+// legend, and whose the basemap is; both maps where there are two.
 
 const FONT = "13px system-ui, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif";
 
-function save() {
+// Tiles that are on their way belong to it, and so do their classes; a server that does
+// not answer is not waited for.
+async function allDrawn() {
+  for (let i = 0; i < 100 && allTiles().some((layer) => layer._map && layer.isLoading()); i++) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  for (const value of (await getJSON("state.json")).seen) seen.add(value);
+}
+
+async function save() {
+  try { await allDrawn(); } catch (error) { say(error.message, true); return; }
   const ratio = window.devicePixelRatio || 1, shown = twin ? [map, twin] : [map];
   const all = shown.map((each) => each.getContainer().getBoundingClientRect());
   const right = Math.max(...all.map((r) => r.right)), bottom = Math.max(...all.map((r) => r.bottom));
@@ -14,6 +24,8 @@ function save() {
   pen.imageSmoothingEnabled = map.getZoom() <= 0;
   shown.forEach((each, i) => draw(pen, each, all[i]));
   drawScale(pen);
+  drawNorth(pen);
+  if (layers.basemap && (state.layers.has("basemap") || state.side === "basemap")) drawCredit(pen, right, bottom);
   if (state.layers.has("classes")) drawLegend(pen, all[0].right);
   const link = Object.assign(document.createElement("a"), { download: `${info.title}.png` });
   picture.toBlob((blob) => {
@@ -64,6 +76,28 @@ function drawScale(pen) {
   drawBox(pen, left, bottom - 22, width, 22);
   pen.fillText(bar.textContent, left + 6, bottom - 11);
   pen.fillRect(left, bottom - 2, width, 2);
+}
+
+function drawNorth(pen) {
+  if (info.north === null) return;
+  const { left, top, width, height } = byId("north").getBoundingClientRect();
+  pen.save();
+  pen.translate(left + width / 2, top + height / 2);
+  pen.rotate((info.north * Math.PI) / 180);
+  drawBox(pen, -12, -17, 24, 34);
+  pen.fill(new Path2D("M0-15 6 2 0-1-6 2Z"));
+  pen.font = `700 11px ${FONT.slice(5)}`;
+  pen.textAlign = "center";
+  pen.fillText("N", 0, 10);
+  pen.restore();
+}
+
+function drawCredit(pen, right, bottom) {
+  const { textContent } = byId("credit");
+  pen.font = FONT;
+  const width = pen.measureText(textContent).width + 12;
+  drawBox(pen, right - width, bottom - 20, width, 20);
+  pen.fillText(textContent, right - width + 6, bottom - 10);
 }
 
 // The classes of the first map that were seen and are not hidden.
