@@ -72,7 +72,10 @@ def mask2former():
         encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=32,
         **LABELS,
     )  # fmt: skip
-    return transformers.Mask2FormerForUniversalSegmentation(config)
+    net = transformers.Mask2FormerForUniversalSegmentation(config)
+    # As it begins with, all queries may say the same or nothing, by version.
+    torch.nn.init.normal_(net.class_predictor.weight)
+    return net
 
 
 def maskformer():
