@@ -88,7 +88,7 @@ class MemorySource:
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window; copies, as a file would give."""
-        values = self.values[(slice(None), *window.slices)].copy()
+        values = self.values[:, *window.slices].copy()
         valid = np.ones(values.shape[1:], bool)
         if is_series(self.bands):
             valid = seen(values, self.bands).copy()

@@ -150,7 +150,7 @@ def labels_of(
         corner = (inside.y, inside.bottom, inside.x, inside.right)
         return _labels_of(sums, corner, values)  # type: ignore[no-any-return]
     # Of equal classes max() promises the first.
-    best, first = sums[(slice(None), *inside.slices)].max(0)
+    best, first = sums[:, *inside.slices].max(0)
     return values[first.cpu().numpy()], best.cpu().numpy()
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyproj import CRS, Geod
 
+Slices = tuple[slice, slice]
+"""Rows and columns of an array."""
 _MOST = 10**17
 """Pixels of a grid; whoever wants more has a header that was made up."""
 
@@ -48,7 +50,7 @@ class Window:
         return self.x + self.width
 
     @property
-    def slices(self) -> tuple[slice, slice]:
+    def slices(self) -> Slices:
         """Index of an array whose first pixel is row 0, column 0."""
         return slice(self.y, self.bottom), slice(self.x, self.right)
 
@@ -86,6 +88,13 @@ class Window:
         if bottom <= y or right <= x:
             return None
         return Window(y=y, x=x, height=bottom - y, width=right - x)
+
+    def overlap(self, other: Window) -> tuple[Slices, Slices] | None:
+        """Return what both share, as slices of this one and of the other; or None."""
+        shared = self.intersection(other)
+        if shared is None:
+            return None
+        return shared.relative_to(self).slices, shared.relative_to(other).slices
 
     @staticmethod
     def spanning(y: int, bottom: int, x: int, right: int) -> Window:

@@ -128,7 +128,7 @@ _Unpacked = tuple[dict[str, PartialSums], "dict[str, NDArray[Any]]", dict[str, A
 """Sums and arrays by name, and what is noted of them."""
 
 
-def _unpack(data: bytes, only: str | None = None) -> _Unpacked:
+def _unpack(data: bytes, only: str | None) -> _Unpacked:
     arrays, header = unpacked(data, only)
     sums = {
         name: PartialSums(

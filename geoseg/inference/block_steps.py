@@ -167,11 +167,11 @@ class BlendStep:
         sums, block = work.kept, work.block
         assert sums is not None
         assert self._values is not None
-        inside = sums[(slice(None), *block.window.relative_to(work.area).slices)]
+        inside = sums[:, *block.window.relative_to(work.area).slices]
         nodata = _nodata(self.card)
         outputs = _labelled(inside, work.valid, self._values, nodata, work.names)
         pieces = [
-            sums[(slice(None), *window.relative_to(work.area).slices)].reshape(-1)
+            sums[:, *window.relative_to(work.area).slices].reshape(-1)
             for window in (*border_of(block), *halo_of(block).values())
         ]
         flat = torch.cat(pieces) if pieces else sums.new_zeros(0)

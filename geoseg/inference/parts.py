@@ -80,7 +80,7 @@ def block_of(
         theirs = [sums[part.key] for sums in near if part.key in sums]
         inside = part.window.relative_to(block.window).slices
         for name, array in finish_block(own, theirs, card, part).items():
-            arrays[name][(..., *inside)] = array
+            arrays[name][..., *inside] = array
         for sums in (*own.border, *own.halo.values()):
             for kept in (*border, *halo.values()):
                 add_overlap(kept.sums, kept.window, sums)

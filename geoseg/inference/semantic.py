@@ -148,11 +148,9 @@ def finish_block(
 
 def add_overlap(sums: NDArray[np.int32], where: Window, theirs: PartialSums) -> None:
     """Add to sums of a window, in place, what others have of its pixels."""
-    shared = where.intersection(theirs.window)
-    if shared is not None:
-        here = (slice(None), *shared.relative_to(where).slices)
-        there = (slice(None), *shared.relative_to(theirs.window).slices)
-        sums[here] += theirs.sums[there]
+    if shared := where.overlap(theirs.window):
+        here, there = shared
+        sums[:, *here] += theirs.sums[:, *there]
 
 
 def _label(
@@ -171,9 +169,9 @@ def _label(
     if "confidence" in arrays:
         arrays["confidence"][inside] = np.where(keep, probability_bytes(best), 255)
     if "probabilities" in arrays:
-        sums = _here(sums[(slice(None), *complete.slices)])
+        sums = _here(sums[:, *complete.slices])
         bytes_ = np.where(keep, probability_bytes(sums), np.uint8(255))
-        arrays["probabilities"][(slice(None), *inside)] = bytes_
+        arrays["probabilities"][:, *inside] = bytes_
 
 
 def values_of(card: Card) -> NDArray[Any]:
@@ -353,15 +351,13 @@ class _Blended:
         for rows, sums in complete:
             inside = rows.intersection(self._window)
             if inside is not None:
-                here = inside.relative_to(rows)
-                there = inside.relative_to(self._window)
-                _label(self.arrays, self._valid, sums, here, there, self._card)
+                done = inside.relative_to(rows)
+                where = inside.relative_to(self._window)
+                _label(self.arrays, self._valid, sums, done, where, self._card)
             for kept in (*self.border, *self.halo.values()):
-                shared = rows.intersection(kept.window)
-                if shared is not None:
-                    of_rows = sums[(slice(None), *shared.relative_to(rows).slices)]
-                    at = (slice(None), *shared.relative_to(kept.window).slices)
-                    kept.sums[at] = _here(of_rows)
+                if shared := rows.overlap(kept.window):
+                    here, there = shared
+                    kept.sums[:, *there] = _here(sums[:, *here])
 
 
 def zeros(window: Window, card: Card) -> PartialSums:

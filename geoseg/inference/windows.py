@@ -41,7 +41,7 @@ class Pixels:
         """Return arrays of the masks that tell how often pixels were seen, by name."""
         if self.quality is None:
             return {}
-        inside = self.quality[(slice(None), *window.relative_to(self.reach).slices)]
+        inside = self.quality[:, *window.relative_to(self.reach).slices]
         return {
             name: stored(name, values)
             for name, values in zip(QUALITY, inside, strict=True)
@@ -49,7 +49,7 @@ class Pixels:
 
     def cut(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window inside the reach, (band, y, x)."""
-        return self.values[(slice(None), *window.relative_to(self.reach).slices)]
+        return self.values[:, *window.relative_to(self.reach).slices]
 
     def valid_in(self, window: Window) -> NDArray[np.bool_]:
         """Return which pixels of a window inside the reach are valid, (y, x)."""

@@ -224,13 +224,13 @@ def read_or_infer(
         again: Infers a block of which something cannot be read.
     """
     try:
-        own = read_partial(job.masks, block)
+        own = with_retries(lambda: read_partial(job.masks, block))
     except LOST:
         own = again(block)
     halo = []
     for neighbour in block.neighbours:
         try:
-            halo.append(read_halo(job.masks, block, neighbour))
+            halo.append(_read_halo(job, block, neighbour))
         except LOST:
             halo.append(again(neighbour).halo[block.key])
     return own, halo

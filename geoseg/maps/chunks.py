@@ -93,7 +93,7 @@ def _encoded_by_zarr(
     made: dict[str, Buffer] = {}
     store = StorePath(MemoryStore(made))
     twin = zarr.Array.from_dict(store, array.metadata.to_dict())
-    twin[(..., *window.slices)] = values
+    twin[..., *window.slices] = values
     for index in chunks_in(array, window):
         data = made.pop(array.metadata.encode_chunk_key(index), None)
         yield object_name(array, index), None if data is None else data.to_bytes()
@@ -112,7 +112,7 @@ def decoded(
         get: Returns objects by their names, None where there is none.
     """
     if array.shards is not None:  # parts of objects, which zarr asks for
-        return np.asarray(array[(..., *window.slices)])
+        return np.asarray(array[..., *window.slices])
     codecs, chunks = _codecs(array), chunks_in(array, window)
     out = np.empty((*array.shape[:-2], window.height, window.width), array.dtype)
     whole = np.empty(array.chunks, _stored_dtype(array))  # for one chunk after another

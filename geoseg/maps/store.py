@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -160,7 +161,7 @@ class Masks:
 
     def patch(self, name: str, window: Window, values: NDArray[Any]) -> None:
         """Write any rectangle of an array; for a single writer, as of overviews."""
-        self.array(name)[(..., *window.slices)] = values
+        self.array(name)[..., *window.slices] = values
 
     def array(self, name: str) -> zarr.Array[Any]:
         """Return an array on the grid as Zarr has it."""
@@ -253,7 +254,7 @@ class Masks:
     def __repr__(self) -> str:
         grid = self.grid
         return (
-            f"<Masks {self.name.rstrip('/').rpartition('/')[2]}: {grid.width:,} × "
+            f"<Masks {Path(self.name).name}: {grid.width:,} × "
             f"{grid.height:,} px, {len(self.classes)} classes; "
             f"{', '.join(self.arrays)}>"
         )

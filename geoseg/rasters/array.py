@@ -88,12 +88,12 @@ class ArraySource:
         kept = np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
         pieces = self._pieces(window)
         if len(pieces) == 1:
-            where = self.array[(..., *window.slices)]
+            where = self.array[..., *window.slices]
             return np.asarray(_picked(where, self.layers), dtype=kept, order="C")
         shape = (len(self.layers), window.height, window.width)
         pixels = np.empty(shape, kept)
         for places, part in pieces:
-            where = self.array[(..., *part.slices)]
+            where = self.array[..., *part.slices]
             rows = part.relative_to(window).slices[0]
             pixels[places, rows] = _picked(where, [self.layers[i] for i in places])
         return pixels

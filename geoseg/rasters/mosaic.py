@@ -127,7 +127,7 @@ class Mosaic(Joined):
             shared = place.intersection(window)
             if shared is None:
                 continue
-            ours = pixels[(slice(None), *shared.relative_to(window).slices)]
+            ours = pixels[:, *shared.relative_to(window).slices]
             theirs, valid = part.read(shared.relative_to(place))
             np.copyto(ours, theirs, where=np.isnan(ours) & valid, casting="same_kind")
         return pixels, seen(pixels, self.bands)

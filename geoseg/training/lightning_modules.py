@@ -27,7 +27,13 @@ from geoseg.training.objects import (
     scores_of,
     split_objects,
 )
-from geoseg.training.patches import EpochSampler, Index, Patches, ValidationWindows
+from geoseg.training.patches import (
+    EpochSampler,
+    Index,
+    Patches,
+    ValidationWindows,
+    process_of,
+)
 from geoseg.training.scenes import IGNORED, UNKNOWN
 
 if TYPE_CHECKING:
@@ -293,8 +299,9 @@ def loss_of_objects(
 
 
 def _of_all_processes(seen: list[WindowComparison]) -> list[WindowComparison]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    _, count = process_of()
+    if count == 1:
         return seen
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    gathered: list[Any] = [None] * count
     torch.distributed.all_gather_object(gathered, seen)
     return [window for windows in gathered for window in windows]

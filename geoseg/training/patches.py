@@ -108,15 +108,15 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         first = self._epoch * self._count if self._endless else 0
-        rank, world = _process()
+        rank, world = process_of()
         yield from range(first + rank, first + self._count, world)
 
     def __len__(self) -> int:
-        rank, world = _process()
+        rank, world = process_of()
         return len(range(rank, self._count, world))
 
 
-def _process() -> tuple[int, int]:
+def process_of() -> tuple[int, int]:
     """Return the number of this process, and how many train together."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 0, 1

@@ -101,7 +101,7 @@ class LabelledRaster:
         if self.held is not None:
             pixels, valid, targets = self.held
             at = window.slices
-            return pixels[(slice(None), *at)], valid[at], targets[at].copy()
+            return pixels[:, *at], valid[at], targets[at].copy()
         pixels, valid = self.source.read(window)
         targets = self._targets(window)
         targets[~valid] = self.ignored
@@ -166,7 +166,7 @@ def _whole(
     valid, targets = np.empty(shape, bool), np.empty(shape, scene.target_dtype)
     for window in squares(grid, _COUNTED_AT_ONCE):
         at = window.slices
-        pixels[(slice(None), *at)], valid[at], targets[at] = scene.read(window)
+        pixels[:, *at], valid[at], targets[at] = scene.read(window)
     return pixels, valid, targets
 
 

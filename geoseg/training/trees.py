@@ -123,7 +123,7 @@ def _draw(
     y, x = np.nonzero(here != IGNORED)
     drawn = rng.random(len(y)) < keep[here[y, x]]
     y, x = y[drawn], x[drawn]
-    values = features.of(pixels.numpy())[(slice(None), *inside)][:, y, x].T
+    values = features.of(pixels.numpy())[:, *inside][:, y, x].T
     return y, x, np.ascontiguousarray(values), here[y, x]
 
 

@@ -31,9 +31,7 @@ _RECTANGLE = 5  # points: it stays, so that one pixel is a square
 _CURVE = 4  # straight pieces per rounded corner
 _LEVELS = 64  # of how much a vertex matters; those of one level go as they come
 _MOST = (1 << 30) - 1
-_ROUNDING = (
-    1e-6  # of a pixel's size: triangles of just the tolerance are the usual ones
-)
+_ROUNDING = 1e-6  # relative: triangles of just the tolerance are the usual ones
 
 
 class Ground(NamedTuple):

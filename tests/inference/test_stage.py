@@ -8,6 +8,7 @@ import pytest
 
 from geoseg.core.tiling import Tiling
 from geoseg.errors import ClusterError
+from geoseg.inference import worker
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.stage import LABELS, Stage, device_of
 from geoseg.inference.worker import BlockReport, Job, check_worker
@@ -85,3 +86,19 @@ def test_a_worker_on_another_card_is_refused_unless_cards_may_mix():
     with pytest.raises(ClusterError, match=r"begun on NVIDIA H100: .* --mixed"):
         LABELS[0](job, BLOCK)
     check_worker(replace(job, mixed=True))
+
+
+def test_what_waits_for_neighbours_is_read_again_after_a_hiccup(monkeypatch):
+    reads = iter([OSError("a hiccup"), "own"])
+
+    def read(*_):
+        answer = next(reads)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(worker, "WAITS", (0.0,))
+    monkeypatch.setattr(worker, "read_partial", read)
+    alone = Tiling(height=8, width=8, window=8, overlap=0).block_at(0, 0)
+    job = SimpleNamespace(masks=None)
+    assert worker.read_or_infer(job, alone, again=None) == ("own", [])

@@ -78,7 +78,7 @@ def test_bytes_are_those_of_zarr_python(
         for masks, where in ((ours, window), (theirs, part)):
             read = masks.read(name, where)
             assert read.dtype == values.dtype
-            assert (read == values[(..., *where.slices)]).all()
+            assert (read == values[..., *where.slices]).all()
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

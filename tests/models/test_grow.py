@@ -120,7 +120,7 @@ class TestGrow:
         for window in squares(Window(y=0, x=0, height=23, width=31), cell):
             inside = window.slices
             found[inside] = model.predict_at(
-                pixels[(slice(None), *inside)][None], [window], valid[inside][None]
+                pixels[:, *inside][None], [window], valid[inside][None]
             )[0]
         expected = grown_at_once(pixels, seeds, values, tolerance, valid)
         np.testing.assert_array_equal(found, expected)

@@ -125,7 +125,7 @@ def test_a_window_of_a_series_is_a_part_of_it(series):
     pixels, valid = whole(series)
     window = Window(y=2, x=3, height=4, width=5)
     part, part_valid = series.read(window)
-    np.testing.assert_array_equal(part, pixels[(slice(None), *window.slices)])
+    np.testing.assert_array_equal(part, pixels[:, *window.slices])
     np.testing.assert_array_equal(part_valid, valid[window.slices])
     assert isinstance(series.grid, Grid)
 
@@ -328,7 +328,7 @@ def test_a_coarser_series_is_the_mean_of_what_each_step_shows(values):
     np.testing.assert_array_equal(valid, dated.all(axis=1).any(axis=0))
     window = Window(y=1, x=2, height=3, width=4)
     part, part_valid = coarse.read(window)
-    np.testing.assert_array_equal(part, pixels[(slice(None), *window.slices)])
+    np.testing.assert_array_equal(part, pixels[:, *window.slices])
     np.testing.assert_array_equal(part_valid, valid[window.slices])
 
 

@@ -86,7 +86,7 @@ LAYOUTS = {
 def test_what_is_read_is_what_gdal_reads(tmp_path, layout):
     path, pixels = write(tmp_path / "a.tif", **LAYOUTS[layout])
     for window, (values, valid) in reads(open_source(path), sides(256), threads=3):
-        assert (values == pixels[(slice(None), *window.slices)]).all()
+        assert (values == pixels[:, *window.slices]).all()
         told = pixels[0][window.slices] != 0 if layout == "with a mask" else True
         assert (valid == told).all()
 
@@ -237,7 +237,7 @@ def test_an_error_reaches_all_who_wait_and_is_not_kept(cache):
     whole = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
     found = cache.get("file", tiles, lambda parts: [(whole,)] * len(parts))
     for tile, (layer,) in zip(tiles, found, strict=True):
-        assert (layer == whole[(slice(None), *tile.slices)]).all()
+        assert (layer == whole[:, *tile.slices]).all()
 
 
 @settings(max_examples=100, deadline=None)

@@ -151,11 +151,10 @@ def compare_objects(
     Returns:
         None where they see no objects there.
     """
-    shared = one.where.intersection(other.where)
+    shared = one.where.overlap(other.where)
     if shared is None:
         return None
-    ours = one.labels[shared.relative_to(one.where).slices]
-    theirs = other.labels[shared.relative_to(other.where).slices]
+    ours, theirs = one.labels[shared[0]], other.labels[shared[1]]
     if not ours.any() or not theirs.any():
         return None
     return _compare(

@@ -50,9 +50,8 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card
     from geoseg.models.context import Context
 
-_OPENVINO_WEIGHTS = (
-    3  # torch's, those of OpenVINO's graph, and as its kernels want them
-)
+_OPENVINO_WEIGHTS = 3
+"""Copies: torch's, those of OpenVINO's graph, and as its kernels want them."""
 _COMPARED = 256
 """Side of a window that shows whether two networks are one, in pixels: two passes of
 more would be most of the time that a small raster waits."""
@@ -252,7 +251,7 @@ class TorchModel(AnyModel):
         return weight_bytes(network), passing, scalars
 
     def _try(
-        self, pixels: NDArray[np.generic], places: torch.Tensor | None = None
+        self, pixels: NDArray[np.generic], places: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Return the answer for one batch, or None where memory was too small."""
         try:

@@ -91,12 +91,10 @@ class Basemap:
         for y in range(window.y // TILE, -(-window.bottom // TILE)):
             for x in range(window.x // TILE, -(-window.right // TILE)):
                 tile = Window(y=y * TILE, x=x * TILE, height=TILE, width=TILE)
-                part = tile.intersection(window)
-                assert part is not None, "only tiles that meet the window"
-                pixels = self._tile_or_nothing(zoom, x, y)
-                out[part.relative_to(window).slices] = pixels[
-                    part.relative_to(tile).slices
-                ]
+                shared = window.overlap(tile)
+                assert shared is not None, "only tiles that meet the window"
+                here, there = shared
+                out[here] = self._tile_or_nothing(zoom, x, y)[there]
         return out
 
     def _tile_or_nothing(self, zoom: int, x: int, y: int) -> NDArray[np.uint8]:
