@@ -21,6 +21,7 @@ from geoseg.models.card import Band, Card
 from geoseg.models.contract import Model
 from geoseg.models.families import CLASSICAL, families
 from geoseg.models.load import load_model, model_recipe
+from geoseg.models.networks import torch_adapter
 from geoseg.models.networks.device import ModelOptions, choose_device
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
 from geoseg.models.networks.smp import multiple_of
@@ -140,6 +141,18 @@ class TestTorchModel:
             torch.set_num_threads(own)
         np.testing.assert_array_equal(answers[0], answers[1])
         np.testing.assert_array_equal(answers[0], answers[2])
+
+    def test_a_network_is_made_ready_on_one_thread(self, monkeypatch):
+        """On shared cores threads of torch's own wait for each other at each layer."""
+        seen = []
+
+        def ready(module, *_, **__):
+            seen.append(torch.get_num_threads())
+            return module
+
+        monkeypatch.setattr(torch_adapter, "fused", ready)
+        TorchModel(nn.Conv2d(3, 2, 1), a_card(), ModelOptions(device="cpu"))
+        assert seen == [1]
 
     def test_one_window_too_many_is_an_error(self):
         class Full(nn.Module):

@@ -115,8 +115,12 @@ class TorchModel(AnyModel):
         self._answers: tuple[Sequence[int], Sequence[int]] = (1, 1), (1, 1)
         self._layout = torch.channels_last
         self._threads = SingleThreads(forward_threads()) if side_by_side else None
+        make = self._openvino if self.engine == "openvino" else self._as_is
+        # Threads of torch's own wait for each other at each of the small passes.
         self._module = (
-            self._openvino(module) if self.engine == "openvino" else self._as_is(module)
+            make(module)
+            if self._threads is None
+            else self._threads.map(make, [module])[0]
         )
         if isinstance(self._module, Shaped):
             self._module.tell(None, self._device)  # for trials with blank windows
