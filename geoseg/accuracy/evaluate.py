@@ -28,7 +28,7 @@ from geoseg.execution.engine import ordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
 from geoseg.labels import open_labels
-from geoseg.labels.names import with_class
+from geoseg.labels.names import Pairing, with_class
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import block_side
 
@@ -54,6 +54,7 @@ def evaluate_map(
         **options.reading,
     )
     labels.pairing.check_alike(labels.name)
+    _check_targets(options.map_classes or {}, reader.classes, labels.pairing)
     job = EvaluationJob(
         masks=reader,
         labels=labels,
@@ -185,6 +186,23 @@ def merged_classes(
         for c in classes
     }
     return table, counted_as
+
+
+def _check_targets(
+    merged: Mapping[str, str], classes: Sequence[Class], reference: Pairing
+) -> None:
+    """Raise where map classes count as one that neither map nor reference has."""
+    paired = {*reference.values.values()}
+    known = [c.name for c in classes]
+    known += [c.name for c in reference.classes if c.value in paired]
+    there = {name.casefold() for name in known} | {str(c.value) for c in classes}
+    for name, to in merged.items():
+        if to.casefold() not in there:
+            raise GeosegError(
+                f"--map-class {name}={to}: neither the map nor the reference has a "
+                f"class {to!r}; they have {', '.join(dict.fromkeys(known))}"
+                f"{did_you_mean(to, known)}"
+            )
 
 
 def _run(

@@ -152,8 +152,7 @@ def _of_masks(masks: str) -> Description:
 
 def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     from geoseg.maps.provenance import crs_name
-    from geoseg.rasters.file import RasterFile
-    from geoseg.rasters.nodata import suspected
+    from geoseg.rasters.nodata import first_file, suspected
     from geoseg.rasters.numbers import formula
     from geoseg.rasters.open import open_source
     from geoseg.rasters.source import noted, unique
@@ -164,7 +163,9 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
     metres = "" if size is None else f", {size[1]:.3g} x {size[0]:.3g} m"
     bands = [band.name for band in source.bands]
     scaled = [band for band in source.bands if band.is_scaled]
-    given = source.nodata if isinstance(source, RasterFile) else ()
+    file = first_file(source)
+    given = file.nodata if file else ()
+    alpha = file.alpha if file else None
     nodata = unique(f"{n:g}" for n in given if n is not None)
     lines = [
         f"raster, {grid.width:,} x {grid.height:,} px{metres}, {source.dtype}",
@@ -172,6 +173,7 @@ def _of_raster(raster: str, trust: Sequence[str]) -> Description:
         f"CRS     {crs_name(grid)}",
         "bounds  " + ", ".join(f"{b:.10g}" for b in grid.bounds),
         *(["nodata  " + ", ".join(nodata)] if nodata else []),
+        *([f"alpha   band {alpha} tells which pixels are valid"] if alpha else []),
         *([f"numbers {formula(scaled)}"] if scaled else []),
         *(f"note    {note}" for note in notes),
         step("classes", "classes", redact(raster))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 UNLABELLED = 65535
 """In arrays of labels: this pixel has none. No class can have this value."""
+
+_WHOLE: Final = re.compile(r"-?[0-9]+\.0+")
+_NEGATIVE: Final = re.compile(r"-[0-9]+")
+_NOTHING: Final = frozenset({"null", "none", "nan", "na", "n/a", "<na>", "<null>"})
 
 LabelKind = Literal["points", "polygons", "raster"]
 
@@ -47,11 +52,14 @@ class Pairing:
         """Raise where the file's classes do not look like those of the table.
 
         Raises:
-            LabelsError: A name of the mapping occurs nowhere, fewer than half of what
-                the file has is in the table; or numbers alone pair them, and either has
+            LabelsError: A name of the mapping occurs nowhere, or it leads to one that
+                is almost one of the table; fewer than half of what the file has is in
+                the table; or numbers alone pair them, and either has
                 some that the other has not (1 and 2 are not 0 and 1).
         """
         check_mapping_used([self])
+        if self.doubts:
+            raise LabelsError(self.doubts[0])
         found, listed = self.found, ", ".join(self.found[:10])
         table = [c for c in self.classes if c.name not in self.unknown]
         lone = {c.value for c in table} - {*self.values.values()}
@@ -70,6 +78,19 @@ class Pairing:
             pairs = ", ".join(f"{raw} = {of}" for raw, of in self.by_number[:10])
             yield f"{name} has no names: classes are paired by number ({pairs})"
         yield from self.doubts
+        named = [f for f in self.found if not _is_value(f)]
+        spelt: dict[str, list[str]] = {}
+        for each in dict.fromkeys(named):
+            spelt.setdefault(each.casefold(), []).append(each)
+        for alike in spelt.values():
+            if len(alike) > 1:
+                yield f"{name}: {', '.join(alike)} are taken for one class"
+        for each in named:
+            if each.casefold() in _NOTHING and self.values.get(each) != UNLABELLED:
+                yield (
+                    f"{name} has a class called {each}: if that means none, leave it "
+                    f"out with --map {each}=ignore"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +161,14 @@ class Names:
     def _table(self, used: set[str]) -> tuple[Class, ...]:
         """Return the class table with all that is used in it."""
         if not self.known and not all(_is_value(text) for text in used):
-            return class_table(sorted(used))
+            numbers = [text for text in used if _NEGATIVE.fullmatch(text)]
+            if numbers:
+                raise LabelsError(
+                    f"class value {numbers[0]} is outside 0 … {UNLABELLED - 1}: map it "
+                    f"to another, or leave it out with --map {numbers[0]}=ignore"
+                )
+            spelt = {text.casefold(): text for text in sorted(used, reverse=True)}
+            return class_table(sorted(spelt.values()))
         table = self.known
         for text in sorted(used, key=lambda t: (not _is_value(t), _number(t), t)):
             table = with_class(table, text)[0]
@@ -215,10 +243,11 @@ def with_class(table: tuple[Class, ...], text: str) -> tuple[tuple[Class, ...], 
 
 
 def class_text(raw: Any) -> str:  # noqa: ANN401 - whatever a column holds
-    """Return how a class is written: `3` for 3, 3.0 and '3'."""
+    """Return how a class is written: `3` for 3, 3.0, '3' and '3.0'."""
     if isinstance(raw, (float, np.floating)) and float(raw).is_integer():
         return str(int(raw))
-    return str(raw).strip()
+    text = str(raw).strip()
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
 
 
 def _is_value(text: str) -> bool:

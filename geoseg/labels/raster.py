@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from affine import Affine
 
 from geoseg.core.grid import Grid, Window, same_crs, same_pixels, squares
 from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.errors import GeosegError, LabelsError, RasterError, first_line
-from geoseg.labels.names import UNLABELLED, LabelKind, Labels, Names
+from geoseg.labels.names import UNLABELLED, LabelKind, Labels, Names, Pairing
 from geoseg.rasters.gcps import PlacedByPoints
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _MOST = 1000
 """Values that a raster of labels may hold."""
+_FILL = (255, 32767)
+"""What means no label in rasters of others that do not tag it."""
+_BESIDE = 0.01
+"""Of a pixel: less is how a transform was rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +98,7 @@ def raster_labels(
     if len(source.bands) != 1:
         raise LabelsError(
             f"the label raster {path} has {len(source.bands)} bands; one is needed, "
-            "with the classes: gdal_translate -b 1 IN OUT.tif"
+            f"with the classes: {_to_one_band(source)}"
         )
     on_it = same_pixels(source.grid, grid) and same_crs(source.grid.crs, grid.crs)
     if strict and not on_it:
@@ -105,8 +110,10 @@ def raster_labels(
         raise LabelsError(
             f"the label raster {path} does not overlap the raster: it spans "
             f"{_spread(source.grid)}, the raster {_spread(grid)}"
+            f"{_how_to_place(source.grid, grid)}"
         )
-    pairing = names.paired(distinct_values(source), _legend(path))
+    legend, found = _legend(path), distinct_values(source)
+    pairing = names.paired([v for v in found if v >= 0], legend)
     return RasterLabels(
         name=source.name,
         classes=pairing.classes,
@@ -114,8 +121,65 @@ def raster_labels(
         source=source,
         values_of={int(raw): value for raw, value in pairing.values.items()},
         pairing=pairing,
-        notes=tuple(pairing.notes(source.name)),
+        notes=(
+            *pairing.notes(source.name),
+            *_doubts(source, found, legend, pairing),
+            *_shift(source, grid),
+        ),
     )
+
+
+def _to_one_band(source: Source) -> str:
+    """Return how bands become one of classes, by what they seem to be."""
+    apart = "of a band per class gdal_calc --calc 'numpy.argmax([A,B,C],0)' makes it"
+    if [band.common_name for band in source.bands] == ["red", "green", "blue"]:
+        return (
+            "of colours gdal_calc --calc '(R.astype(int)*256+G)*256+B' --type UInt32 "
+            f"makes numbers, for --map 16711680=CLASS (red) and so on; {apart}"
+        )
+    return f"gdal_translate -b N IN OUT.tif takes the one that holds them; {apart}"
+
+
+def _how_to_place(labels: Grid, grid: Grid) -> str:
+    """Return how a picture of labels without a place is put on the grid, or nothing."""
+    alike = (labels.height, labels.width) == (grid.height, grid.width)
+    if labels.crs is not None or not alike or not grid.is_rectilinear:
+        return ""
+    left, bottom, right, top = (f"{side:.12g}" for side in grid.bounds)
+    return (
+        "; if its pixels are those of the raster: gdal_translate -a_srs RASTER'S_CRS "
+        f"-a_ullr {left} {top} {right} {bottom} IN OUT.tif"
+    )
+
+
+def _doubts(
+    source: Source, found: Sequence[int], legend: Mapping[int, str], pairing: Pairing
+) -> Iterator[str]:
+    """Say which values are no labels, or may be none."""
+    below = [str(v) for v in found if v < 0]
+    if below:
+        yield f"{source.name}: pixels of {', '.join(below[:5])} are unlabelled"
+    *others, last = [v for v in found if v >= 0] or [0]
+    kept = pairing.values.get(last) != UNLABELLED
+    lonely = len(others) > 1 and others[-1] < last // 2
+    if last in _FILL and lonely and last not in legend and kept:
+        yield (
+            f"{source.name}: {last} is a class like others; if it means that there is "
+            f"no label: --map {last}=ignore"
+        )
+
+
+def _shift(source: Source, grid: Grid) -> Iterator[str]:
+    """Say where pixels as large as the raster's lie beside them."""
+    if not same_crs(source.grid.crs, grid.crs):
+        return
+    own = ~grid.transform @ source.grid.transform
+    x, y = (abs(float(v - np.rint(v))) for v in (own.c, own.f))
+    if own.almost_equals(Affine.translation(own.c, own.f)) and max(x, y) > _BESIDE:
+        yield (
+            f"{source.name}: its pixels lie {x:.2g}, {y:.2g} pixels (x, y) beside "
+            "those of the raster, each of which takes the label at its centre"
+        )
 
 
 def _legend(path: str | Path) -> dict[int, str]:
@@ -130,7 +194,7 @@ def _legend(path: str | Path) -> dict[int, str]:
 
 
 def distinct_values(source: Source) -> list[int]:
-    """Return the values >= 0 that a class raster holds, sorted; all of it is read."""
+    """Return the values that a class raster holds, sorted; all of it is read."""
     found: set[int] = set()
     for window in squares(source.grid, 2048):
         pixels, valid = source.read(window)
@@ -140,7 +204,7 @@ def distinct_values(source: Source) -> list[int]:
                 f"{source.name} is not a class raster: it holds fractions such as "
                 f"{float(values[values != np.floor(values)][0]):g}"
             )
-        found.update(int(v) for v in values if v >= 0)
+        found.update(int(v) for v in values)
         if len(found) > _MOST:
             raise LabelsError(
                 f"{source.name} is not a class raster: it holds over {_MOST:,} values"

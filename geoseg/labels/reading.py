@@ -38,6 +38,8 @@ AREA = Class(value=1, name="area", color="#000000")
 """The only class of an area, by its value."""
 _QUESTIONED = 4
 _REFUSED = 20  # features that each are a class of their own
+_DEGREES = 540.0  # the Earth, and half of it again, as beyond the antimeridian
+_PAIRED = 20_000  # polygons that are looked at for overlaps
 _FEW = 64  # pixel centres in a polygon's box that are tried one by one
 
 
@@ -78,6 +80,13 @@ def _reprojected(frame: GeoDataFrame, grid: Grid) -> GeoDataFrame:
     if frame.crs == crs:
         near = turned_near(grid, frame.geometry.to_numpy(), crs.to_wkt())
         return frame.set_geometry(near, crs=frame.crs).set_crs(crs, allow_override=True)
+    most = np.abs(frame.total_bounds).max()
+    if frame.crs.is_geographic and most > _DEGREES:
+        raise LabelsError(
+            f"coordinates of the labels are as large as {most:g}, which are no degrees "
+            f"as in {frame.crs.name} (what GeoJSON is in that names no other): say "
+            "which CRS they are in with ogr2ogr -a_srs"
+        )
     crs_drawn = frame.crs.to_wkt()
     to_pixels = into_pixels(grid, crs_drawn, "the labels")
     drawn = drawn_for(grid, frame.geometry.to_numpy(), crs_drawn, to_pixels)
@@ -120,6 +129,8 @@ def feature_labels(
         named = _class_column(frame, path, column)
         if column is None:
             notes = (f"the classes of {Path(path).name} are in its column {named!r}",)
+        if frame[named].dtype.kind == "f":
+            _refuse_fractions(frame[named].to_numpy(), named, path)
         text = frame[named].map(class_text, na_action="ignore")
         labelled = (text.notna() & (text != "")).to_numpy(bool)
         if not labelled.any():
@@ -150,6 +161,7 @@ def feature_labels(
         raise LabelsError(
             f"labels must be all points or all polygons; {path} holds "
             f"{', '.join(sorted(shapes)) or 'none with a class'}"
+            f"{'; draw lines as areas first (a buffer)' * ('LineString' in kinds)}"
         )
     check_overlap(classed.frame, path, grid)
     return _points(classed) if kinds == {"Point"} else _polygons(classed)
@@ -175,6 +187,15 @@ def _class_column(frame: GeoDataFrame, path: str | Path, column: str | None) -> 
         f"({', '.join(columns) or 'it has none'}), or one class for all features with "
         "--constant"
     )
+
+
+def _refuse_fractions(values: NDArray[Any], column: str, path: str | Path) -> None:
+    fractions = values[np.isfinite(values) & (values != np.floor(values))]
+    if fractions.size:
+        raise LabelsError(
+            f"column {column!r} of {path} holds fractions such as {fractions[0]:g}, "
+            "which are no classes: name the column with the class (--column)"
+        )
 
 
 def _question(text: Any, column: str, path: str | Path, *, chosen: bool) -> None:  # noqa: ANN401 - a Series
@@ -204,7 +225,24 @@ def check_overlap(frame: GeoDataFrame, path: str | Path, grid: Grid) -> None:
             f"no label of {path} lies on the raster: {counted(len(frame), 'feature')}, "
             f"which span x {x0:g} … {x1:g}, y {y0:g} … {y1:g}, the raster x "
             f"{left:g} … {right:g}, y {bottom:g} … {top:g} in its CRS"
+            f"{_turned(frame, grid)}"
         )
+
+
+def _turned(frame: GeoDataFrame, grid: Grid) -> str:
+    """Return a hint where features would lie on the grid with x and y swapped."""
+    import geopandas
+    import shapely
+    from pyproj import CRS
+
+    if frame.crs is None or grid.crs is None:
+        return ""
+    degrees = CRS.from_user_input(grid.crs).geodetic_crs
+    shapes = frame.to_crs(degrees).geometry.to_numpy()
+    swapped = shapely.transform(shapes, lambda points: points[:, ::-1])
+    there = geopandas.GeoSeries(swapped, crs=degrees).to_crs(frame.crs).total_bounds
+    on = shapely.box(*grid.bounds).intersects(shapely.box(*there))
+    return "; with x and y swapped they would: ogr2ogr -swap_xy" if on else ""
 
 
 def _points(classed: _Classed) -> PointLabels:
@@ -252,7 +290,7 @@ def _polygons(classed: _Classed) -> PolygonLabels:
         painted = painted[::-1]
     elif classed.order == "smallest":
         painted = np.argsort(-shapely.area(geometries), kind="stable")
-    lost = tuple(_lost(classed, geometries))
+    lost = (*_lost(classed, geometries), *_overlaps(classed, geometries))
     return PolygonLabels(
         name=classed.name,
         classes=classed.pairing.classes,
@@ -301,6 +339,25 @@ def _lost(classed: _Classed, geometries: NDArray[np.object_]) -> Iterator[str]:
             "of a pixel, so that it has no labels at all: use a finer raster, or "
             "larger polygons",
             stacklevel=2,
+        )
+
+
+def _overlaps(classed: _Classed, geometries: NDArray[np.object_]) -> Iterator[str]:
+    """Say how many polygons of several classes share a pixel and more, and who wins."""
+    import shapely
+
+    shapes, values = geometries[:_PAIRED], classed.values[:_PAIRED]
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    apart = (one < other) & (values[one] != values[other])
+    one, other = one[apart], other[apart]
+    shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+    count = int((shared >= abs(classed.grid.transform.determinant)).sum())
+    if count:
+        wins = {"last": "the last of the file", "first": "the first of the file"}
+        yield (
+            f"{counted(count, 'pair')} of polygons of {classed.name} overlap and are "
+            f"of different classes: {wins.get(classed.order, 'the smallest')} counts "
+            "(--order)"
         )
 
 

@@ -4,7 +4,8 @@ A band is called by its description; else, in a single-band file, by the band in
 file's name; else by its colour interpretation; else by its number. The STAC common name
 comes from the name itself where it is one (`red`, `nir`), else from the sensor's table,
 but only where the sensor is evident: from the path (`S2A_…`, `Sentinel-2`, `HLS.L30`,
-`LC08_…`), or from band names that only Sentinel-2 has (`B8A`, or `B02` with its zero).
+`LC08_…`), or from band names that only it has (Sentinel-2 `B8A`, or `B02` with its
+zero; Landsat 8 and 9 `SR_B6`).
 """
 
 from __future__ import annotations
@@ -77,7 +78,12 @@ _SENSORS: Final = (
         _SENTINEL2,
     ),
 )
-_ONLY_SENTINEL2: Final = re.compile(r"B8A|B0[1-9]", re.IGNORECASE)
+# Names that only one sensor's bands have.
+_ONLY: Final = (
+    (re.compile(r"B8A|B0[1-9]", re.IGNORECASE), _SENTINEL2),
+    (re.compile(r"SR_B6|ST_B10", re.IGNORECASE), _LANDSAT8),
+    (re.compile(r"ST_B6", re.IGNORECASE), _LANDSAT457),
+)
 _BAND: Final = re.compile(r"(?:S[RT]_)?B(0?[1-9]|1[0-3]|8A)", re.IGNORECASE)
 _IN_FILE_NAME: Final = re.compile(
     r"(?<![A-Za-z0-9])(S[RT]_B\d{1,2}|B6_VCID_[12]|B(?:0?[1-9]|1[0-3]|8A)|VV|VH|HH|HV)"
@@ -86,8 +92,16 @@ _IN_FILE_NAME: Final = re.compile(
 )
 # Of Landsat's surface reflectance in Collection 1: `…_sr_band4.tif`.
 _COLLECTION1: Final = re.compile(r"(?<![A-Za-z0-9])sr_band(?=\d)", re.IGNORECASE)
-ALPHA: Final = frozenset({"alpha", "a", "mask", "transparency"})
+ALPHA: Final = frozenset({"alpha", "a", "mask", "transparency", "datamask"})
 """What the band that tells which pixels are transparent may be called."""
+# What Earth Engine, Sentinel Hub and stacks of whole items put beside the bands: flags,
+# classes, probabilities, angles; not pixels for a model that nobody trained on them.
+_QUALITY: Final = re.compile(
+    r"(?:S[RT]_)?(?:QA\d*|QA_\w+|QC)|BQA|SCL|Fmask|cloud_?mask|AOT|WVP|TCI_[RGB]|visual"
+    r"|MSK_\w+|cs(?:_cdf)?|CL[DMP]|SNW|(?:sun|view)\w*(?:Azimuth|Zenith)\w*|angle"
+    r"|ST_(?:ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD)|[SV][AZ]A|dataMask",
+    re.IGNORECASE,
+)
 _POLARISATIONS: Final = frozenset({"VV", "VH", "HH", "HV"})
 _LAST_WORDS: Final = re.compile(r"(?:([A-Za-z]+)[ _-])?([A-Za-z]+\d*)$")
 # What cameras call their bands at the end of a file's name, in capitals.
@@ -200,9 +214,7 @@ def _sensor(names: Sequence[str], path: str) -> Mapping[str, str]:
     for pattern, table in _SENSORS:
         if pattern.search(upper):
             return table
-    if any(_ONLY_SENTINEL2.fullmatch(name) for name in names):
-        return _SENTINEL2
-    return {}
+    return next((t for only, t in _ONLY if any(map(only.fullmatch, names))), {})
 
 
 def _common_name(name: str, table: Mapping[str, str]) -> str | None:
@@ -310,6 +322,31 @@ def _chosen(
         )
     at = [f for f in found if f is not None]
     return at, [bands[i] for i in at]
+
+
+def without_quality(source: Source, wanted: Sequence[str] | None) -> Source:
+    """Return the source without the bands that tell of the others, which it says.
+
+    Args:
+        source: Of several bands; one of which there is no other stays.
+        wanted: What `--bands` asks for. Bands chosen by it stay as they were chosen,
+            and so does one to which it gives a name.
+    """
+    words = [word.partition("=") for word in wanted or ()]
+    if words and not any(equals for _, equals, _ in words):
+        return source
+    given = {name.strip() for name, _, _ in words}
+    left = [
+        b.name
+        for b in source.bands
+        if _QUALITY.fullmatch(b.name) and b.name not in given
+    ]
+    kept = [i for i, b in enumerate(source.bands) if b.name not in left]
+    if not left or not kept:
+        return source
+    names = ", ".join(dict.fromkeys(left))
+    told = f"{source.name}: left out, as they are no bands to learn from: {names}"
+    return noted(source.select(kept), f"{told} (--bands chooses)")
 
 
 def as_before(

@@ -292,9 +292,7 @@ def open_raster(
     )
     if handles is not None:
         found = replace(found, handles=handles)
-    if found.alpha is not None and _wants_alpha(found, told):
-        return _with_alpha(found, found.alpha)
-    return found
+    return with_alpha(found) if _wants_alpha(found, told) else found
 
 
 def _is_far(path: str, versions: Versions) -> bool:
@@ -314,18 +312,22 @@ def _covered(
 
 
 def _wants_alpha(source: RasterFile, told: FileHints) -> bool:
+    if source.alpha is None:
+        return False
     words = [word.strip().lower() for word in told.wanted or ()]
     numbers = {word.rpartition("=")[2].strip() for word in words}
     if str(source.alpha) in numbers or told.count == len(source.bands) + 1:
         return True
     if len(words) != len(source.bands) + 1 or all(w.isdigit() for w in words):
         return False
-    order = sorted([*source.numbers, source.alpha or 0])
-    return words[order.index(source.alpha or 0)] not in ALPHA
+    order = sorted([*source.numbers, source.alpha])
+    return words[order.index(source.alpha)] not in ALPHA
 
 
-def _with_alpha(source: RasterFile, alpha: int) -> RasterFile:
+def with_alpha(source: RasterFile) -> RasterFile:
     """Return the source with its alpha band as one more band like any other."""
+    if (alpha := source.alpha) is None:
+        return source
     order = sorted([*source.numbers, alpha])
     extra = SourceBand(name=str(alpha), number=alpha)
     parts = zip(source.bands, source.nodata, source.masks, strict=True)
@@ -402,7 +404,7 @@ def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFi
 
 
 def _is_alpha(colour: str, called: str) -> bool:
-    return called == "alpha" or (
+    return called in {"alpha", "datamask"} or (
         colour == "alpha" and (not called or "alpha" in called)
     )
 

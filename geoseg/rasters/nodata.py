@@ -11,7 +11,7 @@ import numpy as np
 
 from geoseg.core.grid import Grid, Window
 from geoseg.rasters.array import ArraySource
-from geoseg.rasters.file import RasterFile
+from geoseg.rasters.file import RasterFile, with_alpha
 from geoseg.rasters.gdal import environment
 from geoseg.rasters.mosaic import Joined
 from geoseg.rasters.source import Derived, Source, is_far
@@ -24,6 +24,7 @@ _SIDE: Final = 64  # of a sample, in pixels
 _PLACES: Final = 8  # samples along each side: the first and the last lie on the edges
 _REMOTE_PLACES: Final = 2  # the corners: a sample fetches a tile
 _WHOLE: Final = 512 * 512  # pixels that are read as they are
+_SHADES: Final = 0.5  # of a sample of transparency that is in between
 _FEW: Final = 16  # distinct values: a map of classes, in which any may be common
 
 
@@ -64,7 +65,7 @@ def suspected(source: Source) -> str | None:
     is far away, in the four corners.
     """
     if not is_silent(source):
-        return None
+        return alpha_doubt(source)
     values, edge = _sample(source)
     if not len(values) or len(np.unique(values)) <= _FEW:
         return None
@@ -84,6 +85,35 @@ def suspected(source: Source) -> str | None:
                 f"nothing says that this is nodata; if it is: --nodata {value:g}"
             )
     return None
+
+
+def first_file(source: Source) -> RasterFile | None:
+    """Return the file that a source is made of, or the first of several."""
+    if isinstance(source, Derived):
+        return first_file(source.source)
+    if isinstance(source, Joined):
+        return first_file(source.parts[0])
+    return source if isinstance(source, RasterFile) else None
+
+
+def alpha_doubt(source: Source) -> str | None:
+    """Return a question about an alpha band that holds what a colour would.
+
+    GDAL calls the fourth of four bytes alpha, and tools that use it tag it so, also
+    where it is near infrared. Transparency is nearly always all or nothing.
+    """
+    if (file := first_file(source)) is None or (alpha := file.alpha) is None:
+        return None
+    whole = with_alpha(file)
+    values, _ = _sample(whole.select([whole.numbers.index(alpha)]))
+    between = (values > values.min(initial=0)) & (values < values.max(initial=0))
+    if between.sum() <= _SHADES * between.size:
+        return None
+    return (
+        f"{file.name}: band {alpha} is tagged as transparency, but most of a sample of "
+        "it is neither clear nor opaque: if it is a colour, such as near infrared, "
+        "name all bands, as in --bands red,green,blue,nir"
+    )
 
 
 def _sample(source: Source) -> tuple[NDArray[Any], NDArray[np.bool_]]:

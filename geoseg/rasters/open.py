@@ -17,11 +17,11 @@ from geoseg.errors import RasterError
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.aoi import clipped
 from geoseg.rasters.array import open_array, open_zarr
-from geoseg.rasters.bands import choose, match_bands
+from geoseg.rasters.bands import choose, match_bands, without_quality
 from geoseg.rasters.file import FileHints, open_raster
 from geoseg.rasters.gcps import on_control_points
 from geoseg.rasters.mosaic import dated_stack, in_order, mosaic
-from geoseg.rasters.nodata import suspected, with_nodata
+from geoseg.rasters.nodata import alpha_doubt, suspected, with_nodata
 from geoseg.rasters.numbers import (
     alike,
     as_reflectance,
@@ -133,6 +133,7 @@ def open_source(
     opened = _opened(source, told)
     if bands is not None:
         opened = choose(opened, bands)
+    opened = without_quality(opened, bands)
     if units == "reflectance":
         opened = _in_reflectance(opened)
     if aoi is not None:
@@ -272,7 +273,12 @@ def for_model(source: Source, wanted: WantedInput) -> Source:
         RasterError: A band is missing, or two could be meant.
     """
     told = with_nodata(source, wanted.nodata)
-    chosen = matched_in_time(told, wanted.bands, wanted.times)
+    try:
+        chosen = matched_in_time(told, wanted.bands, wanted.times)
+    except RasterError as error:
+        if (doubt := alpha_doubt(told)) is None:
+            raise
+        raise RasterError(f"{error}; {doubt}") from error
     return noted(in_numbers(chosen, wanted.numbers), suspected(chosen))
 
 

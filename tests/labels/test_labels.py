@@ -107,6 +107,9 @@ def test_a_class_that_is_almost_one_of_the_table_is_doubted(tmp_path):
         "forrest"
     )
     assert not any("of its own" in notes(to) for to in ("Forest", "shrubs", "1"))
+    masks = masks_of(tmp_path / "m.zarr", np.zeros((100, 120), np.uint8))
+    with pytest.raises(LabelsError, match="did you mean 'forest'"):
+        evaluate(masks, polygons, mapping={"woods": "forrest"})
 
 
 def test_map_classes_are_merged_for_the_comparison(tmp_path, values):
@@ -120,6 +123,8 @@ def test_map_classes_are_merged_for_the_comparison(tmp_path, values):
     assert found.accuracy.overall.value == 1
     with pytest.raises(GeosegError, match="did you mean 'forest'"):
         evaluate(masks, reference.path, map_classes={"forrest": "land"})
+    with pytest.raises(GeosegError, match=r"neither.*did you mean 'land'"):
+        evaluate(masks, reference.path, map_classes={"forest": "lnad"})
 
 
 def test_the_column_is_said_and_doubted_where_each_is_its_own_class(tmp_path):
@@ -138,6 +143,112 @@ def test_the_column_is_said_and_doubted_where_each_is_its_own_class(tmp_path):
     assert "'landcover'" in " ".join(open_labels(said, GRID).notes)
     with pytest.raises(LabelsError, match="did you mean 'landcover'"):
         open_labels(said, GRID, column="land_cover")
+
+
+@pytest.mark.parametrize(
+    ("column", "classes", "said"),
+    [
+        ([1.0, 2.0, np.nan], [(1, "1"), (2, "2")], ""),
+        (["1.0", "2.0", "1"], [(1, "1"), (2, "2")], ""),
+        ([True, False, True], [(0, "False"), (1, "True")], ""),
+        (["Oak", "oak ", "elm"], [(0, "Oak"), (1, "elm")], "Oak, oak are taken for"),
+        (["oak", "NULL", "oak"], [(0, "NULL"), (1, "oak")], "--map NULL=ignore"),
+    ],
+)
+def test_columns_of_any_type_hold_classes(tmp_path, column, classes, said):
+    shapes = [square(9 * i, 0, 3) for i in range(3)]
+    labels = open_labels(write(tmp_path / "p.gpkg", shapes, label=column), GRID)
+    found = [(c.value, c.name) for c in labels.classes]
+    assert found == classes
+    assert said in " ".join(labels.notes)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [([1.5, 2.0], "fractions such as 1.5"), ([-1, 2], "-1 is outside.*-1=ignore")],
+)
+def test_columns_of_other_numbers_are_refused(tmp_path, column, said):
+    path = write(tmp_path / "p.gpkg", [square(1, 1, 3), square(9, 1, 3)], label=column)
+    with pytest.raises(LabelsError, match=said):
+        open_labels(path, GRID)
+
+
+@pytest.mark.parametrize("order", ["last", "first"])
+def test_who_wins_where_classes_overlap_is_said(tmp_path, order):
+    shapes = [square(0, 0, 9), square(5, 5, 9), square(9, 0, 3)]
+    path = write(tmp_path / "p.gpkg", shapes, label=["oak", "elm", "elm"])
+    told = " ".join(open_labels(path, GRID, order=order).notes)
+    assert "1 pair of polygons of p.gpkg overlap" in told
+    assert f"the {order} of the file counts" in told
+
+
+def test_coordinates_of_another_crs_than_the_file_says(tmp_path):
+    spare = write(tmp_path / "p.gpkg", [square(1, 1, 9)], LONLAT, label=["oak"])
+    with pytest.raises(LabelsError, match=r"no degrees.*ogr2ogr -a_srs"):
+        open_labels(spare, GRID)
+    frame = geopandas.GeoSeries([square(1, 1, 9)], crs=UTM).to_crs(LONLAT)
+    turned = shapely.transform(frame.to_numpy(), lambda points: points[:, ::-1])
+    path = write(tmp_path / "q.gpkg", turned, LONLAT, label=["oak"])
+    with pytest.raises(LabelsError, match=r"no label.*-swap_xy"):
+        open_labels(path, GRID)
+
+
+def test_lines_are_refused_with_the_way_on(tmp_path):
+    line = shapely.LineString([at(1, 1), at(9, 9)])
+    with pytest.raises(LabelsError, match="LineString; draw lines as areas"):
+        open_labels(write(tmp_path / "p.gpkg", [line], label=["road"]), GRID)
+
+
+# --- rasters --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("filled", "dtype", "said"),
+    [(255, "uint8", "--map 255=ignore"), (-1, "int16", "of -1 are unlabelled")],
+)
+def test_what_may_be_no_label_in_a_raster_is_said(
+    tmp_path, values, filled, dtype, said
+):
+    raw = values.astype(dtype)
+    raw[:5] = filled
+    how = {"crs": UTM, "transform": GRID.transform}
+    path = write_tif(tmp_path / "t.tif", raw, **how)
+    assert said in " ".join(open_labels(path, GRID).notes)
+    left = open_labels(
+        path, GRID, mapping={str(filled): "ignore"} if filled > 0 else {}
+    )
+    assert (left.read(GRID.window)[:5] == UNLABELLED).all()
+    assert not any(said in note for note in left.notes if filled > 0)
+
+
+def test_a_raster_half_a_pixel_beside_says_so(tmp_path, values):
+    beside = GRID.transform @ Affine.translation(0.5, 0)
+    path = write_tif(tmp_path / "t.tif", values, crs=UTM, transform=beside)
+    assert "0.5, 0 pixels (x, y) beside" in " ".join(open_labels(path, GRID).notes)
+
+
+def test_colours_as_labels_are_numbers_by_the_advice(tmp_path, values):
+    colours = np.stack([values * 100] * 3)
+    how = {"crs": UTM, "transform": GRID.transform}
+    path = write_tif(tmp_path / "t.tif", colours, photometric="RGB", **how)
+    with pytest.raises(LabelsError, match=r"3 bands.*--map 16711680=CLASS"):
+        open_labels(path, GRID)
+    red, green, blue = colours.astype("uint32")
+    made = write_tif(tmp_path / "n.tif", (red * 256 + green) * 256 + blue, **how)
+    legend = {"0": "water", str(100 * 65793): "forest", str(200 * 65793): "town"}
+    labels = open_labels(made, GRID, classes=CLASSES, mapping=legend)
+    np.testing.assert_array_equal(labels.read(GRID.window), values)
+
+
+def test_a_picture_of_labels_is_told_how_to_get_its_place(tmp_path, values):
+    path = write_tif(tmp_path / "t.png", values, driver="PNG", crs=None,
+                     transform=Affine(1, 0, 0, 0, 1, 0))  # fmt: skip
+    said = r"does not overlap.*-a_ullr 400000 5300000 401200 5299000"
+    with (
+        pytest.warns(UserWarning, match="no coord"),
+        pytest.raises(LabelsError, match=said),
+    ):
+        open_labels(path, GRID)
 
 
 # --- geometries -----------------------------------------------------------------------

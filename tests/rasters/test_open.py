@@ -267,6 +267,19 @@ def test_a_fourth_band_with_a_name_is_not_alpha(tmp_path):
     assert source.read(source.grid.window)[1].all()
 
 
+def test_near_infrared_that_is_tagged_alpha_is_asked_about(tmp_path, rgba):
+    colour, pixels = rgba
+    doubt = "band 4 is tagged as transparency"
+    wanted = Wanted([Band(name="red"), Band(name="nir")])
+    with pytest.raises(RasterError, match=f"lacks the band nir.*{doubt}.*--bands"):
+        for_model(open_source(colour), wanted)
+    rgb = Wanted([Band(name=n) for n in ("red", "green", "blue")])
+    assert any(doubt in n for n in for_model(open_source(colour), rgb).notes)
+    pixels[3] = 255 * (pixels[3] > 100)
+    edged = write(tmp_path / "b.tif", pixels, photometric="RGB", alpha="YES")
+    assert for_model(open_source(edged), rgb).notes == ()
+
+
 # --- bands ---
 
 
@@ -776,3 +789,38 @@ def test_a_remote_refusal_says_why_and_no_secret(server, tmp_path, file):
         open_source(f"{server[0]}/{file}")
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- bands that tell of others ---
+
+
+@pytest.mark.parametrize("bands", [None, ["nir=2"]])
+def test_flags_beside_bands_are_left_out_and_named(tmp_path, bands):
+    called = ("B4", "B8", "QA60", "MSK_CLDPRB", "dataMask")
+    pixels = noise(5, 4, 4)
+    pixels[4] = 1
+    pixels[4, 0, 0] = 0
+    source = open_source(
+        write_tif(tmp_path / "a.tif", pixels, names=called), bands=bands
+    )
+    assert len(source.bands) == 2
+    assert "left out, as they are no bands to learn from: QA60, MSK" in source.notes[0]
+    assert source.read(source.grid.window)[1].sum() == 15  # by dataMask
+
+
+@pytest.mark.parametrize("bands", [["B4", "QA60"], ["1", "2"], ["red", "flags"]])
+def test_flags_that_are_asked_for_are_bands(tmp_path, bands):
+    path = write_tif(tmp_path / "a.tif", noise(2, 4, 4), names=("B4", "QA60"))
+    source = open_source(path, bands=bands)
+    assert (len(source.bands), source.notes) == (2, ())
+
+
+def test_a_file_of_flags_alone_stays(tmp_path):
+    path = write_tif(tmp_path / "a.tif", noise(1, 4, 4), names=("SCL",))
+    assert names(open_source(path)) == ["SCL"]
+
+
+def test_bands_that_only_landsat_8_has_say_which_they_are(tmp_path):
+    called = ("SR_B4", "SR_B5", "SR_B6")
+    path = write_tif(tmp_path / "a.tif", noise(3, 4, 4), names=called)
+    assert common(open_source(path)) == ["red", "nir08", "swir16"]
