@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from contextlib import suppress
 from importlib import import_module
@@ -23,7 +22,7 @@ from geoseg.cli.options import Group
 from geoseg.core.text import counted, span_of_time
 from geoseg.errors import GeosegError, Terminated, first_line, is_full, refused
 from geoseg.execution.interrupts import InHand, answer_with
-from geoseg.location import keep_secrets, redact
+from geoseg.location import keep_secrets
 
 RESUMED = {"segment", "compose", "run", "demo"}
 """Commands that go on where they were interrupted, whatever they were given."""
@@ -229,7 +228,7 @@ def _unforeseen(error: Exception) -> int:
     if known := refused(error):
         log.say("error", str(known))
         return known.exit_status
-    click.echo(redact("".join(traceback.format_exception(error))), err=True)
+    log.say_traceback(error)
     return 1
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from itertools import islice
 
 import click
 
 from geoseg.core.text import redact
+from geoseg.errors import first_line
 
 LEVELS = ("debug", "info", "warning", "error")
 _LOGGER = logging.getLogger("geoseg")
@@ -24,6 +26,8 @@ _MARKS = {logging.WARNING: "warning: ", logging.DEBUG: "debug: "}
 class _ForPeople(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return `geoseg: …`, or `note: …` of what was heard or guessed."""
+        if trace := getattr(record, "facts", {}).get("traceback"):
+            return str(trace)
         text = " ".join(redact(record.getMessage()).split())
         if getattr(record, "note", False):
             return f"note: {text}"
@@ -80,6 +84,12 @@ def say(level: str, text: str) -> None:
         _LOGGER.info("%s", text, extra={"note": True})
     else:
         _LOGGER.log(getattr(logging, level.upper()), "%s", text)
+
+
+def say_traceback(error: Exception) -> None:
+    """Show where an error came from that nobody foresaw; as JSON, on one line."""
+    text = redact("".join(traceback.format_exception(error)))
+    _LOGGER.error("%s", first_line(error), extra={"facts": {"traceback": text}})
 
 
 def first(arguments: list[str]) -> list[str]:

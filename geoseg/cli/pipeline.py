@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
@@ -14,11 +16,12 @@ from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.options import Cli, Options
 from geoseg.core.text import counted, plain, redact
+from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from geoseg.execution.progress import Progress
     from geoseg.pipeline.scenes import SceneOutcome
@@ -71,9 +74,9 @@ def run(
     from geoseg.pipeline.settings import opened_pipeline
 
     with steps("scenes", quiet=output.silent) as show_scenes:
-        outcomes = run_many(pipeline, options, place, show_scenes)
-    if outcomes is not None:
-        context.exit(_tell_scenes(outcomes, output))
+        many = run_many(pipeline, options, place, show_scenes)
+    if many is not None:
+        context.exit(_tell_scenes(*many, output))
     settings = opened_pipeline(pipeline, options.overrides or (), place)
     with ExitStack() as stack:
         show = _bars(stack, quiet=output.silent)
@@ -93,15 +96,14 @@ def run(
     )
 
 
-def _tell_scenes(outcomes: list[SceneOutcome], output: OutputOptions) -> int:
+def _tell_scenes(
+    outcomes: list[SceneOutcome], folder: str, output: OutputOptions
+) -> int:
     """Say what became of scenes, and return the exit status."""
-    from geoseg.pipeline.scenes import status_of
+    from geoseg.pipeline.scenes import TABLE, status_of
 
-    failed = [o for o in outcomes if o.state == "failed"]
-    for one in failed[:_SHOWN]:
-        say("error", f"{one.scene}: {one.error}")
-    if len(failed) > _SHOWN:
-        say("error", f"{len(failed) - _SHOWN} more scenes failed: see scenes.csv")
+    errors = {o.scene: o.error for o in outcomes if o.state == "failed"}
+    _tell_failed(errors, f"failed: see {Path(folder) / TABLE}")
     for text, count in _counted(note for o in outcomes for note in o.notes):
         more = f" (so for {count} scenes)" if count > 1 else ""
         say("warning", f"{text}{more}")
@@ -110,10 +112,21 @@ def _tell_scenes(outcomes: list[SceneOutcome], output: OutputOptions) -> int:
     told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     print_summary(
         {"counts": counts, "scenes": [plain(o) for o in outcomes]},
-        [f"{counted(len(outcomes), 'scene')}: {told}"],
+        [
+            f"{counted(len(outcomes), 'scene')}: {told}",
+            step("look", "status", redact(folder)),
+        ],
         output,
     )
     return status_of(outcomes)
+
+
+def _tell_failed(errors: Mapping[str, str], rest: str) -> None:
+    """Say what is wrong with scenes, by their names, and of too many what `rest` is."""
+    for scene, error in islice(errors.items(), _SHOWN):
+        say("error", f"{scene}: {error}")
+    if len(errors) > _SHOWN:
+        say("error", f"{counted(len(errors) - _SHOWN, 'more scene')} {rest}")
 
 
 def _counted(texts: Iterable[str]) -> list[tuple[str, int]]:
@@ -128,16 +141,20 @@ def _check(
 ) -> None:
     """Say whether a run can work, or raise why not."""
     from geoseg.cli.segment import plan_lines, plan_summary
-    from geoseg.pipeline.check import check_pipeline
+    from geoseg.pipeline.check import check_pipeline, check_scenes
     from geoseg.pipeline.scenes import read_scenes
     from geoseg.pipeline.settings import opened_pipeline
 
     found = read_scenes(path, options.scenes, options.overrides or (), place)
     if found is not None:
         pipelines, _ = found
-        for i, one in enumerate(pipelines.values()):
-            check_pipeline(one, alone=i == 0)
-        lines = [f"{path}: fine, {len(pipelines):,} scenes"]
+        wrong = check_scenes(pipelines)
+        _tell_failed(wrong, "cannot run")
+        count = counted(len(pipelines), "scene")
+        if wrong:
+            fine = len(pipelines) - len(wrong)
+            raise GeosegError(f"{path}: {fine:,} of {count} can run")
+        lines = [f"{path}: fine, {count}"]
         print_summary({"ok": True, "scenes": len(pipelines)}, lines, output)
         return
     plan, processes = check_pipeline(

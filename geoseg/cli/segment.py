@@ -17,6 +17,7 @@ from geoseg.cli.common import (
     print_summary,
     tell,
 )
+from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
@@ -182,7 +183,7 @@ def _tell_dashboard(client: Client) -> None:
     if client.dashboard_link:
         lacks = " (to see its pages: pip install 'geoseg[dashboard]')"
         pages = lacks if find_spec("bokeh") is None else ""
-        click.echo(f"dashboard: {client.dashboard_link}{pages}", err=True)
+        say("info", f"dashboard: {client.dashboard_link}{pages}")
 
 
 @command(

@@ -17,6 +17,8 @@ from geoseg.inference.planning import plan_of
 from geoseg.pipeline.product_paths import newest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from geoseg.execution.cluster_settings import ClusterSpec
     from geoseg.inference.planning import Plan
     from geoseg.pipeline.settings import Pipeline
@@ -25,12 +27,11 @@ _COMPRESSED = 20
 """Labels are seldom compressed to less than this part of their bytes."""
 
 
-def check_pipeline(pipeline: Pipeline, *, alone: bool = True) -> tuple[Plan, int]:
+def check_pipeline(pipeline: Pipeline) -> tuple[Plan, int]:
     """Open a pipeline's raster and model, and look for memory and disk.
 
     Args:
         pipeline: What would run. Nothing is written.
-        alone: Whether memory, disk and cluster are looked at too.
 
     Returns:
         The plan of its segmentation, and for how many processes it is.
@@ -39,18 +40,55 @@ def check_pipeline(pipeline: Pipeline, *, alone: bool = True) -> tuple[Plan, int
         GeosegError: It cannot work: the raster, the model or its bands are wrong, or
             there is neither memory nor disk for it.
     """
-    place, _ = newest(pipeline)
     processes = _processes(pipeline.cluster)
+    plan = _loaded(pipeline, processes)
+    _check_place(pipeline, plan, processes, plan.bytes_written)
+    return plan, processes
+
+
+def check_scenes(pipelines: Mapping[str, Pipeline]) -> dict[str, str]:
+    """Look at many scenes as `check_pipeline` at one, and for room for all of them.
+
+    Args:
+        pipelines: By the names of the scenes, on one cluster.
+
+    Returns:
+        What is wrong with a scene, by its name; of those that are fine nothing.
+
+    Raises:
+        GeosegError: There is neither memory nor disk for them, or no cluster.
+    """
+    wrong, written, largest = dict[str, str](), 0, None
+    for name, one in pipelines.items():
+        processes = _processes(one.cluster)
+        try:
+            plan = _loaded(one, processes)
+        except GeosegError as error:
+            wrong[name] = str(error)
+            continue
+        written += plan.bytes_written
+        if largest is None or plan.memory.total > largest[1].memory.total:
+            largest = one, plan, processes
+    if largest is not None:
+        _check_place(*largest, written)
+    return wrong
+
+
+def _loaded(pipeline: Pipeline, processes: int) -> Plan:
     plan = plan_of(pipeline.segment.raster, pipeline.segment, processes)
     plan.model.load()
-    if alone:
-        if pipeline.cluster is not None:
-            check_cluster(pipeline.cluster)
-        if pipeline.cluster is None or pipeline.cluster.kind in {"local", "gpus"}:
-            _check_memory(plan, processes)
-        if "://" not in place.masks:
-            _check_disk(plan, place.masks)
-    return plan, processes
+    return plan
+
+
+def _check_place(pipeline: Pipeline, plan: Plan, processes: int, written: int) -> None:
+    """Look whether there is a cluster, memory for a plan, and disk for the bytes."""
+    place, _ = newest(pipeline)
+    if pipeline.cluster is not None:
+        check_cluster(pipeline.cluster)
+    if pipeline.cluster is None or pipeline.cluster.kind in {"local", "gpus"}:
+        _check_memory(plan, processes)
+    if "://" not in place.masks:
+        _check_disk(place.masks, written)
 
 
 def _processes(cluster: ClusterSpec | None) -> int:
@@ -81,10 +119,9 @@ def _check_memory(plan: Plan, processes: int) -> None:
         )
 
 
-def _check_disk(plan: Plan, masks: str) -> None:
+def _check_disk(masks: str, most: int) -> None:
     folder = next(p for p in Path(masks).resolve().parents if p.is_dir())
     free = shutil.disk_usage(folder).free
-    most = plan.bytes_written
     if free < most / _COMPRESSED:
         raise GeosegError(
             f"{redact(str(folder))} has {size(free)} free, and the masks take up to "

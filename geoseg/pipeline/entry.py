@@ -11,6 +11,7 @@ from geoseg.core.options import checked
 from geoseg.core.text import plain
 from geoseg.execution.options import ClusterOptions
 from geoseg.pipeline.options import IfChanged, RunOptions
+from geoseg.pipeline.product_paths import today
 from geoseg.pipeline.run import run_pipeline
 from geoseg.pipeline.scenes import SceneOutcome, read_scenes, run_scenes
 from geoseg.pipeline.settings import opened_pipeline
@@ -79,7 +80,7 @@ def run(
     )
     many = run_many(path, options, place)
     if many is not None:
-        return {outcome.scene: plain(outcome) for outcome in many}
+        return {outcome.scene: plain(outcome) for outcome in many[0]}
     pipeline = opened_pipeline(path, options.overrides or (), place)
     return run_pipeline(pipeline, show=progress, **policy(options))
 
@@ -89,13 +90,20 @@ def run_many(
     options: RunOptions,
     place: ClusterOptions,
     show: Callable[[int, int], None] = lambda *_: None,
-) -> list[SceneOutcome] | None:
-    """Run a pipeline file for each of its scenes; None where there are none."""
+) -> tuple[list[SceneOutcome], str] | None:
+    """Run a pipeline file for each of its scenes; None where there are none.
+
+    Returns:
+        What became of each, and the folder with the table of them.
+    """
     found = read_scenes(path, options.scenes, options.overrides or (), place)
     if found is None:
         return None
     pipelines, folder = found
-    return run_scenes(pipelines, folder, show=show, **policy(options))
+    day = today()
+    folder = folder.replace("{date}", day)
+    outcomes = run_scenes(pipelines, folder, day=day, show=show, **policy(options))
+    return outcomes, folder
 
 
 def policy(options: RunOptions) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
 from geoseg.core.text import plain
+from geoseg.errors import GeosegError, Terminated, is_full
 from geoseg.maps.storage import Storage
 from geoseg.pipeline.status import end_stages, post_status, write_status
 
@@ -33,6 +34,7 @@ _STATE = f"{META}/state.json"
 _EVERY = 10.0
 """Seconds between two lines of progress in the log."""
 _LOGGER = logging.getLogger("geoseg.pipeline")
+_LOGGER.addHandler(logging.NullHandler())  # or errors go to the stderr of workers
 _LEVELS = {"failed": logging.ERROR, "interrupted": logging.WARNING}
 
 
@@ -92,6 +94,7 @@ class PipelineRun:
     def log(self, stage: str, event: str, **facts: Any) -> None:  # noqa: ANN401
         """Add a line to the log; secrets in URLs are not part of it."""
         line = plain({"time": _now(), "stage": stage, "event": event, **facts})
+        facts.pop("traceback", None)  # which is for the log alone
         with (Path(self.pipeline.out) / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(line)}\n")
         level = _LEVELS.get(event, logging.INFO)
@@ -104,6 +107,8 @@ class PipelineRun:
         elif stage != "pipeline":
             known = self.status.setdefault("stages", {}).setdefault(stage, {})
             known.update(facts, state=_STATES.get(event, known.get("state", "running")))
+            if event == "done" and "of" in known:
+                known["blocks"] = known["of"]
         elif event in _ENDS:
             self.status |= {"state": _STATES[event], "ended": _now(), **facts}
             end_stages(self.status)
@@ -158,6 +163,17 @@ _STATES = {
 }
 """What a run or stage is, after an event of the log."""
 _ENDS = {"done", "failed", "interrupted"}
+
+
+def ended_as(error: BaseException) -> tuple[str, int]:
+    """Return how a run ended that an error ends, and its exit status."""
+    if isinstance(error, Terminated):
+        return "interrupted", 143
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if is_full(error):
+        return "failed", 3
+    return "failed", error.exit_status if isinstance(error, GeosegError) else 1
 
 
 def _now() -> str:

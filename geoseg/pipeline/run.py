@@ -6,6 +6,7 @@ of; the same command again does what is left. One run at a time; a log as JSON l
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +17,7 @@ from geoseg.core.text import redact
 from geoseg.errors import ChangedError, GeosegError, Terminated, first_line, is_full
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.job import META, PipelineRun
+from geoseg.pipeline.job import META, PipelineRun, ended_as
 from geoseg.pipeline.options import IfChanged
 from geoseg.pipeline.product_paths import newest
 from geoseg.pipeline.stages import STAGES, run_stage
@@ -125,18 +126,15 @@ def _told(run: PipelineRun) -> Iterator[None]:
     """Write into the log how it ended, if not well."""
     try:
         yield
-    except GeosegError as error:
-        status = 3 if is_full(error) else error.exit_status
-        _try_to_log(run, "failed", error=str(error), status=status)
-        raise
-    except (KeyboardInterrupt, Terminated) as error:
-        status = 143 if isinstance(error, Terminated) else 130
-        signal = type(error).__name__
-        _try_to_log(run, "interrupted", signal=signal, status=status)
-        raise
-    except Exception as error:
-        status = 3 if is_full(error) else 1
-        _try_to_log(run, "failed", error=first_line(error), status=status)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        event, status = ended_as(error)
+        known = isinstance(error, GeosegError)
+        facts = {"error": str(error) if known else first_line(error)}
+        if event == "interrupted":
+            facts = {"signal": type(error).__name__}
+        elif status == 1:  # a mistake of ours, which a line does not tell
+            facts["traceback"] = redact("".join(traceback.format_exception(error)))
+        _try_to_log(run, event, **facts, status=status)
         raise
 
 

@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import plain, redact
-from geoseg.errors import GeosegError, Terminated, first_line, is_full
+from geoseg.errors import GeosegError, first_line, is_full
 from geoseg.execution.cluster_settings import read_cluster
 from geoseg.execution.engine import engine, processes
 from geoseg.execution.options import ClusterOptions
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.job import META, PipelineRun
+from geoseg.pipeline.job import META, PipelineRun, ended_as
 from geoseg.pipeline.options import IfChanged
-from geoseg.pipeline.product_paths import stem_of, today, with_values
+from geoseg.pipeline.product_paths import stem_of, with_values
 from geoseg.pipeline.run import check_policy, run_pipeline
 from geoseg.pipeline.settings import (
     change_values,
@@ -239,7 +239,7 @@ def run_scenes(
     if_changed: IfChanged = "refuse",
     retries: int = 0,
     webhook: str | None = None,
-    day: str | None = None,
+    day: str,
     show: Callable[[int, int], None] = lambda *_: None,
 ) -> list[SceneOutcome]:
     """Run a pipeline for each of many scenes; one that fails stops no other.
@@ -252,7 +252,7 @@ def run_scenes(
         retries: How often scenes that a rerun can finish are tried again, when all
             others are done.
         webhook: What is told how all of it ended.
-        day: What `{date}` stands for, for all of them; default today.
+        day: What `{date}` stands for, for all of them.
         show: Called with how many scenes are done, of how many.
 
     Returns:
@@ -264,8 +264,6 @@ def run_scenes(
     """
     first = next(iter(pipelines.values()))
     check_policy(first, if_changed)
-    day = day or today()
-    folder = folder.replace("{date}", day)
     Path(folder).mkdir(parents=True, exist_ok=True)
     job = partial(_run_scene, overwrite=overwrite, if_changed=if_changed, day=day)
     whole = first.model_copy(update={"out": folder})
@@ -283,9 +281,8 @@ def run_scenes(
                 if not todo or not left:
                     break
         except BaseException as error:
-            ended = isinstance(error, KeyboardInterrupt | Terminated)
-            event = "interrupted" if ended else "failed"
-            table.finish(event, error=first_line(error), status=130 if ended else 3)
+            event, status = ended_as(error)
+            table.finish(event, error=first_line(error), status=status)
             raise
         outcomes = [*table.rows.values()]
         status = status_of(outcomes)
@@ -341,7 +338,8 @@ class _Table:
     def finish(self, event: str, **facts: Any) -> None:  # noqa: ANN401
         """Write the table, and how the run ended."""
         self.write()
-        self.run.log("scenes", event)
+        done = sum(row.state != "waiting" for row in self.rows.values())
+        self.run.log("scenes", event, blocks=done, of=len(self.rows))
         self.run.log("pipeline", event, **facts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from geoseg.core.processes import begun, has_ended, here
@@ -26,6 +28,8 @@ from geoseg.maps.storage import Storage
 FILE = "status.json"
 _PATIENCE = 10.0
 """Seconds that a webhook is waited for."""
+_PAUSES = (1.0, 4.0)
+"""Seconds after which a webhook that does not answer is tried again."""
 _EXIT = {"done": 0, "running": 0, "interrupted": 3, "killed": 3}
 """Exit statuses of states; those of failed runs are their own."""
 
@@ -42,22 +46,26 @@ def write_status(storage: Storage, facts: Mapping[str, Any]) -> None:
 def post_status(url: str, facts: Mapping[str, Any]) -> None:
     """Send how a run ended, as JSON, to a web address that the user named.
 
-    Where nobody answers that is said, and changes nothing.
+    Where nobody answers, it is tried again; in the end that is said, and changes
+    nothing. Of the address only the host is named: such paths are secrets.
     """
     data = json.dumps(plain(facts)).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "geoseg"}
-    try:
-        with urlopen(  # noqa: S310 - http and https only, see RunOptions
-            Request(url, data=data, headers=headers),  # noqa: S310
-            timeout=_PATIENCE,
-        ):
-            pass
-    except (OSError, ValueError, HTTPException) as error:
-        warnings.warn(
-            f"{redact(url)} could not be notified of how the run ended: "
-            f"{first_line(error)}",
-            stacklevel=2,
-        )
+    asked = Request(url, data=data, headers=headers)  # noqa: S310 - see RunOptions
+    stopped = facts.get("state") == "interrupted"  # and nobody wants to wait
+    for pause in (None,) if stopped else (*_PAUSES, None):
+        try:
+            with urlopen(asked, timeout=_PATIENCE):  # noqa: S310
+                return
+        except (OSError, ValueError, HTTPException) as error:
+            if pause is None:
+                warnings.warn(
+                    f"the webhook at {urlsplit(url).hostname} could not be told how "
+                    f"the run ended: {first_line(error)}",
+                    stacklevel=2,
+                )
+            else:
+                time.sleep(pause)
 
 
 def read_status(out: str) -> dict[str, Any]:
@@ -114,7 +122,8 @@ def lines_of(out: str, found: Mapping[str, Any]) -> Iterator[str]:
         counts = ", ".join(f"{n} {name}" for name, n in found["scenes"].items())
         yield f"scenes: {counts}; each is a line of {Path(out) / 'scenes.csv'}"
     for name, stage in found.get("stages", {}).items():
-        yield f"{name}: {_stage(stage)}"
+        if name != "scenes":  # which are counted above
+            yield f"{name}: {_stage(stage)}"
     if found.get("error"):
         yield f"error: {found['error']}"
 
@@ -141,7 +150,8 @@ def _stage(stage: Mapping[str, Any]) -> str:
 
 def metrics_of(out: str, found: Mapping[str, Any]) -> Iterator[str]:
     """Yield a status in the text format of Prometheus."""
-    label = '{out="' + out.replace("\\", "\\\\").replace('"', '\\"') + '"}'
+    escaped = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    label = '{out="' + out.translate(escaped) + '"}'
     values: dict[str, float] = {
         "up": found["state"] == "running",
         "exit_status": exit_status_of(found),

@@ -195,15 +195,16 @@ def test_the_status_of_a_run(water, capsys):
     assert "error: " in capsys.readouterr().out
 
 
-def test_a_webhook_is_told_how_it_ended(water, capsys):
-    told = []
+def test_a_webhook_is_told_how_it_ended(water, capsys, monkeypatch):
+    told, answers = [], iter([500, 204, 204])
+    monkeypatch.setattr("geoseg.pipeline.status._PAUSES", (0.0,))
 
     class Listens(BaseHTTPRequestHandler):
         def do_POST(self):
             told.append(
                 json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             )
-            self.send_response(204)
+            self.send_response(next(answers))
             self.end_headers()
 
         def log_message(self, *_):
@@ -211,13 +212,15 @@ def test_a_webhook_is_told_how_it_ended(water, capsys):
 
     with HTTPServer(("127.0.0.1", 0), Listens) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/hook?token=abc123"
+        url = f"http://127.0.0.1:{server.server_port}/hook/of-ours?token=abc123"
         line = ["run", str(water), "--quiet", "--set", f"out={water.parent}/here"]
         assert geoseg_run([*line, "--webhook", url]) == 0
         line += ["--set", "segment.raster=none.tif"]
         assert geoseg_run([*line, "--webhook", url]) == 2
         server.shutdown()
+    assert told.pop(0) == told[0], "tried again"
     assert [(t["state"], t["status"]) for t in told] == [("done", 0), ("failed", 2)]
+    assert told[0]["stages"]["segment"]["blocks"] == 1
     assert told[0]["out"] == f"{water.parent}/here"
     assert "none.tif" in told[1]["error"]
     capsys.readouterr()
@@ -225,13 +228,14 @@ def test_a_webhook_is_told_how_it_ended(water, capsys):
         warnings.simplefilter("always")
         assert geoseg_run([*line, "--webhook", url]) == 2
     said = capsys.readouterr().err
-    assert "could not be notified of how the run ended" in said
+    assert "the webhook at 127.0.0.1 could not be told how the run ended" in said
     assert "abc123" not in said
+    assert "of-ours" not in said
     assert geoseg_run([*line, "--webhook", "ftp://host/x"]) == 2
     assert "is not a web address" in capsys.readouterr().err
 
 
-def test_the_log_for_machines(water, capsys):
+def test_the_log_for_machines(water, capsys, monkeypatch):
     out = water.parent / "here"
     line = ["run", str(water), "--set", f"out={out}", "--quiet"]
     assert geoseg_run([*line, "--log-json"]) == 0
@@ -246,6 +250,17 @@ def test_the_log_for_machines(water, capsys):
     (said,) = (json.loads(t) for t in capsys.readouterr().err.splitlines())
     assert said["level"] == "error"
     assert "did you mean model?" in said["message"]
+
+    def stumbles(*_, **__):
+        raise ZeroDivisionError("ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(geoseg.pipeline.run, "run_stage", stumbles)
+        assert geoseg_run([*line, "--log-json"]) == 1
+    last = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert "test_night.py" in last["traceback"]
+    assert "ZeroDivisionError" in (out / "log.jsonl").read_text().splitlines()[-1]
+    assert "traceback" not in (out / "status.json").read_text()
     raster = str(water.parent / "scene.tif")
     segment = [
         "segment",

@@ -49,7 +49,7 @@ def test_a_store_per_scene_a_table_and_again(scenes, capsys, where):
     line = ["run", "w.toml", "--scenes", "scenes/*.tif", *where]
     assert geoseg_run(line) == 2, "one scene has no such bands, and a rerun not either"
     said = capsys.readouterr()
-    assert "6 scenes: 5 done, 1 failed" in said.out
+    assert "6 scenes: 5 done, 1 failed\nlook: geoseg status out\n" in said.out
     assert "s4: " in said.err
     assert "nir" in said.err
     rows = table("out")
@@ -64,7 +64,8 @@ def test_a_store_per_scene_a_table_and_again(scenes, capsys, where):
     found = json.loads(Path("out/status.json").read_text())
     assert found["scenes"] == {"done": 5, "failed": 1}
     assert geoseg_run(["status", "out"]) == 2
-    capsys.readouterr()
+    assert "of 6 blocks" not in capsys.readouterr().out
+    assert found["stages"]["scenes"]["blocks"] == 6
     # Again, with what was wrong mended: the rest is there.
     with rasterio.open("scenes/s0.tif") as file:
         profile, values = file.profile, file.read()
@@ -137,6 +138,11 @@ def test_check_looks_at_every_scene(scenes, capsys):
     line = ["run", "w.toml", "--check", "--scenes"]
     assert geoseg_run([*line, "scenes/s[0-3].tif"]) == 0
     assert "fine, 4 scenes" in capsys.readouterr().out
+    Path("scenes/s1.tif").write_text("none")
     assert geoseg_run([*line, "scenes/*.tif"]) == 2
-    assert "nir" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "s1: cannot open" in said
+    assert "s4: " in said
+    assert "nir" in said
+    assert "w.toml: 4 of 6 scenes can run" in said
     assert not Path("out").exists()
