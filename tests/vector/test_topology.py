@@ -270,6 +270,18 @@ def test_an_island_stays_a_triangle_at_least(way: str) -> None:
     assert island.shape.area > SIDE**2
 
 
+def test_a_corner_with_an_island_in_it_stays_sharp() -> None:
+    values = np.zeros((40, 40), np.uint8)
+    values[20:, 20:] = 1
+    free = regions(a_mask(values), radius=300.0)
+    values[21, 21] = 2
+    found = regions(a_mask(values), radius=300.0)
+    assert shapely.coverage_is_valid([r.shape for r in found])
+    corner = shapely.Point(UP @ (20, 20))
+    assert shapely.dwithin(found[0].shape.boundary, corner, 1e-6)
+    assert not shapely.dwithin(free[0].shape.boundary, corner, SIDE)
+
+
 def test_two_regions_between_the_same_nodes_do_not_vanish() -> None:
     """Arcs with the same ends, one straight or both bent, never both become it."""
     for lens in ([3], [3, 4], [2, 3, 4], [2, 3]):
