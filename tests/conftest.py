@@ -68,6 +68,26 @@ def no_secrets_of_others(monkeypatch):
     monkeypatch.setattr("geoseg.location._KEPT", set())
 
 
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep what is compiled and measured among the tests."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(folder))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute with one thread: networks this small only wait for each other's."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_client_is_left():
     """See to it that no test leaves a client behind by which all of Dask computes.

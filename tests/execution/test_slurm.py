@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tifs import write_tif
+from waiting import until
 
 import geoseg.core.tiling
 from geoseg.pipeline.run import run_pipeline
@@ -178,13 +178,6 @@ def state(job_id, env):
         line, env=env, check=True, capture_output=True, text=True
     ).stdout
     return dict(p.split("=", 1) for p in text.split() if "=" in p)
-
-
-def until(is_so, seconds, said=lambda: "it did not happen"):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.2)
 
 
 @pytest.mark.usefixtures("jobs")  # they have their time meanwhile

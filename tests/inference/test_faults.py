@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import small
 from tifs import write_tif
+from waiting import until
 
 import geoseg
 import geoseg.inference.worker
@@ -463,13 +464,6 @@ def test_a_lock_is_held_once_and_free_afterwards(tmp_path, kind):
     assert not storage.exists("lock")
     with held(storage, "lock", beat=0.05):
         pass
-
-
-def until(is_so):
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)
 
 
 def _foreign(storage, **fields):

@@ -51,6 +51,8 @@ from geoseg.models.engines import compiled
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.testing import MemorySource
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 HEIGHT, WIDTH, WINDOW, OVERLAP = 700, 650, 128, 32
 CUDA = pytest.param(
     "cuda",
@@ -59,12 +61,6 @@ CUDA = pytest.param(
     ),
 )
 on_devices = pytest.mark.parametrize("device", ["cpu", CUDA])
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(folder))
 
 
 def card(**changes):

@@ -30,6 +30,8 @@ from geoseg.models.networks.device import ModelOptions
 from geoseg.models.objects import from_masks
 from geoseg.testing import MemorySource
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 CUDA = pytest.param(
     "cuda",
     marks=pytest.mark.skipif(
@@ -38,12 +40,6 @@ CUDA = pytest.param(
 )
 on_devices = pytest.mark.parametrize("device", ["cpu", CUDA])
 CLASSES = ("grass", "road", "tree", "house")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("GEOSEG_CACHE_DIR", str(folder))
 
 
 def tiling(height=300, width=260, **facts):

@@ -29,7 +29,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 from scipy.ndimage import maximum_filter
 from sklearn.ensemble import RandomForestClassifier
-from threadpoolctl import threadpool_limits
 from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
@@ -59,22 +58,14 @@ from geoseg.training.patches import (
 from geoseg.training.scenes import IGNORED
 from geoseg.training.train import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRANSFORM = Affine(10.0, 0, 400_000, 0, -10.0, 5_300_000)
 SMALL = {
     "encoder": "tu-mobilenetv3_small_050", "patch": 64, "windows": 24, "batch": 4,
     "epochs": 3, "block": 64, "gap": 16, "precision": "fp32", "device": "cpu",
     "arguments": {"decoder_channels": [32, 24, 16, 16, 8]},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 def landscape(side=320, seed=0):

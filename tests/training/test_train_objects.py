@@ -12,7 +12,6 @@ import torch
 from affine import Affine
 from pyproj import CRS
 from safetensors.torch import load_file
-from threadpoolctl import threadpool_limits
 from tifs import write_tif
 
 from geoseg.accuracy.evaluate import evaluate
@@ -33,19 +32,11 @@ from geoseg.training.objects import (
 )
 from geoseg.training.train import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 192
 TRANSFORM = Affine(10.0, 0, 400_000, 0, -10.0, 5_300_000)
 GRID = Grid(crs="EPSG:32633", transform=TRANSFORM, height=SIDE, width=SIDE)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 def write(path, bands):

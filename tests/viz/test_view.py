@@ -17,6 +17,7 @@ from affine import Affine
 from PIL import Image as Pillow
 from rasterio.transform import array_bounds
 from rasterio.warp import Resampling, calculate_default_transform, reproject
+from waiting import until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -55,13 +56,6 @@ def coloured(values, classes):
     for c in classes:
         table[c.value] = (*c.rgb, 255)
     return table[values]
-
-
-def until(condition, seconds=60):
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < seconds, "it never came about"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

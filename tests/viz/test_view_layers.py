@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from PIL import Image as Pillow
+from waiting import until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -325,14 +326,6 @@ def open_page(browser, server, link=""):
     browser.get("about:blank")
     browser.get(server.url + link)
     until(lambda: browser.execute_script("return document.body.dataset.ready"))
-
-
-def until(condition, tries=600):
-    for _ in range(tries):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it never came about")
 
 
 def choose(browser, name, value):
