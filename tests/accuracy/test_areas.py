@@ -115,6 +115,14 @@ def test_sums_of_areas_do_not_depend_on_how_the_grid_is_cut(grid, side):
     assert np.array_equal(np.sum(parts, axis=0), whole)
 
 
+@pytest.mark.parametrize("grid", [EARTH, polar()])
+def test_a_single_pixel_has_the_area_that_it_has_in_a_window(grid):
+    areas, window = PixelAreas.of(grid), Window(y=11, x=5, height=9, width=7)
+    rows, columns = np.mgrid[window.slices]
+    single = areas.of_pixels(rows.ravel(), columns.ravel()).reshape(rows.shape)
+    assert np.array_equal(single, np.broadcast_to(areas.of_window(window), rows.shape))
+
+
 def test_a_right_share_of_the_ground_is_not_a_share_of_pixels(tmp_path):
     """Wrong only in the north, where pixels are small: accuracy weighs by area."""
     truth = earth_map()
