@@ -105,3 +105,15 @@ def test_what_write_returns_is_the_checksum(tmp_path):
         assert sums == masks.checksum(name, masks.grid.window)
         values[..., -1, -1] += 1
         assert masks.write(name, masks.grid.window, values) != sums
+
+
+def test_a_chunk_in_the_place_of_another_is_told_by_the_checksum(tmp_path):
+    masks = make(tmp_path / "m.zarr", 8, 16, 8)
+    values = np.full((8, 16), masks.nodata, np.uint8)
+    values[:, :8] = 1  # the other chunk is not stored
+    written = masks.write("classes", masks.grid.window, values)
+    assert masks.checksum("classes", masks.grid.window) == written
+    storage = masks.storage
+    storage.put("classes/0.1", storage.get("classes/0.0"))
+    storage.discard("classes/0.0")
+    assert masks.checksum("classes", masks.grid.window) != written
