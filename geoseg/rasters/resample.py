@@ -159,12 +159,10 @@ class Taps:
         used = self._used
         if not used.any():
             return 0
-        last = (
-            (self.weights != 0).shape[1]
-            - 1
-            - np.argmax(self.weights[used][:, ::-1] != 0, axis=1)
+        after = self.weights.shape[1] - np.argmax(
+            self.weights[used][:, ::-1] != 0, axis=1
         )
-        return int((self.first[used] + last).max()) + 1 - self.start
+        return int((self.first[used] + after).max()) - self.start
 
     @property
     def _used(self) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from geoseg.core.indices import INDICES
 from geoseg.errors import ModelError
 from geoseg.models.classical import histogram as histograms
 from geoseg.models.classical import sample as samples
+from geoseg.models.classical.cluster import KMeans
 from geoseg.models.classical.expression import parse
 from geoseg.models.classical.histogram import otsu, raster_histogram
 from geoseg.models.classical.sample import sample_pixels
@@ -335,6 +337,16 @@ class TestKMeans:
         second, _ = fitted("kmeans:4", scene(shared))
         assert first.fitted == second.fitted
         assert first.hash == second.hash
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    def test_of_equally_near_centres_the_first_is_taken(self, dtype):
+        centres, card = np.array([[0.0], [2.0], [2.0]]), model_recipe("kmeans:3").card
+        model = KMeans(card=card, centres=centres, spreads=np.ones(1))
+        pixels = np.array([0, 1, 2, 9], dtype).reshape(1, 1, 2, 2)
+        assert model.predict(pixels).ravel().tolist() == [0, 0, 1, 1]
+        assert model.labels(torch.from_numpy(pixels).float()).tolist() == [
+            [[0, 0], [1, 1]]
+        ]
 
     def test_some_bands_only(self, shared):
         recipe, source = fitted("kmeans:3:2,5", scene(shared))

@@ -278,6 +278,17 @@ def test_where_no_file_of_a_vrt_lies_is_nodata(tmp_path):
     np.testing.assert_array_equal(pixels[0, 20:, 20:], b[0])
 
 
+@pytest.mark.parametrize(("x", "y"), [(2.4, 3.6), (-1.6, 17.3)])
+def test_a_file_between_pixels_has_those_whose_centre_lies_on_it(tmp_path, x, y):
+    write(tmp_path / "a.tif", noise(1, 8, 8))  # no 0 in it
+    path = vrt(tmp_path / "a.vrt", part("a.tif", x=x, y=y, width=8, height=8))
+    pixels, valid = whole(open_source(str(path)))
+    row, column = np.mgrid[:20, :20] + 0.5
+    on_it = (row > y) & (row < y + 8) & (column > x) & (column < x + 8)
+    np.testing.assert_array_equal(valid, on_it)
+    assert (pixels[0][valid] > 0).all()  # of the file, not what GDAL fills with
+
+
 def test_gaps_of_a_vrt_in_a_vrt_are_nodata_too(tmp_path):
     write(tmp_path / "a.tif", noise(1, 20, 20))
     vrt(tmp_path / "inner.vrt", part("a.tif", 10, 0), width=30)
@@ -286,6 +297,17 @@ def test_gaps_of_a_vrt_in_a_vrt_are_nodata_too(tmp_path):
     expected = np.zeros((20, 40), bool)
     expected[:, 15:35] = True
     np.testing.assert_array_equal(valid, expected)
+
+
+def test_gaps_of_a_vrt_that_is_cut_and_enlarged_lie_where_gdal_has_them(tmp_path):
+    write(tmp_path / "a.tif", noise(1, 20, 20))
+    vrt(tmp_path / "inner.vrt", part("a.tif", 10, 0), width=30)
+    cut = part("inner.vrt", 5, 0, width=48).replace(
+        '<SrcRect xOff="0" yOff="0" xSize="48"', '<SrcRect xOff="6" yOff="0" xSize="24"'
+    )
+    path = vrt(tmp_path / "m.vrt", cut, width=60)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(whole(open_source(path))[1], file.read(1) > 0)
 
 
 def test_where_no_file_of_a_tile_index_lies_is_nodata(tmp_path):
