@@ -40,6 +40,7 @@ from geoseg.errors import (
 from geoseg.execution.clusters import local_cluster, open_client
 from geoseg.execution.engine import engine
 from geoseg.execution.interrupts import held_back
+from geoseg.inference import block_cache
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
 from geoseg.maps.state import PARTIAL
@@ -670,17 +671,19 @@ def test_a_disk_that_fills_anywhere(scene, whole, tmp_path, monkeypatch, full_at
     assert chunks(tmp_path / "m.zarr") == whole
 
 
-def test_what_is_damaged_or_lost_is_rebuilt(scene, whole, tmp_path):
+def test_what_is_damaged_or_lost_is_rebuilt(scene, whole, tmp_path, monkeypatch):
     plan = make_plan(scene, model=LocalModel(card=card()), block=72)
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, out=tmp_path / "m.zarr", progress=_stop_after(2))
     meta = tmp_path / "m.zarr" / ".geoseg"
-    partial = sorted((meta / "parts").iterdir())
-    data = bytearray(partial[0].read_bytes())
-    data[len(data) // 2] ^= 1
-    partial[0].write_bytes(data)
+    for part in (meta / "parts").iterdir():
+        data = part.read_bytes()
+        half = len(data) // 2
+        part.write_bytes(data[:half].ljust(len(data), b"\0"))  # a page was lost
     for halo in list((meta / "rims").iterdir())[::3]:
         halo.unlink()
+    # Another process has nothing of it in memory.
+    monkeypatch.setattr(block_cache, "_RECENT", block_cache._Recent())
     run(scene, tmp_path / "m.zarr")
     assert chunks(tmp_path / "m.zarr") == whole
 

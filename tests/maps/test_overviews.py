@@ -57,9 +57,9 @@ def test_the_most_frequent_valid_value_wins(height, width, seed, dtype):
     np.testing.assert_array_equal(got, slow_vote(values, nodata))
 
 
-def test_the_mean_leaves_out_nodata():
-    values = np.array([[10, 255, 255, 255], [20, 31, 255, 255]], np.uint8)
-    np.testing.assert_array_equal(halve_mean(values, 255), [[20, 255]])
+def test_the_mean_is_rounded_and_leaves_out_nodata():
+    values = np.array([[10, 255, 255, 255, 1, 2], [20, 31, 255, 255, 2, 2]], np.uint8)
+    np.testing.assert_array_equal(halve_mean(values, 255), [[20, 255, 2]])
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -212,6 +212,10 @@ class TestHistogram:
         error = np.abs(nearest - pixels[:, None]).min(axis=1)
         assert (error <= 5e-4 * np.abs(pixels)).all()
 
+    def test_minus_zero_is_zero(self):
+        found = raster_histogram(source_of(np.array([[[0.0, -0.0, 1.0]]], "f4")))
+        assert found.counts.tolist() == [2, 1]
+
     def test_what_is_not_finite_or_not_valid_is_not_counted(self):
         pixels = np.array([[[1, np.nan, np.inf, 2]]], "f4")
         valid = np.array([[True, True, True, False]])
