@@ -45,7 +45,7 @@ def compose(
         made = write(series, options, show)
     seconds = perf_counter() - begun
     if made.cut:
-        tell([f"{made.cut:,} values beyond 3.2767 are cut to that: see --dtype"])
+        tell([made.told])
     grid = series.grid
     bytes_ = _bytes(made.path)
     summary: dict[str, Any] = {

@@ -13,6 +13,7 @@ from geoseg.errors import GeosegError
 EPOCH: Final = date(1970, 1, 1)
 """From which days are counted."""
 _DAY: Final = re.compile(r"(?P<year>\d{4})(-(?P<month>\d\d?)(-(?P<day>\d\d?))?)?")
+_DIGITS: Final = re.compile(r"(\d{4})(\d\d)(\d\d)")
 _OPEN: Final = {"", ".."}
 _FORMS: Final = (
     "write a year, month or day, or two of them, as in 2025, 2025-05, 2025-05-17, "
@@ -78,6 +79,9 @@ def span(dates: str | date | Sequence[str | date | None]) -> Span:
 def _bounds(one: str | date, dates: object) -> tuple[datetime, datetime]:
     """Return the first moment of one date, and the first one after it."""
     text = one.strip() if isinstance(one, str) else one.isoformat()
+    if "W" in text.upper():  # of a week it would be the Monday
+        raise GeosegError(f"dates {_shown(dates)}: {_FORMS}")
+    text = _DIGITS.sub(r"\1-\2-\3", text) if _DIGITS.fullmatch(text) else text
     try:
         if (found := _DAY.fullmatch(text)) is None:
             moment = moment_of(text)
@@ -129,7 +133,7 @@ def item_moment(item: Mapping[str, Any]) -> datetime | None:
     properties = item.get("properties")
     told = properties if isinstance(properties, Mapping) else {}
     try:
-        if isinstance(text := told.get("datetime"), str):
+        if isinstance(text := told.get("datetime"), str) and text:
             return moment_of(text)
         start, end = (
             moment_of(str(told[f"{which}_datetime"])) for which in ("start", "end")

@@ -81,13 +81,7 @@ def clipped(source: Source, aoi: str | os.PathLike[str]) -> Source:
     """
     path = os.fspath(aoi)
     area = area_on_grid(path, source.grid)
-    left, top, right, bottom = area.bounds
-    wanted = Window.spanning(
-        int(np.floor(top)),
-        int(np.ceil(bottom)),
-        int(np.floor(left)),
-        int(np.ceil(right)),
-    )
+    wanted = _around(area)
     crop = wanted.intersection(source.grid.window)
     if crop is None or is_empty(area, crop):
         raise RasterError(
@@ -96,6 +90,32 @@ def clipped(source: Source, aoi: str | os.PathLike[str]) -> Source:
             f"{wanted.right} of {source.grid.height} x {source.grid.width}"
         )
     return Clipped(source=source, crop=crop, area=area.wkb)
+
+
+def _around(area: Geometry) -> Window:
+    """Return the smallest window around an area in pixels."""
+    left, top, right, bottom = area.bounds
+    return Window.spanning(
+        int(np.floor(top)),
+        int(np.ceil(bottom)),
+        int(np.floor(left)),
+        int(np.ceil(right)),
+    )
+
+
+def _check_centres(area: Geometry, grid: Grid, aoi: str) -> None:
+    """Raise where a small area has no pixel's centre in it: all would be nodata."""
+    crop = _around(area).intersection(grid.window)
+    if crop is None or is_empty(area, crop) or crop.area > _SQUARE**2:
+        return
+    if inside_area(area.wkb, crop).any():
+        return
+    left, top, right, bottom = area.bounds
+    raise RasterError(
+        f"the area of interest {redact(aoi)} is {right - left:.2g} x "
+        f"{bottom - top:.2g} px large, and no pixel's centre lies in it: give a larger "
+        "one, or smaller pixels"
+    )
 
 
 def is_empty(area: Geometry, window: Window) -> bool:
@@ -108,13 +128,18 @@ def is_empty(area: Geometry, window: Window) -> bool:
 
 
 def area_on_grid(aoi: str, grid: Grid) -> Geometry:
-    """Return the union of a file's polygons, in pixels of the grid."""
+    """Return the union of a file's polygons, in pixels of the grid.
+
+    Raises:
+        RasterError: There are none, or none that holds the centre of a pixel.
+    """
     import shapely
 
     moved = in_pixels(valid_polygons(aoi), grid, aoi)
     area = shapely.union_all(shapely.make_valid(moved))
     if area.area == 0:
         raise RasterError(f"the area of interest {redact(aoi)} has no area")
+    _check_centres(area, grid, aoi)
     return area
 
 

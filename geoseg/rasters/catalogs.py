@@ -197,6 +197,7 @@ def _pages_of(search: ItemSearch, url: str) -> Iterator[list[Item]]:
 
     answers, parameters = api_io(), search.get_parameters()
     asked: Any = search.url
+    before: tuple[Any, Any] = (None, None)
     for _ in range(_MOST):
         page = answers.read_json(asked, method=search.method, parameters=parameters)
         items = page.get("features")
@@ -208,6 +209,9 @@ def _pages_of(search: ItemSearch, url: str) -> Iterator[list[Item]]:
         more = next((k for k in links_of(page) if k.get("rel") == "next"), None)
         if more is None:
             return
+        if (items, more) == before and items:
+            raise RasterError(f"{redact(url)} answers with one page again and again")
+        before = items, more
         asked = Link.from_dict(dict(more))
     raise RasterError(f"{redact(url)} answers with more than {_MOST:,} pages")
 

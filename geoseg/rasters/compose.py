@@ -45,6 +45,11 @@ class Made:
     cut: int
     """How many values int16 could not hold."""
 
+    @property
+    def told(self) -> str:
+        """What to say of those."""
+        return f"{self.cut:,} values beyond 3.2767 are cut to that: see --dtype"
+
 
 def series_of(source: Any, options: ComposeOptions) -> Series:  # noqa: ANN401 - as `compose`
     """Return the scenes that are asked for; listed beside `out`, if there is any.
@@ -292,7 +297,9 @@ def _compose(
         warnings.warn(note, UserWarning, stacklevel=2)
     if options.out is not None:
         with _shown(progress) as show:
-            write(series, options, show)
+            made = write(series, options, show)
+        if made.cut:
+            warnings.warn(made.told, UserWarning, stacklevel=2)
     return as_array(series)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from geoseg.rasters.places import footprint_of
 from geoseg.rasters.shapes import into_pixels
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from shapely import Geometry
 
 _LONLAT: Final = "OGC:CRS84"
@@ -22,20 +23,28 @@ _NEAR: Final = 0.5
 _ROUNDED: Final = 0.05
 
 
-def cover_of(item: Mapping[str, Any], grid: Grid) -> Geometry | None:
-    """Return what an item's footprint covers of a grid, in pixels; None if all may be.
+def covers_of(items: Sequence[Mapping[str, Any]], grid: Grid) -> list[Geometry | None]:
+    """Return what items' footprints cover of a grid, in pixels; None if all may be.
 
     Edges that are straight in degrees and those that are straight on the grid are both
     in it: producers draw footprints either way.
     """
+    drawn = [footprint_of(item) for item in items]
+    if grid.crs is None:
+        return [None for _ in drawn]
+    there, turns = into_pixels(grid, _LONLAT, "a footprint"), _turns(grid)
+    return [None if d is None else _cover(d, there, turns) for d in drawn]
+
+
+def _cover(
+    drawn: Geometry,
+    there: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]],
+    turns: Sequence[int],
+) -> Geometry | None:
     import shapely
 
-    drawn = footprint_of(item)
-    if drawn is None or grid.crs is None:
-        return None
-    there = into_pixels(grid, _LONLAT, "a footprint")
     parts = []
-    for turn in _turns(grid):
+    for turn in turns:
         turned = shapely.transform(drawn, lambda p, turn=turn: p + np.array([turn, 0]))
         bent = densified(np.array([turned], object), there, _NEAR)[0]
         parts += [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import time
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -179,6 +181,17 @@ def place_layer(layer: Layer, reading: Reading, handles: Handles) -> Placed:
     if as_is or (reading.resampling == "auto" and whole):
         return Placed(source=Nearest(source=source, target=grid[place]), place=place)
     return Placed(source=onto(source, grid[place]), place=place)
+
+
+def most_handles() -> int:
+    """Return how many files a thread may keep open, by what the system allows."""
+    try:
+        system: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return 64
+    allowed = int(system.getrlimit(system.RLIMIT_NOFILE)[0])
+    threads = (os.cpu_count() or 1) + 4
+    return max(16, min(512, allowed // 2 // threads))
 
 
 class Opened:

@@ -439,6 +439,18 @@ def bands_and_tiles(paths: Sequence[str], wanted: Sequence[str] | None = None) -
     return Files(paths=tuple(kept), left_out=left)
 
 
+def beside_pixels(path: str) -> str | None:
+    """Return the name of a picture, mask or quality file without what it is.
+
+    None where a file's name tells of nothing like that.
+
+    >>> beside_pixels("T32TPS_20250503T101031_TCI_10m.tif")
+    'T32TPS_20250503T101031'
+    """
+    found = _NO_BAND.search(_stem(path))
+    return None if found is None else _stem(path)[: found.start()]
+
+
 def _called(path: str) -> str:
     """Return what a file that is no band is called: `TCI`, or its name."""
     found = _NO_BAND.search(_stem(path))

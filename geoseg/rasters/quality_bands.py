@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 QualityKind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
 
-_CALLED: Final[Mapping[QualityKind, re.Pattern[str]]] = {
-    "SCL": re.compile(r"(?:^|[_-])scl(?:$|[_-])", re.IGNORECASE),
-    "QA_PIXEL": re.compile(r"(?:^|_)qa_pixel(?:$|[_.-])", re.IGNORECASE),
-    "Fmask": re.compile(r"^fmask$", re.IGNORECASE),
-    "UDM2": re.compile(r"(?:^|_)udm2(?:$|_)", re.IGNORECASE),
-}
+_CALLED: Final[Sequence[tuple[QualityKind, re.Pattern[str]]]] = (
+    ("SCL", re.compile(r"(?:^|[_-])scl(?:$|[_-])", re.IGNORECASE)),
+    ("QA_PIXEL", re.compile(r"(?:^|_)qa_pixel(?:$|[_.-])", re.IGNORECASE)),
+    ("Fmask", re.compile(r"^fmask$", re.IGNORECASE)),
+    ("UDM2", re.compile(r"(?:^|_)udm2(?:$|_)", re.IGNORECASE)),
+    ("UDM2", re.compile(r"(?:^|_)udm(?:$|_)", re.IGNORECASE)),
+)
 _SCL: Final[Mapping[str, tuple[int, ...]]] = {
     "dark": (2,), "shadows": (3,), "water": (6,), "unclassified": (7,),
     "clouds": (8, 9), "cirrus": (10,), "snow": (11,),
@@ -53,7 +54,7 @@ def quality_asset(assets: Sequence[Asset]) -> tuple[Asset, QualityKind] | None:
 
     Of several that tell the same it is the finest.
     """
-    for kind, pattern in _CALLED.items():
+    for kind, pattern in _CALLED:
         found = [a for a in assets if any(map(pattern.search, _names(a)))]
         if found:
             return min(found, key=size_of), kind
@@ -68,6 +69,13 @@ def _names(asset: Asset) -> Iterator[str]:
 def bands_read(kind: QualityKind) -> tuple[int, ...]:
     """Return which bands of the asset tell, 1-based; the first where it has fewer."""
     return tuple(range(1, 9)) if kind == "UDM2" else (1,)
+
+
+def told_by(kind: QualityKind) -> set[str]:
+    """Return what of `series_options.MASKS` a quality band tells of."""
+    if kind == "SCL":
+        return {*_SCL}
+    return {*_UDM2} if kind == "UDM2" else {*_BITS[kind]}
 
 
 def hidden_pixels(

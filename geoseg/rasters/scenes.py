@@ -23,6 +23,7 @@ from geoseg.rasters.places import area_of_grid
 from geoseg.rasters.products import (
     RASTER_SUFFIXES,
     bands_and_tiles,
+    beside_pixels,
     files_in,
     product_of,
 )
@@ -35,7 +36,8 @@ _MOMENT: Final = re.compile(
     r"(?:[T_](?P<time>\d{6})(?!\d))?(?!\d)",
 )
 _QUALITY: Final = re.compile(
-    r"(?:^|[_\-. ])(?P<name>SCL|QA_PIXEL|Fmask|udm2)(?:_(?P<size>[126]0)m)?$",
+    r"(?:^|[_\-. ])(?P<name>SCL|QA_PIXEL|Fmask|(?:DN_)?udm2?)"
+    r"(?:_(?P<size>[126]0)m|_clip)?$",
     re.IGNORECASE,
 )
 _PRODUCT: Final = (
@@ -92,8 +94,34 @@ def scenes_in(paths: Iterable[str]) -> Iterator[LocalScene]:
         else:
             place = Path(path)
             loose.setdefault((str(place.parent), _scene_name(path)), []).append(path)
-    for (_, name), files in loose.items():
+    for name, files in _with_their_masks(loose):
         yield LocalScene(name=name, files=tuple(files))
+
+
+def _with_their_masks(
+    loose: Mapping[tuple[str, str], list[str]],
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the scenes of loose files; pictures and masks alone are none of their own.
+
+    They belong to the scenes whose names go on from theirs, as Planet has it:
+    `20250501_…_3B_udm2.tif` beside `20250501_…_3B_AnalyticMS_SR.tif`.
+    """
+    groups = {key: [*files] for key, files in loose.items()}
+    aside = {k for k, files in groups.items() if all(map(beside_pixels, files))}
+    for folder, name in sorted(aside):
+        if moment_in(name) is None:
+            continue
+        of = [
+            key
+            for key in groups.keys() - aside
+            if key[0] == folder and re.match(rf"{re.escape(name)}[_\-. ]", f"{key[1]}.")
+        ]
+        for key in of:
+            groups[key] += groups[folder, name]
+        if of:
+            del groups[folder, name]
+    for (_, name), files in groups.items():
+        yield name, files
 
 
 def _meant(path: str) -> Iterator[str]:
@@ -127,6 +155,8 @@ def _scene_name(path: str) -> str:
     quality, band = _QUALITY.search(stem), band_in_file_name(path)
     if quality is not None:
         return stem[: quality.start()].rstrip(" ,_-.")
+    if bare := beside_pixels(path):
+        return bare
     if band is None:
         return stem
     at = stem.upper().rfind(band.upper())

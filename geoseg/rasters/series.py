@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -29,10 +28,11 @@ from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.aoi import area_on_grid
 from geoseg.rasters.catalogs import cloud_of
 from geoseg.rasters.common_grid import Headers, common_grid, zone_in_pixels, zones_note
-from geoseg.rasters.covers import cover_of
+from geoseg.rasters.covers import covers_of
 from geoseg.rasters.file_versions import local_facts
-from geoseg.rasters.layers import Layer, Opened, Reading, open_layer
+from geoseg.rasters.layers import Layer, Opened, Reading, most_handles, open_layer
 from geoseg.rasters.observations import Observation, observations
+from geoseg.rasters.quality_bands import told_by
 from geoseg.rasters.reduce import by_pixel, index_bands
 from geoseg.rasters.scene_bands import (
     Entry,
@@ -101,6 +101,11 @@ def open_series(
     area = _area(aoi, options, grid)
     there = _touching(items, grid, area, name)
     seen, more = observations([item for item, _ in there])
+    if not seen:
+        raise RasterError(
+            f"{name}: {counted(len(there), 'scene')} without a date, which an image of "
+            "many dates needs"
+        )
     by_id = {id(item): cover for item, cover in there}
     flat = [item for o in seen for item in o.items]
     entries = [entries_of(item) for item in flat]
@@ -159,7 +164,7 @@ def open_series(
                 *gone,
             )
         ),
-        opened=Opened(limit=_handles()),
+        opened=Opened(limit=most_handles()),
     )
     return made.with_quality() if quality else made
 
@@ -210,7 +215,7 @@ def _touching(
 ) -> list[tuple[Item, Geometry | None]]:
     """Return the items that reach into what is asked for, and what each covers."""
     whole = _box(grid) if area is None else area
-    covers = [cover_of(item, grid) for item in items]
+    covers = covers_of(items, grid)
     there = [
         (item, cover)
         for item, cover in zip(items, covers, strict=True)
@@ -339,7 +344,7 @@ def _numbers(scenes: Sequence[Scene], depth: int) -> tuple[bool, list[str]]:
     layers = [la for s in scenes for la in s.layers[:depth] if la is not None]
     silent = {la.scene for la in layers if la.told_by == "file"}
     rules = sorted({(la.scale, la.offset) for la in layers if la.told_by != "file"})
-    told = len({la.scene for la in layers}) - len(silent)
+    told = len({la.scene for la in layers if la.told_by != "file"})
     notes = []
     if rules:
         shown = "; ".join(f"x {scale:g} {offset:+g}" for scale, offset in rules[:4])
@@ -347,8 +352,8 @@ def _numbers(scenes: Sequence[Scene], depth: int) -> tuple[bool, list[str]]:
     if silent and rules:
         notes.append(
             f"{counted(len(silent), 'scene')} {'does' if len(silent) == 1 else 'do'} "
-            "not say what numbers mean, unlike others: what the files say counts, else "
-            "they are taken as they are stored"
+            "not say of each band what its numbers mean, unlike others: what the files "
+            "say counts, else they are taken as they are stored"
         )
     return bool(rules) and not silent, notes
 
@@ -379,12 +384,23 @@ def _unlooked(scenes: Sequence[Scene], bands: int) -> list[str]:
 def _of_masks(scenes: Sequence[Scene], options: SeriesOptions) -> list[str]:
     if not _by_quality(options):
         return []
+    notes = []
     without = sum(s.quality is None for s in scenes)
-    if not without:
-        return []
-    have = "has" if without == 1 else "have"
-    which = f"{without} of {counted(len(scenes), 'scene')}"
-    return [f"{which} {have} no quality band that is known: they are not masked"]
+    if without:
+        have = "has" if without == 1 else "have"
+        which = f"{without} of {counted(len(scenes), 'scene')}"
+        notes.append(
+            f"{which} {have} no quality band that is known: they are not masked"
+        )
+    kinds = {s.quality.kind for s in scenes if s.quality and s.quality.kind}
+    known = {name for kind in kinds for name in told_by(kind)}
+    lost = [name for name in quality_masks(options.mask or ()) if name not in known]
+    if kinds and lost:
+        notes.append(
+            f"--mask {','.join(lost)}: quality bands of these scenes tell of "
+            f"{', '.join(sorted(known))} only"
+        )
+    return notes
 
 
 # --- steps ---
@@ -433,17 +449,6 @@ def _starts(start: datetime, end: datetime, every: str) -> Iterator[datetime]:
 
 
 # --- what it is ---
-
-
-def _handles() -> int:
-    """Return how many files a thread may keep open, by what the system allows."""
-    try:
-        system: Any = importlib.import_module("resource")
-    except ImportError:  # Windows
-        return 64
-    allowed = int(system.getrlimit(system.RLIMIT_NOFILE)[0])
-    threads = (os.cpu_count() or 1) + 4
-    return max(16, min(512, allowed // 2 // threads))
 
 
 def _facts(

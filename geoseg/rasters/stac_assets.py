@@ -40,6 +40,10 @@ _NO_BAND: Final = re.compile(
 _IN_NAME: Final = re.compile(r"\bS2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d\d)(\d\d)_")
 _IN_TAKE: Final = re.compile(r"^GS2[A-D]_\d{8}T\d{6}_\d+_N(\d\d\.\d\d)$")
 _METRES: Final = re.compile(r"_(\d+)m$")
+_PICTURE: Final = re.compile(
+    r"(?:^|[_-])(?:visual|tci|true[_-]?colou?r|rgb|overview|preview)(?:[_-]|$)",
+    re.IGNORECASE,
+)
 
 
 _RASTER_TYPES: Final = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
@@ -129,7 +133,7 @@ def _bands(
     key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
 ) -> tuple[tuple[SourceBand, ...], bool]:
     """Return an asset's bands, and whether only the baseline tells of their numbers."""
-    told = _objects(asset.get("bands")) or _objects(asset.get("eo:bands"))
+    told = _told_of_bands(key, asset, item)
     names = [str(b.get("name", "")) for b in told]
     common = [b.get("eo:common_name", b.get("common_name")) for b in told]
     if not told or not all(n or c for n, c in zip(names, common, strict=True)):
@@ -150,6 +154,23 @@ def _bands(
         for g, c, (scale, offset) in zip(guessed, common, rules, strict=True)
     )
     return bands, not any(map(_is_told, facts))
+
+
+def _told_of_bands(
+    key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """Return what is told of the bands of an asset: by it, else by its item."""
+    told = _objects(asset.get("bands")) or _objects(asset.get("eo:bands"))
+    if told:
+        return told
+    if "eo:common_name" in asset:  # of its only band, as STAC 1.1 has it
+        return [{"name": key, "eo:common_name": asset["eo:common_name"]}]
+    properties = item.get("properties") or {}
+    every = _objects(properties.get("bands")) or _objects(properties.get("eo:bands"))
+    places = asset.get("eo:bands")  # in what the item lists, until STAC 0.8
+    if isinstance(places, list) and {*places} <= {*range(len(every))}:
+        return [every[place] for place in places]
+    return [band for band in every if band.get("name") == key]
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - as JSON has it
@@ -287,10 +308,12 @@ def _number(value: Any) -> float | None:  # noqa: ANN401 - as JSON has it
     return number if number is not None and math.isfinite(number) else None
 
 
-def size_of(asset: Asset) -> tuple[float, bool]:
+def size_of(asset: Asset) -> tuple[bool, float, bool]:
     """Return what orders assets of one band: the finest, and of those GeoTIFFs, first.
 
-    Archives that offer both keep JPEG 2000 where it is slow, or not to be had.
+    Archives that offer both keep JPEG 2000 where it is slow, or not to be had. Pictures
+    to look at, which name the bands that they show, come after all others.
     """
     is_jp2 = asset.href.partition("?")[0].lower().endswith(".jp2")
-    return asset.resolution or math.inf, is_jp2
+    is_picture = _PICTURE.search(asset.key) is not None
+    return is_picture, asset.resolution or math.inf, is_jp2

@@ -130,6 +130,14 @@ def test_an_empty_page_is_not_the_last_one(server):
     assert len([path for _, path, _ in server.asked if path == "/search"]) == 5
 
 
+def test_a_page_that_follows_itself_ends_the_search(server):
+    page = {"type": "FeatureCollection", "features": [{"id": "a"}]}
+    page["links"] = [{"rel": "next", "href": f"{server.url}/search"}]
+    server.files["/search"] = json.dumps(page).encode()
+    with pytest.raises(RasterError, match="one page again and again"):
+        find("scenes")
+
+
 def test_what_is_no_stac_is_said(server):
     server.files["/search"] = b"<html>busy with something else</html>"
     with pytest.raises(RasterError, match="does not answer as a STAC API does"):

@@ -269,3 +269,6 @@ def test_files_whose_bands_have_no_names(tmp_path):
     found = geoseg.compose(files, dates_from="names")
     assert list(found["band"].values) == ["1", "2"]
     assert np.array_equal(found, np.median(pixels, axis=0))
+    out = tmp_path / "out.tif"
+    with pytest.warns(UserWarning, match="512 values beyond 3.2767 are cut"):
+        geoseg.compose(files, dates_from="names", dtype="int16", out=out)

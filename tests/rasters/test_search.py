@@ -11,7 +11,9 @@ from stac_server import found_items
 from tifs import write_tif
 
 import geoseg
+from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import GeosegError, RasterError
+from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.search import find
 from geoseg.rasters.search_table import Scenes, lines_of
 from geoseg.rasters.stac import open_items
@@ -198,6 +200,29 @@ def test_loose_files_are_scenes_by_their_names(tmp_path):
     ]
     with pytest.raises(RasterError, match="b_x has no date such as 2025"):
         found_items([f"{tmp_path}/b_x.tif"], dates_from="names")
+
+
+def test_masks_and_pictures_lie_beside_loose_scenes(tmp_path):
+    """They are no scenes of their own, nor does one show in another's bands."""
+    values = np.ones((8, 8), np.uint16)
+    files = {
+        "T32TPS_20250503T101031": ("B04_10m", "B08_10m", "TCI_10m", "SCL_20m"),
+        "LC09_L2SP_193027_20250504_20250505_02_T1": ("SR_B4", "QA_PIXEL", "QA_RADSAT"),
+        "20250505_100000_12_2461_3B": ("AnalyticMS_SR_clip", "udm2_clip"),
+        "20250506_100000_3B_AnalyticMS": ("SR", "DN_udm"),
+    }
+    for name, kinds in files.items():
+        for kind in kinds:
+            write(tmp_path / f"{name}_{kind}.tif", values)
+    found = found_items([str(tmp_path)], dates_from="names")
+    assert [[*one["assets"]] for one in found] == [
+        ["B04", "B08", "scl"],
+        ["SR_B4", "qa_pixel"],
+        ["1", "udm2"],
+        ["1", "dn_udm"],
+    ]
+    source = open_asked([str(tmp_path)], SeriesOptions(dates_from="names"))
+    assert all(scene.quality for scene in source.scenes)
 
 
 def places_in(value, place=()):

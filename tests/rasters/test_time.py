@@ -16,7 +16,9 @@ from geoseg.cli import run
 from geoseg.core.grid import Window
 from geoseg.core.series_options import QUALITY, SeriesOptions
 from geoseg.errors import RasterError, SceneMissingError
+from geoseg.rasters.aoi import clipped
 from geoseg.rasters.observations import observations, scene
+from geoseg.rasters.open import open_source
 from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.quality_bands import hidden_pixels
 from geoseg.rasters.reduce import chosen, reduced, taken
@@ -273,6 +275,36 @@ def test_the_common_name_decides_which_band_is_meant(scenes, rng):
     assert item["id"] == "LC09_x"
 
 
+@pytest.mark.parametrize("key", ["visual", "TCI_10m", "true-color"])
+def test_a_picture_is_no_band_where_there_is_one(scenes, rng, key):
+    """Whatever it says of itself, and wherever it stands."""
+    red, drawn = whole(rng), np.full((3, 16, 16), 9, np.uint8)
+    item = scenes.add("a", "2021-05-03T00:00:00Z", {key: drawn, "B04": red})
+    names = [
+        {"name": b, "common_name": c} for b, c in (("B04", "red"), ("B03", "green"))
+    ]
+    item["assets"][key] |= {"gsd": 10, "eo:bands": [*names, {"name": "B02"}]}
+    item["assets"]["B04"]["eo:bands"] = names[:1]
+    assert np.array_equal(pixels_of(opened(scenes.save(), bands=["red"]))[0], red)
+    shown = pixels_of(opened(scenes.save(), bands=["green"]))[0]
+    assert (shown == 9).all()  # what nothing else shows
+
+
+@pytest.mark.parametrize(
+    ("asset", "properties"),
+    [
+        ({"eo:common_name": "red"}, {}),
+        ({}, {"eo:bands": [{"name": "x", "common_name": "red"}]}),
+        ({}, {"bands": [{"name": "x", "eo:common_name": "red"}]}),
+        ({"eo:bands": [1]}, {"eo:bands": [{"name": "1"}, {"common_name": "red"}]}),
+    ],
+)
+def test_bands_are_told_by_assets_or_items(scenes, rng, asset, properties):
+    red, when = whole(rng), "2021-05-03T00:00:00Z"
+    scenes.add("a", when, {"x": red}, asset=asset, properties=properties)
+    assert np.array_equal(pixels_of(opened(scenes.save(), bands=["red"]))[0], red)
+
+
 # --- masks ---
 
 
@@ -336,6 +368,24 @@ def test_without_a_quality_band_it_is_said(scenes, rng):
     scenes.add("a", "2021-05-03T00:00:00Z", {"red": whole(rng)})
     notes = opened(scenes.save(), mask=None).notes
     assert any("no quality band" in note for note in notes)
+    item = scenes.items[0]
+    item["assets"] |= dict.fromkeys(("udm", "x_udm2"), item["assets"]["red"])
+    (note,) = opened(scenes.save(), mask=["clouds", "water"]).notes
+    assert note.startswith(
+        "--mask water: quality bands of these scenes tell of clouds,"
+    )
+    assert opened(scenes.save(), mask=None).scenes[0].quality.key == "x_udm2"
+    del item["assets"]["x_udm2"]
+    assert opened(scenes.save(), mask=None).scenes[0].quality.key == "udm"
+
+
+def test_without_a_date_there_is_no_image_of_dates(scenes, rng):
+    dates = {"start_datetime": "2021-05-03T00:00:00Z", "end_datetime": "2021-05-05"}
+    scenes.add("a", {"datetime": "", **dates}, {"red": whole(rng)})
+    assert opened(scenes.save()).overpasses[0].moment.day == 4
+    scenes.items[0]["properties"] = {"datetime": None}
+    with pytest.raises(RasterError, match="1 scene without a date"):
+        opened(scenes.save())
 
 
 # --- dates and steps ---
@@ -447,6 +497,15 @@ def test_outside_an_area_is_nodata(scenes, rng, tmp_path):
     assert np.array_equal(np.isfinite(made[0]), valid)
     exact = opened(scenes.save(), aoi=str(aoi), like=scenes.like())
     assert exact.grid.height == exact.grid.width == 16
+    x, y, small = (west + east) / 2, (south + north) / 2, (north - south) / 160
+    ring = [[x, y], [x + small, y], [x, y + small], [x, y]]  # where pixels meet
+    aoi.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    for open_it in (
+        lambda: opened(scenes.save(), aoi=str(aoi)),
+        lambda: clipped(open_source(tmp_path / "a-red.tif"), aoi),
+    ):
+        with pytest.raises(RasterError, match="no pixel's centre lies in it"):
+            open_it()
 
 
 def test_whole_factors_are_nearest_and_others_bilinear(scenes, rng):
