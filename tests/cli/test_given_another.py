@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
         ("segment s.tif --model otsu --out m.zarr", "as in otsu:ndvi"),
         ("plan s.tif --model kmeans:3 --aoi s.tif", "s.tif: it is a raster"),
         ("plan s.tif --model kmeans:3 --aoi f.zarr", "f.zarr: it is a raster"),
-        ("train s.tif --labels s.tif --out m --nodata 0", "gdal_translate -b 1"),
+        ("train s.tif --labels s.tif --out m --nodata 0", "gdal_translate -b N"),
         ("vectorize s.tif --out r.gpkg", "of an image geoseg segment makes it"),
         ("vectorize f.tif --out r.gpkg", "gdal_translate -ot Byte -a_nodata 255"),
         ("vectorize f.zarr --out r.gpkg", "array.fillna(255).astype('uint8')"),
