@@ -32,7 +32,7 @@ _STANDARD = {
     "grid_longitude": "x",
 }
 """CF's standard names of the coordinates of rows and columns."""
-_GEOGRAPHIC = (
+GEOGRAPHIC = (
     'GEOGCRS["WGS 84",DATUM["World Geodetic System 1984",ELLIPSOID["WGS 84",6378137,'
     '298.257223563,LENGTHUNIT["metre",1]]],PRIMEM["Greenwich",0,ANGLEUNIT["degree",'
     '0.0174532925199433]],CS[ellipsoidal,2],AXIS["geodetic latitude (Lat)",north,'
@@ -112,7 +112,7 @@ def located(
     notes = []
     crs = _wkt(array.rio.set_spatial_dims(x_dim=x, y_dim=y), told or {})
     if crs is None and _in_degrees(array, y, x):
-        crs = _GEOGRAPHIC
+        crs = GEOGRAPHIC
         notes.append(f"{name} has no CRS: its degrees are taken to be of EPSG:4326")
     transform = _transform(array, y, x, name, needs_place=crs is not None)
     if transform.corners:

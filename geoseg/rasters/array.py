@@ -16,8 +16,9 @@ from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
 from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError, first_line
-from geoseg.rasters.bands import COMMON_NAMES, as_before, with_common_names
+from geoseg.rasters.bands import as_before, with_common_names
 from geoseg.rasters.mosaic import stack
+from geoseg.rasters.sensors import COMMON_NAMES
 from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
 from geoseg.rasters.time_steps import floating, is_series, iso_day, seen
 from geoseg.rasters.validity import valid_pixels

@@ -18,6 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 from geoseg.core.indices import INDICES
 from geoseg.errors import RasterError
+from geoseg.rasters.sensors import (
+    ALIASES,
+    BAND,
+    COMMON_NAMES,
+    common_name,
+    sensor_of,
+)
 from geoseg.rasters.source import (
     Named,
     Renamed,
@@ -29,62 +36,9 @@ from geoseg.rasters.source import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
-# https://github.com/stac-extensions/eo (v2.0.0), "Common Band Names".
-COMMON_NAMES: Final = frozenset({
-    "pan", "coastal", "blue", "green", "green05", "yellow", "red", "rededge",
-    "rededge071", "rededge075", "rededge078", "nir", "nir08", "nir09", "cirrus",
-    "swir16", "swir22", "lwir", "lwir11", "lwir12",
-})  # fmt: skip
-_ALIASES: Final = {
-    "near infrared": "nir", "near-infrared": "nir", "nearinfrared": "nir",
-    "near_infrared": "nir", "infrared": "nir", "swir1": "swir16", "swir2": "swir22",
-    "panchromatic": "pan", "red edge": "rededge", "red-edge": "rededge",
-    "red_edge": "rededge", "coastal aerosol": "coastal", "coastal blue": "coastal",
-    "coastal_blue": "coastal", "green i": "green05", "green_i": "green05",
-    "near ir": "nir", "rededge1": "rededge071", "rededge2": "rededge075",
-    "rededge3": "rededge078", "ms r": "red", "ms g": "green",
-}  # fmt: skip
-_SENTINEL2: Final = {
-    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge071",
-    "B6": "rededge075", "B7": "rededge078", "B8": "nir", "B8A": "nir08", "B9": "nir09",
-    "B10": "cirrus", "B11": "swir16", "B12": "swir22",
-}  # fmt: skip
-_LANDSAT8: Final = {
-    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir08",
-    "B6": "swir16", "B7": "swir22", "B8": "pan", "B9": "cirrus", "B10": "lwir11",
-    "B11": "lwir12",
-}  # fmt: skip
-_LANDSAT457: Final = {
-    "B1": "blue", "B2": "green", "B3": "red", "B4": "nir08", "B5": "swir16",
-    "B6": "lwir", "B7": "swir22", "B8": "pan",
-}  # fmt: skip
-# By what is in the path; the first that matches is the sensor.
-_SENSORS: Final = (
-    (re.compile(r"HLS\.L30", re.IGNORECASE), _LANDSAT8),
-    (re.compile(r"HLS\.S30", re.IGNORECASE), _SENTINEL2),
-    (re.compile(r"(?<![A-Z0-9])L[COT]0?[89](?=[_0-9])|LANDSAT[ _-]?[89]"), _LANDSAT8),
-    (
-        re.compile(r"(?<![A-Z0-9])L[ETM]0?[457](?=[_0-9])|LANDSAT[ _-]?[457]"),
-        _LANDSAT457,
-    ),
-    (
-        re.compile(
-            r"(?<![A-Z0-9])S2[ABC]?(?=[_\W])|SENTINEL[ _-]?2"
-            r"|(?<![A-Z0-9])T\d{2}[A-Z]{3}_\d{8}"
-        ),
-        _SENTINEL2,
-    ),
-)
-# Names that only one sensor's bands have.
-_ONLY: Final = (
-    (re.compile(r"B8A|B0[1-9]", re.IGNORECASE), _SENTINEL2),
-    (re.compile(r"SR_B6|ST_B10", re.IGNORECASE), _LANDSAT8),
-    (re.compile(r"ST_B6", re.IGNORECASE), _LANDSAT457),
-)
-_BAND: Final = re.compile(r"(?:S[RT]_)?B(0?[1-9]|1[0-3]|8A)", re.IGNORECASE)
 _IN_FILE_NAME: Final = re.compile(
     r"(?<![A-Za-z0-9])(S[RT]_B\d{1,2}|B6_VCID_[12]|B(?:0?[1-9]|1[0-3]|8A)|VV|VH|HH|HV)"
     r"(?![A-Za-z0-9])",
@@ -116,6 +70,9 @@ _DESCRIBED: Final = (
         r"(?P<name>[A-Za-z][A-Za-z _-]*?)[ _-]?\(?[3-9]\d\d ?(?:nm)?\)?", re.IGNORECASE
     ),
 )
+# How ENVI and others describe a band of which they know no more.
+_PLACEHOLDER: Final = re.compile(r"(?:band|layer)[ _]?\d+|gr[ae]y", re.IGNORECASE)
+_PART: Final = re.compile(r"(?:netCDF|HDF[45]\w*):.*[:/]", re.IGNORECASE)
 _WAVELENGTHS: Final = re.compile(r"B\d{1,2}A?,? central wavelength", re.IGNORECASE)
 
 
@@ -125,7 +82,8 @@ def band_in_file_name(path: str) -> str | None:
     The last of several counts; a colour counts only as the name's last word or two
     (`… red edge.tif`).
     """
-    stem = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1].rsplit(".", 1)[0]
+    last = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1]
+    stem = _variable(path) or last.rsplit(".", 1)[0]
     found = _IN_FILE_NAME.findall(_COLLECTION1.sub("SR_B", stem))
     if found:
         return str(found[-1]).upper()
@@ -133,9 +91,14 @@ def band_in_file_name(path: str) -> str | None:
     if words is None:
         return None
     both, last = f"{words[1]} {words[2]}".lower(), words[2].lower()
-    if words[1] and both in _ALIASES:
-        return _ALIASES[both]
+    if words[1] and both in ALIASES:
+        return ALIASES[both]
     return last if last in COMMON_NAMES else _CAMERAS.get(words[2])
+
+
+def _variable(path: str) -> str | None:
+    """Return the array in a file of netCDF or HDF that GDAL's name of a part tells."""
+    return re.split(r"[:/]", path)[-1] if _PART.match(path) else None
 
 
 def is_sensors(path: str) -> bool:
@@ -165,7 +128,11 @@ def bands_of(
         if told[described] > 1:  # such as the red edges at 705 and 740 nm
             described = (description or "").strip()
         shown = colour if colour in COMMON_NAMES else None
+        if single and _PLACEHOLDER.fullmatch(described):
+            described = ""
         names.append(described or single or shown or str(number))
+    if names == ["1"] and (variable := _variable(path)):
+        names = [variable]
     count = Counter(names)  # such as four bands all described as "levels"
     names = [
         n if count[n] == 1 else str(i) for n, i in zip(names, numbers, strict=True)
@@ -188,15 +155,15 @@ def _described(description: str) -> str:
 
 def with_common_names(names: Sequence[str], path: str = "") -> tuple[SourceBand, ...]:
     """Return bands of these names with their common names, where they can be known."""
-    table = _sensor(names, path)
-    return tuple(SourceBand(name=n, common_name=_common_name(n, table)) for n in names)
+    table = sensor_of(names, path)
+    return tuple(SourceBand(name=n, common_name=common_name(n, table)) for n in names)
 
 
 def is_band_name(name: str) -> bool:
     """Whether a word is what a band is called: `B08`, `nir`, `swir1`, `VV`."""
     word = name.strip()
-    known = word.lower() in COMMON_NAMES or word.lower() in _ALIASES
-    return known or bool(_BAND.fullmatch(word)) or word.upper() in _POLARISATIONS
+    known = word.lower() in COMMON_NAMES or word.lower() in ALIASES
+    return known or bool(BAND.fullmatch(word)) or word.upper() in _POLARISATIONS
 
 
 def number_band(number: int) -> SourceBand:
@@ -207,24 +174,6 @@ def number_band(number: int) -> SourceBand:
 def is_unnamed(band: SourceBand) -> bool:
     """Whether a band is known by its number only."""
     return band.name.isdigit() and band.common_name is None
-
-
-def _sensor(names: Sequence[str], path: str) -> Mapping[str, str]:
-    upper = path.upper()
-    for pattern, table in _SENSORS:
-        if pattern.search(upper):
-            return table
-    return next((t for only, t in _ONLY if any(map(only.fullmatch, names))), {})
-
-
-def _common_name(name: str, table: Mapping[str, str]) -> str | None:
-    word = name.strip().lower()
-    if word in COMMON_NAMES:
-        return word
-    if word in _ALIASES:
-        return _ALIASES[word]
-    band = _BAND.fullmatch(name.strip())
-    return table.get("B" + band[1].lstrip("0").upper()) if band else None
 
 
 def band_key(name: str) -> str:

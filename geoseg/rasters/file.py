@@ -29,7 +29,13 @@ from geoseg.rasters.gdal import (
     open_dataset,
     reporting,
 )
-from geoseg.rasters.header import Header, check_header, control_of, strips_note
+from geoseg.rasters.header import (
+    Header,
+    check_header,
+    control_of,
+    hdf_notes,
+    strips_note,
+)
 from geoseg.rasters.products import known
 from geoseg.rasters.references import Contents, contents, opened_with
 from geoseg.rasters.source import SourceBand, check_inside
@@ -272,7 +278,11 @@ def open_raster(
         found = replace(
             found,
             control=control_of(dataset, name),
-            notes=(*found.notes, *strips_note(header, dataset, name)),
+            notes=(
+                *found.notes,
+                *strips_note(header, dataset, name),
+                *hdf_notes(dataset, name),
+            ),
         )
         if probe and not is_remote(path):
             _probe(dataset, found)

@@ -116,6 +116,8 @@ def _instead(path: str) -> str:
             f" Here GDAL has no driver for .{kind}: make a GeoTIFF of it where there "
             "is one, as in QGIS (Export > Save As) or with gdal_translate there"
         )
+    if kind == "dim":
+        return f" Its rasters lie beside it: name the folder {Path(path).stem}.data"
     if kind in {"til", "xml"}:
         return " It only lists rasters: name the folder or the files themselves"
     return ""

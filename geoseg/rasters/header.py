@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -11,8 +12,10 @@ import numpy as np
 from geoseg.core.grid import Grid, wkt_of
 from geoseg.core.text import redact
 from geoseg.core.tiling import CHUNK
+from geoseg.core.xarray_grid import GEOGRAPHIC
 from geoseg.errors import RasterError
 from geoseg.rasters.gcps import ControlPoints, control_points
+from geoseg.rasters.hdf import DRIVERS
 from geoseg.rasters.tiles import fits
 
 if TYPE_CHECKING:
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 # GDAL decodes whole blocks. Larger ones are a mistake of whoever wrote the file, or an
 # attack, and would break what the plan promises about memory.
 MAX_BLOCK_BYTES: Final = 400_000_000
+_OF_BANDS: Final = re.compile(
+    r"bands?|channels?|wavelengths?|spectral|variable|wl", re.IGNORECASE
+)
+"""Dims of netCDF whose steps are bands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,11 @@ def check_header(header: Header, dataset: DatasetReader, name: str) -> None:
         inside = "; ".join(redact(s) for s in dataset.subdatasets[:3])
         raise RasterError(
             f"{name} has no bands of its own"
-            + (f": open one of its parts, such as {inside}" if inside else "")
+            + (
+                f": open a part, or several as bands, such as {inside}"
+                if inside
+                else ""
+            )
         )
     kinds = {d for d in header.dtypes if "complex" in d}
     if kinds:
@@ -145,13 +156,46 @@ def strips_note(header: Header, dataset: DatasetReader, name: str) -> tuple[str,
     return (told,)
 
 
+def hdf_notes(dataset: DatasetReader, name: str) -> tuple[str, ...]:
+    """Say what was guessed of a file of netCDF or HDF, and what GDAL did not grasp."""
+    if dataset.driver not in DRIVERS:
+        return ()
+    notes = []
+    if dataset.transform.is_identity and not dataset.gcps[0]:
+        notes.append(
+            f"{name}: GDAL does not know where its pixels lie, nor whether rows are "
+            "rows: open it with xarray, which reads coordinates that GDAL has not"
+        )
+    elif dataset.crs is None and _in_degrees(dataset):
+        notes.append(f"{name} has no CRS: its degrees are taken to be of EPSG:4326")
+    extra = dataset.tags().get("NETCDF_DIM_EXTRA", "").strip("{}").split(",")
+    steps = [dim for dim in extra if dim and not _OF_BANDS.fullmatch(dim)]
+    if steps and dataset.count > 1:
+        notes.append(
+            f"{name}: its {dataset.count} bands are steps of {', '.join(steps)}, one "
+            "after the other"
+        )
+    return tuple(notes)
+
+
+def _in_degrees(dataset: DatasetReader) -> bool:
+    """Whether a file of netCDF is placed by coordinates called latitude, longitude."""
+    if dataset.driver != "netCDF" or dataset.transform.is_identity:
+        return False
+    called = {key.partition("#")[0].lower() for key in dataset.tags()}
+    told = called & {"lat", "latitude"} and called & {"lon", "longitude"}
+    left, bottom, right, top = dataset.bounds
+    return bool(told) and -180 <= left <= right <= 360 and -91 <= bottom <= top <= 91
+
+
 def _is_pixel_interleaved(dataset: DatasetReader) -> bool:
     return dataset.interleaving is not None and dataset.interleaving.value == "PIXEL"
 
 
 def _grid(dataset: DatasetReader) -> Grid:
+    crs = wkt_of(dataset.crs)
     return Grid(
-        crs=wkt_of(dataset.crs),
+        crs=GEOGRAPHIC if crs is None and _in_degrees(dataset) else crs,
         transform=dataset.transform,
         height=dataset.height,
         width=dataset.width,

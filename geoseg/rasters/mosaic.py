@@ -228,12 +228,16 @@ def in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
 
 
 def _same_place(sources: Sequence[Source]) -> str | None:
-    """Return what to say of files that may be bands, and are taken for tiles."""
-    first = sources[0]
-    if len(first.bands) > 1 or not all(is_unnamed(s.bands[0]) for s in sources):
+    """Return what to say of files that are taken for tiles, and may be none."""
+    first, again = sources[0], len(sources) - len({s.grid for s in sources})
+    if not again:
         return None
-    if any(s.grid != first.grid for s in sources):
-        return None
+    bands = len(first.bands) == 1 and all(is_unnamed(s.bands[0]) for s in sources)
+    if not bands or again < len(sources) - 1:
+        return (
+            f"{again} of its {len(sources)} rasters lie on the same pixels as another: "
+            "the first that has data is seen; geoseg compose makes one image of dates"
+        )
     return (
         f"its {len(sources)} rasters of one band lie on the same pixels and no name "
         f"tells that they are bands: only {first.name} is seen where it has data; name "

@@ -95,6 +95,10 @@ _PLANET_BANDS: Final[Mapping[int, tuple[str, ...]]] = {
     5: ("blue", "green", "red", "rededge", "nir"),
     8: ("coastal", "blue", "green05", "green", "yellow", "red", "rededge", "nir"),
 }
+# What aerial pictures are called whose colours are near infrared, red and green.
+_INFRARED: Final = re.compile(
+    r"(?<![A-Za-z])(?:CIR|IRC|IRRG)(?![A-Za-z])", re.IGNORECASE
+)
 _LARGEST_METADATA: Final = 50_000_000
 # Of Sentinel-2 the tables of offsets count bands so.
 _S2_ORDER: Final = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10",
@@ -153,6 +157,8 @@ def _by_name(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
     if _SUBDATASET.match(path) and any(map(_is_sentinel2, bands)):
         return _sentinel2_part(path, bands)
     found = _of_one_band(path, bands[0]) if len(bands) == 1 else None
+    if len(bands) == 3 and _INFRARED.search(_stem(path)):
+        return _colour_infrared(bands)
     if found is None and (match := _PLANET.search(_stem(path))):
         return _planet(path, bands, surface=match["sr"] is not None)
     return found
@@ -331,6 +337,22 @@ def _planet(
     rule = "number / 10000" if surface else rule
     note = "PlanetScope: 0 is nodata" + (f"; reflectance = {rule}" if rule else "")
     return Product(bands=bands, nodata=0, notes=(note,))
+
+
+def _colour_infrared(bands: tuple[SourceBand, ...]) -> Product | None:
+    """Return what an aerial picture shows in the colours of a screen."""
+    if [band.name for band in bands] != ["red", "green", "blue"]:
+        return None  # not by their colours: something else says what they are
+    called = with_common_names(["nir", "red", "green"])
+    told = tuple(
+        replace(b, name=c.name, common_name=c.common_name)
+        for b, c in zip(bands, called, strict=True)
+    )
+    note = (
+        "a picture in colour infrared by its name: its bands are taken for near "
+        "infrared, red and green, not for the colours that they are shown in"
+    )
+    return Product(bands=told, notes=(note,))
 
 
 # --- which files ---

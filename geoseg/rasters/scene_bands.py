@@ -9,9 +9,10 @@ from typing import Any
 
 from geoseg.core.text import did_you_mean
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import COMMON_NAMES, band_key, with_common_names
+from geoseg.rasters.bands import band_key, with_common_names
 from geoseg.rasters.layers import Layer, Numbers
 from geoseg.rasters.quality_bands import bands_read, quality_asset
+from geoseg.rasters.sensors import COMMON_NAMES
 from geoseg.rasters.source import SourceBand
 from geoseg.rasters.stac_assets import Asset, rasters_of, size_of
 

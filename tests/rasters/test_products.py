@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from tifs import write_tif
 
@@ -365,12 +366,97 @@ def test_bands_that_no_name_tells_of_are_not_tiles_in_silence(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("a.ecw", "no driver for .ecw"), ("a.sid", "GeoTIFF"), ("a.TIL", "name the fold")],
+    [
+        ("a.ecw", "no driver for .ecw"),
+        ("a.sid", "GeoTIFF"),
+        ("a.TIL", "name the fold"),
+        ("a.dim", "name the folder a.data"),
+    ],
 )
 def test_what_no_driver_reads_is_refused_with_what_to_give(tmp_path, name, advice):
     (tmp_path / name).write_bytes(b"numTiles = 1;\n" + bytes(200))
     with pytest.raises(RasterError, match=advice):
         open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "red", "nir"),
+    [
+        ("MOD09A1.061_sur_refl_b0{}_doy2023001.tif", 1, 2),
+        ("HLSL30.020_B0{}_doy2023001_aid0001.tif", 4, 5),
+        ("L2F_T31TFJ_20200101_LS8_R198_B0{}_30m.tif", 4, 5),
+        ("LM05_L1TP_199026_19850101_20200902_02_T2_B{}.TIF", 2, 3),
+        ("LM01_L1TP_199026_19750101_20200902_02_T2_B{}.TIF", 5, 6),
+    ],
+)
+def test_each_sensor_has_its_own_red(tmp_path, name, red, nir):
+    for i in range(1, 8):
+        write(tmp_path / name.format(i), numbers(60, i))
+    bands = [band.common_name for band in open_source(tmp_path).bands]
+    assert bands.index("red") == red - 1
+    assert bands[nir - 1] in {"nir", "nir08"}
+
+
+def test_a_folder_of_snap_goes_by_the_names_of_its_files(tmp_path):
+    for band in ("B4", "B8", "view_zenith_mean"):
+        path = tmp_path / f"S2A_MSIL2A_20200101_resampled.data/{band}.img"
+        write(path, numbers(60, 1, dtype="float32"), driver="ENVI")
+    source = open_source(path.parent)
+    assert [band.common_name for band in source.bands] == ["red", "nir"]
+
+
+def test_colour_infrared_is_not_red_green_and_blue(tmp_path):
+    pixels = np.stack([numbers(60, i, 0, 255, "uint8") for i in range(3)])
+    path = write(tmp_path / "33-2021-LA93-0M20-IRC-E080.tif", pixels, photometric="RGB")
+    source = open_source(path)
+    assert [band.common_name for band in source.bands] == ["nir", "red", "green"]
+    assert "colour infrared" in source.notes[0]
+
+
+def test_two_dates_of_one_place_are_no_mosaic_in_silence(tmp_path):
+    for day in (1, 2):
+        write(tmp_path / f"2023-05-0{day}.tif", np.stack([numbers(60, day)] * 2))
+    note = "1 of its 2 rasters lie on the same pixels as another"
+    assert any(note in n for n in open_source(tmp_path).notes)
+
+
+def netcdf(path, *dims, variables=("refl",)):
+    sizes = {"lat": 8, "lon": 9}
+    shape = [sizes.get(dim, 2) for dim in dims]
+    at = {"lat": 50 - 0.1 * np.arange(8), "lon": 10 + 0.1 * np.arange(9)}
+    pixels = np.arange(np.prod(shape), dtype="float32").reshape(shape)
+    arrays = dict.fromkeys(variables, (dims, pixels))
+    xr.Dataset(arrays, coords=at).to_netcdf(path, engine="scipy")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dims", "said"),
+    [
+        (("band", "lat", "lon"), "EPSG:4326"),
+        (("time", "lat", "lon"), "its 2 bands are steps of time"),
+    ],
+)
+def test_netcdf_in_degrees_has_a_place(tmp_path, dims, said):
+    source = open_source(netcdf(tmp_path / "a.nc", *dims))
+    assert '"EPSG",4326' in source.grid.crs
+    np.testing.assert_allclose(source.grid.bounds, (9.95, 49.25, 10.85, 50.05))
+    assert any(said in note for note in source.notes)
+
+
+def test_netcdf_whose_rows_may_be_none_says_so(tmp_path):
+    with pytest.warns(UserWarning, match="no coordinate reference"):
+        source = open_source(netcdf(tmp_path / "a.nc", "band", "lon", "lat"))
+    assert "nor whether rows are rows" in source.notes[0]
+
+
+def test_arrays_of_a_netcdf_are_bands_by_their_names(tmp_path):
+    path = netcdf(tmp_path / "a.nc", "lat", "lon", variables=("red", "nir", "lst"))
+    with pytest.raises(RasterError, match="open a part, or several as bands"):
+        open_source(path)
+    two = open_source([f"netcdf:{path}:nir", f"netcdf:{path}:red"])
+    assert [band.name for band in two.bands] == ["nir", "red"]
+    assert [b.name for b in open_source(f"netcdf:{path}:lst").bands] == ["lst"]
 
 
 def test_tiles_stay_a_mosaic_whatever_they_are_called():
