@@ -95,7 +95,7 @@ def test_the_recipe_needs_what_the_package_needs(tmp_path):
     assert made["source"]["sha256"] == hashlib.sha256(b"x").hexdigest()
     assert len(made["requirements"]["run"]) == len(PROJECT["dependencies"]) + 1
     assert "- pytorch >=" in text
-    assert made["build"]["entry_points"] == ["geoseg = geoseg.cli:main"]
+    assert made["build"]["entry_points"] == ["geoseg = geoseg.__main__:main"]
 
 
 def test_the_citation_is_of_this_version():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
 import signal
@@ -146,8 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)
     answer_with(_answer)
-    # Of what is dropped half-way at the end, such as requests, nobody need hear.
-    sys.unraisablehook = lambda *_: None
+    sys.unraisablehook = _unraisable
     # Python counts what killed workers left behind; that is no news to a user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     sys.exit(run(arguments))
@@ -177,6 +177,16 @@ def _on_interrupt(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
     raise KeyboardInterrupt
 
 
+def _unraisable(dropped: Any) -> None:  # noqa: ANN401 - of sys.unraisablehook
+    """Let Ctrl-C through that came in a callback of a library, which drops it.
+
+    Of what else is dropped half-way, such as requests at the end, nobody need hear.
+    """
+    if dropped.exc_type is KeyboardInterrupt:
+        signal.signal(signal.SIGINT, _on_interrupt)
+        threading.Timer(0.05, _thread.interrupt_main).start()
+
+
 def _on_terminate(*_: Any) -> None:  # noqa: ANN401 - a signal handler's
     """End after the blocks in hand, or when the grace time is over."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -192,6 +202,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 0, 2, 3, 130 or 143."""
     warnings.showwarning = _one_line  # type: ignore[assignment]
     words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["help"]:  # as other programs have it
+        words = [*words[1:], "--help"]
     keep_secrets([*words])
     log.configure("info", as_json="--log-json" in words)
     try:
@@ -201,9 +213,7 @@ def run(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = f" (see {context.command_path} --help)" if context else ""
-        log.say("error", f"{error.format_message()}{where}")
+        _say_usage(error)
         return 2
     except GeosegError as error:
         log.say("error", str(error))
@@ -217,6 +227,16 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - what nobody foresaw
         return _unforeseen(error)
     return status if isinstance(status, int) else 0  # of `context.exit`
+
+
+def _say_usage(error: click.ClickException) -> None:
+    """Say what is wrong with a command line; of an empty one, the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
+    context = getattr(error, "ctx", None)
+    where = f" (see {context.command_path} --help)" if context else ""
+    log.say("error", f"{error.format_message()}{where}")
 
 
 def _unforeseen(error: Exception) -> int:

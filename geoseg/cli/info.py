@@ -206,7 +206,7 @@ def _of_vectors(path: str) -> Description:
 
     frame = read_regions(path)
     crs = "no CRS" if frame.crs is None else frame.crs.name
-    lines = [f"{_kinds(frame)}: {len(frame):,} rows, {crs}"]
+    lines = [f"{_kinds(frame)}: {counted(len(frame), 'row')}, {crs}"]
     by_class: dict[str, Any] = {}
     if {"class_name", "area_m2"} <= {*frame.columns}:
         grouped = frame.groupby("class_name")["area_m2"].agg(["size", "sum"])
@@ -214,7 +214,7 @@ def _of_vectors(path: str) -> Description:
         for name, (count, area) in zip(grouped.index, grouped.to_numpy(), strict=True):
             by_class[str(name)] = {"rows": int(count), "area_m2": float(area)}
             lines.append(
-                f"  {name}: {int(count):,} rows, {number(area / scale)} {unit}"
+                f"  {name}: {counted(int(count), 'row')}, {number(area / scale)} {unit}"
             )
     lines.append(f"columns: {', '.join(map(str, frame.columns))}")
     return {"kind": "vectors", "rows": len(frame), "classes": by_class}, lines

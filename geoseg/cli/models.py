@@ -20,7 +20,7 @@ from geoseg.core.raster_options import RasterOptions
 def models(*, output: OutputOptions) -> None:
     """List what can be used as MODEL, and what is installed."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from geoseg.models.families import families
 
@@ -29,7 +29,8 @@ def models(*, output: OutputOptions) -> None:
         rows = [{**asdict(f), "installed": f.installed} for f in found]
         click.echo(json.dumps(rows))
         return
-    table = Table("family", "--model", "what", "installed", box=None, pad_edge=False)
+    example = Column("--model", overflow="fold")  # to be copied, so not cut off
+    table = Table("family", example, "what", "installed", box=None, pad_edge=False)
     for family in found:
         missing = f"pip install 'geoseg[{family.extra}]'"
         table.add_row(

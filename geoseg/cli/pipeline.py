@@ -105,7 +105,7 @@ def _tell_scenes(
     errors = {o.scene: o.error for o in outcomes if o.state == "failed"}
     _tell_failed(errors, f"failed: see {Path(folder) / TABLE}")
     for text, count in _counted(note for o in outcomes for note in o.notes):
-        more = f" (so for {count} scenes)" if count > 1 else ""
+        more = f" (of {count} scenes)" if count > 1 else ""
         say("warning", f"{text}{more}")
     states = [o.state for o in outcomes]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}

@@ -164,7 +164,7 @@ def begun_again(path: str) -> MasksError:
 def damaged(name: str, what: str) -> DamagedStoreError:
     """Return the error of a store whose small files are not as they were written."""
     return DamagedStoreError(
-        f"{name}: {what} cannot be used, as after a full disk or a lost power supply: "
+        f"{name}: {what} cannot be used, as after a full disk or a power failure: "
         "restore it from a copy, or make the map again with --overwrite"
     )
 

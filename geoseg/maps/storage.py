@@ -81,7 +81,7 @@ def access(url: str) -> dict[str, Any]:
     package, extra = _STORES[scheme]
     if extra != "azure" and "@" in urlsplit(url)[1]:
         raise MasksError(
-            f"{redact(url)}: keys do not belong into a bucket's URL, say them as "
+            f"{redact(url)}: keys do not belong in a bucket's URL: give them as "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the cloud's tool does"
         )
     require(package, what=f"reading and writing {scheme}://", extra=extra)

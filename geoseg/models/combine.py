@@ -259,7 +259,7 @@ def ensemble_card(cards: Sequence[Card]) -> Card:
         _check_scores(card, "an ensemble")
         if sorted(c.name for c in card.classes) != names:
             raise ModelError(
-                f"{first.name!r} and {card.name!r} tell other classes apart: "
+                f"{first.name!r} and {card.name!r} have different classes: "
                 f"{', '.join(names)}; {', '.join(c.name for c in card.classes)}"
             )
         if not _takes(card, first.window):
@@ -269,8 +269,8 @@ def ensemble_card(cards: Sequence[Card]) -> Card:
             )
         if card.times != first.times:
             raise ModelError(
-                f"{first.name!r} and {card.name!r} take other steps in time: an "
-                "ensemble looks at the same"
+                f"{first.name!r} and {card.name!r} take different steps in time, and "
+                "models of an ensemble must take the same"
             )
     bands = {(b.time, b.name): b for card in cards for b in card.bands}
     fills = {card.fill for card in cards}

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from geoseg.core.classes import Class, colors_of, default_color
-from geoseg.core.text import did_you_mean
+from geoseg.core.text import counted, did_you_mean
 from geoseg.core.times import Times
 from geoseg.errors import GeosegError, ModelError
 from geoseg.models.card import OTHER_COLOR, Band, Card
@@ -189,7 +189,9 @@ def _per_band(plain: Mapping[str, Any], key: str, count: int) -> list[Any]:
     several = isinstance(inner, Sequence) and not isinstance(inner, str)
     values = list(value or ()) if several else [value] * count
     if len(values) != count:
-        raise ModelError(f"{key} has {len(values)} values for {count} bands")
+        raise ModelError(
+            f"{key} has {counted(len(values), 'value')} for {counted(count, 'band')}"
+        )
     return values
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
-from geoseg.core.text import redact
+from geoseg.core.text import counted, redact
 from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError, first_line
 from geoseg.rasters.bands import as_before, with_common_names
@@ -222,8 +222,9 @@ def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
     for name, source in zip(found, opened, strict=True):
         if len(source.bands) > max(1, len(steps_of(source.bands))):
             raise RasterError(
-                f"variable {name} of the Dataset has {len(source.bands)} bands beside "
-                "other variables: give one DataArray"
+                f"variable {name} of the Dataset has "
+                f"{counted(len(source.bands), 'band')} beside other variables: give "
+                "one DataArray"
             )
     called = with_common_names(list(found))
     named = [

@@ -241,8 +241,8 @@ def _in_zone(area: Geometry | None, drawn: list[Geometry], zone: str) -> Geometr
     if not part.area:
         what = "the scenes lie" if area is None else "the area of interest lies"
         raise RasterError(
-            f"nothing of where {what} is in the UTM zone {zone} alone: it is in "
-            f"{', '.join(zones_of(whole))}"
+            f"{what} in {', '.join(zones_of(whole))}, and nowhere in the UTM zone "
+            f"{zone}, which --crs asks for"
         )
     return part
 

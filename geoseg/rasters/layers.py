@@ -175,7 +175,10 @@ def place_layer(layer: Layer, reading: Reading, handles: Handles) -> Placed:
     except RasterError:  # a part of it is out of reach
         place = grid.window
     if (source.grid.crs is None) != (grid.crs is None):
-        raise RasterError(f"{layer.scene}: of it and the grid only one has a CRS")
+        raise RasterError(
+            f"{layer.scene}: only one of the scene and the grid has a CRS: set the "
+            "other's with gdal_edit.py -a_srs"
+        )
     whole = whole_factors(source.grid, grid)
     as_is = layer.kind is not None or reading.resampling == "nearest"
     if as_is or (reading.resampling == "auto" and whole):

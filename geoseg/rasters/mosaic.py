@@ -222,7 +222,7 @@ def in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
         return ordered, f"{count} have the bands in another order: they go by name"
     example = next(s for s, k in zip(sources, known, strict=True) if k != first)
     return sources, (
-        f"{count} call their bands otherwise ({listed(example.bands)} instead of "
+        f"{count} have other names for their bands ({listed(example.bands)} instead of "
         f"{listed(sources[0].bands)}): they are joined by position"
     )
 

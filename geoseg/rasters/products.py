@@ -141,9 +141,11 @@ def known(
     if found is None or not any(b.is_scaled for b in found.bands):
         return found
     if dtype.kind == "f":
-        why = f"has {dtype} numbers, which the product has not: they count as they are"
+        why = (
+            f"has {dtype} numbers, unlike the product: they are used as they are stored"
+        )
     elif any(b.is_scaled for b in bands):
-        why = "has tags of its own that say what its numbers mean: they count"
+        why = "has tags of its own that say what its numbers mean: they are used"
     else:
         return found
     own = zip(found.bands, bands, strict=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
+from geoseg.core.text import counted
 from geoseg.errors import RasterError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Renamed(Derived):
     def __post_init__(self) -> None:
         if len(self.names) != len(self.source.bands):
             raise RasterError(
-                f"{self.name} has {len(self.source.bands)} bands, but "
+                f"{self.name} has {counted(len(self.source.bands), 'band')}, but "
                 f"{len(self.names)} names were given"
             )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.core.classes import Class
+from geoseg.core.text import counted
 from geoseg.errors import GeosegError, LabelsError
 from geoseg.labels import Labels, open_labels
 from geoseg.labels.names import check_mapping_used
@@ -83,7 +84,7 @@ def _open_sources(rasters: Paths, options: TrainOptions) -> list[Source]:
     for other in found[1:]:
         if len(other.bands) != len(first.bands):
             raise GeosegError(
-                f"{other.name} has {len(other.bands)} bands, {first.name} "
+                f"{other.name} has {counted(len(other.bands), 'band')}, {first.name} "
                 f"{len(first.bands)}: choose the same with --bands"
             )
     for note in dict.fromkeys(n for s in found for n in s.notes):

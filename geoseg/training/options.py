@@ -139,13 +139,13 @@ class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
         Field(ge=32, multiple_of=32),
         Cli(section=Section.LEARNING, metavar="PX"),
     ] = 256
-    """Their side, a multiple of 32."""
+    """Side of a patch, a multiple of 32."""
     batch: Annotated[int, Field(gt=0), _LEARNING] = 8
     """Patches in a step."""
     lr: Annotated[float, Field(gt=0), _LEARNING] = 2e-3
-    """Highest of the one-cycle schedule."""
+    """Highest learning rate of the one-cycle schedule."""
     weight_decay: Annotated[float, _LEARNING] = 1e-2
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     loss: Annotated[str, _LEARNING] = LOSS
     """One of ce, dice, focal, or a sum of them; networks that answer masks have their
     own."""

@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from affine import Affine
 from rasterio._err import CPLE_AppDefinedError
 from tifs import write_tif
 
+import geoseg.cli
 from geoseg.cli import COMMANDS, run
 
 
@@ -50,6 +54,16 @@ def test_every_command_explains_itself(command, capsys):
     assert "Usage: geoseg" in text
     if command != "model":
         assert "Example" in text
+
+
+def test_help_comes_by_other_ways_too(capsys):
+    for words in ([], ["model"]):
+        assert run(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("Usage: geoseg")
+        assert "\nCommands:\n" in said
+    assert run(["help", "segment"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: geoseg segment")
 
 
 def test_help_is_whole_and_in_sections(capsys):
@@ -285,3 +299,29 @@ def test_as_a_module():
         check=True,
     )
     assert answer.stdout.startswith("geoseg, version ")
+
+
+def test_ctrl_c_while_it_is_imported_is_one_line():
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'geoseg.cli': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from geoseg.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "geoseg: interrupted\n")
+
+
+def test_ctrl_c_that_a_callback_drops_comes_again():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        geoseg.cli._unraisable(SimpleNamespace(exc_type=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            threading.Event().wait(20)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -200,7 +200,7 @@ class TestEnsemble:
     @pytest.mark.parametrize(
         ("other", "message"),
         [
-            (a_card(classes=("a", "b", "d")), "tell other classes apart"),
+            (a_card(classes=("a", "b", "d")), "have different classes"),
             (a_card(output="labels"), "answers labels"),
             (replace(a_card(), window=256, multiple=None), "windows of 256 px only"),
         ],

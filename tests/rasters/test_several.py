@@ -305,7 +305,12 @@ def test_the_first_valid_pixel_wins(tmp_path):
     ("names", "dtype", "bands", "said"),
     [
         (("blue", "green", "red"), "uint16", [3, 2, 1], "have the bands in another or"),
-        (("a", "b", "c"), "uint16", [1, 2, 3], "call their bands otherwise (a, b, c"),
+        (
+            ("a", "b", "c"),
+            "uint16",
+            [1, 2, 3],
+            "have other names for their bands (a, b, c",
+        ),
         (("red", "green", "blue"), "uint8", [1, 2, 3], "its rasters are of uint16, ui"),
         (("red", "green", "blue"), "uint16", [1, 2, 3], None),
     ],

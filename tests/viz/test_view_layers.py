@@ -206,7 +206,7 @@ def test_maps_that_do_not_meet_are_refused(masks, folder):
     write_tif(
         far, np.ones((1, 9, 9), "u1"), transform=HERE @ Affine.translation(5000, 0)
     )
-    with pytest.raises(MasksError, match=r"far\.tif does not meet the map"):
+    with pytest.raises(MasksError, match=r"far\.tif does not overlap the map"):
         view(masks, raster=False, beside=far)
 
 
@@ -238,7 +238,7 @@ def test_basemaps_that_fail(server, tiles, masks):
     assert gone.problem == "", "beyond what a server has is nothing"
     dead = open_basemap("http://127.0.0.1:9/{z}/{x}/{y}", grid)
     assert not np.asarray(Pillow.open(io.BytesIO(dead.tile(0, 0, 0)))).any()
-    assert "127.0.0.1 does not come" in dead.problem
+    assert "127.0.0.1 does not send the basemap" in dead.problem
     for url, why in (
         ("file:///etc/{z}/{x}/{y}", "https://"),
         ("https://a.org/tiles", r"\{z\}, \{x\} and \{y\}"),

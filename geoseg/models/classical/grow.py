@@ -470,7 +470,10 @@ def _classes(
         labels = [str(value) for value in shapes.columns[column]]
     table = class_table([_OTHER, *sorted(set(labels) - {_OTHER})])
     if len(table) > MOST:
-        raise ModelError(f"column {column!r} of {file} has {len(table)} classes")
+        raise ModelError(
+            f"column {column!r} of {file} has {len(table):,} classes, and {MOST:,} are "
+            "possible: name another column"
+        )
     table = (replace(table[0], color=OTHER_COLOR), *table[1:])
     place = {c.name: c.value for c in table}
     return tuple(place[name] for name in labels), table

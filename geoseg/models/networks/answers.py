@@ -138,11 +138,11 @@ def to_pixels(
     rows, cols = height - high, width - wide
     if min(rows, cols) < 0 or rows % 2 or cols % 2 or max(rows, cols) > card.overlap:
         raise ModelError(
-            f"model {card.name!r} answers {high} x {wide} of a window of {height} x "
-            f"{width} px, which is neither a stride nor, with an overlap of "
-            f"{card.overlap} px, a middle that meets its neighbours': "
-            f'"overlap": {max(rows, cols) + 1 >> 1 << 1} at least, of at most half a '
-            "window"
+            f"model {card.name!r} answers {high} x {wide} scores for a window of "
+            f"{height} x {width} px: these are neither every n-th pixel nor, with an "
+            f"overlap of {card.overlap} px, enough of its middle to meet those of the "
+            f'next windows: write "overlap": {max(rows, cols) + 1 >> 1 << 1} or more, '
+            "at most half a window, into its card"
         )
     return functional.pad(scores, (cols // 2, cols // 2, rows // 2, rows // 2))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from geoseg.core.text import counted
 from geoseg.errors import ModelError
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import checkpoint
@@ -133,7 +134,7 @@ def check_input(shape: Sequence[Any], card: Card, what: str) -> None:
         raise ModelError(f"{what} takes {windows} windows at once: export it for fewer")
     if isinstance(bands, int) and bands != len(card.bands):
         raise ModelError(
-            f"{what} takes {bands} bands, its card names {len(card.bands)}"
+            f"{what} takes {counted(bands, 'band')}, its card names {len(card.bands)}"
         )
     fixed = [side for side in sides if isinstance(side, int)]
     if any(side != card.window for side in fixed):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.core.classes import colors_of
 from geoseg.core.extras import require
+from geoseg.core.text import counted
 from geoseg.errors import ModelError, first_line
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.folder import write_folder
@@ -149,8 +150,8 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
         values = processor.get(key) if processor.get("do_normalize", True) else None
         if isinstance(values, list) and 1 < len(values) < channels:
             raise ModelError(
-                f"{path} has {len(values)} entries of {key} for {channels} bands: "
-                f"write {beside}: {_example(config)}"
+                f"{path} has {len(values)} entries of {key} for "
+                f"{counted(channels, 'band')}: write {beside}: {_example(config)}"
             )
     side = _side(config, processor)
     factor = _factor(processor)

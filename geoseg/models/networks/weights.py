@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geoseg.core.text import counted
 from geoseg.errors import ModelError, first_line
 from geoseg.models.folder import WEIGHTS, write_folder
 
@@ -84,8 +85,8 @@ def _check_classes(
     expected, found = own[first].shape, weights[first].shape
     if len(expected) == 4 and len(found) == 4 and expected[1] == len(card.bands):
         raise ModelError(
-            f"the card of {card.name!r} has {len(card.bands)} bands, the weights "
-            f'{found[1]} ({first}): write {found[1]} names into "bands"'
+            f"the card of {card.name!r} has {counted(len(card.bands), 'band')}, "
+            f'the weights {found[1]} ({first}): write {found[1]} names into "bands"'
         )
 
 

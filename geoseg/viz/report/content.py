@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.core.text import area_unit, number, percent, span_of_time
+from geoseg.core.text import area_unit, counted, number, percent, span_of_time
 from geoseg.maps.complete import incomplete
 from geoseg.maps.provenance import (
     crs_name,
@@ -121,8 +121,8 @@ def _notices(reader: ClassReader, found: MapStatistics) -> list[str]:
         notices.append("No pixel of this map has a class: all of it is nodata.")
     if found.unknown:
         notices.append(
-            f"{found.unknown:,} pixels have values that the class table does not name; "
-            "they are left out."
+            f"{counted(found.unknown, 'pixel')} with values that the class table does "
+            "not name are left out."
         )
     if reader.grid.crs is None:
         notices.append(

@@ -105,7 +105,7 @@ class Basemap:
         except (OSError, ValueError) as error:
             self._again = time.monotonic() + _PAUSE
             host = urlsplit(self.url).hostname
-            self.problem = f"The basemap of {host} does not come: {first_line(error)}"
+            self.problem = f"{host} does not send the basemap: {first_line(error)}"
             return _nothing()
         self.problem = ""
         return found

@@ -67,7 +67,7 @@ def other_map(reader: ClassReader, grid: Grid) -> OtherMap:
     """
     if nearest_pixels(grid, grid.window, reader.grid, only_span=True).span is None:
         raise MasksError(
-            f"{reader.path} does not meet the map that it is to be shown beside"
+            f"{reader.path} does not overlap the map that it is to be shown beside"
         )
     layer = ClassesLayer(reader=reader, pyramid=Pyramid(base=reader))
     return OtherMap(layer=layer, grid=grid)
