@@ -330,10 +330,12 @@ def _draw(
     none = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     best = [none for _ in reader.classes]
     table = [c.value for c in reader.classes]
+    other = max(table, default=0) + 1
     for window in windows:
         values = read_plain(reader, "classes", window)
         if areas is not None:
-            units += areas.by_value(values, window, 65536)[table]
+            known = np.minimum(values, other)
+            units += areas.by_value(known, window, other + 1)[table]
         for s, value in enumerate(table):
             y, x = np.nonzero(values == value)
             pixels[s] += len(y)

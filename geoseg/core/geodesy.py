@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _ENOUGH = 1e-10  # relative: what a polynomial may leave out
 _BITS = 30  # the largest pixel has 2^30 units: nine digits
 _SUM_BITS = 62
-_AT_ONCE = 1 << 20  # pixels; 2^20 of 2^30 units stay below 2^53
+_AT_ONCE = 1 << 16  # pixels, which stay in a core's cache; at most 2^23, see below
 _STEP_M = 1000.0  # for differences; their error is of order (step / Earth radius)^4
 
 
@@ -62,8 +62,12 @@ class Measure:
         )  # fmt: skip
 
     def areas_of(self, window: Window) -> NDArray[np.float64]:
-        """Return the true m² of a window's pixels: (y, x), or (y, 1) by row alone."""
-        v = (np.arange(window.y, window.bottom) + 0.5) / self.half_y - 1
+        """Return the true m² of a window's pixels.
+
+        Either (y, x), or (y, 1) or (1, x) where they depend on row or column alone.
+        """
+        rows = window.bottom if self.density.shape[0] > 1 else window.y + 1
+        v = (np.arange(window.y, rows) + 0.5) / self.half_y - 1
         if self.density.shape[1] == 1:
             return np.asarray(polynomial.polyval(v, self.density[:, 0]))[:, None]
         u = (np.arange(window.x, window.right) + 0.5) / self.half_x - 1
@@ -98,7 +102,7 @@ class PixelAreas:
         return PixelAreas(measure=on_ground, unit=float(largest) / 2**bits)
 
     def of_window(self, window: Window) -> NDArray[np.float64]:
-        """Return the areas of a window's pixels in units: (y, x), or (y, 1) by row."""
+        """Return the areas of a window's pixels in units, as `Measure.areas_of`."""
         return np.asarray(np.rint(self.measure.areas_of(window) / self.unit))
 
     def of_pixels(
@@ -123,7 +127,7 @@ class PixelAreas:
             (size,) int64.
         """
         total = np.zeros(size, np.int64)
-        # Float64, in which bincount adds, holds the sums of so many pixels exactly.
+        # Float64, in which bincount adds, holds sums of 2^23 pixels of 2^30 units.
         rows = max(1, _AT_ONCE // window.width)
         for y in range(0, window.height, rows):
             some = values[y : y + rows]

@@ -119,6 +119,7 @@ class _Pass:
     shown: tuple[NDArray[np.int64], NDArray[np.int64]]
     """Rows and columns of the map that are in the picture."""
     scores: dict[str, Score]
+    places: int
 
     @property
     def nodata(self) -> int:
@@ -147,7 +148,7 @@ def map_statistics(
         size: Longest side of the picture in pixels.
         scores: More that places can be remarkable for: from a window and its class
             values (y, x) to a score of each pixel, NaN where it has none.
-        places: How many of each kind.
+        places: How many of each kind; none is looked for where it is 0.
         block: About how many pixels a side are read at once.
         threads: How many blocks at a time.
         progress: Called with blocks done and blocks in all.
@@ -163,13 +164,14 @@ def map_statistics(
         areas=pixel_areas(grid),
         shown=(_shown(grid.height, factor), _shown(grid.width, factor)),
         scores=scores or {},
+        places=places,
     )
     windows = squares(grid, block_side(reader, block))
     total = _Total.of(job)
     looked = ordered(partial(_look, job), windows, in_flight=threads or min(4, cores()))
     for found in reported(looked, len(windows), progress):
         total.add(found)
-    return total.result(places)
+    return total.result()
 
 
 def _shown(length: int, factor: float) -> NDArray[np.int64]:
@@ -183,14 +185,11 @@ def _look(job: _Pass, window: Window) -> _Block:
     rows, columns = count_changes(labels, job.nodata)
     counts, areas = _count(job, window, labels)
     histogram = np.zeros(255, np.int64)
-    scores = {"changes": _changes(labels, job.nodata)}
+    confidence = None
     if "confidence" in job.reader.arrays:
-        bytes_ = read_plain(job.reader, "confidence", window)
-        histogram = np.bincount(bytes_.ravel(), minlength=256)[:255]
-        doubt = np.asarray(1 - bytes_ / 254, np.float32)
-        doubt[(bytes_ == 255) | (labels == job.nodata)] = np.nan
-        scores["doubt"] = doubt
-    scores |= {name: score(window, labels) for name, score in job.scores.items()}
+        confidence = read_plain(job.reader, "confidence", window)
+        histogram = np.bincount(confidence.ravel(), minlength=256)[:255]
+    scores = _scores(job, window, labels, confidence) if job.places else {}
     y, x = (shown[_span(shown, window, axis)] for axis, shown in enumerate(job.shown))
     picked = np.ix_(y - window.y, x - window.x)
     told, each = observed(job.reader, window) if tells(job.reader) else (None, None)
@@ -208,6 +207,21 @@ def _look(job: _Pass, window: Window) -> _Block:
         observed=told,
         observations=None if each is None else each[picked],
     )
+
+
+def _scores(
+    job: _Pass,
+    window: Window,
+    labels: NDArray[Any],
+    confidence: NDArray[Any] | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return by how much each pixel is remarkable, by what for."""
+    scores = {"changes": _changes(labels, job.nodata)}
+    if confidence is not None:
+        doubt = np.asarray(1 - confidence / 254, np.float32)
+        doubt[(confidence == 255) | (labels == job.nodata)] = np.nan
+        scores["doubt"] = doubt
+    return scores | {name: score(window, labels) for name, score in job.scores.items()}
 
 
 def _span(shown: NDArray[np.int64], window: Window, axis: int) -> slice:
@@ -320,7 +334,7 @@ class _Total:
             kept.sort(key=lambda p: -p.score)
             self.places[name] = kept[:_KEPT]
 
-    def result(self, places: int) -> MapStatistics:
+    def result(self) -> MapStatistics:
         """Return the result."""
         reader, areas = self.job.reader, self.job.areas
         values = [c.value for c in reader.classes]
@@ -337,7 +351,7 @@ class _Total:
             rows=self.rows,
             columns=self.columns,
             confidence=self.confidence if stored else None,
-            places={name: apart(p, places) for name, p in self.places.items()},
+            places={name: apart(p, self.job.places) for name, p in self.places.items()},
             observed=self.observed,
             observations=self.observations,
         )
