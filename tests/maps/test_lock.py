@@ -44,6 +44,7 @@ def record(folder, **fields):
     record = {
         "id": "other", "host": socket.gethostname(), "place": "another container",
         "pid": os.getpid(), "started": begun(os.getpid()), "every": 0.1, "beats": 0,
+        "kernel": True,  # of a kernel that is not ours
     }  # fmt: skip
     data = json.dumps(record | fields).encode().ljust(512)
     Storage(str(folder)).put("lock", data)
@@ -98,6 +99,20 @@ def test_containers_of_one_name_do_not_take_each_other_for_dead(tmp_path):
     alive.join()
     record(tmp_path)
     take(tmp_path)  # silent for 2.5 beats
+
+
+def test_of_two_that_come_at_once_the_last_has_it(tmp_path, monkeypatch):
+    create = Storage.create
+
+    def both(self, name, data):
+        created = create(self, name, data)
+        record(tmp_path)  # the other one's, a moment later
+        return created
+
+    monkeypatch.setattr(Storage, "create", both)
+    with pytest.raises(LockedError, match="is being written by process"):
+        take(tmp_path)
+    assert b"other" in Storage(str(tmp_path)).get("lock")
 
 
 def test_records_of_older_versions_are_watched(tmp_path):
