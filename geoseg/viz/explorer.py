@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from geoseg.viz.view import MapServer
 
 
+_FRAME = "border:1px solid #9aa5a1;border-radius:6px"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explorer:
     """A map that notebooks show; it is served until it is closed or forgotten."""
@@ -45,11 +48,20 @@ class Explorer:
         return f"<Explorer of {self.server.layers.title}: {self.url}>"
 
     def _repr_html_(self) -> str:
-        return (
-            f'<iframe src="{escape(self.url)}" width="100%" height="{self.height}" '
-            'style="border:1px solid #9aa5a1;border-radius:6px" title="Map of '
-            f'{escape(self.server.layers.title)}"></iframe>'
-        )
+        """Return the map in a frame, and what is seen where nobody serves it any more.
+
+        A notebook that was saved as HTML shows the map's picture and legend. VS Code
+        lets no notebook have an `object`, and an `iframe` has nothing to fall back on.
+        """
+        from geoseg.viz.html import map_html
+
+        title = escape(f"Map of {self.server.layers.title}")
+        told = f'width="100%" height="{self.height}" title="{title}" style="{_FRAME}"'
+        if "VSCODE_PID" in os.environ:
+            return f'<iframe src="{escape(self.url)}" {told}></iframe>'
+        still = map_html(self.server.layers.classes.reader)
+        data = f'type="text/html" data="{escape(self.url)}"'
+        return f"<object {data} {told}>{still}</object>"
 
 
 def browser_url(url: str, environment: Any) -> str:  # noqa: ANN401 - os.environ
@@ -93,7 +105,10 @@ def explore(
         MissingExtraError: The extra `view` is not installed.
     """
     if masks is None:
-        raise GeosegError("explore needs masks: explore(raster, masks, regions)")
+        raise GeosegError(
+            "explore needs masks: explore(masks='masks.zarr'), or "
+            "explore(raster, masks, regions)"
+        )
     from geoseg.viz.view import view
 
     server = view(masks, raster=raster, regions=regions, beside=beside, basemap=basemap)

@@ -32,13 +32,15 @@ def answers(url):
         return False
 
 
-def test_it_is_shown_and_served_until_it_is_closed(masks):
+def test_it_is_shown_and_served_until_it_is_closed(masks, monkeypatch):
     shown = geoseg.explore(None, masks, height=400)
     html = shown._repr_html_()
-    frame = re.search(r'<iframe src="([^"]+)"', html)
+    frame = re.search(r'<object type="text/html" data="([^"]+)"', html)
     assert 'height="400"' in html
     assert "a &lt;map&gt;.zarr" in html
     assert answers(frame[1])
+    monkeypatch.setenv("VSCODE_PID", "1")
+    assert f'<iframe src="{frame[1]}"' in shown._repr_html_()
     shown.close()
     assert not answers(frame[1])
 
@@ -58,7 +60,7 @@ def test_the_frame_is_usable_in_a_browser(masks, browser, tmp_path):
     page.write_text(f"<!doctype html><title>n</title>{shown._repr_html_()}")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get(page.as_uri())
-    browser.switch_to.frame(0)
+    browser.switch_to.frame(browser.find_element("tag name", "object"))
     for _ in range(200):
         if browser.execute_script("return document.body.dataset.ready"):
             break
@@ -66,6 +68,11 @@ def test_the_frame_is_usable_in_a_browser(masks, browser, tmp_path):
     assert len(names) == 4
     browser.switch_to.default_content()
     shown.close()
+    browser.get(page.as_uri())  # as one that was saved, and is read elsewhere
+    still = browser.find_element("css selector", "object img")
+    assert still.is_displayed()
+    assert "Map of" in still.get_attribute("alt")
+    browser.get_log("browser")
 
 
 def test_on_a_hub_the_browser_is_elsewhere():

@@ -7,7 +7,7 @@ from colorsys import hls_to_rgb
 from dataclasses import dataclass, field, replace
 from functools import cache
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
+from threading import Event, Thread, main_thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -100,6 +100,9 @@ class Background:
             self.make()
         except (GeosegError, OSError) as error:
             self.problem = str(error)
+        except RuntimeError:  # a script ends, and Python takes threads from it
+            if main_thread().is_alive():
+                raise
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
