@@ -13,7 +13,7 @@ from pathlib import Path
 from zlib import crc32
 
 from geoseg.core.processes import begun, here
-from geoseg.core.text import size
+from geoseg.core.text import redact, size
 from geoseg.errors import GeosegError
 
 _FORGOTTEN = 2 * 86_400
@@ -43,6 +43,20 @@ def is_there(path: str) -> bool:
     return has_magic(path) and next(iglob(path, recursive=True), None) is not None  # noqa: PTH207
 
 
+def local(path: str | os.PathLike[str], error: type[GeosegError] = GeosegError) -> Path:
+    """Return the path of a file or folder of this machine.
+
+    Raises:
+        GeosegError: It is a URL.
+    """
+    if "://" in os.fspath(path):
+        raise error(
+            f"{redact(os.fspath(path))} is not on this machine: name a file or folder "
+            "here, and copy it when it is done"
+        )
+    return Path(path)
+
+
 def target(
     path: str | os.PathLike[str],
     endings: Sequence[str],
@@ -55,7 +69,7 @@ def target(
     Raises:
         GeosegError: It is a folder, lies in none, has another ending, or is there.
     """
-    file = Path(path)
+    file = local(path, error)
     if file.is_dir():
         raise error(f"{file} is a folder: name a file in it")
     if file.suffix.lower() not in endings:
@@ -73,9 +87,7 @@ def made_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         GeosegError: It cannot be made, or is a URL.
     """
-    folder, named = Path(path).absolute(), os.fspath(path)
-    if "://" in named:
-        raise GeosegError(f"{named} is not a folder of this machine: name one")
+    folder, named = local(path).absolute(), os.fspath(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,8 @@ _REMOTE: Final = re.compile(
 )
 _ASKED: Final = re.compile(r"/vsicurl\?[^\s'\"]*url=[^\s'\",)]+")
 """What `gdal_path` makes of an address, signed or not."""
+_STORES: Final = {"gcs": "gs", "abfs": "az", "abfss": "az"}
+"""What GDAL calls the stores of other libraries' addresses."""
 
 
 def is_collection(source: object) -> bool:
@@ -35,6 +37,8 @@ def host_of(url: str) -> str:
         return url.lower()
     if not parts.scheme or not is_remote(url):
         return ""
+    if parts.scheme.lower() in _STORES:
+        return host_of(gdal_path(url))
     name = unquote(parts.netloc).rpartition("@")[2].lower()
     if parts.scheme.lower() in {"http", "https"}:
         return name
@@ -46,7 +50,14 @@ def gdal_path(path: str) -> str:
 
     A web address says itself that it is to be retried, and that no directory is to be
     listed for files beside it: settings of the process would reach other threads too.
+
+    >>> gdal_path("abfss://scenes@account.dfs.core.windows.net/a.tif")
+    'az://scenes/a.tif'
     """
+    scheme, _, rest = path.partition("://")
+    if store := _STORES.get(scheme.lower()):  # of an account that settings name
+        bucket, slash, name = rest.partition("/")
+        return f"{store}://{bucket.partition('@')[0]}{slash}{name}"
     if not path.lower().startswith(("http://", "https://")):
         return path
     options = "max_retry=3&retry_delay=0.5&connecttimeout=5&empty_dir=yes"

@@ -112,14 +112,14 @@ def pages(path: str, first: Item) -> Iterator[Item]:
     """
     page, seen, count = first, {path}, 0
     while True:
-        features = page.get("features")
-        count += len(features) if isinstance(features, list) else 0
-        _check_count(count, path)
         yield page
         follow = (k["href"] for k in links_of(page) if k.get("rel") == "next")
         path = absolute_href(next(follow, path), path)
         if path in seen or not host_of(path):
             return
+        features = page.get("features")
+        count += len(features) if isinstance(features, list) else 0
+        _check_count(count, path)
         seen.add(path)
         page = fetch_json(path)
 

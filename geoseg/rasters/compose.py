@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from geoseg._version import __version__
-from geoseg.core.files import target
+from geoseg.core.files import local, target
 from geoseg.core.grid import Window
 from geoseg.core.options import keywords
 from geoseg.core.series_options import QUALITY, DatesFrom, Resampling
@@ -104,7 +104,7 @@ def _target(options: ComposeOptions) -> Path:
     """Return where the image is written; say before the work what is in the way."""
     if options.out is None:
         raise RasterError("--out is missing: name a .tif or .zarr to write")
-    out = Path(options.out)
+    out = local(options.out, RasterError)
     if out.suffix.lower() != ".zarr":
         endings = (".tif", ".tiff", ".zarr")
         over = options.overwrite

@@ -31,7 +31,7 @@ _SENTINEL1: Final = re.compile(
     r"_(?P<orbit>\d{6})_[0-9A-F]{6})"
 )
 _LANDSAT: Final = re.compile(
-    r"(?P<scene>L[COTEM]0[4-9]_L[12]\w{2}_(?P<tile>\d{6})_(?P<day>\d{8}))"
+    r"(?P<sat>L[COTEM]0[4-9])_(?P<level>L[12])\w{2}_(?P<scene>\d{6}_\d{8})"
     r"(?:_(?P<made>\d{8}))?_02(?:_(?P<tier>T1|T2|RT))?"
 )
 _HLS: Final = re.compile(
@@ -80,8 +80,8 @@ def _told(undated: int, older: int) -> Iterator[str]:
         yield f"{counted(undated, 'item')} without a date {are} left out"
     if older:
         yield (
-            f"{counted(older, 'item')} left out, of which there is a newer processing: "
-            "the newest stands for a scene"
+            f"{counted(older, 'item')} left out, of which there is a newer or further "
+            "processing: the newest stands for a scene"
         )
 
 
@@ -103,7 +103,7 @@ def _standing(same: list[Item]) -> list[Item]:
     if _strip(newest) or _datatake(newest) is None:
         return [newest]
     by_name = {_name(i): i for i in sorted(same, key=age)}
-    return [i for i in by_name.values() if age(i)[0] == age(newest)[0]]
+    return [i for i in by_name.values() if age(i)[:2] == age(newest)[:2]]
 
 
 def overpass(item: Item, moment: datetime) -> tuple[str, ...]:
@@ -156,14 +156,13 @@ def scene(item: Item) -> tuple[str, ...]:
     collection, strip = str(item.get("collection") or ""), _strip(item)
     tile = property_of(item, ":mgrs_tile") or property_of(item, "grid:code") or ""
     if match := _SENTINEL2.search(name):
-        kind = "Sentinel-2", match["platform"], match["level"], match["take"]
-        return *kind, match["tile"], strip
+        return "Sentinel-2", match["platform"], match["take"], match["tile"], strip
     if tile and (strip or take):
         place = str(tile).removeprefix("MGRS-")
         return "Sentinel-2", collection, place, *([strip] if strip else take or ())
     for pattern in (_SENTINEL1, _LANDSAT, _HLS):
         if match := pattern.search(name):
-            return collection, match["scene"]
+            return collection, match.groupdict().get("sat", ""), match["scene"]
     return collection, _name(item)
 
 
@@ -173,18 +172,22 @@ def _strip(item: Item) -> str:
     return found[1] if found else ""
 
 
-def age(item: Item) -> tuple[float, str, str, str]:
-    """Return what orders processings of one scene, the newest last."""
+def age(item: Item) -> tuple[str, float, str, str, str]:
+    """Return what orders processings of one scene, the newest last.
+
+    Reflectance of the surface counts more than that at the top of the atmosphere.
+    """
     told, name = _properties(item), words_of(item)
     made = property_of(item, ":generation_time") or told.get("processing:datetime")
-    tier = ""
+    level = tier = ""
     for pattern in (_SENTINEL2, _LANDSAT, _HLS):
         if match := pattern.search(name):
             made = made or match["made"]
             tier = _TIERS.get(match.groupdict().get("tier") or "", "")
+            level = match.groupdict().get("level") or ""
             break
     listed = str(told.get("updated") or told.get("created") or "")
-    return baseline_of(item) or 0.0, _digits(made), tier, _digits(listed)
+    return level, baseline_of(item) or 0.0, _digits(made), tier, _digits(listed)
 
 
 def box_of(item: Item) -> tuple[float, float, float, float] | None:

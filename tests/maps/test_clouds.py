@@ -23,6 +23,7 @@ from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage, access
 from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
+from geoseg.rasters.open import open_source
 from geoseg.testing import LocalModel, identity_card
 
 # What Azurite is known by; it is no secret (https://github.com/Azure/Azurite).
@@ -133,6 +134,9 @@ def test_a_raster_and_masks_in_a_store(store, scene, tmp_path):
     assert masks.storage.names(".geoseg") == ["done", "run.json"]
     assert "etag" in masks.record()["settings"]["source"]
     assert segment(f"{store}/scene.tif", out)[1].windows == 0
+    spellings = {"gs": ["gcs://maps"], "az": ["abfs://maps", "abfss://maps@a.b"]}
+    for same in spellings[store[:2]]:
+        assert open_source(f"{same}/scene.tif").grid.width == 100
 
 
 def test_one_run_at_a_time(store):

@@ -116,6 +116,8 @@ def test_zarr_with_steps(made, tmp_path):
         ("{folder}/s0-B04.tif", "lies on or inside the input"),
         ("{folder}/nowhere/out.tif", "does not exist"),
         ("{folder}/out.jpg", "must end in"),
+        ("s3://maps/out.tif", "is not on this machine"),
+        ("gs://maps/out.zarr", "is not on this machine"),
         (None, "--out is missing"),
     ],
 )

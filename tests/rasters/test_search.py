@@ -84,6 +84,13 @@ def test_items_are_chosen_by_date_clouds_and_place(tmp_path):
     assert ids(found_items(path, cloud=0)) == ["undated", "before", "beside", "silent"]
 
 
+def test_a_list_may_be_longer_than_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.rasters.catalogs._MOST", 2)
+    days = [item(f"{n}", f"2025-05-0{n}T10:00:00Z") for n in range(1, 6)]
+    path = save(tmp_path / "items.json", days)
+    assert ids(found_items(path, dates="2025-05-03")) == ["3"]
+
+
 def test_what_is_asked_is_told_by_its_content(tmp_path):
     one = save(tmp_path / "one.json", [item("a", "2025-05-01T00:00:00Z")])
     two = save(tmp_path / "two.json", [item("b", "2025-05-01T00:00:00Z")])

@@ -17,7 +17,7 @@ from geoseg.core.grid import Window
 from geoseg.core.series_options import QUALITY, SeriesOptions
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.aoi import clipped
-from geoseg.rasters.observations import observations, scene
+from geoseg.rasters.observations import age, observations, scene
 from geoseg.rasters.open import open_source
 from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.quality_bands import hidden_pixels
@@ -91,13 +91,20 @@ def test_tiles_of_one_overpass_count_once(scenes, rng):
          {"id": "LC09_L2SP_193027_20240602_20240610_02_T1"}, True),
         ({"id": "LC09_L2SP_193027_20240602_02_T1"},
          {"id": "LC09_L2SP_193028_20240602_02_T1"}, False),
+        ({"id": "LC09_L2SP_193027_20240602_02_T1"},
+         {"id": "LC09_L1TP_193027_20240602_20250601_02_T1"}, True),
+        ({"id": "S2A_MSIL2A_20210807T101559_N0301_R065_T32TPS_20210807T130000"},
+         {"id": "S2A_MSIL1C_20210807T101559_N0500_R065_T32TPS_20230101T130000"}, True),
         ({"id": "HLS.S30.T32TPS.2021158T101559.v1.5"},
          {"id": "HLS.S30.T32TPS.2021158T101559.v2.0"}, True),
         ({"id": "a"}, {"id": "b"}, False),
     ],
 )  # fmt: skip
 def test_processings_of_one_scene(one, other, same):
+    """That of the surface stands for it, however new the other is."""
     assert (scene(one) == scene(other)) is same
+    if "L1" in other["id"]:
+        assert age(one) > age(other)
 
 
 def test_the_newest_processing_stands_for_a_scene(scenes, rng):
