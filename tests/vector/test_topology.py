@@ -452,6 +452,19 @@ def test_small_regions_join_by_the_rule_whatever_the_blocks(
     np.testing.assert_array_equal(expected == NODATA, values == NODATA)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_neighbours_that_are_alike_the_first_is_joined(
+    tmp_path: Path, seed: int
+) -> None:
+    values = np.random.default_rng(seed).integers(0, 3, (24, 24)).astype(np.uint8)
+    for least, side in ((3, 30), (9, 7)):
+        folder = tmp_path / str(side)
+        folder.mkdir()
+        found = sieved(values, least, side, folder, eight=False)
+        expected = sieved_slowly(values, least, eight=False)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_borrowed_memory_is_each_threads_own_and_used_again() -> None:
     """Blocks of other sizes and dtypes in between, and threads, change nothing."""
     from concurrent.futures import ThreadPoolExecutor
