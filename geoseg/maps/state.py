@@ -225,14 +225,12 @@ def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
 
 
 def clear_state(storage: Storage) -> None:
-    """Delete what an earlier run left; first what would make its marks believed.
+    """Delete what an earlier run left; its marks bear its name, so that none counts.
 
-    The folder of chunks on their way goes first of all: from then on nothing of the
-    earlier run can come in.
+    The folder of chunks on their way goes first: from then on nothing of the earlier
+    run can come in.
     """
-    written = f"{OBJECT_CACHE}/written"
-    ours = (WRITING, written, DONE, PARTIAL, HALO, OBJECT_CACHE)
-    for name in _there(storage, *ours):
+    for name in _there(storage, WRITING, DONE, PARTIAL, HALO, OBJECT_CACHE):
         storage.remove(name)
     for name in storage.names(""):
         if name != META:
