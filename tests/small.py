@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from geoseg.core.options import checked
-from geoseg.execution.engine import processes
 from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of
 from geoseg.inference.workflow import run_plan
@@ -17,16 +16,16 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def make_plan(source, *, chunk, workers=1, **options):
+def make_plan(source, *, chunk, workers=1, client=None, **options):
     """Plan a run as `geoseg.make_plan`, with chunks of about that many pixels."""
-    return plan_of(source, checked(PlanOptions, options), workers, chunk=chunk)
+    asked = checked(PlanOptions, options)
+    return plan_of(source, asked, workers, client=client, chunk=chunk)
 
 
 def segment(source, *, out, chunk, **options):
     """Segment as `geoseg.segment`, quietly, with chunks of about that many pixels."""
     how = {name: options.pop(name) for name in RUN if name in options}
-    workers = processes(how.get("client"))
-    plan = make_plan(source, chunk=chunk, workers=workers, **options)
+    plan = make_plan(source, chunk=chunk, client=how.get("client"), **options)
     masks, _ = run_plan(plan, out=out, **{"progress": False, **how})
     return masks.dataset()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
+from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.rasters.addresses import is_collection
@@ -110,14 +112,10 @@ def _run(
     client: Client | None,
     output: OutputOptions,
 ) -> tuple[Summary, list[str]]:
-    from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan
 
-    workers = processes(client)
-    made = plan_of(
-        one_or_more(raster), options, workers, worker_memory=worker_memory(client)
-    )
+    made = plan_of(one_or_more(raster), options, client=client)
     tell(made.source.notes)
     begun = perf_counter()
     masks, facts = run_plan(
@@ -189,6 +187,8 @@ def _tell_dashboard(client: Client) -> None:
 @command(
     "geoseg plan scene.tif --model models/landcover --memory 8GB",
     "geoseg plan scene.tif --model models/landcover --time",
+    "geoseg plan scene.tif --model models/landcover --scheduler tcp://host:8786",
+    "geoseg plan scene.tif --model models/landcover --device cuda --device-memory 80GB",
 )
 @click.argument("raster", nargs=-1, required=True)
 @takes(PlanOptions)
@@ -198,7 +198,7 @@ def _tell_dashboard(client: Client) -> None:
     is_flag=True,
     help="Run a few windows of its middle, and say how long all of them would take.",
 )
-@takes(ClusterOptions, "place", only="workers")
+@takes(ClusterOptions, "place")
 @takes(OutputOptions, "output", only="as_json")
 def plan(
     *,
@@ -213,22 +213,41 @@ def plan(
     Headers are read, pixels are not: windows and blocks, what will be read and written,
     and the most memory a process takes. Options are those of `segment`. With --time a
     few windows are run, and their map is thrown away.
+
+    Workers of --scheduler or --cluster are asked what GPU, memory and threads they
+    have, and the plan is for them; --workers are of this machine, and not started.
+    --device cuda with --device-memory plans for a GPU that is not here.
     """
-    workers = place.workers or 1
-    each = _of_each_zone(raster, options)
-    plans = [_planned(raster, one, workers, timed=timed) for one in each]
+    from geoseg.execution.engine import processes
+
+    elsewhere = place.scheduler is not None or place.cluster is not None
+    if timed and elsewhere:
+        raise GeosegError(
+            "--time runs a few windows on this machine: leave it out with workers "
+            "elsewhere, and see how long a corner of the raster takes (--aoi)"
+        )
+    with client_of(place) if elsewhere else nullcontext() as client:
+        each = _of_each_zone(raster, options)
+        workers = place.workers or processes(client)
+        plans = [_planned(raster, one, workers, client, timed=timed) for one in each]
     summary, lines = _together(plans)
-    how_long = "" if timed else "--time says how long it takes; "
+    here = not (timed or elsewhere)
+    how_long = "--time says how long it takes; " if here else ""
     following = f"{how_long}`segment` in place of `plan`, with --out, runs it"
     print_summary(summary, [*lines, f"{'next':<22}{following}"], output)
 
 
 def _planned(
-    raster: tuple[str, ...], options: PlanOptions, workers: int, *, timed: bool
+    raster: tuple[str, ...],
+    options: PlanOptions,
+    workers: int,
+    client: Client | None,
+    *,
+    timed: bool,
 ) -> tuple[Summary, list[str]]:
     from geoseg.inference.planning import plan_of
 
-    made = plan_of(one_or_more(raster), options, workers)
+    made = plan_of(one_or_more(raster), options, workers, client=client)
     summary = plan_summary(made, workers)
     lines = plan_lines(made, summary)
     if options.crs is not None and only_zone(options.crs) is not None:
@@ -269,7 +288,7 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
     from geoseg.inference.order import tiles_decoded
 
     tiling, grid, source = made.tiling, made.source.grid, made.source
-    model = made.model.load()
+    site = made.site
     pixel = pixel_bytes(source)
     reach = (tiling.block + tiling.overlap) / tiling.block
     chunks = -(-grid.height // tiling.chunk) * -(-grid.width // tiling.chunk)
@@ -283,9 +302,10 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
         "notes": list(source.notes),
         "pixel_size_m": grid.pixel_size_m,
         "model": made.model.card.name,
-        "device": model.device,
-        "precision": model.precision,
-        "engine": model.engine,
+        "device": site.device,
+        "precision": site.precision,
+        "engine": site.engine,
+        **site.facts,
         "classes": [c.name for c in made.model.card.classes],
         "window": tiling.window,
         "overlap": tiling.overlap,
@@ -308,9 +328,14 @@ def plan_summary(made: Plan, workers: int) -> dict[str, Any]:
 def _readable(made: Plan, s: Summary) -> dict[str, str]:
     pixel = s["pixel_size_m"]
     metres = f", {pixel[1]:.3g} x {pixel[0]:.3g} m" if pixel else ""
-    engine = {}
-    if s["device"] == "cpu":  # a GPU's is chosen as the run begins
-        engine = {"engine": f"{s['engine']}, {s['precision']}"}
+    site, engine = made.site, dict[str, str]()
+    if site.device == "cpu":  # a GPU's is chosen as the run begins
+        engine = {"engine": f"{site.engine}, {site.precision}"}
+    if site.workers:
+        engine = {"workers": site.told, **engine}
+    if site.card is not None:
+        engine |= {} if site.workers else {"GPU": site.told}
+        engine["batches"] = f"{counted(site.batch, 'window')}, {site.precision}"
     often = s["tiles_decoded"]
     decoded = f"; each tile is decoded {often:.2f} times" if often else ""
     device = {}

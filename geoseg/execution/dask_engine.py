@@ -91,8 +91,8 @@ class _Sent:
     """What it was submitted as."""
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    worker: int | None = None
-    """Number of the worker that is to have it."""
+    worker: int | str | None = None
+    """Number or address of the worker that is to have it."""
     future: Any = None
     """Dask's."""
     begun: float | None = None
@@ -258,7 +258,7 @@ class DaskEngine:
         tag: Hashable,
         function: Callable[..., Any],
         *args: Any,  # noqa: ANN401
-        worker: int | None = None,
+        worker: int | str | None = None,
     ) -> None:
         """Run `function(shared, *args)` on some worker, with the next message."""
         sent = _Sent(tag=tag, function=function, args=args, worker=worker)
@@ -298,14 +298,21 @@ class DaskEngine:
         import dask
 
         homes = {
-            key: [self._workers[task.worker % len(self._workers)]]
+            key: [home]
             for key, task in zip(keys, tasks, strict=True)
-            if task.worker is not None and len(self._workers) > 1
+            if (home := self._home(task.worker)) is not None
         }
         if len(homes) < len(keys):
             return nullcontext()
         # Dask asks functions for what is said of each key.
         return dask.annotate(workers=homes.get, allow_other_workers=True)  # type: ignore[no-any-return]
+
+    def _home(self, worker: int | str | None) -> str | None:
+        """Return the address of a worker, if a task is for one; numbers go round."""
+        if not isinstance(worker, int):
+            return worker
+        several = len(self._workers) > 1
+        return self._workers[worker % len(self._workers)] if several else None
 
     def wait(self, timeout: float | None = None) -> list[Outcome[Any]]:
         """Return outcomes as they come.

@@ -75,7 +75,7 @@ class Threads:
         tag: Hashable,
         function: Callable[..., Any],
         *args: Any,  # noqa: ANN401
-        worker: int | None = None,  # noqa: ARG002 - there is one
+        worker: int | str | None = None,  # noqa: ARG002 - there is one
     ) -> None:
         """Start `function(shared, *args)`."""
         future = self._pool.submit(function, self._shared, *args)
@@ -174,6 +174,30 @@ def worker_memory(client: Client | None) -> float | None:
 
 def _memory_limits(dask_scheduler: Any) -> list[float | None]:  # noqa: ANN401 - Dask's
     return [worker.memory_limit for worker in dask_scheduler.workers.values()]
+
+
+def ask_workers(
+    client: Client,
+    function: Callable[..., Any],
+    *args: Any,  # noqa: ANN401
+) -> Iterator[tuple[str, Any]]:
+    """Call a function in every worker that there is, beside its tasks.
+
+    Yields:
+        The worker's address, and what it answers, or its error.
+
+    Raises:
+        ClusterError: There was no worker for as long as one is waited for.
+    """
+    while not checked_client(client).nthreads():
+        with engine(None, client=client) as tasks:  # which waits, and says so
+            tasks.submit("first", _nothing)
+            tasks.wait()
+    yield from client.run(function, *args, on_error="return").items()
+
+
+def _nothing(_: object) -> None:
+    """Do nothing, once there is a worker."""
 
 
 def unordered(

@@ -68,7 +68,7 @@ class Engine(Protocol):
         tag: Hashable,
         function: Callable[..., Any],
         *args: Any,  # noqa: ANN401
-        worker: int | None = None,
+        worker: int | str | None = None,
     ) -> None:
         """Run `function(shared, *args)`; its outcome comes back under `tag`.
 
@@ -78,8 +78,8 @@ class Engine(Protocol):
             tag: Of any kind.
             function: What to run.
             args: What it is given.
-            worker: Number of the process that is to run it, unless that has too much to
-                do; None: any.
+            worker: Number or address of the process that is to run it, unless that has
+                too much to do; None: any.
         """
         ...
 

@@ -12,8 +12,8 @@ from geoseg.maps.arrays import bytes_per_pixel
 from geoseg.rasters.source import pixel_bytes, reading_bytes
 
 if TYPE_CHECKING:
+    from geoseg.inference.sites import Site
     from geoseg.models.card import Card
-    from geoseg.models.load import ModelRecipe
     from geoseg.rasters.open import Source
 
 PROCESS = 0.81e9
@@ -78,23 +78,22 @@ class Memory:
 
 def estimate_memory(
     source: Source,
-    recipe: ModelRecipe,
+    card: Card,
+    site: Site,
     tiling: Tiling,
     arrays: Sequence[str],
     tasks: int,
-    room: float = float("inf"),
 ) -> Memory:
     """Add up the arrays that a worker holds at its peak.
 
     Args:
         source: Its bands, those of quality after the model's, and dtype count.
-        recipe: Its card, and how much its forward pass needs.
+        card: The model's.
+        site: What does the work, and how much the model takes there.
         tiling: Its block counts.
         arrays: Arrays of the masks.
         tasks: Blocks in work at once in a process.
-        room: Bytes that may be used of a GPU.
     """
-    card = recipe.card
     block = tiling.block
     reach = block + 2 * tiling.margin
     classes = card.channels
@@ -106,15 +105,18 @@ def estimate_memory(
     outputs = block**2 * (2 + bytes_per_pixel(kept, card.classes))
     sums = partial = 0.0
     device: dict[str, float] = {}
-    model = recipe.load()
-    own = float(model.working_bytes())
+    own = site.working
     blends = card.output != "labels" and card.task != "instance"
-    if model.streams:
+    if site.streams:
         partial = 2 * 8 * tiling.margin * block * classes * 4 * blends
-        if model.device != "cpu":
+        if site.card is not None:
             one = block_bytes(tiling, card, pixel, arrays)
-            device = {"on_device": own, "block_on_device": one, "device_room": room}
-            own = 0.0
+            device = {
+                "on_device": own,
+                "block_on_device": one,
+                "device_room": site.room,
+            }
+            own *= site.without_gpu
     elif card.output != "labels":
         sums = classes * tiling.window * reach * 4
         partial = 2 * 8 * tiling.margin * block * classes * 4
@@ -126,7 +128,7 @@ def estimate_memory(
         if card.task == "semantic":  # its map is read again, and split by chunks
             splitting = _SPLITTING * (tiling.chunk + 256) ** 2
     return Memory(
-        process=PROCESS + NETWORKS * (model.precision != "own"),
+        process=PROCESS + NETWORKS * (site.precision != "own"),
         model=max(own, splitting),
         per_task=read + 2 * outputs + sums + partial + objects,
         tasks=tasks,

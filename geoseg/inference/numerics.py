@@ -14,13 +14,12 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from geoseg.execution.engine import engine as engine_of
+from geoseg.inference.sites import Site, gpu_name
 from geoseg.models.load import ModelRecipe
 from geoseg.models.networks.device import EngineName, Precision
 
 if TYPE_CHECKING:
     from distributed import Client
-
-    from geoseg.models.contract import Model
 
 _SAVED = 0.4
 """Of a run's time in the network, by compiling it; seen of U-Nets on a GPU."""
@@ -58,15 +57,6 @@ class Choice:
     """What did not work, a line each."""
     code: bytes | None = None
     """The compiled step, for processes elsewhere."""
-
-
-def gpu_name(model: Model) -> str | None:
-    """Return what the GPU is called that a model is on; None elsewhere."""
-    if not model.device.startswith("cuda"):
-        return None
-    import torch
-
-    return torch.cuda.get_device_name(model.device)
 
 
 def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> Choice:
@@ -136,6 +126,7 @@ def choose_numerics(
     windows: int,
     *,
     engine: EngineName,
+    site: Site,
     client: Client | None = None,
     begun: Mapping[str, Any] | None = None,
 ) -> Choice:
@@ -145,7 +136,8 @@ def choose_numerics(
         recipe: The model, with what the user asks for.
         windows: How many the run has.
         engine: What the user asks for; the recipe's is what `auto` means here.
-        client: Whose first free worker says what it chooses; None: this process.
+        site: What was planned for.
+        client: Of whose workers one says what it chooses; None: this process.
         begun: Settings of a store that is resumed, whose numerics it keeps to, save
             where the user asks for others (which the store then refuses, in words).
     """
@@ -164,12 +156,13 @@ def choose_numerics(
             card=begun.get("card"),
         )
         return Choice(numerics=numerics)
-    if client is None or recipe.load().precision not in get_args(Precision):
+    if client is None or site.precision not in get_args(Precision):
         return choose_here(recipe, windows)
-    planned = recipe.load().precision if recipe.options.engine != engine else None
-    recipe = recipe.with_options(replace(asked, engine=engine))
+    planned = site.precision if asked.engine != engine else None
+    batch = site.batch if site.card is not None else asked.batch
+    recipe = recipe.with_options(replace(asked, engine=engine, batch=batch))
     with engine_of(recipe, client=client) as tasks:
-        tasks.submit("numerics", _chosen, windows, planned)
+        tasks.submit("numerics", _chosen, windows, planned, worker=site.asked)
         outcome = tasks.wait()[0]
     if outcome.error is not None:
         raise outcome.error

@@ -84,6 +84,9 @@ class PlanOptions(RasterOptions, SeriesOptions):
     ] = None
     """What it may use of its GPU; default most of what is free."""
 
+    mixed: Annotated[bool, Cli(section=Section.SPEED)] = False
+    """Let other kinds of GPUs work on the run, whose results round differently."""
+
     @property
     def of_source(self) -> dict[str, Any]:
         """How a raster, or scenes of many dates, are read."""
@@ -102,8 +105,6 @@ class MasksOptions(PlanOptions):
     """2 opens everywhere."""
     shards: Annotated[bool, Cli(section=Section.WRITTEN)] = False
     """Write Zarr 3 with one object per block, for object stores and many files."""
-    mixed: Annotated[bool, Cli(section=Section.SPEED)] = False
-    """Let other kinds of GPUs continue the run, whose results round differently."""
 
 
 class SegmentOptions(MasksOptions):

@@ -8,31 +8,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geoseg.core import views
 from geoseg.core.series_options import QUALITY
 from geoseg.core.text import counted, size
 from geoseg.core.tiling import LARGEST_BLOCK, Tiling, auto_block
 from geoseg.errors import GeosegError
-from geoseg.execution.resources import cores, feeding_threads, main_memory
+from geoseg.execution.engine import processes, worker_memory
+from geoseg.execution.resources import cores, feeding_threads
 from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
 from geoseg.inference.quickest import quickest
 from geoseg.inference.recorded_options import asked
+from geoseg.inference.sites import Site, crew_of, imagined_site, site_here
 from geoseg.inference.windows import tiling_of
 from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
 from geoseg.models.check import answers_told, check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
-from geoseg.models.networks.device import EngineName
+from geoseg.models.networks.device import EngineName, has_cuda
 from geoseg.rasters.open import Source, SourceBand, for_model, open_source
 from geoseg.rasters.quality import with_quality
 from geoseg.rasters.source import noted, steps_of
 from geoseg.rasters.time import Series
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _ROOM = 3e9
 """Bytes that a process uses at most unless the user says otherwise."""
@@ -64,6 +69,8 @@ class Plan:
     """What a worker will need at most."""
     tasks: int
     """Blocks in work at once, per process."""
+    site: Site
+    """What will do the work."""
     task: Task = "semantic"
     """What is wanted: classes, objects, or both."""
     splitting: Splitting | None = None
@@ -145,7 +152,7 @@ def plan_of(
     options: PlanOptions,
     workers: int = 1,
     *,
-    worker_memory: float | None = None,
+    client: Client | None = None,
     chunk: int = 0,
 ) -> Plan:
     """Plan a run.
@@ -153,14 +160,19 @@ def plan_of(
     Args:
         source: What `open_source` takes.
         options: What the user asks for.
-        workers: How many processes will be at work.
-        worker_memory: Bytes that each may use, where the user does not say.
+        workers: How many processes of this machine will be at work.
+        client: Whose workers will be instead, and are asked what they are.
         chunk: About the side of the store's chunks in pixels; 0: the usual one.
 
     Raises:
         GeosegError: The raster, the model and the numbers do not go together.
+        ClusterError: The workers are of different kinds, or there are none.
     """
-    recipe = recipe_of(options)
+    workers = workers if client is None else processes(client)
+    imagined = client is None and _is_imagined(options)
+    # GPUs that are none of this process are asked, or imagined, later.
+    elsewhere = imagined or client is not None
+    recipe = recipe_of(options, "cpu" if elsewhere else options.device)
     metres = _metres(recipe.card.resolution, options.resolution)
     opened = open_source(source, pixel=metres, **options.of_source)
     # Scenes of many dates are put on these pixels at once, or on those of --like.
@@ -173,40 +185,49 @@ def plan_of(
     if metres is not None and not placed:
         opened = _at_resolution(opened, metres, options.resolution)
     cut = tiling_of(opened.grid, recipe.card, overlap=options.overlap, chunk=chunk)
-    recipe = quickest(recipe.given(opened), cut.windows).fit(opened)
-    usual = _room(workers, streams=recipe.load().streams)
-    room = options.memory_bytes or min(usual, worker_memory or usual)
+    recipe, crew = recipe.given(opened), None
+    if client is not None:
+        crew = crew_of(recipe, options.device, client, mixed=options.mixed)
+    if not imagined and (crew is None or crew.card is None):
+        recipe = quickest(recipe, cut.windows)
+    recipe = recipe.fit(opened)
+    whole = recipe
+    if elsewhere:
+        whole = recipe.with_options(replace(recipe.options, device=options.device))
     with recipe.telling():
-        plan = _cut(opened, recipe, options, workers, room, chunk)
+        if imagined:
+            site = imagined_site(recipe, float(options.device_memory or 0))
+        elif crew is None or client is None:
+            site = site_here(recipe, workers)
+        else:
+            site = crew.site(whole, recipe, client)
+        usual, limit = _room(site), worker_memory(client)
+        room = options.memory_bytes or min(usual, limit or usual)
+        plan = _cut(opened, recipe, options, workers, site, room, chunk)
     return replace(
         plan,
+        model=whole,
         engine=options.engine,
         reading=_reading(options),
         asked=asked(source, options),
     )
 
 
-def _room(workers: int, *, streams: bool) -> float:
+def _is_imagined(options: PlanOptions) -> bool:
+    """Whether a GPU is planned for that is not here, but has been told of."""
+    asked = options.device.startswith("cuda") and options.device_memory is not None
+    return asked and not has_cuda()
+
+
+def _room(site: Site) -> float:
     """Return the bytes that a process uses at most unless the user says otherwise.
 
-    Processes beside GPUs of one machine share half of its memory.
+    Processes of one machine share half of its memory.
     """
-    if not streams:
-        return _ROOM
-    share = main_memory() / 2 / max(2, workers)
-    return float(min(_ROOM_BESIDE_A_GPU, max(_ROOM, share)))
-
-
-def _device_room(recipe: ModelRecipe) -> float:
-    """Return the bytes that may be used of a GPU; without one any number."""
-    model = recipe.load()
-    if not model.streams or not model.device.startswith("cuda"):
-        return float("inf")
-    import torch
-
-    from geoseg.models.networks.device import free_memory
-
-    return free_memory(torch.device(model.device), recipe.options.device_memory)
+    most = _ROOM / 2 * max(2, site.threads or 0)
+    if site.streams:
+        most = _ROOM_BESIDE_A_GPU
+    return min(most, max(_ROOM, site.memory / 2))
 
 
 def _reading(options: PlanOptions) -> dict[str, Any]:
@@ -219,12 +240,12 @@ def _reading(options: PlanOptions) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value != usual[name]}
 
 
-def recipe_of(options: PlanOptions) -> ModelRecipe:
-    """Return the model that is asked for, not yet fitted to a raster."""
+def recipe_of(options: PlanOptions, device: str) -> ModelRecipe:
+    """Return the model that is asked for on a device, not yet fitted to a raster."""
     memory = options.device_memory
     return model_recipe(
         options.model,
-        device=options.device,
+        device=device,
         precision=options.precision,
         batch=options.batch,
         engine=options.engine,
@@ -242,6 +263,7 @@ def _cut(
     recipe: ModelRecipe,
     options: PlanOptions,
     workers: int,
+    site: Site,
     room: float,
     chunk: int,
 ) -> Plan:
@@ -255,26 +277,26 @@ def _cut(
     if options.quality:
         arrays, read = (*arrays, *QUALITY), with_quality(source)
     tiling = tiling_of(source.grid, card, overlap=options.overlap, chunk=chunk)
-    streams, device_room = recipe.load().streams, _device_room(recipe)
-    tasks = 2
-    if streams:
+    tasks = site.threads or 2
+    if site.threads is None and site.streams:
         tasks = feeding_threads(cores(), workers)
-    elif card.output == "labels":
+    elif site.threads is None and card.output == "labels":
         tasks = cores()
     if options.block is not None:
         tiling = replace(tiling, block=options.block)
     else:
-        smallest = estimate_memory(read, recipe, tiling, arrays, tasks, device_room)
-        tiling = with_block(tiling, smallest, workers, room, streams=streams)
-    needed = estimate_memory(read, recipe, tiling, arrays, tasks, device_room)
+        smallest = estimate_memory(read, card, site, tiling, arrays, tasks)
+        tiling = with_block(tiling, smallest, workers, room, streams=site.streams)
+    needed = estimate_memory(read, card, site, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
     return Plan(
-        source=noted(source, *recipe.load().notes, *answers_told(recipe, source)),
+        source=noted(source, *site.notes, *answers_told(recipe, source)),
         model=recipe,
         tiling=tiling,
         arrays=arrays,
         memory=needed,
         tasks=tasks,
+        site=site,
         task=task,
         splitting=splitting,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from geoseg.inference.sites import gpu_name
 from geoseg.inference.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def _begun(
     batch = (numerics.batch if numerics else None) or model.batch
     compiled = None
     if numerics is not None and numerics.engine == "compile":
-        if code is not None:
+        if (
+            code is not None and gpu_name(model) == numerics.card
+        ):  # else it is another's
             keep_code(recipe, batch, code)
         compiled = compiled_step(recipe, batch)
     free = free_memory(torch.device(model.device), recipe.options.device_memory)

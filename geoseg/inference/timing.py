@@ -137,7 +137,7 @@ def stage_rates(
 
 
 def _on_gpu(plan: Plan) -> bool:
-    return plan.model.load().device.startswith("cuda")
+    return plan.site.card is not None
 
 
 def _cost(action: Callable[[], object]) -> Cost:

@@ -33,7 +33,7 @@ from geoseg.inference.block_cache import (
     read_partial,
     write_partial,
 )
-from geoseg.inference.numerics import Numerics, gpu_name
+from geoseg.inference.numerics import Numerics
 from geoseg.inference.semantic import (
     Arrays,
     PartialBlock,
@@ -42,6 +42,7 @@ from geoseg.inference.semantic import (
     segment_block,
     with_quality_arrays,
 )
+from geoseg.inference.sites import gpu_name
 from geoseg.inference.streams import batch_of, stream_of
 from geoseg.inference.windows import read_windows
 from geoseg.maps.store import CHECKSUMS, Masks

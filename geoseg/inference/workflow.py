@@ -22,10 +22,10 @@ from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import redact
 from geoseg.errors import MasksError, StorageFullError, is_full
-from geoseg.execution.engine import processes, worker_memory
+from geoseg.execution.engine import worker_memory
 from geoseg.execution.progress import Progress, bar
 from geoseg.execution.resources import cores
-from geoseg.inference.numerics import choose_numerics, keeping_to
+from geoseg.inference.numerics import Numerics, choose_numerics, keeping_to
 from geoseg.inference.objects.scheduler import mask_classes, run_objects, splitting_job
 from geoseg.inference.options import (
     PlanOptions,
@@ -34,7 +34,6 @@ from geoseg.inference.options import (
 )
 from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
-from geoseg.inference.stage import device_of
 from geoseg.inference.streams import close_streams, stream_of
 from geoseg.inference.worker import Job
 from geoseg.location import portable, without_folders
@@ -91,15 +90,19 @@ def make_plan(
     things: Sequence[str] | None = None,
     memory: float | str | None = None,
     device_memory: float | str | None = None,
+    mixed: bool = False,
     workers: int = 1,
+    client: Client | None = None,
 ) -> Plan:
     """Plan a run: what is read, how it is cut, what it needs. Arguments as `segment`.
 
-    Beside those, `workers` is how many processes the run will have, each with memory of
-    its own.
+    Beside those, `workers` is how many processes of this machine the run will have,
+    each with memory of its own. Give the `client` instead where others do the work:
+    they are asked what GPU, memory and threads they have.
 
     Raises:
         GeosegError: The raster, the model and the numbers do not go together.
+        ClusterError: Workers are of different kinds, and not `mixed`.
     """
     raise NotImplementedError  # `plan_of` is what runs
 
@@ -111,9 +114,7 @@ def _segment(
     progress: Callable[[Progress], None] | bool | None,
 ) -> xr.Dataset:
     """Segment a raster; see `segment`."""
-    plan = plan_of(
-        source, options, processes(client), worker_memory=worker_memory(client)
-    )
+    plan = plan_of(source, options, client=client)
     masks, _ = run_plan(plan, client=client, progress=progress, **options.of_store)
     return masks.dataset()
 
@@ -291,16 +292,18 @@ def run_plan(
             plan.model,
             plan.tiling.windows,
             engine=plan.engine,
+            site=plan.site,
             client=client,
             begun=begun_with,
         )
-        for note in choice.notes:
+        notes = (*choice.notes, *_otherwise(plan, choice.numerics))
+        for note in notes:
             warnings.warn(note, stacklevel=2)
         plan = replace(
             plan,
             model=keeping_to(plan.model, choice.numerics),
             numerics=choice.numerics,
-            source=noted(plan.source, *choice.notes),
+            source=noted(plan.source, *notes),
         )
         with _writable(path):
             masks = create_masks(
@@ -318,6 +321,18 @@ def run_plan(
                 asked=plan.asked,
             )
         return _run(plan, masks, client, progress, check, mixed=mixed, code=choice.code)
+
+
+def _otherwise(plan: Plan, numerics: Numerics) -> tuple[str, ...]:
+    """Say that other GPUs do the work than it was cut up for."""
+    if numerics.card == plan.site.card:
+        return ()
+    note = (
+        f"this was planned for {plan.site.card or 'processors'}, and is done on "
+        f"{numerics.card or 'processors'}: blocks may be of a size that is slow there; "
+        "make_plan(…, client=client) asks the workers"
+    )
+    return (note,)
 
 
 @contextmanager
@@ -397,7 +412,7 @@ def _shown(progress: Callable[[Progress], None] | bool | None, plan: Plan) -> An
         return nullcontext(progress)
     if progress is False:
         return nullcontext(lambda _: None)
-    return bar(f"{plan.model.card.name} {device_of(plan.model.load())}".strip())
+    return bar(f"{plan.model.card.name} {plan.site.name}".strip())
 
 
 def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
@@ -407,6 +422,7 @@ def _provenance(plan: Plan, begun: datetime) -> Mapping[str, Any]:
         "run": uuid4().hex,
         "begun": begun.isoformat(),
         "model": {"name": card.name, "hash": plan.model.hash, **_held_out(card)},
+        **({"planned_for": plan.site.facts} if plan.site.facts else {}),
         "source": without_folders(plan.source.name),
         "notes": [without_folders(note) for note in plan.source.notes],
         "settings": portable(plan.settings),

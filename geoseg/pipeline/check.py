@@ -75,9 +75,10 @@ def check_scenes(pipelines: Mapping[str, Pipeline]) -> dict[str, str]:
 
 
 def _loaded(pipeline: Pipeline, processes: int) -> Plan:
-    plan = plan_of(pipeline.segment.raster, pipeline.segment, processes)
-    plan.model.load()
-    return plan
+    segment = pipeline.segment
+    if pipeline.cluster is not None and not gpu_names():  # its workers may have some
+        segment = segment.model_copy(update={"device": "cpu"})
+    return plan_of(segment.raster, segment, processes)
 
 
 def _check_place(pipeline: Pipeline, plan: Plan, processes: int, written: int) -> None:

@@ -108,7 +108,7 @@ def _key(run: PipelineRun, settings: Options) -> str:
     }
     if isinstance(settings, Segment):
         facts["source"] = _identity(settings)
-        facts["model"] = recipe_of(settings).hash
+        facts["model"] = recipe_of(settings, "cpu").hash  # on any device
     else:
         facts["masks"] = _record(run.pipeline.masks).get("run")
         facts["classes"] = [asdict(c) for c in open_masks(run.pipeline.masks).classes]
@@ -136,17 +136,11 @@ def _record(masks: str) -> Mapping[str, Any]:
 
 
 def _segment(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:  # noqa: ARG001
-    from geoseg.execution.engine import processes, worker_memory
     from geoseg.inference.planning import plan_of
     from geoseg.inference.workflow import run_plan
 
     segment, client = run.pipeline.segment, run.client()
-    plan = plan_of(
-        segment.raster,
-        segment,
-        processes(client),
-        worker_memory=worker_memory(client),
-    )
+    plan = plan_of(segment.raster, segment, client=client)
     for note in plan.source.notes:
         run.log("segment", "note", text=note)
     make = partial(

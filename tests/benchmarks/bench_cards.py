@@ -62,7 +62,7 @@ def main() -> None:
         write_repeated(scene, piece, options.side, "zstd")
         model, mpx = SleepingCard(options.rate), options.side**2 / 1e6
         with local_cluster(options.cards, threads=2, dashboard=None) as client:
-            plan = make_plan(str(scene), model=model, workers=options.cards)
+            plan = make_plan(str(scene), model=model, client=client)
             moments: list[float] = []
             for again in range(2):  # the first one loads the model everywhere
                 moments.clear()

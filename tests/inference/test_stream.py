@@ -36,6 +36,7 @@ from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of, with_block
 from geoseg.inference.scheduler import RunInfo
 from geoseg.inference.semantic import segment_block
+from geoseg.inference.sites import NO_GPU, site_here
 from geoseg.inference.stream import Stream
 from geoseg.inference.streams import close_streams, step_of
 from geoseg.inference.streams import stream_of as stream_of_run
@@ -496,19 +497,25 @@ def test_a_compiled_run_agrees_and_is_found_again(scene, tmp_path, device, monke
     assert not list(user_cache.kept())
 
 
-def test_memory_of_a_gpu_is_planned_apart(monkeypatch):
+def test_memory_of_a_gpu_is_planned_apart():
     recipe = model_recipe(
         network(), device="cpu", precision="fp32", engine="torch", batch=5
     )
-    here = estimate_memory(source(), recipe, tiling(), ["classes"], tasks=4)
+    site, card = site_here(recipe), recipe.card
+    here = estimate_memory(source(), card, site, tiling(), ["classes"], tasks=4)
     assert here.device == 0
-    monkeypatch.setattr(recipe.load(), "device", "cuda")
-    there = estimate_memory(source(), recipe, tiling(), ["classes"], tasks=4)
+    beside = replace(site, card="H100")
+    there = estimate_memory(source(), card, beside, tiling(), ["classes"], tasks=4)
     assert there.device > 4 * 192**2 * (3 * 2 + 4 * 4)
     assert there.model == 0
     assert there.total < here.total
-    tight = estimate_memory(source(), recipe, tiling(), ["classes"], 4, room=1e6)
+    little = replace(beside, room=1e6)
+    tight = estimate_memory(source(), card, little, tiling(), ["classes"], 4)
     assert tight.device == tight.on_device + tight.block_on_device < there.device
+    # Of workers without a GPU that take part, main memory holds the model.
+    mixed = replace(beside, workers={"H100": 2, NO_GPU: 1})
+    both = estimate_memory(source(), card, mixed, tiling(), ["classes"], 4)
+    assert (both.model, both.device) == (here.model, there.device)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from geoseg.inference.timing import Cost, stage_rates
 
 def limit(monkeypatch, *, device, processes, forward, reading, name="scene.tif"):
     monkeypatch.setattr(timing, "cores", lambda: 16)
-    model = SimpleNamespace(device=device)
-    recipe = SimpleNamespace(load=lambda: model, card=SimpleNamespace(output="scores"))
-    plan = SimpleNamespace(tasks=20, model=recipe, source=SimpleNamespace(name=name))
+    recipe = SimpleNamespace(card=SimpleNamespace(output="scores"))
+    site = SimpleNamespace(card="H100" if device == "cuda" else None)
+    source = SimpleNamespace(name=name)
+    plan = SimpleNamespace(tasks=20, model=recipe, source=source, site=site)
     rates = stage_rates(
         reading=reading,
         fresh=10**6,

@@ -62,7 +62,7 @@ def choose_device(asked: str) -> torch.device:
     import torch
 
     if asked == "auto":
-        return torch.device("cuda" if _has_cuda() else "cpu")
+        return torch.device("cuda" if has_cuda() else "cpu")
     try:
         device = torch.device(asked)
     except RuntimeError as error:
@@ -71,10 +71,10 @@ def choose_device(asked: str) -> torch.device:
         ) from error
     if device.type not in {"cpu", "cuda"}:
         raise ModelError(f"device {asked!r} is not supported: auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and not _has_cuda():
+    if device.type == "cuda" and not has_cuda():
         raise ModelError(
             "device cuda was asked for, but torch sees no CUDA GPU here: use "
-            "--device cpu or auto"
+            "--device cpu or auto, or workers that have one (--cluster, --scheduler)"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
@@ -84,7 +84,8 @@ def choose_device(asked: str) -> torch.device:
     return device
 
 
-def _has_cuda() -> bool:
+def has_cuda() -> bool:
+    """Whether torch sees a GPU here."""
     import torch
 
     return torch.cuda.device_count() > 0
