@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from geoseg.models.contract import Model
     from geoseg.models.load import ModelRecipe
 
+_TRIES = 5
 NO_GPU = "no GPU"
 """What a worker without one is called."""
 _UNTOLD = {"own", "threads", "torch", "compile"}
@@ -267,13 +268,17 @@ def crew_of(recipe: ModelRecipe, device: str, client: Client, *, mixed: bool) ->
     """
     # A classical method stays on the processor unless it is asked elsewhere.
     own = recipe.load().engine == "own" and not device.startswith("cuda")
-    facts = {}
-    for address, answer in ask_workers(client, _facts, None if own else device):
-        if isinstance(answer, GeosegError | ImportError):
-            raise ClusterError(f"worker {address}: {first_line(answer)}") from answer
-        if isinstance(answer, Facts):  # or it has gone
-            facts[address] = answer
-    if not facts:
+    facts: dict[str, Facts] = {}
+    for _ in range(_TRIES):  # a worker of a cluster that shrinks may go as it is asked
+        for address, answer in ask_workers(client, _facts, None if own else device):
+            if isinstance(answer, GeosegError | ImportError):
+                said = first_line(answer)
+                raise ClusterError(f"worker {address}: {said}") from answer
+            if isinstance(answer, Facts):
+                facts[address] = answer
+        if facts:
+            break
+    else:
         raise ClusterError("no worker of the cluster answers: are they still there?")
     crew = Crew(facts=facts)
     if len(crew.kinds) > 1 and not mixed:

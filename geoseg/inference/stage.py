@@ -13,7 +13,14 @@ from geoseg.core.tiling import Block
 from geoseg.execution.resources import keep_freed_memory
 from geoseg.inference.block_cache import remove_partials
 from geoseg.inference.streams import TASKS
-from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
+from geoseg.inference.worker import (
+    BlockReport,
+    Job,
+    check_worker,
+    finish,
+    infer,
+    leaving_with_device,
+)
 from geoseg.maps.state import DONE, PARTIAL
 
 if TYPE_CHECKING:
@@ -56,14 +63,15 @@ class Stage:
             last: No other block will begin after this one.
             provisional: A neighbour failed.
         """
-        _check_once(job)
-        if spent:
-            with suppress(OSError):  # else it goes when the run is complete
-                remove_partials(job.masks, spent)
-        begun = perf_counter()
-        how = {"provisional": True} if provisional else {}
-        with TASKS.one_more(brings=not self.needs_neighbours, more=not last):
-            report = self.run(job, block, **how)
+        with leaving_with_device():
+            _check_once(job)
+            if spent:
+                with suppress(OSError):  # else it goes when the run is complete
+                    remove_partials(job.masks, spent)
+            begun = perf_counter()
+            how = {"provisional": True} if provisional else {}
+            with TASKS.one_more(brings=not self.needs_neighbours, more=not last):
+                report = self.run(job, block, **how)
         seconds = perf_counter() - begun
         device = device_of(job.model.load()) if report.windows else ""
         return replace(report, seconds=seconds, device=device)

@@ -19,6 +19,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -47,6 +48,8 @@ _GRACE = 0.005
 """Seconds for which nothing new must have come before a batch is passed unfilled."""
 _SWITCH = 2e-4
 """Seconds after which a thread of Python gives way, while a GPU is served."""
+_LOOK = 5.0
+"""Seconds after which a task that waits looks whether the device's thread is there."""
 _EDGE = 4  # batches of windows that are cut at the raster's edge are so much smaller
 
 
@@ -95,6 +98,7 @@ class Stream:
             target=self._serve, args=(shapes,), name="geoseg-device", daemon=True
         )
         self._begun = threading.Event()
+        self._ended: BaseException | None = None
         self._thread.start()
         self._begun.wait()
 
@@ -122,6 +126,9 @@ class Stream:
             with self._lock:
                 self._open += 1
             self._inbox.put(work)
+            while not wait([work.future], timeout=_LOOK).done:
+                if not self._thread.is_alive() and not work.future.done():
+                    raise self._told_end()
             tensors, ready = work.future.result()
             arrays = self.device.fetched(tensors, ready)
         finally:
@@ -192,6 +199,14 @@ class Stream:
             self._open -= 1
             self._taken += size
 
+    def _told_end(self) -> Exception:
+        """Return why nothing is answered any more."""
+        error = self._ended
+        if isinstance(error, Exception) and says_device_is_lost(error):
+            return error
+        why = "it was asked to" if error is None else first_line(error)
+        return ModelError(f"the thread of {self._model.device} has ended: {why}")
+
     def close(self) -> None:
         """End the device's thread when it has done what it was asked."""
         self._inbox.put(None)
@@ -216,27 +231,35 @@ class Stream:
     # --- the device's thread ----------------------------------------------------------
 
     def _serve(self, shapes: Sequence[Shape]) -> None:
-        with self.device.current(), _eager_switches(self.device):
-            try:
-                self._warm_up(shapes)
-            except Exception:  # noqa: BLE001 - the first pass says it, to whom it concerns
-                self.device.forget()
+        try:
+            with self.device.current(), _eager_switches(self.device):
+                self._answer_all(shapes)
+        except BaseException as error:  # noqa: BLE001 - tasks that wait are told it
+            self._ended = error
+        finally:
             self._begun.set()
-            quiet = False
-            while True:
-                try:
-                    work = self._inbox.get(timeout=_GRACE if self._is_partial else None)
-                    if work is None:
-                        return
-                    self._guarded(partial(self._admit, work))
-                    quiet = False
-                except Empty:
-                    # Once more, so that a task that just ended can be followed by one.
-                    settled = quiet or not self.tasks.more
-                    if settled and self.tasks.expected <= self._open:
-                        self._guarded(self._flush)
-                    quiet = not quiet
-                self._guarded(self._advance)
+
+    def _answer_all(self, shapes: Sequence[Shape]) -> None:
+        try:
+            self._warm_up(shapes)
+        except Exception:  # noqa: BLE001 - the first pass says it, to whom it concerns
+            self.device.forget()
+        self._begun.set()
+        quiet = False
+        while True:
+            try:
+                work = self._inbox.get(timeout=_GRACE if self._is_partial else None)
+                if work is None:
+                    return
+                self._guarded(partial(self._admit, work))
+                quiet = False
+            except Empty:
+                # Once more, so that a task that just ended can be followed by one.
+                settled = quiet or not self.tasks.more
+                if settled and self.tasks.expected <= self._open:
+                    self._guarded(self._flush)
+                quiet = not quiet
+            self._guarded(self._advance)
 
     def _warm_up(self, shapes: Sequence[Shape]) -> None:
         """Pass a blank batch of each shape: the first one takes far longer."""

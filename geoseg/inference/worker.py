@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -251,31 +251,32 @@ def _segment(job: Job, block: Block) -> PartialBlock:
 
 
 def streamed(job: Job, block: Block, arrays: Sequence[str]) -> Any:  # noqa: ANN401
-    """Return what the run's stream answers for a block; see `step_of`.
-
-    Raises:
-        ClusterError: The device failed, and this is no worker of a cluster.
-    """
+    """Return what the run's stream answers for a block; see `step_of`."""
     card = job.model.card
     pixels = with_retries(lambda: read_windows(job.source, card, block.reach))
     stream = stream_of(job.masks.run, job.model, job.tiling, job.numerics, job.code)
-    try:
-        found = stream.segment(block, pixels, arrays)
-    except RuntimeError as error:
-        if says_device_is_lost(error):
-            _leave(error)
-        raise
+    found = stream.segment(block, pixels, arrays)
     if isinstance(found, PartialBlock):
         return with_quality_arrays(found, block, pixels)
     return found
 
 
-def _leave(error: RuntimeError) -> None:
+@contextmanager
+def leaving_with_device() -> Iterator[None]:
     """End a worker whose device failed: another one goes on with its blocks.
 
     Raises:
-        ClusterError: This is no worker of a cluster.
+        ClusterError: It failed, and this is no worker of a cluster.
     """
+    try:
+        yield
+    except Exception as error:
+        if says_device_is_lost(error):
+            _leave(error)
+        raise
+
+
+def _leave(error: Exception) -> None:
     from distributed import get_worker
 
     why = f"the GPU of {gethostname()} failed: {first_line(error)}"

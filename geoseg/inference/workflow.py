@@ -380,11 +380,13 @@ def _run(
             show(now)
 
         run = run_blocks if plan.model.card.task == "semantic" else run_objects
-        info = run(job, client=client, threads=plan.tasks, show=checked)
-        if plan.splitting is not None:
-            second = splitting_job(job, plan.splitting)
-            run_objects(second, client=client, threads=cores(), show=checked)
-    close_streams()
+        try:
+            info = run(job, client=client, threads=plan.tasks, show=checked)
+            if plan.splitting is not None:
+                second = splitting_job(job, plan.splitting)
+                run_objects(second, client=client, threads=cores(), show=checked)
+        finally:
+            close_streams()
     with _writable(masks.path):
         masks.finish(_what_was_done(info, begun))
     remake_overviews(masks)

@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_cards.py [--cards 8] [--rate 1] [--side 8192]
 
 A "card" sleeps as long as a GPU of so many Mpx/s would compute. Prints what share of
-all cards' speed the run reaches, once every process has loaded its model.
+all cards' speed the run reaches, once every process has loaded its model, and what
+share of the time cards are at work: they pass windows beyond the raster's edge, too.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main() -> None:
             moments: list[float] = []
             for again in range(2):  # the first one loads the model everywhere
                 moments.clear()
-                run_plan(
+                _, info = run_plan(
                     plan,
                     out=f"{folder}/{again}.zarr",
                     client=client,
@@ -76,6 +77,8 @@ def main() -> None:
     facts = {"cards": options.cards, "block": plan.tiling.block, "seconds": seconds}
     facts["mpx_per_second"] = mpx / seconds
     facts["of all cards"] = mpx / seconds / (options.cards * options.rate)
+    at_work = info.windows * model.seconds / options.cards
+    facts["cards at work"] = at_work / seconds
     print(json.dumps(facts, indent=1))
 
 

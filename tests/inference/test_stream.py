@@ -415,6 +415,29 @@ def test_a_card_that_fails_ends_its_worker_and_not_the_run(
     assert left == [70]
 
 
+def test_a_thread_that_ends_is_told_to_all_that_wait(scene, tmp_path, monkeypatch):
+    """By whatever ended it; and a card that is lost before the first window is lost."""
+    monkeypatch.setattr("geoseg.inference.stream._LOOK", 0.05)
+
+    def end(*_):
+        raise SystemExit("of a library")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "_advance", end)
+        with pytest.raises(ModelError, match="thread of cpu has ended: of a library"):
+            run(scene, tmp_path / "m", network(), device="cpu")
+
+    def lost(_):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Device, "current", lost)
+        with pytest.raises(ClusterError, match=r"GPU of .* failed: CUDA error"):
+            run(scene, tmp_path / "m", network(), device="cpu")
+    found = run(scene, tmp_path / "m", network(), device="cpu")
+    assert same(found, run(scene, tmp_path / "plain", network(), device="cpu"))
+
+
 class Odd(torch.nn.Module):
     """Answers NaN where it sees a pixel of 251."""
 
