@@ -138,7 +138,7 @@ def refused(error: Exception) -> GeosegError | None:
 def says_device_is_lost(error: BaseException) -> bool:
     """Whether an error says that a GPU does nothing more for this process."""
     text = str(error).lower()
-    others = ("out of memory", "no kernel image")  # after which it does
+    others = ("out of memory", "alloc_failed", "no kernel image")  # after which it does
     return "cuda error" in text and not any(other in text for other in others)
 
 

@@ -14,9 +14,9 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from geoseg.execution.engine import engine as engine_of
-from geoseg.inference.sites import Site, gpu_name
+from geoseg.inference.sites import Site, gpu_name, leaving_with_device
 from geoseg.models.load import ModelRecipe
-from geoseg.models.networks.device import EngineName, Precision
+from geoseg.models.networks.device import EngineName, Precision, is_out_of_memory
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -117,8 +117,13 @@ def _pays(recipe: ModelRecipe, batch: int, windows: int) -> bool:
     from geoseg.inference.device_steps import eager_seconds, is_compiled
 
     costs = _TRACING if is_compiled(recipe, batch) else _COMPILING
-    steps = windows / batch
-    return steps * eager_seconds(recipe, batch) * _SAVED > costs
+    try:
+        seconds = windows / batch * eager_seconds(recipe, batch)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return False  # the run halves the batch
+        raise
+    return seconds * _SAVED > costs
 
 
 def choose_numerics(
@@ -178,7 +183,8 @@ def _chosen(recipe: ModelRecipe, windows: int, planned: str | None) -> Choice:
         planned: The precision in which OpenVINO was found the quicker engine of a CPU
             by the process that planned; None: it was not. Workers measure nothing.
     """
-    choice = choose_here(recipe, windows, travels=True)
+    with leaving_with_device():
+        choice = choose_here(recipe, windows, travels=True)
     chosen = choice.numerics
     if planned != chosen.precision or chosen.engine or chosen.card:
         return choice

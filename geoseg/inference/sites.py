@@ -6,14 +6,17 @@ what they are, and one of them what it makes of the model, before anything is cu
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, cast
 
 from geoseg.core.text import counted, size
-from geoseg.errors import ClusterError, GeosegError, first_line
+from geoseg.errors import ClusterError, GeosegError, first_line, says_device_is_lost
 from geoseg.execution.engine import ask_workers
 from geoseg.execution.engine import engine as engine_of
 from geoseg.execution.resources import (
@@ -126,6 +129,35 @@ def _card_of(device: str) -> str | None:
     return torch.cuda.get_device_name(device)
 
 
+@contextmanager
+def leaving_with_device() -> Iterator[None]:
+    """End a worker whose device failed: another one goes on with its blocks.
+
+    Raises:
+        ClusterError: It failed, and this is no worker of a cluster.
+    """
+    try:
+        yield
+    except Exception as error:
+        if says_device_is_lost(error):
+            _leave(error)
+        raise
+
+
+def _leave(error: Exception) -> None:
+    from distributed import get_worker
+
+    why = f"the GPU of {gethostname()} failed: {first_line(error)}"
+    try:
+        get_worker()
+    except ValueError:
+        raise ClusterError(
+            f"{why}; what is done stays done, and the same command resumes"
+        ) from error
+    logging.getLogger(__name__).error("%s; this worker ends", why)
+    os._exit(70)  # nothing of CUDA works any more in this process
+
+
 def site_here(recipe: ModelRecipe, processes: int = 1) -> Site:
     """Return what this process makes of a model.
 
@@ -227,7 +259,7 @@ class Crew:
                 key=lambda address: self.facts[address].room,
             )
             with engine_of(recipe, client=client) as tasks:
-                tasks.submit("site", site_here, worker=asked)
+                tasks.submit("site", _site_there, worker=asked)
                 outcome = tasks.wait()[0]
             if outcome.error is not None:
                 raise outcome.error
@@ -284,6 +316,11 @@ def crew_of(recipe: ModelRecipe, device: str, client: Client, *, mixed: bool) ->
     if len(crew.kinds) > 1 and not mixed:
         raise ClusterError(_differ(crew))
     return crew
+
+
+def _site_there(recipe: ModelRecipe) -> Site:
+    with leaving_with_device():
+        return site_here(recipe)
 
 
 def _facts(device: str | None, dask_worker: Any) -> Facts:  # noqa: ANN401

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from geoseg.core.tiling import Block
 from geoseg.execution.resources import keep_freed_memory
 from geoseg.inference.block_cache import remove_partials
+from geoseg.inference.sites import leaving_with_device
 from geoseg.inference.streams import TASKS
 from geoseg.inference.worker import (
     BlockReport,
@@ -19,7 +20,6 @@ from geoseg.inference.worker import (
     check_worker,
     finish,
     infer,
-    leaving_with_device,
 )
 from geoseg.maps.state import DONE, PARTIAL
 

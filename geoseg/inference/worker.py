@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +21,7 @@ from geoseg.errors import (
     MissingExtraError,
     RasterError,
     SourceChangedError,
-    first_line,
     is_full,
-    says_device_is_lost,
 )
 from geoseg.execution.resources import memory_limit
 from geoseg.inference.block_cache import (
@@ -259,35 +255,6 @@ def streamed(job: Job, block: Block, arrays: Sequence[str]) -> Any:  # noqa: ANN
     if isinstance(found, PartialBlock):
         return with_quality_arrays(found, block, pixels)
     return found
-
-
-@contextmanager
-def leaving_with_device() -> Iterator[None]:
-    """End a worker whose device failed: another one goes on with its blocks.
-
-    Raises:
-        ClusterError: It failed, and this is no worker of a cluster.
-    """
-    try:
-        yield
-    except Exception as error:
-        if says_device_is_lost(error):
-            _leave(error)
-        raise
-
-
-def _leave(error: Exception) -> None:
-    from distributed import get_worker
-
-    why = f"the GPU of {gethostname()} failed: {first_line(error)}"
-    try:
-        get_worker()
-    except ValueError:
-        raise ClusterError(
-            f"{why}; what is done stays done, and the same command resumes"
-        ) from error
-    logging.getLogger(__name__).error("%s; this worker ends", why)
-    os._exit(70)  # nothing of CUDA works any more in this process
 
 
 def with_retries(action: Callable[[], T]) -> T:

@@ -36,13 +36,12 @@ from geoseg.inference.options import PlanOptions
 from geoseg.inference.planning import plan_of, with_block
 from geoseg.inference.scheduler import RunInfo
 from geoseg.inference.semantic import segment_block
-from geoseg.inference.sites import NO_GPU, site_here
+from geoseg.inference.sites import NO_GPU, leaving_with_device, site_here
 from geoseg.inference.stream import Stream
 from geoseg.inference.streams import close_streams, step_of
 from geoseg.inference.streams import stream_of as stream_of_run
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
-from geoseg.inference.worker import _leave
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.provenance import _of_run
 from geoseg.maps.state import DONE, PARTIAL
@@ -411,8 +410,15 @@ def test_a_card_that_fails_ends_its_worker_and_not_the_run(
     left = []
     monkeypatch.setattr("distributed.get_worker", lambda: "a worker of a cluster")
     monkeypatch.setattr("os._exit", left.append)
-    _leave(RuntimeError("CUDA error: unspecified launch failure"))
-    assert left == [70]
+    for said, ends in (
+        ("CUDA error: unspecified launch failure", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", False),
+        ("CUDA error: no kernel image is available for execution", False),
+    ):
+        with pytest.raises(RuntimeError, match=said), leaving_with_device():
+            raise RuntimeError(said)
+        assert left == [70] * ends
+        left.clear()
 
 
 def test_a_thread_that_ends_is_told_to_all_that_wait(scene, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from geoseg.core import user_cache
+from geoseg.models.networks.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
@@ -65,8 +66,10 @@ def _measured(
             torch.cuda.synchronize(device)
             peak = torch.cuda.max_memory_allocated(device) - before
             now = _rate(trial, batch)
-        except torch.cuda.OutOfMemoryError:
-            break
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                break
+            raise
         if now > _CLOSE * rate:
             best, rate = batch, now
         if 2 * peak > most:

@@ -188,8 +188,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was too small, of a device or of the host."""
     import torch
 
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    # As cuBLAS and cuDNN, and allocators of main memory, say it.
+    said = ("out of memory", "can't allocate memory", "status_alloc_failed")
     text = str(error).lower()
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in said)
