@@ -68,6 +68,7 @@ ROWS = {
     },
     "models/test_checkpoint.py": {
         "checkpoints of torchgeo": "terratorchs_wrapped_networks",
+        "a checkpoint of a network": "networks_that_answer_numbers_are_refused",
         "Lightning checkpoints": "weights_in_any_file_and_any_folder",
         "a folder of smp's": "the_librarys_own_folder",
     },

@@ -171,7 +171,7 @@ def number_band(number: int) -> SourceBand:
     return SourceBand(name=str(number))
 
 
-def is_unnamed(band: SourceBand) -> bool:
+def is_unnamed(band: Named) -> bool:
     """Whether a band is known by its number only."""
     return band.name.isdigit() and band.common_name is None
 
@@ -392,7 +392,7 @@ def by_position(source: Source, wanted: Sequence[Named]) -> bool:
         return False
     if all(band.by_number for band in source.bands):
         return True
-    nameless = all(w.name.isdigit() and w.common_name is None for w in wanted)
+    nameless = all(map(is_unnamed, wanted))
     named = {band.name for band in source.bands}
     if nameless and not all(w.name in named for w in wanted):
         return True
@@ -408,7 +408,10 @@ def matched(source: Source, wanted: Sequence[Named]) -> Source:
         RasterError: A band is missing, or two could be meant.
     """
     chosen = source.select(match_bands(source, wanted))
-    if not by_position(source, wanted) or all(map(is_unnamed, source.bands)):
+    nameless = all(map(is_unnamed, wanted))
+    asked = nameless or all(band.by_number for band in source.bands)
+    known = not (asked and all(map(is_unnamed, source.bands)))
+    if not (by_position(source, wanted) and known):
         return chosen
     if all(_is_called(b, w) for b, w in zip(chosen.bands, wanted, strict=True)):
         return chosen

@@ -115,6 +115,15 @@ def test_one_sigmoid(tmp_path, pixels):
     torch.testing.assert_close(found.sigmoid()[:, 1:], wanted, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{"loss": "mse"}, {"num_outputs": 1}])
+def test_networks_that_answer_numbers_are_refused(tmp_path, settings):
+    card = CARD | {"classes": ["other", "field"]}
+    net = a_network(classes=1)
+    path = torchgeo(tmp_path / "a.ckpt", net, card=card, classes=1, **settings)
+    with pytest.raises(ModelError, match="trained to answer numbers"):
+        load_model(path, device="cpu")
+
+
 FPN = {"family": "smp", "arch": "FPN", "encoder": "resnet18"}
 
 

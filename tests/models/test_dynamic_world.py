@@ -83,7 +83,7 @@ def test_scores_are_finite_for_any_pixel(folder):
 
 
 def test_what_is_not_the_network_is_refused(tmp_path, shared):
-    with pytest.raises(ModelError, match="missing"):
+    with pytest.raises(ModelError, match="index is missing: name the one called for"):
         import_folder(tmp_path, tmp_path / "out")
     variables = tmp_path / "variables"
     variables.mkdir()

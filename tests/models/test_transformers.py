@@ -272,6 +272,40 @@ def test_scaling_follows_the_processor(tmp_path, about, offset, scale):
     assert (band.offset, band.scale) == pytest.approx((offset, scale))
 
 
+def test_blue_comes_first_where_the_processor_turns_colours(tmp_path):
+    about = {"do_flip_channel_order": True, "do_normalize": False}
+    _, folder = saved(tmp_path, segformer, **about)
+    assert [b.name for b in model_recipe(folder).card.bands] == ["blue", "green", "red"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "field", "2": "house", "5": "road"}, "which channel each is of"),
+        (["field", "house", "road"], "no table of numbers"),
+    ],
+)
+def test_labels_that_do_not_tell_their_channel_are_refused(tmp_path, labels, message):
+    _, folder = saved(tmp_path, segformer)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    with pytest.raises(ModelError, match=message):
+        model_recipe(folder)
+
+
+@pytest.mark.parametrize(
+    ("about", "side"),
+    [
+        ({"size": {"shortest_edge": 384}}, 384),
+        ({"size": [640, 480]}, 480),
+        ({"size": 256, "do_center_crop": True, "crop_size": {"height": 224}}, 224),
+    ],
+)
+def test_the_window_is_what_the_processor_leaves(tmp_path, about, side):
+    _, folder = saved(tmp_path, segformer, **about)
+    assert model_recipe(folder).card.window == side
+
+
 def test_other_channel_counts(tmp_path):
     _, folder = saved(tmp_path, lambda: segformer(num_channels=8), do_normalize=False)
     model = load_model(folder)

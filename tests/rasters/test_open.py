@@ -415,6 +415,17 @@ def test_some_bands_are_named_by_their_numbers(tmp_path):
         open_source(path, bands=["nir=7"])
 
 
+def test_a_raster_without_names_is_taken_by_position_with_a_line(tmp_path):
+    path = write(
+        tmp_path / "a.tif", noise(4, 4, 4, dtype="uint16"), photometric="MINISBLACK"
+    )
+    wanted = Wanted([Band(name=n) for n in ("blue", "green", "red", "nir")])
+    notes = " ".join(for_model(open_source(path), wanted).notes)
+    assert "bands by position: blue <- band 1" in notes
+    asked = open_source(path, bands=["4", "3", "2", "1"])
+    assert "by position" not in " ".join(for_model(asked, wanted).notes)
+
+
 def test_a_model_without_names_takes_named_bands_by_position(tmp_path):
     path = write(tmp_path / "a.tif", noise(3, 4, 4), photometric="RGB")
     wanted = Wanted([Band(name="1"), Band(name="2"), Band(name="3")])

@@ -58,6 +58,7 @@ _PLAIN: list[Any] = [
 """Values that training keeps beside weights: settings, and NumPy's numbers."""
 
 _HEAD = re.compile(r"(?:^|\.)(?:segmentation_head\.0|classifier\.4)\.weight$")
+_OF_NUMBERS = frozenset({"mse", "mae", "rmse", "huber", "l1", "smooth_l1"})
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
 
 
@@ -134,6 +135,13 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     """
     settings = checkpoint.get("hyper_parameters")
     settings = dict(settings) if isinstance(settings, Mapping) else {}
+    loss = settings.get("loss")
+    if "num_outputs" in settings or (isinstance(loss, str) and loss in _OF_NUMBERS):
+        raise ModelError(
+            f"{path} was trained to answer numbers, such as heights or biomass (loss "
+            f"{loss!r}), of which no map of classes is made: train it on classes, or "
+            "write its numbers as a raster and give that to --model threshold:"
+        )
     if _is_terratorch(settings) and settings.get("model_factory") != "SMPModelFactory":
         in_time = card.times is not None and card.times.count > 1
         return replace(

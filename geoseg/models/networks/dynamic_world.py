@@ -158,6 +158,12 @@ def import_folder(saved_model: Path, out: Path) -> Path:
         saved_model: The folder with `saved_model.pb` and `variables`.
         out: The model folder to write.
     """
+    if not (saved_model / "variables" / "variables.index").is_file():
+        raise ModelError(
+            f"{saved_model} is not the folder of Dynamic World's SavedModel, in which "
+            "variables/variables.index is missing: name the one called forward in "
+            "google/dynamicworld's model folder"
+        )
     tensors = read_bundle(saved_model / "variables")
     keys = [f"variables/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i in range(len(tensors))]
     module = DynamicWorld()

@@ -141,6 +141,8 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
     names = ["red", "green", "blue"]
     if channels != 3:
         names = [str(i + 1) for i in range(channels)]
+    elif processor.get("do_flip_channel_order"):
+        names.reverse()  # as networks of Apple were trained
     if scaled and not processor:
         raise ModelError(
             f"{path} holds no preprocessor_config.json, which says how pixels are "
@@ -148,7 +150,7 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
         )
     for key in ("image_mean", "image_std"):
         values = processor.get(key) if processor.get("do_normalize", True) else None
-        if isinstance(values, list) and 1 < len(values) < channels:
+        if isinstance(values, list) and len(values) not in {1, channels}:
             raise ModelError(
                 f"{path} has {len(values)} entries of {key} for "
                 f"{counted(channels, 'band')}: write {beside}: {_example(config)}"
@@ -239,9 +241,12 @@ def _channels(config: Mapping[str, Any]) -> int:
 
 def _side(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int:
     """Return the side of the square that the network was trained on."""
-    size = processor.get("size") or {}
+    cropped = processor.get("do_center_crop") and processor.get("crop_size")
+    size = cropped or processor.get("size") or {}
     if isinstance(size, int):
         return size
+    if isinstance(size, list):
+        return int(min(size))
     backbone = config.get("backbone_config") or {}
     prompts = config.get("prompt_encoder_config") or {}
     for side in (
@@ -288,7 +293,15 @@ def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     if max(len(labels or ()), 0 if labels else count) > MOST_CLASSES:
         raise ValueError(f"more than {MOST_CLASSES} classes")
     labels = labels or {str(i): f"class {i}" for i in range(count)}
+    if not isinstance(labels, Mapping):
+        raise TypeError("id2label is no table of numbers and names")
     rows = sorted((int(value), str(name)) for value, name in labels.items())
+    if [value for value, _ in rows] != [*range(len(rows))]:
+        numbers = ", ".join(str(value) for value, _ in rows)
+        raise ValueError(
+            f"id2label numbers its {len(rows)} labels {numbers}, which does not tell "
+            "which channel each is of: number them from 0 on"
+        )
     names = [name for _, name in rows]
     return [
         {
