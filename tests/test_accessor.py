@@ -147,6 +147,19 @@ def test_plot_has_the_classes_in_their_colours(data, labels, masks):
     matplotlib.pyplot.close("all")
 
 
+def test_a_long_legend_names_the_first_classes(make_store, tmp_path):
+    pytest.importorskip("matplotlib").use("Agg")
+    values = np.arange(20, dtype=np.uint8)[None].repeat(20, 0)
+    masks = make_store(
+        tmp_path / "many.zarr", values, names=[f"c{i}" for i in range(20)]
+    )
+    axes = masks.dataset().geoseg.plot()
+    assert [t.get_text() for t in axes.get_legend().get_texts()][15:] == [
+        "c15",
+        "and 4 more",
+    ]
+
+
 def test_plot_reads_a_pictures_worth(make_store, tmp_path, monkeypatch):
     from geoseg.maps.overviews import build_overviews
 

@@ -202,9 +202,11 @@ def _kinds(frame: GeoDataFrame) -> str:
 
 
 def _of_vectors(path: str) -> Description:
+    from geoseg.rasters.vectors import open_vectors
     from geoseg.vector.vectorize import read_regions
 
-    frame = read_regions(path)
+    frame, file = read_regions(path), open_vectors(path)
+    drawn = [name for name, kind in file.layers.items() if kind] if file else []
     crs = "no CRS" if frame.crs is None else frame.crs.name
     lines = [f"{_kinds(frame)}: {counted(len(frame), 'row')}, {crs}"]
     by_class: dict[str, Any] = {}
@@ -217,4 +219,7 @@ def _of_vectors(path: str) -> Description:
                 f"  {name}: {counted(int(count), 'row')}, {number(area / scale)} {unit}"
             )
     lines.append(f"columns: {', '.join(map(str, frame.columns))}")
-    return {"kind": "vectors", "rows": len(frame), "classes": by_class}, lines
+    if len(drawn) > 1:
+        lines.append(f"layers: {', '.join(drawn)}; this is {drawn[0]}")
+    summary = {"kind": "vectors", "rows": len(frame), "classes": by_class}
+    return {**summary, "layers": drawn}, lines

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from geoseg.maps.reader import ClassReader
 
 _SIZE = 1200  # of a map in a notebook
+_MANY = 16  # classes in a legend: so many colours can be told apart
 _LETTERS = 36  # of a line of its legend
 
 
@@ -123,12 +124,14 @@ def draw_map(
     _draw_pixels(axes, grid, table[values])
     if legend:
         there = set(np.unique(values).tolist())
-        handles = [
-            _patch(c, c.name, opacity) for c in reader.classes if c.value in there
-        ]
+        shown = [c for c in reader.classes if c.value in there]
+        handles = [_patch(c, c.name, opacity) for c in shown[:_MANY]]
+        if len(shown) > _MANY:
+            handles.append(_patch(None, f"and {len(shown) - _MANY} more"))
         axes.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0, frameon=False, ncols=1 + len(handles) // 25,
+            borderaxespad=0, frameon=False,
+            fontsize="x-small" if len(handles) > 12 else "medium",
         )  # fmt: skip
     return axes
 
@@ -197,11 +200,11 @@ def _close_up(
 
 
 def _shares_below(figure: Figure, found: MapStatistics) -> None:
-    """Name the classes that there are, with their share of the valid pixels."""
+    """Name the classes that there are, with their share of the area that has one."""
     shown = [
-        _patch(c, f"{c.name}  {100 * n / max(1, found.valid):.1f} %")
-        for c, n in zip(found.classes, found.pixels.tolist(), strict=True)
-        if n
+        _patch(c, f"{c.name}  {100 * share:.1f} %")
+        for c, share in zip(found.classes, found.shares.tolist(), strict=True)
+        if share
     ]
     if found.nodata:
         shown.append(_patch(None, "nodata"))
@@ -277,6 +280,7 @@ def _draw_pixels(axes: Axes, grid: Grid, rgba: NDArray[np.uint8]) -> None:
     axes.set_ylabel(names[1])
     axes.set_aspect(_aspect(grid))
     axes.ticklabel_format(useOffset=False, style="plain")
+    axes.locator_params(axis="x", nbins=5)  # metres have seven digits
 
 
 def _axis_names(grid: Grid) -> tuple[str, str]:

@@ -92,6 +92,13 @@ def test_info_of_anything(capsys, thing, first, last):
     assert json.loads(said(capsys, "info", thing, "--json")[0])["what"] == thing
 
 
+def test_info_names_the_layers_of_a_file(capsys, tmp_path):
+    file = str(tmp_path / "two.gpkg")
+    for layer in ("water", "other"):
+        said(capsys, "vectorize", "m.zarr", "--out", file, "--layer", layer)
+    assert said(capsys, "info", file)[-1] == "layers: water, other; this is water"
+
+
 def test_info_of_images_in_a_zarr_and_of_an_item(capsys, tmp_path):
     item = Path("item.json")
     image = {"image": {"href": "./scene.tif"}}
