@@ -68,6 +68,15 @@ class Command(click.Command):
             click.echo(f"opening {redact(first)}", err=True)
         return super().invoke(ctx)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; of two values for one option none is dropped unsaid."""
+        _, _, order = self.make_parser(ctx).parse_args([*args])
+        for option in filter(_is_single, self.params):
+            if (count := order.count(option)) > 1:
+                names = " or ".join([*option.opts[:1], *option.secondary_opts[:1]])
+                ctx.fail(f"{names} is given {count} times, and has one value")
+        return super().parse_args(ctx, args)
+
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
@@ -84,6 +93,13 @@ class Command(click.Command):
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+
+def _is_single(option: click.Parameter) -> bool:
+    """Whether an option has one value, and is no flag that may be said twice."""
+    if not isinstance(option, click.Option) or option.multiple:
+        return False
+    return bool(option.secondary_opts) or not option.is_flag
 
 
 class Group(click.Group):
@@ -192,14 +208,23 @@ def _reading(kind: Any, cli: Cli) -> dict[str, Any]:  # noqa: ANN401 - any type
         return {"type": click.Choice([*known]), "callback": callback}
     if Mapping in origins:
         read = cli.parse or _reader(get_args(kind)[1])
-        callback = lambda _c, _p, found: dict(found) or None  # noqa: E731
         one = _Value(lambda text: _pair(text, read), cli.metavar)
-        return {"type": one, "multiple": True, "callback": callback}
+        return {"type": one, "multiple": True, "callback": _mapping}
     if cli.repeats:
         one = _Value(cli.parse or str, cli.metavar)
         alone = origins != [Sequence]
         return {"type": one, "callback": lambda _c, _p, v: _one_or_more(v, alone)}
     return {"type": _type_of(kind, cli)}
+
+
+def _mapping(
+    ctx: click.Context, option: click.Parameter, pairs: Sequence[tuple[str, Any]]
+) -> dict[str, Any] | None:
+    """Return pairs by what stands on their left, where each stands for one thing."""
+    for name, value in pairs:
+        if any(n == name and v != value for n, v in pairs):
+            ctx.fail(f"{option.opts[0]} {name}=… is given with two values")
+    return dict(pairs) or None
 
 
 def _type_of(kind: Any, cli: Cli) -> Any:  # noqa: ANN401 - any type

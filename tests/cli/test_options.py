@@ -13,6 +13,7 @@ from declared import DECLARED
 import geoseg
 from geoseg.cli import COMMANDS, program
 from geoseg.cli.accuracy import FigureOptions, PairsOptions
+from geoseg.cli.options import _mapping
 from geoseg.core.options import checked, cli_of, flag_of
 from geoseg.core.toml_settings import tables_in
 from geoseg.errors import GeosegError
@@ -132,6 +133,36 @@ def test_what_is_wrong_is_said_in_the_users_spelling():
             {"model": "m", "out": "o", "zarr_format": 5},
             lambda name: flag_of(SegmentOptions, name),
         )
+
+
+def commands(group):
+    """Return every command, those of groups too."""
+    context = click.Context(group)
+    found = [group.get_command(context, name) for name in group.list_commands(context)]
+    return [c for f in found for c in (commands(f) if hasattr(f, "commands") else [f])]
+
+
+def test_no_value_gives_way_to_another_in_silence():
+    singles = pairs = 0
+    for command in commands(program):
+        for option in filter(lambda p: isinstance(p, click.Option), command.params):
+            flag = option.opts[0]
+            if option.callback is _mapping:
+                pairs += 1
+                words, said = (
+                    [flag, "1=2", flag, "1=3"],
+                    f"{flag} 1=… is given with two",
+                )
+            elif option.multiple or (option.is_flag and not option.secondary_opts):
+                continue
+            else:
+                singles += 1
+                words, said = [flag] if option.is_flag else [flag, "1"], f"{flag}.* 2 t"
+                words *= 2
+            with pytest.raises(click.UsageError, match=said):
+                command.make_context("it", words)
+    assert singles > 100
+    assert pairs > 3
 
 
 def test_sizes_are_read_everywhere():
