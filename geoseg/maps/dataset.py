@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window, same_pixels, squares
 from geoseg.core.text import redact
 from geoseg.core.xarray_grid import grid_of, spatial_dims
-from geoseg.errors import MasksError, first_line
+from geoseg.errors import MasksError, RasterError, first_line
 from geoseg.maps.group import zarr_store
 from geoseg.maps.state import RECORD
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.values import table_of, values_that_occur
-from geoseg.rasters.zarrs import group_and_array, meant
+from geoseg.rasters.zarrs import group_and_array, meant, zarr_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,10 +91,13 @@ class ClassDataset:
 
 def _computed(array: xr.DataArray, window: Window) -> NDArray[Any]:
     """Return the pixels of a window, computed here and not in tasks of their own."""
-    data = array[window.slices].data
-    if hasattr(data, "dask"):
-        data = data.compute(scheduler="synchronous")
-    return np.asarray(data)
+    try:
+        data = array[window.slices].data
+        if hasattr(data, "dask"):
+            data = data.compute(scheduler="synchronous")
+        return np.asarray(data)
+    except Exception as error:  # of zarr, its codecs, and whatever dask was told
+        raise RasterError(f"cannot read a map: {redact(first_line(error))}") from error
 
 
 def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
@@ -148,22 +150,8 @@ def open_class_zarr(path: str) -> ClassReader:
     Raises:
         MasksError: There is none.
     """
-    import xarray as xr
-
     group, array = group_and_array(path)
-    try:
-        with warnings.catch_warnings():  # where metadata are not consolidated
-            warnings.filterwarnings("ignore", "Failed to open Zarr store with consol")
-            data = xr.open_zarr(
-                **zarr_store(group),
-                decode_coords="all",
-                mask_and_scale=False,
-            )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MasksError(
-            f"{redact(path)} is not a Zarr store that xarray can open: "
-            f"{redact(first_line(error))}"
-        ) from error
+    data = zarr_dataset(path, MasksError, **zarr_store(group))
     data = meant(data, path, array)
     data.encoding["source"] = path
     return class_reader(data)

@@ -13,6 +13,7 @@ from affine import Affine
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid
+from geoseg.errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,9 +113,22 @@ def coordinate_attributes(grid: Grid, axis: str) -> dict[str, Any]:
 def grid_from_attributes(
     attributes: Mapping[str, Any], height: int, width: int
 ) -> Grid:
-    """Return the grid that `group_attributes` wrote down."""
+    """Return the grid that `group_attributes` wrote down.
+
+    Raises:
+        ValueError: Its CRS is none.
+    """
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    crs = attributes.get("proj:wkt2")
+    try:
+        if crs is not None:
+            CRS.from_wkt(crs)
+    except CRSError as error:
+        raise ValueError(f"proj:wkt2 is no CRS: {first_line(error)}") from error
     return Grid(
-        crs=attributes.get("proj:wkt2"),
+        crs=crs,
         transform=Affine(*attributes["spatial:transform"]),
         height=height,
         width=width,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,14 +14,14 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import counted, redact
 from geoseg.core.xarray_grid import located, spatial_dims
-from geoseg.errors import RasterError, first_line
+from geoseg.errors import RasterError
 from geoseg.rasters.bands import as_before, with_common_names
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.sensors import COMMON_NAMES
 from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
 from geoseg.rasters.time_steps import floating, is_series, iso_day, seen
 from geoseg.rasters.validity import valid_pixels
-from geoseg.rasters.zarrs import group_and_array, meant
+from geoseg.rasters.zarrs import group_and_array, meant, zarr_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -179,29 +178,16 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
     Raises:
         RasterError: It cannot be opened, or is not what `open_array` takes.
     """
-    import xarray as xr
-
     name = redact(path)
     group, array = group_and_array(path)
-    try:  # numbers as they are stored
-        with warnings.catch_warnings():  # of folders beside the arrays, as masks have
-            warnings.filterwarnings("ignore", ".* is not recognized as a component")
-            dataset = xr.open_zarr(
-                group,
-                chunks=None,
-                mask_and_scale=False,
-                decode_coords="all",
-                consolidated=False,
-            )
-    except Exception as error:  # of zarr, xarray and codecs
-        raise RasterError(f"cannot open {name}: {first_line(error)}") from error
+    dataset = zarr_dataset(path, store=group, consolidated=False)
     dataset = meant(dataset, path, array)
+    objects = _objects(Path(absolute(path)))  # once, not for each of many bands
     for variable in dataset.data_vars.values():
-        variable.encoding["source"] = absolute(path)
-    opened: Any = open_array(dataset, nodata=nodata)
-    opened = replace(opened, name=name)
+        variable.encoding |= {"source": absolute(path), "objects": objects}
+    source: Any = replace(open_array(dataset, nodata=nodata), name=name)  # type: ignore[type-var]
     ours = f"{name} is a class map of geoseg: its classes are taken as pixels"
-    return noted(opened, ours if "geoseg" in dataset.attrs else None)
+    return noted(source, ours if "geoseg" in dataset.attrs else None)
 
 
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
@@ -433,8 +419,15 @@ def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:
         return facts | {"digest": str(tokenize(data))}
     stat = file.stat()
     places = tokenize(*(np.asarray(array[d]) for d in array.dims))
-    if file.is_dir():  # a Zarr: all of its objects
-        found = ((str(f), f.stat()) for f in sorted(file.rglob("*")) if f.is_file())
-        told = tokenize([(f, s.st_size, s.st_mtime_ns) for f, s in found])
+    if file.is_dir():
+        told = array.encoding.get("objects") or _objects(file.absolute())
         return facts | {"objects": told, "at": places}
     return facts | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "at": places}
+
+
+def _objects(folder: Path) -> str:
+    """Return a digest of the names, sizes and times of all objects of a Zarr."""
+    from dask.base import tokenize
+
+    found = ((str(f), f.stat()) for f in sorted(folder.rglob("*")) if f.is_file())
+    return str(tokenize([(f, s.st_size, s.st_mtime_ns) for f, s in found]))

@@ -310,11 +310,14 @@ def _parsed(path: str) -> Element:
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
         raise RasterError(f"{redact(path)} declares entities, which no VRT needs")
     try:
-        return ET.fromstring(text)  # noqa: S314 - see above
+        root = ET.fromstring(text)  # noqa: S314 - see above
+        if not all(element.tag.isascii() for element in root.iter()):
+            raise ValueError("names of elements have letters beyond ASCII")  # noqa: TRY301
     except (ET.ParseError, RecursionError, ValueError) as error:
         raise RasterError(
             f"cannot open {redact(path)}: it is no XML such as GDAL writes ({error})"
         ) from error
+    return root
 
 
 def _check_harmless(root: Element, path: str) -> None:

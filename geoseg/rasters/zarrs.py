@@ -7,18 +7,27 @@ array.
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.text import redact
-from geoseg.errors import RasterError
+from geoseg.errors import GeosegError, RasterError, first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 _LISTED = 6
+_LONGEST: Final = 10_000_000
+"""Values of a coordinate: pixels of 4 m around the Earth."""
+_MOST_CHUNKS: Final = 10_000
+"""Of a coordinate, which is read whole."""
 
 
 def is_zarr(path: str) -> bool:
@@ -49,6 +58,67 @@ def group_and_array(path: str) -> tuple[str, str | None]:
     if array or (place / ".zarray").is_file():
         return str(place.parent), place.name
     return path, None
+
+
+def zarr_dataset(
+    path: str,
+    error: type[GeosegError] = RasterError,
+    **how: Any,  # noqa: ANN401 - of xarray.open_zarr
+) -> xr.Dataset:
+    """Return a Zarr with its numbers as they are stored; only coordinates are read.
+
+    Args:
+        path: What messages call it, and where it is looked for links.
+        error: What is raised where it cannot be opened.
+        how: What `xarray.open_zarr` is told.
+
+    Raises:
+        GeosegError: `error`; also where a link leads out of it, or a coordinate says
+            that it is longer than any raster's.
+    """
+    import xarray as xr
+
+    name = redact(path)
+    for link in _links(path):
+        if not Path(os.path.realpath(link)).is_relative_to(os.path.realpath(path)):
+            raise error(
+                f"{name} is not opened: {link} leads out of it; put what it leads to "
+                "in its place"
+            )
+    try:
+        with warnings.catch_warnings():  # of folders beside the arrays, as masks have
+            warnings.filterwarnings("ignore", ".* is not recognized as a component")
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consol")
+            dataset: xr.Dataset = xr.open_zarr(
+                **how,
+                chunks=None,
+                decode_coords="all",
+                mask_and_scale=False,
+                create_default_indexes=False,  # they read coordinates of any length
+            )
+        for key, place in dataset.coords.items():
+            if place.ndim > 1:
+                continue  # of each pixel, which no grid needs
+            chunks = -(
+                -place.size // (math.prod(place.encoding.get("chunks", ())) or 1)
+            )
+            if place.size > _LONGEST or chunks > _MOST_CHUNKS:
+                raise ValueError(  # noqa: TRY301 - said below
+                    f"{key} has {place.size:,} values in {chunks:,} chunks, more than "
+                    f"the {_LONGEST:,} in {_MOST_CHUNKS:,} that a coordinate may have"
+                )
+            place.load()
+    except Exception as why:  # of zarr, xarray and codecs
+        raise error(f"cannot open {name}: {redact(first_line(why))}") from why
+    return dataset
+
+
+def _links(folder: str) -> Iterator[str]:
+    """Yield the symbolic links in a folder on this machine, which are not followed."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(link := os.path.join(place, name)):  # noqa: PTH114, PTH118
+                yield link
 
 
 def meant(dataset: xr.Dataset, path: str, array: str | None) -> xr.Dataset:

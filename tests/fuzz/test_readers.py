@@ -171,6 +171,17 @@ def look(path):
     geoseg.verify(path)
 
 
+@pytest.mark.parametrize("crs", [1e308, "", ["EPSG:32633"]])
+def test_stores_without_a_crs_that_is_one(store, crs):
+    file = Path(store) / ".zattrs"
+    before = file.read_bytes()
+    try:
+        file.write_text(json.dumps(json.loads(before) | {"proj:wkt2": crs}))
+        read_or_refused(look, store)
+    finally:
+        file.write_bytes(before)
+
+
 @fuzzed
 @given(data=st.data(), name=st.sampled_from(FILES))
 def test_stores(store, data, name):
@@ -366,6 +377,7 @@ def look_at_raster(path):
 
 @fuzzed
 @example(vrt=VRT, place=None)
+@example(vrt=element("VRTDataset", {}, element("é" * 99)), place=None)
 @given(vrt=spoiled(VRT), place=st.none() | st.sampled_from(PLACES))
 def test_vrts(rasters, vrt, place):
     path = rasters / "red.vrt"

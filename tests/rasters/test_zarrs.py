@@ -1,6 +1,9 @@
 """Zarrs of other tools: GDAL's, groups and arrays in them, and what has none."""
 
+import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from tifs import write_tif
 
 from geoseg.cli import run
 from geoseg.core.grid import Window
-from geoseg.errors import RasterError
+from geoseg.errors import GeosegError, RasterError
 from geoseg.maps.open import open_classes
 from geoseg.rasters.open import open_source
 
@@ -91,3 +94,56 @@ def test_classes_with_their_confidence_are_a_reference(tmp_path, capsys):
     line = ["evaluate", str(tmp_path / "m.tif"), "--reference"]
     assert run([*line, str(tmp_path / "r.zarr")]) == 0
     assert "1.000" in capsys.readouterr().out
+
+
+def told(path, **changed):
+    """Change what the metadata of an array say of it."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+@pytest.mark.parametrize("chunk", [2**31, 4096, 1])
+def test_coordinates_longer_than_any_raster_are_not_read(tmp_path, chunk):
+    path = tmp_path / "a.zarr"
+    grouped(path, red=CLASSES)
+    told(path / "red/.zarray", shape=[2**31, 16])
+    told(path / "y/.zarray", shape=[2**31], chunks=[chunk])
+    begun = time.process_time()
+    for look in (open_source, open_classes):
+        with pytest.raises(GeosegError, match="y has 2,147,483,648 values"):
+            look(path)
+    assert time.process_time() - begun < 2
+
+
+def test_links_out_of_a_zarr_are_not_followed(tmp_path):
+    path, other = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    for folder in (path, other):
+        grouped(folder, red=CLASSES)
+    shutil.rmtree(path / "red")
+    (path / "red").symlink_to(other / "red", target_is_directory=True)
+    for look in (open_source, open_classes):
+        with pytest.raises(GeosegError, match="leads out of it"):
+            look(path)
+    (path / "red").unlink()
+    shutil.copytree(other / "red", path / "kept")
+    (path / "red").symlink_to("kept", target_is_directory=True)
+    (tmp_path / "link.zarr").symlink_to(path)
+    assert open_source(tmp_path / "link.zarr").grid.height == 12
+
+
+def test_coordinates_and_pixels_that_cannot_be_read_are_told_on_one_line(tmp_path):
+    path = tmp_path / "a.zarr"
+    grouped(path, red=CLASSES)
+    for name in ("red/0.0", "y/0"):
+        (path / name).write_bytes(b"no")
+        with pytest.raises(GeosegError, match="cannot"):
+            open_classes(path)
+
+
+def test_the_folder_of_many_bands_is_looked_through_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    grouped(path, **{f"b{i}": CLASSES for i in range(40)})
+    looked, real = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda *a, **k: looked.append(a) or real(*a, **k))
+    source = open_source(path)
+    assert len(source.bands) == 40
+    assert len(looked) < 40 * 40
