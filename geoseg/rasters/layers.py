@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from geoseg.core.grid import Grid, Window
-from geoseg.core.text import redact
+from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.file import FileHints, RasterFile, open_raster
@@ -108,7 +108,13 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
         RasterError: It is nothing that can be read.
     """
     file = _file(layer, reading, handles)
-    numbers = [n for n in layer.numbers if n in file.numbers] or file.numbers[:1]
+    numbers = [n for n in layer.numbers if n in file.numbers]
+    if not numbers and layer.kind is None:
+        raise RasterError(
+            f"{layer.scene}: its {layer.key} has {counted(len(file.numbers), 'band')}, "
+            f"not band {layer.numbers[0]}, of which the item tells"
+        )
+    numbers = numbers or list(file.numbers[:1])
     file = file.select([file.numbers.index(n) for n in numbers])
     if is_remote(layer.href):  # whose server is not asked again at each read
         file = replace(file, versions=Versions())

@@ -27,6 +27,7 @@ from geoseg.rasters.source import Source, noted
 from geoseg.rasters.stac_assets import (
     Asset,
     baseline_of,
+    is_picture,
     is_raster,
     links_of,
     rasters_of,
@@ -243,7 +244,7 @@ def _chosen(assets: Sequence[Asset], words: Sequence[str] | None) -> list[Asset]
     """
     single = _single_bands(assets)
     wanted = _wanted(single, words)
-    largest = max(assets, key=lambda a: len(a.bands))
+    largest = max(assets, key=lambda a: (not is_picture(a), len(a.bands)))
     if wanted is None and len(largest.bands) > len(single):
         return [largest]
     coloured = [a for a in single if "pan" not in _names(a)]

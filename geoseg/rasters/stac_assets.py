@@ -315,5 +315,9 @@ def size_of(asset: Asset) -> tuple[bool, float, bool]:
     to look at, which name the bands that they show, come after all others.
     """
     is_jp2 = asset.href.partition("?")[0].lower().endswith(".jp2")
-    is_picture = _PICTURE.search(asset.key) is not None
-    return is_picture, asset.resolution or math.inf, is_jp2
+    return is_picture(asset), asset.resolution or math.inf, is_jp2
+
+
+def is_picture(asset: Asset) -> bool:
+    """Whether an asset is there to be looked at, by its key."""
+    return _PICTURE.search(asset.key) is not None

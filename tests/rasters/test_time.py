@@ -295,6 +295,7 @@ def test_a_picture_is_no_band_where_there_is_one(scenes, rng, key):
     assert np.array_equal(pixels_of(opened(scenes.save(), bands=["red"]))[0], red)
     shown = pixels_of(opened(scenes.save(), bands=["green"]))[0]
     assert (shown == 9).all()  # what nothing else shows
+    assert np.array_equal(pixels_of(open_source(scenes.save()))[0], red)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +311,16 @@ def test_bands_are_told_by_assets_or_items(scenes, rng, asset, properties):
     red, when = whole(rng), "2021-05-03T00:00:00Z"
     scenes.add("a", when, {"x": red}, asset=asset, properties=properties)
     assert np.array_equal(pixels_of(opened(scenes.save(), bands=["red"]))[0], red)
+
+
+def test_a_band_that_the_file_lacks_is_no_other_one(scenes, rng):
+    pixels = np.array([whole(rng), whole(rng)])
+    item = scenes.add("a", "2021-05-03T00:00:00Z", {"image": pixels})
+    item["assets"]["image"]["eo:bands"] = [{"name": b} for b in ("red", "green", "nir")]
+    made = pixels_of(opened(scenes.save(), bands=["green"]))[0]
+    assert np.array_equal(made, pixels[1])
+    with pytest.raises(RasterError, match="image has 2 bands, not band 3"):
+        opened(scenes.save(), bands=["nir"])
 
 
 # --- masks ---
