@@ -41,7 +41,7 @@ from geoseg.maps.create import create_masks, settings_of, writing
 from geoseg.maps.overviews import remake_overviews
 from geoseg.maps.store import Masks
 from geoseg.models.card import Card, Task
-from geoseg.rasters.open import Source
+from geoseg.rasters.open import Source, check_unchanged
 from geoseg.rasters.source import noted
 
 if TYPE_CHECKING:
@@ -387,6 +387,7 @@ def _run(
                 run_objects(second, client=client, threads=cores(), show=checked)
         finally:
             close_streams()
+    check_unchanged(plan.source)
     with _writable(masks.path):
         masks.finish(_what_was_done(info, begun))
     remake_overviews(masks)

@@ -16,6 +16,7 @@ from geoseg.core.text import counted, redact
 from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import as_before, with_common_names
+from geoseg.rasters.file_versions import changed
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.sensors import COMMON_NAMES
 from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
@@ -82,6 +83,17 @@ class ArraySource:
         for shown, stored in zip(floats, pixels, strict=True):
             shown[~valid_pixels(stored[None], [self.nodata])] = np.nan
         return floats, seen(floats, self.bands)
+
+    def check_unchanged(self) -> None:
+        """Raise where the pixels are others than those it was opened with.
+
+        Raises:
+            SourceChangedError: They are.
+        """
+        now = _content(self.array, anew=True)
+        told = "digest" not in now or _is_in_memory(self.array)
+        if told and not now.items() <= self.identity.items():
+            raise changed(self.name)
 
     def _stored(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window as they are in the array; a copy."""
@@ -408,21 +420,26 @@ def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:
     """Return a digest of the pixels, or of the file or graph that they come from."""
     from dask.base import tokenize
 
-    facts: dict[str, Any] = {
-        "array": name,
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-    }
-    data = array.variable._data  # noqa: SLF001 - .data would load what is still on disk
+    facts = {"array": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+    content = _content(array)
+    if "digest" not in content:
+        facts["at"] = tokenize(*(np.asarray(array[d]) for d in array.dims))
+    return facts | content
+
+
+def _content(array: xr.DataArray, *, anew: bool = False) -> dict[str, Any]:
+    """Return what tells that its pixels are others; of what lies there now: anew."""
+    from dask.base import tokenize
+
+    data = _data(array)
     file = Path(str(array.encoding.get("source", "")))
-    if isinstance(data, np.ndarray) or hasattr(data, "dask") or not file.exists():
-        return facts | {"digest": str(tokenize(data))}
+    if _is_in_memory(array) or hasattr(data, "dask") or not file.exists():
+        return {"digest": str(tokenize(data))}
     stat = file.stat()
-    places = tokenize(*(np.asarray(array[d]) for d in array.dims))
     if file.is_dir():
-        told = array.encoding.get("objects") or _objects(file.absolute())
-        return facts | {"objects": told, "at": places}
-    return facts | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "at": places}
+        told = None if anew else array.encoding.get("objects")
+        return {"objects": told or _objects(file.absolute())}
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def _objects(folder: Path) -> str:
@@ -431,3 +448,11 @@ def _objects(folder: Path) -> str:
 
     found = ((str(f), f.stat()) for f in sorted(folder.rglob("*")) if f.is_file())
     return str(tokenize([(f, s.st_size, s.st_mtime_ns) for f, s in found]))
+
+
+def _data(array: xr.DataArray) -> Any:  # noqa: ANN401 - an array, or what stands for it
+    return array.variable._data  # noqa: SLF001 - .data would load what is still on disk
+
+
+def _is_in_memory(array: xr.DataArray) -> bool:
+    return isinstance(_data(array), np.ndarray)

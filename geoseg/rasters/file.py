@@ -14,11 +14,11 @@ from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.raster_options import NodataRule
 from geoseg.core.text import redact
-from geoseg.errors import RasterError, SourceChangedError
+from geoseg.errors import RasterError
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.bands import ALPHA, bands_of
 from geoseg.rasters.coverage import covered_by
-from geoseg.rasters.file_versions import Versions, place_of
+from geoseg.rasters.file_versions import Versions, changed, place_of
 from geoseg.rasters.gcps import ControlPoints
 from geoseg.rasters.gdal import (
     FAR_AT_ONCE,
@@ -124,7 +124,7 @@ class RasterFile:
             try:
                 pixels, told = self._layers(dataset, window)
             finally:
-                self._check_unchanged()
+                self.check_unchanged()
         count = len(self.numbers)
         valid = self._told_valid(pixels)
         masks = [mask != 0 for mask in told]
@@ -161,17 +161,20 @@ class RasterFile:
                 found.append(rectangles)
         return found
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self, *, later: bool = False) -> None:
         """Raise where a file is another than the one that was opened.
 
         Looked at after each read, so that what was read is of the file it began with.
         A server that does not answer now, or did not then, is believed.
+
+        Args:
+            later: Of many files look at those that are not after each read.
+
+        Raises:
+            SourceChangedError: It is.
         """
-        if not self.versions.same():
-            raise SourceChangedError(
-                f"{self.name} was replaced or changed after the run began: its map "
-                "would be of two rasters; begin anew with --overwrite"
-            )
+        if not self.versions.same(later=later):
+            raise changed(self.name)
 
     def _layers(
         self, dataset: DatasetReader, window: Window

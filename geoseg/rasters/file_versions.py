@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, SourceChangedError
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.archives import as_told, gdal_settings, signed
 from geoseg.rasters.named_files import file_of
@@ -21,9 +21,10 @@ from geoseg.rasters.named_files import file_of
 _NO_CHANGE: Final = (".aux.xml", ".ovr", ".rrd")
 _HEADERS: Final = frozenset({"etag", "last-modified", "content-length"})
 # Asked again after each read: of more files only the first are, the raster's own among
-# them, so that a read does not become a thousand questions.
+# them, so that a read does not become a thousand questions; the others at the end.
 _ASKED_LOCAL: Final = 2000
 _ASKED_REMOTE: Final = 4
+_AT_ONCE: Final = 16
 # How many remote files are asked for when a raster is opened.
 _MOST_REMOTE: Final = 500
 
@@ -55,17 +56,26 @@ class Versions:
         remote = [f for f in kept if is_remote(f)][:_MOST_REMOTE]
         facts = {f: local_facts(f) for f in kept if not is_remote(f)}
         if remote:
-            with ThreadPoolExecutor(min(16, len(remote))) as pool:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
                 facts |= dict(zip(remote, pool.map(remote_facts, remote), strict=True))
         return cls(facts)
 
-    def same(self) -> bool:
-        """Whether the files are what they were, as far as can be asked."""
-        local = [f for f in self.facts if not is_remote(f)][:_ASKED_LOCAL]
+    def same(self, *, later: bool = False) -> bool:
+        """Whether the files are what they were, as far as can be asked.
+
+        Args:
+            later: Ask of those that are too many to be asked of after each read.
+        """
+        local = [f for f in self.facts if not is_remote(f)]
+        remote = [f for f in self.facts if is_remote(f) and self.facts[f]]
+        if later:
+            local, remote = local[_ASKED_LOCAL:], remote[_ASKED_REMOTE:]
+        else:
+            local, remote = local[:_ASKED_LOCAL], remote[:_ASKED_REMOTE]
         if any(local_facts(f) != self.facts[f] for f in local):
             return False
-        remote = [f for f in self.facts if is_remote(f) and self.facts[f]]
-        return all(_agree(self.facts[f], f) for f in remote[:_ASKED_REMOTE])
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # starts none where none is needed
+            return all(pool.map(lambda f: _agree(self.facts[f], f), remote))
 
     def summary(self) -> dict[str, Any]:
         """Return what a map keeps of them; nothing where nothing is known."""
@@ -134,6 +144,14 @@ def _changed(key: str, old: Any, new: Any) -> str:  # noqa: ANN401 - as JSON has
         return f"{old} pixels then, {new} now"
     texts = [v if len(v) <= 60 else f"{v[:57]}..." for v in (str(old), str(new))]
     return f"{key}: {texts[0]} then, {texts[1]} now"
+
+
+def changed(name: str) -> SourceChangedError:
+    """Return what to raise where a raster is not the one that a run began with."""
+    return SourceChangedError(
+        f"{name} was replaced or changed after the run began: its map "
+        "would be of two rasters; begin anew with --overwrite"
+    )
 
 
 def place_of(name: str) -> str:

@@ -16,11 +16,11 @@ from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.aoi import clipped
-from geoseg.rasters.array import open_array, open_zarr
+from geoseg.rasters.array import ArraySource, open_array, open_zarr
 from geoseg.rasters.bands import choose, match_bands, without_quality
-from geoseg.rasters.file import FileHints, open_raster
+from geoseg.rasters.file import FileHints, RasterFile, open_raster
 from geoseg.rasters.gcps import on_control_points
-from geoseg.rasters.mosaic import dated_stack, in_order, mosaic
+from geoseg.rasters.mosaic import Joined, dated_stack, in_order, mosaic
 from geoseg.rasters.nodata import alpha_doubt, suspected, with_nodata
 from geoseg.rasters.numbers import (
     alike,
@@ -32,7 +32,7 @@ from geoseg.rasters.numbers import (
 from geoseg.rasters.products import product_of
 from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
-from geoseg.rasters.source import Source, SourceBand, noted, steps_of
+from geoseg.rasters.source import Derived, Source, SourceBand, noted, steps_of
 from geoseg.rasters.stac import items_of, open_items, read_items
 from geoseg.rasters.time_steps import WantedBand, iso_day, matched_in_time
 from geoseg.rasters.zarrs import is_zarr, only_gdal_reads
@@ -262,6 +262,26 @@ class WantedInput(Protocol):
     @property
     def nodata(self) -> float | None:
         """What means nodata where the raster does not say."""
+
+
+def check_unchanged(source: Source) -> None:
+    """Raise where files or arrays that a source is made of are others by now.
+
+    For the end of a run: what is read is looked at after each read, but for the later
+    ones of very many files, and for arrays.
+
+    Raises:
+        SourceChangedError: They are.
+    """
+    if isinstance(source, Derived):
+        check_unchanged(source.source)
+    elif isinstance(source, Joined):
+        for part in source.parts:
+            check_unchanged(part)
+    elif isinstance(source, RasterFile):
+        source.check_unchanged(later=True)
+    elif isinstance(source, ArraySource):
+        source.check_unchanged()
 
 
 def for_model(source: Source, wanted: WantedInput) -> Source:

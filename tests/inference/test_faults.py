@@ -23,6 +23,7 @@ import dask
 import numpy as np
 import pytest
 import small
+import xarray as xr
 from tifs import write_tif
 from waiting import until
 
@@ -46,6 +47,7 @@ from geoseg.maps.lock import held
 from geoseg.maps.state import PARTIAL
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
+from geoseg.rasters import file_versions
 from geoseg.testing import LocalModel, MemorySource, identity_card
 
 SIDE = 200
@@ -619,6 +621,33 @@ def test_a_raster_that_changes_during_the_run_is_refused(pixels, tmp_path, how):
     if how != "deleted":  # and it is refused to be gone on with
         with pytest.raises(MasksError, match="begun of another raster"):
             run(scene, tmp_path / "m.zarr", counting(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["zarr", "numpy", "many files"])
+def test_what_is_not_looked_at_after_each_read_is_at_the_end(
+    pixels, tmp_path, monkeypatch, kind
+):
+    array = xr.DataArray(pixels.copy(), dims=("band", "y", "x"), name="scene")
+    scene = touched = tmp_path / "scene.zarr"
+    if kind == "many files":
+        monkeypatch.setattr(file_versions, "_ASKED_LOCAL", 0)
+        scene = touched = write(tmp_path / "scene.tif", pixels)
+    elif kind == "zarr":
+        touched = scene / "scene/0.0.0"
+        array.to_dataset().to_zarr(scene, zarr_format=2)
+    else:
+        scene = array
+
+    def show(_):
+        if kind == "numpy":
+            array[0, 0, 0] += 1
+        else:
+            os.utime(touched, ns=(1, 1))
+
+    plan = make_plan(scene, model=counting(tmp_path), block=72)
+    with pytest.raises(SourceChangedError, match=r"scene.* was replaced or changed"):
+        run_plan(plan, out=tmp_path / "m.zarr", progress=show)
+    assert not open_masks(str(tmp_path / "m.zarr")).is_complete
 
 
 # --- writing --------------------------------------------------------------------------
