@@ -283,6 +283,8 @@ def run_plan(
     """
     path = _checked_out(os.fspath(out), plan.source)
     plan.memory.check(worker_memory(client), plan.tiling, "workers with more memory")
+    if client is None:
+        plan.model.load()  # or nothing is written: its GPU may not be here
     begun = datetime.now(UTC)
     with ExitStack() as stack:
         with _writable(path):

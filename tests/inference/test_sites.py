@@ -158,13 +158,16 @@ def test_a_worker_that_lacks_what_is_asked_for_is_named(client):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU here")
-def test_plans_for_a_gpu_that_is_not_here(scene):
+def test_plans_for_a_gpu_that_is_not_here(scene, tmp_path):
     how = {"chunk": 48, "model": network(), "device": "cuda"}
     large, little = (make_plan(scene, device_memory=m, **how) for m in ("80GB", 2e8))
     assert (large.site.device, large.site.precision) == ("cuda", "bf16")
     assert large.site.batch == 4096 > little.site.batch
     assert large.memory.device > 0 == large.memory.model
     assert "a run measures which suits it" in large.source.notes[-1]
+    with pytest.raises(GeosegError, match="torch sees no CUDA GPU here"):
+        run_plan(large, out=tmp_path / "m", progress=False)
+    assert not (tmp_path / "m").exists()
     with pytest.raises(GeosegError, match="torch sees no CUDA GPU here"):
         make_plan(scene, **how)
 
