@@ -150,3 +150,10 @@ def test_auto_block_fits_the_budget_and_gives_every_worker_some():
     shared = auto_block(tiling, bytes_per_pixel=10, budget=1e12, least=12)
     assert (20_000 / shared) ** 2 >= 12
     assert auto_block(tiling, bytes_per_pixel=10, budget=1) == tiling.chunk
+
+
+def test_blocks_are_small_enough_to_be_shared_out():
+    tiling = Tiling(height=2000, width=3000, window=64, overlap=16, chunk=48)
+    room = {"bytes_per_pixel": 1, "budget": 1e12, "largest": 1 << 20}
+    side = auto_block(tiling, **room, least=16)
+    assert 16 * side**2 <= 2000 * 3000 < 16 * (side + tiling.chunk) ** 2

@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from oracles import NoisyOracle, Oracle, Scene, card, numbered
 
 from geoseg.accuracy.object_metrics import ObjectTable, count_overlaps, score_objects
+from geoseg.core.grid import Window
 from geoseg.core.tiling import Tiling
 from geoseg.inference.instance import compose_block, find_objects, link_block
 from geoseg.inference.objects.numbering import number_groups
-from geoseg.inference.objects.stitch import LINK, OBJECT, concatenated, solve
+from geoseg.inference.objects.stitch import (
+    LINK,
+    OBJECT,
+    WindowObjects,
+    compare_objects,
+    concatenated,
+    solve,
+    tolerance,
+)
 from geoseg.models.contract import AnyModel
 from geoseg.models.objects import from_masks
 
@@ -295,3 +304,21 @@ def test_overlapping_masks_go_to_the_surest():
     assert found.classes.tolist() == [6, 5]
     assert (found.labels[0] == [2, 2, 1, 1, 1, 1]).all()
     assert from_masks(masks, [5, 6, 7], [0.1, 0.2, 0.3]).labels.max() == 0
+
+
+def test_windows_that_disagree_about_the_class_must_agree_more_on_the_pixels():
+    labels = np.zeros((2, 8, 8), np.int32)
+    labels[0, :, :4] = labels[1, :, 2:6] = 1  # a third of both together is shared
+    where, table = Window(y=0, x=0, height=8, width=8), np.zeros(2, OBJECT)
+    one, other = (
+        WindowObjects(row=0, col=i, where=where, labels=labels[i], first=i)
+        for i in range(2)
+    )
+    assert compare_objects(one, other, table).matches.tolist() == [[0, 1]]
+    table["cls"] = [0, 1]
+    assert not len(compare_objects(one, other, table).matches)
+
+
+def test_an_object_may_be_cut_a_quarter_of_the_margin_from_its_windows_edge():
+    tiling = Tiling(height=64, width=64, window=64, overlap=32)
+    assert tolerance(tiling) == tiling.margin // 4 == 4

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from geoseg.core.tiling import Tiling
-from geoseg.errors import ClusterError
+from geoseg.errors import ClusterError, PlanError
 from geoseg.inference import worker
+from geoseg.inference.memory import Memory
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.stage import LABELS, Stage, device_of
 from geoseg.inference.worker import BlockReport, Job, check_worker
@@ -102,3 +103,10 @@ def test_what_waits_for_neighbours_is_read_again_after_a_hiccup(monkeypatch):
     alone = Tiling(height=8, width=8, window=8, overlap=0).block_at(0, 0)
     job = SimpleNamespace(masks=None)
     assert worker.read_or_infer(job, alone, again=None) == ("own", [])
+
+
+def test_memory_that_does_not_suffice_is_refused_to_the_byte():
+    needed = Memory(process=1e9, model=5e8, per_task=1e8, tasks=2)
+    needed.check(needed.total, BLOCK.tiling, "a larger --memory")
+    with pytest.raises(PlanError, match=r"1\.70 GB per process.*a larger --memory"):
+        needed.check(needed.total - 1, BLOCK.tiling, "a larger --memory")
