@@ -6,6 +6,7 @@ them in either order, and keep the CRS in as many places.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,11 @@ GEOGRAPHIC = (
     'east,ORDER[2],ANGLEUNIT["degree",0.0174532925199433]],ID["EPSG",4326]]'
 )
 """WKT of EPSG:4326."""
+_CRS = re.compile(
+    r"\s*(\w+\s*\[|\{|\+proj=[^/]*$|(\+init=)?[A-Za-z]+:[\w.]+$|\d+$|urn:ogc:def:crs|"
+    r"https?://(www\.)?opengis\.net/def/crs[/?])"
+)
+"""How a CRS is written. GDAL would read any other text as a file, or ask a server."""
 _UNEVEN = 0.1
 """In pixels: how far a coordinate may be from where an even spacing puts it. Northings
 in float32 are off by half a metre."""
@@ -143,15 +149,30 @@ def _wkt(array: xr.DataArray, told: Mapping[Hashable, Any]) -> str | None:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
-    crs = array.rio.crs
+    crs = _harmless(array).rio.crs
     for text in _other_names(array, told):
         if crs:
             break
+        if not _CRS.match(str(text)):
+            continue
         try:
             crs = CRS.from_user_input(text)
         except CRSError:
             continue
     return wkt_of(crs)
+
+
+def _harmless(array: xr.DataArray) -> xr.DataArray:
+    """Return an array without what it calls its CRS and is none."""
+    copy = array.copy(deep=False)
+    for place in (
+        copy,
+        *(copy.coords[n] for n, c in copy.coords.items() if not c.ndim),
+    ):
+        for key in ("crs", "crs_wkt", "spatial_ref"):
+            if not _CRS.match(str(place.attrs.get(key, "{"))):
+                del place.attrs[key]
+    return copy
 
 
 def _other_names(

@@ -10,12 +10,14 @@ OGR first, and what OGR has opened is checked against the list of formats.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,9 @@ _NAMES_OTHERS = re.compile(
     rb"<OGRVRT|<VRTDataset|gdal_streamed_alg|<WFSConfiguration|<OGRWFSDataSource|"
     rb"<OGCAPIDataset|<OGROAPIF|<OGRCSWDataSource|<GDAL_WMS",
     re.IGNORECASE,
+)
+_CRS = re.compile(
+    rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?=\{)', re.IGNORECASE
 )
 _LOOKED_INTO = 1 << 16  # bytes; GDAL itself decides by the first few thousand
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_ ]+:(?!//)")  # `PG:…`; drives have one letter
@@ -217,6 +222,30 @@ def refuse_reaching(
             f"{what} {redact(file)} is a virtual layer, which names other sources "
             "whatever its ending: convert it with ogr2ogr if you trust it"
         )
+    if head.lstrip(b"\xef\xbb\xbf\x1e \t\r\n").startswith((b"{", b"[")):
+        _refuse_far_crs(file, what, error)
+
+
+def _refuse_far_crs(file: str, what: str, error: type[GeosegError]) -> None:
+    """Raise where GeoJSON links to its CRS: GDAL would ask that server for it."""
+    with (
+        open(file, "rb") as opened,  # noqa: PTH123
+        mmap(opened.fileno(), 0, access=ACCESS_READ) as all_,
+    ):
+        for found in _CRS.finditer(all_):
+            text = all_[found.end() : found.end() + _LOOKED_INTO].decode(
+                errors="replace"
+            )
+            try:
+                crs, _ = json.JSONDecoder().raw_decode(text)
+            except (ValueError, RecursionError):
+                crs = {"type": "link"}  # what cannot be told
+            kinds = [str(v).lower() for k, v in crs.items() if k.lower() == "type"]
+            if any(kind.startswith(("link", "url")) for kind in kinds):
+                raise error(
+                    f"{what} {redact(file)} links to its CRS, which is not asked for: "
+                    "write its name, as in urn:ogc:def:crs:EPSG::32633"
+                )
 
 
 def _is_one_parquet(path: str) -> bool:

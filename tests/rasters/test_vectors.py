@@ -76,3 +76,16 @@ def test_shapes_beyond_the_antimeridian_lie_on_a_raster_that_crosses_it():
     shapes = Shapes(geometries=boxes, crs="EPSG:4326", columns={})
     found = shapely.bounds(in_pixels(shapes, grid, "a.gpkg"))
     np.testing.assert_allclose(found[:, [0, 2]], [[2, 22], [37, 57]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["link", "URL"])
+@pytest.mark.parametrize("key", ["crs", r"\u0063rs"])
+def test_a_crs_that_is_a_link_is_not_asked_for(tmp_path, kind, key):
+    path = tmp_path / "labels.geojson"
+    crs = f'"{key}": {{"properties": {{"href": "http://[::1]:9/c"}}, "type": "{kind}"}}'
+    text = f'{{"type": "FeatureCollection", "features": [], {crs}}}'
+    path.write_text(text)
+    with pytest.raises(RasterError, match="links to its CRS"):
+        open_vectors(path)
+    path.write_text(text.replace(kind, "name"))
+    open_vectors(path)

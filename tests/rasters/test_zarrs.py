@@ -8,8 +8,10 @@ import time
 import numpy as np
 import pytest
 import rasterio.shutil
+import rioxarray  # noqa: F401 - gives arrays their .rio
 import xarray as xr
 from affine import Affine
+from rasterio.crs import CRS
 from tifs import write_tif
 
 from geoseg.cli import run
@@ -147,3 +149,29 @@ def test_the_folder_of_many_bands_is_looked_through_once(tmp_path, monkeypatch):
     source = open_source(path)
     assert len(source.bands) == 40
     assert len(looked) < 40 * 40
+
+
+@pytest.mark.parametrize("key", ["_CRS", "proj:wkt2", "proj:code", "crs", "crs_wkt"])
+def test_a_crs_that_is_a_file_or_an_address_is_not_looked_for(tmp_path, key):
+    path, text = tmp_path / "a.zarr", str(tmp_path / "crs.txt")
+    (tmp_path / "crs.txt").write_text(CRS.from_epsg(32632).to_wkt())
+    grouped(path, red=CLASSES)
+    shutil.rmtree(path / "spatial_ref")
+    told(path / "red/.zattrs", grid_mapping="", **{key: text})
+    if key == "_CRS":
+        told(path / "red/.zattrs", _CRS={"url": text})
+    assert open_source(path).grid.crs is None
+    assert open_classes(path).grid.crs is None
+
+
+@pytest.mark.parametrize("key", ["crs", "proj:code", "proj:wkt2"])
+@pytest.mark.parametrize("text", [
+    "EPSG:32632", "+init=epsg:32632", "+proj=utm +zone=32",
+    "http://www.opengis.net/def/crs/EPSG/0/32632", CRS.from_epsg(32632).to_wkt(),
+])  # fmt: skip
+def test_a_crs_is_understood_as_it_is_written(tmp_path, key, text):
+    path = tmp_path / "a.zarr"
+    grouped(path, red=CLASSES)
+    shutil.rmtree(path / "spatial_ref")
+    told(path / "red/.zattrs", grid_mapping="", **{key: text})
+    assert "zone 32" in open_source(path).grid.crs
