@@ -24,9 +24,9 @@ _HEADERS: Final = frozenset({"etag", "last-modified", "content-length"})
 # them, so that a read does not become a thousand questions; the others at the end.
 _ASKED_LOCAL: Final = 2000
 _ASKED_REMOTE: Final = 4
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 32
 # How many remote files are asked for when a raster is opened.
-_MOST_REMOTE: Final = 500
+_MOST_REMOTE: Final = 2000
 
 CONTENT: Final = ("size", "mtime_ns", "files", "digest", *sorted(_HEADERS))
 """What tells in a source's identity that its files hold something else."""

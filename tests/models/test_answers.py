@@ -118,7 +118,7 @@ class TestTheMiddle:
     @pytest.mark.parametrize("border", [5, 7])
     def test_too_little_overlap_is_refused_before_the_run(self, border):
         model = TorchModel(Unpadded(border), a_card(), CPU)
-        with pytest.raises(ModelError, match=rf'"overlap": {2 * border} at least'):
+        with pytest.raises(ModelError, match=rf'"overlap": {2 * border} or more'):
             model.working_bytes()
 
 
