@@ -192,6 +192,7 @@ def environment(path: str, *, far: bool | None = None) -> Iterator[None]:
 
     options: dict[str, Any] = {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_SKIP": _NEVER}
     options["CPL_CURL_VERBOSE"] = "NO"  # curl itself would print logins on stderr
+    options["SPATIALITE_LOAD"] = "NO"  # tables of a GeoPackage would name other files
     if "GDAL_NUM_THREADS" not in os.environ:  # tiles of a window, decoded side by side
         options["GDAL_NUM_THREADS"] = _threads()
     if is_remote(path):

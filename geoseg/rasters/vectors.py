@@ -162,9 +162,12 @@ def ogr() -> Any:  # noqa: ANN401 - a module
     import pyogrio
 
     # Its GDAL prints what exceptions tell as well; where it prints is settled once.
-    # And curl would print logins.
-    quiet = {"CPL_LOG": os.devnull, "CPL_CURL_VERBOSE": "NO"}
-    pyogrio.set_gdal_config_options(quiet)
+    # And curl would print logins. Tables of a GeoPackage may be virtual ones of
+    # SpatiaLite, which are the text, tables or shapes of any file that they name.
+    settings = {
+        "CPL_LOG": os.devnull, "CPL_CURL_VERBOSE": "NO", "SPATIALITE_LOAD": "NO"
+    }  # fmt: skip
+    pyogrio.set_gdal_config_options(settings)
     return pyogrio
 
 

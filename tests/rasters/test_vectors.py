@@ -1,5 +1,7 @@
 """Files of features: known formats from where the user said, and nothing else."""
 
+import sqlite3
+
 import geopandas
 import numpy as np
 import pytest
@@ -55,6 +57,25 @@ def test_the_usual_formats_are_opened(tmp_path, ending, driver):
     opened = open_vectors(path)
     assert opened is not None
     assert len(opened.read(opened.only_layer())) == 2
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["itself", "in a view"])
+def test_a_table_of_a_geopackage_does_not_hold_another_file(tmp_path, square, joined):
+    other = tmp_path / "other.csv"
+    other.write_text("n,kept\n7,hidden\n", encoding="utf-8")
+    table = f"CREATE VIRTUAL TABLE t USING VirtualText('{other}', 'UTF-8')"
+    base = sqlite3.connect(square)
+    base.execute("PRAGMA writable_schema = 1")
+    base.execute("INSERT INTO sqlite_master VALUES ('table', 't', 't', 0, ?)", (table,))
+    if joined:
+        base.execute("CREATE VIEW v AS SELECT s.fid, s.geom, t.* FROM square s, t")
+    for of in ("gpkg_contents", "gpkg_geometry_columns"):
+        base.execute(f"UPDATE {of} SET table_name = ?", ("v" if joined else "t",))
+    base.commit()
+    base.close()
+    opened = open_vectors(square)
+    columns = [] if opened is None else opened.read(opened.only_layer()).columns
+    assert not any("kept" in column for column in columns)
 
 
 def test_formats_that_are_not_listed_are_named(tmp_path):
