@@ -404,4 +404,13 @@ def _at_resolution(source: Source, metres: float, wanted: Resolution) -> Source:
     from geoseg.rasters.open import resampled
 
     grid = source.grid.resampled(y_factor=factors[0], x_factor=factors[1])
-    return resampled(source, grid)
+    told = (
+        f"{source.name}: pixels of {_sides(size)} m are made {metres:.3g} m, which the "
+        "model was trained on; --resolution native leaves them"
+    )
+    return resampled(noted(source, told if wanted == "model" else None), grid)
+
+
+def _sides(size: tuple[float, float]) -> str:
+    """Return height and width in a few digits, once where they are alike."""
+    return " x ".join(dict.fromkeys(f"{side:.3g}" for side in size))

@@ -185,7 +185,7 @@ def _class_column(frame: GeoDataFrame, path: str | Path, column: str | None) -> 
     raise LabelsError(
         f"which column of {path} holds the class? Name one with --column "
         f"({', '.join(columns) or 'it has none'}), or one class for all features with "
-        "--constant"
+        "--constant, and what lies between them with --background"
     )
 
 

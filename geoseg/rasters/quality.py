@@ -60,8 +60,8 @@ def with_quality(source: Source) -> Source:
             return OfDates(source=source)
         raise RasterError(
             f"--quality tells how often scenes of many dates saw a pixel, and "
-            f"{source.name} has none: leave it out, or give scenes (stac:NAME, or a "
-            "list of items with --dates)"
+            f"{source.name} is of no dates: leave it out, or give scenes (stac:NAME, a "
+            "list of items with --dates, or files with --dates-from names)"
         )
     inner = with_quality(source.source)
     if isinstance(source, Renamed):

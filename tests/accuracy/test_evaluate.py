@@ -472,7 +472,7 @@ def test_bad_references_are_one_line(scene):
         "empty.gpkg": "1 of 3 features .* empty geometry",
         "lines.gpkg": "all points or all polygons",
         "null.gpkg": "is empty in every feature",
-        "two.gpkg": "which column",
+        "two.gpkg": "which column .*--constant.* with --background",
         "half.tif": "holds fractions such as 0.5",
         "none.tif": "nothing to evaluate",
         "text.tif": "neither points, polygons nor a raster",

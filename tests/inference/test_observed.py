@@ -205,6 +205,7 @@ def test_what_has_no_time_is_refused(scenes, tmp_path, capsys):
     assert cli([*words, "--out", str(tmp_path / "m.zarr")]) == 2
     said = capsys.readouterr().err
     assert "--quality tells how often scenes of many dates" in said
+    assert "--dates-from names" in said
     assert said.count("\n") == 1
     with pytest.raises(RasterError, match="--resolution native"):
         geoseg.segment(scenes, model="otsu:ndvi", out=tmp_path / "m.zarr", quality=True,

@@ -498,6 +498,9 @@ def test_resampling_on_the_fly(tmp_path):
     data = run(scene, tmp_path / "m.zarr", model=IdentityModel(card=card))
     assert data["classes"].shape == (16, 16)
     assert (data["classes"].to_numpy() == 1 - np.eye(16)).all()
+    (note,) = data.attrs["geoseg"]["notes"]
+    assert "pixels of 10 m are made 40 m" in note
+    assert "--resolution native" in note
     native = run(
         scene,
         tmp_path / "n.zarr",
@@ -505,6 +508,7 @@ def test_resampling_on_the_fly(tmp_path):
         resolution="native",
     )
     assert native["classes"].shape == (64, 64)
+    assert not native.attrs["geoseg"].get("notes")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 200), (97, 1), (7, 5), (211, 199)])
