@@ -2,11 +2,14 @@
 
     python tests/benchmarks/bench_gpu.py --side 32768 --out figures.json
     python tests/benchmarks/bench_gpu.py --side 16384 --compress none,lzw --sweep
+    python tests/benchmarks/bench_gpu.py --model models/dynamicworld
 
 U-Net resnet34, 4 x uint16 bands, 6 classes, windows of 512 px, overlap 64, bf16. Mpx
 are of the raster; what windows overlap is not counted. A first run compiles and warms
-up; the second is timed, from its first read to its last chunk in place. Without a GPU
-it runs on the CPU, only to try that all of this works.
+up; the second is timed, from its first read to its last chunk in place. A --model is a
+folder that `geoseg model import` or `save_model` made: it runs on as many bands as its
+card names, in windows and precision of its own. Without a GPU it runs on the CPU, only
+to try that all of this works.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -35,15 +39,18 @@ from geoseg.inference.device_steps import Blended, compiled_step, noise_batch
 from geoseg.inference.workflow import make_plan, run_plan
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
+from geoseg.models.networks.device import Precision
 
 
-def write_fields(path: Path, side: int, compress: str) -> None:
-    """Write fields of 24 px with noise as 4 x uint16, in tiles of 512 px."""
-    rng = np.random.default_rng(0)
-    fields = np.kron(rng.integers(200, 3800, (4, 86, 86)), np.ones((24, 24), int))
-    noise = rng.integers(0, 60, (4, 2048, 2048))
+def write_fields(
+    path: Path, side: int, compress: str, bands: Sequence[str] = BANDS
+) -> None:
+    """Write fields of 24 px with noise as uint16 bands, in tiles of 512 px."""
+    rng, count = np.random.default_rng(0), len(bands)
+    fields = np.kron(rng.integers(200, 3800, (count, 86, 86)), np.ones((24, 24), int))
+    noise = rng.integers(0, 60, (count, 2048, 2048))
     piece = (fields[:, :2048, :2048] + noise).astype(np.uint16)
-    write_repeated(path, piece, side, compress)
+    write_repeated(path, piece, side, compress, bands)
 
 
 NETWORKS = {
@@ -74,27 +81,30 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+WARM, TIMED = (3, 20) if DEVICE == "cuda" else (1, 1)
+"""Batches before the clock starts, and that it counts."""
+
+
 def rate(step: Any, inputs: Any, stride: int) -> float:
     """Return Mpx of the raster per second that a step on the device does."""
     with torch.no_grad():
-        for _ in range(3):
+        for _ in range(WARM):
             step(*inputs)
         synchronize()
         begin = time.perf_counter()
-        for _ in range(20):
+        for _ in range(TIMED):
             step(*inputs)
         synchronize()
-    return 20 * len(inputs[0]) * stride**2 / 1e6 / (time.perf_counter() - begin)
+    return TIMED * len(inputs[0]) * stride**2 / 1e6 / (time.perf_counter() - begin)
 
 
-def network_alone(network: torch.nn.Module, batch: int | None) -> dict[str, Any]:
+def network_alone(network: Any, precision: Precision = "bf16") -> dict[str, Any]:
     """Time the network by itself, as PyTorch runs it and compiled."""
-    recipe = model_recipe(
-        network, device=DEVICE, precision="bf16", batch=batch, engine="torch"
-    )
+    recipe = model_recipe(network, device=DEVICE, precision=precision, engine="torch")
     model = recipe.load()
-    inputs, stride = noise_batch(model, model.batch), 448
-    facts: dict[str, Any] = {"batch": model.batch}
+    inputs = noise_batch(model, model.batch)
+    stride = model.card.window - model.card.overlap
+    facts: dict[str, Any] = {"batch": model.batch, "precision": model.precision}
     with model.kernels():
         facts["eager"] = rate(lambda x, *_: model.scores(x), inputs, stride)
         facts["eager step"] = rate(Blended(model), inputs, stride)
@@ -109,14 +119,13 @@ def network_alone(network: torch.nn.Module, batch: int | None) -> dict[str, Any]
     return facts
 
 
-def whole(scene: Path, network: torch.nn.Module, **options: Any) -> dict[str, Any]:
+def whole(scene: Path, network: Any, **options: Any) -> dict[str, Any]:
     """Run it whole, twice; the second time counts."""
+    options = {"precision": "bf16", **options}
     for _ in range(2):
         with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
             begin, spent = time.perf_counter(), time.process_time()
-            plan = make_plan(
-                str(scene), model=network, device=DEVICE, precision="bf16", **options
-            )
+            plan = make_plan(str(scene), model=network, device=DEVICE, **options)
             planned = time.perf_counter()
             moments: list[float] = []
 
@@ -192,6 +201,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--networks", action="store_true")
+    parser.add_argument("--model", action="append", default=[], metavar="FOLDER")
     parser.add_argument("--engine", default="compile")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -205,7 +215,7 @@ def main() -> None:
             options.out.write_text(json.dumps(facts, indent=1))
 
     network = unet()
-    tell(network=network_alone(network, None))
+    tell(network=network_alone(network))
     with tempfile.TemporaryDirectory() as folder:
         for compress in options.compress.split(","):
             scene = Path(folder) / f"{compress}.tif"
@@ -218,6 +228,14 @@ def main() -> None:
                 tell(**{f"stages, {compress}": found})
             if options.peers:
                 tell(**{f"plain, {compress}": run_plainly(scene, unet())})
+            for model in options.model:
+                own, name = Path(folder) / "own.tif", Path(model).name
+                card = model_recipe(model, device="cpu").card
+                write_fields(own, options.side, compress, [b.name for b in card.bands])
+                tell(**{name: network_alone(model, "auto")})
+                how = {"engine": options.engine, "precision": "auto"}
+                tell(**{f"{name}, {compress}": whole(own, model, **how)})
+                own.unlink()
             if options.sweep:
                 tell(sweep=[
                     whole(scene, network, engine=options.engine, block=b, batch=n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,11 @@ BANDS = ("blue", "green", "red", "nir")
 
 
 def write_repeated(
-    path: Path, piece: NDArray[Any], side: int, compress: str = "none"
+    path: Path,
+    piece: NDArray[Any],
+    side: int,
+    compress: str = "none",
+    names: Sequence[str] = BANDS,
 ) -> None:
     """Write a tiled GeoTIFF of `side` px by repeating a square piece (band, y, x)."""
     count, step, _ = piece.shape
@@ -36,8 +41,8 @@ def write_repeated(
         **packed,
     }
     with rasterio.open(path, "w", **profile) as file:
-        if count == len(BANDS):
-            file.descriptions = BANDS
+        if count == len(names):
+            file.descriptions = names
         for y in range(0, side, step):
             row = np.tile(piece, (1, 1, -(-side // step)))[:, : side - y, :side]
             file.write(row, window=rasterio.windows.Window(0, y, side, row.shape[1]))

@@ -3,6 +3,8 @@
 #
 #   tests/gpu/check.sh FOLDER           from a clone, in an environment with torch
 #   SITE=site.tar.xz tests/gpu/check.sh FOLDER    packages that the machine lacks
+#   MODELS="FOLDER …" tests/gpu/check.sh FOLDER    other models, which the second part
+#                                      runs: those of `geoseg model import`, save_model
 #
 # The first call runs the tests and the table of the whole way, without compression and
 # with LZW; the second, with the same FOLDER, every kind of answer, ZSTD, other networks,
@@ -15,6 +17,8 @@ if [ -n "${SITE:-}" ] && [ ! -d "$out/site" ]; then
 fi
 export PYTHONPATH="$here:$here/tests/benchmarks:$out/site" PYTHONUNBUFFERED=1
 export GEOSEG_CACHE_DIR="$out/cache"
+models=()
+for model in ${MODELS:-}; do models+=(--model "$(realpath "$model")"); done
 cd "$here"
 python3 - <<'END'
 from importlib.util import find_spec
@@ -34,5 +38,5 @@ else
     timeout 85 python3 tests/benchmarks/bench_answers.py --side 4096 \
         --out "$out/answers.json" || [ $? = 124 ]
     timeout 205 python3 tests/benchmarks/bench_gpu.py --side 16384 --compress zstd \
-        --sweep --networks --out "$out/sweep.json" || [ $? = 124 ]
+        --sweep --networks "${models[@]}" --out "$out/sweep.json" || [ $? = 124 ]
 fi
