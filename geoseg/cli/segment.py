@@ -22,7 +22,6 @@ from geoseg.cli.log import say
 from geoseg.cli.options import command, takes
 from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
-from geoseg.errors import GeosegError
 from geoseg.execution.options import ClusterOptions
 from geoseg.inference.options import PlanOptions, SegmentOptions
 from geoseg.rasters.addresses import is_collection
@@ -215,24 +214,19 @@ def plan(
     few windows are run, and their map is thrown away.
 
     Workers of --scheduler or --cluster are asked what GPU, memory and threads they
-    have, and the plan is for them; --workers are of this machine, and not started.
+    have, and the plan is for them; with --time one of them runs the windows. --workers
+    are of this machine, and not started.
     --device cuda with --device-memory plans for a GPU that is not here.
     """
     from geoseg.execution.engine import processes
 
     elsewhere = place.scheduler is not None or place.cluster is not None
-    if timed and elsewhere:
-        raise GeosegError(
-            "--time runs a few windows on this machine: leave it out with workers "
-            "elsewhere, and see how long a corner of the raster takes (--aoi)"
-        )
     with client_of(place) if elsewhere else nullcontext() as client:
         each = _of_each_zone(raster, options)
         workers = place.workers or processes(client)
         plans = [_planned(raster, one, workers, client, timed=timed) for one in each]
     summary, lines = _together(plans)
-    here = not (timed or elsewhere)
-    how_long = "--time says how long it takes; " if here else ""
+    how_long = "" if timed else "--time says how long it takes; "
     following = f"{how_long}`segment` in place of `plan`, with --out, runs it"
     print_summary(summary, [*lines, f"{'next':<22}{following}"], output)
 
@@ -258,7 +252,7 @@ def _planned(
     if timed:
         from geoseg.inference.timing import measure_time
 
-        timing = measure_time(made, workers)
+        timing = measure_time(made, workers, client)
         summary |= {"time": {**plain(timing), "limit": timing.limit}}
         lines += _timing_lines(timing, workers)
     return summary, lines

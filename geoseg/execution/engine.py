@@ -27,6 +27,7 @@ from geoseg.execution.tasks import (
     outcome_of,
     seconds_until,
 )
+from geoseg.execution.versions import answers_of, check_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -187,13 +188,43 @@ def ask_workers(
         The worker's address, and what it answers, or its error.
 
     Raises:
-        ClusterError: There was no worker for as long as one is waited for.
+        ClusterError: There was no worker for as long as one is waited for; one does
+            not answer, or has other packages.
     """
     while not checked_client(client).nthreads():
         with engine(None, client=client) as tasks:  # which waits, and says so
             tasks.submit("first", _nothing)
             tasks.wait()
-    yield from client.run(function, *args, on_error="return").items()
+    check_workers(client, None)  # or what is asked may mean nothing there
+    yield from answers_of(client, function, *args).items()
+
+
+def ask_one(
+    client: Client,
+    shared: object,
+    function: Callable[..., R],
+    *args: Any,  # noqa: ANN401
+    worker: str | None = None,
+) -> R:
+    """Return `function(shared, *args)`, as a task of one worker.
+
+    Args:
+        client: The cluster's.
+        shared: The first argument.
+        function: What is called there.
+        *args: Its other arguments.
+        worker: Address of the worker, as long as it is there; None: any.
+
+    Raises:
+        Exception: What the function raises.
+        ClusterError: There was no worker for as long as one is waited for.
+    """
+    with engine(shared, client=client) as tasks:
+        tasks.submit("one", function, *args, worker=worker)
+        outcome = tasks.wait()[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return cast("R", outcome.result)
 
 
 def _nothing(_: object) -> None:

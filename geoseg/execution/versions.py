@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import ClusterError, first_line
@@ -17,6 +18,12 @@ MUST_AGREE = ("python", "geoseg", "dask", "distributed", "cloudpickle")
 """Packages whose versions must be the same on both sides: tasks travel between them."""
 SHOULD_AGREE = ("numpy", "numba", "torch", "zarr", "rasterio")
 """Packages whose versions may change an answer by rounding: a warning says so."""
+ANSWERS_WITHIN = 120.0
+"""Seconds in which a worker answers that imports all of geoseg from a slow disk."""
+
+
+class SilentWorkerError(ClusterError, TimeoutError):
+    """A worker does not answer: a plan says so, a run asks again."""
 
 
 def versions() -> dict[str, str | None]:
@@ -52,12 +59,51 @@ def check_workers(client: Client, addresses: Iterable[str] | None) -> None:
         ClusterError: As `check_versions`.
     """
     workers = None if addresses is None else sorted(addresses)
-    answers = client.run(versions, workers=workers, on_error="return")
-    for address, answer in answers.items():
+    for address, answer in answers_of(client, versions, workers=workers).items():
         if isinstance(answer, ImportError):
             raise _lacking(f"worker {address}", answer)
         if not isinstance(answer, BaseException):
             _compare(f"worker {address}", answer)
+
+
+def answers_of(
+    client: Client,
+    function: Callable[..., Any],
+    *args: Any,  # noqa: ANN401
+    workers: list[str] | None = None,
+) -> dict[str, Any]:
+    """Return by address what workers, or all, answer beside their tasks, or the error.
+
+    Raises:
+        SilentWorkerError: One does not answer, for as long as importing all may take.
+    """
+    try:
+        answers: dict[str, Any] = client.run(
+            function,
+            *args,
+            workers=workers,
+            on_error="return",
+            callback_timeout=ANSWERS_WITHIN,
+        )
+    except TimeoutError as error:
+        # A process that hangs does not tell the scheduler that it is alive, either.
+        heard = client.run_on_scheduler(_silent)
+        quiet = [a for a in heard if workers is None or a in workers]
+        raise SilentWorkerError(
+            f"{', '.join(quiet) or 'a worker'} did not answer for "
+            f"{ANSWERS_WITHIN:.0f} s: does it hang? End it, or restart the workers"
+        ) from error
+    return answers
+
+
+def _silent(dask_scheduler: Any) -> list[str]:  # noqa: ANN401 - Dask's
+    """Return the workers that have not been heard of, while one did not answer."""
+    since = time.time() - ANSWERS_WITHIN / 2
+    return sorted(
+        address
+        for address, worker in dask_scheduler.workers.items()
+        if worker.last_seen < since
+    )
 
 
 def _compare(place: str, theirs: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from geoseg.execution.engine import engine as engine_of
+from geoseg.execution.engine import ask_one
 from geoseg.inference.sites import Site, gpu_name, leaving_with_device
 from geoseg.models.load import ModelRecipe
 from geoseg.models.networks.device import EngineName, Precision, is_out_of_memory
@@ -166,12 +166,7 @@ def choose_numerics(
     planned = site.precision if asked.engine != engine else None
     batch = site.batch if site.card is not None else asked.batch
     recipe = recipe.with_options(replace(asked, engine=engine, batch=batch))
-    with engine_of(recipe, client=client) as tasks:
-        tasks.submit("numerics", _chosen, windows, planned, worker=site.asked)
-        outcome = tasks.wait()[0]
-    if outcome.error is not None:
-        raise outcome.error
-    return cast("Choice", outcome.result)
+    return ask_one(client, recipe, _chosen, windows, planned, worker=site.asked)
 
 
 def _chosen(recipe: ModelRecipe, windows: int, planned: str | None) -> Choice:

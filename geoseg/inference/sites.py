@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from socket import gethostname
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import counted, size
-from geoseg.errors import ClusterError, GeosegError, first_line, says_device_is_lost
-from geoseg.execution.engine import ask_workers
-from geoseg.execution.engine import engine as engine_of
+from geoseg.errors import ClusterError, first_line, says_device_is_lost
+from geoseg.execution.engine import ask_one, ask_workers
 from geoseg.execution.resources import (
     cores,
     feeding_threads,
@@ -68,6 +67,8 @@ class Site:
     """Blocks at once, of a worker; None: as many as suit."""
     workers: Mapping[str, int] = field(default_factory=dict)
     """How many workers there are, by what their GPU is called; none: this process."""
+    machines: int = 1
+    """How many the workers are spread over."""
     asked: str | None = None
     """Address of the worker that was asked."""
 
@@ -258,12 +259,7 @@ class Crew:
                 (a for a, one in self.facts.items() if one.card == self.card),
                 key=lambda address: self.facts[address].room,
             )
-            with engine_of(recipe, client=client) as tasks:
-                tasks.submit("site", _site_there, worker=asked)
-                outcome = tasks.wait()[0]
-            if outcome.error is not None:
-                raise outcome.error
-            site = cast("Site", outcome.result)
+            site = ask_one(client, recipe, _site_there, worker=asked)
         on_host = Counter(one.host for one in facts)
         threads = max(one.threads for one in facts)
         wanted = min(feeding_threads(one.cores, on_host[one.host]) for one in facts)
@@ -282,6 +278,7 @@ class Crew:
             threads=threads,
             notes=notes,
             workers=dict(self.kinds),
+            machines=len(on_host),
             asked=asked,
         )
 
@@ -303,7 +300,7 @@ def crew_of(recipe: ModelRecipe, device: str, client: Client, *, mixed: bool) ->
     facts: dict[str, Facts] = {}
     for _ in range(_TRIES):  # a worker of a cluster that shrinks may go as it is asked
         for address, answer in ask_workers(client, _facts, None if own else device):
-            if isinstance(answer, GeosegError | ImportError):
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
                 said = first_line(answer)
                 raise ClusterError(f"worker {address}: {said}") from answer
             if isinstance(answer, Facts):

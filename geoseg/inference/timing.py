@@ -8,12 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
+from typing import TYPE_CHECKING
 
 from geoseg.core.grid import Window
+from geoseg.execution.engine import ask_one
 from geoseg.execution.resources import cores
 from geoseg.inference.planning import Plan
+from geoseg.inference.sites import leaving_with_device
 from geoseg.inference.workflow import run_plan
 from geoseg.rasters.aoi import windowed
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _SIDE = 2
 """Windows along each side of what is measured."""
@@ -53,7 +59,9 @@ class Timing:
         return min(self.stages, key=self.stages.__getitem__)
 
 
-def measure_time(plan: Plan, processes: int = 1) -> Timing:
+def measure_time(
+    plan: Plan, processes: int = 1, client: Client | None = None
+) -> Timing:
     """Run a plan on a square of its raster, twice, and take the time of the second.
 
     The first time models are loaded and compiled. Nothing is kept. Reading is measured
@@ -62,10 +70,22 @@ def measure_time(plan: Plan, processes: int = 1) -> Timing:
     Args:
         plan: The plan.
         processes: How many will be at work, on this machine.
+        client: Whose workers will be instead: the one measures that the plan asked.
 
     Raises:
         GeosegError: It cannot run.
     """
+    if client is None:
+        return _measured(plan, processes)
+    return ask_one(client, plan, _measured_there, processes, worker=plan.site.asked)
+
+
+def _measured_there(plan: Plan, processes: int) -> Timing:
+    with leaving_with_device():
+        return _measured(plan, processes)
+
+
+def _measured(plan: Plan, processes: int) -> Timing:
     part = _part(plan)
     pixels, whole = part.source.grid.pixels, plan.source.grid.pixels
     fresh = _part(plan, 4).source
@@ -85,7 +105,7 @@ def measure_time(plan: Plan, processes: int = 1) -> Timing:
         processes=processes,
         plan=plan,
     )
-    beside = processes if _on_gpu(plan) else 1
+    beside = processes if _on_gpu(plan) else plan.site.machines
     speed = min(pixels * beside / seconds / 1e6, *stages.values())
     return Timing(
         windows=part.tiling.windows,
@@ -105,10 +125,11 @@ def stage_rates(
     processes: int,
     plan: Plan,
 ) -> dict[str, float]:
-    """Return the Mpx/s that each stage does by itself, of all processes of a machine.
+    """Return the Mpx/s that each stage does by itself, of all processes.
 
-    Decoding and writing share the cores, whatever the processes; disks and links are
-    waited for by as many tasks as there are; every process has a GPU for itself.
+    Decoding and writing share the cores of a machine, whatever its processes; disks and
+    links are waited for by as many tasks as there are; every process has a GPU for
+    itself. Machines are taken to be alike.
 
     Args:
         reading: What it took to read `fresh` pixels, of one thread.
@@ -120,7 +141,7 @@ def stage_rates(
         plan: Says where the model runs, and where the raster lies.
     """
     tasks = plan.tasks * processes
-    side_by_side = min(cores(), tasks)
+    side_by_side = min(cores() * plan.site.machines, tasks)
     if reading.waits:
         remote = "://" in plan.source.name or plan.source.name.startswith("/vsi")
         rates = {"link" if remote else "disk": fresh * tasks / reading.seconds}
@@ -128,7 +149,8 @@ def stage_rates(
         rates = {"decoder": fresh * side_by_side / max(reading.cpu, 1e-9)}
     if forward > 0:
         on_gpu = _on_gpu(plan)
-        beside = side_by_side if plan.model.card.output == "labels" else 1
+        alone = plan.model.card.output != "labels"
+        beside = plan.site.machines if alone else side_by_side
         many = processes if on_gpu else beside
         rates["GPU" if on_gpu else "model"] = pixels * many / forward
     if writing > 0:

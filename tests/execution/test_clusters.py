@@ -644,8 +644,9 @@ class Versions:
     def run_on_scheduler(self, function):
         return {**function(), **self.scheduler}
 
-    def run(self, function, *, workers, on_error):
+    def run(self, function, *, workers, on_error, callback_timeout):
         assert (workers, on_error) == (None, "return")
+        assert callback_timeout > 0
         return {"tcp://w:1": self.worker or function()}
 
 

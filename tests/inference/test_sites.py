@@ -1,5 +1,7 @@
 """What a plan is made for: GPUs of workers, told apart, and GPUs that are not here."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,9 @@ from torch import nn
 from geoseg.cli import run
 from geoseg.core.classes import class_table
 from geoseg.errors import GeosegError
-from geoseg.inference import sites
+from geoseg.execution import versions
+from geoseg.execution.clusters import local_cluster
+from geoseg.inference import sites, timing
 from geoseg.inference.sites import NO_GPU, Crew, Facts, crew_of, site_here
 from geoseg.inference.workflow import run_plan
 from geoseg.models.card import Band, Card
@@ -177,4 +181,54 @@ def test_plan_asks_the_workers_of_a_scheduler(scene, client, capsys):
     assert run([*line, "--scheduler", client.scheduler.address]) == 0
     told = capsys.readouterr().out
     assert f"workers               2 with {NO_GPU}; 6 blocks at once each" in told
-    assert run([*line, "--scheduler", client.scheduler.address, "--time"]) == 2
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Two workers that are processes of their own."""
+    with local_cluster(2, threads=2, dashboard=None) as client:
+        yield client
+
+
+def test_a_worker_says_how_long_a_run_takes(scene, processes, capsys, monkeypatch):
+    monkeypatch.setattr(timing, "_measured", None)  # here nothing is
+    line = ["plan", str(scene), "--model", "threshold:red>100", "--time"]
+    assert run([*line, "--scheduler", processes.scheduler.address]) == 0
+    told = capsys.readouterr().out
+    assert "in 2 processes" in told
+    assert "\nlimit                 the " in told
+    gone = scene.with_name("gone.tif")
+    how = {"chunk": 48, "model": "threshold:red>100", "client": processes}
+    plan = make_plan(scene.rename(gone), **how)
+    gone.rename(scene)
+    with pytest.raises(GeosegError, match=r"gone\.tif"):
+        timing.measure_time(plan, 2, processes)
+
+
+def test_a_worker_that_hangs_is_named(processes, monkeypatch):
+    monkeypatch.setattr(versions, "ANSWERS_WITHIN", 4.0)
+    recipe = model_recipe(network(), device="cpu")
+    address, pid = min(processes.run(os.getpid).items())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(GeosegError, match=f"^{address} did not answer for 4 s"):
+            crew_of(recipe, "auto", processes, mixed=False)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_whose_gpu_is_broken_is_named(client, monkeypatch):
+    def broken(device, dask_worker):
+        raise RuntimeError("CUDA driver is gone")
+
+    monkeypatch.setattr(sites, "_facts", broken)
+    recipe = model_recipe(network(), device="cpu")
+    with pytest.raises(GeosegError, match=r"worker tcp.*: CUDA driver is gone"):
+        crew_of(recipe, "auto", client, mixed=False)
+
+
+def test_workers_of_another_geoseg_are_refused(client, monkeypatch):
+    recipe = model_recipe(network(), device="cpu")
+    monkeypatch.setattr(versions, "_different", lambda *_: "geoseg 0.0.1 there")
+    with pytest.raises(GeosegError, match="is not like this client: geoseg 0"):
+        crew_of(recipe, "auto", client, mixed=False)

@@ -8,10 +8,12 @@ from geoseg.inference import timing
 from geoseg.inference.timing import Cost, stage_rates
 
 
-def limit(monkeypatch, *, device, processes, forward, reading, name="scene.tif"):
+def limit(
+    monkeypatch, *, device, processes, forward, reading, name="scene.tif", machines=1
+):
     monkeypatch.setattr(timing, "cores", lambda: 16)
     recipe = SimpleNamespace(card=SimpleNamespace(output="scores"))
-    site = SimpleNamespace(card="H100" if device == "cuda" else None)
+    site = SimpleNamespace(card="H100" if device == "cuda" else None, machines=machines)
     source = SimpleNamespace(name=name)
     plan = SimpleNamespace(tasks=20, model=recipe, source=source, site=site)
     rates = stage_rates(
@@ -43,6 +45,9 @@ def test_processes_share_a_processor(monkeypatch):
             monkeypatch, device="cpu", processes=processes, forward=0.5, reading=quick
         )
         assert (name, rates["model"]) == ("model", 2)
+    how = {"device": "cpu", "forward": 0.5, "reading": quick}
+    _, rates = limit(monkeypatch, processes=8, machines=4, **how)
+    assert (rates["model"], rates["decoder"]) == (8, pytest.approx(4 * 16 / 0.01))
 
 
 @pytest.mark.parametrize(
