@@ -21,6 +21,7 @@ from zarr.storage import MemoryStore, StorePath
 from geoseg.core.grid import Window
 from geoseg.core.text import redact
 from geoseg.errors import DamagedStoreError, first_line
+from geoseg.rasters.unpacking import check_unpacked
 
 if TYPE_CHECKING:
     from numcodecs.abc import Codec
@@ -135,6 +136,8 @@ def decoded(
 
 def _decode(data: bytes, codecs: Sequence[Codec], whole: NDArray[Any]) -> NDArray[Any]:
     """Return the pixels of a chunk; in the array that is given, if it has a codec."""
+    if codecs:
+        check_unpacked(codecs[-1].codec_id, data, whole.nbytes)
     for codec in codecs[:0:-1]:
         data = codec.decode(data)
     if codecs:

@@ -28,6 +28,7 @@ from geoseg.maps.metadata import (
     group_attributes,
 )
 from geoseg.maps.storage import AZURE, Storage, access
+from geoseg.rasters.unpacking import check_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,7 @@ COORDINATES = 1_000_000
 
 def open_group(path: str, mode: str = "r") -> zarr.Group:
     """Open a group by its own metadata, which may be newer than the consolidated."""
+    check_chunks()
     return zarr.open_group(
         **zarr_store(path),
         mode=mode,  # type: ignore[arg-type]

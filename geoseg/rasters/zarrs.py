@@ -78,6 +78,9 @@ def zarr_dataset(
     """
     import xarray as xr
 
+    from geoseg.rasters.unpacking import check_chunks
+
+    check_chunks()
     name = redact(path)
     for link in _links(path):
         if not Path(os.path.realpath(link)).is_relative_to(os.path.realpath(path)):

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 
+import numcodecs
 import numpy as np
 import pytest
 import rasterio.shutil
@@ -139,6 +140,33 @@ def test_coordinates_and_pixels_that_cannot_be_read_are_told_on_one_line(tmp_pat
         (path / name).write_bytes(b"no")
         with pytest.raises(GeosegError, match="cannot"):
             open_classes(path)
+
+
+BOMB = np.zeros(100 << 20, np.uint8)
+PACKED = {
+    "blosc": numcodecs.Blosc("zstd").encode(BOMB),
+    "zstd": numcodecs.Zstd().encode(BOMB),
+    "zstd of unknown length": b"\x28\xb5\x2f\xfd\x00\x38" + b"\x02\x00\x10\0" * 800,
+    "lz4": numcodecs.LZ4().encode(BOMB),
+    "gzip": numcodecs.GZip().encode(BOMB),
+    "zlib": numcodecs.Zlib().encode(BOMB),
+    "bz2": numcodecs.BZ2().encode(BOMB),
+    "lzma": numcodecs.LZMA().encode(BOMB),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_chunks_do_not_unpack_to_far_more_than_they_hold(tmp_path, kind):
+    path = tmp_path / "a.zarr"
+    grouped(path, red=CLASSES)
+    told(path / "red/.zarray", compressor={"id": kind.partition(" ")[0]})
+    (path / "red/0.0").write_bytes(PACKED[kind])
+    begun = time.process_time()
+    with pytest.raises(GeosegError, match="says that it unpacks to"):
+        open_source(path).read(Window(y=0, x=0, height=12, width=16))
+    with pytest.raises(GeosegError, match="says that it unpacks to"):
+        open_classes(path).read("classes", Window(y=0, x=0, height=12, width=16))
+    assert time.process_time() - begun < 3
 
 
 def test_the_folder_of_many_bands_is_looked_through_once(tmp_path, monkeypatch):
