@@ -228,6 +228,18 @@ def main() -> None:
                 tell(**{f"stages, {compress}": found})
             if options.peers:
                 tell(**{f"plain, {compress}": run_plainly(scene, unet())})
+            if options.sweep:
+                tell(sweep=[
+                    whole(scene, network, engine=options.engine, block=b, batch=n)
+                    for n in (32, 64) for b in (1792, 3584)
+                ])  # fmt: skip
+            for name, make in NETWORKS.items() if options.networks else ():
+                other = unet(make, 3 if "mit" in name else 4)
+                tell(**{name: network_alone(other)})
+                tell(**{f"{name}, whole": whole(scene, other, engine=options.engine)})
+            if options.peers and compress == "none":
+                there = find_spec("monai") is not None
+                tell(monai=monai(unet(), scene) if there else "is not installed")
             for model in options.model:
                 own, name = Path(folder) / "own.tif", Path(model).name
                 card = model_recipe(model, device="cpu").card
@@ -236,18 +248,6 @@ def main() -> None:
                 how = {"engine": options.engine, "precision": "auto"}
                 tell(**{f"{name}, {compress}": whole(own, model, **how)})
                 own.unlink()
-            if options.sweep:
-                tell(sweep=[
-                    whole(scene, network, engine=options.engine, block=b, batch=n)
-                    for n in (32, 64) for b in (1792, 3584)
-                ])  # fmt: skip
-            for name, make in NETWORKS.items() if options.networks else ():
-                other = unet(make, 3 if "mit" in name else 4)
-                tell(**{name: network_alone(other, None)})
-                tell(**{f"{name}, whole": whole(scene, other, engine=options.engine)})
-            if options.peers and compress == "none":
-                there = find_spec("monai") is not None
-                tell(monai=monai(unet(), scene) if there else "is not installed")
             scene.unlink()
 
 
