@@ -36,6 +36,7 @@ _MEANINGS = (
     ("sand beach dune desert bare barren soil rock", "#F0E442 #DCB4B4"),
     ("snow ice glacier cloud", "#C8C8DC #DCB4B4"),
     ("shadow burnt burned fire", "#3C2828 #8C2800"),
+    ("background other others unlabelled", "#C8C8DC #646450"),
 )  # fmt: skip
 _MEANT = {
     word: colors.split() for words, colors in _MEANINGS[::-1] for word in words.split()

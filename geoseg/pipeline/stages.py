@@ -212,8 +212,9 @@ def _masks_are_whole(run: PipelineRun, product: str) -> bool:
 
 
 def _regions_open(run: PipelineRun, product: str) -> bool:  # noqa: ARG001
-    import pyogrio
+    from geoseg.rasters.vectors import ogr
 
+    pyogrio = ogr()
     try:
         return len(pyogrio.list_layers(product)) > 0
     except pyogrio.errors.DataSourceError:
