@@ -55,7 +55,11 @@ def print_summary(
 
 def _below_here(line: str) -> str:
     """Return a line with paths below the working directory as one would type them."""
-    here = os.path.join(Path.cwd(), "")  # noqa: PTH118 - with a separator at its end
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        return line
+    here = os.path.join(folder, "")  # noqa: PTH118 - with a separator at its end
     return re.sub(rf"(?<![\w./\\-]){re.escape(here)}(?=[^\s/])", "", line)
 
 
