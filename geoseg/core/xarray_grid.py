@@ -165,10 +165,8 @@ def _wkt(array: xr.DataArray, told: Mapping[Hashable, Any]) -> str | None:
 def _harmless(array: xr.DataArray) -> xr.DataArray:
     """Return an array without what it calls its CRS and is none."""
     copy = array.copy(deep=False)
-    for place in (
-        copy,
-        *(copy.coords[n] for n, c in copy.coords.items() if not c.ndim),
-    ):
+    scalars = [copy.coords[n] for n, c in copy.coords.items() if not c.ndim]
+    for place in (copy, *scalars):
         for key in ("crs", "crs_wkt", "spatial_ref"):
             if not _CRS.match(str(place.attrs.get(key, "{"))):
                 del place.attrs[key]

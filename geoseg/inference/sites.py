@@ -18,11 +18,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg.core.text import counted, size
 from geoseg.errors import ClusterError, first_line, says_device_is_lost
 from geoseg.execution.engine import ask_one, ask_workers
-from geoseg.execution.resources import (
-    cores,
-    feeding_threads,
-    main_memory,
-)
+from geoseg.execution.resources import cores, feeding_threads, main_memory
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -170,7 +166,9 @@ def site_here(recipe: ModelRecipe, processes: int = 1) -> Site:
     working = float(model.working_bytes())
     room = float("inf")
     if (card := gpu_name(model)) is not None:
-        room = _free(model.device, recipe.options.device_memory)
+        from geoseg.models.networks.device import free_memory
+
+        room = free_memory(model.device, recipe.options.device_memory)
     return Site(
         device=model.device,
         precision=model.precision,
@@ -329,11 +327,11 @@ def _facts(device: str | None, dask_worker: Any) -> Facts:  # noqa: ANN401
     """
     card, room = None, float("inf")
     if device is not None:
-        from geoseg.models.networks.device import choose_device
+        from geoseg.models.networks.device import choose_device, free_memory
 
         chosen = str(choose_device(device))
         if (card := _card_of(chosen)) is not None:
-            room = _free(chosen, None)
+            room = free_memory(chosen, None)
     return Facts(
         host=gethostname(),
         card=card,
@@ -342,14 +340,6 @@ def _facts(device: str | None, dask_worker: Any) -> Facts:  # noqa: ANN401
         cores=cores(),
         threads=dask_worker.state.nthreads,
     )
-
-
-def _free(device: str, asked: float | None) -> float:
-    import torch
-
-    from geoseg.models.networks.device import free_memory
-
-    return free_memory(torch.device(device), asked)
 
 
 def _differ(crew: Crew) -> str:

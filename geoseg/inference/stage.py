@@ -14,13 +14,7 @@ from geoseg.execution.resources import keep_freed_memory
 from geoseg.inference.block_cache import remove_partials
 from geoseg.inference.sites import leaving_with_device
 from geoseg.inference.streams import TASKS
-from geoseg.inference.worker import (
-    BlockReport,
-    Job,
-    check_worker,
-    finish,
-    infer,
-)
+from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
 from geoseg.maps.state import DONE, PARTIAL
 
 if TYPE_CHECKING:

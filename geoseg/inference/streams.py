@@ -64,8 +64,6 @@ def _close_all() -> None:
 def _begun(
     recipe: ModelRecipe, tiling: Tiling, numerics: Numerics | None, code: bytes | None
 ) -> Stream:
-    import torch
-
     from geoseg.inference.device_steps import compiled_step, keep_code
     from geoseg.inference.stream import Stream
     from geoseg.models.networks.device import free_memory
@@ -74,12 +72,11 @@ def _begun(
     batch = (numerics.batch if numerics else None) or model.batch
     compiled = None
     if numerics is not None and numerics.engine == "compile":
-        if (
-            code is not None and gpu_name(model) == numerics.card
-        ):  # else it is another's
+        ours = gpu_name(model) == numerics.card  # else it is for another kind
+        if code is not None and ours:
             keep_code(recipe, batch, code)
         compiled = compiled_step(recipe, batch)
-    free = free_memory(torch.device(model.device), recipe.options.device_memory)
+    free = free_memory(model.device, recipe.options.device_memory)
     left = free - batch * (model.working_bytes() / max(1, model.batch))
     return Stream(
         model,

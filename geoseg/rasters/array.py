@@ -16,7 +16,7 @@ from geoseg.core.text import counted, redact
 from geoseg.core.xarray_grid import located, spatial_dims
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import as_before, with_common_names
-from geoseg.rasters.file_versions import changed
+from geoseg.rasters.file_versions import changed, local_facts
 from geoseg.rasters.mosaic import stack
 from geoseg.rasters.sensors import COMMON_NAMES
 from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
@@ -435,11 +435,10 @@ def _content(array: xr.DataArray, *, anew: bool = False) -> dict[str, Any]:
     file = Path(str(array.encoding.get("source", "")))
     if _is_in_memory(array) or hasattr(data, "dask") or not file.exists():
         return {"digest": str(tokenize(data))}
-    stat = file.stat()
     if file.is_dir():
         told = None if anew else array.encoding.get("objects")
         return {"objects": told or _objects(file.absolute())}
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return dict(local_facts(str(file)))
 
 
 def _objects(folder: Path) -> str:

@@ -74,7 +74,9 @@ class Versions:
             local, remote = local[:_ASKED_LOCAL], remote[:_ASKED_REMOTE]
         if any(local_facts(f) != self.facts[f] for f in local):
             return False
-        with ThreadPoolExecutor(_AT_ONCE) as pool:  # starts none where none is needed
+        if not remote:
+            return True
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
             return all(pool.map(lambda f: _agree(self.facts[f], f), remote))
 
     def summary(self) -> dict[str, Any]:

@@ -190,8 +190,7 @@ def _trainer(
     if count > 1:
         # Networks with a loss of their own leave some weights without a gradient.
         strategy = _OneMachine(
-            meeting / "group",
-            find_unused_parameters=has_own_loss(card),
+            meeting / "group", find_unused_parameters=has_own_loss(card)
         )
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",

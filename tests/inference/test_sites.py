@@ -21,7 +21,7 @@ from geoseg.inference.sites import NO_GPU, Crew, Facts, crew_of, site_here
 from geoseg.inference.workflow import run_plan
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
-from geoseg.models.networks import torch_adapter
+from geoseg.models.networks import device, torch_adapter
 
 GB = 1e9
 H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"
@@ -73,25 +73,28 @@ def cards(monkeypatch, client):
             except ValueError:  # asked beside its tasks
                 return None
 
-        def facts(device, dask_worker):
+        def facts(asked, dask_worker):
             card, room = of[dask_worker.address]
-            known = (card, room) if device in {"auto", "cuda"} else (None, float("inf"))
+            known = (card, room) if asked in {"auto", "cuda"} else (None, float("inf"))
             fixed = {"host": "node", "memory": 512 * GB, "cores": 16, "threads": 6}
             return Facts(card=known[0], room=known[1], **fixed)
 
-        def card_of(device):
+        def card_of(_):
             return (mine() or (None,))[0]
 
         monkeypatch.setattr(sites, "_facts", facts)
         monkeypatch.setattr(sites, "_card_of", card_of)
-        monkeypatch.setattr(sites, "_free", lambda *_: mine()[1])
+        free = device.free_memory
+        monkeypatch.setattr(
+            device,
+            "free_memory",
+            lambda at, allowed: (mine() or (None, free(at, allowed)))[1],
+        )
         chosen = torch_adapter.choose_engine
         monkeypatch.setattr(
             torch_adapter,
             "choose_engine",
-            lambda device, asked: (
-                "torch" if mine() and mine()[0] else chosen(device, asked)
-            ),
+            lambda at, asked: "torch" if mine() and mine()[0] else chosen(at, asked),
         )
         monkeypatch.setattr(torch_adapter, "quickest_batch", lambda *_: 16)
 

@@ -156,10 +156,11 @@ def choose_engine(device: torch.device, asked: EngineName) -> EngineName:
     return "threads" if device.type == "cpu" else "torch"
 
 
-def free_memory(device: torch.device, allowed: float | None) -> float:
+def free_memory(device: torch.device | str, allowed: float | None) -> float:
     """Return the bytes of a device's memory that may be used, of what is free now."""
     import torch
 
+    device = torch.device(device)
     if device.type != "cuda":
         return allowed or 4e9
     free, _ = torch.cuda.mem_get_info(device)
