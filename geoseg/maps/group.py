@@ -19,6 +19,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from geoseg.core.classes import Class
 from geoseg.core.grid import Grid
+from geoseg.core.object_stores import AZURE, access
 from geoseg.maps.arrays import kind_of
 from geoseg.maps.metadata import (
     array_attributes,
@@ -27,7 +28,7 @@ from geoseg.maps.metadata import (
     grid_mapping_attributes,
     group_attributes,
 )
-from geoseg.maps.storage import AZURE, Storage, access
+from geoseg.maps.storage import Storage
 from geoseg.rasters.unpacking import check_chunks
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
+from geoseg.core.object_stores import access
 from geoseg.errors import GeosegError, SourceChangedError
 from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.archives import as_told, gdal_settings, signed
@@ -199,8 +200,6 @@ def _of_bucket(url: str) -> Facts:
 
 def _filesystem(url: str) -> Any:  # noqa: ANN401 - an fsspec file system
     import fsspec
-
-    from geoseg.maps.storage import access
 
     scheme = url.partition("://")[0]
     options = access(f"{scheme}://")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.extras import require
 from geoseg.core.files import written
+from geoseg.core.object_stores import access
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.addresses import is_remote, squeezed
@@ -105,8 +106,6 @@ def write_list(
             part.write_text(text, encoding="utf-8")
         return
     import fsspec
-
-    from geoseg.maps.storage import access
 
     try:
         with fsspec.open(name, "wb", **access(name)) as file:

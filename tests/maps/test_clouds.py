@@ -17,10 +17,11 @@ from ports import free_port
 from tifs import write_tif
 
 from geoseg.cli import main
+from geoseg.core.object_stores import access
 from geoseg.errors import LockedError
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
-from geoseg.maps.storage import Storage, access
+from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 from geoseg.maps.verify import verify
 from geoseg.rasters.open import open_source
