@@ -42,6 +42,7 @@ ROWS = {
     },
     "rasters/test_array.py": {
         "STAC items": "an_item_tells_nodata_and_what_numbers_mean",
+        "netCDF that xarray": "the_crs_of_netcdf_may_be_among_the_variables",
         "xarray:": "coordinates_that_are_corners_are_heard",
     },
     "rasters/test_zarrs.py": {

@@ -82,6 +82,21 @@ def _axis_of(array: xr.DataArray, dim: Hashable) -> str:
     return "y" if name in _Y else "x" if name in _X else ""
 
 
+def with_mapping(
+    array: xr.DataArray, dataset: xr.Dataset | xr.DataArray
+) -> xr.DataArray:
+    """Return an array of a dataset with its grid mapping, which tells its CRS.
+
+    xarray leaves that among the variables, unless told to decode all coordinates.
+    """
+    told = array.encoding.get("grid_mapping") or array.attrs.get("grid_mapping")
+    key = str(told or "").partition(":")[0]
+    held = getattr(dataset, "data_vars", {})
+    if key in array.coords or key not in held or held[key].ndim:
+        return array
+    return array.assign_coords({key: held[key].variable})
+
+
 def grid_of(
     array: xr.DataArray, name: str, told: Mapping[Hashable, Any] | None = None
 ) -> Grid:
@@ -126,6 +141,12 @@ def located(
             f"{name}: its coordinates lie half a pixel off its transform: they are "
             "taken for the corners of pixels"
         )
+    if transform.affine.is_identity and _is_curved(array, y, x):
+        notes.append(
+            f"{name} tells a latitude and a longitude of each pixel, so that its "
+            "pixels are on no regular grid: its map is in numbers of pixels; resample "
+            "it first, as with pyresample or xESMF"
+        )
     grid = Grid(
         crs=crs,
         transform=transform.affine,
@@ -142,6 +163,14 @@ def _in_degrees(array: xr.DataArray, y: Hashable, x: Hashable) -> bool:
         return False
     ys, xs = (np.abs(np.asarray(array.coords[d].values, np.float64)) for d in (y, x))
     return bool(ys.max() <= 90 and xs.max() <= 360)
+
+
+def _is_curved(array: xr.DataArray, y: Hashable, x: Hashable) -> bool:
+    """Whether coordinates of two dims tell where each pixel is, as of a swath."""
+    of_pixels = [str(n).lower() for n, c in array.coords.items() if {*c.dims} == {y, x}]
+    return any(n.startswith("lat") for n in of_pixels) and any(
+        n.startswith("lon") for n in of_pixels
+    )
 
 
 def _wkt(array: xr.DataArray, told: Mapping[Hashable, Any]) -> str | None:
@@ -188,8 +217,9 @@ def _other_names(
         for key in ("proj:wkt2", "proj:code", "crs_wkt", "spatial_ref"):
             if place.get(key):
                 yield str(place[key])
-        if place.get("proj:epsg"):
-            yield int(place["proj:epsg"])
+        for key in ("proj:epsg", "epsg"):
+            if str(place.get(key, "")).isdigit():
+                yield int(place[key])
     for key in ("proj:code", "proj:epsg", "epsg"):
         coordinate = array.coords.get(key)
         if coordinate is not None and coordinate.ndim == 0:

@@ -10,7 +10,7 @@ import numpy as np
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.grid import Grid, Window, same_pixels, squares
 from geoseg.core.text import redact
-from geoseg.core.xarray_grid import grid_of, spatial_dims
+from geoseg.core.xarray_grid import grid_of, spatial_dims, with_mapping
 from geoseg.errors import MasksError, RasterError, first_line
 from geoseg.maps.group import zarr_store
 from geoseg.maps.state import RECORD
@@ -113,7 +113,7 @@ def class_reader(data: xr.Dataset | xr.DataArray) -> ClassReader:
     array = class_array(data)
     source = data.encoding.get("source")
     name = redact(str(source)) if source else "the array"
-    grid = grid_of(array, name, data.attrs)
+    grid = grid_of(with_mapping(array, data), name, data.attrs)
     if source and "chunks" in array.encoding:
         masks = _store(str(source))
         if masks is not None and same_pixels(masks.grid, grid):

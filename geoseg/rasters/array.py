@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,14 +12,14 @@ import numpy as np
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import counted, redact
-from geoseg.core.xarray_grid import located, spatial_dims
+from geoseg.core.xarray_grid import located, spatial_dims, with_mapping
 from geoseg.errors import RasterError
+from geoseg.rasters.array_bands import bands_in, time_dim, variable_names
 from geoseg.rasters.bands import as_before, with_common_names
 from geoseg.rasters.file_versions import changed, local_facts
 from geoseg.rasters.mosaic import stack
-from geoseg.rasters.sensors import COMMON_NAMES
 from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
-from geoseg.rasters.time_steps import floating, is_series, iso_day, seen
+from geoseg.rasters.time_steps import floating, is_series, seen
 from geoseg.rasters.validity import valid_pixels
 from geoseg.rasters.zarrs import group_and_array, meant, zarr_dataset
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 # Bytes of a window from which on it is computed in strips.
 _AT_ONCE: Final = 1 << 27
+_SCALES: Final = frozenset({"scale_factor", "add_offset"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,8 +53,8 @@ class ArraySource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The array's dtype; uint8 for bool; floats where steps miss values."""
-        own = np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
+        """The array's, as it is held here; floats where steps miss values."""
+        own = _held(self.array.dtype)
         return floating(own) if is_series(self.bands) else own
 
     def select(self, bands: Sequence[int]) -> ArraySource:
@@ -97,7 +97,7 @@ class ArraySource:
 
     def _stored(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window as they are in the array; a copy."""
-        kept = np.dtype(np.uint8) if self.array.dtype == bool else self.array.dtype
+        kept = _held(self.array.dtype)
         pieces = self._pieces(window)
         if len(pieces) == 1:
             where = self.array[..., *window.slices]
@@ -131,6 +131,17 @@ class ArraySource:
             (groups[0], Window.spanning(y, bottom, window.x, window.right))
             for y, bottom in pairwise([window.y, *cuts, window.bottom])
         ]
+
+
+def _held(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what pixels are held as, of which models know all.
+
+    uint8 for bool, float32 for float16, in the order of this machine's bytes.
+    """
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    native = dtype.newbyteorder("=")
+    return np.dtype(np.float32) if native == np.float16 else native
 
 
 def _picked(where: xr.DataArray, layers: Sequence[int]) -> NDArray[Any]:
@@ -205,7 +216,7 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
     """Return variables with both spatial dims as the bands of one source."""
     found = {
-        str(name): variable
+        str(name): _of_file(with_mapping(variable, dataset), dataset)
         for name, variable in dataset.data_vars.items()
         if spatial_dims(variable) is not None
     }
@@ -224,12 +235,22 @@ def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:
                 f"{counted(len(source.bands), 'band')} beside other variables: give "
                 "one DataArray"
             )
-    called = with_common_names(list(found))
+    called = with_common_names(variable_names(found))
     named = [
         replace(source, bands=as_before(source.bands, [band] * len(source.bands)))
         for source, band in zip(opened, called, strict=True)
     ]
     return stack(named, "Dataset")
+
+
+def _of_file(variable: xr.DataArray, dataset: xr.Dataset) -> xr.DataArray:
+    """Return a variable that knows the file that its dataset was opened from."""
+    file = dataset.encoding.get("source")
+    if file is None or "source" in variable.encoding:
+        return variable
+    known = variable.copy(deep=False)
+    known.encoding = {**variable.encoding, "source": file}
+    return known
 
 
 def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
@@ -245,10 +266,10 @@ def _open_array(array: xr.DataArray, nodata: float | None) -> ArraySource:
             "and maybe band"
         )
     y, x = dims
-    time = _time_dim(array, name)
+    time = time_dim(array, name)
     flat = _banded(array, time, y, x, name)
     own = _nodata(flat) if nodata is None else nodata
-    bands = _bands(flat, name)
+    bands = bands_in(flat, name)
     grid, notes = located(flat, name)
     return ArraySource(
         array=flat.drop_vars(list(flat.coords)),  # the grid and bands hold them
@@ -269,39 +290,19 @@ def _name(array: xr.DataArray) -> str:
 
 
 def _nodata(array: xr.DataArray) -> float | None:
-    """Return the nodata value that an array tells of; None if its dtype has no such."""
+    """Return the nodata value that an array tells of; None if its dtype has no such.
+
+    Of whole numbers it may stand in the encoding, by which they are written: what is
+    read of that file then is NaN there.
+    """
     try:
         own = array.rio.nodata
     except (ValueError, OverflowError):  # such as NaN for integers
-        return None
+        own = None
+    whole = array.dtype.kind in "iu"
+    if whole and (own is None or np.isnan(own)) and not _SCALES & {*array.encoding}:
+        own = array.encoding.get("_FillValue", array.encoding.get("missing_value"))
     return None if own is None else float(own)
-
-
-def _time_dim(array: xr.DataArray, name: str) -> Hashable | None:
-    """Return the dim along which dates run; None where there is none, or one date.
-
-    Raises:
-        RasterError: It is called time, but nothing says which dates these are.
-    """
-    for dim in array.dims:
-        if dim in array.coords and _is_time(array.coords[dim]):
-            return dim
-        if str(dim).lower() == "time" and array.sizes[dim] > 1:
-            raise RasterError(
-                f"{name} has a dim {dim} without dates: assign them, as in "
-                f"array.assign_coords({dim}=pandas.to_datetime([...]))"
-            )
-    return None
-
-
-def _is_time(coordinate: xr.DataArray) -> bool:
-    """Whether a coordinate holds dates, of NumPy, cftime or as texts."""
-    if coordinate.dtype.kind == "M":
-        return True
-    first = coordinate.values.flat[0] if coordinate.size else None
-    if isinstance(first, str):
-        return re.match(r"\d{4}-\d\d-\d\d", first) is not None
-    return hasattr(first, "strftime")
 
 
 def _banded(
@@ -330,92 +331,6 @@ def _banded(
     return array.transpose(*band, y, x)
 
 
-def _bands(array: xr.DataArray, name: str) -> tuple[SourceBand, ...]:
-    """Return the bands of an array, those of each date one after the other."""
-    time = _time_dim(array, name)
-    if time is None:
-        dim, count = (array.dims[0], array.shape[0]) if array.ndim > 2 else (None, 1)
-        bands = _named(array, dim, count)
-        step = _only_date(array, name)
-        return tuple(replace(band, step=step) for band in bands)
-    if array.ndim == 4:
-        bands = _named(array, array.dims[1], array.shape[1])
-    else:
-        bands = _named(array, None, 1)
-    steps = [iso_day(moment, name) for moment in array.coords[time].values]
-    twice = next((a for a, b in pairwise(steps) if a == b), None)
-    if twice is not None:
-        raise RasterError(
-            f"{name} shows {twice} more than once: lay those together first, as in "
-            f"array.groupby('{time}.date').max()"
-        )
-    return tuple(replace(band, step=step) for step in steps for band in bands)
-
-
-def _only_date(array: xr.DataArray, name: str) -> str | None:
-    """Return the date of an array of one; None where it does not tell, or of several.
-
-    It is a scalar coordinate then, `time` where there are more.
-    """
-    scalar = {str(k): c for k, c in array.coords.items() if not c.ndim and _is_time(c)}
-    dates = {iso_day(c.values[()], name) for c in scalar.values()}
-    if "time" in scalar:
-        return iso_day(scalar["time"].values[()], name)
-    return dates.pop() if len(dates) == 1 else None
-
-
-def _named(
-    array: xr.DataArray, dim: Hashable | None, count: int
-) -> tuple[SourceBand, ...]:
-    """Return names from a dim's coordinate, `long_name`, or the array's own."""
-    told = array.attrs.get("long_name")
-    labels = array.coords[dim].values if dim in array.coords else None
-    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "UOS":
-        names = [str(label) for label in labels]
-    elif isinstance(told, list | tuple) and len(told) == count:
-        names = [str(n) if n else str(i + 1) for i, n in enumerate(told)]
-    elif count == 1 and isinstance(told or array.name, str):
-        names = [str(told or array.name)]
-    else:
-        names = [str(i + 1) for i in range(count)]
-    if len(set(names)) < count:
-        names = [str(i + 1) for i in range(count)]
-    return _with_attributes(array, dim, with_common_names(names))
-
-
-def _with_attributes(
-    array: xr.DataArray, dim: Hashable | None, bands: tuple[SourceBand, ...]
-) -> tuple[SourceBand, ...]:
-    """Return bands with what attributes and other coordinates tell of them.
-
-    stackstac has a coordinate `common_name` along the bands; scale and offset are
-    `scale_factor` and `add_offset`, where they have not been applied.
-    """
-    scale = _number(array.attrs.get("scale_factor"))
-    offset = _number(array.attrs.get("add_offset"))
-    told = array.coords.get("common_name")
-    common = [""] * len(bands)
-    if told is not None and told.dims == (dim,):
-        common = [str(c) for c in told.values]
-    return tuple(
-        replace(
-            band,
-            common_name=name if name in COMMON_NAMES else band.common_name,
-            scale=1.0 if scale is None else scale,
-            offset=offset or 0.0,
-            number=i,
-        )
-        for i, (band, name) in enumerate(zip(bands, common, strict=True), 1)
-    )
-
-
-def _number(value: Any) -> float | None:  # noqa: ANN401 - an attribute
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None  # one for each band, or words
-
-
 def _identity(array: xr.DataArray, name: str) -> dict[str, Any]:
     """Return a digest of the pixels, or of the file or graph that they come from."""
     from dask.base import tokenize
@@ -432,12 +347,15 @@ def _content(array: xr.DataArray, *, anew: bool = False) -> dict[str, Any]:
     from dask.base import tokenize
 
     data = _data(array)
-    file = Path(str(array.encoding.get("source", "")))
-    if _is_in_memory(array) or hasattr(data, "dask") or not file.exists():
+    told = array.encoding.get("source")
+    if _is_in_memory(array) or hasattr(data, "dask") or not told:
+        return {"digest": str(tokenize(data))}
+    file = Path(str(told))
+    if not file.exists():
         return {"digest": str(tokenize(data))}
     if file.is_dir():
-        told = None if anew else array.encoding.get("objects")
-        return {"objects": told or _objects(file.absolute())}
+        known = None if anew else array.encoding.get("objects")
+        return {"objects": known or _objects(file.absolute())}
     return dict(local_facts(str(file)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -12,8 +13,9 @@ from affine import Affine
 from tifs import write_tif
 
 from geoseg.core.grid import Window
-from geoseg.errors import RasterError
-from geoseg.rasters.open import Source, open_source
+from geoseg.errors import RasterError, SourceChangedError
+from geoseg.maps.dataset import class_reader
+from geoseg.rasters.open import Source, check_unchanged, open_source
 
 UTM = Affine(10, 0, 500000, 0, -10, 5000000)
 
@@ -307,6 +309,77 @@ def test_opening_a_zarr_reads_no_pixels(tmp_path):
 def test_arrays_without_crs_are_told():
     with pytest.warns(UserWarning, match="DataArray has no coordinate reference"):
         open_source(scene(noise(1, 3, 3), crs=None))
+
+
+def netcdf(path, array, names=("red", "nir")):
+    """Write variables as CF has them, of scipy's netCDF: big-endian, read lazily."""
+    dataset = array.assign_coords(band=list(names)).to_dataset("band")
+    dataset.to_netcdf(path, engine="scipy")
+    return xr.open_dataset(path, engine="scipy")
+
+
+def test_a_dataset_of_a_file_is_that_file_not_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pixels = noise(2, 5, 7).astype("int16")
+    with netcdf(tmp_path / "a.nc", scene(pixels)) as dataset:
+        source = open_source(dataset)
+        Path("output.txt").write_text("of the run itself")
+        check_unchanged(source)
+        np.testing.assert_array_equal(whole(source)[0], pixels)
+        again = write_tif(tmp_path / "b.tif", pixels)
+        again.replace(tmp_path / "a.nc")
+        with pytest.raises(SourceChangedError, match="replaced or changed"):
+            check_unchanged(source)
+
+
+def test_the_crs_of_netcdf_may_be_among_the_variables(tmp_path):
+    with netcdf(tmp_path / "a.nc", scene(noise(2, 5, 7).astype("int16"))) as dataset:
+        assert "spatial_ref" in dataset.data_vars
+        assert "UTM zone 33N" in open_source(dataset).grid.crs
+        classes = (dataset.drop_vars("nir") > 9).astype("uint8")
+        classes = classes.assign(spatial_ref=dataset.spatial_ref)
+        classes.red.attrs["grid_mapping"] = "spatial_ref"
+        assert "UTM zone 33N" in class_reader(classes).grid.crs
+
+
+@pytest.mark.parametrize(("dtype", "held"), [(">u2", "uint16"), ("float16", "float32")])
+def test_pixels_are_held_as_models_know_them(dtype, held):
+    array = scene(noise(2, 5, 7).astype(dtype))
+    source = open_source(array)
+    pixels, _ = whole(source)
+    assert pixels.dtype == source.dtype == np.dtype(held)
+    assert pixels.dtype.isnative
+    np.testing.assert_array_equal(pixels, array.values)
+
+
+def test_nodata_of_whole_numbers_may_stand_in_the_encoding():
+    array = scene(noise(2, 5, 7))
+    array[0, 2, 3] = 0
+    array.encoding["_FillValue"] = 0
+    assert not whole(open_source(array))[1][2, 3]
+    packed = array.copy()
+    packed.encoding |= {"scale_factor": 0.5}  # of the numbers in the file
+    assert whole(open_source(packed))[1].all()
+
+
+def test_variables_of_rioxarray_are_called_by_their_bands(tmp_path):
+    path = write_tif(tmp_path / "a.tif", noise(2, 5, 7), names=["red", "nir"])
+    with rioxarray.open_rasterio(path, band_as_variable=True) as dataset:
+        bands = open_source(dataset).bands
+        assert [b.common_name for b in bands] == ["red", "nir"]
+        for name in dataset.data_vars:
+            del dataset[name].attrs["long_name"]
+        assert [b.name for b in open_source(dataset).bands] == ["1", "2"]
+
+
+def test_a_place_of_each_pixel_is_no_grid():
+    y, x = np.mgrid[50:51:5j, 8:9:7j]
+    at = {"lat": (("y", "x"), y), "lon": (("y", "x"), x)}
+    array = xr.DataArray(noise(5, 7), dims=("y", "x"), coords=at)
+    with pytest.warns(UserWarning, match="no coordinate reference system"):
+        notes = open_source(array).notes
+    assert "a latitude and a longitude of each pixel" in notes[0]
 
 
 # --- STAC items ---
