@@ -62,6 +62,8 @@ class Layer:
     counts more."""
     kind: QualityKind | None = None
     """Of a quality band."""
+    classes: bool = False
+    """Whether its numbers are classes, of which there is nothing between two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
         SceneMissingError: Its file cannot be opened, twice.
         RasterError: It is nothing that can be read.
     """
-    file = _file(layer, reading, handles)
+    file = layer_file(layer, reading, handles)
     numbers = [n for n in layer.numbers if n in file.numbers]
     if not numbers and layer.kind is None:
         raise RasterError(
@@ -132,7 +134,28 @@ def open_layer(layer: Layer, reading: Reading, handles: Handles) -> Source:
     return in_units(on_control_points(file, file.control), 1.0, 0.0, np.float32)
 
 
-def _file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
+def numbers_are_told(layer: Layer, reading: Reading, handles: Handles) -> bool:
+    """Whether a band's file says what its numbers mean, or they are in units already.
+
+    Raises:
+        SceneMissingError: It cannot be opened, twice.
+    """
+    file = layer_file(layer, reading, handles)
+    scaled = any(
+        band.is_scaled
+        for band, number in zip(file.bands, file.numbers, strict=True)
+        if number in layer.numbers
+    )
+    return scaled or file.dtype.kind == "f" or file.dtype.itemsize == 1
+
+
+def layer_file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
+    """Open the file of a layer, all of its bands, as it is stored.
+
+    Raises:
+        SceneMissingError: It cannot be opened, twice.
+        RasterError: It is nothing that can be read.
+    """
     told = FileHints(
         nodata=None if layer.kind else reading.nodata,
         rule="all" if layer.kind else "any",  # 0 in one of many flags is no nodata
@@ -186,7 +209,8 @@ def place_layer(layer: Layer, reading: Reading, handles: Handles) -> Placed:
             "other's with gdal_edit.py -a_srs"
         )
     whole = whole_factors(source.grid, grid)
-    as_is = layer.kind is not None or reading.resampling == "nearest"
+    classes = layer.kind is not None or layer.classes
+    as_is = classes or reading.resampling == "nearest"
     if as_is or (reading.resampling == "auto" and whole):
         return Placed(source=Nearest(source=source, target=grid[place]), place=place)
     return Placed(source=onto(source, grid[place]), place=place)

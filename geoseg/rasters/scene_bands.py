@@ -62,10 +62,16 @@ def item_name(item: Mapping[str, Any]) -> str:
 
 def _in_asset(item: Mapping[str, Any], asset: Asset) -> Iterator[Entry]:
     sensor = f"{item.get('collection', '')} {item.get('id', '')}"
-    bands = asset.bands or (SourceBand(name=asset.key),)
+    bands = asset.bands or (_unnamed(asset),)
     guesses = with_common_names([b.name for b in bands], sensor)
     for i, (band, guess) in enumerate(zip(bands, guesses, strict=True), 1):
         yield Entry(asset=asset, number=i, band=band, guessed=guess.common_name)
+
+
+def _unnamed(asset: Asset) -> SourceBand:
+    """Return the band of an asset that names none, by the asset's key."""
+    scale, offset = asset.rules[0] if asset.rules else (1.0, 0.0)
+    return SourceBand(name=asset.key, scale=scale, offset=offset)
 
 
 def band_of(entries: Sequence[Entry], word: str, scene: str) -> Entry | None:
@@ -167,7 +173,7 @@ def _layer(
     if found is None:
         return None
     asset = found.asset
-    told: Numbers = "item" if asset.scaled else "file"
+    told: Numbers = "item" if asset.scaled or found.band.is_scaled else "file"
     if asset.scaled and asset.by_baseline:
         told = "baseline"
     return Layer(
@@ -180,6 +186,7 @@ def _layer(
         offset=found.band.offset,
         nodata=asset.nodata,
         applied=asset.applied,
+        classes=asset.classes,
     )
 
 

@@ -29,10 +29,10 @@ from geoseg.rasters.aoi import area_on_grid
 from geoseg.rasters.catalogs import cloud_of
 from geoseg.rasters.common_grid import Headers, common_grid, zone_in_pixels, zones_note
 from geoseg.rasters.covers import covers_of
+from geoseg.rasters.file_bands import with_bands_of_files
 from geoseg.rasters.file_versions import local_facts
 from geoseg.rasters.layers import Layer, Opened, Reading, most_handles, open_layer
 from geoseg.rasters.observations import Observation, observations
-from geoseg.rasters.quality_bands import told_by
 from geoseg.rasters.reduce import by_pixel, index_bands
 from geoseg.rasters.scene_bands import (
     Entry,
@@ -41,6 +41,13 @@ from geoseg.rasters.scene_bands import (
     item_name,
     layers_of,
     quality_layer,
+)
+from geoseg.rasters.series_notes import (
+    by_quality,
+    masks_told,
+    numbers_told,
+    refuse_averages,
+    unlooked,
 )
 from geoseg.rasters.source import SourceBand, unique
 from geoseg.rasters.time import Overpass, Scene, Series, Step, cell_side
@@ -97,6 +104,7 @@ def open_series(
         skip=options.skip_missing,
         name=name,
     )
+    items = with_bands_of_files(items, headers)
     grid = common_grid(items, options, headers, aoi=aoi, pixel=pixel)
     area = _area(aoi, options, grid)
     there = _touching(items, grid, area, name)
@@ -122,7 +130,8 @@ def open_series(
         scenes, gone = _without_missing(scenes, reading, handles, name)
     steps = _steps(seen, options.every, wanted)
     depth, scored = len(read.shown), len(read.scored)
-    reflectance, numbers = _numbers(scenes, depth)
+    reflectance, numbers = numbers_told(scenes, depth, reading, handles.handles)
+    refuse_averages(scenes, read.shown, steps, _rule(options), name)
     all_bands = tuple(
         replace(band, step=step.label, is_reflectance=reflectance)
         for step in steps
@@ -159,8 +168,8 @@ def open_series(
                 *zones_note(options, aoi),
                 *more,
                 *numbers,
-                *_of_masks(scenes, options),
-                *_unlooked(scenes, len(read.looked)),
+                *masks_told(scenes, options),
+                *unlooked(scenes, len(read.looked)),
                 *gone,
             )
         ),
@@ -273,7 +282,7 @@ def _scene(
     entries: Sequence[Entry],
     options: SeriesOptions,
 ) -> Scene:
-    masked = _by_quality(options)
+    masked = by_quality(options)
     return Scene(
         name=item_name(item),
         layers=layers_of(item, bands, entries),
@@ -339,68 +348,11 @@ def unique_layers(scenes: Iterable[Scene]) -> list[Layer]:
     return list(dict.fromkeys(found))
 
 
-def _numbers(scenes: Sequence[Scene], depth: int) -> tuple[bool, list[str]]:
-    """Return whether all is reflectance by items, and what there is to say of it."""
-    layers = [la for s in scenes for la in s.layers[:depth] if la is not None]
-    silent = {la.scene for la in layers if la.told_by == "file"}
-    rules = sorted({(la.scale, la.offset) for la in layers if la.told_by != "file"})
-    told = len({la.scene for la in layers if la.told_by != "file"})
-    notes = []
-    if rules:
-        shown = "; ".join(f"x {scale:g} {offset:+g}" for scale, offset in rules[:4])
-        notes.append(f"reflectance = number {shown}, by {counted(told, 'scene')}")
-    if silent and rules:
-        notes.append(
-            f"{counted(len(silent), 'scene')} {'does' if len(silent) == 1 else 'do'} "
-            "not say of each band what its numbers mean, unlike others: what the files "
-            "say counts, else they are taken as they are stored"
-        )
-    return bool(rules) and not silent, notes
-
-
-def _by_quality(options: SeriesOptions) -> bool:
-    """Whether pixels are masked by quality bands."""
-    if options.mask is None:
-        return True
-    return quality_masks(options.mask) not in ([], ["none"])
-
-
 def _looks(masker: SceneMasker | None, masks: Sequence[str] | None) -> dict[str, Any]:
     """Return what the facts say of a model that masks, wherever it lies."""
     if masker is None:
         return {}
     return {"mask": list(masks or ()), "masked_by": dict(masker.identity)}
-
-
-def _unlooked(scenes: Sequence[Scene], bands: int) -> list[str]:
-    """Return what to say of scenes that lack a band that a masker looks at."""
-    without = sum(None in scene.layers[-bands:] for scene in scenes) if bands else 0
-    if not without:
-        return []
-    which = f"{without} of {counted(len(scenes), 'scene')}"
-    return [f"{which} lack bands that the model of --mask wants: it masks none there"]
-
-
-def _of_masks(scenes: Sequence[Scene], options: SeriesOptions) -> list[str]:
-    if not _by_quality(options):
-        return []
-    notes = []
-    without = sum(s.quality is None for s in scenes)
-    if without:
-        have = "has" if without == 1 else "have"
-        which = f"{without} of {counted(len(scenes), 'scene')}"
-        notes.append(
-            f"{which} {have} no quality band that is known: they are not masked"
-        )
-    kinds = {s.quality.kind for s in scenes if s.quality and s.quality.kind}
-    known = {name for kind in kinds for name in told_by(kind)}
-    lost = [name for name in quality_masks(options.mask or ()) if name not in known]
-    if kinds and lost:
-        notes.append(
-            f"--mask {','.join(lost)}: quality bands of these scenes tell of "
-            f"{', '.join(sorted(known))} only"
-        )
-    return notes
 
 
 # --- steps ---

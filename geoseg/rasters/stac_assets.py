@@ -30,7 +30,8 @@ _NOT_PIXELS: Final = frozenset({
 
 
 _NO_BAND: Final = re.compile(
-    r"visual|thumbnail|preview|rendered_preview|tilejson|scl|aot|wvp|(\w+_)?qa(_\w+)?"
+    r"(?:visual|thumbnail|preview|overview|rendered_preview|tilejson|scl|aot|wvp|tci)"
+    r"(?:_\d+m)?|reduced_resolution_browse|(\w+_)?qa(_\w+)?(\.tif)?"
     r"|cloud|snow|fmask|(.+_)?mask|(s[az]a|v[az]a)|granule_metadata|atran|cdist|drad"
     r"|emis|emsd|trad|urad|oa_\w+",
     re.IGNORECASE,
@@ -69,6 +70,8 @@ class Asset:
     """Whether only its processing baseline does: what the file tells counts more."""
     resolution: float | None = None
     """Size of its pixels in metres, as the item tells."""
+    classes: bool = False
+    """Whether its numbers are classes, as the item tells."""
 
 
 def links_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -118,6 +121,7 @@ def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asse
             scaled=any(band.is_scaled for band in bands),
             applied=any(_is_applied(f, item) for f in _facts(asset, len(bands) or 1)),
             by_baseline=by_baseline,
+            classes=_holds_classes(asset),
         )
 
 
@@ -206,6 +210,12 @@ def _facts(asset: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
     told = _band_objects(asset)
     told = told if len(told) == count else [{}] * count
     return [{**asset, **band} for band in told]
+
+
+def _holds_classes(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset's numbers are classes, by the extensions that list them."""
+    told = [asset, *_band_objects(asset)]
+    return "file:values" in asset or any("classification:classes" in t for t in told)
 
 
 def _is_told(facts: Mapping[str, Any]) -> bool:

@@ -244,7 +244,7 @@ def places_in(value, place=()):
 
 def test_files_on_this_machine_may_be_urls(tmp_path):
     scenes = DatedScenes(tmp_path)
-    pixels = np.full((4, 4), 7, np.uint16)
+    pixels = np.full((4, 4), 7, np.uint8)
     one = scenes.add("a", "2025-05-01T10:00:00Z", {"red": pixels})
     one["assets"]["red"]["href"] = (tmp_path / "a-red.tif").as_uri()
     for what in ([one], scenes.save()):

@@ -1,0 +1,101 @@
+"""What items do not tell in the usual place: names, numbers and classes of bands."""
+
+import numpy as np
+import pytest
+import rasterio
+from dated_scenes import Scenes, whole
+
+from geoseg.core.series_options import SeriesOptions
+from geoseg.errors import RasterError
+from geoseg.rasters.open_scenes import open_asked
+from geoseg.rasters.scene_bands import bands_there, entries_of
+
+SEED = 29
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    return Scenes(tmp_path)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(SEED)
+
+
+def opened(what, *, bands=None, **how):
+    options = SeriesOptions(**{"mask": ["none"], **how})
+    return open_asked(what, options, bands=bands)
+
+
+def pixels_of(source):
+    return source.read(source.grid.window)[0]
+
+
+def test_scale_and_offset_of_a_band_without_a_name(scenes, rng):
+    """As MODIS' temperature has them, in `raster:bands` only."""
+    stored = whole(rng)
+    about = {"raster:bands": [{"scale": 0.02, "offset": 1.5}], "roles": ["data"]}
+    scenes.add("a", "2022-02-02T00:00:00Z", {"LST_Day_1km": stored}, asset=about)
+    source = opened(scenes.save())
+    assert [band.name for band in source.bands] == ["LST_Day_1km"]
+    assert np.allclose(pixels_of(source)[0], stored * 0.02 + 1.5)
+
+
+def test_whole_numbers_that_nobody_explains_are_said(scenes, rng):
+    about = {"roles": ["data"]}
+    scenes.add("a", "2022-02-02T00:00:00Z", {"red": whole(rng)}, asset=about)
+    assert any("the numbers of red" in note for note in opened(scenes.save()).notes)
+    scenes.items.clear()
+    floats = {"vv": rng.random((16, 16), np.float32)}
+    scenes.add("b", "2022-02-02T00:00:00Z", floats, asset=about)
+    assert not any("numbers" in note for note in opened(scenes.save("b.json")).notes)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_several_bands_of_a_file_of_which_the_item_tells_none(scenes, rng, named):
+    """As orders of PlanetScope come; the first band alone was taken, in silence."""
+    stored = np.stack([whole(rng) for _ in range(4)])
+    item = scenes.add("a", "2022-02-02T00:00:00Z", {"analytic": stored})
+    if named:
+        with rasterio.open(scenes.folder / "a-analytic.tif", "r+") as file:
+            file.descriptions = ("blue", "green", "red", "nir")
+    source = opened(scenes.save())
+    assert np.array_equal(pixels_of(source), stored)
+    wanted = ["nir", "red"] if named else ["4", "3"]
+    item["assets"]["analytic"]["raster:bands"] = [{"scale": 1e-4}] * 4
+    made = pixels_of(opened(scenes.save(), bands=wanted))
+    assert np.allclose(made, stored[[3, 2]] / 1e4)
+
+
+@pytest.mark.parametrize("rule", [None, "mean", "percentile:50"])
+def test_classes_are_not_averaged(scenes, rule):
+    """Between trees (2) and bare ground (8) lies none of them: it was 5."""
+    about = {"classification:classes": [{"value": 2, "name": "trees"}]}
+    for year, value in ((2020, 2), (2021, 8)):
+        pixels = np.full((16, 16), value, np.uint8)
+        scenes.add(str(year), f"{year}-07-01T00:00:00Z", {"map": pixels}, asset=about)
+    path = scenes.save()
+    with pytest.raises(RasterError, match="map holds classes"):
+        opened(path, reduce=rule)
+    assert (pixels_of(opened(path, reduce="first")) == 2).all()
+    kept = pixels_of(opened(path, reduce=rule, every="year"))
+    assert (kept[0] == 2).all()
+    assert (kept[1] == 8).all()
+
+
+def test_classes_come_onto_other_pixels_as_they_are(scenes, rng):
+    about = {"file:values": [{"values": [1], "summary": "water"}]}
+    stored = rng.choice(np.array([1, 200], np.uint8), (16, 16))
+    scenes.add("a", "2021-07-01T00:00:00Z", {"data": stored}, asset=about)
+    like = scenes.like(height=20, width=20, res=7)
+    assert set(np.unique(pixels_of(opened(scenes.save(), like=like)))) <= {1, 200}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["scl_60m", "SCL_20m", "AOT_10m", "wvp_10m", "TCI_10m", "overview", "QA_PIXEL.TIF"],
+)
+def test_what_is_beside_the_bands_is_none_of_them(scenes, rng, key):
+    item = scenes.add("a", "2022-02-02T00:00:00Z", {"red": whole(rng), key: whole(rng)})
+    assert bands_there([entries_of(item)]) == ["red"]
