@@ -54,6 +54,7 @@ ROWS = {
         "files with red, green, blue": "numbers_are_an_order_whatever_names_say",
     },
     "rasters/test_several.py": {
+        "tiles of other pixel": "tiles_on_other_pixels_are_said_to_be_interpolated",
         "tiles on both sides": "neighbours_across_the_antimeridian_stay_neighbours",
     },
     "models/test_exported.py": {

@@ -24,6 +24,9 @@ Slices = tuple[slice, slice]
 """Rows and columns of an array."""
 _MOST = 10**17
 """Pixels of a grid; whoever wants more has a header that was made up."""
+_ALIGNED = 0.1
+"""In pixels: neighbours of real tilings miss each other by some hundredths, and a value
+as it was stored is worth more than such a shift."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +310,21 @@ def squares(within: Grid | Window, side: int) -> Squares:
     those on the edge are cut to what they cover.
     """
     return Squares(within.window if isinstance(within, Grid) else within, side)
+
+
+def aligned(grid: Grid, lattice: Grid) -> Window | None:
+    """Return which pixels of `lattice`, unbounded, a grid's pixels are, or None."""
+    if not same_crs(grid.crs, lattice.crs):
+        return None
+    place = ~lattice.transform @ grid.transform
+    y, x = round(place.f), round(place.c)
+    drift = max(
+        abs(place.f - y) + abs(place.e - 1) * grid.height + abs(place.d) * grid.width,
+        abs(place.c - x) + abs(place.a - 1) * grid.width + abs(place.b) * grid.height,
+    )
+    if drift > _ALIGNED:
+        return None
+    return Window(y=y, x=x, height=grid.height, width=grid.width)
 
 
 def same_pixels(one: Grid, other: Grid) -> bool:

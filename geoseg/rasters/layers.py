@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, aligned
 from geoseg.core.text import counted, redact
 from geoseg.errors import RasterError, SceneMissingError
 from geoseg.rasters.addresses import is_remote
@@ -19,7 +19,7 @@ from geoseg.rasters.file import FileHints, RasterFile, open_raster
 from geoseg.rasters.file_versions import Versions
 from geoseg.rasters.gcps import on_control_points
 from geoseg.rasters.gdal import Handles
-from geoseg.rasters.mosaic import aligned, turned
+from geoseg.rasters.mosaic import turned
 from geoseg.rasters.nearest import Nearest, whole_factors
 from geoseg.rasters.numbers import in_units
 from geoseg.rasters.source import Source, SourceBand

@@ -12,14 +12,15 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from affine import Affine
 
-from geoseg.core.grid import Grid, Window, same_crs
+from geoseg.core.grid import Grid, Window, aligned, same_crs
 from geoseg.errors import RasterError
-from geoseg.rasters.bands import band_key, is_unnamed, listed
+from geoseg.rasters.bands import band_key, listed
+from geoseg.rasters.differences import differences, dtypes_told
 from geoseg.rasters.numbers import alike
 from geoseg.rasters.source import (
     Derived,
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-# In pixels: neighbours of real tilings miss each other by some hundredths, and a value
-# as it was stored is worth more than such a shift.
-_ALIGNED: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -185,7 +182,7 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
     sources, otherwise = in_order(sources)
     sources, changed = alike([turned(s, first.grid) for s in sources])
     if not changed:
-        changed = _dtypes(sources)
+        changed = dtypes_told(sources)
     places = [_place(source, first.grid) for source in sources]
     y, x = min(p.y for p in places), min(p.x for p in places)
     bottom, right = max(p.bottom for p in places), max(p.right for p in places)
@@ -200,9 +197,8 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
-    said = (otherwise, changed, _same_place(sources))
-    more = [f"{name}: {text}" for text in said if text]
-    return noted(joined, *more, *_other_crs(sources, first.grid, name))
+    said = (otherwise, changed, *differences(sources, first.grid))
+    return noted(joined, *(f"{name}: {text}" for text in said if text))
 
 
 def in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
@@ -227,57 +223,9 @@ def in_order(sources: Sequence[Source]) -> tuple[Sequence[Source], str | None]:
     )
 
 
-def _same_place(sources: Sequence[Source]) -> str | None:
-    """Return what to say of files that are taken for tiles, and may be none."""
-    first, again = sources[0], len(sources) - len({s.grid for s in sources})
-    if not again:
-        return None
-    bands = len(first.bands) == 1 and all(is_unnamed(s.bands[0]) for s in sources)
-    if not bands or again < len(sources) - 1:
-        return (
-            f"{again} of its {len(sources)} rasters lie on the same pixels as another: "
-            "the first that has data is seen; geoseg compose makes one image of dates"
-        )
-    return (
-        f"its {len(sources)} rasters of one band lie on the same pixels and no name "
-        f"tells that they are bands: only {first.name} is seen where it has data; name "
-        "them by their bands (…_red.tif, …_nir.tif), or stack them with gdalbuildvrt "
-        "-separate"
-    )
-
-
 def _known_as(source: Source) -> list[tuple[str, str | None]]:
     """Return what the bands of a source are known as, and their steps."""
     return [(b.common_name or band_key(b.name), b.step) for b in source.bands]
-
-
-def _dtypes(sources: Sequence[Source]) -> str | None:
-    """Return what to say of rasters whose numbers may be of different kinds."""
-    found = dict.fromkeys(source.dtype for source in sources)
-    if len(found) == 1 or all(dtype.kind == "f" for dtype in found):
-        return None
-    shown = ", ".join(map(str, found))
-    return f"its rasters are of {shown}: all numbers are used as they are stored"
-
-
-def _other_crs(sources: Sequence[Source], lattice: Grid, name: str) -> list[str]:
-    """Return a note where sources lie in other CRSs than the mosaic."""
-    moved = [s for s in sources if not same_crs(s.grid.crs, lattice.crs)]
-    if not moved or lattice.crs is None:
-        return []
-    known = dict.fromkeys(_crs_name(s.grid.crs) for s in moved)
-    shown = ", ".join([*known][:4]) + ", …" * (len(known) > 4)
-    said = (
-        f"{name}: {len(moved)} of its {len(sources)} rasters lie in another CRS "
-        f"({shown}): all are put on the first one's pixels, {_crs_name(lattice.crs)}"
-    )
-    return [said]
-
-
-def _crs_name(crs: str | None) -> str:
-    from pyproj import CRS
-
-    return "none" if crs is None else str(CRS.from_user_input(crs).name)
 
 
 def _steps(source: Source) -> str:
@@ -346,21 +294,6 @@ def _placed(source: Source, lattice: Grid, place: Window) -> Source:
     """Return the source on exactly the pixels of its place."""
     exact = aligned(source.grid, lattice) is not None
     return source if exact else onto(source, lattice[place])
-
-
-def aligned(grid: Grid, lattice: Grid) -> Window | None:
-    """Return which pixels of `lattice`, unbounded, a grid's pixels are, or None."""
-    if not same_crs(grid.crs, lattice.crs):
-        return None
-    place = ~lattice.transform @ grid.transform
-    y, x = round(place.f), round(place.c)
-    drift = max(
-        abs(place.f - y) + abs(place.e - 1) * grid.height + abs(place.d) * grid.width,
-        abs(place.c - x) + abs(place.a - 1) * grid.width + abs(place.b) * grid.height,
-    )
-    if drift > _ALIGNED:
-        return None
-    return Window(y=y, x=x, height=grid.height, width=grid.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

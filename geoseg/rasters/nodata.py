@@ -13,7 +13,7 @@ from geoseg.core.grid import Grid, Window
 from geoseg.rasters.array import ArraySource
 from geoseg.rasters.file import RasterFile, with_alpha
 from geoseg.rasters.gdal import environment
-from geoseg.rasters.mosaic import Joined
+from geoseg.rasters.mosaic import Joined, Mosaic
 from geoseg.rasters.source import Derived, Source, is_far
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _LEAST: Final = 0.02  # of the raster: less is dark water, or a white roof
 _SIDE: Final = 64  # of a sample, in pixels
 _PLACES: Final = 8  # samples along each side: the first and the last lie on the edges
 _REMOTE_PLACES: Final = 2  # the corners: a sample fetches a tile
+_TILES: Final = 4  # of a mosaic that are looked at, where only some tell of nodata
 _WHOLE: Final = 512 * 512  # pixels that are read as they are
 _SHADES: Final = 0.5  # of a sample of transparency that is in between
 _FEW: Final = 16  # distinct values: a map of classes, in which any may be common
@@ -65,7 +66,40 @@ def suspected(source: Source) -> str | None:
     is far away, in the four corners.
     """
     if not is_silent(source):
-        return alpha_doubt(source)
+        return alpha_doubt(source) or _of_silent_tiles(source)
+    found = _suspect(source)
+    if found is None:
+        return None
+    return f"{_told(source, *found)}; if it is: --nodata {found[0]:g}"
+
+
+def _of_silent_tiles(source: Source) -> str | None:
+    """Return a question about tiles that tell of no nodata, where others do."""
+    while isinstance(source, Derived):
+        source = source.source
+    if not isinstance(source, Mosaic):
+        return None
+    silent = [part for part in source.parts if is_silent(part)]
+    for part in silent[: 1 if is_far(source) else _TILES]:
+        if (found := _suspect(part)) is not None:
+            return (
+                f"{_told(part, *found)}, unlike in other tiles; if it is: "
+                f"gdal_edit.py -a_nodata {found[0]:g} {part.name}"
+            )
+    return None
+
+
+def _told(source: Source, value: float, share: float) -> str:
+    """Return what was seen of a value that may be nodata."""
+    return (
+        f"{source.name}: {100 * share:.0f} % of a sample is {value:g}"
+        f"{' in all bands' * (len(source.bands) > 1)}, out to its edge, and nothing "
+        "says that this is nodata"
+    )
+
+
+def _suspect(source: Source) -> tuple[float, float] | None:
+    """Return a value that may be nodata, and its share of a sample."""
     values, edge = _sample(source)
     if not len(values) or len(np.unique(values)) <= _FEW:
         return None
@@ -79,11 +113,7 @@ def suspected(source: Source) -> str | None:
         there = alike & (values[:, 0] == value)
         share = float(there.mean())
         if share >= _LEAST and bool((there & edge).any()):
-            return (
-                f"{source.name}: {100 * share:.0f} % of a sample is {value:g}"
-                f"{' in all bands' * (values.shape[1] > 1)}, out to its edge, and "
-                f"nothing says that this is nodata; if it is: --nodata {value:g}"
-            )
+            return float(value), share
     return None
 
 

@@ -27,6 +27,7 @@ Numbers = Literal["DN", "reflectance", "s2-l2a-before-0400"]
 
 BEFORE_0400: Final = "s2-l2a-before-0400"
 """Sentinel-2's digital numbers without the offset of processing baseline 04.00."""
+_HEAT: Final = frozenset({"lwir", "lwir11", "lwir12"})
 _STEP: Final = 1e-4  # of reflectance: what one digital number of Sentinel-2 is
 
 
@@ -141,16 +142,36 @@ def in_numbers(source: Source, numbers: str) -> Source:
         # Bytes are pictures and floats are in units already: nothing to wonder about.
         doubt = source.dtype.kind in "iu" and source.dtype.itemsize > 1
         return noted(source, _unknown(source) if doubt else None)
+    if (partly := _partly_known(source)) is not None:
+        return noted(source, partly)
     if numbers == BEFORE_0400:
         kept = source.dtype if source.dtype.kind in "iu" else np.dtype(np.float32)
         changed = in_units(source, _STEP, 0.0, kept)
         how = f"its numbers are brought to reflectance x {1 / _STEP:g}, without offset"
     else:
         changed = as_reflectance(source)
-        if not any(band.offset for band in source.bands):
+        unpacked = source.dtype.kind == "f"  # may be in units already
+        if not unpacked and not any(band.offset for band in source.bands):
             return changed  # as usual: no question is open
         how = f"its numbers are taken as reflectance: {formula(source.bands)}"
     return source if changed is source else noted(changed, f"{source.name}: {how}")
+
+
+def _partly_known(source: Source) -> str | None:
+    """Return what to say where some colours tell what their numbers mean, others not.
+
+    Of such two a ratio means nothing. Elevation and heat are no colours.
+    """
+    colours = [b for b in source.bands if b.common_name not in {None, *_HEAT}]
+    known = [b for b in colours if b.is_scaled or b.is_reflectance]
+    if not known or len(known) == len(colours):
+        return None
+    silent = [b.name for b in colours if b not in known]
+    return (
+        f"{source.name}: {', '.join(b.name for b in known)} tells how its numbers "
+        f"become reflectance, {', '.join(silent)} does not: all are used as they are "
+        "stored; gdal_edit.py -a_scale and -a_offset tell it of all"
+    )
 
 
 def _kept(source: Source) -> list[str]:

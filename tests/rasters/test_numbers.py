@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from tifs import write_tif
 
@@ -130,6 +131,28 @@ def test_an_index_is_of_reflectance_where_the_file_says_how(tmp_path):
     assert not parse("(nir-red)/2").is_ratio
     assert model_recipe("threshold:ndvi:0.2").card.numbers == "reflectance"
     assert model_recipe("threshold:nir>1000").card.numbers == "DN"
+
+
+def test_bands_of_which_only_some_tell_are_left_and_named(tmp_path):
+    path = scaled(tmp_path / "a.tif", ground())
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1.0, 1e-4), (0.0, 0.0)
+    wanted = Wanted((Band(name="red"), Band(name="nir")), numbers="reflectance")
+    source = for_model(open_source(path), wanted)
+    np.testing.assert_array_equal(whole(source)[0], ground())
+    assert "nir tells how its numbers become reflectance, red does not" in (
+        " ".join(source.notes)
+    )
+    heat = open_source(path, bands=["lwir11", "nir"])  # which is none
+    assert in_numbers(heat, "reflectance").dtype == np.float32
+
+
+def test_floats_with_a_scale_may_be_in_units_already(tmp_path):
+    path = scaled(tmp_path / "a.tif", ground().astype("float32"), offset=0)
+    source = in_numbers(open_source(path), "reflectance")
+    assert "its numbers are taken as reflectance: reflectance = number x 0.0001" in (
+        " ".join(source.notes)
+    )
 
 
 def test_rasters_to_learn_from_are_of_one_kind_and_the_card_says_which(tmp_path):

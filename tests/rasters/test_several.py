@@ -21,11 +21,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_geom
 from tifs import write_tif
 
-from geoseg.core.grid import Grid, Window
+from geoseg.core.grid import Grid, Window, aligned
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import choose
 from geoseg.rasters.file import open_raster
-from geoseg.rasters.mosaic import Mosaic, Stack, aligned
+from geoseg.rasters.mosaic import Mosaic, Stack
+from geoseg.rasters.nodata import suspected
 from geoseg.rasters.open import (
     at_resolution,
     for_training,
@@ -336,6 +337,37 @@ def test_tiles_that_differ_are_joined_by_name_or_it_is_said(
     assert [b.name for b in learnt.bands] == [*(names[::-1] if by_name else names)]
     each = [choose(source, ["1", "2", "3"]) for source in each]
     assert [b.name for b in for_training(each)[1].bands] == [*names]
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (shift(40, 0, 2), "2 x 2 times as large"),
+        (shift(40.5, 0), "a part of a pixel beside them"),
+        (shift(40, 0) @ Affine.rotation(3), "turned"),
+        (shift(40.05, 0), None),  # as neighbours of real tilings are
+    ],
+)
+def test_tiles_on_other_pixels_are_said_to_be_interpolated(tmp_path, at, said):
+    write(tmp_path / "a.tif", noise(1, 40, 40))
+    write(tmp_path / "b.tif", noise(1, 40, 40), at=at)
+    notes = " ".join(open_source(f"{tmp_path}/*.tif").notes)
+    assert (f"b.tif, {said}: they are interp" in notes) if said else not notes
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_of_tiles_that_do_not_all_tell_of_nodata_the_others_are_asked(tmp_path, tagged):
+    for i, nodata in enumerate((0, 65535 if tagged else None)):
+        pixels = np.maximum(noise(2, 40, 40), 1)
+        pixels[:, :9] = (0, 65535)[i]
+        at = shift(40 * i, 0)
+        write(tmp_path / f"{i}.tif", pixels, at=at, nodata=nodata)
+    doubt = suspected(open_source(f"{tmp_path}/*.tif"))
+    if tagged:
+        assert doubt is None
+    else:
+        assert "1.tif: 22 % of a sample is 65535 in all bands" in doubt
+        assert "gdal_edit.py -a_nodata 65535" in doubt
 
 
 def test_quarters_in_four_crss_make_one_scene(shared):
