@@ -20,7 +20,6 @@ from affine import Affine
 from geoseg.core.grid import Grid, Window, aligned, same_crs
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_key, listed
-from geoseg.rasters.differences import differences, dtypes_told
 from geoseg.rasters.numbers import alike
 from geoseg.rasters.source import (
     Derived,
@@ -33,6 +32,7 @@ from geoseg.rasters.source import (
     unique,
 )
 from geoseg.rasters.time_steps import floating, is_series, oldest_first, seen
+from geoseg.rasters.unlike import dtypes_told, unlike
 from geoseg.rasters.validity import all_valid, both, is_all_valid
 from geoseg.rasters.warp import footprint, onto
 
@@ -197,7 +197,7 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             [(p.y - y, p.bottom - y, p.x - x, p.right - x) for p in places], np.int64
         ),
     )
-    said = (otherwise, changed, *differences(sources, first.grid))
+    said = (otherwise, changed, *unlike(sources, first.grid))
     return noted(joined, *(f"{name}: {text}" for text in said if text))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _TURNED: Final = 1e-6  # and more: not how a transform was rounded
 
 
-def differences(sources: Sequence[Source], lattice: Grid) -> list[str]:
+def unlike(sources: Sequence[Source], lattice: Grid) -> list[str]:
     """Return what changes the mosaic of sources on a lattice, a sentence each."""
     said = (
         _same_place(sources),
