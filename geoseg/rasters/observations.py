@@ -9,6 +9,7 @@ in the middle of overpasses over the Pacific.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ _LANDSAT: Final = re.compile(
 _HLS: Final = re.compile(
     r"(?P<scene>HLS\.[SL]30\.T\w{5}\.\d{7}T\d{6})\.v(?P<made>[\d.]+)"
 )
-_DATATAKE: Final = re.compile(r"G(S2[A-D])_(\d{8}T\d{6})")
+_DATATAKE: Final = re.compile(r"G(S2[A-D])_(\d{8}T\d{6})(?:_(\d{6}))?")
+_ORBIT: Final = timedelta(minutes=100)
 _SENSED: Final = re.compile(r"_S(\d{8}T\d{6})")
 _TIERS: Final = {"RT": "0", "T2": "1", "T1": "2"}
 
@@ -60,10 +62,12 @@ def observations(items: Sequence[Item]) -> tuple[list[Observation], tuple[str, .
     dated = [item for item in items if item_moment(item) is not None]
     newest = _newest(dated)
     passes: dict[tuple[str, ...], list[tuple[datetime, Item]]] = {}
+    middle, whole = _middle(newest), _joined(newest)
     for item in newest:
         moment = item_moment(item)
         assert moment is not None, "those without were left out"
-        passes.setdefault(overpass(item, moment), []).append((moment, item))
+        called = overpass(item, moment, middle)
+        passes.setdefault(whole.get(called, called), []).append((moment, item))
     found = []
     for group in passes.values():
         group.sort(key=lambda pair: (pair[0], _name(pair[1])))
@@ -106,8 +110,41 @@ def _standing(same: list[Item]) -> list[Item]:
     return [i for i in by_name.values() if age(i)[:2] == age(newest)[:2]]
 
 
-def overpass(item: Item, moment: datetime) -> tuple[str, ...]:
-    """Return what items of one overpass have in common."""
+def _joined(items: Sequence[Item]) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    """Return of each datatake the first one of its orbit: both are one overpass."""
+    takes: dict[tuple[str, str], set[str]] = {}
+    for item in items:
+        match = _DATATAKE.match(str(property_of(item, ":datatake_id") or ""))
+        if match and match[3]:
+            takes.setdefault((match[1], match[3]), set()).add(match[2])
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for (platform, _), starts in takes.items():
+        first = None
+        for start in sorted(starts):
+            begun = datetime.strptime(start, "%Y%m%dT%H%M%S")  # noqa: DTZ007 - all UTC
+            first = begun if first is None or begun - first > _ORBIT else first
+            called = "datatake", platform, f"{first:%Y%m%dT%H%M%S}"
+            found["datatake", platform, start] = called
+    return found
+
+
+def _middle(items: Sequence[Item]) -> float:
+    """Return the longitude around which items lie, wherever the degrees begin."""
+    boxes = [box for item in items if (box := box_of(item)) is not None]
+    turns = [math.radians(middle_longitude(box)) for box in boxes]
+    east, north = (math.fsum(f(t) for t in turns) for f in (math.cos, math.sin))
+    return math.degrees(math.atan2(north, east))
+
+
+def overpass(item: Item, moment: datetime, middle: float = 0.0) -> tuple[str, ...]:
+    """Return what items of one overpass have in common.
+
+    Args:
+        item: One of them.
+        moment: When it was sensed.
+        middle: The longitude around which all items lie: across the antimeridian from
+            it no other day begins.
+    """
     if (take := _datatake(item)) is not None:
         return "datatake", *take
     told = _properties(item)
@@ -122,7 +159,7 @@ def overpass(item: Item, moment: datetime) -> tuple[str, ...]:
         return "orbit", platform, str(orbit), state
     track = str(told.get("landsat:wrs_path") or told.get("sat:relative_orbit") or "")
     collection = "" if platform else str(item.get("collection") or "")
-    return "day", platform, collection, state, track, solar_day(item, moment)
+    return "day", platform, collection, state, track, solar_day(item, moment, middle)
 
 
 def _datatake(item: Item) -> tuple[str, ...] | None:
@@ -132,15 +169,19 @@ def _datatake(item: Item) -> tuple[str, ...] | None:
     """
     if told := property_of(item, ":datatake_id"):
         match = _DATATAKE.match(str(told))
-        return match.groups() if match else (str(told),)
+        return match.groups()[:2] if match else (str(told),)
     named = _SENTINEL2.search(words_of(item))
     return None if named is None else (named["platform"], named["take"])
 
 
-def solar_day(item: Item, moment: datetime) -> str:
-    """Return the date at an item's place by the sun."""
+def solar_day(item: Item, moment: datetime, middle: float = 0.0) -> str:
+    """Return the date at an item's place by the sun, as it is counted at a longitude.
+
+    Of tiles on both sides of the antimeridian it is the same one.
+    """
     box = box_of(item)
-    degrees = 0.0 if box is None else middle_longitude(box)
+    east = (0.0 if box is None else middle_longitude(box)) - middle
+    degrees = middle + (east + 180) % 360 - 180
     return (moment + timedelta(hours=degrees / 15)).date().isoformat()
 
 
@@ -155,12 +196,16 @@ def scene(item: Item) -> tuple[str, ...]:
     name, take = words_of(item), _datatake(item)
     collection, strip = str(item.get("collection") or ""), _strip(item)
     tile = property_of(item, ":mgrs_tile") or property_of(item, "grid:code") or ""
+    place = str(tile).removeprefix("MGRS-")
     if match := _SENTINEL2.search(name):
         return "Sentinel-2", match["platform"], match["take"], match["tile"], strip
-    if tile and (strip or take):
-        place = str(tile).removeprefix("MGRS-")
+    if place and take is not None and len(take) > 1:  # as its name tells elsewhere
+        return "Sentinel-2", *take, place, strip
+    if place and (strip or take):
         return "Sentinel-2", collection, place, *([strip] if strip else take or ())
-    for pattern in (_SENTINEL1, _LANDSAT, _HLS):
+    if match := _HLS.search(name):  # whichever archive has it
+        return "HLS", match["scene"]
+    for pattern in (_SENTINEL1, _LANDSAT):
         if match := pattern.search(name):
             return collection, match.groupdict().get("sat", ""), match["scene"]
     return collection, _name(item)
