@@ -174,7 +174,7 @@ def _layer(
         return None
     asset = found.asset
     told: Numbers = "item" if asset.scaled or found.band.is_scaled else "file"
-    if asset.scaled and asset.by_baseline:
+    if told == "item" and asset.by_baseline:
         told = "baseline"
     return Layer(
         scene=scene,

@@ -34,6 +34,7 @@ from geoseg.rasters.catalogs import (
     is_api,
     pages,
 )
+from geoseg.rasters.item_assets import Collections
 from geoseg.rasters.item_lists import PARQUET, read_parquet
 from geoseg.rasters.named_files import file_of
 from geoseg.rasters.observations import age
@@ -141,10 +142,12 @@ def _chosen(
             newest[key] = item, by, trust
     found = []
     undated = 0
+    collections = Collections(fetch_json)
     for item, by, trust in newest.values():
         if not (query.is_clear(item) and query.is_near(item)):
             continue
         if query.is_then(item):
+            item = collections.complete(item, by, trust)  # noqa: PLW2901 - and no less
             found.append(with_addresses(item, by, trust, check=check))
         else:
             undated += item_moment(item) is None

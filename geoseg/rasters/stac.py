@@ -20,6 +20,7 @@ from geoseg.rasters.archives import as_told, trusted_hosts
 from geoseg.rasters.bands import band_key
 from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile
 from geoseg.rasters.gdal import no_pixels
+from geoseg.rasters.item_assets import Collections
 from geoseg.rasters.mosaic import mosaic, stack
 from geoseg.rasters.named_files import absolute_href, allowed, read_bytes
 from geoseg.rasters.several import open_all
@@ -50,7 +51,15 @@ def read_items(path: str, trust: Sequence[str] = ()) -> list[dict[str, Any]]:
         RasterError: It cannot be read, or holds no items.
     """
     found = json_object(read_bytes(path, most=_MAX_BYTES), path, "a STAC item")
-    return [with_addresses(item, path, trust) for item in items_in(found, path)]
+    collections = Collections(_collection_at)
+    return [
+        with_addresses(collections.complete(item, path, trust), path, trust)
+        for item in items_in(found, path)
+    ]
+
+
+def _collection_at(path: str) -> dict[str, Any]:
+    return json_object(read_bytes(path, most=_MAX_BYTES), path, "a STAC collection")
 
 
 def items_in(found: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
@@ -288,7 +297,9 @@ def _named(source: RasterFile, asset: Asset, told: FileHints) -> Source:
         source = source.with_nodata(*asset.nodata)
     if len(asset.rules) == len(source.bands):
         bands = tuple(
-            replace(own, scale=scale, offset=offset)
+            own
+            if asset.by_baseline and own.is_scaled
+            else replace(own, scale=scale, offset=offset)
             for own, (scale, offset) in zip(source.bands, asset.rules, strict=True)
         )
         return replace(source, bands=bands)

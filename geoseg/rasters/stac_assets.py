@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +38,8 @@ _NO_BAND: Final = re.compile(
 )
 
 
+_BY_THE_WAY: Final = "by the way"
+"""Where facts of a band hold what counts less than its file and baseline."""
 _IN_NAME: Final = re.compile(r"\bS2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d\d)(\d\d)_")
 _IN_TAKE: Final = re.compile(r"^GS2[A-D]_\d{8}T\d{6}_\d+_N(\d\d\.\d\d)$")
 _METRES: Final = re.compile(r"_(\d+)m$")
@@ -47,6 +49,8 @@ _PICTURE: Final = re.compile(
 )
 
 
+COLLECTIONS: Final = "geoseg:collection"
+"""Where an asset holds what its collection tells of the numbers of its bands."""
 _RASTER_TYPES: Final = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
 
 
@@ -67,7 +71,7 @@ class Asset:
     applied: bool = False
     """Whether it says that an offset was taken off already; files do not know."""
     by_baseline: bool = False
-    """Whether only its processing baseline does: what the file tells counts more."""
+    """Whether only its baseline or collection does: what the file tells counts more."""
     resolution: float | None = None
     """Size of its pixels in metres, as the item tells."""
     classes: bool = False
@@ -108,19 +112,20 @@ def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asse
         # virtual files make of them.
         target = file_of(href)
         allowed(href, "the item", [host_of(target) or target])
-        bands, by_baseline = _bands(key, asset, item)
+        bands = _bands(key, asset, item)
+        facts = _facts(asset, len(bands) or len(_band_objects(asset)) or 1)
         if pixels and len(bands) < 2 and _NO_BAND.fullmatch(key):
             continue
         yield Asset(
             key=key,
             href=_absolute(href, base),
             bands=bands,
-            nodata=_nodata_of(asset, item),
-            rules=() if bands else _untold(asset, item),
+            nodata=_nodata_of(key, asset, item),
+            rules=() if bands else _untold(facts, item),
             resolution=_resolution(key, asset),
             scaled=any(band.is_scaled for band in bands),
-            applied=any(_is_applied(f, item) for f in _facts(asset, len(bands) or 1)),
-            by_baseline=by_baseline,
+            applied=any(_is_applied(f, item) for f in facts),
+            by_baseline=not any(map(_is_told, facts)),
             classes=_holds_classes(asset),
         )
 
@@ -135,8 +140,8 @@ def _absolute(href: str, base: str) -> str:
 
 def _bands(
     key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
-) -> tuple[tuple[SourceBand, ...], bool]:
-    """Return an asset's bands, and whether only the baseline tells of their numbers."""
+) -> tuple[SourceBand, ...]:
+    """Return an asset's bands, as far as they are named."""
     told = _told_of_bands(key, asset, item)
     names = [str(b.get("name", "")) for b in told]
     common = [b.get("eo:common_name", b.get("common_name")) for b in told]
@@ -151,13 +156,12 @@ def _bands(
         [band_in_file_name(g.name) or "" for g in guessed], sensor
     )
     common = [c or w.common_name for c, w in zip(common, words, strict=True)]
-    facts = _facts(asset, len(names))
+    facts = _facts(asset, len(names), told)
     rules = [_rule(each, item) for each in facts]
-    bands = tuple(
+    return tuple(
         replace(g, common_name=c or g.common_name, scale=scale, offset=offset)
         for g, c, (scale, offset) in zip(guessed, common, rules, strict=True)
     )
-    return bands, not any(map(_is_told, facts))
 
 
 def _told_of_bands(
@@ -193,11 +197,11 @@ def _from_key(key: str, asset: Mapping[str, Any]) -> str | None:
 
 
 def _untold(
-    asset: Mapping[str, Any], item: Mapping[str, Any]
+    facts: Sequence[Mapping[str, Any]], item: Mapping[str, Any]
 ) -> tuple[tuple[float, float], ...]:
     """Return scale and offset of each band of an asset that names none."""
-    facts = _facts(asset, len(_band_objects(asset)) or 1)
-    return tuple(_rule(f, item) for f in facts) if any(map(_is_told, facts)) else ()
+    told = any(_is_told(f) or _is_told(f[_BY_THE_WAY]) for f in facts)
+    return tuple(_rule(f, item) for f in facts) if told else ()
 
 
 def _band_objects(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -205,11 +209,28 @@ def _band_objects(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return _objects(asset.get("raster:bands")) or _objects(asset.get("bands"))
 
 
-def _facts(asset: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
-    """Return what an asset tells of each of its bands."""
-    told = _band_objects(asset)
-    told = told if len(told) == count else [{}] * count
-    return [{**asset, **band} for band in told]
+def _facts(
+    asset: Mapping[str, Any], count: int, named: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Return what an asset tells of each of its bands.
+
+    Args:
+        asset: As the item has it.
+        count: How many bands there are.
+        named: What tells their names, which may tell of their numbers by the way.
+    """
+    told = _fitting(_band_objects(asset), count)
+    common, named = _fitting(asset.get(COLLECTIONS), count), _fitting(named, count)
+    return [
+        {**asset, **band, _BY_THE_WAY: {**by_all, **by_name}}
+        for band, by_all, by_name in zip(told, common, named, strict=True)
+    ]
+
+
+def _fitting(told: Any, count: int) -> Sequence[Mapping[str, Any]]:  # noqa: ANN401 - as JSON has it
+    """Return what is told of so many bands; nothing of each where it is of others."""
+    found = _objects(told)
+    return found if len(found) == count else [{}] * count
 
 
 def _holds_classes(asset: Mapping[str, Any]) -> bool:
@@ -218,10 +239,30 @@ def _holds_classes(asset: Mapping[str, Any]) -> bool:
     return "file:values" in asset or any("classification:classes" in t for t in told)
 
 
+def tells_names(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset itself names its bands."""
+    told = (*_objects(asset.get("bands")), *_objects(asset.get("eo:bands")), asset)
+    return any({"eo:common_name", "common_name"} & {*b} for b in told) or any(
+        b.get("name") for b in told[:-1]
+    )
+
+
+def tells_numbers(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset itself says what the numbers of a band mean."""
+    return any(_is_told({**asset, **b}) for b in (*_band_objects(asset), {}))
+
+
 def _is_told(facts: Mapping[str, Any]) -> bool:
     """Whether scale or offset are told."""
-    names = ("raster:scale", "scale", "raster:offset", "offset")
-    return any(_number(facts.get(name)) is not None for name in names)
+    return _scale_and_offset(facts) != (None, None)
+
+
+def _scale_and_offset(facts: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return scale and offset as they are told, under the names of STAC 1.0 or 1.1."""
+    return (
+        _number(facts.get("raster:scale", facts.get("scale"))),
+        _number(facts.get("raster:offset", facts.get("offset"))),
+    )
 
 
 def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, float]:
@@ -230,14 +271,14 @@ def _rule(facts: Mapping[str, Any], item: Mapping[str, Any]) -> tuple[float, flo
     Earth Search takes the offset of baseline 04.00 off the pixels, says so in
     `earthsearch:boa_offset_applied`, and leaves it in `raster:bands`
     (https://github.com/Element84/earth-search/issues/9). Planetary Computer's items
-    tell of the baseline only.
+    tell of the baseline only, and those of some archives leave it to their collection.
     """
-    scale = _number(facts.get("raster:scale", facts.get("scale")))
-    offset = _number(facts.get("raster:offset", facts.get("offset")))
+    scale, offset = _scale_and_offset(facts)
     applied = _is_applied(facts, item)
-    baseline = baseline_of(item)
-    if scale is None and offset is None and baseline is not None:
-        return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
+    if scale is None and offset is None:
+        if (baseline := baseline_of(item)) is not None:
+            return 1e-4, -0.1 if baseline >= 4 and not applied else 0.0
+        scale, offset = _scale_and_offset(facts[_BY_THE_WAY])
     return scale or 1.0, 0.0 if applied else offset or 0.0
 
 
@@ -297,7 +338,7 @@ def _resolution(key: str, asset: Mapping[str, Any]) -> float | None:
 
 
 def _nodata_of(
-    asset: Mapping[str, Any], item: Mapping[str, Any]
+    key: str, asset: Mapping[str, Any], item: Mapping[str, Any]
 ) -> tuple[float | None, ...]:
     """Return the nodata value of all bands of an asset, or of each where they differ.
 
@@ -307,6 +348,9 @@ def _nodata_of(
     values = tuple(_number(b.get("nodata", asset.get("nodata"))) for b in told)
     if {*values} == {None} and baseline_of(item) is not None:
         return (0.0,)
+    if {*values} == {None}:
+        told = _objects(asset.get(COLLECTIONS)) or _told_of_bands(key, asset, item)
+        values = tuple(_number(b.get("nodata")) for b in told) or values
     return values[:1] if len({*values}) == 1 else values
 
 

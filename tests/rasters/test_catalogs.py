@@ -14,12 +14,14 @@ from rasterio.windows import Window
 from stac_server import collection_of, found_items, serving
 
 from geoseg.cli import run
+from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import GeosegError, RasterError, UnavailableError
 from geoseg.rasters import archives as archives_module
 from geoseg.rasters import http
 from geoseg.rasters.archives import archives
 from geoseg.rasters.open import open_source
 from geoseg.rasters.search import find
+from geoseg.rasters.series import open_series
 from geoseg.rasters.stac import open_items
 
 pystac_client = pytest.importorskip("pystac_client")
@@ -520,3 +522,23 @@ def test_own_archives_are_checked(server, tmp_path):
     (tmp_path / "archives.toml").write_text("[here]\nurls = 'x'\n")
     with pytest.raises(GeosegError, match=r"archives\.toml: here\.url"):
         archives()
+
+
+def test_a_collection_of_an_api_tells_numbers(server):
+    """What is told of all items of a collection is asked for once."""
+    asset = {"raster:bands": [{"scale": 0.5, "offset": 1}]}
+    told = collection_of("scenes", server.url) | {"item_assets": {"red": asset}}
+    server.files["/collections/scenes"] = json.dumps(told).encode()
+    found = found_items("scenes")
+    assert len([path for _, path, _ in server.asked if "/collections/" in path]) == 1
+    made = scene_pixels(found, mask=["none"])
+    for one in found:
+        del one["assets"]["red"]["geoseg:collection"]
+    stored = scene_pixels(found, mask=["none"])
+    assert np.isfinite(stored).any()
+    assert np.allclose(made, stored * 0.5 + 1, equal_nan=True)
+
+
+def scene_pixels(items, **options):
+    source = open_series(items, SeriesOptions(**options))
+    return source.read(source.grid.window)[0]

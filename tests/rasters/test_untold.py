@@ -1,5 +1,7 @@
 """What items do not tell in the usual place: names, numbers and classes of bands."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,6 +9,7 @@ from dated_scenes import Scenes, whole
 
 from geoseg.core.series_options import SeriesOptions
 from geoseg.errors import RasterError
+from geoseg.rasters.open import open_source
 from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.scene_bands import bands_there, entries_of
 
@@ -99,3 +102,83 @@ def test_classes_come_onto_other_pixels_as_they_are(scenes, rng):
 def test_what_is_beside_the_bands_is_none_of_them(scenes, rng, key):
     item = scenes.add("a", "2022-02-02T00:00:00Z", {"red": whole(rng), key: whole(rng)})
     assert bands_there([entries_of(item)]) == ["red"]
+
+
+RED: dict = {"eo:bands": [{"name": "B4", "common_name": "red"}], "roles": ["data"]}
+
+
+def collection(folder, asset, name="scenes"):
+    told = {"type": "Collection", "id": name, "item_assets": {"image": asset}}
+    (folder / "collection.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(
+    ("of_all", "own", "properties", "tags", "scale", "offset"),
+    [
+        ({"raster:bands": [{"scale": 2e-5, "offset": -0.2}]}, {}, {}, (), 2e-5, -0.2),
+        ({"bands": [{"eo:common_name": "red"}], "raster:scale": 2e-5}, {}, {}, (),
+         2e-5, 0),
+        ({"raster:bands": [{"scale": 2e-5}]}, {}, {}, (1e-4, -0.1), 1e-4, -0.1),
+        ({"raster:bands": [{"scale": 2e-5}]}, {},
+         {"s2:processing_baseline": "05.00"}, (), 1e-4, -0.1),
+        ({"raster:bands": [{"scale": 2e-5}]}, {"raster:bands": [{"scale": 1e-3}]}, {},
+         (), 1e-3, 0),
+        ({"raster:bands": [{"scale": 1}, {"scale": 2}]}, {}, {}, (), 1, 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_collection_tells_what_its_items_leave_open(
+    scenes, rng, of_all, own, properties, tags, scale, offset, linked
+):
+    """`item_assets` count less than the item, its file and its baseline."""
+    stored = whole(rng)
+    item = scenes.add("a", "2022-02-02T00:00:00Z", {"image": stored}, asset=own)
+    item["properties"] |= properties
+    if linked:
+        item["links"].append({"rel": "collection", "href": "./collection.json"})
+    if tags:
+        with rasterio.open(scenes.folder / "a-image.tif", "r+") as file:
+            file.scales, file.offsets = (tags[0],), (tags[1],)
+    collection(scenes.folder, RED | of_all)
+    source = opened(scenes.save())
+    assert [band.common_name for band in source.bands] == ["red"]
+    assert np.allclose(pixels_of(source)[0], stored * scale + offset, atol=1e-6)
+
+
+def test_nodata_and_classes_of_a_collection(scenes):
+    stored = np.repeat(np.array([[0, 3, 8, 9]], np.uint8), 4, 0)
+    scenes.add("a", "2022-02-02T00:00:00Z", {"image": stored})
+    classes = [{"value": 3, "name": "water"}]
+    told = {"bands": [{"name": "map", "nodata": 9}], "classification:classes": classes}
+    collection(scenes.folder, told)
+    source = opened(scenes.save())
+    assert source.scenes[0].layers[0].classes
+    assert np.array_equal(np.isnan(pixels_of(source)[0]), stored == 9)
+    single = scenes.folder / "item.json"
+    single.write_text(json.dumps(scenes.items[0]))
+    assert not open_source(str(single)).read(source.grid.window)[1][:, 3].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "href"),
+    [("others", "./collection.json"), ("scenes", "https://host.example/c.json")],
+)
+def test_another_collection_tells_nothing(scenes, rng, name, href):
+    stored = whole(rng)
+    item = scenes.add("a", "2022-02-02T00:00:00Z", {"image": stored})
+    item["links"].append({"rel": "collection", "href": href})
+    collection(scenes.folder, {"raster:bands": [{"scale": 2e-5}]}, name)
+    assert np.allclose(pixels_of(opened(scenes.save()))[0], stored)
+
+
+def test_numbers_told_with_the_names_of_bands(scenes, rng):
+    """As the Brazil Data Cube has them, in `eo:bands` of an item."""
+    stored = whole(rng).astype(np.int16)
+    stored[:2] = -9999
+    band = {"name": "BAND15", "common_name": "red", "scale": 1e-4, "nodata": -9999}
+    told = {"eo:bands": [band]}
+    item = scenes.add("a", "2022-02-02T00:00:00Z", {"BAND15": stored})
+    item["properties"] |= told
+    made = pixels_of(opened(scenes.save(), bands=["red"]))[0]
+    want = np.where(stored == -9999, np.nan, stored / 1e4)
+    assert np.allclose(made, want, equal_nan=True)
