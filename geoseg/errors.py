@@ -139,7 +139,8 @@ def says_device_is_lost(error: BaseException) -> bool:
     """Whether an error says that a GPU does nothing more for this process."""
     text = str(error).lower()
     others = ("out of memory", "alloc_failed", "no kernel image")  # after which it does
-    return "cuda error" in text and not any(other in text for other in others)
+    lost = "cuda error" in text or "device_lost" in text
+    return lost and not any(other in text for other in others)
 
 
 class SourceChangedError(RasterError):

@@ -1,16 +1,19 @@
-"""The few things that a GPU and a CPU do differently: copies, events, pinned memory.
+"""The few things that GPUs and a CPU do differently: copies, events, pinned memory.
 
 On a CPU everything is done when it is asked for, so all of this is nothing; the code
-that uses it is the same.
+that uses it is the same. CUDA and Intel's `xpu` have streams. Apple's `mps` has one,
+which fails where two threads ask it at once (github.com/pytorch/pytorch/issues/197805):
+there one thread at a time asks, and waits until it is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from queue import SimpleQueue
+from threading import RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ import torch
 
 from geoseg.errors import says_device_is_lost
 from geoseg.models.networks.device import is_out_of_memory
+from geoseg.models.networks.gpus import forget, module_of, streams_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,9 +42,9 @@ class Mark:
     """A moment in what a device does: reached, or still to come."""
 
     event: Any
-    """Of CUDA, or None: reached."""
+    """In a stream, or None: reached."""
     at: float = 0.0
-    """When, on a CPU."""
+    """When, where there are no streams."""
 
     def reached(self) -> bool:
         """Whether the device is there; does not wait."""
@@ -83,14 +87,20 @@ class Buffers:
 
 
 class Device:
-    """A device, and the streams beside it that copies go through."""
+    """A device, and the streams beside it that copies go through, where it has any."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.is_cuda = device.type == "cuda"
-        if self.is_cuda:
+        self.is_gpu = device.type != "cpu"
+        self._module = streams_of(device.type)
+        self._alone = RLock() if self.is_gpu and self._module is None else None
+        if self._module is not None:
             self._up, self._down = _streams(device)
             self._to, self._from = Buffers(_BUFFERS), Buffers(_BUFFERS)
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Keep other threads from asking the device meanwhile, where it bears one."""
+        return nullcontext() if self._alone is None else self._alone
 
     def sent(self, array: NDArray[Any]) -> torch.Tensor:
         """Return an array on the device, when it is there; any thread may ask.
@@ -103,10 +113,12 @@ class Device:
             array = array.view(np.int16)
         elif array.dtype not in _AS_THEY_ARE:
             array = array.astype(np.float32)
-        if not self.is_cuda:
-            return torch.from_numpy(array if array.flags.writeable else array.copy())
+        if self._module is None:
+            held = torch.from_numpy(array if array.flags.writeable else array.copy())
+            with self.alone():
+                return held.to(self.device)
         kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        with self._to.of(array.nbytes) as buffer, torch.cuda.stream(self._up):
+        with self._to.of(array.nbytes) as buffer, self._module.stream(self._up):
             # By NumPy, which needs no threads of its own for it.
             np.copyto(buffer.numpy().view(array.dtype).reshape(array.shape), array)
             held = buffer.view(kind).view(array.shape)
@@ -116,17 +128,18 @@ class Device:
 
     def zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Return int32 zeros on the device; any thread may ask, as for `sent`."""
-        if not self.is_cuda:
-            return torch.zeros(shape, dtype=torch.int32)
-        with torch.cuda.stream(self._up):
+        if self._module is None:
+            with self.alone():
+                return torch.zeros(shape, dtype=torch.int32, device=self.device)
+        with self._module.stream(self._up):
             zeros = torch.zeros(shape, dtype=torch.int32, device=self.device)
             self.mark().wait()
         return zeros
 
     def uses(self, tensor: torch.Tensor) -> None:
         """Say that the thread's own stream uses what `sent` or `zeros` made."""
-        if self.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(self.device))
+        if self._module is not None:
+            tensor.record_stream(self._module.current_stream(self.device))
 
     def fetched(self, tensors: list[torch.Tensor], ready: Mark) -> list[NDArray[Any]]:
         """Return tensors as arrays; any thread may ask.
@@ -135,10 +148,11 @@ class Device:
             tensors: On the device.
             ready: When they hold what they are to.
         """
-        if not self.is_cuda:
-            return [tensor.numpy() for tensor in tensors]
+        if self._module is None:
+            with self.alone():
+                return [tensor.cpu().numpy() for tensor in tensors]
         size = sum(map(room_of, tensors))
-        with self._from.of(size) as buffer, torch.cuda.stream(self._down):
+        with self._from.of(size) as buffer, self._module.stream(self._down):
             self._down.wait_event(ready.event)
             held = laid_out(buffer, tensors)
             for piece, tensor in zip(held, tensors, strict=True):
@@ -147,17 +161,19 @@ class Device:
             return [piece.numpy().copy() for piece in held]
 
     def mark(self) -> Mark:
-        """Mark this moment in the current stream."""
-        if not self.is_cuda:
-            return Mark(None, perf_counter())
-        event = timer()
-        event.record()
-        return Mark(event)
+        """Mark this moment in the current stream; without streams it is waited for."""
+        if self._module is not None:
+            event = self._module.Event(enable_timing=True)
+            event.record()
+            return Mark(event)
+        if self.is_gpu:
+            module_of(self.device.type).synchronize()
+        return Mark(None, perf_counter())
 
     def forget(self) -> None:
         """Give back memory that is kept for later, after there was too little."""
-        if self.is_cuda:
-            torch.cuda.empty_cache()
+        with self.alone():
+            forget(self.device)
 
     def replayed(self, step: Callable[..., Any], inputs: Inputs) -> Callable[..., Any]:
         """Return a step recorded as one graph, which is asked for in one call.
@@ -165,7 +181,7 @@ class Device:
         It answers the same tensors each time: they are to be used, on the device,
         before it is called again. What cannot be recorded stays as it is.
         """
-        if not self.is_cuda:
+        if self.device.type != "cuda":
             return step
         held = [x.clone() for x in inputs]
         graph = torch.cuda.CUDAGraph()
@@ -193,11 +209,11 @@ class Device:
     def current(self) -> Iterator[None]:
         """Make it the thread's device, without gradients."""
         with torch.no_grad():
-            if self.is_cuda:
-                with torch.cuda.device(self.device):
-                    yield
-            else:
+            if self._module is None:
                 yield
+            else:
+                with self._module.device(self.device):
+                    yield
 
 
 def laid_out(buffer: torch.Tensor, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -215,18 +231,14 @@ def room_of(tensor: torch.Tensor) -> int:
     return -(-tensor.nbytes // _ALIGNED) * _ALIGNED
 
 
-def timer() -> torch.cuda.Event:
-    """Return an event that keeps the time."""
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
 @cache
-def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+def _streams(device: torch.device) -> tuple[Any, Any]:
     """Return what copies to and from a device go through, the same for every run.
 
     Memory that torch keeps for later is kept for the stream that it was made for.
     """
-    return torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    module = streams_of(device.type)
+    return module.Stream(device), module.Stream(device)
 
 
 def unsigned(pixels: torch.Tensor, dtype: np.dtype[Any]) -> torch.Tensor:

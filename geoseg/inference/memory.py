@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geoseg.core.tiling import Tiling
 from geoseg.errors import PlanError
@@ -40,6 +40,8 @@ class Memory:
     """What a block takes of it."""
     device_room: float = float("inf")
     """What may be used of it."""
+    shared: bool = False
+    """Whether it is the machine's own memory, and counts there too."""
 
     @property
     def device(self) -> float:
@@ -51,7 +53,12 @@ class Memory:
     @property
     def total(self) -> float:
         """Peak bytes of one process."""
-        return self.process + self.model + self.tasks * self.per_task
+        own = self.process + self.model + self.tasks * self.per_task
+        return own + self.device * self.shared
+
+    @property
+    def _gpu_told(self) -> str:
+        return f"GPU {self.device / 1e9:.2f}, " if self.shared else ""
 
     def check(self, allowed: float | None, tiling: Tiling, more: str) -> None:
         """Raise where a process may use less than this.
@@ -70,7 +77,8 @@ class Memory:
         raise PlanError(
             f"this needs {self.total / 1e9:.2f} GB per process, {allowed / 1e9:.2f} GB "
             f"are allowed: libraries {self.process / 1e9:.2f}, model "
-            f"{self.model / 1e9:.2f}, {self.tasks} blocks of {tiling.block} px "
+            f"{self.model / 1e9:.2f}, {self._gpu_told}"
+            f"{self.tasks} blocks of {tiling.block} px "
             f"{self.tasks * self.per_task / 1e9:.2f}; use {smaller}a smaller window, "
             f"or {more} ({self.total / 1e9 + 0.1:.1f}GB)"
         )
@@ -104,7 +112,7 @@ def estimate_memory(
     kept = [name for name in arrays if name not in {"classes", "instances"}]
     outputs = block**2 * (2 + bytes_per_pixel(kept, card.classes))
     sums = partial = 0.0
-    device: dict[str, float] = {}
+    device: dict[str, Any] = {}
     own = site.working
     blends = card.output != "labels" and card.task != "instance"
     if site.streams:
@@ -115,6 +123,7 @@ def estimate_memory(
                 "on_device": own,
                 "block_on_device": one,
                 "device_room": site.room,
+                "shared": site.shares_memory,
             }
             own *= site.without_gpu
     elif card.output != "labels":

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from geoseg.execution.engine import ask_one
 from geoseg.inference.sites import Site, gpu_name, leaving_with_device
+from geoseg.inference.unmeasured import check_answers
 from geoseg.models.load import ModelRecipe
 from geoseg.models.networks.device import EngineName, Precision, is_out_of_memory
+from geoseg.models.networks.gpus import is_measured
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -68,6 +70,7 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         travels: Whether compiled code is wanted elsewhere.
     """
     model = recipe.load()
+    check_answers(recipe)
     card = gpu_name(model)
     # A CPU takes the windows of a batch one by one, side by side.
     batch = model.batch if card or model.streams else None
@@ -84,7 +87,7 @@ def choose_here(recipe: ModelRecipe, windows: int, *, travels: bool = False) -> 
         )
         notes = (note,) if recipe.options.engine == "compile" else ()
         return Choice(numerics=numerics, notes=notes)
-    if not _pays(recipe, batch, windows):
+    if not is_measured(model.device) or not _pays(recipe, batch, windows):
         return Choice(numerics=numerics)
     from geoseg.inference.device_steps import code_of, compiled_step
     from geoseg.models.engines.compiled import CompileError

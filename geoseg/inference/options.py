@@ -66,7 +66,7 @@ class PlanOptions(RasterOptions, SeriesOptions):
     batch: Annotated[int | None, Cli(section=Section.SPEED, metavar="N")] = None
     """Windows per pass; default by device."""
     device: Annotated[str, Cli(section=Section.SPEED)] = "auto"
-    """auto, cpu, cuda."""
+    """auto, cpu, cuda, xpu, mps."""
     precision: Annotated[Precision, Cli(section=Section.SPEED)] = "auto"
     """auto: the fastest that the device is built for."""
     engine: Annotated[EngineName, Cli(section=Section.SPEED)] = "auto"

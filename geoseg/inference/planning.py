@@ -341,8 +341,11 @@ def with_block(
         room: Bytes that a process may use.
         streams: Whether a device is given blocks.
     """
-    left = room - smallest.process - smallest.model
-    times = left / smallest.tasks / smallest.per_task  # as large as the smallest block
+    left, of_one = room - smallest.process - smallest.model, smallest.per_task
+    if smallest.shared:
+        left -= smallest.on_device
+        of_one += smallest.block_on_device
+    times = left / smallest.tasks / of_one  # as large as the smallest block
     if smallest.block_on_device:
         there = smallest.device_room - smallest.on_device
         times = min(times, there / _AT_ONCE / smallest.block_on_device)

@@ -19,6 +19,7 @@ from geoseg.core.text import counted, size
 from geoseg.errors import ClusterError, first_line, says_device_is_lost
 from geoseg.execution.engine import ask_one, ask_workers
 from geoseg.execution.resources import cores, feeding_threads, main_memory
+from geoseg.models.networks.gpus import is_measured
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,6 +33,10 @@ NO_GPU = "no GPU"
 _UNTOLD = {"own", "threads", "torch", "compile"}
 _IMAGINED = (
     "the batch is the largest that is tried on a GPU: a run measures which suits it"
+)
+_UNSEEN = (
+    "geoseg has never been run on a GPU of this kind ({}): its answers are compared "
+    "with the CPU's before the run"
 )
 _LARGEST_BATCH = 1 << 24
 """Pixels of the windows of a batch, on a GPU that cannot be asked."""
@@ -59,6 +64,8 @@ class Site:
     """What its GPU is called; None without one."""
     room: float = float("inf")
     """Bytes of the GPU that may be used."""
+    shares_memory: bool = False
+    """Whether its GPU's memory is the machine's own, as Apple's is."""
     threads: int | None = None
     """Blocks at once, of a worker; None: as many as suit."""
     workers: Mapping[str, int] = field(default_factory=dict)
@@ -119,11 +126,9 @@ def gpu_name(model: Model) -> str | None:
 
 
 def _card_of(device: str) -> str | None:
-    if not device.startswith("cuda"):
-        return None
-    import torch
+    from geoseg.models.networks.gpus import name_of
 
-    return torch.cuda.get_device_name(device)
+    return name_of(device)
 
 
 @contextmanager
@@ -152,7 +157,7 @@ def _leave(error: Exception) -> None:
             f"{why}; what is done stays done, and the same command resumes"
         ) from error
     logging.getLogger(__name__).error("%s; this worker ends", why)
-    os._exit(70)  # nothing of CUDA works any more in this process
+    os._exit(70)  # nothing of the GPU works any more in this process
 
 
 def site_here(recipe: ModelRecipe, processes: int = 1) -> Site:
@@ -164,7 +169,9 @@ def site_here(recipe: ModelRecipe, processes: int = 1) -> Site:
     """
     model = recipe.load()
     working = float(model.working_bytes())
-    room = float("inf")
+    room, notes = float("inf"), model.notes
+    if not is_measured(model.device):
+        notes = (*notes, _UNSEEN.format(model.device))
     if (card := gpu_name(model)) is not None:
         from geoseg.models.networks.device import free_memory
 
@@ -177,9 +184,10 @@ def site_here(recipe: ModelRecipe, processes: int = 1) -> Site:
         streams=model.streams,
         working=working,
         memory=main_memory() / max(2, processes),
-        notes=model.notes,
+        notes=notes,
         card=card,
         room=room,
+        shares_memory=model.device.startswith("mps"),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from geoseg.inference.sites import leaving_with_device
 from geoseg.inference.streams import TASKS
 from geoseg.inference.worker import BlockReport, Job, check_worker, finish, infer
 from geoseg.maps.state import DONE, PARTIAL
+from geoseg.models.networks.gpus import GPUS, name_of, peak_bytes
 
 if TYPE_CHECKING:
     from geoseg.models.contract import Model
@@ -100,10 +100,8 @@ def device_of(model: Model) -> str:
     precision = [] if model.precision == "own" else [model.precision]
     words = [model.device, *precision]
     words += ["openvino"] if model.engine == "openvino" else []
-    torch = sys.modules.get("torch")
-    if model.device.startswith("cuda") and torch is not None:
-        peak = torch.cuda.max_memory_allocated(model.device) / 1e9
+    if model.device.partition(":")[0] in GPUS:
         # To a tenth of a GB, so that many blocks tell few different things.
-        name = torch.cuda.get_device_name(model.device)
-        words = [name, *precision, f"{peak:.1f} GB at most"]
+        peak = peak_bytes(model.device) / 1e9
+        words = [str(name_of(model.device)), *precision, f"{peak:.1f} GB at most"]
     return ", ".join(words)

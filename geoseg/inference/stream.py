@@ -241,7 +241,8 @@ class Stream:
 
     def _answer_all(self, shapes: Sequence[Shape]) -> None:
         try:
-            self._warm_up(shapes)
+            with self.device.alone():
+                self._warm_up(shapes)
         except Exception:  # noqa: BLE001 - the first pass says it, to whom it concerns
             self.device.forget()
         self._begun.set()
@@ -263,7 +264,7 @@ class Stream:
 
     def _warm_up(self, shapes: Sequence[Shape]) -> None:
         """Pass a blank batch of each shape: the first one takes far longer."""
-        if self.device.is_cuda:
+        if self.device.is_gpu:
             bands, device = len(self.card.bands), self.device.device
             for shape in shapes:
                 size = self._size(shape)
@@ -279,7 +280,8 @@ class Stream:
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do something; where it fails, all blocks in hand fail."""
         try:
-            action()
+            with self.device.alone():
+                action()
         except Exception as error:  # noqa: BLE001 - whoever waits for the block gets it
             failed = {run.work for runs in self._pending.values() for run in runs}
             self._pending.clear()
@@ -427,7 +429,7 @@ def _eager_switches(device: Device) -> Iterator[None]:
     usual 5 ms each time that another thread computes, the device would be idle.
     """
     before = sys.getswitchinterval()
-    if device.is_cuda:
+    if device.is_gpu:
         sys.setswitchinterval(_SWITCH)
     try:
         yield

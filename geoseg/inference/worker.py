@@ -40,6 +40,7 @@ from geoseg.inference.semantic import (
 )
 from geoseg.inference.sites import gpu_name
 from geoseg.inference.streams import batch_of, stream_of
+from geoseg.inference.unmeasured import check_answers
 from geoseg.inference.windows import read_windows
 from geoseg.maps.store import CHECKSUMS, Masks
 
@@ -137,6 +138,7 @@ def check_worker(job: Job) -> None:
             "differently; give it the same, or continue with --mixed, and the store "
             "says which blocks are whose"
         )
+    check_answers(job.model)
 
 
 def infer(job: Job, block: Block) -> BlockReport:

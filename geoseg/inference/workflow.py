@@ -35,6 +35,7 @@ from geoseg.inference.options import (
 from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.streams import close_streams, stream_of
+from geoseg.inference.unmeasured import check_answers
 from geoseg.inference.worker import Job
 from geoseg.location import portable, without_folders
 from geoseg.maps.create import create_masks, settings_of, writing
@@ -285,6 +286,7 @@ def run_plan(
     plan.memory.check(worker_memory(client), plan.tiling, "workers with more memory")
     if client is None:
         plan.model.load()  # or nothing is written: its GPU may not be here
+        check_answers(plan.model)
     begun = datetime.now(UTC)
     with ExitStack() as stack:
         with _writable(path):

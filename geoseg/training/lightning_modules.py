@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.execution.resources import cores
 from geoseg.models.networks.answers import fit_channels, tensor_of
-from geoseg.models.networks.device import choose_device
+from geoseg.models.networks.device import measured_device
 from geoseg.models.networks.scaling import Scaling
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.losses import make_loss
@@ -119,7 +119,7 @@ class TrainedNetwork(L.LightningModule):  # type: ignore[misc]
         return self._loader(windows, EpochSampler(len(windows), endless=False))
 
     def _loader(self, data: Any, sampler: EpochSampler) -> Any:  # noqa: ANN401
-        on_gpu = choose_device(self._options.device).type == "cuda"
+        on_gpu = measured_device(self._options.device, "training").type == "cuda"
         loaders = self._options.loaders
         if loaders is None:
             # On a CPU the network needs all cores; in front of GPUs they are free, and

@@ -24,7 +24,7 @@ from torch import distributed, nn
 from geoseg.accuracy.accuracy import Accuracy, estimate
 from geoseg.accuracy.interval import share_of_blocks
 from geoseg.core.files import replacing
-from geoseg.models.networks.device import choose_device, choose_precision
+from geoseg.models.networks.device import choose_precision, measured_device
 from geoseg.training.architectures import has_own_loss
 from geoseg.training.curves import write_curves
 from geoseg.training.epochs import EpochBar
@@ -180,7 +180,7 @@ def _trainer(
     progress: bool,
 ) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    device = choose_device(options.device)
+    device = measured_device(options.device, "training")
     # Masks are matched to objects by their losses: lower precision would move them.
     exact = options.precision == "auto" and has_own_loss(card)
     precision = choose_precision(device, "fp32" if exact else options.precision)
@@ -225,7 +225,7 @@ def devices_of(options: TrainOptions) -> int | list[int]:
     `auto` and `cuda` are all there are; in a notebook, whose cells other processes
     cannot run, the first.
     """
-    device = choose_device(options.device)
+    device = measured_device(options.device, "training")
     if device.type == "cpu":
         return 1
     if options.device not in ("auto", "cuda"):

@@ -231,7 +231,8 @@ class TestTorchModel:
     ("options", "message"),
     [
         ({"device": "tpu"}, "tpu"),
-        ({"device": "mps"}, "not supported"),
+        ({"device": "mps"}, "no Apple GPU"),
+        ({"device": "meta"}, "not supported"),
         ({"precision": "int4"}, "not one of auto"),
         ({"batch": 0}, "batch 0"),
     ],

@@ -12,7 +12,7 @@ from geoseg.errors import ModelError
 from geoseg.models.card import ALL_BANDS, Band, Card
 from geoseg.models.contract import AnyModel
 from geoseg.models.identity import OpenedModel, opened
-from geoseg.models.networks.device import ModelOptions, choose_device, choose_engine
+from geoseg.models.networks.device import ModelOptions, choose_engine, measured_device
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def on_device(method: ClassicalMethod, options: ModelOptions) -> AnyModel:
     stays = options.device in {"auto", "cpu"} and options.engine in {"auto", "threads"}
     if stays or not method.takes_tensors:
         return method
-    device = choose_device(options.device)
+    device = measured_device(options.device, f"{method.card.name!r}")
     choose_engine(device, options.engine)
     return OnDevice(method, str(device), options.batch or _BATCH)
 

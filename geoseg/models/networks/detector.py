@@ -15,9 +15,9 @@ from geoseg.models.contract import AnyModel, Objects
 from geoseg.models.networks.batch_size import quickest_batch
 from geoseg.models.networks.device import (
     ModelOptions,
-    choose_device,
     choose_engine,
     free_memory,
+    measured_device,
     steady_kernels,
 )
 from geoseg.models.networks.footprint import weight_bytes
@@ -184,7 +184,7 @@ class DetectorModel(AnyModel):
             score: Of the objects that count; None: what the card says.
         """
         self.card = card
-        self._device = choose_device(options.device)
+        self._device = measured_device(options.device, f"{card.name!r}")
         self.device = str(self._device)
         self._module = module.eval().requires_grad_(requires_grad=False)
         self._module.to(self._device)

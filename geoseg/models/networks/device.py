@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 from contextlib import nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from geoseg.errors import ModelError
+from geoseg.models.networks import gpus
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,7 +34,7 @@ class ModelOptions:
     """How a model is run; not what it is."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `xpu` or `mps`."""
     precision: Precision = "auto"
     """`auto`, `fp32`, `bf16` or `fp16`."""
     batch: int | None = None
@@ -58,7 +60,10 @@ class ModelOptions:
 
 
 def choose_device(asked: str) -> torch.device:
-    """Return the device, or raise where it is asked for and not there."""
+    """Return the device, or raise where it is asked for and not there.
+
+    `auto` is a CUDA GPU or the CPU; `xpu` and `mps` are for who asks for them.
+    """
     import torch
 
     if asked == "auto":
@@ -66,37 +71,65 @@ def choose_device(asked: str) -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
+        near = _near(asked)
+        raise ModelError(f"device {asked!r} is not known: {_DEVICES}{near}") from error
+    kind = device.type
+    if kind != "cpu" and kind not in gpus.GPUS:
+        raise ModelError(f"device {asked!r} is not supported: {_DEVICES}")
+    if kind == "cpu":
+        return device
+    found, whose = gpus.count(kind), gpus.GPUS[kind]
+    if not found:
         raise ModelError(
-            f"device {asked!r} is not known: auto, cpu, cuda or cuda:N"
-        ) from error
-    if device.type not in {"cpu", "cuda"}:
-        raise ModelError(f"device {asked!r} is not supported: auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and not has_cuda():
-        raise ModelError(
-            "device cuda was asked for, but torch sees no CUDA GPU here: use "
+            f"device {kind} was asked for, but torch sees no {whose} GPU here: use "
             "--device cpu or auto, or workers that have one (--cluster, --scheduler)"
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if (device.index or 0) >= found:
         raise ModelError(
-            f"device {asked} was asked for, but there are "
-            f"{torch.cuda.device_count()} CUDA GPUs here"
+            f"device {asked} was asked for, but there are {found} {whose} GPUs here"
         )
     return device
 
 
-def has_cuda() -> bool:
-    """Whether torch sees a GPU here."""
-    import torch
+_DEVICES = "auto, cpu, cuda, cuda:N, xpu, xpu:N, mps"
 
-    return torch.cuda.device_count() > 0
+
+def _near(asked: str) -> str:
+    """Return which device may have been meant."""
+    close = get_close_matches(asked.lower(), ("auto", "cpu", *gpus.GPUS), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def measured_device(asked: str, what: str) -> torch.device:
+    """Return the device for what cannot be compared with the CPU before a run.
+
+    Args:
+        asked: What the user asks for.
+        what: Who it is for, for the message.
+
+    Raises:
+        ModelError: It is of a kind that was never seen at work, or not there.
+    """
+    kind = asked.partition(":")[0]
+    if kind in gpus.GPUS and not gpus.is_measured(kind):
+        raise ModelError(
+            f"--device {asked} is for networks of torch that answer scores of classes, "
+            f"which are compared with the CPU before a run; {what} runs on cpu or cuda"
+        )
+    return choose_device(asked)
+
+
+def has_cuda() -> bool:
+    """Whether torch sees a CUDA GPU here."""
+    return gpus.count("cuda") > 0
 
 
 def choose_precision(device: torch.device, asked: Precision) -> Precision:
     """Return `fp32`, `bf16` or `fp16`: for `auto` the fastest the device is built for.
 
-    bf16 on GPUs since Ampere and on CPUs with AVX-512 BF16, AMX or Arm BF16; fp16 on
-    older GPUs with tensor cores; else fp32. CPUs without such instructions emulate
-    bf16 slowly, so they get fp32.
+    bf16 on GPUs since Ampere, on Intel's that multiply it and on CPUs with AVX-512
+    BF16, AMX or Arm BF16; fp16 on older GPUs with tensor cores; else fp32, on Apple's
+    too. CPUs without such instructions emulate bf16 slowly, so they get fp32.
     """
     import torch
 
@@ -104,6 +137,8 @@ def choose_precision(device: torch.device, asked: Precision) -> Precision:
         return asked
     if device.type == "cpu":
         return "bf16" if _cpu_has_bf16() else "fp32"
+    if device.type != "cuda":
+        return "bf16" if gpus.has_bf16(device) else "fp32"
     capability = torch.cuda.get_device_capability(device)
     if capability >= (8, 0):
         return "bf16"
@@ -151,6 +186,11 @@ def choose_engine(device: torch.device, asked: EngineName) -> EngineName:
             f"--engine {asked} is for the CPU, the device is {device}: use --engine "
             "torch or compile, or --device cpu"
         )
+    if asked == "compile" and not gpus.is_measured(device.type):
+        raise ModelError(
+            f"--engine compile is for CUDA GPUs, the device is {device}: use --engine "
+            "torch"
+        )
     if asked != "auto":
         return asked
     return "threads" if device.type == "cpu" else "torch"
@@ -161,24 +201,26 @@ def free_memory(device: torch.device | str, allowed: float | None) -> float:
     import torch
 
     device = torch.device(device)
-    if device.type != "cuda":
+    if device.type == "cpu":
         return allowed or 4e9
-    free, _ = torch.cuda.mem_get_info(device)
-    # What torch keeps of freed tensors is as good as free.
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(0.9 * free, allowed or 0.9 * free)
+    most = 0.9 * gpus.free_bytes(device)
+    return min(most, allowed or most)
 
 
 def steady_kernels(device: torch.device, *, tf32: bool) -> AbstractContextManager[None]:
     """Return a context in which kernels answer alike from run to run.
 
     Args:
-        device: Where; a CPU's do so anyway.
+        device: Where; a CPU's do so anyway, and Apple's have no such switch.
         tf32: Whether tensor cores may round fp32 as they like.
     """
     import torch
 
-    if device.type == "cpu":
+    if device.type == "xpu":  # whose kernels are oneDNN's
+        return torch.backends.mkldnn.flags(
+            enabled=True, deterministic=True, allow_tf32=tf32
+        )
+    if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32

@@ -57,7 +57,7 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     device = choose_device(options.device)
     precision = options.precision
     if precision == "auto":  # a CPU is no faster for it
-        on_gpu = device.type == "cuda"
+        on_gpu = device.type != "cpu"
         precision = choose_precision(device, "auto") if on_gpu else "fp32"
     if path.suffix == ".pt2":
         network = _program(path, card)

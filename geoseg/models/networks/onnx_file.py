@@ -21,7 +21,7 @@ from geoseg.core.extras import require
 from geoseg.errors import ModelError, first_line
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import deepness
-from geoseg.models.networks.device import ModelOptions, choose_device
+from geoseg.models.networks.device import ModelOptions, measured_device
 from geoseg.models.networks.exported import (
     channels_of,
     check_input,
@@ -128,7 +128,7 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
 
 def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     data_files(path)
-    device = choose_device(options.device)
+    device = measured_device(options.device, f"an ONNX file ({path.name})")
     network = OnnxNetwork(_session(path, device), card, device)
     # The session keeps its weights to itself, in the graph's own precision.
     return TorchModel(network, card, replace(options, precision="fp32"))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from geoseg.models.networks.gpus import streams_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -19,6 +21,8 @@ def to_device(pixels: NDArray[np.generic], device: torch.device) -> torch.Tensor
     x = torch.from_numpy(np.ascontiguousarray(pixels, dtype=native))
     if device.type == "cpu":
         return x
+    if streams_of(device.type) is None:  # it knows neither uint16 nor float64
+        return x.to(torch.float32).to(device)
     return x.pin_memory().to(device, non_blocking=True)
 
 

@@ -30,10 +30,12 @@ from geoseg.models.networks.device import (
     choose_precision,
     free_memory,
     is_out_of_memory,
+    measured_device,
     steady_kernels,
     torch_dtype,
 )
 from geoseg.models.networks.footprint import forward_bytes, weight_bytes
+from geoseg.models.networks.gpus import forget
 from geoseg.models.networks.scaling import Scaling, to_device
 from geoseg.models.networks.shaping import Shaped
 from geoseg.models.networks.single_threads import SingleThreads, forward_threads
@@ -72,7 +74,7 @@ class TorchModel(AnyModel):
         card: What the network expects and answers.
         batch: Windows in work at once at present.
         abreast: Those that threads ask about one by one; 1 where they pass as a batch.
-        device: Where it runs, `cpu` or `cuda:N`.
+        device: Where it runs, such as `cpu` or `cuda:N`.
         precision: `fp32`, `bf16` or `fp16`.
         engine: `threads`, `torch`, `compile` or `openvino`.
         streams: Whether its windows are cut on the device.
@@ -96,7 +98,12 @@ class TorchModel(AnyModel):
         """
         options = options or ModelOptions()
         self.card = card
-        self._device = choose_device(options.device)
+        scores = card.task == "semantic" and card.output != "labels"
+        self._device = (
+            choose_device(options.device)
+            if scores and not card.inputs
+            else measured_device(options.device, f"{card.name!r}")
+        )
         self.device = str(self._device)
         wanted = options.precision
         if wanted == "auto":  # of bf16's digits a year takes too many
@@ -276,8 +283,7 @@ class TorchModel(AnyModel):
 
     def _halve(self, pixels: NDArray[np.generic]) -> None:
         """Go on with half the batch; called when the failed one's memory is free."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        forget(self._device)
         if len(pixels) == 1 and self.batch == 1:
             raise ModelError(
                 f"model {self.card.name!r} runs out of memory on {self.device} with "
@@ -419,7 +425,9 @@ def _prepare(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
         if any(p.ndim == 5 for p in module.parameters()):
             return module  # PyTorch puts the channels of volumes last in another way
         return module.to(memory_format=torch.channels_last)
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise ModelError(
             f"the model's weights do not fit in the memory of {device}: use another "
             "--device, or --precision bf16"
