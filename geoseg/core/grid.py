@@ -6,6 +6,7 @@ are (band, y, x); a window is named fields, never a bare tuple.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 Slices = tuple[slice, slice]
 """Rows and columns of an array."""
+_GRID_FILE = re.compile(
+    r"(?:grids|init|file|model)\s*=\s*[^\s,\"']*[/\\~]"
+    r"|PARAMETERFILE\s*\[[^\]]*,\s*\"[^\"]*[/\\~]",
+    re.IGNORECASE,
+)
+"""How a CRS or an operation names a file by its path, as PROJ string or as WKT."""
 _MOST = 10**17
 """Pixels of a grid; whoever wants more has a header that was made up."""
 _ALIGNED = 0.1
@@ -347,13 +354,32 @@ def _equal_crs(one: str, other: str) -> bool:
     return bool(ours.equals(theirs, ignore_axis_order=True))
 
 
+def names_a_file(crs: str) -> bool:
+    """Whether a CRS names a grid of shifts by its path: PROJ would read that file.
+
+    >>> names_a_file("+proj=longlat +nadgrids=/etc/a.gsb"), names_a_file("EPSG:4326")
+    (True, False)
+    """
+    return _GRID_FILE.search(crs) is not None
+
+
 def wkt_of(crs: Any) -> str | None:  # noqa: ANN401 - a rasterio CRS or None
-    """Return a rasterio CRS as WKT, of 2019 where it can be said so; None if empty."""
+    """Return a rasterio CRS as WKT, of 2019 where it can be said so; None if empty.
+
+    Raises:
+        RasterError: It names a file.
+    """
     from rasterio.errors import CRSError
 
     if not crs:
         return None
     try:
-        return str(crs.to_wkt(version="WKT2_2019"))
+        wkt = str(crs.to_wkt(version="WKT2_2019"))
     except CRSError:
-        return str(crs.to_wkt())
+        wkt = str(crs.to_wkt())
+    if names_a_file(wkt):
+        raise RasterError(
+            "its coordinate reference system names a file by its path, which is not "
+            "read: give it another, as with gdal_edit.py -a_srs"
+        )
+    return wkt

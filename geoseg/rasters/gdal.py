@@ -49,7 +49,7 @@ FEATURES: Final = (
 IMAGES: Final = (
     "GTiff", "COG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "PNG",
     "WEBP", "JPEGXL", "AVIF", "GIF", "BMP", "PNM", "HFA", "ENVI", "EHdr", "AAIGrid",
-    "AIG", "GRASSASCIIGrid", "GSAG", "GSBG", "GS7BG", "XYZ", "SAGA", "RST", "ILWIS",
+    "AIG", "GRASSASCIIGrid", "GSAG", "GSBG", "GS7BG", "XYZ", "SAGA", "RST",
     "ISCE", "ROI_PAC", "PCRaster", "RMF", "SRTMHGT", "DTED", "USGSDEM", "BYN", "NITF",
     "GRIB", "netCDF", "HDF4", "HDF4Image", "HDF5", "HDF5Image", "BAG", "Zarr", "GPKG",
     "MBTiles",
@@ -67,7 +67,7 @@ _BY_NAME: Final = (
 _NEVER: Final = (
     "MRF PDS PDS4 ISIS2 ISIS3 VICAR EIR PCIDSK TIL STACTA STACIT GDALG ERS DIMAP RS2 "
     "TSX SNODAS FAST RPFTOC ECRGTOC WMS WMTS WCS OGCAPI PLMOSAIC EEDA EEDAI DAAS NGW "
-    "HTTP KMLSUPEROVERLAY Rasterlite PDF MAP OZI GSC PAux"
+    "HTTP ILWIS KMLSUPEROVERLAY Rasterlite PDF MAP OZI GSC PAux"
 )
 
 # rasterio hands GDAL's messages to logging; without any handler Python prints them on
@@ -87,11 +87,13 @@ def one_line(error: BaseException, path: str = "") -> str:
 @contextmanager
 def reporting(what: str, name: str, path: str) -> Iterator[None]:
     """Turn what GDAL raises into a RasterError of one line."""
+    from rasterio._err import CPLE_BaseError  # such as of a CRS that PROJ cannot make
     from rasterio.errors import RasterioError
 
+    raised = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
     try:
         yield
-    except (RasterioError, OSError, ValueError, MemoryError) as error:
+    except raised as error:
         if path.lower().endswith(FEATURES) and Path(path).exists():
             raise no_pixels(name) from error
         reason = _without_name(one_line(error, path), name)

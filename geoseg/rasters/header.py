@@ -193,7 +193,10 @@ def _is_pixel_interleaved(dataset: DatasetReader) -> bool:
 
 
 def _grid(dataset: DatasetReader) -> Grid:
-    crs = wkt_of(dataset.crs)
+    try:
+        crs = wkt_of(dataset.crs)
+    except RasterError as error:
+        raise RasterError(f"{redact(dataset.name)}: {error}") from error
     return Grid(
         crs=GEOGRAPHIC if crs is None and _in_degrees(dataset) else crs,
         transform=dataset.transform,

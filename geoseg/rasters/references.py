@@ -25,6 +25,7 @@ from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.coverage import covered
 from geoseg.rasters.gdal import environment, open_dataset, reporting
 from geoseg.rasters.hdf import DRIVERS, named_in
+from geoseg.rasters.index_xml import NAMES, file_in, read_index, read_vrt
 from geoseg.rasters.named_files import (
     ARCHIVES,
     allowed,
@@ -33,26 +34,24 @@ from geoseg.rasters.named_files import (
     is_below,
     not_trusted,
     open_bytes,
-    read_bytes,
     without_query,
 )
+from geoseg.rasters.packages import is_computed
+from geoseg.rasters.vectors import ogr, open_vectors
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
     from numpy.typing import NDArray
     from rasterio import DatasetReader
 
+    from geoseg.rasters.vectors import VectorFile
 
 _LARGEST_XML: Final = 64_000_000
 _DEEPEST: Final = 8
 _GDAL_METADATA: Final = 42112
 """The TIFF tag that GDAL keeps its metadata in."""
 _MOST_TAGS: Final = 1000
-# Elements of a VRT whose text names a file.
-_NAMES: Final = frozenset({"SourceFilename", "SourceDataset", "IndexDataset"})
-# What a VRT has no need of, and what reads or runs what it likes.
-_REFUSED_CLASSES: Final = frozenset({"VRTRawRasterBand", "VRTProcessedDataset"})
+_LOCATION: Final = "location"
+"""The field of a tile index that names its rasters."""
 # Files beside a raster that GDAL opens as rasters with whatever driver knows them.
 _RASTERS_BESIDE: Final = (".ovr", ".msk", ".aux", ".rrd")
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -278,111 +277,118 @@ def _may_name_overviews(path: str) -> bool:
 
 
 def _of_vrt(path: str, walk: _Walk, depth: int) -> Contents:
-    root = _parsed(path)
-    _check_harmless(root, path)
-    items = ((e.get("key", ""), e.text or "") for e in root.iter("MDI"))
+    elements = read_vrt(path)
+    items = ((e.get("key", ""), e.text or "") for e in elements if e.tag == "MDI")
     _check_overviews(path, items)
     named = {}
-    for element in root.iter():
-        if element.tag in _NAMES and (element.text or "").strip():
-            text = (element.text or "").strip()
-            key = (text, element.get("relativeToVRT", element.get("relativetoVRT")))
-            if key not in named:
-                child = allowed(text, path, walk.trust, beside=key[1] == "1")
-                named[key] = child, walk.contents(child, depth + 1)
+    for element in elements:
+        if element.tag not in NAMES:
+            continue
+        key = file_in(element, path)
+        if key[0] and key not in named:
+            child = allowed(key[0], path, walk.trust, beside=key[1] == "1")
+            named[key] = child, walk.contents(child, depth + 1)
     files = {path: None}
     for _, each in named.values():
         files.update(dict.fromkeys(each.files))
-    return Contents(
-        files=tuple(files),
-        covered=covered(root, {key: each.covered for key, (_, each) in named.items()}),
-    )
-
-
-def _parsed(path: str) -> Element:
-    """Return the XML of a VRT or a tile index.
-
-    No document type is read, so no entity can grow.
-    """
-    from xml.etree import ElementTree as ET
-
-    text = read_bytes(path, most=_LARGEST_XML)
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise RasterError(f"{redact(path)} declares entities, which no VRT needs")
-    try:
-        root = ET.fromstring(text)  # noqa: S314 - see above
-        if not all(element.tag.isascii() for element in root.iter()):
-            raise ValueError("names of elements have letters beyond ASCII")  # noqa: TRY301
-    except (ET.ParseError, RecursionError, ValueError) as error:
-        raise RasterError(
-            f"cannot open {redact(path)}: it is no XML such as GDAL writes ({error})"
-        ) from error
-    return root
-
-
-def _check_harmless(root: Element, path: str) -> None:
-    """Raise where a VRT does what can read or run what it likes."""
-    for element in root.iter():
-        kind = element.get("subClass", "")
-        tag = element.tag
-        if kind in _REFUSED_CLASSES or tag in {"OOI", "ProcessingSteps"}:
-            what = kind or tag
-        elif tag == "PixelFunctionLanguage" and (element.text or "").strip() != "C":
-            what = f"a pixel function in {element.text}"
-        elif tag == "PixelFunctionCode":
-            what = "code of its own"
-        else:
-            continue
-        raise RasterError(
-            f"{redact(path)} is a VRT with {what}, which can read any file or run "
-            "code: make a raster of it first, with gdal_translate"
-        )
+    inside = {key: each.covered for key, (_, each) in named.items()}
+    return Contents(files=tuple(files), covered=covered(elements[0], inside))
 
 
 # --- tile indexes ---
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """A layer of footprints."""
+
+    file: str
+    shown: str
+    """What GDAL opens; the rasters lie beside it."""
+    layer: str | None = None
+    """The one that is meant of several."""
+
+    @property
+    def by(self) -> str:
+        """The file that is opened."""
+        return self.shown[4:] if self.shown.upper().startswith("GTI:") else self.shown
+
+
 def _of_index(path: str, walk: _Walk, depth: int) -> Contents:
-    index = path[4:] if path.upper().startswith("GTI:") else path
-    if _is_text(_start(index)):
-        root = _parsed(index)
-        _check_harmless(root, index)
-        told = root.findtext("IndexDataset", "").strip()
-        if root.findtext("LocationField", "location").strip() != "location" or not told:
+    table = _Table(file=path, shown=path)
+    table = replace(table, file=table.by)
+    if _is_text(_start(table.by)):
+        root = read_index(table.by)
+        told = root.find("IndexDataset")
+        if root.findtext("LocationField", _LOCATION) != _LOCATION or told is None:
+            raise _other_field(path)
+        name, _ = file_in(told, table.by)
+        if not (Path(name).is_absolute() or is_remote(name)):
             raise RasterError(
-                f"{redact(path)} keeps its files in another field than `location`: "
-                "build the index with gdaltindex"
+                f"{redact(path)} names the tile index {redact(name)}, which GDAL looks "
+                "for in the working folder: write its whole path"
             )
-        beside = root.find("IndexDataset")
-        relative = beside is None or beside.get("relativeToVRT", "1") == "1"
-        inner = allowed(told, index, walk.trust, beside=relative)
-        inside = _of_table(inner, walk, depth)
-        return replace(inside, files=(path, *inside.files))
-    return _of_table(index, walk, depth, shown=path)
+        inner = allowed(name, table.by, walk.trust, beside=False)
+        table = replace(table, file=inner, layer=root.findtext("IndexLayer"))
+    return _of_table(table, walk, depth)
 
 
-def _of_table(
-    index: str, walk: _Walk, depth: int, shown: str | None = None
-) -> Contents:
+def _of_table(table: _Table, walk: _Walk, depth: int) -> Contents:
     """Return the files of a table of footprints."""
-    import pyogrio.raw
-    from pyogrio.errors import DataLayerError, DataSourceError
-
-    try:
-        with environment(index):
-            meta, _, shapes, fields = pyogrio.raw.read(index, columns=["location"])
-    except (DataSourceError, DataLayerError, ValueError) as error:
-        raise RasterError(f"cannot open {redact(index)}: {error}") from error
-    if "location" not in meta["fields"]:
-        raise RasterError(
-            f"{redact(index)} has no field `location` that names its rasters: build "
-            "the index with gdaltindex"
-        )
-    files = {shown or index: None}
+    opened = open_vectors(table.file, "the tile index", RasterError)
+    if opened is None:
+        raise RasterError(f"cannot open {redact(table.file)}: it holds no footprints")
+    layer = _layer_of(table, opened)
+    _check_table(table, layer)
+    meta, _, shapes, fields = opened.read_raw(layer, columns=[_LOCATION])
+    if _LOCATION not in meta["fields"]:
+        raise _other_field(table.file)
+    files = dict.fromkeys((table.shown, table.file))
     for named in _texts(fields[0]):
-        child = allowed(named, index, walk.trust)
+        child = allowed(named, table.by, walk.trust)
         files.update(dict.fromkeys(walk.contents(child, depth + 1).files))
     return Contents(files=tuple(files), footprints=_boxes(shapes))
+
+
+def _layer_of(table: _Table, opened: VectorFile) -> str:
+    """Return the layer that GDAL takes: the named one, or the only one."""
+    layers = list(opened.layers)
+    layer = table.layer or layers[0]
+    if layer not in opened.layers or (table.layer is None and len(layers) > 1):
+        raise RasterError(
+            f"{redact(table.file)} has layers {', '.join(layers[:10])}: say in a .gti "
+            "file which of them is the tile index (IndexLayer)"
+        )
+    return layer
+
+
+def _check_table(table: _Table, layer: str) -> None:
+    """Raise where GDAL may find other names in a table than we read.
+
+    Its metadata name another column, layer or overviews. A view answers as it likes: by
+    the version of SQLite, of which rasterio and pyogrio have their own.
+    """
+    about = ogr().read_info(table.file, layer=layer)
+    told = {**(about["dataset_metadata"] or {}), **(about["layer_metadata"] or {})}
+    settings = {key.upper(): value for key, value in told.items()}
+    if settings.get("LOCATION_FIELD", _LOCATION) != _LOCATION:
+        raise _other_field(table.file)
+    if (
+        settings.get("TILE_INDEX_LAYER", layer) != layer
+        or any(key.startswith("OVERVIEW_") for key in settings)
+        or is_computed(table.file, layer)
+    ):
+        raise RasterError(
+            f"{redact(table.file)} names rasters otherwise than in the field location "
+            f"of a table {layer}: build the index with gdaltindex"
+        )
+
+
+def _other_field(path: str) -> RasterError:
+    return RasterError(
+        f"{redact(path)} keeps its files in another field than `location`: build the "
+        "index with gdaltindex"
+    )
 
 
 def _boxes(shapes: NDArray[np.object_]) -> NDArray[np.float64] | None:

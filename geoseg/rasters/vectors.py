@@ -21,6 +21,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.core.grid import names_a_file
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.addresses import squeezed
@@ -55,8 +56,9 @@ _REACHES_ELSEWHERE = (
 )  # fmt: skip
 _NAMES_OTHERS = re.compile(
     rb"<OGRVRT|<VRTDataset|gdal_streamed_alg|<WFSConfiguration|<OGRWFSDataSource|"
-    rb"<OGCAPIDataset|<OGROAPIF|<OGRCSWDataSource|<GDAL_WMS",
-    re.IGNORECASE,
+    rb"<OGCAPIDataset|<OGROAPIF|<OGRCSWDataSource|<GDAL_WMS|"
+    rb"^!table\b.*^\s*(?:open\s+table|create\s+view|\W*IsSeamless)",  # of MapInfo
+    re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
 _CRS = re.compile(
     rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?=\{)', re.IGNORECASE
@@ -104,9 +106,7 @@ class VectorFile:
     def read(self, layer: str, **options: Any) -> GeoDataFrame:  # noqa: ANN401
         """Return a layer's features; options are those of `pyogrio.read_dataframe`."""
         if _is_one_parquet(self.path):
-            import geopandas
-
-            return geopandas.read_parquet(self.path)
+            return _of_parquet(self)
         with self.reporting():
             frame: GeoDataFrame = ogr().read_dataframe(
                 self.path, layer=layer, **options
@@ -184,6 +184,8 @@ def open_vectors(
     file = os.fspath(path)
     refuse_reaching(file, what, error)
     if _is_one_parquet(file):
+        if Path(file).is_file():
+            parquet_crs(file, what, error)
         return VectorFile(
             path=file, layers={Path(file).stem: "Unknown"}, what=what, error=error
         )
@@ -192,14 +194,16 @@ def open_vectors(
         layers = {str(n): kind for n, kind in module.list_layers(file)}
         if not layers:
             return None
-        driver = module.read_info(file, layer=next(iter(layers)))["driver"]
+        about = [module.read_info(file, layer=layer) for layer in layers]
     except (module.errors.DataSourceError, module.errors.DataLayerError):
         return None
-    if driver not in DRIVERS:
+    if (driver := about[0]["driver"]) not in DRIVERS:
         raise error(
             f"{what} {redact(file)} is of the format {driver}, which is not opened: "
             f"convert it to a GeoPackage with ogr2ogr"
         )
+    for each in about:
+        _check_crs(each["crs"] or "", file, what, error)
     return VectorFile(path=file, layers=layers, what=what, error=error)
 
 
@@ -244,11 +248,57 @@ def _refuse_far_crs(file: str, what: str, error: type[GeosegError]) -> None:
             except (ValueError, RecursionError):
                 crs = {"type": "link"}  # what cannot be told
             kinds = [str(v).lower() for k, v in crs.items() if k.lower() == "type"]
+            _check_crs(json.dumps(crs), file, what, error)
             if any(kind.startswith(("link", "url")) for kind in kinds):
                 raise error(
                     f"{what} {redact(file)} links to its CRS, which is not asked for: "
                     "write its name, as in urn:ogc:def:crs:EPSG::32633"
                 )
+
+
+def _check_crs(crs: str, file: str, what: str, error: type[GeosegError]) -> None:
+    if names_a_file(crs):
+        raise error(
+            f"the coordinate reference system of {what} {redact(file)} names a file by "
+            "its path, which is not read: give it another, as with ogr2ogr -a_srs"
+        )
+
+
+def parquet_crs(file: str, what: str, error: type[GeosegError]) -> str:
+    """Return the CRS of a GeoParquet file on this machine, as WKT.
+
+    Raises:
+        GeosegError: It is none, or its CRS is none or names a file.
+    """
+    import pyarrow.parquet
+    from pyproj import CRS
+
+    try:
+        geo = json.loads(pyarrow.parquet.read_metadata(file).metadata[b"geo"])
+        told = geo["columns"][geo["primary_column"]].get("crs") or "OGC:CRS84"
+        text = told if isinstance(told, str) else json.dumps(told)
+        _check_crs(text, file, what, error)
+        crs = CRS.from_user_input(text).to_wkt()
+    except GeosegError:
+        raise
+    except Exception as why:  # of pyarrow, pyproj, and of whatever stands in it
+        raise error(
+            f"cannot read {what} {redact(file)}: it is no GeoParquet as the "
+            f"specification has it ({squeezed(why, file)})"
+        ) from why
+    _check_crs(crs, file, what, error)
+    return str(crs)
+
+
+def _of_parquet(file: VectorFile) -> GeoDataFrame:
+    import geopandas
+
+    try:
+        return geopandas.read_parquet(file.path)
+    except Exception as error:  # of pyarrow, GEOS and geopandas
+        raise file.error(
+            f"cannot read {file.what} {redact(file.path)}: {squeezed(error, file.path)}"
+        ) from error
 
 
 def _is_one_parquet(path: str) -> bool:

@@ -12,7 +12,7 @@ from geoseg.core.grid import same_crs
 from geoseg.core.text import plain
 from geoseg.errors import RegionsError
 from geoseg.rasters.shapes import into_pixels
-from geoseg.rasters.vectors import ogr, open_vectors
+from geoseg.rasters.vectors import ogr, open_vectors, parquet_crs
 
 if TYPE_CHECKING:
     import geopandas
@@ -174,9 +174,8 @@ def open_regions(path: str | os.PathLike[str], grid: Grid) -> RegionsFile:
     if not file.exists():
         raise RegionsError(f"the regions {path} do not exist")
     if file.suffix.lower() == ".parquet":
-        return RegionsFile(
-            path=str(file), layer=None, crs=_parquet_crs(file), grid=grid
-        )
+        crs = parquet_crs(str(file), "the regions", RegionsError)
+        return RegionsFile(path=str(file), layer=None, crs=crs, grid=grid)
     opened = open_vectors(file, "the regions", RegionsError)
     if opened is None:
         raise RegionsError(f"{path} cannot be read as regions: it holds no features")
@@ -184,14 +183,3 @@ def open_regions(path: str | os.PathLike[str], grid: Grid) -> RegionsFile:
     name = opened.only_layer(first)
     crs = ogr().read_info(file, layer=name)["crs"]
     return RegionsFile(path=str(file), layer=name, crs=crs or grid.crs or "", grid=grid)
-
-
-def _parquet_crs(path: Path) -> str:
-    import pyarrow.parquet
-
-    metadata = pyarrow.parquet.read_metadata(path).metadata or {}  # of the file
-    if b"geo" not in metadata:
-        raise RegionsError(f"{path} is a Parquet file without geometries")
-    geo = json.loads(metadata[b"geo"])
-    column = geo["columns"][geo["primary_column"]]
-    return json.dumps(column["crs"]) if column.get("crs") else "OGC:CRS84"

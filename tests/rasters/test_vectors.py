@@ -1,19 +1,24 @@
 """Files of features: known formats from where the user said, and nothing else."""
 
+import json
 import sqlite3
+from contextlib import closing
 
 import geopandas
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
 from affine import Affine
 from tifs import write_tif
 
 from geoseg.core.grid import Grid
-from geoseg.errors import RasterError
+from geoseg.errors import RasterError, RegionsError
 from geoseg.rasters.open import open_source
 from geoseg.rasters.shapes import Shapes, in_pixels
 from geoseg.rasters.vectors import open_vectors
+from geoseg.viz.regions import open_regions
 
 VRT = """<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>{0}</SrcDataSource>
 </OGRVRTLayer></OGRVRTDataSource>"""
@@ -110,3 +115,97 @@ def test_a_crs_that_is_a_link_is_not_asked_for(tmp_path, kind, key):
         open_vectors(path)
     path.write_text(text.replace(kind, "name"))
     open_vectors(path)
+
+
+# --- coordinate reference systems that name files, and files that name tables ---
+
+SHIFTED = (
+    'GEOGCS["x",DATUM["d",SPHEROID["s",6378137,298]],PRIMEM["Greenwich",0],UNIT['
+    '"degree",0.0174532925199433],EXTENSION["PROJ4","+proj=longlat +ellps=bessel '
+    '+nadgrids={0}"]]'
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # of OGR, about those that it cannot parse
+@pytest.mark.parametrize("ending", [".shp", ".gpkg", ".geojson", ".parquet"])
+@pytest.mark.parametrize("crs", [SHIFTED, "+proj=longlat +nadgrids={0}", "+init={0}:x"])
+def test_a_crs_that_names_a_file_is_refused(tmp_path, ending, crs):
+    """One that is written so that GDAL makes nothing of it is none."""
+    path, crs = tmp_path / f"a{ending}", crs.format(tmp_path / "grid.gsb")
+    shape = geopandas.GeoDataFrame({"n": [1]}, geometry=[shapely.Point(9, 9)], crs=4326)
+    if ending == ".parquet":
+        shape.to_parquet(path)
+        change_geo(path, crs)
+    else:
+        shape.to_file(path)
+    if ending == ".shp":
+        (tmp_path / "a.prj").write_text(crs)
+    elif ending == ".geojson":
+        named = {"type": "name", "properties": {"name": crs}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "crs": named}))
+    elif ending == ".gpkg":
+        with closing(sqlite3.connect(path)) as base:
+            base.execute(
+                "UPDATE gpkg_spatial_ref_sys SET organization = 'x', definition = ?",
+                (crs,),
+            )
+            base.commit()
+    try:
+        opened = open_vectors(path)
+    except RasterError as error:
+        assert "names a file by its path" in str(error)  # noqa: PT017
+    else:
+        assert crs != SHIFTED.format(tmp_path / "grid.gsb")
+        assert opened.read(opened.only_layer()).crs is None
+
+
+def change_geo(path, crs):
+    table = pq.read_table(path)
+    geo = json.loads(table.schema.metadata[b"geo"])
+    geo["columns"]["geometry"]["crs"] = crs
+    pq.write_table(table.replace_schema_metadata({b"geo": json.dumps(geo)}), path)
+
+
+@pytest.mark.parametrize("geo", [None, b"{", b"[]", b'{"columns": {}}', "crs"])
+def test_geoparquet_that_is_none_is_one_line(tmp_path, geo):
+    path = tmp_path / "a.parquet"
+    shape = geopandas.GeoDataFrame(geometry=[shapely.Point(9, 9)], crs=4326)
+    shape.to_parquet(path)
+    if geo is None:
+        path.write_bytes(path.read_bytes()[:-20])
+    elif geo == "crs":
+        change_geo(path, {"type": "x"})
+    else:
+        table = pq.read_table(path).replace_schema_metadata({b"geo": geo})
+        pq.write_table(table, path)
+    for reader, error in ((open_vectors, RasterError), (opened_regions, RegionsError)):
+        with pytest.raises(error, match="no GeoParquet") as refused:
+            reader(path)
+        assert "\n" not in str(refused.value)
+
+
+def opened_regions(path):
+    grid = Grid(crs=None, transform=Affine(1, 0, 0, 0, -1, 0), height=9, width=9)
+    return open_regions(path, grid)
+
+
+def test_shapes_of_geoparquet_that_are_none_are_one_line(tmp_path):
+    path = tmp_path / "a.parquet"
+    shape = geopandas.GeoDataFrame(geometry=[shapely.Point(9, 9)], crs=4326)
+    shape.to_parquet(path)
+    table = pq.read_table(path)
+    spoiled = pa.table({"geometry": [b"no shape"]})
+    pq.write_table(spoiled.replace_schema_metadata(table.schema.metadata), path)
+    opened = open_vectors(path)
+    with pytest.raises(RasterError, match="cannot read the features"):
+        opened.read(opened.only_layer())
+
+
+@pytest.mark.parametrize("text", [
+    '!table\n!version 100\nopen table "../b.tab" Hide\nCreate View v As\nSelect a\n',
+    '!table\n!version 300\nbegin_metadata\n"\\IsSeamless" = "TRUE"\nend_metadata\n',
+])  # fmt: skip
+def test_a_table_of_mapinfo_that_names_others_is_refused(tmp_path, text):
+    (tmp_path / "a.tab").write_text(text)
+    with pytest.raises(RasterError, match="names other sources"):
+        open_vectors(tmp_path / "a.tab")
