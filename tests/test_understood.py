@@ -72,7 +72,8 @@ ROWS = {
         "checkpoints of torchgeo": "terratorchs_wrapped_networks",
         "a checkpoint of a network": "networks_that_answer_numbers_are_refused",
         "Lightning checkpoints": "weights_in_any_file_and_any_folder",
-        "a folder of smp's": "the_librarys_own_folder",
+        "a folder of smp's": "folders_of_older_versions",
+        "an average (EMA": "an_average_beside_the_weights_is_asked_about",
     },
     "models/test_check.py": {
         "a sigmoid, logits": "one_channel_is_what_the_card_says",

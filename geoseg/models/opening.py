@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from geoseg.models.stac import card_file
 from geoseg.rasters.zarrs import is_zarr
 
 _OF_CHECKPOINTS = ("smp", "torchvision")  # families whose weights torch.save may hold
+_DESCRIBED = ("smp", "checkpoint")  # whose files say more than the card
 
 
 def with_file(text: str, file: Path | None, name: str) -> str:
@@ -102,7 +104,10 @@ def _open_path(path: Path) -> OpenedModel:
     if family in _OF_CHECKPOINTS and folder.weights is not None:
         plain = folder.weights.suffix.lower() != ".safetensors"
         family = "checkpoint" if plain else family
-    load = partial(import_module(FOLDERS[family]).load_folder, folder)
+    module = import_module(FOLDERS[family])
+    if family in _DESCRIBED:
+        folder = replace(folder, card=module.implied(folder))
+    load = partial(module.load_folder, folder)
     return opened(path, folder.card, load, *_weights_hashes(folder))
 
 

@@ -176,6 +176,45 @@ def test_weights_beside_what_training_needs(tmp_path):
         model_recipe(path)
 
 
+def test_an_average_beside_the_weights_is_asked_about(tmp_path, pixels):
+    """As timm, torchvision's references and Lightning keep one."""
+    net, path, torn = a_network("FPN"), tmp_path / "a.pth", a_network("FPN")
+    torch.nn.init.normal_(torn.segmentation_head[0].weight)
+    state, other = net.state_dict(), torn.state_dict()
+    within = {f"model.{k}": v for k, v in other.items()}
+    within |= {f"ema.module.{k}": v for k, v in state.items()}
+    for content, asked in (
+        ({"state_dict": other, "state_dict_ema": state}, "state_dict_ema"),
+        ({"model": other, "ema": state, "epoch": 3}, "ema"),
+        ({"state_dict": within}, "ema.module"),
+    ):
+        torch.save(content, path)
+        path.with_suffix(".json").write_text(json.dumps(CARD | {"framework": FPN}))
+        with pytest.raises(ModelError, match=r'"framework": {"state": "\w+"}'):
+            load_model(path)
+        card = CARD | {"framework": FPN | {"state": asked}}
+        path.with_suffix(".json").write_text(json.dumps(card))
+        found = load_model(path, device="cpu", precision="fp32").predict(pixels)
+        torch.testing.assert_close(
+            found.softmax(1), expected(net, pixels).softmax(1), rtol=0, atol=1e-4
+        )
+    path.with_suffix(".json").write_text(json.dumps(CARD | {"framework": FPN}))
+    torch.save({"state_dict": state, "current_model_state": other}, path)
+    assert load_model(path).card.name == "a", "Lightning's average is its state_dict"
+    wrong = CARD | {"framework": FPN | {"state": "emma"}}
+    path.with_suffix(".json").write_text(json.dumps(wrong))
+    with pytest.raises(ModelError, match="state 'emma' that its card asks for"):
+        load_model(path)
+
+
+def test_older_files_and_numbers_beside_weights(tmp_path):
+    net, path = torch.nn.Conv2d(2, 3, 1), tmp_path / "a.pth"
+    content = {"net": net.state_dict(), "accuracy": torch.tensor(0.8)}
+    for zipped in (True, False):  # before PyTorch 1.6
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        assert _read(path)["state_dict"].keys() == net.state_dict().keys()
+
+
 def test_what_training_keeps_beside_weights(tmp_path):
     """Settings of argparse, NumPy's numbers, a loss; and a second network."""
     net, path = torch.nn.Conv2d(2, 3, 1), tmp_path / "a.pth"
@@ -237,6 +276,72 @@ def test_the_librarys_own_folder(tmp_path, pixels):
         torch.testing.assert_close(
             found.softmax(1), expected(net, pixels).softmax(1), rtol=0, atol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    "more", [{"psp_use_batchnorm": False}, {"psp_out_channels": 64}]
+)
+def test_folders_of_older_versions(tmp_path, pixels, more):
+    """Settings of the library's file count: their names are others since 0.5."""
+    new = {"decoder_use_norm" if "use" in k else k: v for k, v in more.items()}
+    net, folder = a_network("PSPNet", **new), tmp_path / "net"
+    net.save_pretrained(folder)
+    told = json.loads((folder / "config.json").read_text())
+    told = {k: v for k, v in told.items() if k not in new} | more
+    (folder / "config.json").write_text(json.dumps(told))
+    card = CARD | {"framework": {"family": "smp"}}
+    (folder / "card.json").write_text(json.dumps(card))
+    found = load_model(folder, device="cpu", precision="fp32").predict(pixels)
+    torch.testing.assert_close(
+        found.softmax(1), expected(net, pixels).softmax(1), rtol=0, atol=1e-4
+    )
+
+
+def test_what_changes_the_answer_and_no_weight_is_heard(tmp_path, pixels):
+    """Strides of the encoder; a head for whole pictures beside it; a last layer."""
+    pictures = {"aux_params": {"classes": 2}}
+    nets = (
+        a_network("DeepLabV3Plus", encoder_output_stride=8),
+        a_network("FPN", activation="softmax2d", **pictures),
+    )  # fmt: skip
+    for net in nets:
+        net.save_pretrained(tmp_path / "net")
+        card = CARD | {"framework": {"family": "smp"}}
+        card |= {"output": "probabilities"} if net.name.startswith("fpn") else {}
+        (tmp_path / "net" / "card.json").write_text(json.dumps(card))
+        model = load_model(tmp_path / "net", device="cpu", precision="fp32")
+        wanted = expected(net, pixels)
+        wanted = wanted[0] if isinstance(wanted, tuple) else wanted.softmax(1)
+        assert model.card.output == "logits"
+        found = model.predict(pixels).softmax(1)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "written", [{"activation": "sigmoid"}, {"output": "probabilities"}]
+)
+def test_a_last_layer_that_is_a_sigmoid(tmp_path, pixels, written):
+    net = a_network(classes=1, activation="sigmoid")
+    card = CARD | {"classes": ["field"], **written}
+    path = torchgeo(tmp_path / "a.ckpt", net, card=card, classes=1)
+    framework = {"family": "smp", "arch": "Unet", "encoder": "resnet18"}
+    card |= {"framework": framework | {"activation": "sigmoid"}}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    found = load_model(path, device="cpu", precision="fp32").predict(pixels)
+    torch.testing.assert_close(
+        found.sigmoid()[:, 1:], expected(net, pixels), rtol=0, atol=1e-4
+    )
+    card["framework"]["activation"] = "sigmoi"
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="did you mean 'sigmoid'"):
+        load_model(path)
+
+
+def test_labels_that_are_told_each_by_itself_are_said(tmp_path):
+    path = torchgeo(tmp_path / "a.ckpt", a_network(), task="multilabel", loss="bce")
+    card = model_recipe(path).card
+    assert card.activation == "sigmoid"
+    assert "(multilabel)" in card.facts["warning"]
 
 
 def test_a_packed_folder(tmp_path, pixels):

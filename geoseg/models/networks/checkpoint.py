@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -57,6 +58,14 @@ _PLAIN: list[Any] = [
 ]  # fmt: skip
 """Values that training keeps beside weights: settings, and NumPy's numbers."""
 
+_USUAL = ("state_dict", "model_state_dict", "model")
+"""Of several sets of weights the one that is the network's."""
+_RAW = frozenset({"current_model_state"})
+"""What Lightning keeps of a network whose `state_dict` is an average."""
+_LABELS = {
+    "warning": "it was trained to tell for each label by itself whether it is there "
+    "(multilabel): a pixel of the map has the likeliest, however unlikely"
+}
 _HEAD = re.compile(r"(?:^|\.)(?:segmentation_head\.0|classifier\.4)\.weight$")
 _OF_NUMBERS = frozenset({"mse", "mae", "rmse", "huber", "l1", "smooth_l1"})
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
@@ -64,23 +73,33 @@ _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
 
 def open_file(path: Path) -> OpenedModel:
     """Return the model in a checkpoint."""
-    card = _card(card_beside(path), path, _read(path))
+    beside = card_beside(path)
+    card = _card(beside, path, _read(path, beside))
     return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
 def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the network of a model folder whose weights are a checkpoint."""
+    return _load(folder.weights_file, folder.card, options)
+
+
+def implied(folder: ModelFolder) -> Card:
+    """Return the card of a model folder, with what its checkpoint says."""
     path = folder.weights_file
-    return _load(path, _card(folder.card, path, _read(path)), options)
+    return _card(folder.card, path, _read(path, folder.card))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds: tensors and plain values only."""
+def _read(path: Path, card: Card | None = None) -> dict[str, Any]:
+    """Return what a checkpoint holds: tensors and plain values only.
+
+    Under `state_dict` are the weights that the card means, or the only ones.
+    """
     if path.suffix.lower() == ".safetensors":
         return {"state_dict": load_safetensors(path)}
     try:
+        mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 they were none
         with torch.serialization.safe_globals(_PLAIN):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise ModelError(
             f"{path} cannot be read as a checkpoint: {first_line(error)}"
@@ -91,24 +110,41 @@ def _read(path: Path) -> dict[str, Any]:
             "geoseg does not unpickle: save its weights, "
             "torch.save(network.state_dict(), PATH), or export it to .pt2 or .onnx"
         ) from error
-    if isinstance(found, dict) and "state_dict" in found:
-        return found
     if _is_state(found):
         return {"state_dict": found}
     named = found if isinstance(found, dict) else {}
     parts = {str(k): v for k, v in named.items() if _is_state(v)}
-    usual: list[str] = [k for k in ("model_state_dict", "model") if k in parts]
-    usual = usual or list(parts)
-    if len(usual) > 1 and "model" not in usual:
+    chosen = _chosen(parts, path, card and card.framework.get("state"))
+    return {**named, "state_dict": parts[chosen]}
+
+
+def _chosen(parts: Mapping[str, Any], path: Path, asked: object) -> str:
+    """Return which set of weights counts: the one asked for, the usual, or the only.
+
+    Raises:
+        ModelError: There is none, or another is as good: that of an average (EMA).
+    """
+    if asked in parts:
+        return str(asked)
+    first = next((k for k in _USUAL if k in parts), None)
+    shapes = {k: _shapes(v) for k, v in parts.items() if k not in _RAW}
+    rivals = [k for k in shapes if first is None or shapes[k] == shapes[first]]
+    if len(rivals) > 1:
         raise ModelError(
-            f"{path} holds {len(usual)} sets of weights ({', '.join(usual)}): save the "
-            "one that is meant alone"
+            f"{path} holds {len(rivals)} sets of weights ({', '.join(rivals)}): say "
+            f'in its card which is meant: "framework": {{"state": "{rivals[-1]}"}}'
         )
-    if not usual:
+    if not rivals:
         raise ModelError(
             f"{path} is not a checkpoint: it holds no state_dict of named tensors"
         )
-    return {"state_dict": parts[usual[0]]}
+    return rivals[0]
+
+
+def _shapes(state: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Return the shapes of weights, by which two sets of one network are known."""
+    tensors = filter(torch.is_tensor, state.values())
+    return sorted(tuple(t.shape) for t in tensors if t.ndim > 1)
 
 
 def _others(path: Path) -> str:
@@ -123,8 +159,10 @@ def _others(path: Path) -> str:
 
 
 def _is_state(found: object) -> bool:
-    """Whether this is weights by name."""
-    return isinstance(found, dict) and any(map(torch.is_tensor, found.values()))
+    """Whether this is weights by name, and not what such lie in."""
+    if not isinstance(found, dict) or any(map(_is_state, found.values())):
+        return False
+    return any(map(torch.is_tensor, found.values()))
 
 
 def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
@@ -178,14 +216,15 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
             f"known networks are {', '.join(_NETWORKS)}): write into its card "
             '"framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"}'
         )
+    if settings.get("task") == "multilabel":
+        card = replace(card, activation="sigmoid", facts={**card.facts, **_LABELS})
     # What terratorch hands to the network's constructor is prefixed.
     smps = {k[4:]: v for k, v in stated.items() if k.startswith("smp_")}
     framework = smps | dict(card.framework)
     framework |= {"family": "checkpoint", "arch": arch, "encoder": str(encoder)}
     if one:
         framework["classes"] = 1
-    multiple = card.multiple if card.multiple is not None else smp.multiple_of(arch)
-    return replace(card, framework=framework, multiple=multiple)
+    return smp.described(card, framework)
 
 
 def _has_one_channel(weights: Mapping[str, Any]) -> bool:
@@ -199,7 +238,7 @@ def _is_terratorch(settings: Mapping[str, Any]) -> bool:
 
 
 def _load(path: Path, card: Card, options: ModelOptions) -> Model:
-    checkpoint = _read(path)
+    checkpoint = _read(path, card)
     weights = {k: v for k, v in checkpoint["state_dict"].items() if torch.is_tensor(v)}
     arch = card.framework.get("arch")
     if arch == "terratorch":
@@ -214,17 +253,28 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model:
         family = card.framework.get("of", "smp")
         build = torchvision_nets.build if family == "torchvision" else smp.build
         module = build(replace(card, framework={**framework, "family": family}))
-    fill_weights(module, _of(module, weights, path), card)
+    asked = card.framework.get("state")
+    within = None if asked in checkpoint else asked
+    fill_weights(module, _of(module, weights, path, within), card)
     return TorchModel(module, card, options)
 
 
 def _of(
-    module: nn.Module, weights: dict[str, torch.Tensor], path: Path
+    module: nn.Module,
+    weights: dict[str, torch.Tensor],
+    path: Path,
+    asked: object = None,
 ) -> dict[str, torch.Tensor]:
     """Return the weights that are a network's, by its own names.
 
     Training modules and compilers put words before those, and keep tensors of their
     loss, their metrics and their scaling beside them.
+
+    Args:
+        module: The network.
+        weights: All tensors there are.
+        path: The file, for messages.
+        asked: The words before the weights that are meant; None: the only ones.
 
     Raises:
         ModelError: There are several sets of them, such as of a teacher and a student.
@@ -234,12 +284,19 @@ def _of(
     ends = {k.removesuffix(last) for k in weights if k.endswith(last)}
     before = sorted(b for b in ends if b == "" or b.endswith("."))
     whole = [b for b in before if all(b + k in weights for k in own)] or before
-    if len(whole) > 1 and "" not in whole:
-        names = ", ".join(b.removesuffix(".") for b in whole)
+    names = [b.removesuffix(".") for b in whole]
+    if asked is None and len(whole) > 1:
         raise ModelError(
-            f"{path} holds the weights of {len(whole)} networks ({names}): save the "
-            "one that is meant alone, as its state_dict"
+            f"{path} holds the weights of {len(whole)} networks "
+            f"({', '.join(n or 'without a prefix' for n in names)}): say in its card "
+            f'which is meant: "framework": {{"state": "{names[-1]}"}}'
         )
+    if asked is not None and asked not in names:
+        raise ModelError(
+            f"{path} holds no weights of the network under the state {asked!r} that "
+            f"its card asks for, but under {', '.join(map(repr, names)) or 'no name'}"
+        )
+    whole = whole if asked is None else [f"{asked}."]
     head = whole[0] if whole else ""
     weights = {k[len(head) :]: v for k, v in weights.items() if k.startswith(head)}
     tops = {k.partition(".")[0] for k in own}

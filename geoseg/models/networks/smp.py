@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from geoseg.models.card import Card
+    from geoseg.models.card import Activation, Card
     from geoseg.models.contract import Model
     from geoseg.models.folder import ModelFolder
     from geoseg.models.networks.device import ModelOptions
@@ -38,6 +38,18 @@ MULTIPLE = 32
 """The encoders halve five times: windows must be whole multiples of this."""
 _TIMM = frozenset({"drop_path_rate", "drop_rate", "dynamic_img_size", "img_size"})
 """What encoders of timm may be told; others of its arguments name files."""
+_LAST: dict[str, Activation] = {
+    "sigmoid": "sigmoid", "softmax": "softmax", "softmax2d": "softmax",
+    "logsoftmax": "softmax", "identity": "softmax",
+}  # fmt: skip
+"""What the library calls a last layer, and what makes probabilities of logits."""
+_NOT_BUILT = frozenset({"encoder_weights", "in_channels", "aux_params"})
+"""What is the card's, or is no part of a map."""
+_OF_IMAGES = "classification_head."  # of `aux_params`, which tells what a picture is of
+_RENAMED = {
+    "decoder_use_batchnorm": "decoder_use_norm",
+    "psp_use_batchnorm": "decoder_use_norm",
+}  # since 0.5
 _PYRAMIDS = {"PAN": 128}  # pools three times more, on what is left of 16
 
 
@@ -45,25 +57,56 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
     """Load the network of a model folder."""
     card, weights = folder.card, folder.weights
     if (folder.path / "config.json").is_file():  # as its save_pretrained writes it
-        framework = {**_pretrained(folder.path), **card.framework}
-        multiple = card.multiple or multiple_of(str(framework["arch"]))
-        card = replace(card, framework=framework, multiple=multiple)
         weights = weights or folder.path / "model.safetensors"
     module = build(card)
     tensors = load_safetensors(weights or folder.weights_file)
-    fill_weights(module, tensors, card)
+    kept = {k: v for k, v in tensors.items() if not k.startswith(_OF_IMAGES)}
+    fill_weights(module, kept, card)
     return TorchModel(module, card, options)
 
 
-def _pretrained(path: Path) -> dict[str, Any]:
+def implied(folder: ModelFolder) -> Card:
+    """Return the card of a model folder, with what the library's own files say."""
+    card, beside = folder.card, folder.path / "config.json"
+    if not beside.is_file():
+        return replace(described(card, card.framework), multiple=card.multiple)
+    return described(card, {**_pretrained(beside), **card.framework})
+
+
+def described(card: Card, framework: Mapping[str, Any]) -> Card:
+    """Return a card of a network that is built from these settings.
+
+    It answers logits, whatever its last layer was in training: what `activation` made
+    of them is done by geoseg.
+
+    Raises:
+        ModelError: That layer makes something else of them.
+    """
+    plain = dict(framework)
+    last = plain.pop("activation", None)
+    if last is not None and last not in _LAST:
+        raise ModelError(
+            f"activation {last!r} of {card.name!r} is none of {', '.join(_LAST)}"
+            + did_you_mean(str(last), _LAST)
+        )
+    if last is not None and last != "identity":
+        card = replace(card, output="logits", activation=_LAST[last])
+    if card.multiple is None:
+        card = replace(card, multiple=multiple_of(str(plain.get("arch"))))
+    return replace(card, framework=plain)
+
+
+def _pretrained(config: Path) -> dict[str, Any]:
     """Return the framework that the library's own `config.json` describes."""
-    config = read_json(path / "config.json")
+    told = read_json(config)
     ours = {"_model_class": "arch", "encoder_name": "encoder"}
-    if not ours.keys() <= config.keys():
-        raise ModelError(f"{path / 'config.json'} is not segmentation_models_pytorch's")
-    names = {**ours, **{k: k for k in config if k.startswith("decoder")}}
-    names |= {"encoder_depth": "encoder_depth", "classes": "classes"}
-    return {ours: config[k] for k, ours in names.items() if k in config}
+    if not ours.keys() <= told.keys():
+        raise ModelError(f"{config} is not segmentation_models_pytorch's")
+    return {
+        ours.get(key, key): value
+        for key, value in told.items()
+        if key not in _NOT_BUILT and value is not None
+    }
 
 
 def build(card: Card) -> nn.Module:
@@ -75,7 +118,8 @@ def build(card: Card) -> nn.Module:
     require("segmentation_models_pytorch", what="this model", extra="models")
     import segmentation_models_pytorch as smp
 
-    arguments = plain_arguments(card.framework, f"the card of {card.name!r}")
+    plain = plain_arguments(card.framework, f"the card of {card.name!r}")
+    arguments = {_RENAMED.get(k, k): v for k, v in plain.items()}
     arch = str(arguments.pop("arch", ""))
     encoder = arguments.pop("encoder", "resnet34")
     arguments.pop("classes", None)  # 1: one sigmoid, see _channels
@@ -133,7 +177,7 @@ def plain_arguments(given: Mapping[str, Any], whose: str) -> dict[str, Any]:
     Raises:
         ModelError: One names files or weights, which the factory would read.
     """
-    found = {k: v for k, v in given.items() if k not in {"family", "answer"}}
+    found = {k: v for k, v in given.items() if k not in {"family", "answer", "state"}}
     for key, value in found.items():
         texts = [value, *value.values()] if isinstance(value, Mapping) else [value]
         reads = re.search(
