@@ -64,6 +64,11 @@ ROWS = {
         "classes on the last axis": "bands_may_come_last",
         "several answers": "several_answers_have_names",
     },
+    "models/test_onnx_card.py": {
+        "`.onnx` that ends in": "labels_at_the_end_are_heard",
+        "`.onnx` that takes": "whole_numbers_are_not_scaled_to_nothing",
+        "`.onnx` of Ultralytics": "what_others_keep_in_the_file_is_no_card",
+    },
     "models/test_load.py": {
         "one output channel": "one_sigmoid_channel_is_two_classes",
         "`.h5`": "wrong_specs_are_one_line",

@@ -28,7 +28,7 @@ from geoseg.inference.windows import tiling_of
 from geoseg.maps.arrays import bytes_per_pixel, kind_of
 from geoseg.models.card import Card, Task
 from geoseg.models.caution import cautions
-from geoseg.models.check import answers_told, check_fit
+from geoseg.models.check import check_answer, check_fit
 from geoseg.models.load import ModelRecipe, model_recipe
 from geoseg.models.networks.device import EngineName, has_cuda
 from geoseg.rasters.open import Source, SourceBand, for_model, open_source
@@ -289,8 +289,9 @@ def _cut(
         tiling = with_block(tiling, smallest, workers, room, streams=site.streams)
     needed = estimate_memory(read, card, site, tiling, arrays, tasks)
     needed.check(options.memory_bytes, tiling, "a larger --memory")
+    check_answer(recipe, source)
     return Plan(
-        source=noted(source, *site.notes, *answers_told(recipe, source)),
+        source=noted(source, *site.notes),
         model=recipe,
         tiling=tiling,
         arrays=arrays,

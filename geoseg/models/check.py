@@ -115,20 +115,21 @@ def try_out(recipe: ModelRecipe, source: Source) -> list[Finding]:
                 shape = window.height, window.width
                 pixels = np.zeros((1, len(card.bands), *shape), read.dtype)
                 model.predict_at(pixels, [window], np.ones((1, *shape), np.bool_))
-            doubts = answers_told(recipe, read, thorough=True)
+            check_answer(recipe, read, thorough=True)
     except MissingExtraError:
         raise
     except (GeosegError, RuntimeError, ValueError) as error:
-        said = first_line(error)
+        own = isinstance(error, GeosegError)  # whose remedy stands at the end
+        said = str(error) if own else first_line(error)
         return [Finding(subject="model", level="wrong", text=said)]
-    notes = (*getattr(model, "notes", ()), *doubts)
+    notes = getattr(model, "notes", ())
     return [Finding(subject="model", level="note", text=note) for note in notes]
 
 
-def answers_told(
+def check_answer(
     recipe: ModelRecipe, source: Source, *, thorough: bool = False
-) -> tuple[str, ...]:
-    """Give a network the middle of a raster, and return what its card says otherwise.
+) -> None:
+    """Give a network the middle of a raster, and compare its answer with its card.
 
     Of logits nothing can be told but those of a single channel, which a second sigmoid
     would put on one side of a half.
@@ -143,18 +144,18 @@ def answers_told(
     """
     card, model = recipe.card, recipe.load()
     if model.placed or model.fits or not (thorough or _can_be_told(model)):
-        return ()
+        return
     pixels, valid = _middle(source, card)
     answer: Any = model.predict(pixels[None])
     if not valid.any() or not _can_be_told(model):
-        return ()
+        return
     if not isinstance(answer, np.ndarray):
         answer = answer.float().cpu().numpy()
-    if card.output == "labels":
-        check_values(card, answer[0][valid])
-        return ()
-    note = _doubt(card, answer[0, -1][valid])
-    return (recipe.telling_of(note),) if note else ()
+    with recipe.telling():
+        if card.output == "labels":
+            check_values(card, answer[0][valid])
+        else:
+            _check_range(card, answer[0, -1][valid])
 
 
 def _can_be_told(model: Model) -> bool:
@@ -164,15 +165,15 @@ def _can_be_told(model: Model) -> bool:
     return card.task == "semantic" and model.precision != "own" and not scores
 
 
-def _doubt(card: Card, scores: NDArray[np.floating[Any]]) -> str:
-    """Return in what scores of a card's last class may be other than it says.
+def _check_range(card: Card, scores: NDArray[np.floating[Any]]) -> None:
+    """Raise where scores of a card's last class are other than it says.
 
     Raises:
-        ModelError: They are no probabilities, as it says.
+        ModelError: They are no probabilities, as it says, or as good as them.
     """
     if card.threshold is not None:  # by which they were moved
         if card.output == "probabilities":
-            return ""
+            return
         scores = scores + np.log(card.threshold / (1 - card.threshold))
     low, high = float(scores.min()), float(scores.max())
     seen = f"model {card.name!r} answers {low:.3g} … {high:.3g} in the raster's middle"
@@ -183,13 +184,14 @@ def _doubt(card: Card, scores: NDArray[np.floating[Any]]) -> str:
                 f"{seen}, which are no probabilities, as its card says: write "
                 '"output": "logits"'
             )
-        return ""
-    if beyond > 0 or low == high:
-        return ""
-    return (
-        f"{seen}, as probabilities are, and its card says logits: where its last layer "
-        'is a sigmoid, write "output": "probabilities" into the card'
-    )
+        return
+    if beyond <= 0 and low != high and not card.facts.get("logits"):
+        raise ModelError(
+            f"{seen}, as probabilities are, and its card says logits, of which all "
+            f"are {card.classes[-1].name!r}: where its last layer is a sigmoid, write "
+            '"output": "probabilities" into the card; where it is none, "facts": '
+            '{"logits": true}'
+        )
 
 
 def check_values(card: Card, labels: NDArray[np.generic]) -> None:

@@ -18,7 +18,7 @@ from geoseg.models.stac import card_file
 from geoseg.rasters.zarrs import is_zarr
 
 _OF_CHECKPOINTS = ("smp", "torchvision")  # families whose weights torch.save may hold
-_DESCRIBED = ("smp", "checkpoint")  # whose files say more than the card
+_DESCRIBED = ("smp", "checkpoint", "onnx")  # whose files say more than the card
 
 
 def with_file(text: str, file: Path | None, name: str) -> str:

@@ -197,7 +197,8 @@ class OneChannel(torch.nn.Module):
 @pytest.mark.parametrize(
     ("last", "plain", "status", "said"),
     [
-        (torch.nn.Sigmoid(), {}, 0, '"output": "probabilities"'),
+        (torch.nn.Sigmoid(), {}, 2, '"output": "probabilities"'),
+        (torch.nn.Sigmoid(), {"facts": {"logits": True}}, 0, None),
         (torch.nn.Sigmoid(), {"output": "probabilities"}, 0, None),
         (torch.nn.Identity(), {}, 0, None),
         (torch.nn.Identity(), {"output": "probabilities"}, 2, '"output": "logits"'),

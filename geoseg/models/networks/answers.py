@@ -90,11 +90,7 @@ def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
         raise ModelError(
             f"model {card.name!r} answers scores of shape {shape}, but its card names "
             f"{card.channels} classes: (n, {card.channels}, y, x) is needed"
-            + (
-                f'; write {shape[1]} names into "classes"'
-                if scores.ndim == 4 and shape[1] > 1
-                else ""
-            )
+            + _instead(scores)
         )
     if scores.shape[1] != card.channels:
         rest = torch.zeros_like(scores)  # under softmax, of the second's sigmoid
@@ -104,6 +100,13 @@ def fit_channels(scores: torch.Tensor, card: Card) -> torch.Tensor:
             rest = -scores
         scores = torch.cat([rest, scores], dim=1)
     return scores if card.threshold is None else _shifted(scores, card)
+
+
+def _instead(scores: torch.Tensor) -> str:
+    """Return what a card may say of scores that are not one per class."""
+    if scores.ndim == 3 or 1 in (scores.shape[1], scores.shape[-1]):
+        return '; where it answers the classes themselves, write "output": "labels"'
+    return f'; write {scores.shape[1]} names into "classes"' if scores.ndim == 4 else ""
 
 
 def _shifted(scores: torch.Tensor, card: Card) -> torch.Tensor:
@@ -149,8 +152,8 @@ def to_pixels(
 
 def checked_labels(labels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Check that labels are (n, y, x); a channel axis of one is taken away."""
-    if labels.ndim == 4 and labels.shape[1] == 1:
-        labels = labels[:, 0]
+    if labels.ndim == 4 and 1 in (labels.shape[1], labels.shape[-1]):
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels[..., 0]
     if labels.ndim != 3 or labels.shape[-2:] != (height, width):
         raise ModelError(
             f"the model answers labels of shape {tuple(labels.shape)}, its card "

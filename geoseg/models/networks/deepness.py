@@ -17,6 +17,11 @@ from geoseg.errors import ModelError
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.plain import card_from_dict
 
+_SCALING = frozenset(
+    {"mean", "std", "image_mean", "image_std", "pixel_mean", "pixel_std", "scale"}
+)
+"""Keys of others than Deepness, of numbers whose unit they do not tell."""
+
 
 def card_inside(path: Path, model: Any) -> Card:  # noqa: ANN401 - of protobuf
     """Return the card of an ONNX file with Deepness's metadata.
@@ -33,6 +38,19 @@ def card_inside(path: Path, model: Any) -> Card:  # noqa: ANN401 - of protobuf
     kind = str(metadata.get("model_type", "Segmentor"))
     if kind.lower() != "segmentor":
         raise ModelError(f"{path} is a {kind}, not a Segmentor")
+    if "task" in metadata and "stride" in metadata:  # Ultralytics' own words
+        raise ModelError(
+            f"{path} is a YOLO network for {metadata['task']!r}, which answers boxes "
+            "and prototypes of masks, no scores of pixels: write a function around it "
+            "that returns geoseg.Objects, PATH.py:FUNCTION"
+        )
+    unread = sorted(_SCALING & metadata.keys())
+    if unread:
+        raise ModelError(
+            f"{path} holds {unread[0]!r} = {metadata[unread[0]]}, which Deepness does "
+            f"not read: write {path.with_suffix('.json').name} with bands, classes, "
+            'window, and "mean" and "std" in the units of pixels'
+        )
     try:
         plain = _plain(path, metadata, model.graph)
     except (TypeError, ValueError, LookupError, AttributeError) as error:

@@ -28,6 +28,7 @@ from geoseg.models.networks.exported import (
     filled_up,
     inputs_told,
 )
+from geoseg.models.networks.onnx_card import heard
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.stac import card_beside
 
@@ -59,9 +60,17 @@ _READERS = frozenset({"EPContext"})
 
 def open_file(path: Path) -> OpenedModel:
     """Return the model in an ONNX file."""
-    card = card_beside(path, lambda file: deepness.card_inside(file, read_onnx(file)))
+    model = read_onnx(path)
+    card = heard(
+        card_beside(path, lambda file: deepness.card_inside(file, model)), model
+    )
     load = partial(_load, path, card)
     return opened(path, card, load, file_sha256(path), *data_hashes(path))
+
+
+def implied(folder: ModelFolder) -> Card:
+    """Return the card of a model folder, with what its graph says."""
+    return heard(folder.card, read_onnx(folder.weights_file))
 
 
 def data_hashes(path: Path) -> list[str]:
