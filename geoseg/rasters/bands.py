@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 from geoseg.core.indices import INDICES
 from geoseg.errors import RasterError
+from geoseg.rasters.descriptions import bands_told
 from geoseg.rasters.sensors import (
     ALIASES,
-    BAND,
     COMMON_NAMES,
     common_name,
     sensor_of,
@@ -44,8 +44,10 @@ _IN_FILE_NAME: Final = re.compile(
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
-# Of Landsat's surface reflectance in Collection 1: `…_sr_band4.tif`.
-_COLLECTION1: Final = re.compile(r"(?<![A-Za-z0-9])sr_band(?=\d)", re.IGNORECASE)
+# Of Landsat's Collection 1 (`…_sr_band4.tif`) and of DEA (`…_final_band04.tif`).
+_SPELT_OUT: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?P<sr>sr_)?band[ _]?0*(?=\d)", re.IGNORECASE
+)
 ALPHA: Final = frozenset({"alpha", "a", "mask", "transparency", "datamask"})
 """What the band that tells which pixels are transparent may be called."""
 # What Earth Engine, Sentinel Hub and stacks of whole items put beside the bands: flags,
@@ -56,22 +58,9 @@ _QUALITY: Final = re.compile(
     r"|ST_(?:ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD)|[SV][AZ]A|dataMask",
     re.IGNORECASE,
 )
-_POLARISATIONS: Final = frozenset({"VV", "VH", "HH", "HV"})
 _LAST_WORDS: Final = re.compile(r"(?:([A-Za-z]+)[ _-])?([A-Za-z]+\d*)$")
 # What cameras call their bands at the end of a file's name, in capitals.
 _CAMERAS: Final = {"RE": "rededge", "REG": "rededge", "GRE": "green", "NIR": "nir"}
-# How GDAL describes the bands of Sentinel-2 (`B4, central wavelength 665 nm`), and
-# others theirs (`red (B4)`, `Band 4: red`, `Red-668`).
-_DESCRIBED: Final = (
-    re.compile(r"(?P<name>B\d{1,2}A?),? central wavelength\b.*", re.IGNORECASE),
-    re.compile(r"(?P<name>[\w -]+?) \(B\d{1,2}A?\)", re.IGNORECASE),
-    re.compile(r"(?:band|b) ?\d+ ?[:(-] ?(?P<name>[A-Za-z][\w -]*?)\)?", re.IGNORECASE),
-    re.compile(
-        r"(?P<name>[A-Za-z][A-Za-z _-]*?)[ _-]?\(?[3-9]\d\d ?(?:nm)?\)?", re.IGNORECASE
-    ),
-)
-# How ENVI and others describe a band of which they know no more.
-_PLACEHOLDER: Final = re.compile(r"(?:band|layer)[ _]?\d+|gr[ae]y", re.IGNORECASE)
 _PART: Final = re.compile(r"(?:netCDF|HDF[45]\w*):.*[:/]", re.IGNORECASE)
 _WAVELENGTHS: Final = re.compile(r"B\d{1,2}A?,? central wavelength", re.IGNORECASE)
 
@@ -84,7 +73,7 @@ def band_in_file_name(path: str) -> str | None:
     """
     last = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1]
     stem = _variable(path) or last.rsplit(".", 1)[0]
-    found = _IN_FILE_NAME.findall(_COLLECTION1.sub("SR_B", stem))
+    found = _IN_FILE_NAME.findall(_SPELT_OUT.sub(_short, stem))
     if found:
         return str(found[-1]).upper()
     words = _LAST_WORDS.search(stem)
@@ -94,6 +83,10 @@ def band_in_file_name(path: str) -> str | None:
     if words[1] and both in ALIASES:
         return ALIASES[both]
     return last if last in COMMON_NAMES else _CAMERAS.get(words[2])
+
+
+def _short(spelt: re.Match[str]) -> str:
+    return "SR_B" if spelt["sr"] else "B"
 
 
 def _variable(path: str) -> str | None:
@@ -121,16 +114,11 @@ def bands_of(
         numbers: The 1-based number of each band in the file.
     """
     single = band_in_file_name(path) if len(numbers) == 1 else None
-    names = []
-    told = Counter(_described(d or "") for d in descriptions)
-    for description, colour, number in zip(descriptions, colours, numbers, strict=True):
-        described = _described(description or "")
-        if told[described] > 1:  # such as the red edges at 705 and 740 nm
-            described = (description or "").strip()
-        shown = colour if colour in COMMON_NAMES else None
-        if single and _PLACEHOLDER.fullmatch(described):
-            described = ""
-        names.append(described or single or shown or str(number))
+    told, scene = bands_told(descriptions)
+    names = [
+        described or single or (colour if colour in COMMON_NAMES else str(number))
+        for described, colour, number in zip(told, colours, numbers, strict=True)
+    ]
     if names == ["1"] and (variable := _variable(path)):
         names = [variable]
     count = Counter(names)  # such as four bands all described as "levels"
@@ -139,31 +127,14 @@ def bands_of(
     ]
     if any(_WAVELENGTHS.match(d or "") for d in descriptions):
         path = f"SENTINEL2 {path}"
-    bands = with_common_names(names, path)
+    bands = with_common_names(names, f"{path} {scene}")
     return tuple(replace(b, number=i) for b, i in zip(bands, numbers, strict=True))
-
-
-def _described(description: str) -> str:
-    """Return the band that a description tells of, or all of it."""
-    text = description.strip()
-    for pattern in _DESCRIBED:
-        match = pattern.fullmatch(text)
-        if match and is_band_name(match["name"]):
-            return match["name"].strip()
-    return text
 
 
 def with_common_names(names: Sequence[str], path: str = "") -> tuple[SourceBand, ...]:
     """Return bands of these names with their common names, where they can be known."""
     table = sensor_of(names, path)
     return tuple(SourceBand(name=n, common_name=common_name(n, table)) for n in names)
-
-
-def is_band_name(name: str) -> bool:
-    """Whether a word is what a band is called: `B08`, `nir`, `swir1`, `VV`."""
-    word = name.strip()
-    known = word.lower() in COMMON_NAMES or word.lower() in ALIASES
-    return known or bool(BAND.fullmatch(word)) or word.upper() in _POLARISATIONS
 
 
 def number_band(number: int) -> SourceBand:

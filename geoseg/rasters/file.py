@@ -36,6 +36,7 @@ from geoseg.rasters.header import (
     hdf_notes,
     strips_note,
 )
+from geoseg.rasters.orders import order_told
 from geoseg.rasters.products import known
 from geoseg.rasters.references import Contents, contents, opened_with
 from geoseg.rasters.source import SourceBand, check_inside
@@ -375,13 +376,14 @@ def _bands(header: Header, path: str, at: Sequence[int]) -> tuple[SourceBand, ..
 
 def _describe(header: Header, path: str, name: str, told: FileHints) -> RasterFile:
     # GDAL calls the fourth of four byte bands alpha where no tag says what it is; a
-    # band that has a name of its own (`nir`) is none.
+    # band that has a name of its own (`nir`) is none, nor is one by the file's name.
+    all_named = told.product and order_told(path, header.count) is not None
     numbers = [
         n
         for n, (colour, called) in enumerate(
             zip(header.colours, header.descriptions, strict=True), 1
         )
-        if not _is_alpha(colour, (called or "").strip().lower())
+        if all_named or not _is_alpha(colour, (called or "").strip().lower())
     ]
     taken = set(numbers)
     alpha = next((n for n in range(1, header.count + 1) if n not in taken), None)

@@ -172,7 +172,7 @@ def mosaic(sources: Sequence[Source], name: str) -> Source:
             raise RasterError(
                 f"rasters of one mosaic have the same bands: {first.name} has "
                 f"{len(first.bands)} ({listed(first.bands)}), {other.name} has "
-                f"{len(other.bands)} ({listed(other.bands)})"
+                f"{len(other.bands)} ({listed(other.bands)}); give those that are meant"
             )
         if steps_of(other.bands) != steps_of(first.bands):
             raise RasterError(

@@ -29,7 +29,7 @@ from geoseg.rasters.numbers import (
     in_numbers,
     numbers_of,
 )
-from geoseg.rasters.products import product_of
+from geoseg.rasters.product_files import product_of
 from geoseg.rasters.resample import at_resolution, resampled
 from geoseg.rasters.several import files_meant, open_several
 from geoseg.rasters.source import Derived, Source, SourceBand, noted, steps_of

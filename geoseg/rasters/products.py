@@ -1,4 +1,4 @@
-"""Products as their makers deliver them: which files are bands, and what numbers mean.
+"""Products as their makers deliver them: what a file's numbers and bands mean.
 
 Sentinel-2 (`.SAFE`, its zip, a granule, `IMG_DATA`, `R10m`), Sentinel-1's measurements,
 Landsat Collection 2, HLS, PlanetScope, and folders of single bands as Pix4D, DJI,
@@ -14,54 +14,24 @@ from __future__ import annotations
 
 import math
 import re
-import tarfile
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.core.text import redact
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import (
-    band_in_file_name,
     band_key,
-    is_sensors,
     with_common_names,
 )
 from geoseg.rasters.named_files import read_bytes
+from geoseg.rasters.orders import named_by_order, order_note, order_told
+from geoseg.rasters.product_files import Files, stem_of
 from geoseg.rasters.source import SourceBand
 
 if TYPE_CHECKING:
     import numpy as np
 
-RASTER_SUFFIXES: Final = frozenset(
-    {".tif", ".tiff", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".asc", ".dat", ".bil"}
-)
-_ARCHIVES: Final = {
-    ".zip": "/vsizip/", ".tar": "/vsitar/", ".tgz": "/vsitar/", ".tar.gz": "/vsitar/",
-}  # fmt: skip
-# Folders of a product that hold its files, at any depth.
-_INSIDE: Final = re.compile(
-    r"GRANULE|IMG_DATA|R[126]0m|measurement|.*\.SAFE|L[12][AC]_T\d{2}[A-Z]{3}_.*",
-    re.IGNORECASE,
-)
-_METADATA: Final = re.compile(
-    r"MTD_(?:MSIL1C|MSIL2A|TL)\.xml|manifest\.safe|.*_MTL\.(?:txt|xml|json)",
-    re.IGNORECASE,
-)
-# Files of products that are no bands: pictures, classifications, quality, angles.
-_NO_BAND: Final = re.compile(
-    r"(?:^|[_\-. ])(?:TCI|AOT|WVP|SCL|PVI|CLD|SNW|DDV|CLDPRB|SNWPRB"
-    r"|(?:S[RT]_)?QA(?:_\w+)?|BQA|Fmask|SAA|SZA|VAA|VZA|(?:DN_)?udm2?|preview|thumb(?:nail)?(?:_\w+)?|browse|quicklook"
-    r"|ql|visual|overview|MSK_\w+|ATRAN|CDIST|DRAD|EMIS|EMSD|TRAD|URAD|inc_map|ls_map"
-    r"|QAI|HOT|DST|OVV|VZN"  # of FORCE, beside its BOA
-    r"|ndvi|ndre|gndvi|osavi|lci)(?:_[126]0m|_clip)?$",
-    re.IGNORECASE,
-)
-_LETTERED: Final = re.compile(r"(?:^|[_\-. ])[AC]0?[1-9]\d?$")
-_RESOLUTION: Final = re.compile(r"_([126]0)m$", re.IGNORECASE)
 _SENTINEL2: Final = re.compile(
     r"T\d{2}[A-Z]{3}_(?P<day>\d{8})T\d{6}_(?:B\d[\dA])(?:_[126]0m)?$"
 )
@@ -80,25 +50,28 @@ _SENTINEL2_BUCKET: Final = re.compile(
 _MAJA: Final = re.compile(r"SENTINEL2[A-D]_\d{8}-.*_[FS]RE_B\d[\dA]?$")
 _BASELINE: Final = re.compile(r"_N(\d{2})(\d{2})_")
 _LANDSAT: Final = re.compile(
-    r"L[COTEM]0[4-9]_(?P<level>L[12]\w{2})_\d{6}_\d{8}_\d{8}_02_(?:T1|T2|RT)"
-    r"_(?P<kind>S[RT])?_?(?P<band>B\d{1,2})(?:_VCID_[12])?$"
+    r"L[COTEM]0[4-9]_(?P<level>L[12]\w{2}|CU|AK|HI)_\d{6}_\d{8}_\d{8}_02"
+    r"(?:_(?:T1|T2|RT))?_(?P<kind>S[RT])?_?(?P<band>B\d{1,2})(?:_VCID_[12])?$"
+)
+_LANDSAT_RULE: Final = (
+    "reflectance would be number x 2.75e-05 - 0.2; to use that: gdal_edit.py -a_scale "
+    "2.75e-05 -a_offset -0.2"
 )
 _SENTINEL1: Final = re.compile(
     r"^(?:s1[a-d]-)?(?:iw|ew|s[1-6])(?:-grd)?-[vh]{2}(?:-\d{8}t\d{6}-.*)?$",
     re.IGNORECASE,
 )
 _PLANET: Final = re.compile(
-    r"_(?:3B|2B|1B)?_?Analytic(?:MS)?(?:_[48]b)?(?P<sr>_SR)?(?:_8b)?", re.IGNORECASE
+    r"_(?:3B|2B|1B)?_?Analytic(?:MS)?(?:_[48]b)?(?P<sr>_SR)?(?:_8b)?"
+    r"|_ssc?\d+(?:d\d+)?_\d{4}_pansharpened",
+    re.IGNORECASE,
 )
+_BASEMAP: Final = re.compile(r"mosaic|quad|basemap|medres|normalized", re.IGNORECASE)
 _PLANET_BANDS: Final[Mapping[int, tuple[str, ...]]] = {
     4: ("blue", "green", "red", "nir"),
     5: ("blue", "green", "red", "rededge", "nir"),
     8: ("coastal", "blue", "green05", "green", "yellow", "red", "rededge", "nir"),
 }
-# What aerial pictures are called whose colours are near infrared, red and green.
-_INFRARED: Final = re.compile(
-    r"(?<![A-Za-z])(?:CIR|IRC|IRRG)(?![A-Za-z])", re.IGNORECASE
-)
 _LARGEST_METADATA: Final = 50_000_000
 # Of Sentinel-2 the tables of offsets count bands so.
 _S2_ORDER: Final = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10",
@@ -138,6 +111,8 @@ def known(
         dtype: Its pixels'.
     """
     found = _by_name(path, bands)
+    if found is None and dtype.kind in "iu":
+        return _landsat_elsewhere(path, bands)
     if found is None or not any(b.is_scaled for b in found.bands):
         return found
     if dtype.kind == "f":
@@ -150,7 +125,7 @@ def known(
         return found
     own = zip(found.bands, bands, strict=True)
     told = tuple(replace(f, scale=b.scale, offset=b.offset) for f, b in own)
-    note = f"{_stem(path)} is named as a product, and {why}"
+    note = f"{stem_of(path)} is named as a product, and {why}"
     nodata = None if dtype.kind == "f" else found.nodata
     return replace(found, bands=told, nodata=nodata, notes=(note,))
 
@@ -159,15 +134,16 @@ def _by_name(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
     if _SUBDATASET.match(path) and any(map(_is_sentinel2, bands)):
         return _sentinel2_part(path, bands)
     found = _of_one_band(path, bands[0]) if len(bands) == 1 else None
-    if len(bands) == 3 and _INFRARED.search(_stem(path)):
-        return _colour_infrared(bands)
-    if found is None and (match := _PLANET.search(_stem(path))):
+    order = order_told(path, len(bands))
+    if order and (named := named_by_order(bands, order)):
+        return Product(bands=named, notes=(order_note(order),))
+    if found is None and (match := _PLANET.search(stem_of(path))):
         return _planet(path, bands, surface=match["sr"] is not None)
     return found
 
 
 def _of_one_band(path: str, band: SourceBand) -> Product | None:
-    stem = _stem(path)
+    stem = stem_of(path)
     if match := _SENTINEL2.search(stem):
         return _sentinel2(path, band, match["day"])
     if match := _SENTINEL2_BUCKET.search(path.replace("\\", "/")):
@@ -185,11 +161,6 @@ def _of_one_band(path: str, band: SourceBand) -> Product | None:
         note = "Sentinel-1 GRD: 0 is nodata; numbers are amplitudes, not calibrated"
         return Product(bands=(band,), nodata=0, notes=(note,))
     return None
-
-
-def _stem(path: str) -> str:
-    name = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1]
-    return name.rpartition(".")[0] or name
 
 
 def _sentinel2(path: str, band: SourceBand, day: str) -> Product:
@@ -277,8 +248,8 @@ def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Product:
     are used as they are, which is said.
     """
     stem = re.sub(r"(?:_S[RT])?_B\d{1,2}(?:_VCID_[12])?\.\w+$", "", path)
-    kinds = (_metadata(f"{stem}_MTL.{kind}") for kind in ("txt", "xml", "json"))
-    told = next(filter(None, kinds), None)
+    ends = ("_MTL.txt", "_MTL.xml", "_MTL.json", ".xml")  # the last of ARD's tiles
+    told = next(filter(None, (_metadata(stem + end) for end in ends)), None)
     kind = match["kind"]
     if kind == "ST":  # a temperature: no index is made of it
         scaled = replace(band, scale=0.00341802, offset=149.0)
@@ -291,12 +262,21 @@ def _landsat(path: str, band: SourceBand, match: re.Match[str]) -> Product:
             f"Landsat {match['level']} without its MTL file: 0 is nodata; numbers are "
             "used as they are stored"
         )
-        more = "; reflectance would be number x 2.75e-05 - 0.2" * (kind == "SR")
+        more = f"; {_LANDSAT_RULE}" * (kind == "SR")
         return Product(bands=(band,), nodata=0, notes=(note + more,))
     rule = f"number x {scaled.scale:g} {scaled.offset:+g}"
     note = f"Landsat {match['level']}: 0 is nodata; reflectance = {rule}"
     shown = scaled.is_scaled and kind != "ST"
     return Product(bands=(scaled,), nodata=0, notes=(note,) * shown)
+
+
+def _landsat_elsewhere(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
+    """Say what the numbers of Landsat's bands may mean in a file of another name."""
+    named = all(re.fullmatch(r"SR_B\d", b.name) and not b.is_scaled for b in bands)
+    if not named or "sr_band" in path.lower():  # of Collection 1
+        return None
+    note = f"bands named as those of Landsat Collection 2 level 2: {_LANDSAT_RULE}"
+    return Product(bands=bands, notes=(note,))
 
 
 def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
@@ -318,6 +298,9 @@ def _landsat_level1(text: str, band: SourceBand, number: str) -> SourceBand:
 def _planet(
     path: str, bands: tuple[SourceBand, ...], *, surface: bool
 ) -> Product | None:
+    mask: tuple[SourceBand, ...] = ()
+    if len(bands) in {5, 9} and _BASEMAP.search(stem_of(path)):
+        bands, mask = bands[:-1], bands[-1:]
     names = _PLANET_BANDS.get(len(bands))
     if names is None:
         return None
@@ -338,165 +321,9 @@ def _planet(
     rule = f"number x {scales[0]:g} (blue)" if scales and not surface else None
     rule = "number / 10000" if surface else rule
     note = "PlanetScope: 0 is nodata" + (f"; reflectance = {rule}" if rule else "")
-    return Product(bands=bands, nodata=0, notes=(note,))
-
-
-def _colour_infrared(bands: tuple[SourceBand, ...]) -> Product | None:
-    """Return what an aerial picture shows in the colours of a screen."""
-    if [band.name for band in bands] != ["red", "green", "blue"]:
-        return None  # not by their colours: something else says what they are
-    called = with_common_names(["nir", "red", "green"])
-    told = tuple(
-        replace(b, name=c.name, common_name=c.common_name)
-        for b, c in zip(bands, called, strict=True)
+    return Product(
+        bands=(*bands, *mask),
+        nodata=0,
+        notes=(note, *["its last band, a mask, is left out"][: len(mask)]),
+        no_bands=(len(bands),) if mask else (),
     )
-    note = (
-        "a picture in colour infrared by its name: its bands are taken for near "
-        "infrared, red and green, not for the colours that they are shown in"
-    )
-    return Product(bands=told, notes=(note,))
-
-
-# --- which files ---
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """The rasters of a folder, an archive, a glob or a list that are bands or tiles."""
-
-    paths: tuple[str, ...]
-    """What GDAL opens."""
-    left_out: tuple[str, ...] = ()
-    """Names of those that are no bands."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was left out, in a line."""
-        if not self.left_out:
-            return ()
-        names = list(dict.fromkeys(self.left_out))
-        shown = ", ".join(names[:12])
-        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        return (f"left out, as they are not bands: {shown}{more}",)
-
-
-def product_of(path: str) -> str | None:
-    """Return the folder or archive that a path means with all its files, or None.
-
-    A product's own metadata file (`MTD_MSIL2A.xml`, `…_MTL.txt`) means its folder.
-    """
-    place = Path(path)
-    if place.is_dir():
-        return path
-    if _METADATA.fullmatch(place.name) and place.is_file():
-        return str(place.parent)
-    return path if _archive(path) and place.is_file() else None
-
-
-def _archive(path: str) -> str | None:
-    return next((v for s, v in _ARCHIVES.items() if path.lower().endswith(s)), None)
-
-
-def files_in(path: str) -> list[str]:
-    """Return the rasters in a folder or an archive, in the order of their names.
-
-    Folders in it are looked into where they are those of a product.
-
-    Raises:
-        RasterError: The archive cannot be read.
-    """
-    prefix = _archive(path)
-    if prefix is None:
-        return [str(f) for f in _below(Path(path), 6)]
-    try:
-        members = _members(path)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise RasterError(f"cannot open {redact(path)}: {error}") from error
-    rasters = [m for m in members if _is_raster(Path(m))]
-    return [f"{prefix}{path}/{member}" for member in sorted(rasters)]
-
-
-def _members(path: str) -> list[str]:
-    if path.lower().endswith(".zip"):
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    with tarfile.open(path) as tar:
-        return [m.name for m in tar if m.isfile()]
-
-
-def _is_raster(file: Path) -> bool:
-    return file.suffix.lower() in RASTER_SUFFIXES and not file.name.startswith(".")
-
-
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    inside = sorted(folder.iterdir())
-    rasters = [f for f in inside if _is_raster(f) and f.is_file()]
-    yield from rasters
-    for child in inside:
-        if depth and child.is_dir() and _INSIDE.fullmatch(child.name):
-            yield from _below(child, depth - 1)
-
-
-def bands_and_tiles(paths: Sequence[str], wanted: Sequence[str] | None = None) -> Files:
-    """Return which of several files are pixels for a model.
-
-    Where files are named like bands, those that are not are left out; where none is,
-    only the pictures, masks and quality files that come with products are. Of a band
-    that a product has at several pixel sizes the finest counts; the panchromatic band
-    of Landsat, twice as fine as all others, where it is asked for.
-    """
-    kept = [p for p in paths if not _NO_BAND.search(_stem(p))] or list(paths)
-    bands = {path: band_in_file_name(path) for path in kept}
-    lettered = any(_LETTERED.search(_stem(p)) for p in kept)  # B1 is beside A1
-    several = len({b for b in bands.values() if b}) > 1
-    if not lettered and (several or any(map(is_sensors, kept))):
-        kept = [p for p in kept if bands[p]]
-        flat = [p for p in kept if "_SRE_" not in _stem(p)]
-        kept = flat if any("_FRE_" in _stem(p) for p in flat) else kept
-        kept = _finest(kept)
-        words = {w.strip().lower() for w in wanted or ()}
-        if not words & {"pan", "b8"}:
-            kept = [p for p in kept if not _is_pan(p)] or kept
-    finer = {_without_resolution(p) for p in kept}
-    out = [p for p in paths if p not in set(kept)]
-    left = tuple(_called(p) for p in out if _without_resolution(p) not in finer)
-    return Files(paths=tuple(kept), left_out=left)
-
-
-def beside_pixels(path: str) -> str | None:
-    """Return the name of a picture, mask or quality file without what it is.
-
-    None where a file's name tells of nothing like that.
-
-    >>> beside_pixels("T32TPS_20250503T101031_TCI_10m.tif")
-    'T32TPS_20250503T101031'
-    """
-    found = _NO_BAND.search(_stem(path))
-    return None if found is None else _stem(path)[: found.start()]
-
-
-def _called(path: str) -> str:
-    """Return what a file that is no band is called: `TCI`, or its name."""
-    found = _NO_BAND.search(_stem(path))
-    return found[0].strip("_-. ") if found else Path(path).name
-
-
-def _is_pan(path: str) -> bool:
-    match = _LANDSAT.search(_stem(path))
-    return match is not None and match["band"] == "B8"
-
-
-def _without_resolution(path: str) -> str:
-    return _RESOLUTION.sub("", _stem(path))
-
-
-def _finest(paths: Sequence[str]) -> list[str]:
-    """Return the paths without those of which there is a finer version."""
-    best: dict[str, tuple[int, str]] = {}
-    for path in paths:
-        found = _RESOLUTION.search(_stem(path))
-        size = int(found[1]) if found else 0
-        key = _without_resolution(path) if found else path
-        if key not in best or size < best[key][0]:
-            best[key] = size, path
-    return sorted((path for _, path in best.values()), key=paths.index)

@@ -20,7 +20,7 @@ from geoseg.errors import RasterError
 from geoseg.rasters.bands import band_in_file_name
 from geoseg.rasters.file import FileHints, RasterFile
 from geoseg.rasters.places import area_of_grid
-from geoseg.rasters.products import (
+from geoseg.rasters.product_files import (
     RASTER_SUFFIXES,
     bands_and_tiles,
     beside_pixels,

@@ -39,7 +39,7 @@ from geoseg.rasters.item_lists import PARQUET, read_parquet
 from geoseg.rasters.named_files import file_of
 from geoseg.rasters.observations import age
 from geoseg.rasters.places import area_of
-from geoseg.rasters.products import RASTER_SUFFIXES
+from geoseg.rasters.product_files import RASTER_SUFFIXES
 from geoseg.rasters.scenes import scene_items
 from geoseg.rasters.stac import items_in, items_of, with_addresses
 from geoseg.rasters.stac_assets import links_of

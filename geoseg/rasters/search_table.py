@@ -19,7 +19,7 @@ from geoseg.rasters.archives import trusted_hosts
 from geoseg.rasters.catalogs import Item, cloud_of
 from geoseg.rasters.item_lists import write_list
 from geoseg.rasters.places import footprint_of, share_of
-from geoseg.rasters.products import RASTER_SUFFIXES
+from geoseg.rasters.product_files import RASTER_SUFFIXES
 from geoseg.rasters.search import Found, find
 from geoseg.rasters.search_options import SearchOptions
 

@@ -23,6 +23,9 @@ ALIASES: Final = {
     "coastal_blue": "coastal", "green i": "green05", "green_i": "green05",
     "near ir": "nir", "rededge1": "rededge071", "rededge2": "rededge075",
     "rededge3": "rededge078", "ms r": "red", "ms g": "green",
+    "band_c": "coastal", "band_b": "blue", "band_g": "green", "band_y": "yellow",
+    "band_r": "red", "band_re": "rededge", "band_n": "nir", "band_ir": "nir",
+    "band_n2": "nir09", "band_p": "pan",  # of Maxar
 }  # fmt: skip
 _SENTINEL2: Final = {
     "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge071",
@@ -45,24 +48,32 @@ _MODIS: Final = {
     "B1": "red", "B2": "nir", "B3": "blue", "B4": "green", "B6": "swir16",
     "B7": "swir22",
 }  # fmt: skip
+# NAIP in Earth Engine, and others: only where all three colours are called so.
+_LETTERS: Final = {"R": "red", "G": "green", "B": "blue", "N": "nir", "I": "nir"}
 # By what is in the path; the first that matches is the sensor.
 _SENSORS: Final = (
     (re.compile(r"HLS\.?L30"), _LANDSAT8),
     (re.compile(r"HLS\.?S30"), _SENTINEL2),
     (re.compile(r"(?<![A-Z0-9])M[OY]D09|SUR_REFL_B0"), _MODIS),
     (
-        re.compile(r"(?<![A-Z0-9])L(?:[COT]0?|S)[89](?=[_0-9])|LANDSAT[ _-]?[89]"),
+        re.compile(
+            r"(?<![A-Z0-9])L(?:[COT]0?|S)[89](?=[_0-9])|LANDSAT[ _-]?[89]"
+            r"|(?<![A-Z0-9])(?:L[89]|GA_LS[89]C)(?=_)"
+        ),
         _LANDSAT8,
     ),
     (re.compile(r"(?<![A-Z0-9])LM0?[123](?=[_0-9])"), _LANDSAT123),
     (re.compile(r"(?<![A-Z0-9])LM0?[45](?=[_0-9])"), _LANDSAT_MSS),
     (
-        re.compile(r"(?<![A-Z0-9])L[ET]0?[457](?=[_0-9])|LANDSAT[ _-]?[457]"),
+        re.compile(
+            r"(?<![A-Z0-9])L[ET]0?[457](?=[_0-9])|LANDSAT[ _-]?[457]"
+            r"|(?<![A-Z0-9])(?:L[57]|GA_LS[57][TE])(?=_)"
+        ),
         _LANDSAT457,
     ),
     (
         re.compile(
-            r"(?<![A-Z0-9])S2[ABC]?(?=[_\W])|SENTINEL[ _-]?2"
+            r"(?<![A-Z0-9])(?:S2[ABC]?|GA_S2[ABC]M)(?=[_\W])|SENTINEL[ _-]?2"
             r"|(?<![A-Z0-9])T\d{2}[A-Z]{3}_\d{8}"
         ),
         _SENTINEL2,
@@ -75,11 +86,15 @@ _ONLY: Final = (
     (re.compile(r"SR_B6|ST_B10", re.IGNORECASE), _LANDSAT8),
     (re.compile(r"ST_B6", re.IGNORECASE), _LANDSAT457),
 )
+_POLARISATIONS: Final = frozenset({"VV", "VH", "HH", "HV"})
 BAND: Final = re.compile(r"(?:S[RT]_|sur_refl_)?B(0?[1-9]|1[0-3]|8A)", re.IGNORECASE)
 
 
 def sensor_of(names: Sequence[str], path: str) -> Mapping[str, str]:
     """Return the common names by band of the sensor that is evident, else none."""
+    letters = {name.strip().upper() for name in names}
+    if {"R", "G", "B"} <= letters <= {*_LETTERS, "NIR"}:
+        return _LETTERS
     upper = path.upper()
     for pattern, table in _SENSORS:
         if pattern.search(upper):
@@ -94,5 +109,14 @@ def common_name(name: str, table: Mapping[str, str]) -> str | None:
         return word
     if word in ALIASES:
         return ALIASES[word]
+    if table is _LETTERS:
+        return table.get(word.upper())
     band = BAND.fullmatch(name.strip())
     return table.get("B" + band[1].lstrip("0").upper()) if band else None
+
+
+def is_band_name(name: str) -> bool:
+    """Whether a word is what a band is called: `B08`, `nir`, `swir1`, `VV`."""
+    word = name.strip()
+    known = word.lower() in COMMON_NAMES or word.lower() in ALIASES
+    return known or bool(BAND.fullmatch(word)) or word.upper() in _POLARISATIONS

@@ -23,7 +23,7 @@ from geoseg.rasters.file import NOTHING_TOLD, FileHints, RasterFile, open_raster
 from geoseg.rasters.gcps import on_control_points
 from geoseg.rasters.gdal import Handles
 from geoseg.rasters.mosaic import mosaic, stack
-from geoseg.rasters.products import (
+from geoseg.rasters.product_files import (
     RASTER_SUFFIXES,
     bands_and_tiles,
     files_in,

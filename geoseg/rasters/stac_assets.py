@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.rasters.addresses import host_of, is_remote
-from geoseg.rasters.bands import band_in_file_name, is_band_name, with_common_names
+from geoseg.rasters.bands import band_in_file_name, with_common_names
 from geoseg.rasters.named_files import allowed, file_of
-from geoseg.rasters.products import RASTER_SUFFIXES
+from geoseg.rasters.product_files import RASTER_SUFFIXES
+from geoseg.rasters.sensors import is_band_name
 from geoseg.rasters.source import SourceBand
 
 if TYPE_CHECKING:

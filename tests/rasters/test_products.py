@@ -13,7 +13,8 @@ from tifs import write_tif
 
 from geoseg.errors import RasterError
 from geoseg.rasters.open import open_source
-from geoseg.rasters.products import bands_and_tiles
+from geoseg.rasters.product_files import bands_and_tiles
+from geoseg.rasters.products import _metadata
 
 TILE = "T32TQM_20230715T101559"
 
@@ -411,6 +412,139 @@ def test_colour_infrared_is_not_red_green_and_blue(tmp_path):
     source = open_source(path)
     assert [band.common_name for band in source.bands] == ["nir", "red", "green"]
     assert "colour infrared" in source.notes[0]
+
+
+RGBN = ["red", "green", "blue", "nir"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        ("m_3807505_se_18_060_20210917.tif", 4, RGBN),
+        ("dop20rgbi_32_280_5652_1_nw_2021.tif", 4, RGBN),
+        ("ortho_BGR_NIR_2020.tif", 4, ["blue", "green", "red", "nir"]),
+        ("strip_nirrgb.tif", 4, ["nir", "red", "green", "blue"]),
+        ("grib.tif", 4, None),
+        ("dop20rgbi_32_280_5652_1_nw_2021.tif", 3, None),
+    ],
+)
+@pytest.mark.parametrize("alpha", ["YES", "NO"])
+def test_the_order_of_bands_that_a_name_spells_is_said(
+    tmp_path, name, count, told, alpha
+):
+    pixels = np.stack([numbers(60, i, 1, 255, "uint8") for i in range(count)])
+    more = {"photometric": "RGB", "ALPHA": alpha} if count == 4 else {}
+    source = open_source(write(tmp_path / name, pixels, **more))
+    said = any("bands are taken for" in note for note in source.notes)
+    assert said == (told is not None)
+    if told:
+        assert [band.common_name for band in source.bands] == told
+        np.testing.assert_array_equal(source.read(source.grid.window)[0], pixels)
+
+
+def test_bands_of_maxar_are_those_of_the_metadata_beside(tmp_path):
+    groups = ("BAND_C", "BAND_B", "BAND_RE", "BAND_N2")
+    told = "".join(f"BEGIN_GROUP = {g}\n\tabsCalFactor = 1;\n" for g in groups)
+    stem = "21JUN15100010-M2AS{}-012345678010_01_P001"
+    (tmp_path / f"{stem.format('')}.IMD").write_text(told)
+    write(tmp_path / f"{stem.format('_R1C1')}.TIF", np.stack([numbers(60, 1)] * 4))
+    source = open_source(tmp_path)
+    names = ["coastal", "blue", "rededge", "nir09"]
+    assert [band.common_name for band in source.bands] == names
+    assert "by the .IMD file beside" in source.notes[0]
+    # another count of bands than the metadata has
+    write(tmp_path / f"{stem.format('')}.TIF", np.stack([numbers(60, 1)] * 3))
+    source = open_source(tmp_path / f"{stem.format('')}.TIF")
+    assert [band.name for band in source.bands] == ["1", "2", "3"]
+
+
+def test_the_mask_of_planets_basemaps_is_no_near_infrared(tmp_path):
+    pixels = np.stack([numbers(60, i) for i in range(5)])
+    name = "planet_medres_normalized_analytic_2022-01_mosaic_1025-1054_quad.tif"
+    source = open_source(write(tmp_path / name, pixels))
+    assert [b.name for b in source.bands] == ["blue", "green", "red", "nir"]
+    assert "a mask" in source.notes[1]
+    rapideye = open_source(write(tmp_path / "1947216_RE4_3A_Analytic.tif", pixels))
+    assert [b.name for b in rapideye.bands][3:] == ["rededge", "nir"]
+
+
+def test_landsat_by_tiles_of_the_us_is_reflectance_with_its_metadata(tmp_path):
+    stem = "LC08_CU_003010_20200601_20210504_02"
+    for band in ("SR_B4", "SR_B5", "QA_PIXEL", "SR_QA_AEROSOL"):
+        write(tmp_path / f"{stem}_{band}.TIF", numbers(60, 1))
+    source = open_source(tmp_path)
+    assert [b.common_name for b in source.bands] == ["red", "nir08"]
+    assert not source.bands[0].is_scaled
+    assert "would be number x 2.75e-05 - 0.2" in source.notes[0]
+    (tmp_path / f"{stem}.xml").write_text("<ard_tile/>")
+    _metadata.cache_clear()
+    assert {(b.scale, b.offset) for b in open_source(tmp_path).bands} == {
+        (2.75e-05, -0.2)
+    }
+
+
+def test_landsats_bands_in_another_file_say_how_they_become_reflectance(tmp_path):
+    pixels = np.stack([numbers(60, i) for i in range(2)])
+    path = write_tif(tmp_path / "LC08_export.tif", pixels, names=["SR_B4", "SR_B5"])
+    assert "number x 2.75e-05 - 0.2" in open_source(path).notes[0]
+    scaled = tmp_path / "scaled.tif"
+    write_tif(scaled, pixels, names=["SR_B4", "SR_B5"], scale=2.75e-05, offset=-0.2)
+    assert open_source(scaled).notes == ()
+    write_tif(scaled, pixels.astype("float32"), names=["SR_B4", "SR_B5"])
+    assert open_source(scaled).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("stem", "bands"),
+    [
+        (
+            "ga_s2am_nbart_3-2-1_55HFB_2020-06-18_final_band{}",
+            {"04": "red", "08": "nir"},
+        ),
+        ("ga_ls8c_nbart_3-2-1_091089_2020-06-18_final_band{}", {"05": "nir08"}),
+        ("L8_2020_SR_B{}", {"4": "red", "5": "nir08"}),
+        ("unknown_band{}", {"04": None}),
+    ],
+)
+def test_bands_of_files_that_spell_them_out(tmp_path, stem, bands):
+    for number in bands:
+        write(tmp_path / f"{stem.format(number)}.tif", numbers(60, 1))
+    source = open_source(tmp_path)
+    assert [band.common_name for band in source.bands] == [*bands.values()]
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "told"),
+    [
+        (["B4_median", "B8_median", "B8A_median"], ["red", "nir", "nir08"]),
+        (["red@1", "nir@1"], ["red", "nir"]),
+        (["T32TPS_20200601_B04_10m", "T32TPS_20200601_B11_20m"], ["red", "swir16"]),
+        (["R", "G", "B", "N"], RGBN),
+        (["BAND_R", "BAND_N"], ["red", "nir"]),
+        (["B4_stdDev", "B8_stdDev"], [None, None]),
+        (["diff_red", "diff_nir"], [None, None]),
+    ],
+)
+def test_bands_are_found_in_what_tools_make_of_their_names(
+    tmp_path, descriptions, told
+):
+    pixels = np.stack([numbers(60, i) for i in range(len(told))])
+    path = write_tif(tmp_path / "Sentinel-2_may.tif", pixels, names=descriptions)
+    assert [band.common_name for band in open_source(path).bands] == told
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "names"),
+    [
+        (["Band_1", "Band_2"], ["1", "2"]),
+        (["Band 1 (Gray)", "Band 2"], ["1", "2"]),
+        (["Band 4", "Band 3"], ["Band 4", "Band 3"]),  # of another file
+    ],
+)
+def test_descriptions_that_only_count_are_none(tmp_path, descriptions, names):
+    pixels = np.stack([numbers(60, i) for i in range(2)])
+    path = write_tif(tmp_path / "a.tif", pixels, names=descriptions)
+    assert [band.name for band in open_source(path).bands] == names
 
 
 def test_two_dates_of_one_place_are_no_mosaic_in_silence(tmp_path):
