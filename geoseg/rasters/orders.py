@@ -11,7 +11,7 @@ from typing import Final
 from geoseg.errors import RasterError
 from geoseg.rasters.bands import with_common_names
 from geoseg.rasters.named_files import read_bytes
-from geoseg.rasters.product_files import stem_of
+from geoseg.rasters.product_files import file_stem
 from geoseg.rasters.source import SourceBand
 
 # What aerial pictures are called whose colours are near infrared, red and green.
@@ -44,7 +44,7 @@ def order_told(path: str, count: int) -> tuple[tuple[str, ...], str] | None:
     >>> order_told("dop20rgbi_32_280_5652_1_nw_2021.tif", 4)
     (('red', 'green', 'blue', 'nir'), "the file's name")
     """
-    stem = stem_of(path)
+    stem = file_stem(path)
     if count == 3 and _INFRARED.search(stem):
         return ("nir", "red", "green"), "the name of a picture in colour infrared"
     if count == 4 and _NAIP.match(stem):

@@ -44,7 +44,7 @@ _RESOLUTION: Final = re.compile(r"_([126]0)m$", re.IGNORECASE)
 _PAN: Final = re.compile(r"L[COTEM]0[4-9]_\w+_B8$")
 
 
-def stem_of(path: str) -> str:
+def file_stem(path: str) -> str:
     """Return the last part of a path or URL without its ending."""
     name = re.split(r"[/\\]", path.split("?", maxsplit=1)[0])[-1]
     return name.rpartition(".")[0] or name
@@ -135,14 +135,14 @@ def bands_and_tiles(paths: Sequence[str], wanted: Sequence[str] | None = None) -
     that a product has at several pixel sizes the finest counts; the panchromatic band
     of Landsat, twice as fine as all others, where it is asked for.
     """
-    kept = [p for p in paths if not _NO_BAND.search(stem_of(p))] or list(paths)
+    kept = [p for p in paths if not _NO_BAND.search(file_stem(p))] or list(paths)
     bands = {path: band_in_file_name(path) for path in kept}
-    lettered = any(_LETTERED.search(stem_of(p)) for p in kept)  # B1 is beside A1
+    lettered = any(_LETTERED.search(file_stem(p)) for p in kept)  # B1 is beside A1
     several = len({b for b in bands.values() if b}) > 1
     if not lettered and (several or any(map(is_sensors, kept))):
         kept = [p for p in kept if bands[p]]
-        flat = [p for p in kept if "_SRE_" not in stem_of(p)]
-        kept = flat if any("_FRE_" in stem_of(p) for p in flat) else kept
+        flat = [p for p in kept if "_SRE_" not in file_stem(p)]
+        kept = flat if any("_FRE_" in file_stem(p) for p in flat) else kept
         kept = _finest(kept)
         words = {w.strip().lower() for w in wanted or ()}
         if not words & {"pan", "b8"}:
@@ -161,29 +161,29 @@ def beside_pixels(path: str) -> str | None:
     >>> beside_pixels("T32TPS_20250503T101031_TCI_10m.tif")
     'T32TPS_20250503T101031'
     """
-    found = _NO_BAND.search(stem_of(path))
-    return None if found is None else stem_of(path)[: found.start()]
+    found = _NO_BAND.search(file_stem(path))
+    return None if found is None else file_stem(path)[: found.start()]
 
 
 def _called(path: str) -> str:
     """Return what a file that is no band is called: `TCI`, or its name."""
-    found = _NO_BAND.search(stem_of(path))
+    found = _NO_BAND.search(file_stem(path))
     return found[0].strip("_-. ") if found else Path(path).name
 
 
 def _is_pan(path: str) -> bool:
-    return _PAN.search(stem_of(path)) is not None
+    return _PAN.search(file_stem(path)) is not None
 
 
 def _without_resolution(path: str) -> str:
-    return _RESOLUTION.sub("", stem_of(path))
+    return _RESOLUTION.sub("", file_stem(path))
 
 
 def _finest(paths: Sequence[str]) -> list[str]:
     """Return the paths without those of which there is a finer version."""
     best: dict[str, tuple[int, str]] = {}
     for path in paths:
-        found = _RESOLUTION.search(stem_of(path))
+        found = _RESOLUTION.search(file_stem(path))
         size = int(found[1]) if found else 0
         key = _without_resolution(path) if found else path
         if key not in best or size < best[key][0]:

@@ -26,7 +26,7 @@ from geoseg.rasters.bands import (
 )
 from geoseg.rasters.named_files import read_bytes
 from geoseg.rasters.orders import named_by_order, order_note, order_told
-from geoseg.rasters.product_files import Files, stem_of
+from geoseg.rasters.product_files import Files, file_stem
 from geoseg.rasters.source import SourceBand
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def known(
         return found
     own = zip(found.bands, bands, strict=True)
     told = tuple(replace(f, scale=b.scale, offset=b.offset) for f, b in own)
-    note = f"{stem_of(path)} is named as a product, and {why}"
+    note = f"{file_stem(path)} is named as a product, and {why}"
     nodata = None if dtype.kind == "f" else found.nodata
     return replace(found, bands=told, nodata=nodata, notes=(note,))
 
@@ -137,13 +137,13 @@ def _by_name(path: str, bands: tuple[SourceBand, ...]) -> Product | None:
     order = order_told(path, len(bands))
     if order and (named := named_by_order(bands, order)):
         return Product(bands=named, notes=(order_note(order),))
-    if found is None and (match := _PLANET.search(stem_of(path))):
+    if found is None and (match := _PLANET.search(file_stem(path))):
         return _planet(path, bands, surface=match["sr"] is not None)
     return found
 
 
 def _of_one_band(path: str, band: SourceBand) -> Product | None:
-    stem = stem_of(path)
+    stem = file_stem(path)
     if match := _SENTINEL2.search(stem):
         return _sentinel2(path, band, match["day"])
     if match := _SENTINEL2_BUCKET.search(path.replace("\\", "/")):
@@ -299,7 +299,7 @@ def _planet(
     path: str, bands: tuple[SourceBand, ...], *, surface: bool
 ) -> Product | None:
     mask: tuple[SourceBand, ...] = ()
-    if len(bands) in {5, 9} and _BASEMAP.search(stem_of(path)):
+    if len(bands) in {5, 9} and _BASEMAP.search(file_stem(path)):
         bands, mask = bands[:-1], bands[-1:]
     names = _PLANET_BANDS.get(len(bands))
     if names is None:
