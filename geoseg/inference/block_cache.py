@@ -71,7 +71,8 @@ def write_partial(masks: Masks, block: Block, partial: PartialBlock) -> None:
     """
     halo = {f"{row}.{col}": sums for (row, col), sums in partial.halo.items()}
     _put(masks, f"{HALO}/{block.name}", _pack(halo, {}, {}))
-    info = {"windows": partial.windows, "forward_seconds": partial.forward_seconds}
+    names = ("windows", "forward_seconds", "otherwise")
+    info = {name: getattr(partial, name) for name in names}
     border = {f"border{i}": sums for i, sums in enumerate(partial.border)}
     _put(masks, f"{PARTIAL}/{block.name}", _pack(border, partial.arrays, info))
 

@@ -88,6 +88,8 @@ class FoundObjects:
     """Time in the model."""
     quality: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Arrays of the masks that tell how often pixels were seen; written at once."""
+    otherwise: Mapping[str, Any] = field(default_factory=dict)
+    """The card and batch that it was inferred by, where those are not the run's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,8 @@ class PartialBlock:
     """How many windows were inferred."""
     forward_seconds: float
     """Time in the model."""
+    otherwise: Mapping[str, Any] = field(default_factory=dict)
+    """The card and batch that it was inferred by, where those are not the run's."""
 
 
 def segment_block(

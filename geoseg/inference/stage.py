@@ -75,15 +75,15 @@ class Stage:
         return self(job, block, provisional=True)
 
 
-_CHECKED: set[str] = set()
-"""Runs for which this process was found fit."""
+_CHECKED: set[tuple[str, bool]] = set()
+"""Runs for which this process was found fit, and whether cards might differ."""
 
 
 def _check_once(job: Job) -> None:
-    if job.masks.run not in _CHECKED:
+    if (key := (job.masks.run, job.mixed)) not in _CHECKED:
         check_worker(job)
         keep_freed_memory()
-        _CHECKED.add(job.masks.run)
+        _CHECKED.add(key)
 
 
 LABELS = (

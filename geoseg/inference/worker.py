@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
@@ -239,13 +239,30 @@ def _segment(job: Job, block: Block) -> PartialBlock:
     model = job.model.load()
     later = ("instances", *QUALITY)  # objects are joined, and quality is read
     arrays = [name for name in job.masks.arrays if name not in later]
+    found: PartialBlock
     if model.streams:
-        return streamed(job, block, arrays)  # type: ignore[no-any-return]
-    return with_retries(
-        lambda: segment_block(
-            job.source, model, block, arrays=arrays, batch=model.batch
+        found = streamed(job, block, arrays)
+    else:
+        found = with_retries(
+            lambda: segment_block(
+                job.source, model, block, arrays=arrays, batch=model.batch
+            )
         )
-    )
+    return replace(found, otherwise=inferred_otherwise(job))
+
+
+def inferred_otherwise(job: Job) -> dict[str, Any]:
+    """Return what a block is inferred by here that other blocks may not be.
+
+    Who infers it says so, since another worker may finish it.
+    """
+    info: dict[str, Any] = {}
+    if job.mixed:
+        info["card"] = gpu_name(job.model.load())
+    batch = batch_of(job.masks.run)
+    if batch is not None and job.numerics and batch != job.numerics.batch:
+        info["batch"] = batch  # there was too little memory for the run's own
+    return info
 
 
 def streamed(job: Job, block: Block, arrays: Sequence[str]) -> Any:  # noqa: ANN401
@@ -278,12 +295,8 @@ def _write(job: Job, block: Block, found: PartialBlock, arrays: Arrays) -> None:
         "windows": found.windows,
         "forward_seconds": round(found.forward_seconds, 4),
         CHECKSUMS: write_arrays(job, block, arrays),
+        **found.otherwise,
     }
-    if job.mixed:
-        info["card"] = gpu_name(job.model.load())
-    batch = batch_of(job.masks.run)
-    if batch is not None and job.numerics and batch != job.numerics.batch:
-        info["batch"] = batch  # there was too little memory for the run's own
     with_retries(lambda: job.masks.mark_done(block.key, info))
 
 

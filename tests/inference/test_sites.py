@@ -19,6 +19,8 @@ from geoseg.execution.clusters import local_cluster
 from geoseg.inference import sites, timing
 from geoseg.inference.sites import NO_GPU, Crew, Facts, crew_of, site_here
 from geoseg.inference.workflow import run_plan
+from geoseg.maps.state import DONE
+from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
 from geoseg.models.networks import device, torch_adapter
@@ -206,6 +208,52 @@ def test_a_worker_says_how_long_a_run_takes(scene, processes, capsys, monkeypatc
     gone.rename(scene)
     with pytest.raises(GeosegError, match=r"gone\.tif"):
         timing.measure_time(plan, 2, processes)
+
+
+def _plays(card):
+    """Have a card from now on, in a worker's process."""
+    from geoseg.inference import sites
+
+    sites._card_of = lambda _: card
+
+
+@pytest.fixture
+def mixed_pair():
+    """Return a cluster of one worker with a card, and what starts one with another."""
+    with local_cluster(1, threads=2, dashboard=None) as client:
+        (first,) = client.nthreads()
+        client.run(_plays, H100)
+
+        def start():
+            client.cluster.scale(2)
+            client.wait_for_workers(2, timeout=60)
+            (second,) = client.nthreads().keys() - {first}
+            client.run(_plays, A100, workers=[second])
+
+        yield client, start
+
+
+def test_no_block_is_done_by_another_card_than_the_run_began_on(
+    scene, mixed_pair, tmp_path
+):
+    """Also where it comes later, is idle, and steals what is another's."""
+    client, start = mixed_pair
+    slow = network()
+    how = {"chunk": 48, "block": 48, "model": slow, "client": client}
+    plan = make_plan(scene, **how)
+    assert plan.site.workers == {H100: 1}
+    start()
+    out = tmp_path / "m"
+    with pytest.raises(GeosegError, match=f"computes on {A100}, the run was begun on"):
+        run_plan(plan, out=out, client=client, progress=False)
+    masks = open_masks(out)
+    assert not masks.record()["complete"]
+    # Told that cards may differ, it goes on, and says of each block who inferred it.
+    masks, _ = run_plan(plan, out=out, client=client, progress=False, mixed=True)
+    done = [masks.done_info(key) for key in masks.marked(DONE)]
+    told = [info["card"] for info in done if "card" in info]
+    assert set(told) == {H100, A100}
+    assert len(done) == plan.tiling.blocks
 
 
 def test_a_worker_that_hangs_is_named(processes, monkeypatch):

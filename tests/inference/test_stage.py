@@ -89,6 +89,16 @@ def test_a_worker_on_another_card_is_refused_unless_cards_may_mix():
     check_worker(replace(job, mixed=True))
 
 
+def test_a_worker_that_might_take_part_may_not_where_cards_are_one(monkeypatch):
+    """In the same process, of the same run: it was begun with --mixed, and resumed."""
+    chosen = Numerics(precision="fp32", batch=8, engine="torch", card="NVIDIA H100")
+    job = job_of(model(precision="fp32"), run="a fifth", numerics=chosen)
+    stage = Stage(run=lambda *_: BlockReport(done=True), marks="")
+    assert stage(replace(job, mixed=True), BLOCK).done
+    with pytest.raises(ClusterError, match="begun on NVIDIA H100"):
+        stage(job, BLOCK)
+
+
 def test_what_waits_for_neighbours_is_read_again_after_a_hiccup(monkeypatch):
     reads = iter([OSError("a hiccup"), "own"])
 

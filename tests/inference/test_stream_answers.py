@@ -12,11 +12,14 @@ from oracles import Scene
 
 from geoseg.core.tiling import Tiling
 from geoseg.errors import ModelError
+from geoseg.inference import worker
 from geoseg.inference.semantic import segment_block
 from geoseg.inference.stream import Stream
 from geoseg.inference.streams import step_of
 from geoseg.inference.tasks import Tasks
 from geoseg.inference.windows import read_windows
+from geoseg.inference.workflow import run_plan
+from geoseg.maps.state import DONE
 from geoseg.maps.store import open_masks
 from geoseg.models.card import Band, Card
 from geoseg.models.load import model_recipe
@@ -199,6 +202,27 @@ def test_a_run_that_was_interrupted_ends_the_same(tmp_path, task):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "again", task, "torch", progress=stop)
     assert same(whole, run(tmp_path / "again", task, "torch"))
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance"])
+def test_a_block_says_who_inferred_it_and_not_who_finished_it(
+    tmp_path, monkeypatch, task
+):
+    model = detector("instance", "threads")
+    if task == "semantic":
+        model = torch.nn.Conv2d(1, 4, 1)
+        model.card = oracles.card(64, 16, task, classes=CLASSES)
+    plan = small.make_plan(scene(), chunk=96, block=96, model=model)
+    card = {"at": "first"}
+    monkeypatch.setattr(worker, "gpu_name", lambda _: card["at"])
+
+    def later(progress):
+        if progress.inferred == progress.total:
+            card["at"] = "second"
+
+    masks, _ = run_plan(plan, out=tmp_path / "m", progress=later, mixed=True)
+    told = {masks.done_info(key)["card"] for key in masks.marked(DONE)}
+    assert told == {"first"}
 
 
 def test_objects_fill_batches_across_blocks(monkeypatch):

@@ -80,7 +80,8 @@ class ObjectCache:
 
         That it is there says that the block is inferred, so it comes last.
         """
-        info = {"windows": found.windows, "forward_seconds": found.forward_seconds}
+        names = ("windows", "forward_seconds", "otherwise")
+        info = {name: getattr(found, name) for name in names}
         self._put(FOUND, block, {**_arrays(found.own), "valid": found.valid}, info)
 
     def read_found(self, block: Block) -> FoundObjects:

@@ -6,6 +6,7 @@ run that was killed resumes from there; what is missing or damaged is rebuilt.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from geoseg.inference.worker import (
     LOST,
     BlockReport,
     Job,
+    inferred_otherwise,
     read_or_infer,
     streamed,
     with_retries,
@@ -123,19 +125,21 @@ def compose_groups(job: Job, block: Block) -> BlockReport:
 def write_instances(job: Job, block: Block) -> BlockReport:
     """Write a block's instances, and its classes where they follow from them."""
     cache = ObjectCache(job.masks)
-    composed, valid = _composed(job, block)
+    composed, found = _composed(job, block)
     ids = with_retries(lambda: cache.read(IDS, block))
     instances = np.append(ids, 0).astype(np.uint32)[composed.owner]
     arrays = {"instances": instances}
     if not isinstance(job.source, MapSource):
-        arrays |= _over(composed, instances > 0, _under(job, block, valid))
-    _note_checksums(job, block, write_arrays(job, block, arrays))
+        arrays |= _over(composed, instances > 0, _under(job, block, found.valid))
+    _note_done(job, block, write_arrays(job, block, arrays), found.otherwise)
     with_retries(lambda: cache.mark(WRITTEN, block))
     return BlockReport(done=True)
 
 
-def _note_checksums(job: Job, block: Block, written: Mapping[str, int]) -> None:
-    """Note in the block's done mark what all of its arrays are now."""
+def _note_done(
+    job: Job, block: Block, written: Mapping[str, int], otherwise: Mapping[str, Any]
+) -> None:
+    """Note in the block's done mark what all of its arrays are now, and who did it."""
     masks = job.masks
     try:
         info = masks.done_info(block.key)
@@ -145,7 +149,8 @@ def _note_checksums(job: Job, block: Block, written: Mapping[str, int]) -> None:
     for name in masks.arrays:
         if name not in sums:  # such as probabilities, which are written before
             sums[name] = masks.checksum(name, block.window)
-    with_retries(lambda: masks.mark_done(block.key, {**info, CHECKSUMS: sums}))
+    info |= {**otherwise, CHECKSUMS: sums}
+    with_retries(lambda: masks.mark_done(block.key, info))
 
 
 def _over(
@@ -184,8 +189,8 @@ def _neighbours(cache: ObjectCache, block: Block) -> tuple[Block, ...]:
     return tuple(n for n in block.neighbours if cache.has(FOUND, n))
 
 
-def _composed(job: Job, block: Block) -> tuple[Composed, NDArray[np.bool_]]:
-    """Return which group each pixel belongs to, and which pixels are valid."""
+def _composed(job: Job, block: Block) -> tuple[Composed, FoundObjects]:
+    """Return which group each pixel belongs to, and what the block's windows see."""
     cache, found = ObjectCache(job.masks), _found(job, block)
     neighbours = _neighbours(cache, block)
     seen = [found.own, *(_halo(job, block, n) for n in neighbours)]
@@ -195,7 +200,7 @@ def _composed(job: Job, block: Block) -> tuple[Composed, NDArray[np.bool_]]:
     ]
     reach = with_retries(lambda: cache.read_linked(block)).reach
     gapless = isinstance(job.source, MapSource)
-    return compose_block(seen, groups, reach, block, gapless=gapless), found.valid
+    return compose_block(seen, groups, reach, block, gapless=gapless), found
 
 
 def _groups(cache: ObjectCache, block: Block, seen: ObjectSet) -> NDArray[np.void]:
@@ -226,6 +231,8 @@ def _find(job: Job, block: Block) -> tuple[FoundObjects, PartialBlock | None]:
         What was found, and the sums of a panoptic model's scores.
     """
     found, stuff = _seen(job, block)
+    if not isinstance(job.source, MapSource):  # whose blocks say who inferred them
+        found = replace(found, otherwise=inferred_otherwise(job))
     write_arrays(job, block, found.quality)
     cache = ObjectCache(job.masks)
     if stuff is not None:
