@@ -163,7 +163,9 @@ class Device:
     def mark(self) -> Mark:
         """Mark this moment in the current stream; without streams it is waited for."""
         if self._module is not None:
-            event = self._module.Event(enable_timing=True)
+            # A thread that waits sleeps: it would keep a core from the decoder else.
+            how = {"blocking": True} if self.device.type == "cuda" else {}
+            event = self._module.Event(enable_timing=True, **how)
             event.record()
             return Mark(event)
         if self.is_gpu:
@@ -242,7 +244,8 @@ def _streams(device: torch.device) -> tuple[Any, Any]:
 
 
 def unsigned(pixels: torch.Tensor, dtype: np.dtype[Any]) -> torch.Tensor:
-    """Return fp32 pixels of which `sent` may have made signed numbers, in place."""
-    if dtype == np.uint16:
-        pixels += (pixels < 0) * 65536.0
-    return pixels
+    """Return fp32 pixels of which `sent` may have made signed numbers, in place.
+
+    By one operation that reads and writes them once; whole numbers stay exact.
+    """
+    return pixels.remainder_(65536.0) if dtype == np.uint16 else pixels

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from heapq import heapreplace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +48,31 @@ def across(source: Source, tiling: Tiling, workers: int) -> int:
     return max(1, min(most, round(side)))
 
 
+def cells_of(tiling: Tiling) -> NDArray[np.int64]:
+    """Return how many windows each block has, (row, column)."""
+    per = tiling.block // tiling.stride
+    rows, cols = (
+        np.diff(np.minimum(np.arange(blocks + 1) * per, cells))
+        for blocks, cells in (
+            (tiling.block_rows, tiling.cell_rows),
+            (tiling.block_cols, tiling.cell_cols),
+        )
+    )
+    return np.outer(rows, cols)
+
+
+def share_at_work(tiling: Tiling, workers: int) -> float:
+    """Return which share of a run's time its workers are all at work.
+
+    As far as blocks explain it: they take the next one when they have the least to do,
+    are equally fast, and take as long for each window.
+    """
+    loads = [0] * workers
+    for cells in cells_of(tiling).ravel().tolist():
+        heapreplace(loads, loads[0] + cells)
+    return tiling.windows / workers / max(loads)
+
+
 def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
     """Return how often a run decodes each tile of its file, on an average.
 
@@ -61,7 +87,8 @@ def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
     rows = max(1, _MOST // tiling.block_cols)
     tiling = replace(tiling, height=min(tiling.height, rows * tiling.block))
     todo = np.ones((tiling.block_rows, tiling.block_cols), bool)
-    order = BlockOrder(todo, across(source, tiling, workers))
+    wide = across(source, tiling, workers)
+    order = BlockOrder(todo, wide, cells_of(tiling))
     reads: list[list[Window]] = [[] for _ in range(workers)]
     while (key := order.next(workers)) is not None:
         order.begun(key)
@@ -76,7 +103,12 @@ def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
 class BlockOrder:
     """Blocks of which nothing is done yet, and what each worker has in hand."""
 
-    def __init__(self, todo: NDArray[np.bool_], across: int) -> None:
+    def __init__(
+        self,
+        todo: NDArray[np.bool_],
+        across: int,
+        cells: NDArray[np.int64] | None = None,
+    ) -> None:
         """Begin with one range of all blocks.
 
         Args:
@@ -84,8 +116,11 @@ class BlockOrder:
             across: Columns of blocks that are worked through at a time. Below a row of
                 them lie tiles of the file that the next row needs, too; they are kept
                 in memory (`rasters/tiles`), which is not to grow with the raster.
+            cells: (row, column) windows of each block, by which workers have more or
+                less in hand: blocks at the raster's edge have few; None: all as many.
         """
         self._todo, self._across = todo, across
+        self._cells = np.ones(todo.shape, np.int64) if cells is None else cells
         self._ranges: dict[int, tuple[int, int]] = {0: (0, todo.size)}
         self._home = np.full(todo.shape, _NOWHERE, np.uint16)
         self._busy: Counter[int | None] = Counter()
@@ -116,11 +151,11 @@ class BlockOrder:
 
     def begun(self, key: Key) -> None:
         """Note that its worker has a block in hand."""
-        self._busy[self.home(key)] += 1
+        self._busy[self.home(key)] += int(self._cells[key])
 
     def ended(self, key: Key) -> None:
         """Note that it has it no more."""
-        self._busy[self.home(key)] -= 1
+        self._busy[self.home(key)] -= int(self._cells[key])
 
     def _taken(self, worker: int) -> Iterator[int]:
         """Take numbers of blocks for a worker, as long as there are any."""

@@ -21,6 +21,7 @@ from geoseg.inference.memory import Memory, estimate_memory
 from geoseg.inference.numerics import Numerics
 from geoseg.inference.objects.split import Splitting, method, things_of
 from geoseg.inference.options import PlanOptions, Resolution
+from geoseg.inference.order import share_at_work
 from geoseg.inference.quickest import quickest
 from geoseg.inference.recorded_options import asked
 from geoseg.inference.sites import Site, crew_of, imagined_site, site_here
@@ -49,6 +50,10 @@ _STREAMED = 8
 """Blocks that a device is given at least, so that it is fed while others are read."""
 _AT_ONCE = 3
 """Blocks that a device has room for at once."""
+_MANY = 100
+"""Blocks for each worker of which the last ones are not worth a thought."""
+_AS_GOOD = 0.01
+"""Of a run's time that workers are at work: less is no reason for smaller blocks."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
 
@@ -357,7 +362,26 @@ def with_block(
         least=workers * (_STREAMED if streams else 3 * smallest.tasks),
         largest=_LARGEST_STREAMED if streams else LARGEST_BLOCK,
     )
-    return replace(tiling, block=side)
+    return shared_out(replace(tiling, block=side), workers)
+
+
+def shared_out(tiling: Tiling, workers: int) -> Tiling:
+    """Return the tiling with blocks of about its size that share out among workers.
+
+    The last of few blocks keep one worker while others have none left. So blocks of
+    half the side or more are tried; the largest is taken of those that are as good.
+
+    Args:
+        tiling: With the largest blocks that there is room for.
+        workers: How many processes will be at work.
+    """
+    if workers == 1 or tiling.blocks > _MANY * workers:
+        return tiling
+    sides = range(tiling.block, tiling.block // 2 - 1, -tiling.chunk)
+    cuts = [replace(tiling, block=side) for side in sides]
+    shares = [share_at_work(cut, workers) for cut in cuts]
+    best = max(shares)
+    return next(c for c, s in zip(cuts, shares, strict=True) if s > best - _AS_GOOD)
 
 
 def _arrays(

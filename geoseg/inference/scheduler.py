@@ -13,7 +13,7 @@ import numpy as np
 
 from geoseg.core import views
 from geoseg.core.text import counted
-from geoseg.core.tiling import Block, Tiling
+from geoseg.core.tiling import Block
 from geoseg.errors import (
     BlocksFailedError,
     GeosegError,
@@ -27,7 +27,7 @@ from geoseg.errors import (
 from geoseg.execution.engine import engine, processes
 from geoseg.execution.progress import Progress
 from geoseg.execution.tasks import Engine, Outcome
-from geoseg.inference.order import BlockOrder, Key, across
+from geoseg.inference.order import BlockOrder, Key, across, cells_of
 from geoseg.inference.semantic import NotFiniteError
 from geoseg.inference.stage import LABELS, Stage
 from geoseg.inference.worker import BlockReport, Job
@@ -213,25 +213,19 @@ def _begin(
             status[key] = through
     for key in skipped:
         status[key] = len(stages)
+    cells = cells_of(job.tiling)
     state = _State(
         job=job,
         stages=stages,
         status=status,
-        order=BlockOrder(status == 0, across(job.source, job.tiling, workers)),
+        order=BlockOrder(status == 0, across(job.source, job.tiling, workers), cells),
         done=int(np.count_nonzero(status == len(stages))),
         inferred=int(np.count_nonzero(status)),
-        cells=int(_cells(job.tiling)[status > 0].sum()),
+        cells=int(cells[status > 0].sum()),
     )
     begun = [(row, col) for row, col in np.argwhere(status > 0).tolist()]
     state.ready.extend(filter(state.is_ready, begun))
     return state
-
-
-def _cells(tiling: Tiling) -> NDArray[np.int64]:
-    """Return how many windows each block has."""
-    rows = [len(tiling.block_at(row, 0).cells[0]) for row in range(tiling.block_rows)]
-    cols = [len(tiling.block_at(0, col).cells[1]) for col in range(tiling.block_cols)]
-    return np.outer(rows, cols).astype(np.int64)
 
 
 def _drive(tasks: Engine, state: _State, show: Callable[[Progress], None]) -> None:

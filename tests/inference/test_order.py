@@ -5,7 +5,9 @@ from collections import Counter, deque
 import numpy as np
 import pytest
 
-from geoseg.inference.order import BlockOrder
+from geoseg.core.tiling import Tiling
+from geoseg.inference.order import BlockOrder, cells_of, share_at_work
+from geoseg.inference.planning import shared_out
 
 
 def worked_through(order, workers, per_worker=2):
@@ -60,3 +62,46 @@ def test_a_worker_that_comes_late_gets_half_of_what_is_left():
     second = order.next(2)
     assert (first, order.home(first)) == ((0, 0), 0)
     assert (second, order.home(second)) == ((2, 0), 1)
+
+
+def cut(side, block, width=None):
+    sides = {"height": side, "width": width or side, "window": 512, "overlap": 64}
+    return Tiling(**sides, block=block)
+
+
+@pytest.mark.parametrize(("side", "width"), [(9000, 7100), (448, 448), (20000, 900)])
+def test_windows_are_counted_by_block(side, width):
+    tiling = cut(side, 1792, width)
+    counted = [[len(x) for x in block.cells] for block in tiling.each_block()]
+    assert cells_of(tiling).ravel().tolist() == [high * wide for high, wide in counted]
+    assert cells_of(tiling).sum() == tiling.windows
+
+
+@pytest.mark.parametrize(
+    ("side", "workers", "largest", "taken"),
+    [
+        (32768, 8, 3584, 2688),  # 9 x 9 whole blocks are one too many for 8 x 10
+        (36000, 8, 3584, 2688),
+        (10980, 4, 3584, 2688),  # 4 x 4 of which seven are small
+        (65536, 8, 3584, 3584),  # of 361 blocks the last ones hardly count
+        (32768, 1, 3584, 3584),
+        (16384, 8, 896, 896),  # a chunk is not cut
+    ],
+)
+def test_blocks_share_out_among_workers(side, workers, largest, taken):
+    before, after = cut(side, largest), shared_out(cut(side, largest), workers)
+    assert after.block == taken
+    gained = share_at_work(after, workers) - share_at_work(before, workers)
+    assert gained >= (0.01 if taken < largest else 0)
+    assert share_at_work(after, workers) > 0.98
+
+
+def test_workers_have_as_many_windows_in_hand():
+    """All that is left is in hand at once, as of cards that many threads read for."""
+    tiling = cut(32768, 3584)
+    order = BlockOrder(np.ones((10, 10), bool), 4, cells_of(tiling))
+    loads = Counter()
+    while (key := order.next(8)) is not None:
+        order.begun(key)
+        loads[order.home(key)] += int(cells_of(tiling)[key])
+    assert max(loads.values()) - min(loads.values()) <= 64  # one block
