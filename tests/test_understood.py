@@ -83,6 +83,7 @@ ROWS = {
     },
     "models/test_checkpoint.py": {
         "checkpoints of torchgeo": "terratorchs_wrapped_networks",
+        "a YOLO": "nothing_is_unpickled",
         "a checkpoint of a network": "networks_that_answer_numbers_are_refused",
         "Lightning checkpoints": "weights_in_any_file_and_any_folder",
         "a folder of smp's": "folders_of_older_versions",

@@ -32,17 +32,41 @@ FILES = {
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
 _TENSORFLOW = "turn it into ONNX: python -m tf2onnx.convert"
+_ORIGIN = "give the .onnx or the checkpoint that it was made of"
+_TREES = (
+    "geoseg train --arch forest, extra-trees or boosting makes such models of the same "
+    "labels, or write a function around it, PATH.py:FUNCTION"
+)
+_PICKLED = f"geoseg does not unpickle: {_TREES}"
+_PACKED = "unpack it: what it holds may be a model, such as a .onnx, .pt or .pth"
 FOREIGN = {
     ".py": "name the function that makes it, PATH.py:FUNCTION",
     ".h5": _TENSORFLOW,
+    ".hdf5": _TENSORFLOW,
     ".keras": _TENSORFLOW,
     ".pb": _TENSORFLOW,
     ".tflite": _TENSORFLOW,
     ".pdparams": "turn it into ONNX: paddle2onnx",
     ".pdmodel": "turn it into ONNX: paddle2onnx",
-    ".xml": "give the .onnx that it was made of",
-    ".pkl": "geoseg does not unpickle; geoseg train makes forests and the like",
-    ".joblib": "geoseg does not unpickle; geoseg train makes forests and the like",
+    ".xml": _ORIGIN,  # of OpenVINO
+    ".mlmodel": _ORIGIN,
+    ".mlpackage": _ORIGIN,
+    ".engine": _ORIGIN,
+    ".pte": _ORIGIN,
+    ".pkl": _PICKLED,
+    ".pickle": _PICKLED,
+    ".sav": _PICKLED,
+    ".joblib": _PICKLED,
+    ".skops": _TREES,
+    ".pmml": _TREES,
+    ".ubj": _TREES,
+    ".model": _TREES,
+    ".cbm": _TREES,
+    ".rds": _TREES,
+    ".zip": _PACKED,
+    ".dlpk": _PACKED,
+    ".mar": _PACKED,
+    ".emd": "give the .pth that it names, exported to .onnx",
 }
 """By the ending of a file that is not opened: what its owner may do."""
 

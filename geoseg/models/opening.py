@@ -63,6 +63,8 @@ def _instead(path: Path) -> str:
         return "it is a Zarr"
     if (path / "saved_model.pb").is_file():
         return FOREIGN[".pb"]
+    if path.suffix in FOREIGN:
+        return FOREIGN[path.suffix]
     if (path / TRAINING).is_file():
         return "its training did not finish: the same geoseg train command goes on"
     return f"geoseg model new {path} writes one"

@@ -79,10 +79,11 @@ def check(model, net, pixels):
     assert model.precision == "fp32"
 
 
-def _any_batch():
+def _any_batch(**sides):
     batch = torch.export.Dim("batch", max=64)
-    zeros = torch.zeros(2, 3, 64, 64)
-    return torch.export.export(a_network(), (zeros,), dynamic_shapes=({0: batch},))
+    zeros = torch.zeros(2, 3, 64, 96 if sides else 64)
+    free = {0: batch} | {int(k[1:]): torch.export.Dim(v) for k, v in sides.items()}
+    return torch.export.export(a_network(), (zeros,), dynamic_shapes=(free,))
 
 
 class Wrapped(nn.Module):
@@ -179,9 +180,11 @@ class TestTorch:
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "ran").exists()
 
-    def test_a_program_may_have_a_batch_of_any_size(self, tmp_path):
-        torch.export.save(_any_batch(), tmp_path / "m.pt2")
-        write_card(tmp_path / "m.json")
+    @pytest.mark.parametrize("sides", [{}, {"d2": "high", "d3": "wide"}])
+    def test_a_program_may_have_a_batch_of_any_size(self, tmp_path, sides):
+        """And sides: torch writes down products of them."""
+        torch.export.save(_any_batch(**sides), tmp_path / "m.pt2")
+        write_card(tmp_path / "m.json", **({"multiple": 8} if sides else {}))
         scores = load_model(tmp_path / "m.pt2", device="cpu").predict(
             np.zeros((2, 3, 64, 64), np.uint8)
         )

@@ -519,11 +519,15 @@ class TestRecipe:
         ("{here}/begun", "its training did not finish"),
         ("{here}/raises.py", "PATH.py:FUNCTION"),
         ("{here}/net.h5", "tf2onnx"),
+        ("{here}/trees.joblib", "geoseg train --arch forest"),
+        ("{here}/net.mlpackage", "that it was made of"),
     ],
 )
 def test_wrong_specs_are_one_line(tmp_path, spec, message):
     (tmp_path / "broken.py").write_text("def make(:\n")
     (tmp_path / "net.h5").write_bytes(b"HDF")
+    (tmp_path / "trees.joblib").write_bytes(b"")
+    (tmp_path / "net.mlpackage").mkdir()
     (tmp_path / "begun" / "training").mkdir(parents=True)
     (tmp_path / "begun" / "training" / "settings.json").write_text("{}")
     (tmp_path / "raises.py").write_text(

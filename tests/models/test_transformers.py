@@ -338,6 +338,18 @@ def test_scaling_is_asked_for_and_never_guessed(tmp_path):
     assert load_model(folder).predict(np.zeros((1, 3, 64, 64), np.uint8)).shape[1] == 3
 
 
+@pytest.mark.parametrize("told", [{"do_normalize": True}, {}])
+def test_normalised_without_a_mean_is_asked_about(tmp_path, told):
+    """The library fills in what its own class of processor has."""
+    _, folder = saved(tmp_path, segformer)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 64} | told))
+    with pytest.raises(ModelError, match=r"not by what: write .*\"mean\": \[123"):
+        model_recipe(folder)
+    bare = {"size": 64, "do_normalize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(bare))
+    assert model_recipe(folder).card.bands[0].scale == pytest.approx(255)
+
+
 def test_one_mean_may_be_that_of_all(tmp_path):
     for means in ([0.5], 0.5):
         about = {"image_mean": means, "image_std": means}

@@ -66,6 +66,7 @@ _LABELS = {
     "warning": "it was trained to tell for each label by itself whether it is there "
     "(multilabel): a pixel of the map has the likeliest, however unlikely"
 }
+_YOLO = "; masks of YOLO networks need a function around it, PATH.py:FUNCTION"
 _HEAD = re.compile(r"(?:^|\.)(?:segmentation_head\.0|classifier\.4)\.weight$")
 _OF_NUMBERS = frozenset({"mse", "mae", "rmse", "huber", "l1", "smooth_l1"})
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
@@ -107,8 +108,9 @@ def _read(path: Path, card: Card | None = None) -> dict[str, Any]:
     except Exception as error:  # whatever the unpickler refuses
         raise ModelError(
             f"{path} holds more than tensors and plain values{_others(path)}, which "
-            "geoseg does not unpickle: save its weights, "
-            "torch.save(network.state_dict(), PATH), or export it to .pt2 or .onnx"
+            "geoseg does not unpickle: where it was trained, save its weights alone, "
+            "torch.save(network.state_dict(), PATH), or export it to .onnx or .pt2"
+            + (_YOLO if "ultralytics" in _others(path) else "")
         ) from error
     if _is_state(found):
         return {"state_dict": found}

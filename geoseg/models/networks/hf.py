@@ -148,6 +148,11 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
             f"{path} holds no preprocessor_config.json, which says how pixels are "
             f"scaled: write {beside}: {_example(config)}"
         )
+    if scaled and _lacks_means(processor):
+        raise ModelError(
+            f"{path} says that pixels are normalised, and not by what: write {beside}: "
+            + _example(config)
+        )
     for key in ("image_mean", "image_std"):
         values = processor.get(key) if processor.get("do_normalize", True) else None
         if isinstance(values, list) and len(values) not in {1, channels}:
@@ -175,6 +180,16 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
         "framework": {"family": "transformers", "arch": kind},
     }
     return card_from_dict(plain, where=f"the configuration in {path}")
+
+
+def _lacks_means(processor: Mapping[str, Any]) -> bool:
+    """Whether a processor normalises by numbers that only its own library knows."""
+    told = processor.get("image_mean") and processor.get("image_std")
+    kind = str(
+        processor.get("image_processor_type", processor.get("feature_extractor_type"))
+    )
+    never = kind.startswith("MobileViT") and "do_normalize" not in processor
+    return not told and bool(processor.get("do_normalize", True)) and not never
 
 
 def _example(config: Mapping[str, Any]) -> str:
@@ -293,7 +308,7 @@ def _classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     if max(len(labels or ()), 0 if labels else count) > MOST_CLASSES:
         raise ValueError(f"more than {MOST_CLASSES} classes")
     labels = labels or {str(i): f"class {i}" for i in range(count)}
-    if not isinstance(labels, Mapping):
+    if not isinstance(labels, Mapping) or not all(str(k).isdigit() for k in labels):
         raise TypeError("id2label is no table of numbers and names")
     rows = sorted((int(value), str(name)) for value, name in labels.items())
     if [value for value, _ in rows] != [*range(len(rows))]:
@@ -403,7 +418,10 @@ def _filled(
                 dtype="float32",
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from error
+        said = first_line(error)
+        if "mismatched_sizes" in said:  # a table, and how to go on with random weights
+            said = "its weights are not of the sizes that its config.json tells of"
+        raise ModelError(f"{path} cannot be loaded: {said}") from error
     return module, sorted(facts["missing_keys"])
 
 

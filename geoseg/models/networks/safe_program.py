@@ -64,11 +64,11 @@ Dims have names in PyTorch before 2.14.
 """
 _WORD = re.compile(r"\w+")
 _FUNCTIONS = {
-    "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "FloatPow", "FloatTrueDiv", "FloorDiv",
-    "FloorToInt", "Ge", "Gt", "Identity", "IntTrueDiv", "Integer", "LShift", "Le", "Lt",
-    "Max", "Min", "Mod", "ModularIndexing", "Ne", "Pow", "PowByNatural", "PythonMod",
-    "RShift", "Rational", "RoundDecimal", "RoundToInt", "Symbol", "ToFloat",
-    "TruncToFloat", "TruncToInt", "Where",
+    "Add", "And", "CeilDiv", "CeilToInt", "CleanDiv", "Eq", "FloatPow", "FloatTrueDiv",
+    "FloorDiv", "FloorToInt", "Ge", "Gt", "Identity", "IntTrueDiv", "Integer", "LShift",
+    "Le", "Lt", "Max", "Min", "Mod", "ModularIndexing", "Mul", "Ne", "Not", "Or", "Pow",
+    "PowByNatural", "PythonMod", "RShift", "Rational", "RoundDecimal", "RoundToInt",
+    "Symbol", "ToFloat", "TruncToFloat", "TruncToInt", "Where",
 }  # fmt: skip
 """What sizes may be made of; see `torch.utils._sympy.functions`."""
 _GRAMMAR = (
