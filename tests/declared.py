@@ -2,7 +2,7 @@
 
 import geoseg
 from geoseg.accuracy.options import CompareOptions, EvaluateOptions, SampleOptions
-from geoseg.inference.options import PlanOptions, SegmentOptions
+from geoseg.inference.options import PlanOptions, PreviewOptions, SegmentOptions
 from geoseg.maps.options import ClassesOptions, ExportOptions, VerifyOptions
 from geoseg.pipeline.options import RunOptions
 from geoseg.rasters.options import ComposeOptions
@@ -28,3 +28,7 @@ DECLARED = {
     RunOptions: (geoseg.run, "run"),
     SearchOptions: (geoseg.search, "search"),
 }
+
+# What a command has beyond its function: `plan` takes a command of `segment` as it is.
+TYPED = {**{o: name for o, (_, name) in DECLARED.items()}, PreviewOptions: "plan"}
+del TYPED[PlanOptions]

@@ -23,13 +23,13 @@ from geoseg.cli.options import command, takes
 from geoseg.core.series_options import SeriesOptions
 from geoseg.core.text import counted, number, plain, redact, size, span_of_time
 from geoseg.execution.options import ClusterOptions
-from geoseg.inference.options import PlanOptions, SegmentOptions
+from geoseg.inference.options import PreviewOptions, SegmentOptions
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.bands import named
 from geoseg.rasters.source import pixel_bytes, steps_of
 from geoseg.rasters.zones import EACH, PREFIX, only_zone, path_of
 
-AnyOptions = TypeVar("AnyOptions", bound=PlanOptions)
+AnyOptions = TypeVar("AnyOptions", bound=PreviewOptions)
 Summary = dict[str, Any]
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _of_each_zone(raster: tuple[str, ...], options: AnyOptions) -> list[AnyOptio
     runs = []
     for zone in zones:
         changed: dict[str, Any] = {"crs": zone}
-        if isinstance(options, SegmentOptions):
+        if options.out is not None:
             changed["out"] = path_of(os.fspath(options.out), zone)
         runs.append(options.model_copy(update=changed))
     return runs
@@ -185,12 +185,12 @@ def _tell_dashboard(client: Client) -> None:
 
 @command(
     "geoseg plan scene.tif --model models/landcover --memory 8GB",
-    "geoseg plan scene.tif --model models/landcover --time",
+    "geoseg plan scene.tif --model models/landcover --out masks.zarr --time",
     "geoseg plan scene.tif --model models/landcover --scheduler tcp://host:8786",
     "geoseg plan scene.tif --model models/landcover --device cuda --device-memory 80GB",
 )
 @click.argument("raster", nargs=-1, required=True)
-@takes(PlanOptions)
+@takes(PreviewOptions)
 @click.option(
     "--time",
     "timed",
@@ -198,20 +198,21 @@ def _tell_dashboard(client: Client) -> None:
     help="Run a few windows of its middle, and say how long all of them would take.",
 )
 @takes(ClusterOptions, "place")
-@takes(OutputOptions, "output", only="as_json")
+@takes(OutputOptions, "output")
 def plan(
     *,
     raster: tuple[str, ...],
     timed: bool,
-    options: PlanOptions,
+    options: PreviewOptions,
     place: ClusterOptions,
     output: OutputOptions,
 ) -> None:
     """Show what `segment` would do with RASTER, without running it.
 
     Headers are read, pixels are not: windows and blocks, what will be read and written,
-    and the most memory a process takes. Options are those of `segment`. With --time a
-    few windows are run, and their map is thrown away.
+    and the most memory a process takes. Options are those of `segment`; with --out it
+    says whether that store would be begun, resumed or refused. With --time a few
+    windows are run, and their map is thrown away.
 
     Workers of --scheduler or --cluster are asked what GPU, memory and threads they
     have, and the plan is for them; with --time one of them runs the windows. --workers
@@ -227,13 +228,14 @@ def plan(
         plans = [_planned(raster, one, workers, client, timed=timed) for one in each]
     summary, lines = _together(plans)
     how_long = "" if timed else "--time says how long it takes; "
-    following = f"{how_long}`segment` in place of `plan`, with --out, runs it"
+    out = "" if options.out is not None else ", with --out,"
+    following = f"{how_long}`segment` in place of `plan`{out} runs it"
     print_summary(summary, [*lines, f"{'next':<22}{following}"], output)
 
 
 def _planned(
     raster: tuple[str, ...],
-    options: PlanOptions,
+    options: PreviewOptions,
     workers: int,
     client: Client | None,
     *,
@@ -249,6 +251,12 @@ def _planned(
             {"zone": options.crs, **summary},
             [f"{'zone':<22}{options.crs.removeprefix(PREFIX)}", *lines],
         )
+    if options.out is not None:
+        from geoseg.inference.preview import store_preview
+
+        state = store_preview(made, options.out, overwrite=options.overwrite)
+        summary |= {"masks": os.fspath(options.out), "store": state}
+        lines.append(f"{'masks':<22}{os.fspath(options.out)}: {state}")
     if timed:
         from geoseg.inference.timing import measure_time
 

@@ -107,7 +107,19 @@ class MasksOptions(PlanOptions):
     """Write Zarr 3 with one object per block, for object stores and many files."""
 
 
-class SegmentOptions(MasksOptions):
+class PreviewOptions(MasksOptions):
+    """What `geoseg plan` is asked: a command of `segment`, with or without --out."""
+
+    out: Annotated[
+        str | os.PathLike[str] | None,
+        Cli(section=Section.WRITTEN, metavar="MASKS.zarr", location=True),
+    ] = None
+    """The store to write; `plan` says what would become of it."""
+    overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
+    """Begin again where a store is there."""
+
+
+class SegmentOptions(PreviewOptions):
     """What `geoseg segment` is asked."""
 
     out: Annotated[
@@ -115,8 +127,6 @@ class SegmentOptions(MasksOptions):
         Cli(section=Section.WRITTEN, metavar="MASKS.zarr", location=True),
     ]
     """The store to write."""
-    overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
-    """Begin again where a store is there."""
 
     @property
     def of_source(self) -> dict[str, Any]:

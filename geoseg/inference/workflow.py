@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -27,22 +26,20 @@ from geoseg.execution.progress import Progress, bar
 from geoseg.execution.resources import cores
 from geoseg.inference.numerics import Numerics, choose_numerics, keeping_to
 from geoseg.inference.objects.scheduler import mask_classes, run_objects, splitting_job
-from geoseg.inference.options import (
-    PlanOptions,
-    Resolution,
-    SegmentOptions,
-)
+from geoseg.inference.options import PlanOptions, Resolution, SegmentOptions
+from geoseg.inference.output_path import checked_out, existing, local_files
 from geoseg.inference.planning import Plan, plan_of
 from geoseg.inference.scheduler import RunInfo, run_blocks
 from geoseg.inference.streams import close_streams, stream_of
 from geoseg.inference.unmeasured import check_answers
 from geoseg.inference.worker import Job
 from geoseg.location import portable, without_folders
+from geoseg.maps.complete import is_blank
 from geoseg.maps.create import create_masks, settings_of, writing
 from geoseg.maps.overviews import remake_overviews
 from geoseg.maps.store import Masks
 from geoseg.models.card import Card, Task
-from geoseg.rasters.open import Source, check_unchanged
+from geoseg.rasters.open import check_unchanged
 from geoseg.rasters.source import noted
 
 if TYPE_CHECKING:
@@ -282,7 +279,7 @@ def run_plan(
         GeosegError: The store cannot be written, or was begun otherwise; memory does
             not suffice; blocks failed.
     """
-    path = _checked_out(os.fspath(out), plan.source)
+    path = checked_out(os.fspath(out), plan.source)
     plan.memory.check(worker_memory(client), plan.tiling, "workers with more memory")
     if client is None:
         plan.model.load()  # or nothing is written: its GPU may not be here
@@ -324,7 +321,15 @@ def run_plan(
                 shards=shards,
                 asked=plan.asked,
             )
-        return _run(plan, masks, client, progress, check, mixed=mixed, code=choice.code)
+        done = _run(plan, masks, client, progress, check, mixed=mixed, code=choice.code)
+    if is_blank(masks):
+        warnings.warn(
+            f"{redact(path)} has no class anywhere: every pixel is nodata. What counts "
+            "as nodata is told by `geoseg info RASTER`, and set by --nodata, "
+            "--nodata-rule and --aoi",
+            stacklevel=2,
+        )
+    return done
 
 
 def _otherwise(plan: Plan, numerics: Numerics) -> tuple[str, ...]:
@@ -370,7 +375,7 @@ def _run(
         tiling=replace(plan.tiling, block=record["block"]),
         masks=masks,
         numerics=plan.numerics,
-        files=(*_local_files(plan.source), *_existing(masks.path)),
+        files=(*local_files(plan.source), *existing(masks.path)),
         memory=plan.memory,
         mixed=mixed,
         code=code,
@@ -443,66 +448,3 @@ def _held_out(card: Card) -> dict[str, Any]:
         return {}
     known = ("how", "pixels", "overall_accuracy", "interval", "blocks", "mean_iou")
     return {"validation": {k: found[k] for k in known if k in found}}
-
-
-_FILES = {
-    ".tif", ".tiff", ".vrt", ".png", ".jpg", ".jpeg", ".nc", ".gpkg", ".shp",
-    ".geojson", ".json", ".parquet", ".fgb", ".html", ".zip",
-}  # fmt: skip
-"""Endings of files, which masks are not."""
-
-
-def _check_ending(out: str) -> None:
-    ending = Path(out).suffix.lower()
-    if ending in _FILES:
-        raise MasksError(
-            f"{redact(out)} is named like a file ({ending}); masks are a folder: write "
-            f"--out {redact(out[: -len(ending)])}.zarr, and make files of it with "
-            "geoseg export or geoseg vectorize"
-        )
-
-
-def _checked_out(out: str, source: Source) -> str:
-    """Return the store's path, or raise where it would lie in or on the input."""
-    if out.startswith(("http://", "https://")):
-        raise MasksError(
-            f"{redact(out)} cannot be written to: masks lie in a folder or an object "
-            "store, such as masks.zarr or s3://bucket/masks.zarr"
-        )
-    if "://" in out:
-        _check_ending(out)
-        return out.rstrip("/")
-    target = Path(out).resolve()
-    for file in _local_files(source):
-        place = Path(file).resolve()
-        if place == target or place in target.parents:
-            raise MasksError(
-                f"the output {out} lies on or inside the input {file}: choose "
-                "another --out"
-            )
-    _check_ending(out)
-    if target.is_file():
-        raise MasksError(
-            f"{out} is a file; the masks are a folder: choose another --out"
-        )
-    return str(target)
-
-
-def _local_files(source: Source) -> list[str]:
-    """Return the local files or the folder that a source is read from."""
-
-    def named(identity: Mapping[str, Any]) -> Iterator[str]:
-        if "path" in identity:
-            yield str(identity["path"])
-        if "files" in identity:
-            yield source.name
-        for inner in identity.values():  # of what is clipped, resampled, warped
-            if isinstance(inner, Mapping):
-                yield from named(inner)
-
-    return [file for name in named(source.identity) for file in _existing(name)]
-
-
-def _existing(name: str) -> list[str]:
-    there = "://" not in name and os.path.exists(name)  # noqa: PTH110 - never raises
-    return [name] if there else []

@@ -27,6 +27,12 @@ def block_counts(masks: Masks) -> tuple[int, int]:
     return len(masks.done()), total
 
 
+def is_blank(masks: Masks) -> bool:
+    """Whether all of a complete map is nodata: chunks of nothing are not written."""
+    inside = masks.storage.names("classes")
+    return all(name.startswith(".") or name == "zarr.json" for name in inside)
+
+
 def incomplete(reader: ClassReader) -> str | None:
     """Return what a map lacks, for whoever reads what is made of it; None if nothing.
 

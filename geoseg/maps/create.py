@@ -70,16 +70,13 @@ def create_masks(
     """
     storage = Storage(path.rstrip("/"))
     folder = str(storage.path("")) if storage.is_local else None
-    settings = portable(json.loads(json.dumps(settings)), folder)
-    found = _begun(storage, overwrite=overwrite)
-    if found is not None:
-        _check_same(storage, found, settings, grid)
-        if found.get("created"):
-            hold(storage, found["run"])
-            return open_masks(storage.url)
+    found = resumable(path, settings=settings, grid=grid, overwrite=overwrite)
+    if found is not None and found.get("created"):
+        hold(storage, found["run"])
+        return open_masks(storage.url)
     record = {
         "answers": ANSWERS,
-        "settings": settings,
+        "settings": _as_kept(settings, storage),
         "block": block,
         "run": provenance["run"],
         "created": False,
@@ -101,6 +98,30 @@ def create_masks(
     )
     write_record(storage, {**record, "created": True})
     return open_masks(storage.url)
+
+
+def resumable(
+    path: str, *, settings: Mapping[str, Any], grid: Grid, overwrite: bool = False
+) -> dict[str, Any] | None:
+    """Return the record of the store that a run would resume; None where it begins one.
+
+    Nothing is written. Arguments as `create_masks`.
+
+    Raises:
+        MasksError: Something else is there, or a store made by other settings.
+    """
+    storage = Storage(path.rstrip("/"))
+    found = _begun(storage, overwrite=overwrite)
+    if found is not None:
+        _check_same(storage, found, _as_kept(settings, storage), grid)
+    return found
+
+
+def _as_kept(settings: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
+    """Return settings as the record of a store has them."""
+    folder = str(storage.path("")) if storage.is_local else None
+    kept: dict[str, Any] = portable(json.loads(json.dumps(settings)), folder)
+    return kept
 
 
 def settings_of(path: str) -> dict[str, Any] | None:

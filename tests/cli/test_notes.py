@@ -107,3 +107,18 @@ def test_training_says_them_too(folder, monkeypatch, capsys, line, said):
     assert run(train.split()) == 2, "labels without classes are refused, after that"
     heard = capsys.readouterr().err.splitlines()
     assert any(t.startswith("geoseg: warning: ") and said in t for t in heard)
+
+
+@pytest.mark.parametrize("way", [(), ("--shards",), ("--zarr-format", "3")])
+def test_a_map_of_nothing_is_said(tmp_path, capsys, way):
+    raster = tmp_path / "blank.tif"
+    write_tif(raster, np.zeros((2, 40, 40), "u1"), names=("red", "nir"), nodata=0)
+    command = ["segment", str(raster), "--model", NDVI, "-q", *way]
+    for _ in range(2):  # as it is made, and as it is found
+        assert run([*command, "--out", str(tmp_path / "blank.zarr")]) == 0
+        assert "no class anywhere" in capsys.readouterr().err
+    pixels = np.zeros((2, 40, 40), "u1")
+    pixels[:, 20, 20] = 1
+    write_tif(raster, pixels, names=("red", "nir"), nodata=0)
+    assert run([*command, "--out", str(tmp_path / "one.zarr")]) == 0
+    assert "no class anywhere" not in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import click
 import pytest
-from declared import DECLARED
+from declared import DECLARED, TYPED
 
 import geoseg
 from geoseg.cli import COMMANDS, program
@@ -79,9 +79,7 @@ def test_python_describes_its_keywords(function):
         assert f"\n    {name}: " in text, name
 
 
-@pytest.mark.parametrize(
-    ("options", "name"), [(o, name) for o, (_, name) in DECLARED.items()]
-)
+@pytest.mark.parametrize(("options", "name"), TYPED.items())
 def test_the_command_line_has_the_declared_options(options, name):
     found = {p.name: p for p in command_of(name).params}
     fields = {*options.model_fields}
