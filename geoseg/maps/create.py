@@ -186,7 +186,7 @@ def _check_same(
             words.append(f"{crs_name(there)} there, {crs_name(grid)} now")
         begun, those = "with other settings", "use those, another --out, or --overwrite"
         if replaced(old.get("source"), new.get("source")):  # no setting undoes that
-            begun = "of another raster than lies there now"
+            begun = "from another raster than is there now"
             those = "another --out keeps that map, --overwrite begins it again"
         raise ChangedError(
             f"{name} was begun {begun} ({'; '.join(words)})",

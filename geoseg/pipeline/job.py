@@ -7,19 +7,20 @@ import logging
 import os
 import socket
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg._version import __version__
-from geoseg.core.text import plain
-from geoseg.errors import GeosegError, Terminated, is_full
+from geoseg.core.text import plain, redact
+from geoseg.errors import GeosegError, Terminated, first_line, is_full
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.status import end_stages, post_status, write_status
+from geoseg.pipeline.status import FILE, end_stages, post_status, write_status
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,12 +50,12 @@ class PipelineRun:
     """What ends with the run, such as the cluster."""
     if_changed: IfChanged = "refuse"
     """What becomes of masks of another raster, model or setting."""
-    webhook: str | None = None
-    """What is told how it ended."""
     shared: Client | None = None
     """The cluster where one is open already."""
     status: dict[str, Any] = field(default_factory=dict)
     """What `status.json` says."""
+    _before: bytes | None = None
+    """What it said of the run before."""
     _opened: list[Client | None] = field(default_factory=list)
     _told: float = -1e9
 
@@ -80,6 +81,8 @@ class PipelineRun:
 
     def begin(self) -> None:
         """Note that the run has begun, in the log and for whoever asks."""
+        with suppress(FileNotFoundError):
+            self._before = self.storage.get(FILE)
         self.status = {
             "name": self.pipeline.name,
             "state": "running",
@@ -90,6 +93,19 @@ class PipelineRun:
         }
         facts = {"name": self.pipeline.name, "version": __version__}
         self.log("pipeline", "start", **facts, pid=os.getpid())
+
+    def withdraw(self, text: str) -> None:
+        """Leave a folder whose masks are kept, as the run before it did."""
+        self.log("pipeline", "kept", text=text)
+        if self._before is None:
+            self.storage.discard(FILE)
+        else:
+            self.storage.put(FILE, self._before)
+
+    def post(self, webhook: str) -> None:
+        """Tell a web address how the run ended, if it has begun."""
+        if self.status.get("state", "running") != "running":
+            post_status(webhook, {"out": self.pipeline.out, **self.status})
 
     def log(self, stage: str, event: str, **facts: Any) -> None:  # noqa: ANN401
         """Add a line to the log; secrets in URLs are not part of it."""
@@ -114,8 +130,6 @@ class PipelineRun:
             end_stages(self.status)
         self.status["updated"] = _now()
         write_status(self.storage, self.status)
-        if self.webhook and self.status["state"] != "running":
-            post_status(self.webhook, {"out": self.pipeline.out, **self.status})
 
     def progress(self, stage: str) -> Callable[[Progress], None]:
         """Return what a stage tells its progress to."""
@@ -165,15 +179,19 @@ _STATES = {
 _ENDS = {"done", "failed", "interrupted"}
 
 
-def ended_as(error: BaseException) -> tuple[str, int]:
-    """Return how a run ended that an error ends, and its exit status."""
-    if isinstance(error, Terminated):
-        return "interrupted", 143
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
-    if is_full(error):
-        return "failed", 3
-    return "failed", error.exit_status if isinstance(error, GeosegError) else 1
+def ending_of(error: BaseException) -> tuple[str, dict[str, Any]]:
+    """Return how a run ended that an error ends: the event, and facts of its line."""
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        status = 143 if isinstance(error, Terminated) else 130
+        return "interrupted", {"signal": type(error).__name__, "status": status}
+    if isinstance(error, GeosegError):
+        status = 3 if is_full(error) else error.exit_status
+        return "failed", {"error": str(error), "status": status}
+    facts: dict[str, Any] = {"error": first_line(error), "status": 3}
+    if not is_full(error):  # a mistake of ours, which a line does not tell
+        lines = redact("".join(traceback.format_exception(error)))
+        facts |= {"traceback": lines, "status": 1}
+    return "failed", facts
 
 
 def _now() -> str:

@@ -6,7 +6,6 @@ of; the same command again does what is left. One run at a time; a log as JSON l
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.core.text import redact
-from geoseg.errors import ChangedError, GeosegError, Terminated, first_line, is_full
+from geoseg.errors import ChangedError, GeosegError, Terminated, is_full
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.job import META, PipelineRun, ended_as
+from geoseg.pipeline.job import META, PipelineRun, ending_of
 from geoseg.pipeline.options import IfChanged
 from geoseg.pipeline.product_paths import newest
 from geoseg.pipeline.stages import STAGES, run_stage
@@ -61,26 +60,25 @@ def run_pipeline(
     """
     here, following = newest(pipeline, day)
     check_policy(pipeline, if_changed)
+    runs: list[PipelineRun] = []
 
-    def attempt(place: Pipeline) -> dict[str, Any]:
+    def attempt(place: Pipeline, policy: IfChanged) -> dict[str, Any]:
         with ExitStack() as stack:
-            return _run(
-                PipelineRun(place, overwrite, show, stack, if_changed, webhook, client)
-            )
+            runs.append(PipelineRun(place, overwrite, show, stack, policy, client))
+            return _run(runs[-1])
 
     try:
-        return _retried(lambda: attempt(here), retries)
-    except ChangedError as error:
-        if if_changed != "new":
-            raise ChangedError(
-                error.what,
-                "--if-changed overwrite makes them again, --if-changed new keeps them "
-                "and begins others, with {date} or {number} in out",
-            ) from error
-        warnings.warn(
-            f"{error.what}. A new run begins in {following.out}", stacklevel=2
-        )
-    return _retried(lambda: attempt(following), retries)
+        try:
+            return _retried(lambda: attempt(here, if_changed), retries)
+        except ChangedError as error:
+            if if_changed != "new":
+                raise
+            text = f"{error.what}. A new run begins in {following.out}"
+            warnings.warn(text, stacklevel=2)
+        return _retried(lambda: attempt(following, "refuse"), retries)
+    finally:
+        if webhook and runs:
+            runs[-1].post(webhook)
 
 
 def check_policy(pipeline: Pipeline, if_changed: IfChanged) -> None:
@@ -111,7 +109,7 @@ def _run(run: PipelineRun) -> dict[str, Any]:
         if run.overwrite:
             run.forget()
         run.begin()
-        with _told(run):
+        with _told(run), _remedied():
             made = {
                 name: run_stage(run, name, settings)
                 for name in STAGES
@@ -122,19 +120,29 @@ def _run(run: PipelineRun) -> dict[str, Any]:
 
 
 @contextmanager
+def _remedied() -> Iterator[None]:
+    """Say of masks of another raster what a pipeline can do about them."""
+    try:
+        yield
+    except ChangedError as error:
+        raise ChangedError(
+            error.what,
+            "--if-changed overwrite makes it again, --if-changed new keeps it and "
+            "begins another, with {date} or {number} in out",
+        ) from error
+
+
+@contextmanager
 def _told(run: PipelineRun) -> Iterator[None]:
     """Write into the log how it ended, if not well."""
     try:
         yield
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        event, status = ended_as(error)
-        known = isinstance(error, GeosegError)
-        facts = {"error": str(error) if known else first_line(error)}
-        if event == "interrupted":
-            facts = {"signal": type(error).__name__}
-        elif status == 1:  # a mistake of ours, which a line does not tell
-            facts["traceback"] = redact("".join(traceback.format_exception(error)))
-        _try_to_log(run, event, **facts, status=status)
+        if isinstance(error, ChangedError) and run.if_changed == "new":
+            run.withdraw(error.what)
+            raise
+        event, facts = ending_of(error)
+        _try_to_log(run, event, **facts)
         raise
 
 

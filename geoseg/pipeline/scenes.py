@@ -32,7 +32,7 @@ from geoseg.execution.engine import engine, processes
 from geoseg.execution.options import ClusterOptions
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
-from geoseg.pipeline.job import META, PipelineRun, ended_as
+from geoseg.pipeline.job import META, PipelineRun, ending_of
 from geoseg.pipeline.options import IfChanged
 from geoseg.pipeline.product_paths import stem_of, with_values
 from geoseg.pipeline.run import check_policy, run_pipeline
@@ -268,26 +268,38 @@ def run_scenes(
     job = partial(_run_scene, overwrite=overwrite, if_changed=if_changed, day=day)
     whole = first.model_copy(update={"out": folder})
     with ExitStack() as stack, held(Storage(folder), f"{META}/lock"):
-        run = PipelineRun(whole, overwrite, lambda *_: None, stack, webhook=webhook)
+        run = PipelineRun(whole, overwrite, lambda *_: None, stack)
         table = _Table(run, pipelines, show)
         run.begin()
-        todo = [*pipelines]
         try:
-            client = run.client()
-            for left in range(retries, -1, -1):
-                for outcome in _each(job, {n: pipelines[n] for n in todo}, client):
-                    table.note(outcome)
-                todo = [n for n in todo if table.rows[n].status == 3]
-                if not todo or not left:
-                    break
+            _try_each(job, pipelines, table, retries)
         except BaseException as error:
-            event, status = ended_as(error)
-            table.finish(event, error=first_line(error), status=status)
+            event, facts = ending_of(error)
+            table.finish(event, **facts)
             raise
-        outcomes = [*table.rows.values()]
-        status = status_of(outcomes)
-        table.finish("failed" if status else "done", status=status)
-    return outcomes
+        else:
+            status = status_of(table.rows.values())
+            table.finish("failed" if status else "done", status=status)
+        finally:
+            if webhook:
+                run.post(webhook)
+    return [*table.rows.values()]
+
+
+def _try_each(
+    job: Callable[[str, Pipeline], SceneOutcome],
+    pipelines: Mapping[str, Pipeline],
+    table: _Table,
+    retries: int,
+) -> None:
+    """Run all scenes, and those again that a rerun can finish."""
+    client, todo = table.run.client(), [*pipelines]
+    for _ in range(retries + 1):
+        for outcome in _each(job, {n: pipelines[n] for n in todo}, client):
+            table.note(outcome)
+        todo = [n for n in todo if table.rows[n].status == 3]
+        if not todo:
+            return
 
 
 def status_of(outcomes: Iterable[SceneOutcome]) -> int:

@@ -30,6 +30,8 @@ _PATIENCE = 10.0
 """Seconds that a webhook is waited for."""
 _PAUSES = (1.0, 4.0)
 """Seconds after which a webhook that does not answer is tried again."""
+STATES = ("waiting", "done", "unchanged", "failed")
+"""What becomes of a scene."""
 _EXIT = {"done": 0, "running": 0, "interrupted": 3, "killed": 3}
 """Exit statuses of states; those of failed runs are their own."""
 
@@ -59,9 +61,11 @@ def post_status(url: str, facts: Mapping[str, Any]) -> None:
                 return
         except (OSError, ValueError, HTTPException) as error:
             if pause is None:
+                cause = getattr(error, "reason", None)  # without urllib's brackets
+                shown = cause if isinstance(cause, BaseException) else error
                 warnings.warn(
                     f"the webhook at {urlsplit(url).hostname} could not be told how "
-                    f"the run ended: {first_line(error)}",
+                    f"the run ended: {first_line(shown)}",
                     stacklevel=2,
                 )
             else:
@@ -86,7 +90,7 @@ def read_status(out: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise MasksError(
             f"{redact(out)} has no {FILE}: it is not the folder of a pipeline's "
-            "products, or nothing has run there yet"
+            f"products, or nothing has run there yet{_runs_below(out)}"
         ) from error
     process = found.pop("process", {})
     gone = has_ended(process.get("place"), process.get("pid", 0), process["started"])
@@ -94,6 +98,15 @@ def read_status(out: str) -> dict[str, Any]:
         found["state"] = "killed"
         end_stages(found)
     return {**found, "pid": process["pid"]}
+
+
+def _runs_below(out: str) -> str:
+    """Name the newest run in a folder of runs, such as one for each day."""
+    found = [] if "://" in out else [*Path(out).glob(f"*/{FILE}")]
+    if not found:
+        return ""
+    newest = max(found, key=lambda file: file.stat().st_mtime).parent
+    return f"; the newest run below it is geoseg status {redact(str(newest))}"
 
 
 def end_stages(status: dict[str, Any]) -> None:
@@ -162,8 +175,8 @@ def metrics_of(out: str, found: Mapping[str, Any]) -> Iterator[str]:
         for key, name in (("blocks", "blocks_done"), ("of", "blocks")):
             if key in stage:
                 values[name] = values.get(name, 0) + stage[key]
-    for state, count in found.get("scenes", {}).items():
-        values[f"scenes_{state}"] = count
+    if "scenes" in found:  # a state that none is in is 0, not absent
+        values |= {f"scenes_{state}": found["scenes"].get(state, 0) for state in STATES}
     for name, value in values.items():
         yield f"# TYPE geoseg_{name} gauge"
         yield f"geoseg_{name}{label} {float(value):.16g}"

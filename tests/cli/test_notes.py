@@ -109,6 +109,7 @@ def test_training_says_them_too(folder, monkeypatch, capsys, line, said):
     assert any(t.startswith("geoseg: warning: ") and said in t for t in heard)
 
 
+@pytest.mark.filterwarnings("default:.*no class anywhere")
 @pytest.mark.parametrize("way", [(), ("--shards",), ("--zarr-format", "3")])
 def test_a_map_of_nothing_is_said(tmp_path, capsys, way):
     raster = tmp_path / "blank.tif"

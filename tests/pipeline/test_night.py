@@ -81,6 +81,9 @@ def test_a_new_image_at_the_same_path_is_a_new_run_where_that_is_asked_for(water
     change(water.parent, nodata=9)
     with pytest.raises(ChangedError, match=r"there now .scene.tif has changed: last"):
         run_pipeline(pipeline, day="2026-03-01")
+    refused = read_status(f"{out}/2026-03-01")
+    assert (refused["state"], refused["status"]) == ("failed", 2)
+    assert "--if-changed new keeps it" in refused["error"], "as is printed"
     with pytest.warns(UserWarning, match=r"A new run begins in .*2026-03-01-2"):
         made = run_pipeline(pipeline, day="2026-03-01", if_changed="new")
     assert made["segment"]["product"] == f"{out}/2026-03-01-2/masks.zarr"
@@ -233,6 +236,45 @@ def test_a_webhook_is_told_how_it_ended(water, capsys, monkeypatch):
     assert "of-ours" not in said
     assert geoseg_run([*line, "--webhook", "ftp://host/x"]) == 2
     assert "is not a web address" in capsys.readouterr().err
+
+
+def test_what_ended_well_is_no_false_alarm(water, monkeypatch):
+    """Neither where a new run begins beside kept masks, nor where a try is repeated."""
+    told, url = [], "https://host.invalid/hook"
+    monkeypatch.setattr(
+        "geoseg.pipeline.job.post_status", lambda *told_of: told.append(told_of)
+    )
+    pipeline = read_pipeline(water, [f"out={water.parent}/{{number}}"])
+    run_pipeline(pipeline)
+    kept = read_status(f"{water.parent}/1")
+    change(water.parent, nodata=9)
+    with pytest.warns(UserWarning, match="A new run begins in"):
+        run_pipeline(pipeline, if_changed="new", webhook=url)
+    assert read_status(f"{water.parent}/1") == kept
+    log = (water.parent / "1" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["event"] == "kept"
+    assert [(u, t["out"], t["status"]) for u, t in told] == [
+        (url, f"{water.parent}/2", 0)
+    ]
+    stage, failures = geoseg.pipeline.run.run_stage, iter([True])
+
+    def fails_once(*arguments):
+        if next(failures, False):
+            raise BlocksFailedError({(0, 0): "hiccup"}, 1)
+        return stage(*arguments)
+
+    monkeypatch.setattr(geoseg.pipeline.run, "run_stage", fails_once)
+    with pytest.warns(UserWarning, match="Trying again"):
+        run_pipeline(pipeline, retries=1, webhook=url)
+    assert [t["status"] for _, t in told] == [0, 0]
+
+
+def test_a_folder_of_runs_names_the_newest(water, capsys):
+    for day in ("2026-03-01", "2026-03-02"):
+        run_pipeline(read_pipeline(water), day=day)
+    assert geoseg_run(["status", str(water.parent / "out")]) == 2
+    newest = water.parent / "out" / "2026-03-02"
+    assert f"geoseg status {newest}" in capsys.readouterr().err
 
 
 def test_the_log_for_machines(water, capsys, monkeypatch):
