@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
 from geoseg.core.options import Cli, Options, Section, checked, cli_of, flag_of
 from geoseg.core.text import redact
@@ -47,6 +49,29 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
             form = f"write it as {self.form}" if self.form else str(error)
             self.fail(f"{value!r}: {form}", param, ctx)
 
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Ask the shell for files where the value may be one."""
+        place = _Place().shell_complete(ctx, param, incomplete)
+        return place if _is_place(param) else []
+
+
+class _Place(click.types.StringParamType):
+    """A path, URL or name: shells complete what lies on the disk."""
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Ask the shell for files and folders."""
+        return [CompletionItem(incomplete, type="file")]
+
 
 _OPENED = {"masks", "raster", "rasters", "source", "thing", "what", "pipeline"}
 """Arguments of which the first is told at once: libraries take seconds to load."""
@@ -57,6 +82,12 @@ class Command(click.Command):
 
     Its help has its options in sections, where they are many.
     """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            if parameter.type is click.STRING and _is_place(parameter):
+                parameter.type = _Place()
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         """Run the command."""
@@ -93,6 +124,17 @@ class Command(click.Command):
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+
+def _is_place(parameter: click.Parameter) -> bool:
+    """Whether what is given may be a file or folder."""
+    if isinstance(parameter, click.Argument):
+        return True
+    return bool(_ON_DISK.search(parameter.metavar or ""))
+
+
+_ON_DISK = re.compile(r"\b(FILE|FOLDER|PATH|RASTERS?|MASKS|MODEL)\b")
+"""What an option asks for that lies on a disk, or may."""
 
 
 def _is_single(option: click.Parameter) -> bool:

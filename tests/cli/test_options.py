@@ -1,6 +1,7 @@
 """Options are declared once: the command line, TOML and Python have the same ones."""
 
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import get_type_hints
 
 import click
 import pytest
+from click.testing import CliRunner
 from declared import DECLARED, TYPED
 
 import geoseg
@@ -188,3 +190,46 @@ def test_no_command_imports_what_it_does_not_need(words):
     heavy = {"torch", "dask", "distributed", "numba", "xarray", "scipy", "zarr"}
     heavy |= {"shapely", "pandas", "sklearn", *(["rasterio"] * (words == "--help"))}
     assert not heavy & {*answer.stdout.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("geoseg seg", "plain,segment"),
+        ("geoseg segment --sca", "plain,--scales"),
+        ("geoseg segment --engine op", "plain,openvino"),
+        ("geoseg segment sc", "file,sc"),
+        ("geoseg view masks.zarr --regions re", "file,re"),
+        ("geoseg segment scene.tif --model mo", "file,mo"),
+        ("geoseg segment scene.tif --overlap 1", ""),
+        ("geoseg run pipe", "file,pipe"),
+    ],
+)
+def test_shells_complete(shell, words, offered, monkeypatch, capsys):
+    """Commands, options, choices and files; numbers are nobody's guess."""
+    monkeypatch.setenv("COMP_WORDS", words)
+    last, index = words.split()[-1], str(len(words.split()) - 1)
+    monkeypatch.setenv("COMP_CWORD", last if shell == "fish" else index)
+    monkeypatch.setenv("_GEOSEG_COMPLETE", f"{shell}_complete")
+    with pytest.raises(SystemExit):
+        program.main(prog_name="geoseg", complete_var="_GEOSEG_COMPLETE")
+    printed = capsys.readouterr().out
+    answers = {line.partition("\t")[0] for line in printed.split("\n") if line}
+    if shell == "zsh":
+        lines = printed.strip("\n").split("\n")
+        answers = {f"{a},{b}" for a, b in zip(lines[::3], lines[1::3], strict=False)}
+    assert answers == ({offered} if offered else set())
+
+
+def test_the_script_for_zsh_loads_what_it_needs():
+    """In a fresh ~/.zshrc nothing has; then `compdef` is an unknown command."""
+    shell = shutil.which("zsh")
+    if shell is None:
+        pytest.skip("zsh is not installed")
+    script = CliRunner().invoke(program, ["completion", "zsh"]).output
+    done = subprocess.run(
+        [shell, "-f", "-c", f"{script}\nprint $_comps[geoseg]"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("_geoseg_completion\n", "")
