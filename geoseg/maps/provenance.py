@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
     if not made:
         facts.append(("Made by", "another tool, which left no record"))
     else:
-        facts += _of_run(made)
+        facts += _of_run(made, {c.value: c.name for c in reader.classes})
     if isinstance(reader, Masks):
         facts += _of_blocks(reader, made)
         if objects := objects_by_class(reader):
@@ -74,13 +74,18 @@ def facts_of(reader: ClassReader) -> list[tuple[str, str]]:
     return facts
 
 
+def has_objects(reader: ClassReader) -> TypeGuard[Masks]:
+    """Whether a map is finished and has objects."""
+    return (
+        isinstance(reader, Masks)
+        and "instances" in reader.arrays
+        and bool(reader.record().get("objects"))
+    )
+
+
 def objects_by_class(reader: ClassReader) -> dict[str, int]:
     """Return how many objects a finished map has; empty for maps without objects."""
-    if (
-        not isinstance(reader, Masks)
-        or "instances" not in reader.arrays
-        or not reader.record().get("objects")
-    ):
+    if not has_objects(reader):
         return {}
     values, counts = np.unique(
         reader.objects(["class_id"])["class_id"], return_counts=True
@@ -92,7 +97,7 @@ def objects_by_class(reader: ClassReader) -> dict[str, int]:
     }
 
 
-def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _of_run(made: Mapping[str, Any], names: Mapping[int, str]) -> list[tuple[str, str]]:
     settings, model = made.get("settings", {}), made.get("model", {})
     facts = [
         ("Model", str(model.get("name", "unknown"))),
@@ -105,7 +110,7 @@ def _of_run(made: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{settings.get('window')} px, overlapping by {settings.get('overlap')} px",
         ),
         ("Arrays", ", ".join(settings.get("arrays", []))),
-        ("Settings", _settings(settings)),
+        ("Settings", _settings(settings, names)),
         ("Device", _devices(made)),
         ("geoseg", str(made.get("version", "unknown"))),
         ("Begun", when(made.get("begun"))),
@@ -137,9 +142,11 @@ _TOLD = {
 """Settings that have a line of their own, or no meaning for people."""
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, Any], names: Mapping[int, str]) -> str:
     """Return the other settings that a map was made with."""
     rest = {k: v for k, v in settings.items() if k not in _TOLD and v not in (None, [])}
+    if "things" in rest:  # which are kept as values
+        rest["things"] = [names.get(value, value) for value in rest["things"]]
     return ", ".join(
         f"{name.replace('_', ' ')} {_listed(value)}" for name, value in rest.items()
     )
@@ -183,8 +190,8 @@ def _of_blocks(masks: Masks, made: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(
             ("Time", f"{span_of_time(wall)} in the last run, {number(speed)} Mpx/s")
         )
-        times = f"{number(forward / wall)} × the time of the run"
-        text = f"{span_of_time(forward)}, summed over all workers ({times})"
+        share = f"{number(100 * forward / wall)} % of the time of the run"
+        text = f"{span_of_time(forward)}, summed over all workers: {share}"
         facts.append(("Time in the model", text))
     return facts
 

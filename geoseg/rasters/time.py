@@ -225,9 +225,9 @@ class Series:
         import shapely
 
         def made() -> list[Geometry | None]:
-            found = [None if c is None else shapely.from_wkb(c) for c in self.covers]
-            shapely.prepare([f for f in found if f is not None])
-            return found
+            # Not prepared: GEOS fills in what it prepares while it is asked, and
+            # threads that ask at once crash. A rectangle is quick without.
+            return [None if c is None else shapely.from_wkb(c) for c in self.covers]
 
         return cast("list[Geometry | None]", self.opened.get("outlines", made))
 

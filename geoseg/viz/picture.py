@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from colorsys import hls_to_rgb
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _SAMPLES = 5  # a side: the stretch is measured on 25 windows spread over the raster
 _SAMPLE = 128
 _STRAY = 0.001  # of mapped pixels may have nodata's value by chance
+_OBJECT_COLOURS = 3072
 # Cividis (Nuñez et al. 2018), readable with any colour vision.
 _CIVIDIS = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 
@@ -300,6 +303,27 @@ def byte_colors() -> NDArray[np.uint8]:
         table[:255, band] = np.interp(at, np.arange(len(stops)), stops[:, band])
     table[:255, 3] = 255
     return table
+
+
+def object_colours(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Return RGBA by object (y, x, 4): a colour for each, clear where there is none.
+
+    Ids that follow each other, often neighbours, differ.
+    """
+    rgba = _object_table()[ids % _OBJECT_COLOURS]
+    rgba[ids == 0] = 0
+    return rgba
+
+
+@cache
+def _object_table() -> NDArray[np.uint8]:
+    golden = 0.618034
+    rows = [
+        hls_to_rgb(i * golden % 1, (0.42, 0.55, 0.68)[i % 3], 0.75)
+        for i in range(_OBJECT_COLOURS)
+    ]
+    rgb = np.rint(255 * np.array(rows)).astype(np.uint8)
+    return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], axis=1)
 
 
 def class_png(values: NDArray[Any], classes: Sequence[Class]) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import xarray as xr
 from dated_scenes import Scenes, whole, write_raster
 
@@ -190,6 +191,19 @@ def test_scenes_straight_into_a_model(made, tmp_path):
     assert np.array_equal(*maps)
     assert (tmp_path / "b.items.json").exists()
     assert len(np.unique(maps[0])) > 1
+
+
+def test_outlines_that_threads_share_are_not_prepared(made):
+    """GEOS writes into prepared ones while they are asked: a run ended by SIGSEGV."""
+    path = made[1]
+    plan = plan_of(path, PlanOptions(model="threshold:ndvi", reduce="median"))
+    series = plan.source
+    while not isinstance(series, Series):
+        series = series.source
+    series.read(series.grid.window)
+    outlines = series._outlines()
+    assert len(outlines) == 3
+    assert not shapely.is_prepared(outlines).any()
 
 
 def test_a_plan_counts_what_many_dates_take(made):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from PIL import Image as Pillow
 from stores import write_masks
 from tifs import write_tif
 
@@ -21,6 +23,7 @@ from geoseg.maps.group import OBJECT_COLUMNS, create_objects
 from geoseg.maps.reader import read_plain
 from geoseg.viz.picture import image_of
 from geoseg.viz.report import report
+from geoseg.viz.report.objects import object_sizes
 from geoseg.viz.statistics import PLACE, map_statistics
 
 NODATA = 255
@@ -274,6 +277,41 @@ def test_objects_are_counted_and_shares_are_of_the_area(tmp_path):
     assert "3 objects" in text
     assert "Objects 3: tree 1, roof 2" in text
     assert "Share is of the area with a class" in text
+
+
+def test_objects_have_sizes_and_a_colour_each(tmp_path, image):
+    rows, columns = np.mgrid[:300, :400]
+    ids = (1 + rows // 50 * 8 + columns // 50).astype(np.uint32)
+    grid = Grid(
+        crs="EPSG:32633", transform=Affine(10, 0, 480_000, 0, -10, 5_460_000),
+        height=300, width=400,
+    )  # fmt: skip
+    masks = write_masks(
+        tmp_path / "m.zarr", (ids % 2).astype(np.uint8), grid=grid,
+        table=class_table(["tree", "roof"]), done=False, instances=ids,
+        run={"settings": {"things": [1, 0], "window": 64, "overlap": 0}},
+    )  # fmt: skip
+    boxes = {name: np.zeros(48) for name in OBJECT_COLUMNS}
+    kinds = np.arange(1, 49) % 2
+    boxes |= {"class_id": kinds, "pixels": np.where(kinds, 2500, [*range(100, 148)])}
+    create_objects(masks.path)(boxes)
+    masks.finish({})
+    found = object_sizes(masks)
+    assert found["unit"] == "ha"
+    tree, roof = sorted(found["rows"], key=lambda row: row["name"], reverse=True)
+    assert (tree["count"], roof["count"]) == ("24", "24")
+    assert float(roof["median"]) == pytest.approx(25, rel=2e-3)
+    assert float(tree["largest"]) == pytest.approx(1.47, abs=0.01)
+    low, high = map(float, tree["most"].split(" … "))
+    assert 1.0 < low < float(tree["median"]) < high < 1.47
+    page = report(masks, tmp_path / "page.html", raster=image)
+    assert "things roof, tree" in text_of(page), "by name"
+    assert "image map objects" in text_of(page)
+    pictures = re.findall(r'data:image/png;base64,([^"]+)" alt="[^"]*: objects"',
+                          page.read_text())  # fmt: skip
+    colours = np.asarray(Pillow.open(BytesIO(base64.b64decode(pictures[0]))))
+    close = {tuple(c) for c in colours.reshape(-1, 4).tolist()}
+    assert len(close) >= 9, "a colour each of those in a close-up"
 
 
 def test_a_class_raster_of_another_tool(tmp_path, image):

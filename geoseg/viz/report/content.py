@@ -17,6 +17,7 @@ from geoseg.maps.provenance import (
     crs_name,
     facts_of,
     failed,
+    has_objects,
     map_name,
     objects_by_class,
     provenance,
@@ -31,9 +32,11 @@ from geoseg.viz.picture import (
     encode,
     lon_lat,
     north,
+    object_colours,
     scale_bar,
 )
 from geoseg.viz.report.figures import histogram, profile
+from geoseg.viz.report.objects import object_sizes
 from geoseg.viz.report.repeat import repeated
 from geoseg.viz.seamcheck import SeamCheck
 from geoseg.viz.seams import seams_of
@@ -76,6 +79,7 @@ def content(inputs: PageInputs) -> dict[str, Any]:
         "map": _map(found, classes),
         "classes": classes,
         "unit": _unit(found)[1] if found.areas_m2 is not None else None,
+        "objects": object_sizes(reader),
         "evaluation": _evaluation(inputs.evaluation),
         "confidence": _confidence(found),
         "observed": _observed(found),
@@ -336,6 +340,9 @@ def _place(
     views.append(
         {"name": "map", "src": _data(class_png(values, inputs.reader.classes), "png")}
     )
+    if has_objects(inputs.reader):
+        rgba = object_colours(inputs.reader.read("instances", window))
+        views.append({"name": "objects", "src": _data(encode(rgba, "PNG"), "png")})
     if inputs.reference is not None and kind == "errors":
         truth = inputs.reference.read(window)
         blank = np.iinfo(values.dtype).max
@@ -414,7 +421,7 @@ def _seam(check: SeamCheck) -> dict[str, Any]:
         "bad": check.stands_out,
         "rate": percent(check.rate),
         "elsewhere": percent(check.elsewhere),
-        "borders": f"{check.borders:,}",
+        "borders": counted(check.borders, "border"),
         "period": f"{check.period:,}",
         "svg": profile(check),
     }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from colorsys import hls_to_rgb
 from dataclasses import dataclass, field, replace
-from functools import cache
 from tempfile import TemporaryDirectory
 from threading import Event, Thread, main_thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +28,7 @@ from geoseg.maps.overviews import (
 )
 from geoseg.maps.reader import dtype_of
 from geoseg.maps.store import Masks
-from geoseg.viz.picture import byte_colors, class_png, encode
+from geoseg.viz.picture import byte_colors, class_png, encode, object_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,7 +44,6 @@ TILE = 256
 _POLL = 2.0
 _WITHOUT = 3
 """So many halvings are read from full resolution, or the coarsest overview."""
-_OBJECT_COLOURS = 3072
 
 
 def tile_window(z: int, x: int, y: int) -> Window:
@@ -156,9 +153,7 @@ class ClassesLayer(Background):
             values = self.reader.read("instances", inside)[step // 2 :: step]
             values = values[:, step // 2 :: step]
             ids[: values.shape[0], : values.shape[1]] = values
-        rgba = _object_colours()[ids % _OBJECT_COLOURS]
-        rgba[ids == 0] = 0
-        return encode(rgba, "PNG")
+        return encode(object_colours(ids), "PNG")
 
     def is_readable(self, depth: int) -> bool:
         """Whether what is halved so often is read in a moment, or will be made."""
@@ -294,15 +289,3 @@ class ClassesLayer(Background):
             Window(y=r * side, x=c * side, height=side, width=side) for r, c in blocks
         )
         return [w for w in (s.intersection(whole) for s in squares) if w is not None]
-
-
-@cache
-def _object_colours() -> NDArray[np.uint8]:
-    """Return RGBA by object; ids that follow each other, often neighbours, differ."""
-    golden = 0.618034
-    rows = [
-        hls_to_rgb(i * golden % 1, (0.42, 0.55, 0.68)[i % 3], 0.75)
-        for i in range(_OBJECT_COLOURS)
-    ]
-    rgb = np.rint(255 * np.array(rows)).astype(np.uint8)
-    return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], axis=1)
