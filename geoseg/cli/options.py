@@ -101,6 +101,8 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; of two values for one option none is dropped unsaid."""
+        if ctx.resilient_parsing:  # a shell completes what is not yet whole
+            return super().parse_args(ctx, args)
         _, _, order = self.make_parser(ctx).parse_args([*args])
         for option in filter(_is_single, self.params):
             if (count := order.count(option)) > 1:
@@ -164,6 +166,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command; say which is nearest where there is none of that name."""
         known = self.list_commands(ctx)
+        if ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
         if args and args[0] not in known and not args[0].startswith("-"):
             near = get_close_matches(args[0], known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

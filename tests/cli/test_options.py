@@ -204,6 +204,8 @@ def test_no_command_imports_what_it_does_not_need(words):
         ("geoseg segment scene.tif --model mo", "file,mo"),
         ("geoseg segment scene.tif --overlap 1", ""),
         ("geoseg run pipe", "file,pipe"),
+        ("geoseg segmnt --sca", ""),
+        ("geoseg segment a --block 1 --block 2 --sca", "plain,--scales"),
     ],
 )
 def test_shells_complete(shell, words, offered, monkeypatch, capsys):
@@ -214,7 +216,8 @@ def test_shells_complete(shell, words, offered, monkeypatch, capsys):
     monkeypatch.setenv("_GEOSEG_COMPLETE", f"{shell}_complete")
     with pytest.raises(SystemExit):
         program.main(prog_name="geoseg", complete_var="_GEOSEG_COMPLETE")
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert said == "", "on the line that is being written"
     answers = {line.partition("\t")[0] for line in printed.split("\n") if line}
     if shell == "zsh":
         lines = printed.strip("\n").split("\n")
