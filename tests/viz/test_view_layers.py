@@ -195,7 +195,10 @@ def test_another_map_lies_on_the_first_ones_grid(server):
     assert (shown[:, :250] == shown[0, 0]).all()
     assert (shown[:, 250:] == shown[0, 255]).all()
     assert (shown[0, 0] != shown[0, 255]).any()
-    assert ask_json(server, "at.json?row=3&column=251")["other"]["class"] == "class_4"
+    found = ask_json(server, "at.json?row=3&column=251")
+    assert found["other"]["class"] == "class_4"
+    assert found["object"] == 6
+    assert ask_json(server, "at.json?row=3&column=301")["object"] == 0
     assert ask_json(server, "map.json")["other"] == "older.tif"
     assert tile(server, "other/1/0/0.png")[200, 200, 3] == 255
     assert not tile(server, "other/1/5/5.png").any()
@@ -345,6 +348,11 @@ def pixel(browser, x, y):
 def test_two_maps_follow_each_other(browser, server):
     open_page(browser, server)
     assert "side=other" in browser.current_url, "asked for by --beside"
+    legend = browser.find_element("id", "side-legend")
+    assert legend.text.splitlines() == ["Classes of older.tif", "class_3", "class_4"]
+    keys = browser.find_element("id", "keys").text
+    assert "o objects, b basemap, d two maps" in keys
+    assert "confidence" not in keys, "there is none here"
     views = (
         "return [map, twin].map(m => [m.getCenter().lat, m.getCenter().lng,"
         " m.getZoom()].map(n => Math.round(n * 2)))"
@@ -369,6 +377,7 @@ def test_two_maps_follow_each_other(browser, server):
     assert browser.execute_script(seen) == half
     choose(browser, "side", "objects")
     assert "side=objects" in browser.current_url
+    assert not legend.is_displayed()
     browser.find_element("id", "two").click()
     assert browser.execute_script("return twin === null")
     assert "side=" not in browser.current_url

@@ -119,6 +119,7 @@ class _Answers:
         from starlette.responses import JSONResponse
 
         layers, grid = self.layers, self.layers.classes.grid
+        other = layers.other and layers.other.layer.reader
         return JSONResponse(
             {
                 "title": layers.title,
@@ -134,7 +135,8 @@ class _Answers:
                 "objects": layers.classes.has_objects,
                 "image": layers.image and _bands(layers.image),
                 "regions": layers.regions is not None,
-                "other": layers.other and map_name(layers.other.layer.reader),
+                "other": other and map_name(other),
+                "other_classes": [asdict(c) for c in other.classes] if other else [],
                 "basemap": layers.basemap and layers.basemap.credit,
             }
         )

@@ -175,6 +175,8 @@ class ClassesLayer(Background):
         if self.has_confidence:
             byte = int(self.reader.read("confidence", pixel)[0, 0])
             found["confidence"] = None if byte == 255 else byte / 254
+        if self.has_objects:
+            found["object"] = int(self.reader.read("instances", pixel)[0, 0])
         return found
 
     def named(self, value: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ function makeSides() {
 function showTwin() {
   byId("two").checked = Boolean(state.side);
   byId("side").hidden = !state.side;
+  showSideLegend();
   document.body.classList.toggle("two", Boolean(state.side));
   map.invalidateSize();
   if (!state.side) {
@@ -42,6 +43,23 @@ function showTwin() {
   twinTiles = twinTiles.map((name) => tileLayer(name).addTo(twin));
   twin.invalidateSize();
   follow(map, twin);
+}
+
+// What the colours of the other class map mean.
+function showSideLegend() {
+  const legend = byId("side-legend");
+  legend.hidden = state.side !== "other";
+  if (legend.hidden || byId("side-classes").children.length) return;
+  byId("side-title").textContent = `Classes of ${info.other}`;
+  byId("side-classes").append(...info.other_classes.slice(0, LONG).map(({ name, color }) => {
+    const item = document.createElement("li"), swatch = document.createElement("i");
+    swatch.className = "swatch";
+    swatch.style.background = color;
+    item.append(swatch, name);
+    return item;
+  }));
+  const more = info.other_classes.length - LONG;
+  if (more > 0) byId("side-classes").append(Object.assign(document.createElement("li"), { textContent: `and ${more} more; click the map to see which` }));
 }
 
 function makeTwin() {

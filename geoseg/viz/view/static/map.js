@@ -241,8 +241,9 @@ async function ask(latlng) {
     list.append(...row("confidence", `${(100 * found.confidence).toFixed(1)} %`));
   const p = found.place;
   if (p.lat !== null) list.append(...row("lat, lon", `${p.lat.toFixed(6)}, ${p.lon.toFixed(6)}`));
-  list.append(...row("x, y", `${+p.x.toPrecision(10)}, ${+p.y.toPrecision(10)}`));
+  list.append(...row("x, y", `${digits(p.x)}, ${digits(p.y)}`));
   list.append(...row("row, column", `${found.row}, ${found.column}`));
+  if (found.object) list.append(...row("object", found.object.toLocaleString("en")));
   if (found.other) list.append(...row(info.other, found.other.class ?? found.other.value ?? "nodata"));
   box.append(head, list);
   if (found.region && state.layers.has("regions")) {
@@ -310,12 +311,17 @@ function apply() {
   if (layers.image) layers.image.redraw();
 }
 
+// A coordinate of the map, as finely as its pixels are.
+function digits(value) {
+  const [a, b] = info.transform, pixel = Math.abs(a) + Math.abs(b);
+  return value.toFixed(pixel < 0.01 ? 6 : pixel < 10 ? 1 : 0);
+}
+
 // Where the cursor is: x and y at once, latitude and longitude when it rests.
 let resting;
 function tellCursor({ latlng }) {
   const box = byId("cursor"), [a, b, c, d, e, f] = info.transform;
   const row = -latlng.lat, column = latlng.lng;
-  const digits = (v) => v.toFixed(Math.abs(a) + Math.abs(b) < 0.01 ? 6 : Math.abs(a) + Math.abs(b) < 10 ? 1 : 0);
   const here = `${digits(a * column + b * row + c)}, ${digits(d * column + e * row + f)}`;
   box.textContent = here;
   box.hidden = false;
@@ -342,16 +348,24 @@ function fullScreen() {
   else document.documentElement.requestFullscreen?.();
 }
 
+const keys = { i: "image", c: "classes", p: "regions", s: "confidence", o: "objects", b: "basemap" };
+
 function pressed(event) {
   if (event.target.closest("input, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const boxes = { i: "image", c: "classes", p: "regions", s: "confidence", o: "objects", b: "basemap" };
   const key = event.key.toLowerCase();
-  if (boxes[key] && layers[boxes[key]]) byId(`layer-${boxes[key]}`).click();
+  if (keys[key] && layers[keys[key]]) byId(`layer-${keys[key]}`).click();
   else if (key === "f") fullScreen();
   else if (key === "d") byId("two").click();
   else if (key === "0") showAll();
   else if (key === "g") { byId("panel").open = true; byId("place").focus(); } else return;
   event.preventDefault();
+}
+
+// The keys that do something here.
+function tellKeys() {
+  const words = { regions: "polygons" };
+  const shown = Object.entries(keys).filter(([, name]) => layers[name]).map(([key, name]) => `${key} ${words[name] ?? name}`);
+  byId("keys").textContent = `Keys: arrows, + and −; ${shown.join(", ")}, d two maps, g go to, f full screen, 0 all of it.`;
 }
 
 function showAll() {
@@ -413,6 +427,7 @@ async function begin() {
   makeLegend();
   makeBands();
   makeSides();
+  tellKeys();
   apply();
   for (const name of Object.keys(layers)) {
     byId(`layer-${name}`).addEventListener("change", (event) => {
