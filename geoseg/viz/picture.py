@@ -310,7 +310,7 @@ def object_colours(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
 
     Ids that follow each other, often neighbours, differ.
     """
-    rgba = _object_table()[ids % _OBJECT_COLOURS]
+    rgba: NDArray[np.uint8] = _object_table()[ids % _OBJECT_COLOURS]
     rgba[ids == 0] = 0
     return rgba
 
@@ -322,8 +322,9 @@ def _object_table() -> NDArray[np.uint8]:
         hls_to_rgb(i * golden % 1, (0.42, 0.55, 0.68)[i % 3], 0.75)
         for i in range(_OBJECT_COLOURS)
     ]
-    rgb = np.rint(255 * np.array(rows)).astype(np.uint8)
-    return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], axis=1)
+    rgba = np.full((len(rows), 4), 255, np.uint8)
+    rgba[:, :3] = np.rint(255 * np.array(rows))
+    return rgba
 
 
 def class_png(values: NDArray[Any], classes: Sequence[Class]) -> bytes:
