@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from heapq import heapreplace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,12 +63,16 @@ def cells_of(tiling: Tiling) -> NDArray[np.int64]:
 def share_at_work(tiling: Tiling, workers: int) -> float:
     """Return which share of a run's time its workers are all at work.
 
-    As far as blocks explain it: they take the next one when they have the least to do,
-    are equally fast, and take as long for each window.
+    As far as blocks explain it: workers are equally fast, windows take all as long, and
+    each worker has in hand from the beginning what it will ever have, as GPUs have
+    whose many threads read ahead.
     """
-    loads = [0] * workers
-    for cells in cells_of(tiling).ravel().tolist():
-        heapreplace(loads, loads[0] + cells)
+    cells, loads = cells_of(tiling), [0] * workers
+    wide = max(1, round((tiling.blocks / workers) ** 0.5))
+    order = BlockOrder(np.ones(cells.shape, bool), wide, cells)
+    while (key := order.next(workers)) is not None:
+        order.begun(key)
+        loads[order.home(key) or 0] += int(cells[key])
     return tiling.windows / workers / max(loads)
 
 

@@ -52,7 +52,7 @@ _AT_ONCE = 3
 """Blocks that a device has room for at once."""
 _MANY = 100
 """Blocks for each worker of which the last ones are not worth a thought."""
-_AS_GOOD = 0.01
+_AS_GOOD = 0.02
 """Of a run's time that workers are at work: less is no reason for smaller blocks."""
 _NEAR = 1.25
 """Pixels this much larger or smaller than the model's are taken as they are."""
