@@ -66,6 +66,8 @@ class Headers:
     def layers(self, item: Item) -> list[Layer]:
         """Return the layers of an item that are read."""
         entries = entries_of(item)
+        if not entries:
+            return []
         try:
             found = bands_asked([entries], self.bands, self.name)
         except RasterError:  # it lacks one that others have
@@ -124,6 +126,7 @@ def common_grid(
         _finest(near, headers), key=lambda g: abs(g.transform.determinant), default=None
     )
     if finest is None:
+        bands_asked([entries_of(i) for i in near], headers.bands, headers.name)
         raise SceneMissingError(f"{headers.name}: no file of any scene can be read")
     around = area
     if around is None:

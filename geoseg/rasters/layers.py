@@ -64,6 +64,8 @@ class Layer:
     """Of a quality band."""
     classes: bool = False
     """Whether its numbers are classes, of which there is nothing between two."""
+    elsewhere: tuple[str, ...] = field(default=(), repr=False)
+    """Other addresses of the same file, for messages; may hold credentials."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,9 +183,11 @@ def layer_file(layer: Layer, reading: Reading, handles: Handles) -> RasterFile:
 
 def gone(layer: Layer, error: RasterError) -> SceneMissingError:
     """Return the error that says which scene's file cannot be had."""
+    others = ", ".join(map(redact, layer.elsewhere))
+    also = f"; its item also names {others}, which is not tried" if others else ""
     return SceneMissingError(
-        f"{layer.scene}: its {layer.key} cannot be read ({redact(str(error))}); give "
-        "the same command again, or --skip-missing to continue without"
+        f"{layer.scene}: its {layer.key} cannot be read ({redact(str(error))}){also}; "
+        "give the same command again, or --skip-missing to continue without"
     )
 
 

@@ -2,7 +2,8 @@
 
 Sources: Sentinel-2's scene classification (S2-PDGS-TAS-DI-PSD 14.9), the Landsat 8-9
 Collection 2 Level 2 Data Format Control Book (LSDS-1619, `QA_PIXEL`), the HLS User
-Guide 2.0 (`Fmask`), Planet's UDM2 specification.
+Guide 2.0 (`Fmask`), Planet's UDM2 specification, Digital Earth Australia's products of
+Landsat and Sentinel-2 (`oa_fmask`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-QualityKind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2"]
+QualityKind = Literal["SCL", "QA_PIXEL", "Fmask", "UDM2", "oa_fmask"]
 
 _CALLED: Final[Sequence[tuple[QualityKind, re.Pattern[str]]]] = (
     ("SCL", re.compile(r"(?:^|[_-])scl(?:$|[_-])", re.IGNORECASE)),
     ("QA_PIXEL", re.compile(r"(?:^|_)qa_pixel(?:$|[_.-])", re.IGNORECASE)),
     ("Fmask", re.compile(r"^fmask$", re.IGNORECASE)),
+    ("oa_fmask", re.compile(r"^oa_fmask$", re.IGNORECASE)),
     ("UDM2", re.compile(r"(?:^|_)udm2(?:$|_)", re.IGNORECASE)),
     ("UDM2", re.compile(r"(?:^|_)udm(?:$|_)", re.IGNORECASE)),
 )
@@ -34,6 +36,11 @@ _SCL: Final[Mapping[str, tuple[int, ...]]] = {
     "clouds": (8, 9), "cirrus": (10,), "snow": (11,),
 }  # fmt: skip
 _SCL_NOTHING: Final = (0, 1)  # nodata; saturated or defective
+_OA_FMASK: Final[Mapping[str, tuple[int, ...]]] = {
+    "clouds": (2,), "shadows": (3,), "snow": (4,), "water": (5,)
+}  # fmt: skip
+# What each value of a band of classes means, and which mean that nothing was seen.
+_CLASSES: Final = {"SCL": (_SCL, _SCL_NOTHING), "oa_fmask": (_OA_FMASK, (0,))}
 _BITS: Final[Mapping[str, Mapping[str, int]]] = {
     "QA_PIXEL": {
         "adjacent": 1, "cirrus": 2, "clouds": 3, "shadows": 4, "snow": 5, "water": 7
@@ -73,8 +80,8 @@ def bands_read(kind: QualityKind) -> tuple[int, ...]:
 
 def told_by(kind: QualityKind) -> set[str]:
     """Return what of `series_options.MASKS` a quality band tells of."""
-    if kind == "SCL":
-        return {*_SCL}
+    if kind in _CLASSES:
+        return {*_CLASSES[kind][0]}
     return {*_UDM2} if kind == "UDM2" else {*_BITS[kind]}
 
 
@@ -92,9 +99,10 @@ def hidden_pixels(
         Two (y, x) bool: nodata and defects; and what is masked by name.
     """
     wanted = MASKED if names is None else names
-    if kind == "SCL":
-        classes = [c for name in wanted for c in _SCL.get(name, ())]
-        return _is_any(values[0], _SCL_NOTHING), _is_any(values[0], classes)
+    if kind in _CLASSES:
+        table, nothing = _CLASSES[kind]
+        classes = [c for name in wanted for c in table.get(name, ())]
+        return _is_any(values[0], nothing), _is_any(values[0], classes)
     if kind == "UDM2":
         return _udm2(values, wanted)
     # Of a band with other integers than its specification's no bit can be asked.

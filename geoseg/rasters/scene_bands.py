@@ -122,9 +122,15 @@ def bands_asked(
     """Return the bands that are asked for; all that there are where none is.
 
     Raises:
-        RasterError: No item has one; or a name means other bands of other sensors.
+        RasterError: No item has one, or any; or a name means other bands of other
+            sensors.
     """
     known = bands_there(scenes)
+    if not known:
+        raise RasterError(
+            f"{name}: among the assets of its items are no rasters but pictures to "
+            "look at, quality bands and the like"
+        )
     if words is None:
         words = known
     unnamed = {word for word in known if word.isdigit()}  # as files may have them
@@ -187,6 +193,7 @@ def _layer(
         nodata=asset.nodata,
         applied=asset.applied,
         classes=asset.classes,
+        elsewhere=asset.elsewhere,
     )
 
 
@@ -202,4 +209,5 @@ def quality_layer(item: Mapping[str, Any]) -> Layer | None:
         href=asset.href,
         numbers=bands_read(kind),
         kind=kind,
+        elsewhere=asset.elsewhere,
     )

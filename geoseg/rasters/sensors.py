@@ -50,15 +50,28 @@ _MODIS: Final = {
 }  # fmt: skip
 # NAIP in Earth Engine, and others: only where all three colours are called so.
 _LETTERS: Final = {"R": "red", "G": "green", "B": "blue", "N": "nir", "I": "nir"}
+# Digital Earth Australia numbers infrared bands sensor by sensor.
+_DEA_SENTINEL2: Final = {
+    **_SENTINEL2, "COASTAL_AEROSOL": "coastal", "RED_EDGE_1": "rededge071",
+    "RED_EDGE_2": "rededge075", "RED_EDGE_3": "rededge078", "NIR_1": "nir",
+    "NIR_2": "nir08", "SWIR_2": "swir16", "SWIR_3": "swir22",
+}  # fmt: skip
+_DEA_LANDSAT: Final = {
+    "COASTAL_AEROSOL": "coastal", "NIR": "nir08", "SWIR_1": "swir16",
+    "SWIR_2": "swir22", "PANCHROMATIC": "pan",
+}  # fmt: skip
 # By what is in the path; the first that matches is the sensor.
 _SENSORS: Final = (
+    (re.compile(r"(?<![A-Z0-9])GA_S2[A-D]M"), _DEA_SENTINEL2),
+    (re.compile(r"(?<![A-Z0-9])GA_LS[89]"), _LANDSAT8 | _DEA_LANDSAT),
+    (re.compile(r"(?<![A-Z0-9])GA_LS[57]"), _LANDSAT457 | _DEA_LANDSAT),
     (re.compile(r"HLS\.?L30"), _LANDSAT8),
     (re.compile(r"HLS\.?S30"), _SENTINEL2),
     (re.compile(r"(?<![A-Z0-9])M[OY]D09|SUR_REFL_B0"), _MODIS),
     (
         re.compile(
             r"(?<![A-Z0-9])L(?:[COT]0?|S)[89](?=[_0-9])|LANDSAT[ _-]?[89]"
-            r"|(?<![A-Z0-9])(?:L[89]|GA_LS[89]C)(?=_)"
+            r"|(?<![A-Z0-9])L[89](?=_)"
         ),
         _LANDSAT8,
     ),
@@ -67,13 +80,13 @@ _SENSORS: Final = (
     (
         re.compile(
             r"(?<![A-Z0-9])L[ET]0?[457](?=[_0-9])|LANDSAT[ _-]?[457]"
-            r"|(?<![A-Z0-9])(?:L[57]|GA_LS[57][TE])(?=_)"
+            r"|(?<![A-Z0-9])L[57](?=_)"
         ),
         _LANDSAT457,
     ),
     (
         re.compile(
-            r"(?<![A-Z0-9])(?:S2[ABC]?|GA_S2[ABC]M)(?=[_\W])|SENTINEL[ _-]?2"
+            r"(?<![A-Z0-9])S2[A-D]?(?=[_\W])|SENTINEL[ _-]?2"
             r"|(?<![A-Z0-9])T\d{2}[A-Z]{3}_\d{8}"
         ),
         _SENTINEL2,
@@ -87,6 +100,7 @@ _ONLY: Final = (
     (re.compile(r"ST_B6", re.IGNORECASE), _LANDSAT457),
 )
 _POLARISATIONS: Final = frozenset({"VV", "VH", "HH", "HV"})
+_DEA: Final = re.compile(r"nbart?_(\w+)")
 BAND: Final = re.compile(r"(?:S[RT]_|sur_refl_)?B(0?[1-9]|1[0-3]|8A)", re.IGNORECASE)
 
 
@@ -111,6 +125,8 @@ def common_name(name: str, table: Mapping[str, str]) -> str | None:
         return ALIASES[word]
     if table is _LETTERS:
         return table.get(word.upper())
+    if (measured := _DEA.fullmatch(word)) is not None:
+        return table.get(measured[1].upper()) or common_name(measured[1], {})
     band = BAND.fullmatch(name.strip())
     return table.get("B" + band[1].lstrip("0").upper()) if band else None
 

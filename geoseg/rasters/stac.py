@@ -150,8 +150,10 @@ def items_of(source: Any) -> list[Mapping[str, Any]] | None:  # noqa: ANN401 - a
 
     Args:
         source: A dict (an item or a collection of them), pystac's Item or
-            ItemCollection, a search of pystac-client, or a list of items.
+            ItemCollection, a search of pystac-client or our own, or a list of items.
     """
+    held = getattr(source, "items", None)  # what our own search has found
+    source = held if isinstance(held, list) else source
     many = source if isinstance(source, list | tuple) else [source]
     found: list[Mapping[str, Any]] = []
     for one in many:

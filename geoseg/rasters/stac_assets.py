@@ -32,7 +32,7 @@ _NOT_PIXELS: Final = frozenset({
 
 _NO_BAND: Final = re.compile(
     r"(?:visual|thumbnail|preview|overview|rendered_preview|tilejson|scl|aot|wvp|tci)"
-    r"(?:_\d+m)?|reduced_resolution_browse|(\w+_)?qa(_\w+)?(\.tif)?"
+    r"(?:_\d+m)?|(\w+_)?browse|(\w+_)?qa(_\w+)?(\.tif)?|(\w+_)?udm2?(_\w+)?"
     r"|cloud|snow|fmask|(.+_)?mask|(s[az]a|v[az]a)|granule_metadata|atran|cdist|drad"
     r"|emis|emsd|trad|urad|oa_\w+",
     re.IGNORECASE,
@@ -77,6 +77,8 @@ class Asset:
     """Size of its pixels in metres, as the item tells."""
     classes: bool = False
     """Whether its numbers are classes, as the item tells."""
+    elsewhere: tuple[str, ...] = ()
+    """Other addresses of the same file, as the item tells; may hold credentials."""
 
 
 def links_of(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -128,6 +130,7 @@ def rasters_of(item: Mapping[str, Any], *, pixels: bool = True) -> Iterator[Asse
             applied=any(_is_applied(f, item) for f in facts),
             by_baseline=not any(map(_is_told, facts)),
             classes=_holds_classes(asset),
+            elsewhere=_alternates(asset),
         )
 
 
@@ -232,6 +235,15 @@ def _fitting(told: Any, count: int) -> Sequence[Mapping[str, Any]]:  # noqa: ANN
     """Return what is told of so many bands; nothing of each where it is of others."""
     found = _objects(told)
     return found if len(found) == count else [{}] * count
+
+
+def _alternates(asset: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return other addresses of a file, by the extension that lists them."""
+    told = asset.get("alternate")
+    others = told.values() if isinstance(told, Mapping) else ()
+    return tuple(
+        str(o["href"]) for o in others if isinstance(o, Mapping) and "href" in o
+    )
 
 
 def _holds_classes(asset: Mapping[str, Any]) -> bool:

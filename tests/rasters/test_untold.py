@@ -1,14 +1,17 @@
 """What items do not tell in the usual place: names, numbers and classes of bands."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import rasterio
 from dated_scenes import Scenes, whole
 
+import geoseg
 from geoseg.core.series_options import SeriesOptions
-from geoseg.errors import RasterError
+from geoseg.errors import RasterError, SceneMissingError
+from geoseg.rasters import layers
 from geoseg.rasters.open import open_source
 from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.scene_bands import bands_there, entries_of
@@ -97,7 +100,16 @@ def test_classes_come_onto_other_pixels_as_they_are(scenes, rng):
 
 @pytest.mark.parametrize(
     "key",
-    ["scl_60m", "SCL_20m", "AOT_10m", "wvp_10m", "TCI_10m", "overview", "QA_PIXEL.TIF"],
+    [
+        "scl_60m",
+        "SCL_20m",
+        "AOT_10m",
+        "wvp_10m",
+        "TCI_10m",
+        "overview",
+        "QA_PIXEL.TIF",
+        "browse",
+    ],
 )
 def test_what_is_beside_the_bands_is_none_of_them(scenes, rng, key):
     item = scenes.add("a", "2022-02-02T00:00:00Z", {"red": whole(rng), key: whole(rng)})
@@ -182,3 +194,67 @@ def test_numbers_told_with_the_names_of_bands(scenes, rng):
     made = pixels_of(opened(scenes.save(), bands=["red"]))[0]
     want = np.where(stored == -9999, np.nan, stored / 1e4)
     assert np.allclose(made, want, equal_nan=True)
+
+
+DEA = {
+    "ga_s2am_ard_3": {"nbart_nir_1": "nir", "nbart_swir_2": "swir16"},
+    "ga_ls8c_ard_3": {"nbart_nir": "nir08", "nbart_swir_2": "swir22"},
+}
+
+
+def test_bands_and_masks_of_digital_earth_australia(scenes, rng):
+    """`nbart_swir_2` is another band in Sentinel-2 than in Landsat."""
+    fmask = rng.integers(0, 6, (16, 16)).astype(np.uint8)
+    stored = {}
+    for n, (name, bands) in enumerate(DEA.items()):
+        stored[name] = {band: whole(rng) for band in bands}
+        scenes.add(name, f"2022-0{n + 1}-02T00:00:00Z", stored[name],
+                   quality=("oa_fmask", fmask, 10), collection=name)  # fmt: skip
+        for band in bands:
+            scenes.items[-1]["assets"][band]["eo:bands"] = [{"name": band}]
+        entries = entries_of(scenes.items[-1])
+        assert [e.guessed for e in entries] == [*bands.values()]
+    path = scenes.save()
+    with pytest.raises(RasterError, match="swir16 in some items and swir22"):
+        opened(path, bands=["nbart_swir_2"])
+    made = pixels_of(opened(path, bands=["swir22"], mask=["clouds", "snow"]))[0]
+    want = stored["ga_ls8c_ard_3"]["nbart_swir_2"]
+    hidden = np.isin(fmask, (0, 2, 4))
+    assert np.allclose(made, np.where(hidden, np.nan, want), equal_nan=True)
+
+
+def test_a_mask_of_planet_is_no_band_of_the_scene(scenes, rng):
+    keys = {"20220202_3B_AnalyticMS_SR_clip_tif": np.stack([whole(rng)] * 4)}
+    item = scenes.add("a", "2022-02-02T00:00:00Z", keys)
+    udm = np.zeros((8, 16, 16), np.uint8)
+    item["assets"] |= scenes.add("b", "2022-02-02T00:00:00Z", {"x_udm2": udm})["assets"]
+    scenes.items.pop()
+    assert len(opened(scenes.save()).bands) == 4
+
+
+def test_pictures_alone_are_no_scenes(scenes, rng):
+    about = {"roles": ["visual"]}
+    scenes.add("a", "2022-02-02T00:00:00Z", {"visual": whole(rng)}, asset=about)
+    path = scenes.save()
+    for like in (None, scenes.like()):
+        with pytest.raises(RasterError, match="no rasters but pictures"):
+            opened(path, like=like)
+
+
+def test_where_else_a_file_lies_is_said(scenes, rng, monkeypatch):
+    monkeypatch.setattr(layers, "_PAUSE", 0)
+    item = scenes.add("a", "2022-02-02T00:00:00Z", {"red": whole(rng)})
+    other = "https://user:secret@files.example/a.tif?sig=hidden"
+    told = {"href": "./gone.tif", "alternate": {"https": {"href": other}}}
+    item["assets"]["red"] |= told
+    with pytest.raises(SceneMissingError) as failed:
+        opened(scenes.save())
+    assert "files.example/a.tif" in str(failed.value)
+    assert not {"secret", "hidden"} & {*re.split(r"\W", str(failed.value))}
+
+
+def test_what_a_search_has_found_is_composed(scenes, rng):
+    stored = whole(rng).astype(np.float32)
+    scenes.add("a", "2022-02-02T00:00:00Z", {"red": stored})
+    made = geoseg.compose(geoseg.search(scenes.save()), mask=["none"])
+    assert np.array_equal(made.values[0], stored)
