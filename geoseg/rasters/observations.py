@@ -13,10 +13,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from geoseg.core.dates import item_moment
+from geoseg.core.dates import item_moment, moment_of
 from geoseg.core.text import counted
 from geoseg.rasters.stac_assets import baseline_of, property_of, words_of
 
@@ -112,20 +112,27 @@ def _standing(same: list[Item]) -> list[Item]:
 
 def _joined(items: Sequence[Item]) -> Mapping[tuple[str, ...], tuple[str, ...]]:
     """Return of each datatake the first one of its orbit: both are one overpass."""
-    takes: dict[tuple[str, str], set[str]] = {}
+    takes: dict[tuple[str, str], set[tuple[datetime, str]]] = {}
     for item in items:
         match = _DATATAKE.match(str(property_of(item, ":datatake_id") or ""))
-        if match and match[3]:
-            takes.setdefault((match[1], match[3]), set()).add(match[2])
+        if match and match[3] and (begun := _begun(match[2])) is not None:
+            takes.setdefault((match[1], match[3]), set()).add((begun, match[2]))
     found: dict[tuple[str, ...], tuple[str, ...]] = {}
     for (platform, _), starts in takes.items():
-        first = None
-        for start in sorted(starts):
-            begun = datetime.strptime(start, "%Y%m%dT%H%M%S")  # noqa: DTZ007 - all UTC
-            first = begun if first is None or begun - first > _ORBIT else first
-            called = "datatake", platform, f"{first:%Y%m%dT%H%M%S}"
-            found["datatake", platform, start] = called
+        first, called = datetime.min.replace(tzinfo=UTC), ""
+        for begun, start in sorted(starts):
+            if begun - first > _ORBIT:
+                first, called = begun, start
+            found["datatake", platform, start] = "datatake", platform, called
     return found
+
+
+def _begun(text: str) -> datetime | None:
+    """Return when a datatake began; None where that is no time."""
+    try:
+        return moment_of(text)
+    except ValueError:
+        return None
 
 
 def _middle(items: Sequence[Item]) -> float:

@@ -86,3 +86,11 @@ def test_a_scene_in_several_archives_is_there_once():
     hls = [item(name, when, collection="HLSS30_2.0", created="2021-06-09T00:00:00Z")]
     hls.append(item(name, when, collection="hls2-s30", platform="sentinel-2a"))
     assert groups(hls) == groups(hls[::-1]) == [[name]]
+
+
+def test_a_datatake_that_began_at_no_time_is_one_by_its_name():
+    items = [
+        item(name, "2021-06-01T10:10:00Z", **take("20210600T095031", "031000"))
+        for name in "ab"
+    ]
+    assert groups(items) == [["a", "b"]]
