@@ -43,6 +43,7 @@ ROWS = {
         "GDAL's descriptions": "sentinel2_bands_as_gdal_describes_them",
         "Metashape's": "raw_files_of_a_drone_and_bands_with_wavelengths",
         "several files of one band": "bands_that_no_name_tells_of_are_not_tiles_in_silence",  # noqa: E501
+        "HDF4,": "folders_without_rasters_are_told_what_to_give",
         "`.ecw`": "what_no_driver_reads_is_refused_with_what_to_give",
     },
     "rasters/test_gcps.py": {
@@ -103,9 +104,14 @@ ROWS = {
     },
     "labels/test_labels.py": {
         "polygons and points": "columns_of_any_type_hold_classes",
+        "a GeoPackage whose": "codes_have_the_names_of_their_domain",
+        "collections, as": "collections_are_their_areas",
+        "`bare soil`": "columns_of_any_type_hold_classes",
+        "a class raster with names": "names_in_the_only_column_of_texts_are_the_classes",  # noqa: E501
+        "COCO, labelme": "annotations_of_pictures_are_told_how_to_get_a_place",
         "polygons of different classes": "who_wins_where_classes_overlap_is_said",
         "fractions or negative": "columns_of_other_numbers_are_refused",
-        "a class raster": "a_raster_half_a_pixel_beside_says_so",
+        "a class raster on any": "a_raster_half_a_pixel_beside_says_so",
         "colours, a band": "colours_as_labels_are_numbers_by_the_advice",
     },
 }

@@ -21,6 +21,7 @@ from geoseg.core.label_options import Order
 from geoseg.errors import LabelsError
 from geoseg.labels.features import OutlinedLabels, PointLabels, PolygonLabels, outlined
 from geoseg.labels.names import UNLABELLED, LabelKind, Labels, Names, with_class
+from geoseg.labels.pictures import refuse_pictures
 from geoseg.labels.raster import RasterLabels, raster_labels
 from geoseg.labels.reading import (
     area_labels,
@@ -96,9 +97,10 @@ def open_labels(
     if file is not None:
         frame = read_features(file, layer, grid)
         labels: Labels = feature_labels(
-            frame, path, grid, names, column, constant, order
+            frame, path, grid, names, column, constant, order, layer=layer
         )
     else:
+        refuse_pictures(path, grid)
         labels = raster_labels(path, grid, names, strict=strict)
     if boundary is not None:
         labels = outlined(polygons_of(labels), boundary, BOUNDARY)

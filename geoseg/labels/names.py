@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -23,6 +24,7 @@ UNLABELLED = 65535
 
 _WHOLE: Final = re.compile(r"-?[0-9]+\.0+")
 _NEGATIVE: Final = re.compile(r"-[0-9]+")
+_BLANKS: Final = re.compile(r"[\s_-]+")
 _NOTHING: Final = frozenset({"null", "none", "nan", "na", "n/a", "<na>", "<null>"})
 
 LabelKind = Literal["points", "polygons", "raster"]
@@ -79,12 +81,21 @@ class Pairing:
             yield f"{name} has no names: classes are paired by number ({pairs})"
         yield from self.doubts
         named = [f for f in self.found if not _is_value(f)]
-        spelt: dict[str, list[str]] = {}
+        spelt: dict[str, dict[str, str]] = {}
         for each in dict.fromkeys(named):
-            spelt.setdefault(each.casefold(), []).append(each)
+            words = " ".join(_BLANKS.split(each.casefold()))
+            spelt.setdefault(words, {}).setdefault(each.casefold(), each)
+        folded = Counter(each.casefold() for each in {*named})
         for alike in spelt.values():
-            if len(alike) > 1:
-                yield f"{name}: {', '.join(alike)} are taken for one class"
+            if any(folded[each] > 1 for each in alike):
+                same = [n for n in dict.fromkeys(named) if n.casefold() in alike]
+                yield f"{name}: {', '.join(same)} are taken for one class"
+            elif len(alike) > 1:
+                one, other = [*alike.values()][:2]
+                yield (
+                    f"{name}: {', '.join(map(repr, alike.values()))} are classes of "
+                    f"their own; if they are one: --map '{other}={one}'"
+                )
         for each in named:
             if each.casefold() in _NOTHING and self.values.get(each) != UNLABELLED:
                 yield (

@@ -15,6 +15,7 @@ from geoseg.core.grid import Grid
 from geoseg.core.label_options import Order
 from geoseg.core.text import counted, did_you_mean, redact
 from geoseg.errors import LabelsError
+from geoseg.labels.domains import coded_names
 from geoseg.labels.features import PointLabels, PolygonLabels, moved
 from geoseg.labels.names import (
     UNLABELLED,
@@ -116,6 +117,8 @@ def feature_labels(
     column: str | None,
     constant: str | None,
     order: Order,
+    *,
+    layer: str | None = None,
 ) -> PointLabels | PolygonLabels:
     """Return features in the grid's CRS as labels.
 
@@ -123,6 +126,8 @@ def feature_labels(
         LabelsError: no class column, neither points nor polygons, or no overlap.
     """
     notes: tuple[str, ...] = ()
+    legend: dict[Hashable, str] = {}
+    frame = _areas_of_collections(frame)
     labelled = np.ones(len(frame), np.bool_)
     raw = [constant] * len(frame)
     if constant is None:
@@ -142,7 +147,11 @@ def feature_labels(
                 f"column {named!r} of {path} holds lists: one class per feature is "
                 "needed"
             )
-    pairing = names.paired(dict.fromkeys(raw))
+        coded = coded_names(str(path), named, layer)
+        legend = {r: coded[code] for r in raw if (code := class_text(r)) in coded}
+        if legend:
+            notes += (f"classes of {Path(path).name} have the names of its domain",)
+    pairing = names.paired(dict.fromkeys(raw), legend)
     values = np.array([pairing.values[r] for r in raw], np.uint16)
     kept = values != UNLABELLED
     classed = _Classed(
@@ -165,6 +174,18 @@ def feature_labels(
         )
     check_overlap(classed.frame, path, grid)
     return _points(classed) if kinds == {"Point"} else _polygons(classed)
+
+
+def _areas_of_collections(frame: GeoDataFrame) -> GeoDataFrame:
+    """Return features whose collections, as of an intersection, are their areas."""
+    import shapely
+
+    shapes = frame.geometry.to_numpy().copy()
+    mixed = (shapely.get_type_id(shapes) == 7) & (shapely.area(shapes) > 0)
+    if not mixed.any():
+        return frame
+    shapes[mixed] = areas_of(shapes[mixed])
+    return frame.set_geometry(shapes, crs=frame.crs)
 
 
 def _class_column(frame: GeoDataFrame, path: str | Path, column: str | None) -> str:

@@ -222,7 +222,7 @@ def _attribute_names(root: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - 
 
     The value is the column used for values (GDAL's usage 5, or 3 and 4: a range) or
     called VALUE, else the row number; the name that used for names (2), or the first
-    text column with "name" or "class" in its own.
+    text column with "name" or "class" in its own, or the only one of texts.
     """
     table = root.find(".//GDALRasterAttributeTable")
     if table is None:
@@ -236,11 +236,9 @@ def _attribute_names(root: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - 
     value = by_usage.get("5", by_usage.get("3"))
     if value is None and "value" in lower:
         value = lower.index("value")
-    named = [
-        i
-        for i, (title, kind) in enumerate(zip(lower, kinds, strict=True))
-        if kind == "2" and ("name" in title or "class" in title)
-    ]
+    texts = [i for i, kind in enumerate(kinds) if kind == "2"]
+    named = [i for i in texts if "name" in lower[i] or "class" in lower[i]]
+    named = named or texts * (len(texts) == 1)
     name = by_usage.get("2", named[0] if named else None)
     if name is None:
         return

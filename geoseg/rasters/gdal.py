@@ -118,11 +118,24 @@ def _instead(path: str) -> str:
             f" Here GDAL has no driver for .{kind}: make a GeoTIFF of it where there "
             "is one, as in QGIS (Export > Save As) or with gdal_translate there"
         )
+    if _is_hdf4(path):
+        return (
+            " Here GDAL has no driver for HDF4: make GeoTIFFs of its arrays where "
+            "there is one, as in QGIS, or with gdal_translate there"
+        )
     if kind == "dim":
         return f" Its rasters lie beside it: name the folder {Path(path).stem}.data"
     if kind in {"til", "xml"}:
         return " It only lists rasters: name the folder or the files themselves"
     return ""
+
+
+def _is_hdf4(path: str) -> bool:
+    file = Path(path)
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(4) == b"\x0e\x03\x13\x01"
 
 
 def _without_name(reason: str, name: str) -> str:

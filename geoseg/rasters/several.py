@@ -68,8 +68,19 @@ def _in_product(place: Path) -> list[str] | None:
     if not found:
         endings = ", ".join(sorted(RASTER_SUFFIXES))
         kind = "a folder" if place.is_dir() else "an archive"
-        raise RasterError(f"{place} is {kind} without rasters ({endings}) in it")
+        raise RasterError(
+            f"{place} is {kind} without rasters ({endings}) in it{_instead(place)}"
+        )
     return found
+
+
+def _instead(place: Path) -> str:
+    """Return what to give instead of a folder in which no rasters lie."""
+    if place.suffix.lower() in {".gdb", ".crf"}:
+        return "; it is Esri's: export its raster as a GeoTIFF (Copy Raster)"
+    inside = sorted(f for f in place.iterdir() if f.is_dir()) if place.is_dir() else []
+    below = next((f for f in inside if files_in(str(f))), None)
+    return "" if below is None else f"; they lie deeper, as in {below}: name that"
 
 
 def open_several(

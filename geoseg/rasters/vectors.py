@@ -63,6 +63,10 @@ _NAMES_OTHERS = re.compile(
 _CRS = re.compile(
     rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?=\{)', re.IGNORECASE
 )
+_PLACED = (
+    "; make points of its columns: ogr2ogr -oo X_POSSIBLE_NAMES=x,lon* -oo "
+    "Y_POSSIBLE_NAMES=y,lat* -a_srs EPSG:4326 OUT.gpkg IN.csv, in the CRS they are in"
+)
 _LOOKED_INTO = 1 << 16  # bytes; GDAL itself decides by the first few thousand
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_ ]+:(?!//)")  # `PG:…`; drives have one letter
 
@@ -98,7 +102,10 @@ class VectorFile:
         if len(drawn) == 1 or (drawn and _is_one_parquet(self.path)):
             return drawn[0]
         if not drawn:
-            raise self.error(f"{self.what} {name} holds no features with geometries")
+            table = self.path.lower().endswith((".csv", ".tsv"))
+            raise self.error(
+                f"{self.what} {name} holds no features with geometries{_PLACED * table}"
+            )
         raise self.error(
             f"{self.what} {name} has layers {', '.join(drawn)}: name one with --layer"
         )

@@ -1,5 +1,8 @@
 """Labels as people draw and name them: what they say is heard, what is lost is said."""
 
+import sqlite3
+from contextlib import closing
+
 import geopandas
 import numpy as np
 import pytest
@@ -23,6 +26,18 @@ GRID = Grid(
     crs=UTM, transform=Affine(10, 0, 400_000, 0, -10, 5_300_000), height=100, width=120
 )
 CLASSES = class_table(["water", "forest", "town"])
+
+
+DOMAIN = """
+CREATE TABLE gpkg_data_columns (table_name, column_name, constraint_name);
+CREATE TABLE gpkg_data_column_constraints
+  (constraint_name, constraint_type, value, description);
+INSERT INTO gpkg_data_columns VALUES ('p', 'label', 'Cover');
+INSERT INTO gpkg_data_column_constraints VALUES
+  ('cover', 'enum', '10', 'forest'), ('cover', 'enum', '20', 'water'),
+  ('other', 'enum', '30', 'town');
+"""
+"""Of GeoPackage's extension for schemas, by its specification."""
 
 
 def at(column, row):
@@ -153,6 +168,7 @@ def test_the_column_is_said_and_doubted_where_each_is_its_own_class(tmp_path):
         ([True, False, True], [(0, "False"), (1, "True")], ""),
         (["Oak", "oak ", "elm"], [(0, "Oak"), (1, "elm")], "Oak, oak are taken for"),
         (["oak", "NULL", "oak"], [(0, "NULL"), (1, "oak")], "--map NULL=ignore"),
+        (["a b", "a_b", "c"], [(0, "a b"), (1, "a_b"), (2, "c")], "--map 'a_b=a b'"),
     ],
 )
 def test_columns_of_any_type_hold_classes(tmp_path, column, classes, said):
@@ -161,6 +177,72 @@ def test_columns_of_any_type_hold_classes(tmp_path, column, classes, said):
     found = [(c.value, c.name) for c in labels.classes]
     assert found == classes
     assert said in " ".join(labels.notes)
+
+
+@pytest.mark.parametrize("layer", [None, "p"])
+def test_codes_have_the_names_of_their_domain(tmp_path, layer):
+    shapes = [square(9 * i, 0, 3) for i in range(3)]
+    path = write(tmp_path / "p.gpkg", shapes, label=[10, 20, 30])
+    with closing(sqlite3.connect(path)) as file, file:
+        file.executescript(DOMAIN)
+    labels = open_labels(path, GRID, layer=layer)
+    assert [c.name for c in labels.classes] == ["30", "forest", "water"]
+    assert "names of its domain" in " ".join(labels.notes)
+    found = labels.read(GRID.window)
+    named = {c.value: c.name for c in labels.classes}
+    at_centres = [named[found[1, 9 * i + 1]] for i in range(3)]
+    assert at_centres == ["forest", "water", "30"]
+
+
+def test_collections_are_their_areas(tmp_path):
+    line = shapely.LineString([at(0, 50), at(90, 50)])
+    both = shapely.GeometryCollection([square(0, 0, 5), line])
+    labels = open_labels(
+        write(tmp_path / "p.gpkg", [both, square(40, 0, 5)], label=["a", "b"]), GRID
+    )
+    found = labels.read(GRID.window)
+    assert [(found == c.value).sum() for c in labels.classes] == [25, 25]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("a.json", '{"images": [], "annotations": [], "categories": []}', "COCO"),
+        ("a.json", '{"shapes": [], "imagePath": "a.png"}', "labelme"),
+        ("a.txt", "0 0.1 0.2 0.30 0.4\n3 0.5 0.5 0.1 1.0\n", "YOLO"),
+        ("a.xml", '<?xml version="1.0"?>\n<annotation><object/>', "Pascal VOC"),
+    ],
+)
+def test_annotations_of_pictures_are_told_how_to_get_a_place(
+    tmp_path, name, text, kind
+):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LabelsError, match=rf"{kind}.*-a_ullr 400000 5300000 401200"):
+        open_labels(tmp_path / name, GRID)
+
+
+def test_a_table_of_points_is_told_how_to_become_one(tmp_path):
+    (tmp_path / "p.csv").write_text("x,y,class\n400005,5299995,a\n")
+    with pytest.raises(LabelsError, match="ogr2ogr -oo X_POSSIBLE_NAMES"):
+        open_labels(tmp_path / "p.csv", GRID)
+
+
+def test_names_in_the_only_column_of_texts_are_the_classes(tmp_path, values):
+    path = geotiff(tmp_path / "a.tif", values)
+    fields = (("Value", 0), ("Count", 0), ("Landcover", 2))
+    table = "".join(
+        f"<FieldDefn index='{i}'><Name>{n}</Name><Type>{t}</Type></FieldDefn>"
+        for i, (n, t) in enumerate(fields)
+    ) + "".join(
+        f"<Row index='{v}'><F>{v}</F><F>9</F><F>{n}</F></Row>"
+        for v, n in enumerate(("water", "forest", "town"))
+    )
+    (tmp_path / "a.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><GDALRasterAttributeTable>'
+        f"{table}</GDALRasterAttributeTable></PAMRasterBand></PAMDataset>"
+    )
+    labels = open_labels(path, GRID)
+    assert {c.name for c in labels.classes} == {"water", "forest", "town"}
 
 
 @pytest.mark.parametrize(

@@ -414,6 +414,29 @@ def test_colour_infrared_is_not_red_green_and_blue(tmp_path):
     assert "colour infrared" in source.notes[0]
 
 
+def test_hdf4_is_told_where_it_is_read(tmp_path):
+    (tmp_path / "MOD09GA.A2020001.hdf").write_bytes(b"\x0e\x03\x13\x01" + bytes(200))
+    with pytest.raises(RasterError, match="no driver for HDF4"):
+        open_source(tmp_path / "MOD09GA.A2020001.hdf")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.gdb/x.gdbtable", "export its raster as a GeoTIFF"),
+        ("SPOT/IMG_SPOT7/IMG_SPOT7_R1C1.TIF", "they lie deeper, as in .*IMG_SPOT7"),
+    ],
+)
+def test_folders_without_rasters_are_told_what_to_give(tmp_path, name, advice):
+    if name.endswith("TIF"):
+        write(tmp_path / name, numbers(60, 1))
+    else:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"0")
+    with pytest.raises(RasterError, match=advice):
+        open_source(tmp_path / name.partition("/")[0])
+
+
 RGBN = ["red", "green", "blue", "nir"]
 
 
