@@ -85,6 +85,7 @@ ROWS = {
     "models/test_checkpoint.py": {
         "checkpoints of torchgeo": "terratorchs_wrapped_networks",
         "a YOLO": "nothing_is_unpickled",
+        "weights of SAM": "networks_of_other_libraries_have_another_way",
         "a checkpoint of a network": "networks_that_answer_numbers_are_refused",
         "Lightning checkpoints": "weights_in_any_file_and_any_folder",
         "a folder of smp's": "folders_of_older_versions",
@@ -98,6 +99,7 @@ ROWS = {
     },
     "models/test_torchvision.py": {
         "torchvision's networks": "any_number_of_bands",
+        "a checkpoint of torchvision's": "a_checkpoint_of_the_librarys_own",
     },
     "models/test_pack.py": {
         "code:": "a_network_of_ones_own_is_exported",

@@ -55,6 +55,7 @@ def evaluate_map(
     )
     labels.pairing.check_alike(labels.name)
     _check_targets(options.map_classes or {}, reader.classes, labels.pairing)
+    _check_background(options.background, reader.classes)
     job = EvaluationJob(
         masks=reader,
         labels=labels,
@@ -203,6 +204,17 @@ def _check_targets(
                 f"class {to!r}; they have {', '.join(dict.fromkeys(known))}"
                 f"{did_you_mean(to, known)}"
             )
+
+
+def _check_background(name: str | None, classes: Sequence[Class]) -> None:
+    """Raise where a map has no class of that name, but one that is called almost so."""
+    known = [c.name for c in classes]
+    meant = did_you_mean(name, known) if name else ""
+    if meant and name and name.casefold() not in map(str.casefold, known):
+        raise GeosegError(
+            f"--background {name}: the map has no class of that name; it has "
+            f"{', '.join(known)}{meant}"
+        )
 
 
 def _run(

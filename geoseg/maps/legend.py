@@ -121,6 +121,11 @@ def renamed(masks: Masks, rows: Mapping[str, str], merge: Mapping[int, int]) -> 
         found = _ROW.fullmatch(text.strip())
         assert found is not None, "every text matches"
         name, color = found["name"].strip(), found["color"]
+        if ":#" in name:
+            raise MasksError(
+                f"{key}={text}: {name.rpartition(':')[2]!r} is no colour: write six "
+                "digits, such as #0072B2"
+            )
         old = table[merge.get(value, value)]
         if not color and name:
             taken = {c.color for c in table.values() if c is not old}

@@ -23,6 +23,7 @@ FILES = {
     ".pt": "geoseg.models.networks.exported",
     ".pth": "geoseg.models.networks.exported",
     ".ts": "geoseg.models.networks.exported",
+    ".torchscript": "geoseg.models.networks.exported",
     ".onnx": "geoseg.models.networks.onnx_file",
     ".ckpt": "geoseg.models.networks.checkpoint",
     ".safetensors": "geoseg.models.networks.checkpoint",
@@ -31,15 +32,20 @@ FILES = {
 }
 """By the ending of a file: modules with `open_file(path) -> Opened`."""
 
-_TENSORFLOW = "turn it into ONNX: python -m tf2onnx.convert"
+_TENSORFLOW = (
+    "turn it into ONNX: model.export('net.onnx', format='onnx') of Keras, or python -m "
+    "tf2onnx.convert"
+)
 _ORIGIN = "give the .onnx or the checkpoint that it was made of"
 _TREES = (
     "geoseg train --arch forest, extra-trees or boosting makes such models of the same "
     "labels, or write a function around it, PATH.py:FUNCTION"
 )
-_PICKLED = f"geoseg does not unpickle: {_TREES}"
+_PICKLED = f"geoseg does not unpickle: export networks to .onnx; {_TREES}"
 _PACKED = "unpack it: what it holds may be a model, such as a .onnx, .pt or .pth"
+RASTERS = "rasters and models have places of their own, geoseg model check MODEL RASTER"
 FOREIGN = {
+    **dict.fromkeys((".tif", ".tiff", ".vrt", ".jp2", ".nc", ".img"), RASTERS),
     ".py": "name the function that makes it, PATH.py:FUNCTION",
     ".h5": _TENSORFLOW,
     ".hdf5": _TENSORFLOW,

@@ -6,11 +6,12 @@ import difflib
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from geoseg.errors import ModelError
 from geoseg.models import custom
-from geoseg.models.families import CLASSICAL, FILES, FOLDERS, FOREIGN
+from geoseg.models.families import CLASSICAL, FILES, FOLDERS, FOREIGN, RASTERS
 from geoseg.models.folder import CARD, TRAINING, ModelFolder, open_folder
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.plain import read_json
@@ -43,9 +44,9 @@ def open_named(spec: str) -> OpenedModel:
         except ModelError as error:
             file = card_file(path.resolve())
             raise ModelError(with_file(str(error), file, path.stem)) from error
-    if custom.is_factory_spec(spec):
-        return _open_factory(spec)
     close = [f"{n}:" for n in difflib.get_close_matches(head, CLASSICAL, n=1)]
+    if custom.is_factory_spec(spec) and not (close and find_spec(head) is None):
+        return _open_factory(spec)
     if path.parent.is_dir():
         beside = [each.name for each in path.parent.iterdir()]
         near = difflib.get_close_matches(path.name, beside, n=1)
@@ -60,7 +61,7 @@ def open_named(spec: str) -> OpenedModel:
 def _instead(path: Path) -> str:
     """Return what a folder without a card is, or how it gets one."""
     if is_zarr(str(path)):
-        return "it is a Zarr"
+        return f"it is a Zarr, of an image or of masks: {RASTERS}"
     if (path / "saved_model.pb").is_file():
         return FOREIGN[".pb"]
     if path.suffix in FOREIGN:

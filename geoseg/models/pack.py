@@ -184,13 +184,22 @@ def new_card(path: Path, *, overwrite: bool = False) -> Path:
     """Write a card to fill in, with a comment for every field.
 
     Args:
-        path: The card to write, or the folder for a `card.json`.
+        path: The card to write, the network's file that it is to lie beside, or the
+            folder for a `card.json`.
         overwrite: Replace what is there.
 
     Raises:
         ModelError: There is one already.
     """
-    card = path if path.suffix == ".json" else path / CARD
+    if path.suffix.lower() in FILES:  # of a network: its card lies beside it
+        card = path.with_suffix(".json")
+    else:
+        card = path if path.suffix == ".json" else path / CARD
+    if card.parent.is_file():
+        raise ModelError(
+            f"{path} is a file, and no network's: name the card, "
+            f"{path.with_suffix('.json')}, or a folder for it"
+        )
     if card.exists() and not overwrite:
         raise ModelError(f"{card} is there already: choose another, or --overwrite")
     card.parent.mkdir(parents=True, exist_ok=True)

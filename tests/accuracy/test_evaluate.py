@@ -227,6 +227,8 @@ def test_mapping_constant_background_within(scene):
     inside = np.full_like(want, 255)
     inside[30:80, 50:100] = want[30:80, 50:100]
     assert np.array_equal(got.accuracy.counts, expected(mapped, inside))
+    with pytest.raises(GeosegError, match=r"--background forst.*mean 'forest'"):
+        evaluate(masks.path, tmp / "p.gpkg", constant="town", background="forst")
 
 
 def test_classes_that_only_the_reference_has_are_errors_of_the_map(scene):

@@ -128,6 +128,7 @@ def test_what_cannot_be_is_refused(masks, tmp_path, raster):
     refused("has no class '9'; it has 0 cluster 1, 1 cl", names={"9": "x"})
     refused("no class 'clutser 1'; did you mean 'cluster 1'", names={"clutser 1": "x"})
     refused("appear more than once", names={"1": "cluster 1"})
+    refused("'#12345' is no colour: write six digits", names={"1": "water:#12345"})
     (tmp_path / "l.toml").write_text("1 = 3\n")
     refused("write '1' as a line of text", legend=tmp_path / "l.toml")
     geoseg.segment(raster, model="otsu:1", out=tmp_path / "i.zarr", task="instance")

@@ -394,3 +394,19 @@ def test_what_only_terratorch_builds_names_it(tmp_path):
     write(path, {"model.x": torch.ones(1)}, settings)
     with pytest.raises(MissingExtraError, match="terratorch"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mask_decoder.iou_token.weight", "hf:facebook/sam-vit-base"),
+        ("decode_head.conv_seg.weight", "mmdeploy"),
+        ("stem.weight", "exported to .onnx or .pt2"),
+    ],
+)
+def test_networks_of_other_libraries_have_another_way(tmp_path, name, said):
+    path = tmp_path / "a.pth"
+    path.with_suffix(".json").write_text(json.dumps(CARD))
+    torch.save({"meta": {"epoch": 1}, "state_dict": {name: torch.ones(3, 2)}}, path)
+    with pytest.raises(ModelError, match=said):
+        model_recipe(path)

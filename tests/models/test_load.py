@@ -521,12 +521,16 @@ class TestRecipe:
         ("{here}/net.h5", "tf2onnx"),
         ("{here}/trees.joblib", "geoseg train --arch forest"),
         ("{here}/net.mlpackage", "that it was made of"),
+        ("{here}/scene.tif", "check MODEL RASTER"),
+        ("treshold:ndvi", "did you mean threshold:"),
+        ("threshold:ndvy", "did you mean 'ndvi'"),
     ],
 )
 def test_wrong_specs_are_one_line(tmp_path, spec, message):
     (tmp_path / "broken.py").write_text("def make(:\n")
     (tmp_path / "net.h5").write_bytes(b"HDF")
     (tmp_path / "trees.joblib").write_bytes(b"")
+    (tmp_path / "scene.tif").write_bytes(b"II")
     (tmp_path / "net.mlpackage").mkdir()
     (tmp_path / "begun" / "training").mkdir(parents=True)
     (tmp_path / "begun" / "training" / "settings.json").write_text("{}")

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from tifs import write_tif
 
 from geoseg.errors import ModelError
 from geoseg.models.check import check_fit
 from geoseg.models.load import load_model, model_recipe
 from geoseg.rasters.open import open_source
-from tests.tifs import write_tif
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -132,3 +132,11 @@ def test_a_new_card_is_one(tmp_path):
     with pytest.raises(ModelError, match="is there already"):
         new_card(tmp_path / "roads.json")
     new_card(tmp_path / "roads.json", overwrite=True)
+
+
+def test_a_new_card_lies_beside_its_network(tmp_path):
+    (tmp_path / "roads.onnx").write_bytes(b"")
+    assert new_card(tmp_path / "roads.onnx") == tmp_path / "roads.json"
+    (tmp_path / "scene.tif").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"no network's: name the card, .*scene\.json"):
+        new_card(tmp_path / "scene.tif")

@@ -1,5 +1,7 @@
 """Networks of torchvision against the library itself."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,37 @@ class TestMaskRcnn:
         objects = model.objects(*(x.numpy() for x in there))
         assert (objects.labels == expected.labels).mean() > 0.999
         np.testing.assert_allclose(objects.scores, expected.scores, atol=1e-4)
+
+    def test_a_checkpoint_of_the_librarys_own(self, tmp_path, pixels):
+        """Its windows are resized as the library resizes its images."""
+        from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+        torch.manual_seed(0)
+        sizes = {"min_size": 96, "max_size": 160, "box_detections_per_img": 12}
+        net = maskrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, num_classes=2, **sizes
+        ).eval()
+        path = tmp_path / "trees.pth"
+        torch.save({"model": net.state_dict(), "epoch": 7}, path)
+        framework = {"family": "torchvision", "arch": "maskrcnn_resnet50_fpn"}
+        card = {
+            "bands": ["red", "green", "blue"], "classes": ["tree"], "window": 128,
+            "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+            "task": "instance", "facts": {"score": 0.3}, "framework": framework,
+        }  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps(card))
+        assert model_recipe(path).card.framework["min_size"] == 800
+        framework |= sizes
+        path.with_suffix(".json").write_text(json.dumps(card))
+        (objects,) = load_model(path, device="cpu").predict(pixels)
+        with torch.inference_mode():
+            found = net(list(torch.from_numpy(pixels).float() / 255))[0]
+        expected = from_masks(
+            found["masks"][:, 0].numpy() > 0.5,
+            found["labels"].numpy() - 1,
+            found["scores"].numpy(),
+            min_score=0.3,
+        )
+        assert len(expected.classes), "the test needs objects"
+        assert (objects.labels == expected.labels).mean() > 0.99
+        np.testing.assert_allclose(objects.scores, expected.scores, atol=1e-3)

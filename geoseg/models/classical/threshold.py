@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from geoseg.core.classes import Class, class_table
+from geoseg.core.indices import INDICES
+from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError
 from geoseg.models.card import OTHER_COLOR, Card
 from geoseg.models.classical.expression import Expression, compiled_mask, parse
@@ -175,7 +177,7 @@ def _threshold(text: str, spec: str) -> Threshold:
     if number is None and not expression.is_difference:
         raise ModelError(
             f"{spec!r} gives no threshold of {left!r}: write "
-            f"threshold:{left.strip()}>NUMBER"
+            f"threshold:{left.strip()}>NUMBER{did_you_mean(left.strip(), INDICES)}"
         )
     value = 0.0 if number is None else number
     name = f"threshold:{left.strip()}{comparison}{value:g}"

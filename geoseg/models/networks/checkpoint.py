@@ -32,13 +32,14 @@ from geoseg.core.text import did_you_mean
 from geoseg.errors import ModelError, first_line
 from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import smp, torchvision_nets
+from geoseg.models.networks.detector import DetectorModel
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.networks.weights import fill_weights, load_safetensors
 from geoseg.models.stac import card_beside
 
 if TYPE_CHECKING:
     from geoseg.models.card import Card
-    from geoseg.models.contract import Model
+    from geoseg.models.contract import InstanceModel, Model
     from geoseg.models.folder import ModelFolder
     from geoseg.models.networks.device import ModelOptions
 
@@ -62,6 +63,13 @@ _USUAL = ("state_dict", "model_state_dict", "model")
 """Of several sets of weights the one that is the network's."""
 _RAW = frozenset({"current_model_state"})
 """What Lightning keeps of a network whose `state_dict` is an average."""
+_MAKERS = {
+    "mask_decoder.": "SAM is given as transformers has it, hf:facebook/sam-vit-base",
+    "decode_head.": "networks of mmsegmentation are exported to .onnx, by mmdeploy",
+    "backbone.bottom_up.": "networks of detectron2 are exported to TorchScript or run "
+    "by a function of yours, PATH.py:FUNCTION",
+}
+"""By a part of their weights' names: whose networks they are, and the way here."""
 _LABELS = {
     "warning": "it was trained to tell for each label by itself whether it is there "
     "(multilabel): a pixel of the map has the likeliest, however unlikely"
@@ -79,7 +87,7 @@ def open_file(path: Path) -> OpenedModel:
     return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
-def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
+def load_folder(folder: ModelFolder, options: ModelOptions) -> Model | InstanceModel:
     """Load the network of a model folder whose weights are a checkpoint."""
     return _load(folder.weights_file, folder.card, options)
 
@@ -106,11 +114,13 @@ def _read(path: Path, card: Card | None = None) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint: {first_line(error)}"
         ) from error
     except Exception as error:  # whatever the unpickler refuses
+        others = _others(path)
         raise ModelError(
-            f"{path} holds more than tensors and plain values{_others(path)}, which "
+            f"{path} holds more than tensors and plain values{_told(others)}, which "
             "geoseg does not unpickle: where it was trained, save its weights alone, "
             "torch.save(network.state_dict(), PATH), or export it to .onnx or .pt2"
-            + (_YOLO if "ultralytics" in _others(path) else "")
+            + _YOLO
+            * any("ultralytics" in name for name in others)
         ) from error
     if _is_state(found):
         return {"state_dict": found}
@@ -149,15 +159,18 @@ def _shapes(state: Mapping[str, Any]) -> list[tuple[int, ...]]:
     return sorted(tuple(t.shape) for t in tensors if t.ndim > 1)
 
 
-def _others(path: Path) -> str:
+def _others(path: Path) -> list[str]:
     """Return what a checkpoint holds that is not unpickled, as far as that is known."""
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # damaged, or of an older layout  # noqa: BLE001
-        return ""
+        return []
     allowed = {f"{c.__module__}.{c.__qualname__}" for c in _PLAIN}
-    found = sorted(name for name in named if name not in allowed)
-    return f" ({', '.join(found[:3])})" if found else ""
+    return sorted(name for name in named if name not in allowed)
+
+
+def _told(others: Sequence[str]) -> str:
+    return f" ({', '.join(others[:3])})" if others else ""
 
 
 def _is_state(found: object) -> bool:
@@ -200,9 +213,7 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
         return replace(card, framework=plain, multiple=card.multiple or 1)
     one = _has_one_channel(checkpoint["state_dict"]) and card.channels == 2
     if card.framework.get("of", card.framework.get("family")) == "torchvision":
-        own: dict[str, Any] = {"num_classes": 1} if one else {}
-        own |= {**card.framework, "family": "checkpoint", "of": "torchvision"}
-        return replace(card, framework=own)
+        return _of_torchvision(card, one=one)
     family = card.framework.get("family")
     if family not in (None, "smp", "checkpoint"):
         raise ModelError(
@@ -217,6 +228,7 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
             f"{path} does not say which network it is of (its settings name {name!r}; "
             f"known networks are {', '.join(_NETWORKS)}): write into its card "
             '"framework": {"family": "smp", "arch": "Unet", "encoder": "resnet34"}'
+            f"; {_elsewhere(checkpoint['state_dict'])}"
         )
     if settings.get("task") == "multilabel":
         card = replace(card, activation="sigmoid", facts={**card.facts, **_LABELS})
@@ -229,6 +241,23 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     return smp.described(card, framework)
 
 
+def _of_torchvision(card: Card, *, one: bool) -> Card:
+    """Return the card of a checkpoint of torchvision's, which resizes its images."""
+    own: dict[str, Any] = {"num_classes": 1} if one else {}
+    if card.task != "semantic":
+        own = {"min_size": 800, "max_size": 1333}
+    own |= {**card.framework, "family": "checkpoint", "of": "torchvision"}
+    return replace(card, framework=own)
+
+
+def _elsewhere(weights: Mapping[str, Any]) -> str:
+    """Return what to do with weights of a network that is not built here."""
+    known = (
+        text for start, text in _MAKERS.items() if any(start in k for k in weights)
+    )
+    return next(known, "networks of other libraries are exported to .onnx or .pt2")
+
+
 def _has_one_channel(weights: Mapping[str, Any]) -> bool:
     """Whether the last layer of smp's or torchvision's networks has one channel."""
     heads = [v for k, v in weights.items() if _HEAD.search(str(k))]
@@ -239,7 +268,7 @@ def _is_terratorch(settings: Mapping[str, Any]) -> bool:
     return "model_args" in settings and "model_factory" in settings
 
 
-def _load(path: Path, card: Card, options: ModelOptions) -> Model:
+def _load(path: Path, card: Card, options: ModelOptions) -> Model | InstanceModel:
     checkpoint = _read(path, card)
     weights = {k: v for k, v in checkpoint["state_dict"].items() if torch.is_tensor(v)}
     arch = card.framework.get("arch")
@@ -258,6 +287,8 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model:
     asked = card.framework.get("state")
     within = None if asked in checkpoint else asked
     fill_weights(module, _of(module, weights, path, within), card)
+    if card.task != "semantic":
+        return DetectorModel(torchvision_nets.MaskRcnn(module), card, options)
     return TorchModel(module, card, options)
 
 
