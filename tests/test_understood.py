@@ -63,6 +63,8 @@ ROWS = {
         "files with red, green, blue": "numbers_are_an_order_whatever_names_say",
     },
     "rasters/test_several.py": {
+        "a fill beside": "a_fill_beside_the_nodata_that_is_tagged_is_asked_for",
+        "bands of two sensors": "a_band_of_one_sensor_is_not_that_of_another",
         "tiles of other pixel": "tiles_on_other_pixels_are_said_to_be_interpolated",
         "tiles on both sides": "neighbours_across_the_antimeridian_stay_neighbours",
     },

@@ -66,7 +66,8 @@ def suspected(source: Source) -> str | None:
     is far away, in the four corners.
     """
     if not is_silent(source):
-        return alpha_doubt(source) or _of_silent_tiles(source)
+        doubt = alpha_doubt(source) or _of_silent_tiles(source)
+        return doubt or _beside_its_tag(source)
     found = _suspect(source)
     if found is None:
         return None
@@ -89,12 +90,40 @@ def _of_silent_tiles(source: Source) -> str | None:
     return None
 
 
-def _told(source: Source, value: float, share: float) -> str:
-    """Return what was seen of a value that may be nodata."""
+def _beside_its_tag(source: Source) -> str | None:
+    """Return a question about a file that tags one value and is filled with another.
+
+    Of several bands of more than bytes, in which 255 is a white roof or a cloud.
+    """
+    while isinstance(source, Derived):
+        source = source.source
+    if not isinstance(source, RasterFile) or source.is_far or len(source.bands) < 2:
+        return None
+    told = {value for value in source.nodata if value is not None}
+    if not told or source.dtype.itemsize == 1:
+        return None
+    found = _suspect(source)
+    if found is None or found[0] in told:
+        return None
+    value, tag = found[0], min(told)
     return (
-        f"{source.name}: {100 * share:.0f} % of a sample is {value:g}"
-        f"{' in all bands' * (len(source.bands) > 1)}, out to its edge, and nothing "
-        "says that this is nodata"
+        f"{_seen(source, *found)}, and its nodata is {tag:g}; "
+        f"if both are: gdalwarp -srcnodata {value:g} -dstnodata {tag:g} IN OUT.tif, or "
+        f"--nodata {value:g} instead of that"
+    )
+
+
+def _told(source: Source, value: float, share: float) -> str:
+    """Return what was seen of a value that nothing says to be nodata."""
+    return f"{_seen(source, value, share)}, and nothing says that this is nodata"
+
+
+def _seen(source: Source, value: float, share: float) -> str:
+    """Return where a value was seen that may be nodata."""
+    together = " in all bands" * (len(source.bands) > 1)
+    return (
+        f"{source.name}: {100 * share:.0f} % of a sample is {value:g}{together}, out "
+        "to its edge"
     )
 
 

@@ -100,12 +100,18 @@ def open_several(
     sources = [on_control_points(file, file.control) for file in opened]
     of_band: dict[str, list[Source]] = {}
     for file, source in zip(opened, sources, strict=True):
-        band = band_in_file_name(file.path) if len(file.bands) == 1 else None
-        of_band.setdefault(band or "", []).append(source)
+        of_band.setdefault(_band_of(file), []).append(source)
     if "" in of_band or len(of_band) == 1:
         return noted(mosaic(sources, name), *more)
     layers = [mosaic(group, name) for group in of_band.values()]
     return noted(stack(layers, name), *more)
+
+
+def _band_of(file: RasterFile) -> str:
+    """Return which band a file is by its name: B4 of two sensors is not the same."""
+    if len(file.bands) != 1 or (named := band_in_file_name(file.path)) is None:
+        return ""
+    return file.bands[0].common_name or named
 
 
 def open_all(paths: Iterable[str], told: FileHints = NOTHING_TOLD) -> list[RasterFile]:

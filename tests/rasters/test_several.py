@@ -370,6 +370,32 @@ def test_of_tiles_that_do_not_all_tell_of_nodata_the_others_are_asked(tmp_path, 
         assert "gdal_edit.py -a_nodata 65535" in doubt
 
 
+def test_a_fill_beside_the_nodata_that_is_tagged_is_asked_for(tmp_path):
+    pixels = np.maximum(noise(2, 40, 40), 1).astype("float32")
+    pixels[:, :9] = 0
+    path = write(tmp_path / "a.tif", pixels, nodata=-9999)
+    doubt = suspected(open_source(path))
+    assert "22 % of a sample is 0 in all bands, out to its edge, and its" in doubt
+    assert "--nodata 0 instead" in doubt
+    assert suspected(open_source(path, nodata=0)) is None
+    one = write(tmp_path / "b.tif", pixels[:1], nodata=-9999)  # such as the sea
+    assert suspected(open_source(one)) is None
+
+
+def test_a_band_of_one_sensor_is_not_that_of_another(tmp_path):
+    for sensor, band, value, x in (
+        ("LC08", "SR_B4", 1, 0), ("LC08", "SR_B5", 2, 0),
+        ("LE07", "SR_B3", 3, 40), ("LE07", "SR_B4", 4, 40),
+    ):  # fmt: skip
+        pixels = np.full((1, 40, 40), value, np.uint16)
+        write(tmp_path / f"{sensor}_{band}.tif", pixels, at=shift(x, 0))
+    source = open_source(tmp_path)
+    assert [band.common_name for band in source.bands] == ["red", "nir08"]
+    pixels, valid = whole(source)
+    assert valid.all()
+    assert pixels[:, 0, [0, 40]].tolist() == [[1, 3], [2, 4]]
+
+
 def test_quarters_in_four_crss_make_one_scene(shared):
     folder = shared / "awkward/multi_crs_neighbours"
     names = ("topleft_26711", "topright_32611", "bottomleft_4326", "bottomright_3857")
@@ -474,7 +500,7 @@ def test_neighbours_across_the_antimeridian_stay_neighbours(tmp_path, first):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"bands": 2}, r"same bands: .*a.tif has 1 \(1\), .*b.tif has 2 \(1, 2\)$"),
+        ({"bands": 2}, r"same bands: .*a.tif has 1 \(1\), .*b.tif has 2 .*give those"),
         ({"crs": None}, r"b.tif cannot join the mosaic: .* the other has none; set it"),
     ],
 )
