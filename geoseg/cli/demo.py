@@ -14,7 +14,7 @@ class DemoOptions(Options):
     """What `geoseg demo` is asked."""
 
     out: Annotated[str, Cli(metavar="FOLDER", location=True)] = "demo"
-    """Where to."""
+    """Folder to write."""
     scene: Annotated[str | None, Cli(metavar="RASTER", location=True)] = None
     """A real scene instead."""
     bands: Annotated[Sequence[str] | None, Cli(metavar="red,green,…")] = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from geoseg.cli.options import command, takes
 from geoseg.core.raster_options import BandsOptions
 from geoseg.core.text import area_unit, counted, number, redact
 from geoseg.errors import GeosegError, MasksError, RasterError
+from geoseg.models.families import FILES
+from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.gdal import FEATURES
 from geoseg.rasters.zarrs import is_zarr
 
@@ -37,7 +39,7 @@ Description = tuple[dict[str, Any], list[str]]
 @takes(BandsOptions, "read", only="trust")
 @takes(OutputOptions, "output", only="as_json")
 def info(*, thing: str, read: BandsOptions, output: OutputOptions) -> None:
-    """Describe THING: a raster, scenes, masks, polygons, a model, a run's folder.
+    """Describe THING: a raster, scenes, masks, polygons, a model, a pipeline, a run.
 
     Masks are counted: areas by class, whether they are complete, how they were made.
     """
@@ -53,12 +55,53 @@ def _found(thing: str, trust: Sequence[str]) -> Description:
         return _of_json(path, thing, trust)
     if thing.rstrip("/").endswith(".zarr") or is_zarr(thing):
         return _of_zarr(thing, trust)
-    if path.suffix.lower() in FEATURES:
-        return _of_vectors(thing)
+    for is_kind, describe in _KINDS:
+        if is_kind(thing):
+            return describe(thing)
     rasters = "://" in thing or any(c in thing for c in "*?") or path.exists()
     if rasters or _SUBDATASET.match(thing):
-        return _of_raster(thing, trust)
+        with _known(path):
+            return _of_raster(thing, trust)
     return _of_model(thing)
+
+
+@contextmanager
+def _known(path: Path) -> Iterator[None]:
+    """Say of a file that is no raster what would be known."""
+    try:
+        yield
+    except RasterError as error:
+        if not path.is_file() or not str(error).endswith("supported file format."):
+            raise
+        what = "nothing that geoseg knows" if path.stat().st_size else "empty"
+        code = "code of a model is named with its function, mine.py:make; "
+        raise RasterError(
+            f"{redact(str(path))} is {what}: {code if path.suffix == '.py' else ''}"
+            "known are rasters that GDAL opens, masks (.zarr), vector files, models, "
+            "lists of STAC items, pipelines (.toml) and folders of runs"
+        ) from error
+
+
+def _of_collection(thing: str) -> Description:
+    name = thing.partition(":")[2]
+    lines = [
+        f"collection of scenes, {name}, in an archive",
+        step("list", "search", name, "--aoi", "area.gpkg", "--dates", "2025-06"),
+    ]
+    return {"kind": "collection", "name": name}, lines
+
+
+def _of_pipeline(path: str) -> Description:
+    from geoseg.pipeline.settings import read_pipeline
+    from geoseg.pipeline.stages import STAGES
+
+    found = read_pipeline(path)
+    stages = [name for name in STAGES if getattr(found, name) is not None]
+    lines = [
+        f"pipeline {found.name}: {', '.join(stages)}, into {redact(found.out)}",
+        step("try", "run", path, "--check"),
+    ]
+    return {"kind": "pipeline", "name": found.name, "stages": stages}, lines
 
 
 def _is_list(path: Path) -> bool:
@@ -223,3 +266,24 @@ def _of_vectors(path: str) -> Description:
         lines.append(f"layers: {', '.join(drawn)}; this is {drawn[0]}")
     summary = {"kind": "vectors", "rows": len(frame), "classes": by_class}
     return {**summary, "layers": drawn}, lines
+
+
+def _is_pipeline(thing: str) -> bool:
+    from geoseg.pipeline.settings import read_values
+
+    is_toml = thing.endswith(".toml") and Path(thing).is_file()
+    return is_toml and "segment" in read_values(thing)
+
+
+def _is_network(thing: str) -> bool:
+    path = Path(thing)
+    return path.suffix.lower() in FILES or (path / "saved_model.pb").is_file()
+
+
+_KINDS: tuple[tuple[Callable[[str], bool], Callable[[str], Description]], ...] = (
+    (lambda thing: Path(thing).suffix.lower() in FEATURES, _of_vectors),
+    (is_collection, _of_collection),
+    (_is_pipeline, _of_pipeline),
+    (_is_network, _of_model),
+)
+"""What is told by its name or beginning, and what describes it."""

@@ -80,7 +80,7 @@ def check(
     options: RasterOptions,
     output: OutputOptions,
 ) -> None:
-    """Say whether MODEL runs and RASTER can be what it was trained on; else status 2.
+    """Say whether MODEL runs and RASTER is like its training data; if not, status 2.
 
     The model is loaded and given one blank window.
     """

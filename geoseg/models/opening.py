@@ -63,7 +63,8 @@ def _instead(path: Path) -> str:
     if is_zarr(str(path)):
         return f"it is a Zarr, of an image or of masks: {RASTERS}"
     if (path / "saved_model.pb").is_file():
-        return FOREIGN[".pb"]
+        own = f"geoseg model import dynamicworld {path}"
+        return f"Dynamic World is imported by {own}; other networks: {FOREIGN['.pb']}"
     if path.suffix in FOREIGN:
         return FOREIGN[path.suffix]
     if (path / TRAINING).is_file():

@@ -29,4 +29,4 @@ class SearchOptions(FindOptions):
     ] = None
     """File to write the items into, which other commands take as a raster."""
     overwrite: Annotated[bool, Cli(section=Section.WRITTEN)] = False
-    """Replace the file where it is there."""
+    """Replace a file that is there."""

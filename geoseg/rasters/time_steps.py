@@ -149,9 +149,10 @@ def matched_in_time(
         return matched(source, wanted)
     if times is None:
         raise RasterError(
-            f"{source.name} shows {len(steps)} dates ({steps[0]} … {steps[-1]}), but "
-            'the model takes one: choose it, or say "times" in the card of a model '
-            "that takes them"
+            f"there are {len(steps)} dates of {source.name} ({steps[0]} … "
+            f"{steps[-1]}), but the model takes one: choose it, make one image of them "
+            '(--reduce without --every), or say "times" in the card of a model that '
+            "takes several"
         )
     if not steps and times.count > 1:
         raise RasterError(

@@ -88,7 +88,7 @@ class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
     task: Annotated[Learned | None, _NETWORK] = None
     """Classes, or objects, one for each polygon; default what the network is for."""
     encoder: Annotated[str, _NETWORK] = "resnet18"
-    """Of segmentation_models_pytorch, or tu- and any of timm."""
+    """An encoder of segmentation_models_pytorch, or tu- and the name of one of timm."""
     arguments: Annotated[
         Mapping[str, Any] | None,
         Cli(
@@ -98,7 +98,7 @@ class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
             parse=_argument,
         ),
     ] = None
-    """Of the network's constructor, as in encoder_depth=4; repeatable."""
+    """For the network's constructor, as in encoder_depth=4; repeatable."""
     init: Annotated[
         str | os.PathLike[str] | None,
         Cli(section=Section.NETWORK, metavar="FOLDER", location=True),
@@ -122,7 +122,7 @@ class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
     resolution: Annotated[
         float | None, Field(gt=0), Cli(section=Section.MODEL, metavar="METRES")
     ] = None
-    """To work at; default the first raster's own."""
+    """Pixel size to work at; default the first raster's own."""
     validation: Annotated[float, Field(ge=0, lt=1), Cli(section=Section.HELD_OUT)] = 0.2
     """Share of the labelled ground that is held out; 0 for none."""
     block: Annotated[int | None, _HELD_OUT] = None
@@ -172,7 +172,7 @@ class TrainOptions(RasterOptions, SeriesOptions, LabelOptions):
     differences: Annotated[bool, _TREES] = False
     """Normalised differences of all pairs of bands are features too."""
     seed: Annotated[int, _LEARNING] = 0
-    """Of everything random."""
+    """Another seed, other random choices."""
     device: Annotated[str, _SPEED] = "auto"
     """As in segment."""
     precision: Annotated[Precision, _SPEED] = "auto"

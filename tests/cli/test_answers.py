@@ -174,3 +174,38 @@ def test_what_libraries_say_among_themselves_is_silent(capsys):
     assert capsys.readouterr().err == ""
     _one_line(UserWarning("heard"), UserWarning, place.format("geoseg"), 1)
     assert "heard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("scene.tif", b"", "is empty: known are rasters"),
+        ("letter.docx", b"PK\3\4 a letter", "nothing that geoseg knows"),
+        ("mine.py", b"print(1)", "named with its function, mine.py:make"),
+        ("legend.toml", b'1 = "water"', "nothing that geoseg knows"),
+        ("net.safetensors", b"\0\0", "has no card beside it"),
+    ],
+)
+def test_info_says_of_what_it_does_not_know_what_it_does(
+    tmp_path, monkeypatch, capsys, name, content, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    assert geoseg_run(["info", name]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_info_of_a_pipeline_and_of_a_collection(tmp_path, capsys):
+    file = tmp_path / "water.toml"
+    file.write_text(
+        'name = "Water"\nout = "out"\n[segment]\nraster = "s.tif"\nmodel = "otsu:nir"\n'
+        "[report]\n"
+    )
+    assert geoseg_run(["info", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"pipeline Water: segment, report, into {tmp_path}/out"
+    assert lines[1] == f"try: geoseg run {file} --check"
+    assert geoseg_run(["info", "stac:sentinel-2-l2a"]) == 0
+    assert "geoseg search sentinel-2-l2a" in capsys.readouterr().out

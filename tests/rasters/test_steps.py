@@ -391,7 +391,7 @@ def test_a_band_that_is_missing_is_named_with_its_date(values):
     with pytest.raises(RasterError, match=r"at 2025-04-01: .* lacks the band swir16"):
         for_model(source, card(names=["red", "swir16"]))
     plain = card_from_dict({"bands": ["red"], "classes": ["a", "b"]})
-    with pytest.raises(RasterError, match=r"shows 3 dates .* takes one"):
+    with pytest.raises(RasterError, match=r"there are 3 dates of .* takes one"):
         for_model(source, plain)
     flat = open_source(array(values).isel(time=0, drop=True))
     with pytest.raises(RasterError, match="has no dates, but the model takes 3"):

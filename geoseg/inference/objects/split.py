@@ -11,6 +11,7 @@ as the relief, and one basin per peak of the distance.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -107,7 +108,7 @@ def things_of(card: Card, asked: Sequence[str] | None) -> tuple[int, ...]:
     raise GeosegError(
         f"which of the classes {', '.join(c.name for c in card.classes)} are counted "
         "as objects? say so with --things, such as "
-        f"--things {card.classes[-1].name}"
+        f"--things {shlex.quote(card.classes[-1].name)}"
     )
 
 
