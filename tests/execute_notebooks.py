@@ -38,6 +38,11 @@ SHOWN = {
 }
 
 
+def is_noise(output):
+    """Whether a library says what no reader needs: no bar, or a worker that is slow."""
+    return "TqdmWarning" in output or "distributed.nanny - WARNING" in output
+
+
 def execute(path):
     """Return a notebook with its outputs, which name no folder of this machine."""
     notebook = jupytext.read(path)
@@ -52,8 +57,8 @@ def execute(path):
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # the same each time
         cell.metadata.pop("execution", None)
-        if "outputs" in cell:  # a missing progress bar of a library is not worth words
-            cell.outputs = [o for o in cell.outputs if "TqdmWarning" not in str(o)]
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if not is_noise(str(o))]
     return notebook
 
 

@@ -225,6 +225,7 @@ def test_it_is_paired_with_what_code_hosts_show(path):
     outputs = [o for c in shown.cells for o in c.get("outputs", [])]
     assert any("image/png" in o.get("data", {}) for o in outputs)
     assert not any(o.output_type == "error" for o in outputs)
+    assert not [o for o in outputs if o.get("name") == "stderr"], "noise"
     assert len(text) < 1_500_000
     assert not re.search(r"/(work|home|root|Users)/", text), "folders of a machine"
     if path.stem in SHOWN:
