@@ -30,12 +30,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
-from geoseg.core.text import did_you_mean
 from geoseg.errors import GeosegError, ModelError, first_line
 from geoseg.models.card import Card
 from geoseg.models.context import Context, extras
 from geoseg.models.contract import AnyModel
-from geoseg.models.families import CLASSICAL
 from geoseg.models.layout import shaped
 from geoseg.models.networks.device import ModelOptions
 from geoseg.models.objects import check_objects
@@ -236,10 +234,8 @@ def _import(name: str) -> ModuleType:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name and f"{name}.".startswith(f"{error.name}."):
-                near = did_you_mean(name, [f"{family}:" for family in CLASSICAL])
                 raise ModelError(
                     f"no module {name!r} here ({here}) or among the installed packages"
-                    f"{near}"
                 ) from error
             raise ModelError(f"the module {name} needs {error.name!r}") from error
 

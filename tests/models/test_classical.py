@@ -170,7 +170,7 @@ class TestThreshold:
             ("threshold:", "what is compared is missing"),
             ("threshold:nir", "gives no threshold of"),
             ("threshold:ndwii", "did you mean 'ndwi'"),
-            ("otzu:ndwi", "did you mean 'otsu:'"),
+            ("otzu:ndwi", "did you mean otsu:"),
             ("threshold:nir>high", "'high'.*not a number"),
             ("threshold:nir>nan", "finite"),
             ("threshold:nir:", "not a number"),
