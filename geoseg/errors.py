@@ -15,6 +15,8 @@ from geoseg.location import redact
 _STORES = {"s3fs", "gcsfs", "adlfs"}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
             errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}  # fmt: skip
+# GDAL's, safetensors' and SQLite's words, whose errors are no OSErrors.
+_FULL = "No space left on device", "Disk quota exceeded", "database or disk is full"
 _LONGEST = 4000  # characters of a message: names in files may be of any length
 
 
@@ -110,9 +112,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in full:
             return True
-        if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
-            return True
-        if "No space left on device" in str(error):  # GDAL's, which is no OSError
+        if any(words in str(error) for words in _FULL):
             return True
         error = error.__cause__
     return False
@@ -123,6 +123,13 @@ def refused(error: Exception) -> GeosegError | None:
 
     Packages that speak with stores raise errors of many kinds, also of those below.
     """
+    if is_full(error):
+        where = getattr(error, "filename", None)
+        what = f"no room is left for {where}" if where else "the disk is full"
+        said = getattr(error, "strerror", None) or first_line(error)
+        return UnwrittenError(
+            f"{what} ({said}): make room, and give the same command again"
+        )
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
         return GeosegError(f"{error.filename}: {error.strerror}")
     frames = traceback.walk_tb(error.__traceback__)

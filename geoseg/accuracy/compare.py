@@ -13,6 +13,7 @@ import numpy as np
 from geoseg.accuracy.evaluation import empty_table
 from geoseg.core.classes import Class, nodata_value
 from geoseg.core.discretion import discreet
+from geoseg.core.files import write_text
 from geoseg.core.geodesy import PixelAreas, pixel_areas
 from geoseg.core.grid import Window, squares
 from geoseg.core.lookup import look_up, nearest_pixels
@@ -107,8 +108,7 @@ class Comparison:
             "pixels": self.pixels[i, j],
             "area_m2": self.areas_m2[i, j],
         }
-        pd.DataFrame(table).to_csv(path, index=False)
-        return Path(path)
+        return write_text(path, pd.DataFrame(table).to_csv(index=False))
 
     def table(self) -> Table:
         """Return the matrix for a terminal (rich): km², or pixels without areas."""

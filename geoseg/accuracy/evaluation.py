@@ -16,6 +16,7 @@ from geoseg.accuracy.calibration import Calibration
 from geoseg.accuracy.interval import Estimate
 from geoseg.accuracy.object_metrics import ObjectScores
 from geoseg.core.classes import Class
+from geoseg.core.files import write_text
 from geoseg.core.text import redact
 from geoseg.labels.names import LabelKind
 
@@ -107,16 +108,14 @@ class Evaluation:
     def to_json(self, path: str | Path, *, kappa: bool = False) -> Path:
         """Write everything as JSON."""
         text = json.dumps(self.to_dict(kappa=kappa), indent=1, allow_nan=False)
-        Path(path).write_text(text, encoding="utf-8")
-        return Path(path)
+        return write_text(path, text)
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one row per class: accuracies and areas with standard errors."""
         import pandas as pd
 
         rows = [_row(*c) for c in zip(self.classes, self._figures(), strict=True)]
-        pd.DataFrame(rows).to_csv(path, index=False)
-        return Path(path)
+        return write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
     def confusion_to_csv(self, path: str | Path) -> Path:
         """Write the confusion matrix: rows are the map, columns the reference."""
@@ -124,8 +123,7 @@ class Evaluation:
 
         names = list(self.accuracy.names)
         table = pd.DataFrame(self.accuracy.counts, index=names, columns=names)
-        table.to_csv(path, index_label="map \\ reference")
-        return Path(path)
+        return write_text(path, table.to_csv(index_label="map \\ reference"))
 
     def tables(self, *, kappa: bool = False) -> Group:
         """Return tables for a terminal (rich)."""

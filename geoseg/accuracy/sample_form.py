@@ -13,10 +13,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from geoseg.core.classes import Class
-from geoseg.core.files import free_in, written
+from geoseg.core.files import free_in, no_room, written
 from geoseg.maps.complete import incomplete
 from geoseg.maps.styles import STYLE, STYLES, add_categories
-from geoseg.rasters.gdal import no_room
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ from geoseg.cli import log
 from geoseg.cli.encoding import make_output_safe, read_names_as_utf8
 from geoseg.cli.options import Group
 from geoseg.core.text import counted, span_of_time
-from geoseg.errors import GeosegError, Terminated, first_line, is_full, refused
+from geoseg.errors import GeosegError, Terminated, is_full, refused
 from geoseg.execution.interrupts import InHand, answer_with
 from geoseg.location import keep_secrets
 
@@ -240,11 +240,7 @@ def _say_usage(error: click.ClickException) -> None:
 
 
 def _unforeseen(error: Exception) -> int:
-    """Say that a disk is full, or print the traceback of a mistake of ours."""
-    if is_full(error):
-        full = f"the disk is full ({first_line(error)})"
-        log.say("error", f"{full}: free space, and give the same command again")
-        return FAILED
+    """Say what a disk or a store refuses, or print the traceback of a mistake."""
     if known := refused(error):
         log.say("error", str(known))
         return known.exit_status

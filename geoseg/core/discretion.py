@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from geoseg.errors import GeosegError, is_full, refused
+from geoseg.errors import GeosegError, refused
 from geoseg.location import hide_causes, keep_secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +28,7 @@ def discreet(function: F) -> F:
             hide_causes(error)
             raise
         except Exception as error:
-            if (known := refused(error)) is None or is_full(error):
+            if (known := refused(error)) is None:
                 raise
             known.__cause__ = error
             hide_causes(known)

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from geoseg.core.processes import begun, here
 from geoseg.core.text import redact, size
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, UnwrittenError, is_full
 
 _FORGOTTEN = 2 * 86_400
 """Seconds after which what was left beside a file is removed, whoever left it."""
@@ -103,15 +103,32 @@ def written(path: Path) -> Iterator[Path]:
     """Give a name as `replacing` does; say on one line why it cannot be written.
 
     Raises:
-        GeosegError: It cannot.
+        UnwrittenError: There is no room for it.
+        GeosegError: It cannot be written for another reason.
     """
     try:
         with replacing(path) as part:
             yield part
     except OSError as error:
-        raise GeosegError(
-            f"{path} cannot be written: {error.strerror or error}"
-        ) from error
+        said = error.strerror or str(error)
+        if is_full(error):
+            raise no_room(path, f"{said}, {free_in(path.parent)}") from error
+        raise GeosegError(f"{path} cannot be written: {said}") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file as `written` does; into a pipe or a device as it comes.
+
+    Raises:
+        GeosegError: It cannot be written, as `written` says.
+    """
+    file = Path(path)
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        file.write_text(text, encoding="utf-8", newline="")
+        return file
+    with written(file) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+    return file
 
 
 @contextmanager
@@ -134,6 +151,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield part
         replace(part, target)
+    except OSError as error:
+        if is_full(error):  # the system tells what was copied, a name of ours or none
+            error.filename, error.filename2 = str(target), None
+        raise
     finally:
         _remove(part)
 
@@ -152,6 +173,14 @@ def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         else:
             return
     os.replace(source, target)  # noqa: PTH105 - the last try tells why
+
+
+def no_room(file: Path, reason: str) -> UnwrittenError:
+    """Return what to say where a file cannot be written to its end."""
+    return UnwrittenError(
+        f"{file} cannot be written ({reason}): make room, and give the same command "
+        "again"
+    )
 
 
 def free_in(folder: str | os.PathLike[str]) -> str:

@@ -76,7 +76,7 @@ def remembered(kind: str, name: str) -> str | None:
 def remember(kind: str, name: str, text: str) -> None:
     """Keep a text under a name, where anything can be kept."""
     if (place := folder(kind)) is not None:
-        with replacing(place / name) as path:
+        with suppress(OSError), replacing(place / name) as path:
             path.write_text(text, encoding="ascii")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import redact
-from geoseg.errors import MasksError, StorageFullError, is_full
+from geoseg.errors import MasksError
 from geoseg.execution.engine import worker_memory
 from geoseg.execution.progress import Progress, bar
 from geoseg.execution.resources import cores
@@ -37,6 +37,7 @@ from geoseg.location import portable, without_folders
 from geoseg.maps.complete import is_blank
 from geoseg.maps.create import create_masks, settings_of, writing
 from geoseg.maps.overviews import remake_overviews
+from geoseg.maps.storage import write_errors
 from geoseg.maps.store import Masks
 from geoseg.models.card import Card, Task
 from geoseg.rasters.open import check_unchanged
@@ -286,7 +287,7 @@ def run_plan(
         check_answers(plan.model)
     begun = datetime.now(UTC)
     with ExitStack() as stack:
-        with _writable(path):
+        with write_errors(path):
             check = stack.enter_context(writing(path, overwrite=overwrite))
             begun_with = None if overwrite else settings_of(path)
         choice = choose_numerics(
@@ -306,7 +307,7 @@ def run_plan(
             numerics=choice.numerics,
             source=noted(plan.source, *notes),
         )
-        with _writable(path):
+        with write_errors(path):
             masks = create_masks(
                 path,
                 grid=plan.source.grid,
@@ -344,16 +345,6 @@ def _otherwise(plan: Plan, numerics: Numerics) -> tuple[str, ...]:
     return (note,)
 
 
-@contextmanager
-def _writable(path: str) -> Iterator[None]:
-    """Say on one line why a store cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        kind = StorageFullError if is_full(error) else MasksError
-        raise kind(f"{path} cannot be written: {error.strerror or error}") from error
-
-
 def _run(
     plan: Plan,
     masks: Masks,
@@ -367,6 +358,7 @@ def _run(
     begun = datetime.now(UTC)
     record = masks.record()
     if record["complete"]:
+        remake_overviews(masks)  # a disk may have filled while that was done
         return masks, RunInfo()
     job = Job(
         source=plan.read_source,
@@ -390,14 +382,15 @@ def _run(
 
         run = run_blocks if plan.model.card.task == "semantic" else run_objects
         try:
-            info = run(job, client=client, threads=plan.tasks, show=checked)
-            if plan.splitting is not None:
-                second = splitting_job(job, plan.splitting)
-                run_objects(second, client=client, threads=cores(), show=checked)
+            with write_errors(masks.path, of_room=True):
+                info = run(job, client=client, threads=plan.tasks, show=checked)
+                if plan.splitting is not None:
+                    second = splitting_job(job, plan.splitting)
+                    run_objects(second, client=client, threads=cores(), show=checked)
         finally:
             close_streams()
     check_unchanged(plan.source)
-    with _writable(masks.path):
+    with write_errors(masks.path):
         masks.finish(_what_was_done(info, begun))
     remake_overviews(masks)
     return masks, info

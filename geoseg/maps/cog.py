@@ -13,7 +13,13 @@ import numpy as np
 
 from geoseg.core.classes import nodata_value
 from geoseg.core.discretion import discreet
-from geoseg.core.files import replace, replacing, target
+from geoseg.core.files import (
+    no_room,
+    remove_left_beside,
+    replace,
+    replacing,
+    target,
+)
 from geoseg.core.grid import squares
 from geoseg.errors import MasksError
 from geoseg.maps.complete import incomplete
@@ -22,7 +28,8 @@ from geoseg.maps.geotiff import ClassRaster
 from geoseg.maps.open import open_classes
 from geoseg.maps.reader import dtype_of, read_plain
 from geoseg.maps.styles import raster_qml
-from geoseg.rasters.gdal import CACHE_BYTES, no_room, read_again, reporting_written
+from geoseg.rasters.cog import copy_as_cog
+from geoseg.rasters.gdal import CACHE_BYTES, reporting_written
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,6 +76,7 @@ def export(
     """
     reader = open_classes(masks, partial=partial)
     file = target(out, (".tif", ".tiff"), overwrite=overwrite, error=MasksError)
+    remove_left_beside(file)  # which may be what fills the disk
     _check_room(file, reader)
     with replacing(file) as part:
         folder = part.with_name(f"{part.name}-work")
@@ -99,26 +107,22 @@ def _check_room(file: Path, reader: ClassReader) -> None:
 def _write_whole(reader: ClassReader, folder: Path, part: Path) -> None:
     """Write the file, and read it once more."""
     import rasterio
-    import rasterio.shutil
 
+    tiles, described = folder / "tiles.tif", folder / "described.vrt"
     # GDAL's messages go to logging while there is an environment, closing too.
     with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=CACHE_BYTES):
-        tiles, described = folder / "tiles.tif", folder / "described.vrt"
         _write_tiles(reader, tiles)
-        described.write_text(_vrt(reader, tiles), encoding="utf-8")
-        whole = folder / part.name
-        rasterio.shutil.copy(
-            described,
-            whole,
-            driver="COG",
-            compress="deflate",
-            predictor="no",
-            overview_resampling="nearest",
-            bigtiff="if_safer",
-        )
-        tiles.unlink()
-        read_again(whole)
-        replace(whole, part)
+    described.write_text(_vrt(reader, tiles), encoding="utf-8")
+    whole = folder / part.name
+    copy_as_cog(
+        described,
+        whole,
+        compress="deflate",
+        predictor="no",
+        overview_resampling="nearest",
+    )
+    tiles.unlink()
+    replace(whole, part)
 
 
 def _write_tiles(masks: ClassReader, path: Path) -> None:

@@ -25,7 +25,13 @@ import fsspec
 from geoseg.core.files import replace
 from geoseg.core.object_stores import access
 from geoseg.core.text import redact
-from geoseg.errors import GeosegError, MasksError, first_line
+from geoseg.errors import (
+    GeosegError,
+    MasksError,
+    StorageFullError,
+    first_line,
+    is_full,
+)
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$|(^|/)\.tmp-")
 """Files that become objects by renaming: Zarr's and ours."""
@@ -62,6 +68,28 @@ def store_errors(url: str) -> Iterator[None]:
         raise MasksError(
             f"{redact(url)} cannot be read: {redact(first_line(error))}"
         ) from error
+
+
+@contextmanager
+def write_errors(url: str, *, of_room: bool = False) -> Iterator[None]:
+    """Say on one line why a store cannot be written.
+
+    Args:
+        url: Which one.
+        of_room: Let other errors pass than that there is no room, as of what is read.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or error
+        if is_full(error):
+            raise StorageFullError(
+                f"no room is left for {redact(url)}: {said}; make room, and the same "
+                "command resumes"
+            ) from error
+        if of_room:
+            raise
+        raise MasksError(f"{redact(url)} cannot be written: {said}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +132,10 @@ class Storage:
             with temporary.open("xb") as file:
                 file.write(data)
             replace(temporary, target)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(target)  # which the system tells of opening only
             raise
 
     def put_all(self, objects: Mapping[str, bytes | None]) -> None:

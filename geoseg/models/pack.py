@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.core.discretion import discreet
 from geoseg.core.files import replacing
-from geoseg.errors import ModelError, first_line
+from geoseg.errors import ModelError, first_line, is_full
 from geoseg.models.card import Card
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import CARD, open_folder, write_folder
@@ -173,6 +173,8 @@ def _export(net: nn.Module, card: Card, folder: Path) -> Path:
             with replacing(weights) as new:
                 torch.export.save(program, new)
     except Exception as error:  # tracing fails in as many ways as there are networks
+        if is_full(error):
+            raise
         raise ModelError(
             f"the network of {card.name!r} cannot be exported ({first_line(error)}): "
             "give --model a function that makes it, as in my_module:make_model"

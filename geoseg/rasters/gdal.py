@@ -14,11 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.core.files import free_in
+from geoseg.core.files import free_in, no_room
 from geoseg.errors import (
     GeosegError,
     RasterError,
-    UnwrittenError,
     first_line,
     is_full,
 )
@@ -179,14 +178,6 @@ def read_again(file: Path) -> None:
     with rasterio.open(file) as written:
         for _, window in written.block_windows(1):
             written.read(window=window)
-
-
-def no_room(file: Path, reason: str) -> UnwrittenError:
-    """Return what to say where a file cannot be written to its end."""
-    return UnwrittenError(
-        f"{file} cannot be written ({reason}): make room, and give the same command "
-        "again"
-    )
 
 
 def names_others(path: str) -> bool:

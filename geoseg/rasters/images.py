@@ -22,7 +22,8 @@ from geoseg.errors import RasterError
 from geoseg.execution.engine import unordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores, return_freed_memory
-from geoseg.rasters.gdal import CACHE_BYTES, read_again, reporting_written
+from geoseg.rasters.cog import copy_as_cog
+from geoseg.rasters.gdal import CACHE_BYTES, reporting_written
 from geoseg.rasters.kept_blocks import KeptBlocks
 
 if TYPE_CHECKING:
@@ -94,7 +95,6 @@ def write_tif(
         RasterError: It cannot be written, or a scene cannot be read.
     """
     import rasterio
-    import rasterio.shutil
 
     kept = _kept(series, file)
     with replacing(file) as part, reporting_written(file, RasterError):
@@ -103,19 +103,16 @@ def write_tif(
         tiles, whole = folder / "tiles.tif", folder / part.name
         with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS", GDAL_CACHEMAX=CACHE_BYTES):
             cut = _write_tiles(series, kept, tiles, bands, dtype, tags, progress)
-            return_freed_memory()  # what many dates took, or the copy's comes on top
-            rasterio.shutil.copy(
-                tiles,
-                whole,
-                driver="COG",
-                blocksize=_TILE,
-                compress="deflate",
-                level=1,
-                predictor="yes",
-                resampling="average",
-                bigtiff="if_safer",
-            )
-            read_again(whole)
+        return_freed_memory()  # what many dates took, or the copy's comes on top
+        copy_as_cog(
+            tiles,
+            whole,
+            blocksize=_TILE,
+            compress="deflate",
+            level=1,
+            predictor="yes",
+            resampling="average",
+        )
         replace(whole, part)
     kept.remove()
     return cut

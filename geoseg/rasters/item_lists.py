@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geoseg.core.extras import require
-from geoseg.core.files import written
+from geoseg.core.files import write_text
 from geoseg.core.object_stores import access
 from geoseg.core.text import redact
 from geoseg.errors import RasterError
@@ -102,8 +102,7 @@ def write_list(
         collection[QUESTION] = question
     text = json.dumps(collection, indent=1) + "\n"
     if not is_remote(name):
-        with written(Path(name)) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(name, text)
         return
     import fsspec
 

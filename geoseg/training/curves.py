@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from geoseg.core.files import write_text
 from geoseg.errors import MissingExtraError
 from geoseg.viz.figures import draw_curves
 
@@ -33,7 +34,7 @@ def write_curves(
     table = pd.DataFrame(rows)
     table = table[[name for name in _COLUMNS if name in table]]
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / CSV, index=False)
+    write_text(folder / CSV, table.to_csv(index=False))
     try:
         draw_curves(table.to_dict("list"), folder / PNG, best=best)
     except MissingExtraError:

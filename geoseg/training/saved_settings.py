@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from geoseg.core.files import write_text
 from geoseg.errors import GeosegError
 from geoseg.models.folder import CARD, TRAINING
 
@@ -25,7 +26,7 @@ def is_complete(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -
     if overwrite and (file.is_file() or (folder / CARD).is_file()):
         return False
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = _read(file)
         different = sorted(
             k for k in {*there, *settings} if there.get(k) != settings.get(k)
         )
@@ -49,7 +50,21 @@ def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
         shutil.rmtree(folder)
     file = folder / TRAINING
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_text(file, json.dumps(settings, indent=1))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the settings of a training; they are JSON, an object."""
+    try:
+        settings = json.loads(file.read_bytes())
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise GeosegError(
+            f"{file} is empty, cut or was edited, so the training cannot be resumed: "
+            "--overwrite begins it again"
+        )
+    return settings
 
 
 def end(folder: Path) -> None:

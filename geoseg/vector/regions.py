@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.core.discretion import discreet
-from geoseg.core.files import replace, replacing, target
-from geoseg.errors import RegionsError, is_full
+from geoseg.core.files import free_in, no_room, replace, replacing, target
+from geoseg.errors import RegionsError, first_line, is_full
 from geoseg.rasters.vectors import open_vectors
 from geoseg.vector.formats.geopackage_copy import copy_without, has_layer
 from geoseg.vector.formats.shapefile import BESIDE, Shapefile
@@ -73,7 +73,11 @@ def writing_file(
             if begun is not None:
                 _refuse_changed(path, begun)
     except (OSError, sqlite3.Error) as error:
-        if isinstance(error, OSError) and not is_full(error):
+        if is_full(error):
+            raise no_room(
+                path, f"{first_line(error)}, {free_in(path.parent)}"
+            ) from error
+        if isinstance(error, OSError):
             raise  # it may be about what is read
         raise RegionsError(f"{path} cannot be written: {error}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from geoseg.core.discretion import discreet
 from geoseg.core.extras import require
-from geoseg.core.files import made_folder
+from geoseg.core.files import made_folder, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,8 @@ def _figure(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=150)
+    with written(path) as part:
+        figure.savefig(part, dpi=150)
     return path
 
 

@@ -20,6 +20,7 @@ from tifs import write_tif
 
 import geoseg.cli
 from geoseg.cli import COMMANDS, run
+from geoseg.core.files import replacing
 
 
 @pytest.fixture(scope="module")
@@ -250,9 +251,55 @@ def test_gdal_has_many_words_for_a_full_disk(scene, tmp_path, capsys, error):
     assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rasterio.shutil.copy", copy)
+        patch.setattr("sys.executable", "/usr/bin/qgis")  # whose Python is no program
         says = [f"{out} cannot be written (", "free there", "make room"]
         refused(capsys, "export", masks, "--out", out, says=says, status=3)
     assert not list(tmp_path.glob("*m.tif*"))
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "libtiff", "reason"),
+    [
+        (-11, "", "", "GDAL ended with status -11, "),
+        (1, "Cannot read 9 bytes", "", "Cannot read 9 bytes, "),
+        (-11, "", "_tiffWriteProc: No space left on device.\n", "No space left on dev"),
+    ],
+)
+def test_gdal_may_die_where_a_disk_fills(
+    scene, tmp_path, capfd, monkeypatch, status, said, libtiff, reason
+):
+    masks, out = tmp_path / "m.zarr", tmp_path / "m.tif"
+    assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
+    script = (
+        f"import os, sys; sys.stdout.write({said!r}); sys.stderr.write({libtiff!r});"
+        f"sys.stdout.flush(); sys.stderr.flush();"
+        f"os.kill(os.getpid(), {-status}) if {status} < 0 else sys.exit({status})"
+    )
+    begin = subprocess.run
+
+    def dies(words, **told):
+        return begin([words[0], "-c", script], **told)
+
+    monkeypatch.setattr("geoseg.rasters.cog.subprocess.run", dies)
+    says = [f"{out} cannot be written ({reason}", "free there", "make room"]
+    refused(capfd, "export", masks, "--out", out, says=says, status=3)
+    assert not list(tmp_path.glob("*m.tif*"))
+
+
+def test_what_a_dead_export_left_does_not_fill_the_disk(scene, tmp_path, small_disk):
+    where, resize = small_disk
+    masks, out = tmp_path / "m.zarr", where / "m.tif"
+    assert call("segment", scene, *MODEL, "--out", masks, "--quiet") == 0
+    resize(900_000)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with replacing(out) as part:
+        left = Path(str(part).replace(f"-{os.getpid()}.", f"-{ended.pid}."))
+        part.touch()
+    left.write_bytes(bytes(890_000))
+    out.unlink()
+    assert call("export", masks, "--out", out, "--quiet") == 0
+    assert not left.exists()
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="nobody writes there on Linux")

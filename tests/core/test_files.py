@@ -1,5 +1,6 @@
 """Files are whole or not there."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import sys
 import pytest
 
 from geoseg.core import files
-from geoseg.core.files import absolute, replace, replacing
+from geoseg.core.files import absolute, replace, replacing, write_text, written
+from geoseg.errors import UnwrittenError, refused
 
 
 def names(folder):
@@ -86,3 +88,29 @@ def test_a_path_means_the_same_in_any_folder(tmp_path, monkeypatch):
     assert absolute("GTI:scene.tif") == f"GTI:{whole}"
     for other in ("s3://bucket/scene.tif", "/vsizip/a.zip/b.tif", "nowhere.tif"):
         assert absolute(other) == other
+
+
+@pytest.mark.parametrize("told", [(), ("some/source", None, "some/.part")])
+def test_a_full_disk_is_told_by_the_file_that_is_written(tmp_path, told):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", *told)
+
+    target = tmp_path / "map.csv"
+    said = r"map\.csv cannot be written .* free there\): make room"
+    with pytest.raises(UnwrittenError, match=said), written(target) as part:
+        full(part)
+    with pytest.raises(OSError, match="No space") as error, replacing(target) as part:
+        full(part)
+    assert str(refused(error.value)).startswith(f"no room is left for {target} (")
+    assert refused(error.value).exit_status == 3
+    assert not names(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a named pipe of POSIX")
+def test_a_pipe_is_written_into_and_stays(tmp_path):
+    pipe = tmp_path / "table"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        write_text(pipe, "a,b\r\n")
+        assert reader.communicate()[0] == b"a,b\r\n"
+    assert pipe.is_fifo()

@@ -55,6 +55,7 @@ from geoseg.training.patches import (
     class_weights,
     training_index,
 )
+from geoseg.training.saved_settings import is_complete
 from geoseg.training.scenes import IGNORED
 from geoseg.training.train import train
 
@@ -716,3 +717,13 @@ def test_the_command_line_says_what_it_made(ground, tmp_path, capsys):
         said = capsys.readouterr()
         assert words in said.err
         assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": ', "[]", "\0\0\0"])
+def test_settings_that_a_full_disk_cut_are_no_traceback(tmp_path, text):
+    file = tmp_path / "training" / "settings.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(GeosegError, match=r"is empty, cut .*--overwrite"):
+        is_complete(tmp_path, {"seed": 1}, overwrite=False)
+    assert not is_complete(tmp_path, {"seed": 1}, overwrite=True)

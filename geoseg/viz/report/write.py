@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg._version import __version__
-from geoseg.core.files import target, written
+from geoseg.core.files import target, write_text
 from geoseg.core.label_options import Order
 from geoseg.core.options import keywords
 from geoseg.errors import GeosegError
@@ -61,9 +61,7 @@ def write_page(
         title=options.title or map_name(reader),
         reference=labels,
     )
-    with written(page) as part:
-        part.write_text(render(content(inputs)), encoding="utf-8")
-    return page
+    return write_text(page, render(content(inputs)))
 
 
 @keywords(ReportOptions, write_page)
