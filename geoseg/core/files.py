@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -151,10 +152,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield part
         replace(part, target)
-    except OSError as error:
-        if is_full(error):  # the system tells what was copied, a name of ours or none
-            error.filename, error.filename2 = str(target), None
-        raise
+    except Exception as error:
+        if not is_full(error) or isinstance(error, GeosegError):
+            raise
+        # The system names what was copied, or nothing; libraries raise their own.
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        raise full from error
     finally:
         _remove(part)
 

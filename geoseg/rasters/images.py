@@ -6,6 +6,7 @@ then, and written as they come; the bytes do not depend on their order.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.rasters.time import Series
+
+# What zarr was busy with when a write failed, asyncio would print on stderr.
+logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 Dtype = Literal["float32", "int16"]
 Progress = Callable[[int, int], None]

@@ -252,8 +252,9 @@ class _WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
         """Write beside the place, then put it there at once."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as part:
-            torch.save(checkpoint, part)
+        # Into an open file: by its name PyTorch does not say that a disk is full.
+        with replacing(target) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class _Curves(Callback):  # type: ignore[misc]

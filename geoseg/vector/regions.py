@@ -74,9 +74,8 @@ def writing_file(
                 _refuse_changed(path, begun)
     except (OSError, sqlite3.Error) as error:
         if is_full(error):
-            raise no_room(
-                path, f"{first_line(error)}, {free_in(path.parent)}"
-            ) from error
+            said = getattr(error, "strerror", None) or first_line(error)
+            raise no_room(path, f"{said}, {free_in(path.parent)}") from error
         if isinstance(error, OSError):
             raise  # it may be about what is read
         raise RegionsError(f"{path} cannot be written: {error}") from error

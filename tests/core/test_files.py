@@ -90,19 +90,26 @@ def test_a_path_means_the_same_in_any_folder(tmp_path, monkeypatch):
         assert absolute(other) == other
 
 
-@pytest.mark.parametrize("told", [(), ("some/source", None, "some/.part")])
-def test_a_full_disk_is_told_by_the_file_that_is_written(tmp_path, told):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.ENOSPC, "No space left on device", "source", None, "part"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_by_the_file_that_is_written(tmp_path, error):
     def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device", *told)
+        raise error
 
     target = tmp_path / "map.csv"
     said = r"map\.csv cannot be written .* free there\): make room"
     with pytest.raises(UnwrittenError, match=said), written(target) as part:
         full(part)
-    with pytest.raises(OSError, match="No space") as error, replacing(target) as part:
+    with pytest.raises(OSError, match="No space") as said, replacing(target) as part:
         full(part)
-    assert str(refused(error.value)).startswith(f"no room is left for {target} (")
-    assert refused(error.value).exit_status == 3
+    assert str(refused(said.value)).startswith(f"no room is left for {target} (")
+    assert refused(said.value).exit_status == 3
     assert not names(tmp_path)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from geoseg.core.files import written
 from geoseg.errors import ModelError
 from geoseg.models.classical.pixel_features import PixelFeatures
 from geoseg.models.contract import AnyModel
@@ -167,5 +168,6 @@ def save(
     card = replace(card, framework=framework, output=output)
     PixelModel(card, classifier)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(classifier.arrays()), folder / WEIGHTS)
+    with written(folder / WEIGHTS) as part:
+        save_file(dict(classifier.arrays()), part)
     return write_folder(card, folder, folder / WEIGHTS)

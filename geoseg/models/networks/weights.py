@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geoseg.core.files import written
 from geoseg.core.text import counted
 from geoseg.errors import ModelError, first_line
 from geoseg.models.folder import WEIGHTS, write_folder
@@ -108,5 +109,6 @@ def save_network(
     weights = {k: v.contiguous() for k, v in weights.items()}
     fill_weights(build(card), weights, card)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS)
+    with written(folder / WEIGHTS) as part:
+        save_file(weights, part)
     return write_folder(card, folder, folder / WEIGHTS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from geoseg.core.files import free_in
-from geoseg.errors import UnwrittenError
 from geoseg.rasters.vectors import ogr
 from geoseg.vector.formats.geoparquet import arrow_batch, arrow_schema
 
@@ -65,10 +64,8 @@ class FlatGeobuf:
         self.abandon()
         if self._error is not None:  # GDAL does not say that a disk is full
             said = str(self._error).replace(f"to dataset {self._path}", "to it")
-            raise UnwrittenError(
-                f"the FlatGeobuf cannot be written ({said}, "
-                f"{free_in(self._path.parent)}): make room, twice the file's size, and "
-                "give the same command again"
+            raise OSError(
+                errno.ENOSPC, f"{said}; a FlatGeobuf takes twice its size"
             ) from self._error
 
     def abandon(self) -> None:
