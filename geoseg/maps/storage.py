@@ -62,7 +62,7 @@ def store_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (GeosegError, FileNotFoundError, json.JSONDecodeError):
+    except (GeosegError, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         raise  # whoever reads knows better what it means
     except Exception as error:
         raise MasksError(

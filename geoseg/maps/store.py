@@ -374,7 +374,7 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
     try:
         with store_errors(storage.url):
             group = open_group(storage.url)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise damaged(name, f"its metadata ({first_line(error)})") from error
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
         why = "does not exist"

@@ -147,11 +147,23 @@ class PipelineRun:
         """Return of each stage what it was made of, `key`, and what it made, `product`.
 
         The second is None while it is being made.
+
+        Raises:
+            GeosegError: What is noted there was cut, as by a full disk.
         """
-        try:
-            return dict(json.loads(self.storage.get(_STATE)))
-        except (FileNotFoundError, ValueError):
+        noted = self.storage.find(_STATE)
+        if noted is None:
             return {}
+        try:
+            state = json.loads(noted)
+            return {stage: {"key": of["key"], **of} for stage, of in state.items()}
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise GeosegError(
+                f"{self.pipeline.out}/{_STATE} is empty or cut, so what is done is not "
+                "known: restore it from a copy; or delete it and the files that the "
+                "pipeline made beside the masks, which stay; or --overwrite makes all "
+                "again"
+            ) from error
 
     def note(self, stage: str, key: str, product: str | None = None) -> None:
         """Note what a stage was made of, and what it is now that it is done."""

@@ -87,12 +87,18 @@ def read_status(out: str) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads(Storage(out).get(FILE))
-    except (OSError, ValueError) as error:
+        process = found.pop("process")
+        _ = [process[key] for key in ("pid", "started")]
+        _ = [found[key] for key in ("state", "begun", "updated", "host")]
+    except OSError as error:
         raise MasksError(
             f"{redact(out)} has no {FILE}: it is not the folder of a pipeline's "
             f"products, or nothing has run there yet{_runs_below(out)}"
         ) from error
-    process = found.pop("process", {})
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise MasksError(
+            f"{redact(out)}: {FILE} is empty, cut or no run's: the next run writes it"
+        ) from error
     gone = has_ended(process.get("place"), process.get("pid", 0), process["started"])
     if found["state"] == "running" and gone:
         found["state"] = "killed"

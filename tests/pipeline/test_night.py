@@ -166,6 +166,15 @@ def test_what_a_rerun_can_finish_is_tried_again(water, monkeypatch):
     assert read_status(out)["state"] == "done"
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"process": 1}', "\0"])
+def test_a_status_that_was_cut_is_said_in_a_line(tmp_path, capsys, text):
+    (tmp_path / "status.json").write_text(text)
+    assert geoseg_run(["status", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "status.json is empty, cut or no run's: the next run writes it" in said
+    assert said.count("\n") == 1
+
+
 def test_the_status_of_a_run(water, capsys):
     out = str(water.parent / "here")
     line = ["run", str(water), "--set", f"out={out}", "--quiet"]

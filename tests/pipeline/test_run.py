@@ -335,6 +335,25 @@ def test_a_disk_that_fills_at_any_stage(water, small_disk, capsys):
     assert {e["event"] for e in log(where / "out")} >= {"failed", "done"}
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"segment": {"ke', '{"segment": 1}', "\0"])
+def test_a_state_that_was_cut_is_said_and_nothing_is_made(water, capsys, text):
+    assert geoseg_run(["run", water, "--quiet"]) == 0
+    out = Path(read_pipeline(water).out)
+    state = out / ".pipeline" / "state.json"
+    before = {f: f.stat().st_mtime_ns for f in out.rglob("*") if ".zarr" in str(f)}
+    state.write_text(text)
+    assert geoseg_run(["run", water, "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert f"{state} is empty or cut" in said
+    assert said.count("\n") == 1
+    # The way on that the line tells: masks stay, what lies beside them is made again.
+    for file in (state, *out.glob("*.gpkg"), *out.glob("*.tif"), *out.glob("*.html")):
+        file.unlink()
+    assert geoseg_run(["run", water, "--quiet"]) == 0
+    chunks = [f for f in before if f.parent.name == "classes"]
+    assert [before[f] for f in chunks] == [f.stat().st_mtime_ns for f in chunks]
+
+
 def test_two_at_once_are_refused(water, tmp_path):
     out = tmp_path / "out" / "water"
     out.mkdir(parents=True)
