@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +20,6 @@ from geoseg.core.options import keywords
 from geoseg.core.raster_options import NodataRule, Units
 from geoseg.core.series_options import DatesFrom, Resampling
 from geoseg.core.text import redact
-from geoseg.errors import MasksError
 from geoseg.execution.engine import worker_memory
 from geoseg.execution.progress import Progress, bar
 from geoseg.execution.resources import cores
