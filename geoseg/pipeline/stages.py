@@ -51,7 +51,7 @@ def run_stage(run: PipelineRun, name: str, settings: Options) -> dict[str, Any]:
     # What this pipeline made of other settings or masks is replaced, nothing else.
     facts = stage.make(run, product, run.overwrite or noted is not None)
     seconds = round(time.monotonic() - begun, 3)
-    run.note(name, key, fingerprint(product))
+    run.note(name, key, _fingerprint(name, product))
     run.log(name, "done", product=product, seconds=seconds, **facts)
     return {"product": product, "made": True, "seconds": seconds, **facts}
 
@@ -64,7 +64,7 @@ def _is_good(run: PipelineRun, name: str, noted: Mapping[str, Any]) -> bool:
     stage, product = STAGES[name], STAGES[name].product(run.pipeline)
     if not Storage(product).exists():
         return False
-    now = fingerprint(product)
+    now = _fingerprint(name, product)
     if now == noted.get("product"):
         return stage.is_complete(run)
     if not stage.is_whole(run, product):
@@ -85,11 +85,22 @@ def _keep_edited(run: PipelineRun, name: str, noted: Mapping[str, Any]) -> None:
     """Set a file aside that somebody edited since it was made: its work is not lost."""
     product = Path(STAGES[name].product(run.pipeline))
     made = noted.get("product")
-    if made is None or not product.is_file() or fingerprint(str(product)) == made:
+    if made is None or not product.is_file():
+        return
+    if _fingerprint(name, str(product)) == made:
         return
     aside = _set_aside(product, "edited")
+    if name == "export" and (style := product.with_suffix(STYLE)).is_file():
+        replace(style, aside.with_suffix(STYLE))
     text = f"{product} was changed since it was made: what was there is now {aside}"
     run.warn(name, "set aside", text)
+
+
+def _fingerprint(name: str, product: str) -> str | None:
+    """Return what a product is: of a map with the style, which QGIS saves beside it."""
+    style = fingerprint(str(Path(product).with_suffix(STYLE)))
+    own = fingerprint(product)
+    return f"{own}+{style}" if name == "export" and own and style else own
 
 
 def _set_aside(product: Path, how: str) -> Path:
@@ -159,8 +170,12 @@ def _segment(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
         if not asked and (error.of_raster or run.if_changed == "new"):
             raise
         run.warn("segment", "overwritten", f"{error.what}. It is made again")
+        before = [c.name for c in open_masks(product).classes]
         masks, facts = make(overwrite=True)
-    _name_classes(product, segment)
+        _name_classes(product, segment)
+        _say_renamed(run, before)
+    else:
+        _name_classes(product, segment)
     return {"windows": facts.windows, "masks_run": masks.run}
 
 
@@ -169,6 +184,17 @@ def _name_classes(masks: str, segment: Segment) -> None:
     options = segment.of(ClassesOptions)
     if options != ClassesOptions():
         rename(masks, options)
+
+
+def _say_renamed(run: PipelineRun, before: list[str]) -> None:
+    """Say that classes are not called as before: somebody may have named them."""
+    now = [c.name for c in open_masks(run.pipeline.masks).classes]
+    if now != before:
+        text = (
+            f"the classes were called {', '.join(before)}, and are {', '.join(now)} "
+            "now: geoseg classes --set names them, names in [segment] each time"
+        )
+        run.warn("segment", "renamed", text)
 
 
 def _vectorize(run: PipelineRun, product: str, overwrite: bool) -> dict[str, Any]:
@@ -256,6 +282,8 @@ def _file(stage: str) -> Callable[[Pipeline], str]:
     return lambda pipeline: pipeline.product(getattr(pipeline, stage).file)
 
 
+STYLE = ".qml"
+"""What the name of a map's style ends in."""
 STAGES = {
     "segment": _Step(
         lambda pipeline: pipeline.masks, _segment, _masks_are_whole, _is_complete

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import geopandas
@@ -21,6 +22,7 @@ from landscape.scene import write_scene
 import geoseg.pipeline.run
 from geoseg.cli import run as geoseg_run
 from geoseg.errors import GeosegError, LockedError
+from geoseg.maps.legend import name_classes
 from geoseg.maps.lock import held
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
@@ -245,6 +247,26 @@ def test_what_somebody_edited_is_not_lost(water, tmp_path):
     aside = pyogrio.list_layers(out / "water.gpkg.edited-1.gpkg")[:, 0]
     assert "my_labels" in aside
     assert "my_labels" not in pyogrio.list_layers(out / "water.gpkg")[:, 0]
+
+
+def test_names_and_styles_that_somebody_gave_do_not_go_in_silence(water, tmp_path):
+    out = tmp_path / "out" / "water"
+    run_pipeline(read_pipeline(water))
+    run_pipeline(read_pipeline(water))
+    called = [c.name for c in open_masks(out / "masks.zarr").classes]
+    (out / "water.qml").write_text("<qgis>mine</qgis>")
+    with pytest.warns(UserWarning, match=r"water\.tif was changed .* stays as it is"):
+        assert not run_pipeline(read_pipeline(water))["export"]["made"]
+    name_classes(out / "masks.zarr", names={called[-1]: "lake"})
+    with pytest.warns(UserWarning, match=r"is now .*water\.tif\.edited-1\.tif"):
+        assert run_pipeline(read_pipeline(water))["export"]["made"]
+    assert "mine" in (out / "water.tif.edited-1.qml").read_text()
+    assert "lake" in (out / "water.qml").read_text()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run_pipeline(read_pipeline(water, ["segment.model=otsu:ndvi"]))
+    said = re.compile(r"called .*lake, and are .* now: geoseg classes --set")
+    assert any(said.search(str(w.message)) for w in warned)
 
 
 @pytest.mark.parametrize(
