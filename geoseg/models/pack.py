@@ -83,8 +83,22 @@ def _pack_pretrained(card: Card, folder: Path, out: Path) -> Path:
     for pattern in _PRETRAINED:
         for file in folder.glob(pattern):
             if file.name != CARD:
+                _check_own(file)
                 shutil.copy2(file, out / file.name)
     return write_folder(card, out)
+
+
+def _check_own(file: Path) -> None:
+    """Raise where a file of a folder is a link out of it: its content would be shared.
+
+    The Hub's cache is made of links into a folder `blobs` of its own.
+    """
+    folder, target = file.parent.resolve(), file.resolve()
+    if target.is_relative_to(folder) or target.parent == folder.parents[1] / "blobs":
+        return
+    raise ModelError(
+        f"{file} is a link out of its folder, to {target}: it is not packed"
+    )
 
 
 def build_network(card: Card | Mapping[str, Any]) -> nn.Module:

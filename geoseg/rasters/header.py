@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 # GDAL decodes whole blocks. Larger ones are a mistake of whoever wrote the file, or an
 # attack, and would break what the plan promises about memory.
 MAX_BLOCK_BYTES: Final = 400_000_000
+_MOST_PIXELS: Final = {"JPEG": 512, "PNG": 8 * 1032}
+"""That a byte can hold: 64 of JPEG take two bits, 1032 bytes of deflate one byte."""
+_MOST_BLOCKS: Final = 50_000_000
+"""Of a band: GDAL keeps 16 bytes of each, all at once."""
 _OF_BANDS: Final = re.compile(
     r"bands?|channels?|wavelengths?|spectral|variable|wl", re.IGNORECASE
 )
@@ -94,6 +99,7 @@ def check_header(header: Header, dataset: DatasetReader, name: str) -> None:
             "numbers, so make its amplitude or intensity first"
         )
     check_blocks(dataset, name)
+    _check_size(header, dataset, name)
     unplaced = header.grid.transform.is_identity and not dataset.gcps[0]
     if unplaced and dataset.rpcs is not None:
         raise RasterError(
@@ -116,12 +122,35 @@ def check_blocks(dataset: DatasetReader, name: str) -> None:
     """
     together = dataset.count if _is_pixel_interleaved(dataset) else 1
     height, width = max(dataset.block_shapes[:1], key=math.prod)
+    blocks = -(-dataset.height // height) * -(-dataset.width // width)
+    if blocks > _MOST_BLOCKS and dataset.driver in {"GTiff", "COG"}:
+        raise RasterError(
+            f"{name} is stored in {blocks:,} blocks of {height} x {width} pixels, "
+            f"whose places alone take {16 * blocks / 1e9:.1f} GB: rewrite it in larger "
+            "tiles, gdal_translate -co TILED=YES"
+        )
     size = height * width * together * np.dtype(dataset.dtypes[0]).itemsize
     if size > MAX_BLOCK_BYTES:
         raise RasterError(
             f"{name} is stored in blocks of {height} x {width} pixels x {together} "
             f"band{'s' * (together > 1)}, {size:,} bytes each to decode (at most "
             f"{MAX_BLOCK_BYTES:,}): rewrite it in tiles, gdal_translate -co TILED=YES"
+        )
+
+
+def _check_size(header: Header, dataset: DatasetReader, name: str) -> None:
+    """Raise where a picture says that it has more pixels than its bytes can hold.
+
+    Its last pixel is decoded after all others, of which there are none.
+    """
+    file, most = Path(dataset.name), _MOST_PIXELS.get(dataset.driver)
+    if most is None or not file.is_file():
+        return
+    size = file.stat().st_size
+    if header.height * header.width > most * size:
+        raise RasterError(
+            f"{name} is cut off, or no picture: it says that it is {header.height} x "
+            f"{header.width} pixels, which {size:,} bytes cannot hold"
         )
 
 

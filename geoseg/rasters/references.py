@@ -37,6 +37,7 @@ from geoseg.rasters.named_files import (
     without_query,
 )
 from geoseg.rasters.packages import is_computed
+from geoseg.rasters.tiff_pages import TIFF, check_pages
 from geoseg.rasters.vectors import ogr, open_vectors
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ _LOCATION: Final = "location"
 """The field of a tile index that names its rasters."""
 # Files beside a raster that GDAL opens as rasters with whatever driver knows them.
 _RASTERS_BESIDE: Final = (".ovr", ".msk", ".aux", ".rrd")
-_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +139,8 @@ def _contents(path: str, walk: _Walk, depth: int) -> Contents:
         return _of_index(path, walk, depth)
     if is_vrt(path):
         return _of_vrt(path, walk, depth)
+    if Path(path).is_file():
+        check_pages(path)
     if not depth:
         return Contents(files=(path,))
     start = _start(path)
@@ -148,7 +150,7 @@ def _contents(path: str, walk: _Walk, depth: int) -> Contents:
             "can name any file: it is not opened"
         )
     alone = start is None or (
-        start.startswith(_TIFF)
+        start.startswith(TIFF)
         and _is_alone(path, walk)
         and not _may_name_overviews(path)
     )

@@ -68,6 +68,18 @@ def test_a_folder_of_transformers(tmp_path):
     folder = pack(str(tmp_path / "origin"), tmp_path / "packed")
     assert (folder / "card.json").is_file()
     the_same(tmp_path / "origin", folder)
+    (tmp_path / "secret.json").write_text("{}")
+    (tmp_path / "origin/more.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(ModelError, match="is a link out of its folder"):
+        pack(str(tmp_path / "origin"), tmp_path / "again")
+    cached = tmp_path / "models--a--b/snapshots/1"
+    (cached.parents[1] / "blobs").mkdir(parents=True)
+    cached.mkdir(parents=True)
+    (tmp_path / "origin/more.json").unlink()
+    for file in (tmp_path / "origin").iterdir():
+        kept = shutil.copy(file, cached.parents[1] / "blobs")
+        (cached / file.name).symlink_to(kept)
+    assert (pack(str(cached), tmp_path / "of_the_hub") / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("spec", ["threshold:ndwi", "module:make", "nowhere"])

@@ -200,6 +200,8 @@ class TestArguments:
             {"backbone_config": {"backbone_kwargs": {"checkpoint_path": "x"}}},
             {"auto_map": {"AutoConfig": "code.Config"}},
             {"_attn_implementation": "kernels-community/flash-attn"},
+            {"vision_config": {"backbone_config": {"auto_map": {"A": "code.A"}}}},
+            {"parts": [{"backbone": "somebody/something"}]},
         ],
     )
     def test_a_configuration_fetches_nothing(self, tmp_path, more):
@@ -207,6 +209,17 @@ class TestArguments:
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(ModelError, match="read or fetch something else"):
             hf.read_config(tmp_path)
+
+    @pytest.mark.parametrize("part", ["../elsewhere/model.safetensors", "a.bin", []])
+    def test_weights_in_parts_lie_beside_their_list(self, tmp_path, part):
+        index = {"weight_map": {"a": "model.safetensors", "b": part}}
+        scaling = {"do_rescale": False, "do_normalize": False}
+        files = {"config": {}, "preprocessor_config": scaling}
+        for name, config in {**files, "model.safetensors.index": index}.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(config))
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelError, match="does not lie beside it"):
+            hf.open_folder(tmp_path)
 
 
 def test_versions_with_known_holes_are_excluded():

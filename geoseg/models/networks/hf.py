@@ -111,6 +111,7 @@ def _hashes(path: Path) -> list[str]:
             f"{path} holds no .safetensors file: geoseg loads no pickled weights; "
             "save the model again with safe_serialization"
         )
+    _check_shards(path)
     return [file_sha256(file) for file in (path / "config.json", *weights)]
 
 
@@ -221,8 +222,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     config = read_json(path / "config.json")
     beside = [name for name in ("adapter_config.json",) if (path / name).exists()]
-    parts = [config, *(v for k, v in config.items() if k.endswith("_config"))]
-    for part in (part for part in parts if isinstance(part, Mapping)):
+    for part in _mappings(config):
         arguments = part.get("backbone_kwargs") or {}
         beside += [k for k in arguments if k not in _BACKBONE]
         beside += [k for k in _FETCHING if part.get(k)]
@@ -236,6 +236,32 @@ def read_config(path: Path) -> dict[str, Any]:
             "or fetch something else: save the whole model with save_pretrained"
         )
     return config
+
+
+def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401 - of JSON
+    """Yield the tables of a configuration, those in other ones too."""
+    if isinstance(value, Mapping):
+        yield value
+    if isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _mappings(each)
+
+
+def _check_shards(path: Path) -> None:
+    """Raise where a list of the parts of weights names files elsewhere.
+
+    Raises:
+        ModelError: It does.
+    """
+    beside = [file.name for file in path.glob("*.safetensors")]
+    for file in path.glob("*.safetensors.index.json"):
+        parts = read_json(file).get("weight_map")
+        for name in parts.values() if isinstance(parts, Mapping) else ():
+            if name not in beside:
+                raise ModelError(
+                    f"{file} names {str(name)[:80]!r} as a part of the weights, which "
+                    "does not lie beside it"
+                )
 
 
 def _processor(path: Path) -> dict[str, Any]:
