@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from geoseg.errors import GeosegError
 
 T = TypeVar("T")
+_DOTTED = re.compile(r"(?:[\w\"'-]{1,99}\s*\.\s*){33}")
 _UNIONS = (Union, UnionType)
 
 
@@ -31,10 +33,13 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file; GeosegError says on one line why it cannot be read."""
     name = os.fspath(path)
     try:
-        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        text = Path(name).read_text(encoding="utf-8")
+        if _DOTTED.search(text):  # of thousands tomllib makes gigabytes
+            raise ValueError("a key has more than 32 parts")  # noqa: TRY301 - said below
+        return tomllib.loads(text)
     except OSError as error:
         raise GeosegError(f"{name} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with many digits
         raise GeosegError(f"{name} is not TOML: {error}") from error
 
 
@@ -115,7 +120,7 @@ def _takes_lists_only(annotation: Any) -> bool:  # noqa: ANN401 - any type
 def _value(text: str) -> Any:  # noqa: ANN401 - any TOML value
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -388,7 +388,14 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
         )
     try:
         return _described(storage.url, group, attributes)
-    except (KeyError, ValueError, TypeError, AttributeError, RasterError) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        ArithmeticError,  # such as a fill value that the dtype cannot hold
+        AttributeError,
+        RasterError,
+    ) as error:
         raise damaged(name, f"its metadata ({first_line(error)})") from error
 
 

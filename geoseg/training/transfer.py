@@ -50,7 +50,7 @@ def framework_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _of_transformers(path: Path, framework: dict[str, Any]) -> dict[str, Any]:
     """Add what the folder's configuration says beyond bands and classes."""
-    from geoseg.models.networks.hf import read_config
+    from geoseg.models.networks.hf_config import read_config
 
     config = {k: v for k, v in read_config(path).items() if k not in _OWN}
     return {"family": "transformers", "arch": framework["arch"], "config": config}

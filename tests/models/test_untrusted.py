@@ -14,6 +14,7 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.models.load import load_model, model_recipe
 from geoseg.models.networks import hf, smp
+from geoseg.models.networks.hf_config import read_config
 from geoseg.models.networks.safe_program import is_harmless, load_program, load_script
 from geoseg.models.plain import card_from_dict
 
@@ -208,7 +209,7 @@ class TestArguments:
         config = {"model_type": "segformer", "num_labels": 2, **more}
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(ModelError, match="read or fetch something else"):
-            hf.read_config(tmp_path)
+            read_config(tmp_path)
 
     @pytest.mark.parametrize("part", ["../elsewhere/model.safetensors", "a.bin", []])
     def test_weights_in_parts_lie_beside_their_list(self, tmp_path, part):

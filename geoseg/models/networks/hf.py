@@ -11,7 +11,6 @@ network that answers masks does the task that it is asked for: classes, objects 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.folder import write_folder
 from geoseg.models.identity import OpenedModel, file_sha256, opened
+from geoseg.models.networks.hf_config import check_shards, read_config
 from geoseg.models.networks.torch_adapter import TorchModel
 from geoseg.models.plain import card_from_dict, read_json
 
@@ -55,11 +55,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "data2vec-vision": {"out_indices": [3, 5, 7, 11]},
 }  # without them its default configuration cannot segment
 _FILES = ("*.json", "*.safetensors", "merges.txt", "LICENSE*")
-_BACKBONE = frozenset({"out_indices", "out_features", "num_channels", "features_only"})
-"""What a configuration may hand to a backbone of timm."""
-_FETCHING = ("use_pretrained_backbone", "auto_map", "quantization_config")
-_NAMES = ("backbone", "attn_implementation", "_attn_implementation", "experts")
-"""What may be a name, but neither a path nor a repository."""
 
 
 def open_spec(spec: str) -> OpenedModel:
@@ -111,7 +106,7 @@ def _hashes(path: Path) -> list[str]:
             f"{path} holds no .safetensors file: geoseg loads no pickled weights; "
             "save the model again with safe_serialization"
         )
-    _check_shards(path)
+    check_shards(path)
     return [file_sha256(file) for file in (path / "config.json", *weights)]
 
 
@@ -212,56 +207,6 @@ def _example(config: Mapping[str, Any]) -> str:
         f'"framework": {{"family": "{family}"}}}}, with the mean and std of training '
         f"({told})"
     )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return what a folder's `config.json` holds.
-
-    Raises:
-        ModelError: It has the library fetch, read or run something else.
-    """
-    config = read_json(path / "config.json")
-    beside = [name for name in ("adapter_config.json",) if (path / name).exists()]
-    for part in _mappings(config):
-        arguments = part.get("backbone_kwargs") or {}
-        beside += [k for k in arguments if k not in _BACKBONE]
-        beside += [k for k in _FETCHING if part.get(k)]
-        texts = [k for k in _NAMES if re.search(r"[/\\:]", str(part.get(k) or ""))]
-        beside += [
-            k for k in texts if k != "backbone" or not part.get("backbone_config")
-        ]
-    if beside:
-        raise ModelError(
-            f"{path / 'config.json'} has {beside[0]!r}, which makes transformers read "
-            "or fetch something else: save the whole model with save_pretrained"
-        )
-    return config
-
-
-def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401 - of JSON
-    """Yield the tables of a configuration, those in other ones too."""
-    if isinstance(value, Mapping):
-        yield value
-    if isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _mappings(each)
-
-
-def _check_shards(path: Path) -> None:
-    """Raise where a list of the parts of weights names files elsewhere.
-
-    Raises:
-        ModelError: It does.
-    """
-    beside = [file.name for file in path.glob("*.safetensors")]
-    for file in path.glob("*.safetensors.index.json"):
-        parts = read_json(file).get("weight_map")
-        for name in parts.values() if isinstance(parts, Mapping) else ():
-            if name not in beside:
-                raise ModelError(
-                    f"{file} names {str(name)[:80]!r} as a part of the weights, which "
-                    "does not lie beside it"
-                )
 
 
 def _processor(path: Path) -> dict[str, Any]:
