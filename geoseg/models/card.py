@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, FiniteFloat
 
 from geoseg.core import views
 from geoseg.core.classes import Class, check_table
-from geoseg.core.text import counted
+from geoseg.core.text import counted, did_you_mean
 from geoseg.core.times import Times
 from geoseg.errors import ModelError
 
@@ -31,6 +31,11 @@ Input = Literal["dates", "location", "wavelengths", "resolution"]
 year and the day of the year, 1 … 366; `location`, (n, 2) latitude and longitude of a
 window's centre in degrees; `wavelengths`, (bands,) in micrometres, those of a step;
 `resolution`, (1,) metres per pixel."""
+
+_DTYPES = tuple(
+    [f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)]
+    + ["float16", "float32", "float64", "bool", "complex64", "complex128"]
+)
 
 OTHER_COLOR = "#BBBBBB"
 """Of the class of all that is nothing in particular."""
@@ -146,6 +151,7 @@ class Card:
 
     def __post_init__(self) -> None:
         check_table(self.classes)
+        _check_numbers(self)
         if not self.bands:
             raise ModelError(f"the card of {self.name!r} names no input bands")
         object.__setattr__(self, "bands", _over_time(self))
@@ -194,6 +200,24 @@ class Card:
     def channels(self) -> int:
         """Number of score channels that reach the blend: one per class."""
         return len(self.classes)
+
+
+def _check_numbers(card: Card) -> None:
+    """Raise where a range is turned round, or a dtype is none of NumPy's."""
+    ranges = {"value_range": card.value_range}
+    ranges |= {f"clip of band {b.name!r}": b.clip for b in card.bands}
+    for what, ends in ranges.items():
+        if ends is not None and ends[0] > ends[1]:
+            raise ModelError(
+                f"{what} of {card.name!r} is {ends[0]:g} … {ends[1]:g}: the lower "
+                "comes first"
+            )
+    for name in card.dtypes or ():
+        if name not in _DTYPES:
+            raise ModelError(
+                f"dtype {name!r} of {card.name!r} is none of {', '.join(_DTYPES)}"
+                + did_you_mean({"byte": "uint8"}.get(name.lower(), name), _DTYPES)
+            )
 
 
 def _over_time(card: Card) -> tuple[Band, ...]:

@@ -31,6 +31,15 @@ _FREE = ("framework", "facts")  # whatever their readers make of it
 _SHORT_KEYS = ("mean", "std", "scale", "offset", "clip")
 _NEEDED = {"bands": '["red", "green", "blue"]', "classes": '["background", "building"]'}
 """Fields without which there is no card, and what to write for instance."""
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "bands": ((Sequence,), _NEEDED["bands"]),
+    "classes": ((Sequence, Mapping), _NEEDED["classes"]),
+    "framework": ((Mapping,), '{"family": "smp", "arch": "Unet"}'),
+    "facts": ((Mapping,), '{"author": "…"}'),
+}
+"""What these fields are, and what to write for instance."""
+_TWINS = (("mean", "offset"), ("std", "scale"))
+"""Two names of one number."""
 _MOST = 1 << 24  # bytes of a file that is read as JSON
 _DEEPEST = 32  # levels of its objects and lists
 
@@ -96,6 +105,7 @@ def card_from_dict(
     for key, example in _NEEDED.items():
         if not plain.get(key):
             raise ModelError(f"{where} lacks the field {key!r}: write {key}: {example}")
+    _check_kinds(plain, where)
     try:
         values = {k: v for k, v in plain.items() if k not in (*_SHORT_KEYS, *_FREE)}
         values |= {"name": name, "bands": _bands(plain), "classes": _classes(plain)}
@@ -110,6 +120,31 @@ def card_from_dict(
         raise ModelError(f"{where} is wrong: {_explained(error)}") from None
     except (GeosegError, TypeError, ValueError, LookupError, RecursionError) as error:
         raise ModelError(f"{where} is wrong: {error}") from error
+
+
+def _check_kinds(plain: Mapping[str, Any], where: str) -> None:
+    """Raise where a field is no list or table as it must be, or is said twice."""
+    for key, (kinds, example) in _KINDS.items():
+        text = isinstance(plain.get(key), str) and key != "bands"
+        if key in plain and (text or not isinstance(plain[key], kinds)):
+            raise ModelError(
+                f"{where} is wrong: {key!r} cannot be {str(plain[key])[:60]!r}: write "
+                f"{key}: {example}"
+            )
+    twice = next((pair for pair in _TWINS if plain.keys() >= {*pair}), None)
+    if twice is not None:
+        raise ModelError(
+            f"{where} is wrong: {twice[0]!r} and {twice[1]!r} are one number: leave "
+            "one of them out"
+        )
+    names = plain["classes"]
+    colors = isinstance(names, Mapping) and all("#" in str(v) for v in names.values())
+    if not colors and isinstance(names, Mapping) and all(k.isdigit() for k in names):
+        listed = json.dumps(list(map(str, names.values())), ensure_ascii=False)
+        raise ModelError(
+            f"{where} is wrong: 'classes' gives names by number: give them in the "
+            f"order of the channels, classes: {listed}"
+        )
 
 
 @cache

@@ -50,7 +50,7 @@ cards = st.builds(
     multiple=st.none() | st.integers(1, 64),
     resolution=st.none() | st.floats(0.01, 1000),
     dtypes=st.none() | st.lists(st.sampled_from(DATA_TYPES), min_size=1).map(tuple),
-    value_range=st.none() | st.tuples(numbers, numbers),
+    value_range=st.none() | st.tuples(numbers, numbers).map(lambda v: (min(v), max(v))),
     fill=st.none() | numbers,
     nodata=st.none() | numbers | st.just(math.inf),
     description=st.text(max_size=20),
@@ -152,6 +152,14 @@ def test_a_foreign_mlm_item_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"bands": 3}, 'write bands: \\["red"'),
+        ({"classes": "a,b"}, 'write classes: \\["background"'),
+        ({"classes": {"0": "a", "1": "b"}}, 'classes: \\["a", "b"\\]'),
+        ({"framework": "smp"}, 'write framework: {"family"'),
+        ({"std": 2, "scale": 3}, "'std' and 'scale' are one number"),
+        ({"dtypes": ["byte"]}, "did you mean 'uint8'"),
+        ({"value_range": [255, 0]}, "255 … 0: the lower comes first"),
+        ({"clip": [5, 1]}, "clip of band .* the lower comes first"),
         ({"bands": None}, "lacks the field 'bands'"),
         ({"classes": []}, "lacks the field 'classes'"),
         ({"widnow": 256}, "'widnow': did you mean 'window'"),
