@@ -38,9 +38,11 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$|(^|/)\.tmp-")
 
 
 _STRAY = re.compile(
-    r"(\.nfs[0-9a-f]+|\._.*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.IGNORECASE
+    r"\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\._.*|\.DS_Store|\.directory|Thumbs\.db"
+    r"|desktop\.ini|\.~lock\..*#|\..*\.sw[a-p]",
+    re.IGNORECASE,
 )
-"""Files that file systems and file managers make; they mean nothing."""
+"""Files that file systems, file managers and editors make; they mean nothing."""
 _BUSY = {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES}
 
 

@@ -24,7 +24,10 @@ from geoseg.maps.state import (
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import open_masks
 
-STRAYS = (".nfs000000002db61b010035ef58", ".DS_Store", "._0.0", "Thumbs.db")
+STRAYS = (
+    ".nfs000000002db61b010035ef58", ".fuse_hidden0001a4", ".DS_Store", "._0.0",
+    ".directory", "Thumbs.db", ".~lock.0.0#", ".0.0.swp",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -40,6 +43,7 @@ def test_strays_are_nobodys(masks, tmp_path):
             (tmp_path / "m.zarr" / folder / name).write_bytes(b"x")
     assert masks.done() == {(0, 1)}
     assert masks.marked(PARTIAL) == set()
+    assert not {*masks.storage.names(META), *masks.storage.names("")} & {*STRAYS}
     assert block_positions(["3.14", "x", "1.2.3", "1.", "._0.0"]) == {(3, 14)}
     fresh = tmp_path / "fresh.zarr"
     fresh.mkdir()
