@@ -14,7 +14,7 @@ from geoseg.maps.options import VerifyOptions
 @command(
     "geoseg verify masks.zarr",
     "geoseg verify s3://bucket/masks.zarr --workers 8 --json",
-    "geoseg verify masks.zarr --repair && geoseg segment …   # the same as before",
+    "geoseg verify masks.zarr --repair || geoseg segment …   # the same as before",
 )
 @click.argument("masks")
 @takes(VerifyOptions)
@@ -31,9 +31,10 @@ def verify(
 ) -> None:
     """Compare MASKS with its checksums: damaged, missing and foreign objects.
 
-    Exit status 0: whole. 3: it is not; what is wrong is listed. --repair restores
-    metadata and overviews; blocks and objects that it removes are made again, byte for
-    byte, by the segment command that made them.
+    Exit status 0: whole, or so again by --repair. 3: it is not; what is wrong is
+    listed. --repair restores metadata, coordinates and overviews; blocks and objects
+    that it removes are made again, byte for byte, by the segment command that made
+    them.
     """
     from geoseg.maps.verify import lines_of
     from geoseg.maps.verify import verify as verified

@@ -113,7 +113,10 @@ def decoded(
         get: Returns objects by their names, None where there is none.
     """
     if array.shards is not None:  # parts of objects, which zarr asks for
-        return np.asarray(array[..., *window.slices])
+        try:
+            return np.asarray(array[..., *window.slices])
+        except Exception as error:  # as below
+            raise _damaged(array, f"a shard of {array.path}", error) from error
     codecs, chunks = _codecs(array), chunks_in(array, window)
     out = np.empty((*array.shape[:-2], window.height, window.width), array.dtype)
     whole = np.empty(array.chunks, _stored_dtype(array))  # for one chunk after another
@@ -126,12 +129,16 @@ def decoded(
         try:
             out[inside] = _decode(data, codecs, whole)[part]
         except Exception as error:  # each codec has its own
-            store = redact(str(array.store)).removeprefix("file://")
-            raise DamagedStoreError(
-                f"{store}: {name} is damaged ({first_line(error)}): geoseg verify "
-                "--repair, and the command that made it makes that block again"
-            ) from error
+            raise _damaged(array, name, error) from error
     return out
+
+
+def _damaged(array: zarr.Array[Any], name: str, error: Exception) -> DamagedStoreError:
+    store = redact(str(array.store)).removeprefix("file://")
+    return DamagedStoreError(
+        f"{store}: {name} is damaged ({first_line(error)}): geoseg verify --repair, "
+        "and the command that made it makes that block again"
+    )
 
 
 def _decode(data: bytes, codecs: Sequence[Codec], whole: NDArray[Any]) -> NDArray[Any]:

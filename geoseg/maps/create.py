@@ -15,11 +15,12 @@ from geoseg.maps.differences import differences, replaced, same_raster
 from geoseg.maps.group import create_group
 from geoseg.maps.lock import held
 from geoseg.maps.provenance import crs_name
+from geoseg.maps.second_copy import META, RECORD, is_ours
 from geoseg.maps.state import (
     LOCK,
-    META,
-    RECORD,
+    begin_record,
     clear_state,
+    damaged,
     found_record,
     hold,
     write_record,
@@ -83,10 +84,10 @@ def create_masks(
         "complete": False,
         "asked": portable(dict(asked or {}), folder),
     }
-    write_record(storage, record)
+    begin_record(storage, record)
     clear_state(storage)
     hold(storage, provenance["run"])
-    create_group(
+    metadata = create_group(
         storage.url,
         grid=grid,
         classes=classes,
@@ -96,7 +97,7 @@ def create_masks(
         zarr_format=3 if shards else zarr_format,
         shard=block if shards else None,
     )
-    write_record(storage, {**record, "created": True})
+    write_record(storage, {**record, "created": True}, metadata)
     return open_masks(storage.url)
 
 
@@ -161,11 +162,15 @@ def _begun(storage: Storage, *, overwrite: bool) -> dict[str, Any] | None:
         MasksError: What is there is not a store of ours: never delete or mix in.
     """
     found = None if overwrite else found_record(storage)
-    if found is not None or (overwrite and storage.find(RECORD) is not None):
+    if found is not None:
         return found
     # Of a run that was killed at its very beginning, only our own folder is there.
     if not set(storage.names("")) - {META}:
         return None
+    if is_ours(storage):
+        if overwrite:
+            return None
+        raise damaged(redact(storage.url), f"{RECORD} (missing)")
     remedy = "delete it yourself" if overwrite else "choose another --out"
     raise MasksError(
         f"{redact(storage.url)} exists and geoseg did not make it: {remedy}"

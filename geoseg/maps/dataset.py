@@ -13,7 +13,7 @@ from geoseg.core.text import redact
 from geoseg.core.xarray_grid import grid_of, spatial_dims, with_mapping
 from geoseg.errors import MasksError, RasterError, first_line
 from geoseg.maps.group import zarr_store
-from geoseg.maps.state import RECORD
+from geoseg.maps.second_copy import RECORD
 from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.values import table_of, values_that_occur

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -15,6 +16,7 @@ import numpy as np
 import zarr
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, MemoryStore
 
 from geoseg.core.classes import Class
@@ -28,6 +30,8 @@ from geoseg.maps.metadata import (
     grid_mapping_attributes,
     group_attributes,
 )
+from geoseg.maps.second_copy import RECORD, Documents, found, metadata_of, put_twice
+from geoseg.maps.state import parsed
 from geoseg.maps.storage import Storage
 from geoseg.rasters.unpacking import check_chunks
 
@@ -79,25 +83,58 @@ def zarr_store(url: str) -> dict[str, Any]:
     return {"store": FsspecStore(wrapped, path=path)}
 
 
-def consolidate(path: str, group: zarr.Group) -> None:
-    """Write the metadata of all arrays in one place too, for readers far away.
+@contextmanager
+def edited(path: str) -> Iterator[zarr.Group]:
+    """Give the metadata of a store, to be changed in memory.
+
+    They are written when that went well: first their copy, then each object whole. The
+    metadata of all arrays stand in one place too, for readers far away.
+
+    Raises:
+        DamagedStoreError: Some are not as they were written.
+    """
+    storage = Storage(path)
+    before = found(storage)
+    for name, data in before.items():
+        parsed(data, path, name)
+    record = {RECORD: before.pop(RECORD)} if RECORD in before else {}
+    make = default_buffer_prototype().buffer.from_bytes
+    objects: dict[str, Buffer] = {name: make(data) for name, data in before.items()}
+    store = MemoryStore(objects)
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    yield group
+    told = "multiscales" in group.attrs  # else those that are there are half made
+    for name in (n for n, _ in group.groups() if told and n.startswith(OVERVIEW)):
+        _consolidate(objects, store, name)
+    _consolidate(objects, store)
+    after = {name: data.to_bytes() for name, data in objects.items()}
+    changed = {n: data for n, data in after.items() if data != before.get(n)}
+    gone = dict.fromkeys({*before} - {*after})
+    whole = {n: d for n, d in after.items() if told or not n.startswith(OVERVIEW)}
+    put_twice(storage, {**changed, **gone}, {**whole, **record})
+
+
+def _consolidate(
+    objects: dict[str, Buffer], store: MemoryStore, path: str | None = None
+) -> None:
+    """Write the metadata of all arrays of a group in one place.
 
     Overviews are left out: GDAL takes the last array that it finds there for the
     raster.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Zarr 3, whose consolidation is unofficial
-        whole = zarr.consolidate_metadata(group.store)
+        whole = zarr.consolidate_metadata(store, path=path)
     if not any(name.startswith(OVERVIEW) for name in whole.group_keys()):
         return
-    storage = Storage(path)
     name = "zarr.json" if whole.metadata.zarr_format == 3 else ".zmetadata"
-    document = json.loads(storage.get(name))
+    document = json.loads(objects[name].to_bytes())
     told = document.get("consolidated_metadata", document)["metadata"]
     kept = {key: one for key, one in told.items() if not key.startswith(OVERVIEW)}
     told.clear()
     told.update(kept)
-    storage.put(name, json.dumps(document, indent=2).encode())
+    data = json.dumps(document, indent=2).encode()
+    objects[name] = type(objects[name]).from_bytes(data)
 
 
 def create_group(
@@ -110,7 +147,7 @@ def create_group(
     provenance: Mapping[str, Any],
     zarr_format: int = 2,
     shard: int | None = None,
-) -> None:
+) -> Documents:
     """Create the Zarr group alone, without a run that could be resumed.
 
     It is made in memory: Zarr writes the metadata of a group anew with every array, and
@@ -125,6 +162,9 @@ def create_group(
         provenance: What `geoseg` among its attributes tells.
         zarr_format: 2, or 3.
         shard: Side of what lies in one object: chunks; None: each in its own. Format 3.
+
+    Returns:
+        Its metadata, by their names in the store.
     """
     objects: dict[str, Buffer] = {}
     store = MemoryStore(objects)
@@ -136,7 +176,9 @@ def create_group(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above
         zarr.consolidate_metadata(store)
-    Storage(path).put_all({name: data.to_bytes() for name, data in objects.items()})
+    written = {name: data.to_bytes() for name, data in objects.items()}
+    Storage(path).put_all(written)
+    return metadata_of(written)
 
 
 def _create_array(

@@ -19,11 +19,11 @@ from geoseg.core.text import did_you_mean
 from geoseg.core.toml_settings import read_toml
 from geoseg.errors import MasksError
 from geoseg.maps.complete import check_complete
-from geoseg.maps.group import consolidate, open_group
+from geoseg.maps.group import edited
 from geoseg.maps.lock import held
 from geoseg.maps.metadata import class_attributes
 from geoseg.maps.options import ClassesOptions
-from geoseg.maps.overviews import build_overviews, forget_overviews, level_names
+from geoseg.maps.overviews import forget_overviews, level_names, remake_overviews
 from geoseg.maps.state import LOCK, hold
 from geoseg.maps.store import CHECKSUMS, Masks, open_masks
 from geoseg.maps.verify import stored_tiling
@@ -35,7 +35,7 @@ Table = tuple[Class, ...]
 def rename(masks: str | os.PathLike[str], options: ClassesOptions) -> Masks:
     """Change the class table of masks; see `name_classes`."""
     store = open_masks(masks)
-    check_complete(store, partial=False)
+    check_complete(store, partial=None)
     asked = options.merge or {}
     # Of a call that was cut off the values are noted, and still in the table.
     values = {c.value for c in store.classes}
@@ -184,13 +184,12 @@ def _check_mergeable(masks: Masks) -> None:
 def _merged(masks: Masks, merge: Mapping[int, int]) -> Masks:
     """Write the pixels of all blocks anew; one that is written twice is the same."""
     known = {**{old: merge.get(new, new) for old, new in masks.merged}, **merge}
-    had_overviews = "multiscales" in masks.attributes()
-    forget_overviews(masks)
-    group = open_group(masks.path, mode="r+")
-    told: Any = group.attrs["geoseg"]
+    forget_overviews(masks, remake=True)
     rows = [asdict(c) for c in masks.classes]
     merged = {str(old): new for old, new in known.items()}
-    group.attrs["geoseg"] = {"classes_made": rows, **told, "merged": merged}
+    with edited(masks.path) as group:
+        told: Any = group.attrs["geoseg"]
+        group.attrs["geoseg"] = {"classes_made": rows, **told, "merged": merged}
     masks = open_masks(masks.path)
     tiling = stored_tiling(masks)
     for key in sorted(masks.done()):
@@ -200,17 +199,16 @@ def _merged(masks: Masks, merge: Mapping[int, int]) -> Masks:
         info = masks.done_info(key)
         sums = {**info[CHECKSUMS], "classes": crc}
         masks.mark_done(key, {**info, CHECKSUMS: sums})
-    if had_overviews:
-        build_overviews(masks)
+    remake_overviews(masks)
     return masks
 
 
 def _write_table(masks: Masks, table: Sequence[Class]) -> None:
     """Write a class table where readers look for it."""
     rows, made = ([asdict(c) for c in each] for each in (table, masks.classes))
-    for path in (*(f"{masks.path}/{p}" for p in level_names(masks)), masks.path):
-        group = open_group(path, mode="r+")
-        group["classes"].attrs.update(class_attributes(table))
-        told: Any = group.attrs["geoseg"]
-        group.attrs.update({"classes": rows, "geoseg": {"classes_made": made, **told}})
-        consolidate(path, group)
+    with edited(masks.path) as root:
+        levels: list[Any] = [root[name] for name in level_names(masks)]
+        for group in (root, *levels):
+            group["classes"].attrs.update(class_attributes(table))
+            told = {"classes_made": made, **group.attrs["geoseg"]}
+            group.attrs.update({"classes": rows, "geoseg": told})

@@ -10,8 +10,7 @@ leaves them out, since GDAL takes the last array it finds there for the raster.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -28,7 +27,8 @@ from geoseg.errors import MasksError, first_line
 from geoseg.execution.engine import unordered
 from geoseg.execution.progress import reported
 from geoseg.execution.resources import cores
-from geoseg.maps.group import OVERVIEW, consolidate, create_group, open_group
+from geoseg.maps.coordinates import wrong_coordinates
+from geoseg.maps.group import OVERVIEW, create_group, edited
 from geoseg.maps.reader import dtype_of, read_plain
 from geoseg.maps.state import found_record, write_record
 from geoseg.maps.store import Masks, open_masks
@@ -308,21 +308,17 @@ def _fill(
 def announce(masks: Masks, levels: Sequence[Masks]) -> None:
     """Tell readers of overviews that are whole: `multiscales` of the store's group.
 
-    Its consolidated metadata tell too, but are not made again, or they would hold
-    them. Each level notes the checksums of its arrays.
+    Each level notes the checksums of its arrays.
     """
-    for level in levels:
-        group = open_group(level.path, mode="r+")
-        told: Any = group.attrs["geoseg"]
-        sums = {name: _checksum(level, name) for name in level.arrays}
-        group.attrs["geoseg"] = {**told, "crc32": sums}
-        consolidate(level.path, group)
-    old = masks.attributes()
-    conventions = [*old.get("zarr_conventions", []), _CONVENTION]
-    layout = _layout(masks, levels)
-    _write_attributes(
-        masks, {**old, "multiscales": layout, "zarr_conventions": conventions}
-    )
+    sums = [{name: _checksum(level, name) for name in level.arrays} for level in levels]
+    with edited(masks.path) as group:
+        for level, crc in zip(levels, sums, strict=True):
+            attributes = group[level.path.rpartition("/")[2]].attrs
+            told: Any = attributes["geoseg"]
+            attributes["geoseg"] = {**told, "crc32": crc}
+        conventions: Any = group.attrs.get("zarr_conventions", [])
+        group.attrs["multiscales"] = _layout(masks, levels)
+        group.attrs["zarr_conventions"] = [*conventions, _CONVENTION]
 
 
 def _checksum(level: Masks, name: str) -> int:
@@ -331,19 +327,6 @@ def _checksum(level: Masks, name: str) -> int:
     for window in squares(level.grid, CHUNK):
         crc = crc32(np.ascontiguousarray(level.read(name, window)).data, crc)
     return crc
-
-
-def _write_attributes(masks: Masks, new: Mapping[str, Any]) -> None:
-    storage = masks.storage
-    if masks.zarr_format == 3:
-        document = json.loads(storage.get("zarr.json"))
-        storage.put("zarr.json", json.dumps({**document, "attributes": new}).encode())
-        return
-    storage.put(".zattrs", json.dumps(new).encode())
-    if storage.exists(".zmetadata"):
-        document = json.loads(storage.get(".zmetadata"))
-        document["metadata"][".zattrs"] = new
-        storage.put(".zmetadata", json.dumps(document).encode())
 
 
 def damaged_overviews(masks: Masks) -> list[tuple[str, str]]:
@@ -357,10 +340,14 @@ def damaged_overviews(masks: Masks) -> list[tuple[str, str]]:
             level = open_masks(f"{masks.path}/{name}")
             told = level.attributes()["geoseg"]["crc32"]
             wrong = [n for n in level.arrays if _checksum(level, n) != told[n]]
+            places = list(wrong_coordinates(level))
         except (OSError, ValueError, RuntimeError, KeyError, MasksError) as error:
             found.append((name, f"{name} cannot be read ({first_line(error)})"))
             continue
         found += [(name, f"{name}/{n} differs from its checksum") for n in wrong]
+        found += [
+            (name, f"{name}/{n} is not the centres of its pixels") for n in places
+        ]
     return found
 
 
@@ -371,14 +358,16 @@ def forget_overviews(masks: Masks, *, remake: bool = False) -> None:
         masks: The store.
         remake: Note that it had some; `remake_overviews` makes them again.
     """
-    old = masks.attributes()
     names = [n for n in masks.storage.names("") if n.startswith(OVERVIEW)]
-    if "multiscales" in old:
-        conventions = [c for c in old["zarr_conventions"] if c != _CONVENTION]
-        kept = {k: v for k, v in old.items() if k != "multiscales"}
-        _write_attributes(masks, {**kept, "zarr_conventions": conventions})
-        if remake:
+    if "multiscales" in masks.attributes():
+        if remake:  # first: what is cut off after this is ended by the next run
             write_record(masks.storage, {**masks.record(), "overviews": True})
+        with edited(masks.path) as group:
+            told: Any = group.attrs["zarr_conventions"]
+            group.attrs["zarr_conventions"] = [c for c in told if c != _CONVENTION]
+            del group.attrs["multiscales"]
+            for name in names:
+                del group[name]
     for name in names:
         masks.storage.remove(name)
 
@@ -388,6 +377,7 @@ def remake_overviews(masks: Masks) -> None:
     found = found_record(masks.storage)
     if found is None or not found.get("overviews"):
         return
+    forget_overviews(masks)
     build_overviews(masks)
     record = {k: v for k, v in masks.record().items() if k != "overviews"}
     write_record(masks.storage, record)

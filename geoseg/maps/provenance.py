@@ -14,7 +14,7 @@ import numpy as np
 from geoseg.core.files import is_there
 from geoseg.core.text import counted, number, percent, redact, span_of_time, when
 from geoseg.maps.complete import block_counts
-from geoseg.maps.state import RECORD
+from geoseg.maps.second_copy import RECORD
 from geoseg.maps.store import Masks
 
 if TYPE_CHECKING:

@@ -1,13 +1,14 @@
 """The state of a run, beside the arrays of a store: its record, marks, what waits.
 
     .geoseg/run.json     the record: which run, its settings, whether it is complete
+    .geoseg/copy.json    a second copy of that and of all metadata (`maps/second_copy`)
     .geoseg/lock         who writes (`maps/lock`)
     .geoseg/done/…       a mark per block, with checksums of what was written
     .geoseg/parts/…      partial blocks, and .geoseg/rims/… what each adds to neighbours
     .geoseg/objects/…    what is kept while objects are joined
     .geoseg/writing/…    chunks on their way, below the run that writes them
 
-All but the record ends in, or lies below, the tag of its run: what a run that is dead
+All but those two ends in, or lies below, the tag of its run: what a run that is dead
 writes late, as from a machine that was stopped, is nobody's. It is harmless when the
 run is complete.
 """
@@ -28,10 +29,9 @@ from uuid import uuid4
 from geoseg.core.files import replace
 from geoseg.core.text import redact
 from geoseg.errors import DamagedStoreError, MasksError
+from geoseg.maps.second_copy import COPY, META, RECORD, put_twice
 from geoseg.maps.storage import Storage
 
-META = ".geoseg"
-RECORD = f"{META}/run.json"
 LOCK = f"{META}/lock"
 DONE = f"{META}/done"
 PARTIAL = f"{META}/parts"
@@ -165,7 +165,8 @@ def damaged(name: str, what: str) -> DamagedStoreError:
     """Return the error of a store whose small files are not as they were written."""
     return DamagedStoreError(
         f"{name}: {what} cannot be used, as after a full disk or a power failure: "
-        "restore it from a copy, or make the map again with --overwrite"
+        f"geoseg verify {name} --repair restores it where there is a copy; else make "
+        "the map again with --overwrite"
     )
 
 
@@ -219,9 +220,23 @@ def _record_of(data: bytes, url: str) -> dict[str, Any]:
     return record
 
 
-def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
-    """Write the run record of a store."""
-    storage.put(RECORD, json.dumps(dict(record), indent=1).encode())
+def begin_record(storage: Storage, record: Mapping[str, Any]) -> None:
+    """Write the record of a store that is begun; of what was there, nothing is kept."""
+    storage.put(RECORD, _written(record))
+    storage.discard(COPY)
+
+
+def write_record(
+    storage: Storage,
+    record: Mapping[str, Any],
+    metadata: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write the run record of a store; of one that is new, its metadata are given."""
+    put_twice(storage, {RECORD: _written(record)}, metadata)
+
+
+def _written(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(record), indent=1).encode()
 
 
 def clear_state(storage: Storage) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,18 +25,19 @@ from geoseg.core.discretion import discreet
 from geoseg.core.files import absolute
 from geoseg.core.grid import Grid, Window
 from geoseg.core.text import redact
-from geoseg.errors import MasksError, RasterError, first_line
+from geoseg.errors import DamagedStoreError, MasksError, RasterError, first_line
 from geoseg.maps.arrays import NAMES
 from geoseg.maps.chunks import chunks_in, decoded, encoded, object_name, object_shape
 from geoseg.maps.group import (
     OBJECT_COLUMNS,
     OBJECTS,
     OVERVIEW,
-    consolidate,
+    edited,
     open_group,
     zarr_store,
 )
 from geoseg.maps.metadata import classes_from_attributes, grid_from_attributes
+from geoseg.maps.second_copy import found, is_ours, put_twice, sealed, unsealed
 from geoseg.maps.state import (
     DONE,
     OBJECT_CACHE,
@@ -44,7 +46,6 @@ from geoseg.maps.state import (
     current_run,
     damaged,
     found_record,
-    parsed,
     read_record,
     remove_leftovers,
     write_record,
@@ -176,7 +177,7 @@ class Masks:
 
     def mark_done(self, block: tuple[int, int], info: Mapping[str, Any]) -> None:
         """Note that the chunks of a block (row, column) are all written."""
-        self.state.put(_done_mark(block), json.dumps(dict(info)).encode())
+        self.state.put(_done_mark(block), sealed(info))
 
     def is_done(self, block: tuple[int, int]) -> bool:
         """Return whether a block is done."""
@@ -214,7 +215,11 @@ class Masks:
             DamagedStoreError: Its mark is not as it was written.
         """
         name = _done_mark(block)
-        return parsed(self.state.get(name), self.path, name)
+        data = self.state.get(name)
+        info = unsealed(data)
+        if info is None:
+            raise damaged(self.name, f"{name} ({len(data)} bytes)")
+        return info
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Forget that blocks are done; the next run makes them again.
@@ -223,10 +228,13 @@ class Masks:
         complete: all of them are found again.
         """
         write_record(self.storage, {**self.record(), "complete": False})
+        if "instances" in self.arrays:
+            table = (n for n in found(self.storage) if n.startswith(f"{OBJECTS}/"))
+            put_twice(self.storage, dict.fromkeys(table))
+            for name in (OBJECTS, OBJECT_CACHE):
+                self.storage.remove(name)
         for block in blocks:
             self.state.discard(_done_mark(block))
-        if "instances" in self.arrays:
-            self.storage.remove(OBJECT_CACHE)
 
     def all_arrays(self) -> dict[str, zarr.Array[Any] | None]:
         """Return all arrays by their path in the store, those of objects too.
@@ -271,12 +279,19 @@ class Masks:
     def is_complete(self) -> bool:
         """Whether no run has anything left to do here."""
         found = found_record(self.storage)
-        return found is None or bool(found["complete"])
+        if found is not None:
+            return bool(found["complete"])
+        # Overviews have no record; of a store that lost its own, the rest tells.
+        told = self.attributes()["geoseg"]
+        return "overview_of" in told or "finished" in told
 
     def dataset(self) -> xr.Dataset:
         """Open the store with xarray, lazily; class values stay integers."""
         import xarray as xr
 
+        if not self.is_complete:
+            text = f"{self.name} is not complete: what is missing reads as nodata"
+            warnings.warn(text, stacklevel=2)
         data: xr.Dataset = xr.open_zarr(
             **zarr_store(self.path),
             decode_coords="all",
@@ -298,22 +313,27 @@ class Masks:
 
         Raises:
             MasksError: The store has none.
+            DamagedStoreError: It cannot be read.
         """
-        group = open_group(self.path).get(OBJECTS)
-        if not isinstance(group, zarr.Group):
+        if "instances" not in self.arrays:
             raise MasksError(
                 f"{self.name} has no table of objects: segment with --task instance or "
                 "panoptic"
             )
-        arrays = dict(group.arrays())
-        return {name: np.asarray(arrays[name][rows]) for name in columns}
+        try:
+            group: Any = open_group(self.path)[OBJECTS]
+            return {name: np.asarray(group[name][rows]) for name in columns}
+        except Exception as error:  # of zarr, and each codec has its own
+            raise DamagedStoreError(
+                f"{self.name}: the table of objects is damaged ({first_line(error)}): "
+                "geoseg verify --repair, and the command that made it finds them again"
+            ) from error
 
     def finish(self, info: Mapping[str, Any]) -> None:
         """Note that the run is complete: provenance is final, nothing is left over."""
-        group = open_group(self.path, mode="r+")
-        provenance: Any = group.attrs["geoseg"]
-        group.attrs["geoseg"] = {**provenance, **info}
-        consolidate(self.path, group)
+        with edited(self.path) as group:
+            provenance: Any = group.attrs["geoseg"]
+            group.attrs["geoseg"] = {**provenance, **info}
         table = self.object_checksums()
         remove_leftovers(self.storage)
         # Last: a run that is cut off before this one ends it again.
@@ -377,12 +397,16 @@ def open_masks(path: str | os.PathLike[str]) -> Masks:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise damaged(name, f"its metadata ({first_line(error)})") from error
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+        if is_ours(storage):
+            raise damaged(name, "its metadata (missing)") from error
         why = "does not exist"
         if storage.exists():
             why = "is not a Zarr group, which masks are that geoseg segment writes"
         raise MasksError(f"{name} {why}: is the path right?") from error
     attributes = dict(group.attrs)
     if "geoseg" not in attributes:
+        if is_ours(storage):
+            raise damaged(name, "its metadata (without 'geoseg')")
         raise MasksError(
             f"{name} is a Zarr group, but not one that geoseg segment made"
         )

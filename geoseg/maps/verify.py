@@ -1,15 +1,15 @@
 """Verify a masks store: every block is what was written, nothing is missing or foreign.
 
 A done mark holds a checksum of each array of its block; the record one of each column
-of the table of objects; each overview its own. Metadata and coordinates are small and
-told twice (consolidated, and from the grid), so that they check each other.
+of the table of objects; each overview its own. Of the record and of metadata there is a
+second copy; coordinates follow from the grid.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,26 @@ from geoseg.core.tiling import Block, Tiling
 from geoseg.errors import DamagedStoreError, MasksError, first_line
 from geoseg.execution.engine import unordered
 from geoseg.maps.chunks import chunks_in, object_grid, object_name
-from geoseg.maps.create import writing
+from geoseg.maps.coordinates import restore_coordinates, wrong_coordinates
 from geoseg.maps.group import OBJECTS, OVERVIEW
+from geoseg.maps.lock import held
 from geoseg.maps.overviews import (
     build_overviews,
     damaged_overviews,
     forget_overviews,
 )
-from geoseg.maps.state import DONE, META
-from geoseg.maps.storage import is_stray, is_temporary
+from geoseg.maps.second_copy import (
+    COPY,
+    META,
+    RECORD,
+    differing,
+    is_ours,
+    restore,
+)
+from geoseg.maps.state import DONE, LOCK
+from geoseg.maps.state import damaged as unusable
+from geoseg.maps.storage import Storage, is_stray, is_temporary
 from geoseg.maps.store import CHECKSUMS, Masks, open_masks
-from geoseg.maps.twice import differing, restore
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,24 +55,26 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, MasksErro
 class Verified:
     """What was found in a masks store."""
 
-    blocks: int
+    blocks: int = 0
     """How many it has."""
-    done: int
+    done: int = 0
     """How many of them are marked done; those were compared with their checksums."""
-    damaged: Mapping[tuple[int, int], str]
+    damaged: Mapping[tuple[int, int], str] = field(default_factory=dict)
     """What is wrong with a block, by (row, column)."""
-    metadata: tuple[str, ...]
+    metadata: tuple[str, ...] = ()
     """What is wrong with metadata, coordinates, the table of objects, overviews."""
-    foreign: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
     """Objects that geoseg did not write."""
     repaired: tuple[str, ...] = ()
     """What was repaired, what the next run repairs and what nothing can, a line each;
     without `repair` nothing was."""
+    left: bool = False
+    """Whether anything is still wrong: all of it, without `repair`."""
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is there and right."""
-        return 0 < self.done == self.blocks and not self.problems
+        """Whether all of it is there and right, now."""
+        return 0 < self.done == self.blocks and not self.left
 
     @property
     def problems(self) -> list[str]:
@@ -96,54 +107,63 @@ def verify(
     Raises:
         MasksError: It is no masks store, or another run is writing it.
     """
+    storage = Storage(path.rstrip("/"))
+    wrong = differing(storage) if is_ours(storage) else {}
     restored: list[str] = []
+    if wrong and repair:
+        with held(storage, LOCK):
+            restored = restore(storage)
+    told = tuple(f"{name} {what}" for name, what in wrong.items())
+    if {*wrong} - {COPY, *restored}:
+        return _not_to_be_opened(told, repair=repair)
     try:
         masks = open_masks(path)
         tiling = stored_tiling(masks)
     except DamagedStoreError as error:
-        if not repair or not (restored := restore(path)):
-            return _not_to_be_opened(error, repair=repair)
-        masks = open_masks(path)
-        tiling = stored_tiling(masks)
+        return _not_to_be_opened((*told, str(error)), repair=repair)
+    found = _compared(masks, tiling, client, progress)
+    lines = [f"{name}: restored" for name in restored]
+    if repair and found.problems:
+        with held(storage, LOCK):
+            lines += _repair(masks, found)
+    return replace(
+        found,
+        metadata=(*told, *found.metadata),
+        repaired=tuple(lines),
+        left=found.left if repair else bool(wrong or found.problems),
+    )
+
+
+def _not_to_be_opened(problems: tuple[str, ...], *, repair: bool) -> Verified:
+    """Return what was found where blocks cannot be looked at before it is repaired."""
+    cannot = (
+        "nothing can be restored: of what is damaged there is no other copy; restore "
+        "it from one of your own, or make the map again with --overwrite"
+    )
+    return Verified(metadata=problems, repaired=(cannot,) if repair else (), left=True)
+
+
+def _compared(
+    masks: Masks,
+    tiling: Tiling,
+    client: Client | None,
+    progress: Callable[[int, int], None],
+) -> Verified:
+    """Compare all that has checksums; `left` is whether a repair leaves anything."""
     damaged = _damaged_blocks(masks, tiling, client, progress)
-    table = list(_table_problems(masks))
-    found = Verified(
+    table, foreign = tuple(_table_problems(masks)), tuple(_foreign(masks))
+    wrong = wrong_coordinates(masks)
+    return Verified(
         blocks=tiling.blocks,
         done=len(masks.state.keys(DONE)),
         damaged=damaged,
         metadata=(
-            *(f"{name} was damaged" for name in restored),
-            *differing(masks),
+            *(f"{name} is not the centres of the grid's pixels" for name in wrong),
             *table,
             *(what for _, what in damaged_overviews(masks)),
         ),
-        foreign=tuple(_foreign(masks)),
-    )
-    if not repair or not found.problems:
-        return found
-    with writing(masks.path, overwrite=True):
-        lines = _repair(masks, found, again=bool(damaged or table))
-    names = [f"{name}: restored" for name in restored]
-    return Verified(
-        blocks=found.blocks,
-        done=found.done,
-        damaged=found.damaged,
-        metadata=found.metadata,
-        foreign=found.foreign,
-        repaired=(*names, *lines),
-    )
-
-
-def _not_to_be_opened(error: DamagedStoreError, *, repair: bool) -> Verified:
-    """Return what was found where the store cannot even be opened."""
-    cannot = "nothing can be restored: of what is damaged there is no other copy"
-    return Verified(
-        blocks=0,
-        done=0,
-        damaged={},
-        metadata=(str(error),),
-        foreign=(),
-        repaired=(cannot,) if repair else (),
+        foreign=foreign,
+        left=bool(damaged or table or foreign),
     )
 
 
@@ -174,7 +194,10 @@ def _damaged_blocks(
 
 def stored_tiling(masks: Masks) -> Tiling:
     """Return how a store is cut into blocks."""
-    record = masks.record()
+    try:
+        record = masks.record()
+    except FileNotFoundError as error:
+        raise unusable(masks.name, f"{RECORD} (missing)") from error
     settings: dict[str, Any] = record["settings"]
     try:
         return Tiling(
@@ -237,18 +260,19 @@ def _table_problems(masks: Masks) -> Iterator[str]:
             yield f"{OBJECTS}/{name} differs from its checksum"
 
 
-def _repair(masks: Masks, found: Verified, *, again: bool) -> list[str]:
+def _repair(masks: Masks, found: Verified) -> list[str]:
     """Repair what can be; return what was done, and what cannot be, a line each."""
-    lines = [f"{name}: restored" for name in restore(masks.path)]
-    overviews = damaged_overviews(masks)
-    if again:
-        masks.forget(found.damaged)
+    lines = [f"{name}: restored" for name in wrong_coordinates(masks)]
+    restore_coordinates(masks)
+    if found.damaged or any(_table_problems(masks)):
+        # Overviews first: cut off between the two, they would show the hole for ever.
         forget_overviews(masks, remake=True)
+        masks.forget(found.damaged)
         what = counted(len(found.damaged), "block") if found.damaged else "the objects"
         lines.append(f"the same segment command makes {what} again")
         if "instances" in masks.arrays and found.damaged:
             lines.append("and joins all objects again, as these cross blocks")
-    elif overviews and masks.is_complete:
+    elif damaged_overviews(masks) and masks.is_complete:
         forget_overviews(masks)
         build_overviews(masks)
         lines.append("overviews: rebuilt")
@@ -299,4 +323,6 @@ def lines_of(path: str, found: Verified) -> list[str]:
     problems = len(found.problems)
     total = counted(problems, "problem") if problems else "all as written"
     blocks = f"{found.done} of {found.blocks} blocks are done, {total}"
+    if not found.blocks:
+        blocks = f"{total}; blocks are compared when that is repaired (--repair)"
     return [*found.problems, *found.repaired, f"{redact(path)}: {blocks}"]

@@ -135,7 +135,7 @@ def _identity(segment: Segment) -> Any:  # noqa: ANN401 - JSON
 
 
 def _record(masks: str) -> Mapping[str, Any]:
-    from geoseg.maps.state import RECORD
+    from geoseg.maps.second_copy import RECORD
 
     try:
         return dict(json.loads(Storage(masks).get(RECORD)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg.core.discretion import discreet
 from geoseg.maps.open import open_classes
 from geoseg.maps.provenance import provenance
-from geoseg.maps.state import RECORD
+from geoseg.maps.second_copy import RECORD
 from geoseg.maps.store import Masks
 from geoseg.viz.seamcheck import SeamCheck, compare_borders
 from geoseg.viz.statistics import MapStatistics, map_statistics

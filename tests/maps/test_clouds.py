@@ -132,7 +132,7 @@ def test_a_raster_and_masks_in_a_store(store, scene, tmp_path):
     masks = open_masks(out)
     assert verify(out).whole
     assert (masks.dataset()["classes"].to_numpy() == expected).all()
-    assert masks.storage.names(".geoseg") == ["done", "run.json"]
+    assert masks.storage.names(".geoseg") == ["copy.json", "done", "run.json"]
     assert "etag" in masks.record()["settings"]["source"]
     assert segment(f"{store}/scene.tif", out)[1].windows == 0
     spellings = {"gs": ["gcs://maps"], "az": ["abfs://maps", "abfss://maps@a.b"]}

@@ -12,11 +12,10 @@ from geoseg.cli import run
 from geoseg.core.grid import Window
 from geoseg.errors import DamagedStoreError, MasksError
 from geoseg.maps.create import create_masks
+from geoseg.maps.second_copy import META, RECORD
 from geoseg.maps.state import (
     DONE,
-    META,
     PARTIAL,
-    RECORD,
     block_positions,
     clear_state,
     hold,

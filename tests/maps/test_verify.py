@@ -1,6 +1,8 @@
 """Verify: a flipped byte, a missing chunk, a foreign file; and mending."""
 
 import json
+import re
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -24,13 +26,16 @@ from geoseg.maps.verify import verify
 from geoseg.testing import LocalModel, MemorySource, identity_card
 
 
-def segment(out, zarr_format=2, progress=False, height=200, **more):
-    pixels = np.random.default_rng(0).random((3, height, 190), np.float32)
+def segment(
+    out, zarr_format=2, progress=False, height=200, width=190, shards=False, **more
+):
+    pixels = np.random.default_rng(0).random((3, height, width), np.float32)
     source = MemorySource(values=pixels)
     model = LocalModel(card=identity_card(3, window=48, overlap=12))
     how = {"model": model, "block": 72, "scores": True, **more}
     plan = small.make_plan(source, chunk=64, **how)
-    return run_plan(plan, out=out, zarr_format=zarr_format, progress=progress)[1]
+    how = {"zarr_format": zarr_format, "shards": shards, "progress": progress}
+    return run_plan(plan, out=out, **how)[1]
 
 
 @pytest.fixture(params=[2, 3])
@@ -98,7 +103,7 @@ def test_a_width_that_was_made_up_takes_no_memory(tmp_path):
     found = verify(str(tmp_path / "m.zarr"))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "x is not the centres of the grid's pixels" in found.metadata
+    assert "x/.zarray differs from its copy" in found.metadata
     assert most < 100e6
 
 
@@ -140,9 +145,10 @@ def test_damaged_metadata_and_coordinates_are_found(tmp_path):
     data[-3] ^= 1
     path.write_bytes(data)
     found = verify(str(tmp_path / "m.zarr"))
-    assert len(found.metadata) == 2
-    assert found.metadata[0].startswith("classes/.zattrs differs")
-    assert found.metadata[1].startswith("x is not the centres")
+    assert found.metadata == ("classes/.zattrs differs from its copy",)
+    found = verify(str(tmp_path / "m.zarr"), repair=True)
+    assert found.metadata[1] == "x is not the centres of the grid's pixels"
+    assert found.whole
 
 
 def test_a_damaged_done_mark_is_found(store):
@@ -293,29 +299,99 @@ def test_a_damaged_overview_is_found_and_made_again(tmp_path, make_store):
     assert everything(tmp_path / "m.zarr") == before
 
 
-@pytest.mark.parametrize(
-    "name", ["classes/.zarray", ".zattrs", "x/.zattrs", "x/0", "spatial_ref/.zarray"]
-)
-def test_what_is_told_twice_is_restored_byte_for_byte(tmp_path, name):
-    segment(tmp_path / "m.zarr")
-    path = tmp_path / "m.zarr" / name
-    before = path.read_bytes()
-    path.write_bytes(before[: len(before) // 2])
-    assert not verify(str(tmp_path / "m.zarr")).whole
-    found = verify(str(tmp_path / "m.zarr"), repair=True)
-    assert any("restored" in line for line in found.repaired)
-    if name in (".zattrs", "classes/.zarray", "x/0"):
-        assert path.read_bytes() == before
-    assert verify(str(tmp_path / "m.zarr")).whole
-
-
-def test_what_is_told_nowhere_else_cannot_be_restored(tmp_path):
+def test_what_is_told_nowhere_else_cannot_be_restored(tmp_path, capsys):
     segment(tmp_path / "m.zarr")
     (tmp_path / "m.zarr" / ".zattrs").write_bytes(b"")
-    (tmp_path / "m.zarr" / ".zmetadata").write_bytes(b"")
+    (tmp_path / "m.zarr" / ".geoseg" / "copy.json").write_bytes(b"")
     found = verify(str(tmp_path / "m.zarr"), repair=True)
     assert not found.whole
-    assert "metadata" in found.problems[0]
-    assert found.repaired == (
-        "nothing can be restored: of what is damaged there is no other copy",
-    )
+    assert found.problems == [
+        ".geoseg/copy.json is missing or damaged",
+        ".zattrs is damaged",
+    ]
+    assert found.repaired[0].startswith("nothing can be restored")
+    assert run(["verify", str(tmp_path / "m.zarr"), "--repair"]) == 3
+    assert "--overwrite" in capsys.readouterr().out
+
+
+# ------------------------------------------------- the law: every file of every store
+
+
+def flipped(data):
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :]
+
+
+DAMAGE = (
+    lambda path: path.write_bytes(flipped(path.read_bytes())),
+    lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.unlink(),
+)
+
+
+def kind_of(name):
+    """What a file is, whichever block, chunk or column it is of."""
+    name = re.sub("^objects/[a-z_]+/", "objects/column/", name)
+    return re.sub(r"(?<=[/.])[0-9a-f.c/]+$", "#", name)
+
+
+def contents(store):
+    """Return all files but those of the lock and of joining objects, by name."""
+    every = {p.relative_to(store).as_posix(): p for p in store.rglob("*")}
+    kept = (".geoseg/lock", ".geoseg/objects")
+    return {
+        name: path.read_bytes()
+        for name, path in every.items()
+        if path.is_file() and not name.startswith(kept)
+    }
+
+
+def lasting(name, data):
+    """Return what a file says, without when and how quickly it was made."""
+    if "/done/" in name:
+        return json.loads(data)["chunks_crc32"]
+    if not name.endswith((".zattrs", ".zmetadata", ".json")):
+        return data
+    if name.endswith("copy.json"):
+        told = {n: lasting(n, t) for n, t in json.loads(data).items() if n != "crc32"}
+        return json.dumps(told, sort_keys=True)
+    volatile = '"(finished|seconds|stages|devices|run)": ([^{,}]+|{[^}]*})'
+    return re.sub(volatile, "", data if isinstance(data, str) else data.decode())
+
+
+LAW = {
+    "with objects": {
+        "task": "panoptic",
+        "instances": "components",
+        "things": ["class 1"],
+    },
+    "format 3": {"zarr_format": 3},
+    "shards": {"zarr_format": 3, "shards": True},
+}
+
+
+@pytest.mark.parametrize("case", LAW)
+def test_every_file_is_under_a_checksum_and_repaired_byte_for_byte(tmp_path, case):
+    how = {"height": 520, "width": 60, "block": 288, **LAW[case]}
+    store, whole = tmp_path / "m.zarr", tmp_path / "whole.zarr"
+    segment(whole, **how)
+    build_overviews(open_masks(str(whole)))
+    before = contents(whole)
+    kinds = {kind_of(name): name for name in before}
+    for i, name in enumerate(kinds.values()):
+        shutil.copytree(whole, store)
+        DAMAGE[i % len(DAMAGE)](store / name)
+        assert not verify(str(store)).whole, name
+        assert run(["info", str(store)]) in (0, 2, 3), name  # and no traceback
+        found = verify(str(store), repair=True)
+        if found.whole:
+            assert contents(store) == before or name.startswith("overview_"), name
+        else:
+            segment(store, **how)
+        assert verify(str(store)).whole, name
+        after = contents(store)
+        assert after.keys() == before.keys(), name
+        differ = [n for n in after if lasting(n, after[n]) != lasting(n, before[n])]
+        assert differ == [], name
+        shutil.rmtree(store)

@@ -11,7 +11,7 @@ from typing import Any
 from geoseg.core.options import cli_of, flag_of
 from geoseg.inference.options import SegmentOptions
 from geoseg.maps.provenance import map_name
-from geoseg.maps.state import RECORD
+from geoseg.maps.second_copy import RECORD
 from geoseg.maps.store import Masks
 
 
