@@ -46,6 +46,14 @@ class GeosegAccessor:
         return class_reader(self._data)
 
     @property
+    def _whole(self) -> ClassReader:
+        """What reads the map, where it is complete: what is missing is not nodata."""
+        from geoseg.maps.complete import check_complete
+
+        check_complete(self._reader, partial=None)
+        return self._reader
+
+    @property
     def classes(self) -> tuple[Class, ...]:
         """The class table."""
         return self._reader.classes
@@ -72,7 +80,7 @@ class GeosegAccessor:
         """
         from geoseg.viz.map_figure import draw_map
 
-        return draw_map(self._reader, ax, legend=legend)
+        return draw_map(self._whole, ax, legend=legend)
 
     def overlay(
         self,
@@ -92,7 +100,7 @@ class GeosegAccessor:
         """
         from geoseg.viz.map_figure import draw_map
 
-        return draw_map(self._reader, ax, raster=raster, opacity=opacity, legend=legend)
+        return draw_map(self._whole, ax, raster=raster, opacity=opacity, legend=legend)
 
     def areas(self, unit: AreaUnit | None = None) -> pd.DataFrame:
         """Return pixels, true area in m² and share of it of each class, by its name.
@@ -106,7 +114,7 @@ class GeosegAccessor:
 
         from geoseg.viz.statistics import map_statistics
 
-        found = map_statistics(self._reader, size=1, places=0)
+        found = map_statistics(self._whole, size=1, places=0)
         areas = np.full(len(found.classes), np.nan)
         if found.areas_m2 is not None:
             areas = found.areas_m2

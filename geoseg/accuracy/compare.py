@@ -20,6 +20,7 @@ from geoseg.core.lookup import look_up, nearest_pixels
 from geoseg.core.text import percent, redact
 from geoseg.errors import GeosegError
 from geoseg.execution.progress import reported
+from geoseg.maps.complete import incomplete
 from geoseg.maps.open import ClassMap, open_classes
 from geoseg.maps.reader import ClassReader, block_side, read_plain
 
@@ -52,6 +53,8 @@ class Comparison:
     """Pixels that have a class in the first map only."""
     only_other: int
     """Pixels that have a class in the second map only."""
+    notes: tuple[str, ...] = ()
+    """What to know when reading the figures."""
 
     def __repr__(self) -> str:
         one, other = (Path(redact(at)).name for at in (self.one, self.other))
@@ -94,6 +97,7 @@ class Comparison:
             "agreement": self.agreement if self.pixels.any() else None,
             "pixels_only_in_map": self.only_one,
             "pixels_only_in_other": self.only_other,
+            "notes": list(self.notes),
         }
 
     def to_csv(self, path: str | Path) -> Path:
@@ -179,6 +183,11 @@ def compare(
         areas_m2=np.full(known.shape, np.nan) if areas is None else areas.m2(known),
         only_one=int(pixels[:-1, -1].sum()),
         only_other=int(pixels[-1, :-1].sum()),
+        notes=tuple(
+            f"{redact(reader.path)} is {lacks}"
+            for reader in (ours, theirs)
+            if (lacks := incomplete(reader))
+        ),
     )
 
 

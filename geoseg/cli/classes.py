@@ -36,7 +36,7 @@ def classes(*, masks: str, options: ClassesOptions, output: OutputOptions) -> No
         from geoseg.maps.legend import rename
 
         rename(masks, options)
-    reader = open_classes(masks, partial=not changed)
+    reader = open_classes(masks, partial=None)
     found = areas(reader) if not changed else {}
     known = {name: row["area_m2"] for name, row in found.items() if row["area_m2"]}
     scale, unit = area_unit(sum(known.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from geoseg.cli.common import OutputOptions, print_summary
 from geoseg.cli.options import command, takes
 from geoseg.core.raster_options import BandsOptions
 from geoseg.core.text import area_unit, counted, number, redact
-from geoseg.errors import GeosegError, MasksError, RasterError
+from geoseg.errors import DamagedStoreError, GeosegError, MasksError, RasterError
 from geoseg.models.families import FILES
 from geoseg.rasters.addresses import is_collection
 from geoseg.rasters.gdal import FEATURES
@@ -123,6 +124,8 @@ def _of_json(path: Path, thing: str, trust: Sequence[str]) -> Description:
 def _of_zarr(path: str, trust: Sequence[str]) -> Description:
     try:
         return _of_masks(path)
+    except DamagedStoreError:
+        raise
     except (MasksError, RasterError):
         with suppress(GeosegError):  # images of other tools
             return _of_raster(path, trust)
@@ -169,7 +172,9 @@ def _of_masks(masks: str) -> Description:
     from geoseg.maps.open import open_classes
     from geoseg.maps.provenance import facts_of, provenance
 
-    reader = open_classes(masks, partial=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it is the first that is told
+        reader = open_classes(masks, partial=True)
     lacks = incomplete(reader)
     found = areas(reader, always=True) if lacks is None else {}
     grid = reader.grid
@@ -185,6 +190,7 @@ def _of_masks(masks: str) -> Description:
         "width": grid.width,
         "height": grid.height,
         "complete": lacks is None,
+        **({} if lacks is None else {"incomplete": lacks}),
         "classes": {c.name: c.value for c in reader.classes},
         "areas": found,
         "facts": dict(facts),

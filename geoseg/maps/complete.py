@@ -44,6 +44,8 @@ def incomplete(reader: ClassReader) -> str | None:
     done, total = block_counts(reader)
     if reader.is_complete and not 0 < done < total:
         return None
+    if not total:
+        return "not complete: its run record is missing"
     if done == total:
         return "not complete: all blocks are labelled, but its objects are not written"
     return (
@@ -52,11 +54,15 @@ def incomplete(reader: ClassReader) -> str | None:
     )
 
 
-def check_complete(reader: ClassReader, *, partial: bool) -> None:
+def check_complete(reader: ClassReader, *, partial: bool | None) -> None:
     """Refuse an incomplete map; where that is what is wanted, warn.
 
+    Args:
+        reader: A class map of any kind.
+        partial: Whether it is wanted; None where that cannot be asked for.
+
     Raises:
-        IncompleteError: It is not complete, and `partial` was not given.
+        IncompleteError: It is not complete, and not wanted so.
     """
     lacks = incomplete(reader)
     if lacks is None:
@@ -66,9 +72,11 @@ def check_complete(reader: ClassReader, *, partial: bool) -> None:
         warnings.warn(f"{name} is {lacks}; so is what is made of it", stacklevel=3)
         return
     # What is lost of a map that was complete is not missed by the command itself.
-    lost = isinstance(reader, Masks) and reader.is_complete
+    lost = isinstance(reader, Masks) and (
+        reader.is_complete or not block_counts(reader)[1]
+    )
     first = f"give `geoseg verify {name} --repair`, then" if lost else "run"
+    other = "" if partial is None else ", or take it as it is with --partial"
     raise IncompleteError(
-        f"{name} is {lacks}: {first} the command that made it again, or take it as it "
-        "is with --partial"
+        f"{name} is {lacks}: {first} the command that made it again{other}"
     )

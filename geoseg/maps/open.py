@@ -21,14 +21,15 @@ ClassMap: TypeAlias = "str | os.PathLike[str] | ClassReader | xr.Dataset | xr.Da
 
 
 def open_classes(
-    masks: ClassMap, *, partial: bool = False, unseen: bool = False
+    masks: ClassMap, *, partial: bool | None = False, unseen: bool = False
 ) -> ClassReader:
     """Return what reads the classes of any class map.
 
     Args:
         masks: A masks store, a class raster that GDAL opens or a Zarr of another tool,
             by path or URL; an xarray object; or what has been opened already.
-        partial: Take a store that is not complete, with a warning.
+        partial: Take a store that is not complete, with a warning; None: whoever asks
+            cannot be told to.
         unseen: Do not look through a class raster of 8 bits for the classes that occur:
             its table has all that can.
 

@@ -200,9 +200,11 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
 
     Raises:
         RasterError: It cannot be opened, or is not what `open_array` takes.
+        IncompleteError: It is a class map of geoseg that is not complete.
     """
     name = redact(path)
     group, array = group_and_array(path)
+    _check_made(group)
     dataset = zarr_dataset(path, store=group, consolidated=False)
     dataset = meant(dataset, path, array)
     objects = _objects(Path(absolute(path)))  # once, not for each of many bands
@@ -211,6 +213,16 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
     source: Any = replace(open_array(dataset, nodata=nodata), name=name)  # type: ignore[type-var]
     ours = f"{name} is a class map of geoseg: its classes are taken as pixels"
     return noted(source, ours if "geoseg" in dataset.attrs else None)
+
+
+def _check_made(path: str) -> None:
+    """Refuse masks that are not complete: what is missing would be nodata."""
+    if not (Path(path) / ".geoseg").is_dir():
+        return
+    from geoseg.maps.complete import check_complete
+    from geoseg.maps.store import open_masks
+
+    check_complete(open_masks(path), partial=None)
 
 
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:

@@ -54,6 +54,11 @@ class RegionLayer:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the regions were made from, and how; JSON-able."""
 
+    @property
+    def lacks(self) -> str | None:
+        """What the map lacked that they were made from; None: it was complete."""
+        return self.provenance.get("incomplete")
+
     def legend(self, present: Collection[int]) -> tuple[Class, ...]:
         """Return the classes to show, given those that regions have."""
         if not self.only_present:

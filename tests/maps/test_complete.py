@@ -94,6 +94,60 @@ def test_what_is_made_of_it_says_so(part, tmp_path):
     assert told["DESCRIPTION"].endswith(lacks)
 
 
+@pytest.mark.filterwarnings("default:.*so is what is made of it:UserWarning")
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["evaluate", "whole.zarr", "--reference", "m.zarr"],
+        ["segment", "m.zarr", "--model", "kmeans:2", "--out", "again.zarr"],
+        ["plan", "m.zarr/classes", "--model", "kmeans:2"],
+        ["classes", "m.zarr"],
+        ["classes", "m.zarr", "--set", "1=water"],
+    ],
+)
+def test_so_is_one_that_is_taken_as_a_raster(
+    part, make_store, tmp_path, monkeypatch, capsys, line
+):
+    monkeypatch.chdir(tmp_path)
+    make_store("whole.zarr", part.read("classes", part.grid.window), **HERE)
+    assert run(line) == 3
+    told = capsys.readouterr()
+    assert "25.0 % is missing" in told.err
+    assert "--partial" not in told.err  # which these do not have, or not for this
+    assert not Path("again.zarr").exists()
+
+
+def test_numbers_of_the_accessor_refuse(part):
+    with pytest.warns(UserWarning, match="not complete"):
+        data = part.dataset()
+    with pytest.raises(IncompleteError, match=r"25.0 % is missing"):
+        data.geoseg.areas()
+    assert [c.name for c in data.geoseg.classes] == [c.name for c in part.classes]
+
+
+@pytest.mark.filterwarnings("default:.*so is what is made of it:UserWarning")
+@pytest.mark.parametrize("ending", ["geojson", "fgb", "parquet", "gpkg"])
+def test_polygons_of_every_format_say_so(part, tmp_path, ending):
+    regions = geoseg.vectorize(part, tmp_path / f"r.{ending}", partial=True)
+    assert b"not complete: 25.0 % is missing (1 of 4 blocks)" in regions.read_bytes()
+    if ending == "fgb":
+        told = pyogrio.read_info(regions)["layer_metadata"]
+        assert told["DESCRIPTION"].startswith("not complete")
+
+
+def test_a_comparison_says_so(part, make_store, tmp_path):
+    whole = make_store(tmp_path / "w.zarr", part.read("classes", part.grid.window))
+    with pytest.warns(UserWarning, match="so is what is made of it"):
+        found = geoseg.compare(whole, part, partial=True)
+    assert found.to_dict()["notes"][0].endswith("is missing (1 of 4 blocks)")
+
+
+def test_a_store_that_lost_its_record_is_not_taken_for_complete(part):
+    part.storage.discard(".geoseg/run.json")
+    with pytest.raises(IncompleteError, match=r"record is missing.*verify .*--repair"):
+        open_classes(part.path)
+
+
 def test_what_is_complete_lacks_nothing(part):
     assert incomplete(part).startswith("not complete")
     for key in np.ndindex(2, 2):

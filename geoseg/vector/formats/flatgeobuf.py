@@ -49,11 +49,18 @@ class FlatGeobuf:
                 reader, path, driver="FlatGeobuf", layer=self._layer.name,
                 geometry_name="geometry", geometry_type=self._layer.geometry_type,
                 crs=CRS.from_user_input(self._layer.crs).to_wkt(),
+                **self._described(pyogrio),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - carried to the writing thread
             self._error = error
             while not self._ended:  # so that nobody waits for a full queue
                 self._ended = self._queue.get() is None
+
+    def _described(self, pyogrio: Any) -> dict[str, str]:  # noqa: ANN401 - untyped
+        """Return what the file says of itself, which GDAL can write from 3.9 on."""
+        lacks = self._layer.lacks
+        told = lacks is not None and pyogrio.__gdal_version__ >= (3, 9, 0)
+        return {"DESCRIPTION": lacks} if told and lacks else {}
 
     def write(self, rows: Rows) -> None:
         """Append rows."""

@@ -35,6 +35,8 @@ class GeoJson:
         self._to_degrees = Transformer.from_crs(layer.crs, "OGC:CRS84", always_xy=True)
         self._file = path.open("w", encoding="utf-8")
         head = {"type": "FeatureCollection", "name": layer.name}
+        if layer.lacks is not None:
+            head["description"] = layer.lacks
         self._file.write(f'{json.dumps(head)[:-1]}, "features": [')
         self._comma = "\n"
 
