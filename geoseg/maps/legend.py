@@ -24,7 +24,7 @@ from geoseg.maps.lock import held
 from geoseg.maps.metadata import class_attributes
 from geoseg.maps.options import ClassesOptions
 from geoseg.maps.overviews import forget_overviews, level_names, remake_overviews
-from geoseg.maps.state import LOCK, hold
+from geoseg.maps.state import LOCK, hold, remove_leftovers
 from geoseg.maps.store import CHECKSUMS, Masks, open_masks
 from geoseg.maps.verify import stored_tiling
 
@@ -56,6 +56,7 @@ def rename(masks: str | os.PathLike[str], options: ClassesOptions) -> Masks:
         if merge:
             store = _merged(store, merge)
         _write_table(store, table)
+        remove_leftovers(store.storage)  # of a call that was killed too
     return open_masks(masks)
 
 
@@ -205,8 +206,10 @@ def _merged(masks: Masks, merge: Mapping[int, int]) -> Masks:
 
 def _write_table(masks: Masks, table: Sequence[Class]) -> None:
     """Write a class table where readers look for it."""
-    rows, made = ([asdict(c) for c in each] for each in (table, masks.classes))
+    rows, old = ([asdict(c) for c in each] for each in (table, masks.classes))
     with edited(masks.path) as root:
+        noted: Any = root.attrs["geoseg"]  # by a call that was cut off, perhaps
+        made = noted.get("classes_made", old)
         levels: list[Any] = [root[name] for name in level_names(masks)]
         for group in (root, *levels):
             group["classes"].attrs.update(class_attributes(table))

@@ -1,5 +1,8 @@
 """Names, colours and merged classes of a map that is made already."""
 
+import shutil
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,6 +13,7 @@ from geoseg.cli import run as geoseg_run
 from geoseg.errors import GeosegError, IncompleteError
 from geoseg.maps.overviews import build_overviews, open_pyramid
 from geoseg.maps.state import write_record
+from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.verify import verify
 
@@ -118,6 +122,43 @@ def test_cut_off_in_the_middle_and_again(masks, monkeypatch):
     geoseg.name_classes(masks, merge={"3,4": "bare"})
     assert np.array_equal(read(masks), np.where(before == 4, 3, before))
     assert verify(str(masks)).whole
+
+
+def metadata(store):
+    """Return what the small files of a store say, but for how a map was made."""
+    files = {p for name in ("zattrs", "zmetadata") for p in store.rglob(f".{name}")}
+    return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(files)}
+
+
+def test_killed_at_any_write_and_again(make_store, tmp_path, monkeypatch):
+    """Killed before each of its writes; the same call then ends as one that was not."""
+    made = tmp_path / "made.zarr"
+    build_overviews(make_store(made, np.ones((600, 520), np.uint8), chunk=512))
+    whole, real = tmp_path / "whole.zarr", Storage.put
+    shutil.copytree(made, whole)
+    names = {"1": "wood:#112233"}
+    geoseg.name_classes(whole, names=names)
+    for last in range(100):
+        store, left = tmp_path / f"{last}.zarr", [last]
+        shutil.copytree(made, store)
+
+        def put(self, name, data, left=left):
+            if not left[0]:
+                (self.path(name).parent / f".tmp-{'0' * 32}").write_bytes(data[:9])
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(self, name, data)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(Storage, "put", put)
+            geoseg.name_classes(store, names=names)
+        killed = left[0] == 0
+        geoseg.name_classes(store, names=names)
+        assert metadata(store) == metadata(whole), last
+        assert not list(store.rglob(".tmp-*"))
+        if not killed:
+            break
+    assert last > 5
 
 
 def test_what_cannot_be_is_refused(masks, tmp_path, raster):
