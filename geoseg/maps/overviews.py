@@ -372,15 +372,16 @@ def forget_overviews(masks: Masks, *, remake: bool = False) -> None:
         masks.storage.remove(name)
 
 
-def remake_overviews(masks: Masks) -> None:
-    """Make overviews again where a repair deleted them."""
+def remake_overviews(masks: Masks) -> bool:
+    """Make overviews again where a repair deleted them; return whether it had."""
     found = found_record(masks.storage)
     if found is None or not found.get("overviews"):
-        return
+        return False
     forget_overviews(masks)
     build_overviews(masks)
     record = {k: v for k, v in masks.record().items() if k != "overviews"}
     write_record(masks.storage, record)
+    return True
 
 
 def _layout(masks: Masks, levels: Sequence[Masks]) -> dict[str, Any]:

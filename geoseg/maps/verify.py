@@ -24,9 +24,9 @@ from geoseg.maps.coordinates import restore_coordinates, wrong_coordinates
 from geoseg.maps.group import OBJECTS, OVERVIEW
 from geoseg.maps.lock import held
 from geoseg.maps.overviews import (
-    build_overviews,
     damaged_overviews,
     forget_overviews,
+    remake_overviews,
 )
 from geoseg.maps.second_copy import (
     COPY,
@@ -123,7 +123,7 @@ def verify(
         return _not_to_be_opened((*told, str(error)), repair=repair)
     found = _compared(masks, tiling, client, progress)
     lines = [f"{name}: restored" for name in restored]
-    if repair and found.problems:
+    if repair and (found.problems or _is_cut_off(masks)):
         with held(storage, LOCK):
             lines += _repair(masks, found)
     return replace(
@@ -260,6 +260,12 @@ def _table_problems(masks: Masks) -> Iterator[str]:
             yield f"{OBJECTS}/{name} differs from its checksum"
 
 
+def _is_cut_off(masks: Masks) -> bool:
+    """Whether there is something left of a repair that was killed."""
+    waiting = masks.is_complete and bool(masks.record().get("overviews"))
+    return waiting or any(map(is_temporary, masks.storage.walk()))
+
+
 def _repair(masks: Masks, found: Verified) -> list[str]:
     """Repair what can be; return what was done, and what cannot be, a line each."""
     lines = [f"{name}: restored" for name in wrong_coordinates(masks)]
@@ -272,10 +278,12 @@ def _repair(masks: Masks, found: Verified) -> list[str]:
         lines.append(f"the same segment command makes {what} again")
         if "instances" in masks.arrays and found.damaged:
             lines.append("and joins all objects again, as these cross blocks")
-    elif damaged_overviews(masks) and masks.is_complete:
-        forget_overviews(masks)
-        build_overviews(masks)
-        lines.append("overviews: rebuilt")
+    elif masks.is_complete:
+        if damaged_overviews(masks):
+            forget_overviews(masks, remake=True)
+        if remake_overviews(masks):
+            lines.append("overviews: rebuilt")
+    masks.storage.sweep()
     lines += [f"{name}: not written by geoseg, left as it is" for name in found.foreign]
     return lines
 

@@ -21,7 +21,7 @@ from geoseg.rasters.mosaic import stack
 from geoseg.rasters.source import Source, SourceBand, check_inside, noted, steps_of
 from geoseg.rasters.time_steps import floating, is_series, seen
 from geoseg.rasters.validity import valid_pixels
-from geoseg.rasters.zarrs import group_and_array, meant, zarr_dataset
+from geoseg.rasters.zarrs import check_made, group_and_array, meant, zarr_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -204,25 +204,15 @@ def open_zarr(path: str, *, nodata: float | None = None) -> Source:
     """
     name = redact(path)
     group, array = group_and_array(path)
-    _check_made(group)
     dataset = zarr_dataset(path, store=group, consolidated=False)
     dataset = meant(dataset, path, array)
+    check_made(group, dataset)
     objects = _objects(Path(absolute(path)))  # once, not for each of many bands
     for variable in dataset.data_vars.values():
         variable.encoding |= {"source": absolute(path), "objects": objects}
     source: Any = replace(open_array(dataset, nodata=nodata), name=name)  # type: ignore[type-var]
     ours = f"{name} is a class map of geoseg: its classes are taken as pixels"
     return noted(source, ours if "geoseg" in dataset.attrs else None)
-
-
-def _check_made(path: str) -> None:
-    """Refuse masks that are not complete: what is missing would be nodata."""
-    if not (Path(path) / ".geoseg").is_dir():
-        return
-    from geoseg.maps.complete import check_complete
-    from geoseg.maps.store import open_masks
-
-    check_complete(open_masks(path), partial=None)
 
 
 def _open_dataset(dataset: xr.Dataset, nodata: float | None) -> Source:

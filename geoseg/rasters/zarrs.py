@@ -14,8 +14,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geoseg.core.text import redact
-from geoseg.errors import GeosegError, RasterError, first_line
+from geoseg.core.text import percent, redact
+from geoseg.errors import GeosegError, IncompleteError, RasterError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +58,26 @@ def group_and_array(path: str) -> tuple[str, str | None]:
     if array or (place / ".zarray").is_file():
         return str(place.parent), place.name
     return path, None
+
+
+def check_made(path: str, dataset: xr.Dataset) -> None:
+    """Refuse masks of geoseg that are not complete: what is missing would be nodata.
+
+    Raises:
+        IncompleteError: A run has yet to make some of it.
+    """
+    record = _node(Path(path) / ".geoseg" / "run.json")
+    if record.get("complete") is not False:
+        return
+    side = int(str(record["block"]))
+    total = -(-dataset.sizes["y"] // side) * -(-dataset.sizes["x"] // side)
+    done = len(list((Path(path) / ".geoseg" / "done").glob("[0-9]*.*")))
+    lacks = f"{percent(1 - done / total)} is missing ({total - done} of {total} blocks)"
+    if done == total:
+        lacks = "its objects are not written"
+    raise IncompleteError(
+        f"{redact(path)} is not complete: {lacks}: run the command that made it again"
+    )
 
 
 def zarr_dataset(

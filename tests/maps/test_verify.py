@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import rasterio
 import small
 
 from geoseg.cli import run
+from geoseg.core.grid import Window
 from geoseg.errors import DamagedStoreError, LockedError, MasksError
 from geoseg.inference.workflow import run_plan
 from geoseg.maps.lock import held
@@ -20,8 +22,9 @@ from geoseg.maps.overviews import (
     damaged_overviews,
     forget_overviews,
 )
+from geoseg.maps.state import write_record
 from geoseg.maps.storage import Storage
-from geoseg.maps.store import open_masks
+from geoseg.maps.store import CHECKSUMS, open_masks
 from geoseg.maps.verify import verify
 from geoseg.testing import LocalModel, MemorySource, identity_card
 
@@ -369,6 +372,48 @@ LAW = {
     "format 3": {"zarr_format": 3},
     "shards": {"zarr_format": 3, "shards": True},
 }
+
+
+def test_a_repair_that_was_killed_is_ended_by_the_next(
+    make_store, tmp_path, monkeypatch
+):
+    """Killed before each of its writes: overviews are there in the end, and no more."""
+    whole, real = tmp_path / "whole.zarr", Storage.put
+    build_overviews(make_store(whole, np.ones((600, 520), np.uint8), chunk=528))
+    record = {"window": 64, "overlap": 16, "multiple": None}
+    masks = open_masks(str(whole))
+    for key in np.ndindex(2, 1):
+        where = Window(y=528 * key[0], x=0, height=(528, 72)[key[0]], width=520)
+        sums = {"classes": masks.checksum("classes", where)}
+        masks.mark_done(key, {CHECKSUMS: sums})
+    write_record(masks.storage, {**masks.record(), "settings": record})
+    assert verify(str(whole)).whole
+    before = contents(whole)
+    (whole / "overview_2" / "classes" / "0.0").write_bytes(b"")
+    for last in range(100):
+        store, left = tmp_path / f"{last}.zarr", [last]
+        shutil.copytree(whole, store)
+
+        def put(self, name, data, left=left):
+            if not left[0]:
+                self.path(name).parent.mkdir(parents=True, exist_ok=True)
+                (self.path(name).parent / f".tmp-{'0' * 32}").write_bytes(data[:9])
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(self, name, data)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(Storage, "put", put)
+            verify(str(store), repair=True)
+        verify(str(store), repair=True)
+        assert verify(str(store)).whole
+        after = contents(store)
+        assert after.keys() == before.keys(), last
+        differ = [n for n in after if lasting(n, after[n]) != lasting(n, before[n])]
+        assert differ == [], last
+        if left[0]:
+            break
+    assert last > 5
 
 
 @pytest.mark.parametrize("case", LAW)
