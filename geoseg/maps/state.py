@@ -215,8 +215,10 @@ def _run_of(record: bytes, url: str) -> str:
 def _record_of(data: bytes, url: str) -> dict[str, Any]:
     record = parsed(data, url, RECORD)
     for key, kind in _RECORDED.items():
-        if not isinstance(record.get(key), kind):
+        if type(record.get(key)) is not kind:  # a bool is no whole number here
             raise damaged(redact(url), f"{RECORD} without {key!r}")
+    if record["block"] < 1:
+        raise damaged(redact(url), f"{RECORD} with blocks of {record['block']} px")
     return record
 
 

@@ -66,7 +66,14 @@ def test_a_file_that_somebody_reads_stays_on_nfs(masks, tmp_path, monkeypatch):
         masks.storage.remove(PARTIAL)
 
 
-@pytest.mark.parametrize("data", [b"", b'{"settings": {', b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b'{"settings": {', b"[]", b"{}",
+        b'{"settings": {}, "block": false, "run": "a", "complete": true}',
+        b'{"settings": {}, "block": 0, "run": "a", "complete": true}',
+    ],
+)  # fmt: skip
 def test_a_damaged_record_is_one_line(masks, data, capsys):
     masks.storage.put(RECORD, data)
     with pytest.raises(DamagedStoreError, match=r"run\.json.*--overwrite"):

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from geoseg.core.text import counted
 from geoseg.errors import ModelError
 from geoseg.models.networks import gpus
 
@@ -86,7 +87,8 @@ def choose_device(asked: str) -> torch.device:
         )
     if (device.index or 0) >= found:
         raise ModelError(
-            f"device {asked} was asked for, but there are {found} {whose} GPUs here"
+            f"device {asked} was asked for, but torch sees "
+            f"{counted(found, f'{whose} GPU')} here"
         )
     return device
 
@@ -96,6 +98,8 @@ _DEVICES = "auto, cpu, cuda, cuda:N, xpu, xpu:N, mps"
 
 def _near(asked: str) -> str:
     """Return which device may have been meant."""
+    if asked.lower() in {"gpu", "nvidia"}:
+        return "; did you mean cuda?"
     close = get_close_matches(asked.lower(), ("auto", "cpu", *gpus.GPUS), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
