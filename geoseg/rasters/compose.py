@@ -23,7 +23,7 @@ from geoseg.errors import RasterError
 from geoseg.execution.progress import steps
 from geoseg.location import without_folders
 from geoseg.rasters import images
-from geoseg.rasters.images import NOTHING, STEP, ImageBand
+from geoseg.rasters.images import NOTHING, STEP, ImageBand, as_int16
 from geoseg.rasters.kept_items import BEFORE
 from geoseg.rasters.open_scenes import open_asked
 from geoseg.rasters.options import ComposeOptions
@@ -87,8 +87,8 @@ def write(
     out = _target(options)
     if out.suffix.lower() == ".zarr":
         template, fill = _as_dataset(series, options.dtype)
-        images.write_zarr(series, out, template, fill, progress)
-        return Made(path=out, cut=0)
+        cut = images.write_zarr(series, out, template, fill, progress)
+        return Made(path=out, cut=cut)
     cut = images.write_tif(
         series,
         out,
@@ -243,8 +243,11 @@ def _cut(length: int, side: int) -> tuple[int, ...]:
 
 def _as_dataset(
     series: Series, dtype: Literal["float32", "int16"]
-) -> tuple[xr.Dataset, Callable[[Any, Window, NDArray[np.float32]], Any]]:
-    """Return an empty dataset of all of a series, and what fills a part of it."""
+) -> tuple[xr.Dataset, Callable[[Any, NDArray[np.float32]], tuple[Any, int]]]:
+    """Return an empty dataset of all of a series, and what fills a part of it.
+
+    The latter tells, too, how many values int16 could not hold.
+    """
     import dask.array as da
     import xarray as xr
 
@@ -270,15 +273,20 @@ def _as_dataset(
         dataset[name].encoding = {**how, "coordinates": "spatial_ref"}
         dataset[name].attrs["grid_mapping"] = "spatial_ref"
 
-    def fill(part: Any, _: Window, pixels: NDArray[np.float32]) -> Any:  # noqa: ANN401 - xarray's
+    bands = [_band(series, i, dtype) for i in range(made)]
+
+    def fill(part: Any, pixels: NDArray[np.float32]) -> tuple[Any, int]:  # noqa: ANN401 - xarray's
         part = part.drop_vars([v for v in part.variables if v not in part.data_vars])
-        values = pixels[:made].reshape((*shape, *pixels.shape[1:]))
-        if dtype == "int16":
-            values = np.clip(values, STEP * (NOTHING + 1), STEP * (-NOTHING - 1))
+        values: NDArray[Any] = pixels[:made]
+        cut = 0
+        if dtype == "int16":  # xarray would round in float32, unlike the GeoTIFF
+            stored, cut = as_int16(values, bands)
+            values = np.where(stored == NOTHING, np.nan, stored * STEP)
+        values = values.reshape((*shape, *pixels.shape[1:]))
         part = part.assign(composite=part["composite"].copy(data=values))
         for i, name in enumerate(told):
             part[name] = part[name].copy(data=pixels[made + i])
-        return part
+        return part, cut
 
     return dataset, fill
 

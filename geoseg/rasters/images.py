@@ -217,28 +217,30 @@ def write_zarr(
     series: Series,
     folder: Path,
     template: Any,  # noqa: ANN401 - an xarray.Dataset
-    fill: Callable[[Any, Window, NDArray[np.float32]], Any],
+    fill: Callable[[Any, NDArray[np.float32]], tuple[Any, int]],
     progress: Progress,
-) -> None:
-    """Write Zarr that xarray opens, block by block.
+) -> int:
+    """Write Zarr that xarray opens; return how many values int16 could not hold.
 
     Args:
         series: What is written.
         folder: The store.
         template: The dataset, lazy, with its encoding.
-        fill: Makes of a part of it and its pixels what is written there.
+        fill: Makes of a part of it and its pixels what is written there, and counts.
         progress: Told how many of how many blocks are done.
 
     Raises:
         RasterError: It cannot be written, or a scene cannot be read.
     """
-    kept = _kept(series, folder)
+    kept, cut = _kept(series, folder), 0
     with replacing(folder) as part, reporting_written(folder, RasterError):
         template.to_zarr(part, compute=False, zarr_format=2, consolidated=True)
         for window, pixels in read_blocks(series, kept, progress):
             y, x = window.slices
-            one = fill(template.isel(y=y, x=x), window, pixels)
+            one, beyond = fill(template.isel(y=y, x=x), pixels)
+            cut += beyond
             one.to_zarr(part, region={"y": y, "x": x}, zarr_format=2)
         if folder.exists():
             shutil.rmtree(folder)
     kept.remove()
+    return cut

@@ -289,3 +289,24 @@ def test_files_whose_bands_have_no_names(tmp_path):
     out = tmp_path / "out.tif"
     with pytest.warns(UserWarning, match="512 values beyond 3.2767 are cut"):
         geoseg.compose(files, dates_from="names", dtype="int16", out=out)
+
+
+def test_whole_numbers_are_the_same_in_every_format(tmp_path):
+    """Zarr rounded halves another way, and cut what does not fit without a word."""
+    rng, scenes = np.random.default_rng(4), Scenes(tmp_path)
+    for n in range(2):
+        red = rng.integers(0, 65_000, SHAPE).astype(np.uint16)
+        scenes.add(f"s{n}", f"2022-0{n + 5}-10T10:00:00Z", {"B04": red},
+                   collection="sentinel-2-l2a",
+                   properties={"s2:processing_baseline": "04.00"})  # fmt: skip
+    path, cut = scenes.save(), []
+    for ending in ("tif", "zarr"):
+        with pytest.warns(UserWarning, match="are cut to that") as told:
+            geoseg.compose(path, dtype="int16", out=tmp_path / f"out.{ending}")
+        cut += [str(w.message) for w in told if "are cut" in str(w.message)]
+    assert cut[0] == cut[1]
+    with rasterio.open(tmp_path / "out.tif") as file:
+        stored = file.read()
+    opened = xr.open_zarr(tmp_path / "out.zarr", mask_and_scale=False)["composite"]
+    assert opened.dtype == np.int16
+    assert np.array_equal(opened, stored)
