@@ -14,6 +14,7 @@ from geoseg.models import custom
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS, FOREIGN, RASTERS
 from geoseg.models.folder import CARD, TRAINING, ModelFolder, open_folder
 from geoseg.models.identity import OpenedModel, file_sha256, opened
+from geoseg.models.networks.hf_config import weights_files
 from geoseg.models.plain import read_json
 from geoseg.models.stac import card_file
 from geoseg.rasters.zarrs import is_zarr
@@ -124,7 +125,7 @@ def _weights_hashes(folder: ModelFolder) -> list[str]:
 
             beside = data_hashes(folder.weights_file)
         return [folder.sha256, *beside]
-    files = [*folder.path.glob("config.json"), *folder.path.glob("*.safetensors")]
+    files = [*folder.path.glob("config.json"), *weights_files(folder.path)]
     return [file_sha256(file) for file in sorted(files)]
 
 

@@ -20,6 +20,7 @@ from geoseg.models.card import Card
 from geoseg.models.families import CLASSICAL, FILES, FOLDERS
 from geoseg.models.folder import CARD, open_folder, write_folder
 from geoseg.models.load import model_recipe
+from geoseg.models.networks.hf_config import weights_files
 from geoseg.models.networks.onnx_file import data_files
 from geoseg.models.plain import card_from_dict
 from geoseg.models.stac import called
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FAMILIES = {".pt2": "torch.export", ".onnx": "onnx", ".ckpt": "checkpoint"}
-_PRETRAINED = ("*.json", "*.safetensors", "merges.txt", "LICENSE*", "README.md")
+_PRETRAINED = ("*.json", "merges.txt", "LICENSE*", "README.md")
 
 
 def pack(spec: str, out: Path, *, overwrite: bool = False) -> Path:
@@ -80,11 +81,11 @@ def _pack_weights(card: Card, weights: Path | None, out: Path) -> Path:
 
 def _pack_pretrained(card: Card, folder: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in _PRETRAINED:
-        for file in folder.glob(pattern):
-            if file.name != CARD:
-                _check_own(file)
-                shutil.copy2(file, out / file.name)
+    beside = [file for pattern in _PRETRAINED for file in folder.glob(pattern)]
+    for file in [*beside, *weights_files(folder)]:
+        if file.name != CARD:
+            _check_own(file)
+            shutil.copy2(file, out / file.name)
     return write_folder(card, out)
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +230,8 @@ def test_what_training_keeps_beside_weights(tmp_path):
     with pytest.raises(ModelError, match=r"of 2 networks \(student, teacher\)"):
         _of(net, state, path)
     torch.save({"model": net.state_dict(), "loss": torch.nn.L1Loss()}, path)
+    assert _read(path)["state_dict"].keys() == net.state_dict().keys()
+    torch.save(torch.nn.L1Loss(), path)
     with pytest.raises(
         ModelError, match=r"\(torch\.nn\.modules\.loss\.L1Loss\), which"
     ):
@@ -371,15 +375,57 @@ def test_what_is_wrong_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+MADE = Path(tempfile.gettempdir()) / "geoseg-test-evil"
+
+
 class Evil:
     def __reduce__(self):
-        return (open, ("/tmp/geoseg-test-evil", "w"))
+        return (open, (str(MADE), "w"))
+
+
+class Settings:
+    """As of a package that is not installed here."""
+
+    def __init__(self):
+        self.task = "building"
 
 
 def test_nothing_is_unpickled(tmp_path):
     path = tmp_path / "a.ckpt"
-    write(path, {}, {"model": "unet", "loss": Evil()})
+    MADE.unlink(missing_ok=True)
+    net = a_network("FPN")
+    torchgeo(path, net, model="fpn", loss=Evil())
+    assert model_recipe(path).card.framework["arch"] == "FPN"
+    torch.save(Evil(), path)
     with pytest.raises(ModelError, match="does not unpickle"):
+        model_recipe(path)
+    assert not MADE.exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_weights_are_read_beside_objects_of_other_packages(tmp_path, whole):
+    net, path = a_network("FPN"), tmp_path / "a.ckpt"
+    settings = Settings() if whole else {"net": Settings(), "lr": 1e-3}
+    framework = {"family": "smp", "arch": "FPN", "encoder": "resnet18"}
+    state = {f"net.{k}": v for k, v in net.state_dict().items()}
+    write(path, state, settings, CARD)
+    with pytest.raises(ModelError, match="which network it is of"):
+        model_recipe(path)
+    write(path, state, settings, CARD | {"framework": framework})
+    model = load_model(path, device="cpu", precision="fp32")
+    assert "settings as objects" in model.card.facts["warning"]
+    pixels = np.random.default_rng(0).integers(0, 3000, (1, 8, 64, 64), np.uint16)
+    with torch.no_grad():
+        expected = net((torch.from_numpy(pixels.astype("f4")) - 1500) / 900)
+    torch.testing.assert_close(model.predict(pixels), expected, rtol=0, atol=1e-4)
+
+
+def test_a_whole_network_is_not_unpickled(tmp_path):
+    path = tmp_path / "a.pth"
+    path.with_suffix(".json").write_text(json.dumps(CARD))
+    content = {"model": Settings(), "optimizer": {"state": {0: {"m": torch.ones(1)}}}}
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=r"Settings\), which geoseg does not unpickle"):
         model_recipe(path)
 
 

@@ -13,6 +13,7 @@ from geoseg.core.grid import Window
 from geoseg.errors import ModelError
 from geoseg.models.load import load_model, model_recipe
 from geoseg.models.networks import hf
+from geoseg.models.pack import pack
 from geoseg.rasters.open import open_source
 
 transformers = pytest.importorskip("transformers")
@@ -361,15 +362,77 @@ def test_one_mean_may_be_that_of_all(tmp_path):
         model_recipe(folder)
 
 
+def pickled(folder, net, *, parts=1):
+    """Write weights as `save_pretrained(safe_serialization=False)` did."""
+    (folder / "model.safetensors").unlink()
+    state = net.state_dict()
+    if parts == 1:
+        torch.save(state, folder / "pytorch_model.bin")
+        return
+    named = {
+        key: f"pytorch_model-{1 + i % parts:05}-of-{parts:05}.bin"
+        for i, key in enumerate(state)
+    }
+    for name in {*named.values()}:
+        part = {k: v for k, v in state.items() if named[k] == name}
+        torch.save(part, folder / name)
+    index = {"metadata": {"total_size": 1}, "weight_map": named}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weights_of_torch_save(tmp_path, parts):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), np.uint8)
+    net, folder = saved(tmp_path, segformer)
+    pickled(folder, net, parts=parts)
+    model = load_model(folder, device="cpu", precision="fp32")
+    with torch.no_grad():
+        logits = net(pixel_values=inputs(pixels)).logits
+    expected = torch.nn.functional.interpolate(
+        logits, size=(64, 64), mode="bilinear", align_corners=False
+    ).softmax(1)
+    scores = model.predict(pixels).softmax(1)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+    packed = load_model(pack(str(folder), tmp_path / "packed"), device="cpu")
+    torch.testing.assert_close(packed.predict(pixels).softmax(1), scores)
+    (folder / f"pytorch_model{'-00002-of-00002' * (parts > 1)}.bin").unlink()
+    with pytest.raises(ModelError, match=r"does not lie beside|no weights"):
+        model_recipe(folder)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('a model ran code')",))
+
+
+def test_what_hides_among_weights_is_not_run(tmp_path):
+    net, folder = saved(tmp_path, segformer)
+    pickled(folder, net)
+    before = model_recipe(folder).hash
+    weights = folder / "pytorch_model.bin"
+    torch.save({**net.state_dict(), "more": Evil()}, weights)
+    assert model_recipe(folder).hash != before
+    with pytest.raises(
+        ModelError, match=r"exec\), which geoseg does not unpickle"
+    ) as e:
+        load_model(folder)
+    assert "\n" not in str(e.value)
+    torch.save([*net.state_dict().values()], weights)
+    with pytest.raises(ModelError, match="no table of named tensors"):
+        load_model(folder)
+
+
 def test_what_is_missing_is_named(tmp_path):
     torch.manual_seed(0)
     _, folder = saved(tmp_path, segformer)
     weights = folder / "model.safetensors"
     kept = weights.read_bytes()
     weights.unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"pickled")
-    with pytest.raises(ModelError, match="no pickled weights"):
+    with pytest.raises(ModelError, match="holds no weights"):
         model_recipe(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin cannot|holds more than"):
+        load_model(folder)
     weights.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(folder)
@@ -399,7 +462,7 @@ def test_code_in_a_folder_never_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_hub_is_asked_for_safetensors_only(tmp_path, monkeypatch):
+def test_the_hub_is_asked_for_safetensors_first(tmp_path, monkeypatch):
     import huggingface_hub
 
     _, folder = saved(tmp_path, segformer)
@@ -410,6 +473,13 @@ def test_the_hub_is_asked_for_safetensors_only(tmp_path, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    weights = folder / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.unlink()
+    with pytest.raises(ModelError, match="holds no weights"):
+        model_recipe("hf:someone/something")
+    assert asked["allow_patterns"][-1] == "pytorch_model*.bin"
+    weights.write_bytes(kept)
     recipe = model_recipe("hf:someone/something@v2")
     assert recipe.card.name == asked["name"] == "someone/something"
     assert asked["revision"] == "v2"

@@ -13,17 +13,13 @@ architecture, encoder and arguments is the checkpoint's.
 
 from __future__ import annotations
 
-import argparse
-import pathlib
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -34,7 +30,12 @@ from geoseg.models.identity import OpenedModel, file_sha256, opened
 from geoseg.models.networks import smp, torchvision_nets
 from geoseg.models.networks.detector import DetectorModel
 from geoseg.models.networks.torch_adapter import TorchModel
-from geoseg.models.networks.weights import fill_weights, load_safetensors
+from geoseg.models.networks.weights import (
+    Left,
+    fill_weights,
+    load_pickled,
+    load_safetensors,
+)
 from geoseg.models.stac import card_beside
 
 if TYPE_CHECKING:
@@ -53,12 +54,6 @@ _NETWORKS = {
 _COORDINATES = {"dates": "temporal_coords", "location": "location_coords"}
 """What terratorch's encoders call the inputs of a card."""
 
-_PLAIN: list[Any] = [
-    argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath, np.dtype,
-    np.float64(0).__reduce__()[0], *map(type, map(np.dtype, "?bhilqBHILQefd")),
-]  # fmt: skip
-"""Values that training keeps beside weights: settings, and NumPy's numbers."""
-
 _USUAL = ("state_dict", "model_state_dict", "model")
 """Of several sets of weights the one that is the network's."""
 _RAW = frozenset({"current_model_state"})
@@ -74,7 +69,10 @@ _LABELS = {
     "warning": "it was trained to tell for each label by itself whether it is there "
     "(multilabel): a pixel of the map has the likeliest, however unlikely"
 }
-_YOLO = "; masks of YOLO networks need a function around it, PATH.py:FUNCTION"
+_UNHEARD = {
+    "warning": "its checkpoint keeps settings as objects, which geoseg does not make: "
+    "what those say of network, bands and last layer is the card's to say"
+}
 _HEAD = re.compile(r"(?:^|\.)(?:segmentation_head\.0|classifier\.4)\.weight$")
 _OF_NUMBERS = frozenset({"mse", "mae", "rmse", "huber", "l1", "smooth_l1"})
 _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
@@ -83,7 +81,7 @@ _MOST_FILTERS = 4096  # of torchgeo's FCN, whose own default is 64
 def open_file(path: Path) -> OpenedModel:
     """Return the model in a checkpoint."""
     beside = card_beside(path)
-    card = _card(beside, path, _read(path, beside))
+    card = _described(beside, path, _read(path, beside))
     return opened(path, card, partial(_load, path, card), file_sha256(path))
 
 
@@ -95,7 +93,7 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model | InstanceM
 def implied(folder: ModelFolder) -> Card:
     """Return the card of a model folder, with what its checkpoint says."""
     path = folder.weights_file
-    return _card(folder.card, path, _read(path, folder.card))
+    return _described(folder.card, path, _read(path, folder.card))
 
 
 def _read(path: Path, card: Card | None = None) -> dict[str, Any]:
@@ -105,23 +103,7 @@ def _read(path: Path, card: Card | None = None) -> dict[str, Any]:
     """
     if path.suffix.lower() == ".safetensors":
         return {"state_dict": load_safetensors(path)}
-    try:
-        mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 they were none
-        with torch.serialization.safe_globals(_PLAIN):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise ModelError(
-            f"{path} cannot be read as a checkpoint: {first_line(error)}"
-        ) from error
-    except Exception as error:  # whatever the unpickler refuses
-        others = _others(path)
-        raise ModelError(
-            f"{path} holds more than tensors and plain values{_told(others)}, which "
-            "geoseg does not unpickle: where it was trained, save its weights alone, "
-            "torch.save(network.state_dict(), PATH), or export it to .onnx or .pt2"
-            + _YOLO
-            * any("ultralytics" in name for name in others)
-        ) from error
+    found = load_pickled(path, leaving=True)
     if _is_state(found):
         return {"state_dict": found}
     named = found if isinstance(found, dict) else {}
@@ -159,25 +141,20 @@ def _shapes(state: Mapping[str, Any]) -> list[tuple[int, ...]]:
     return sorted(tuple(t.shape) for t in tensors if t.ndim > 1)
 
 
-def _others(path: Path) -> list[str]:
-    """Return what a checkpoint holds that is not unpickled, as far as that is known."""
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # damaged, or of an older layout  # noqa: BLE001
-        return []
-    allowed = {f"{c.__module__}.{c.__qualname__}" for c in _PLAIN}
-    return sorted(name for name in named if name not in allowed)
-
-
-def _told(others: Sequence[str]) -> str:
-    return f" ({', '.join(others[:3])})" if others else ""
-
-
 def _is_state(found: object) -> bool:
     """Whether this is weights by name, and not what such lie in."""
     if not isinstance(found, dict) or any(map(_is_state, found.values())):
         return False
     return any(map(torch.is_tensor, found.values()))
+
+
+def _described(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
+    """Return the card of a checkpoint, with a warning where settings are not heard."""
+    kept = checkpoint.get("hyper_parameters")
+    settings = kept.values() if isinstance(kept, Mapping) else [kept]
+    if any(isinstance(value, Left) for value in settings):
+        card = replace(card, facts={**card.facts, **_UNHEARD})
+    return _card(card, path, checkpoint)
 
 
 def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
@@ -186,8 +163,7 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     Raises:
         ModelError: Neither says which network the weights are of.
     """
-    settings = checkpoint.get("hyper_parameters")
-    settings = dict(settings) if isinstance(settings, Mapping) else {}
+    settings = _plain(checkpoint.get("hyper_parameters"))
     loss = settings.get("loss")
     if "num_outputs" in settings or (isinstance(loss, str) and loss in _OF_NUMBERS):
         raise ModelError(
@@ -203,7 +179,7 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
             layout="ctyx" if in_time else card.layout,
         )
     arguments = settings.get("model_args")
-    stated = dict(arguments) if isinstance(arguments, Mapping) else settings
+    stated = _plain(arguments) if isinstance(arguments, Mapping) else settings
     name = str(stated.get("model", ""))
     if name == "fcn":  # torchgeo's own: five convolutions
         filters = stated.get("num_filters") or 64
@@ -239,6 +215,12 @@ def _card(card: Card, path: Path, checkpoint: Mapping[str, Any]) -> Card:
     if one:
         framework["classes"] = 1
     return smp.described(card, framework)
+
+
+def _plain(settings: object) -> dict[str, Any]:
+    """Return those of a trainer's settings that are plain values."""
+    named = settings if isinstance(settings, Mapping) else {}
+    return {str(k): v for k, v in named.items() if not isinstance(v, Left)}
 
 
 def _of_torchvision(card: Card, *, one: bool) -> Card:

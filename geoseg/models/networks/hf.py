@@ -2,7 +2,8 @@
 
 SegFormer, UPerNet, DPT, BEiT and their like answer scores per class; MaskFormer,
 Mask2Former, OneFormer and EoMT answer masks with classes, which are brought together
-as the library does it. Weights come from safetensors only; no code of the folder runs.
+as the library does it. No code of the folder runs: weights are safetensors, or tensors
+that torch.save wrote and nothing else.
 The card is made from `config.json` and `preprocessor_config.json`; a `card.json` beside
 them, with the framework `{"family": "transformers"}`, takes its place. Without one, a
 network that answers masks does the task that it is asked for: classes, objects or both.
@@ -25,8 +26,14 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.card import MOST_BANDS, MOST_CLASSES, Card
 from geoseg.models.folder import write_folder
 from geoseg.models.identity import OpenedModel, file_sha256, opened
-from geoseg.models.networks.hf_config import check_shards, read_config
+from geoseg.models.networks.hf_config import (
+    PICKLED,
+    check_shards,
+    read_config,
+    weights_files,
+)
 from geoseg.models.networks.torch_adapter import TorchModel
+from geoseg.models.networks.weights import load_pickled
 from geoseg.models.plain import card_from_dict, read_json
 
 if TYPE_CHECKING:
@@ -61,10 +68,11 @@ def open_spec(spec: str) -> OpenedModel:
     """Return the model that `hf:owner/name` or `hf:owner/name@revision` means."""
     hub = require("huggingface_hub", what="hf:", extra="transformers")
     name, _, revision = spec.removeprefix("hf:").partition("@")
+    fetch = partial(hub.snapshot_download, name, revision=revision or None)
     try:
-        path = hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=list(_FILES)
-        )
+        path = fetch(allow_patterns=list(_FILES))
+        if not weights_files(Path(path)):
+            path = fetch(allow_patterns=[*_FILES, PICKLED])
     except (OSError, ValueError) as error:  # what the hub raises derives from these
         raise ModelError(
             f"{spec} cannot be fetched from the Hugging Face Hub: {first_line(error)}"
@@ -100,11 +108,11 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model | InstanceM
 
 
 def _hashes(path: Path) -> list[str]:
-    weights = sorted(path.glob("*.safetensors"))
+    weights = weights_files(path)
     if not weights:
         raise ModelError(
-            f"{path} holds no .safetensors file: geoseg loads no pickled weights; "
-            "save the model again with safe_serialization"
+            f"{path} holds no weights, neither *.safetensors nor {PICKLED}: save the "
+            "model into it with save_pretrained"
         )
     check_shards(path)
     return [file_sha256(file) for file in (path / "config.json", *weights)]
@@ -377,13 +385,17 @@ def _filled(
     """Return the network, and the names of the tensors that the folder lacks."""
     from safetensors import SafetensorError
 
+    pickled = [file for file in weights_files(path) if file.suffix == ".bin"]
+    for file in pickled:
+        _check_tensors(file)
     try:
         with _silently():
             module, facts = factory.from_pretrained(
                 path,
                 config=config,
                 local_files_only=True,
-                use_safetensors=True,
+                use_safetensors=not pickled,
+                weights_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
                 dtype="float32",
@@ -394,6 +406,18 @@ def _filled(
             said = "its weights are not of the sizes that its config.json tells of"
         raise ModelError(f"{path} cannot be loaded: {said}") from error
     return module, sorted(facts["missing_keys"])
+
+
+def _check_tensors(file: Path) -> None:
+    """Raise where a file that torch.save wrote is no table of tensors."""
+    import torch
+
+    found = load_pickled(file)
+    if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
+        raise ModelError(
+            f"{file} holds no table of named tensors: save the model into its folder "
+            "again with save_pretrained"
+        )
 
 
 # --- to be trained --------------------------------------------------------------------

@@ -12,6 +12,8 @@ from geoseg.models.plain import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+PICKLED = "pytorch_model*.bin"
+"""Weights as transformers wrote them by default until the end of 2023."""
 _BACKBONE = frozenset({"out_indices", "out_features", "num_channels", "features_only"})
 """What a configuration may hand to a backbone of timm."""
 _FETCHING = ("use_pretrained_backbone", "auto_map", "quantization_config")
@@ -52,14 +54,20 @@ def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401 - of J
             yield from _mappings(each)
 
 
+def weights_files(path: Path) -> list[Path]:
+    """Return a folder's files of weights: safetensors, or what torch.save wrote."""
+    return sorted(path.glob("*.safetensors")) or sorted(path.glob(PICKLED))
+
+
 def check_shards(path: Path) -> None:
     """Raise where a list of the parts of weights names files elsewhere.
 
     Raises:
         ModelError: It does.
     """
-    beside = [file.name for file in path.glob("*.safetensors")]
-    for file in path.glob("*.safetensors.index.json"):
+    weights = weights_files(path)
+    beside = [file.name for file in weights]
+    for file in path.glob(f"*{weights[0].suffix}.index.json") if weights else ():
         parts = read_json(file).get("weight_map")
         for name in parts.values() if isinstance(parts, Mapping) else ():
             if name not in beside:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import pathlib
+import zipfile
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from geoseg.core.files import written
 from geoseg.core.text import counted
@@ -10,13 +15,89 @@ from geoseg.errors import ModelError, first_line
 from geoseg.models.folder import WEIGHTS, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import torch
     from torch import nn
 
     from geoseg.models.card import Card
+
+
+_PLAIN: list[Any] = [
+    argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath, np.dtype,
+    np.float64(0).__reduce__()[0], *map(type, map(np.dtype, "?bhilqBHILQefd")),
+]  # fmt: skip
+"""Values that training keeps beside weights: settings, and NumPy's numbers."""
+_YOLO = "; masks of YOLO networks need a function around it, PATH.py:FUNCTION"
+
+
+class Left:
+    """Stands for an object of a class that is neither imported nor made."""
+
+    def __new__(cls, *_: object) -> Self:
+        """Take what the object was to be made of, and forget it."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def __setstate__(self, _: object) -> None:
+        """Forget what the object held."""
+
+
+def load_pickled(path: Path, *, leaving: bool = False) -> Any:  # noqa: ANN401
+    """Read what `torch.save` wrote, tensors and plain values, and unpickle no code.
+
+    Args:
+        path: The file.
+        leaving: Put `Left` where objects of other classes are, as trainers keep them
+            beside weights, instead of refusing the file.
+
+    Raises:
+        ModelError: The file is damaged, or is itself such an object.
+    """
+    import torch
+
+    others = _others(path)
+    stands = [(Left, name) for name in others if leaving]
+    try:
+        mapped = zipfile.is_zipfile(path)  # before PyTorch 1.6 they were none
+        with torch.serialization.safe_globals([*_PLAIN, *stands]):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint: {first_line(error)}"
+        ) from error
+    except Exception as error:  # whatever the unpickler refuses
+        raise ModelError(_refused(path, others)) from error
+    within = [found, *(found.values() if isinstance(found, dict) else ())]
+    tables = [each.values() for each in within if isinstance(each, dict)]
+    if others and not any(torch.is_tensor(v) for table in tables for v in table):
+        raise ModelError(_refused(path, others))  # a whole network, or of one
+    return found
+
+
+def _refused(path: Path, others: Sequence[str]) -> str:
+    named = f" ({', '.join(others[:3])})" if others else ""
+    yolo = _YOLO if any("ultralytics" in name for name in others) else ""
+    return (
+        f"{path} holds more than tensors and plain values{named}, which geoseg does "
+        "not unpickle: where it was trained, save its weights alone, "
+        "torch.save(network.state_dict(), PATH), or export it to .onnx or .pt2" + yolo
+    )
+
+
+def _others(path: Path) -> list[str]:
+    """Return the classes and functions in a file that is not unpickled, if known."""
+    import torch
+
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged, or of an older layout  # noqa: BLE001
+        return []
+    allowed = {f"{c.__module__}.{c.__qualname__}" for c in _PLAIN}
+    return sorted(name for name in named if name not in allowed)
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
