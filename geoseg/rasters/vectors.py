@@ -14,17 +14,21 @@ import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tarfile import TarError
+from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from geoseg.core.grid import names_a_file
 from geoseg.core.text import redact
 from geoseg.errors import GeosegError, RasterError
 from geoseg.rasters.addresses import squeezed
+from geoseg.rasters.archive_parts import parts
+from geoseg.rasters.geojson_crs import crs_members, is_json, is_link
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -59,9 +63,6 @@ _NAMES_OTHERS = re.compile(
     rb"<OGCAPIDataset|<OGROAPIF|<OGRCSWDataSource|<GDAL_WMS|"
     rb"^!table\b.*^\s*(?:open\s+table|create\s+view|\W*IsSeamless)",  # of MapInfo
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
-)
-_CRS = re.compile(
-    rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"\s*:\s*(?=\{)', re.IGNORECASE
 )
 _PLACED = (
     "; make points of its columns: ogr2ogr -oo X_POSSIBLE_NAMES=x,lon* -oo "
@@ -227,40 +228,47 @@ def refuse_reaching(
             f"{what} {redact(file)} is not a file: databases and services are not "
             "opened; export a GeoPackage with ogr2ogr"
         )
-    if not os.path.isfile(file):  # noqa: PTH113 - a name may be too long for a path
-        return
-    with open(file, "rb") as opened:  # noqa: PTH123
-        head = opened.read(_LOOKED_INTO)
+    try:
+        for part in parts(_gdal_name(file)):
+            _look_into(part, file, what, error)
+    except (OSError, EOFError, RuntimeError, BadZipFile, TarError, zlib.error) as why:
+        raise error(
+            f"cannot read {what} {redact(file)}: {squeezed(why, file)}"
+        ) from why
+
+
+def _gdal_name(file: str) -> str:
+    """Return what pyogrio makes of a name: a zip file is opened as a folder."""
+    ogr()
+    from pyogrio.util import vsi_path
+
+    return str(vsi_path(file))
+
+
+def _look_into(part: IO[bytes], file: str, what: str, error: type[GeosegError]) -> None:
+    """Raise where a file, or one in an archive, names what lies elsewhere."""
+    head = part.read(_LOOKED_INTO)
     if _NAMES_OTHERS.search(head.replace(b"\0", b"")):
         raise error(
             f"{what} {redact(file)} is a virtual layer, which names other sources "
             "whatever its ending: convert it with ogr2ogr if you trust it"
         )
-    if head.lstrip(b"\xef\xbb\xbf\x1e \t\r\n").startswith((b"{", b"[")):
-        _refuse_far_crs(file, what, error)
+    if is_json(head):
+        for crs in crs_members(part, head):
+            _check_json_crs(crs, file, what, error)
 
 
-def _refuse_far_crs(file: str, what: str, error: type[GeosegError]) -> None:
+def _check_json_crs(
+    crs: str | None, file: str, what: str, error: type[GeosegError]
+) -> None:
     """Raise where GeoJSON links to its CRS: GDAL would ask that server for it."""
-    with (
-        open(file, "rb") as opened,  # noqa: PTH123
-        mmap(opened.fileno(), 0, access=ACCESS_READ) as all_,
-    ):
-        for found in _CRS.finditer(all_):
-            text = all_[found.end() : found.end() + _LOOKED_INTO].decode(
-                errors="replace"
-            )
-            try:
-                crs, _ = json.JSONDecoder().raw_decode(text)
-            except (ValueError, RecursionError):
-                crs = {"type": "link"}  # what cannot be told
-            kinds = [str(v).lower() for k, v in crs.items() if k.lower() == "type"]
-            _check_crs(json.dumps(crs), file, what, error)
-            if any(kind.startswith(("link", "url")) for kind in kinds):
-                raise error(
-                    f"{what} {redact(file)} links to its CRS, which is not asked for: "
-                    "write its name, as in urn:ogc:def:crs:EPSG::32633"
-                )
+    if crs is None or is_link(crs):
+        raise error(
+            f"{what} {redact(file)} links to its CRS, which is not asked for, or "
+            "writes it so that this cannot be told: write its name, as in "
+            "urn:ogc:def:crs:EPSG::32633"
+        )
+    _check_crs(crs, file, what, error)
 
 
 def _check_crs(crs: str, file: str, what: str, error: type[GeosegError]) -> None:

@@ -1,7 +1,10 @@
 """Files of features: known formats from where the user said, and nothing else."""
 
+import gzip
 import json
 import sqlite3
+import tarfile
+import zipfile
 from contextlib import closing
 
 import geopandas
@@ -15,6 +18,7 @@ from tifs import write_tif
 
 from geoseg.core.grid import Grid
 from geoseg.errors import RasterError, RegionsError
+from geoseg.rasters.geojson_crs import crs_members
 from geoseg.rasters.open import open_source
 from geoseg.rasters.shapes import Shapes, in_pixels
 from geoseg.rasters.vectors import open_vectors
@@ -115,6 +119,63 @@ def test_a_crs_that_is_a_link_is_not_asked_for(tmp_path, kind, key):
         open_vectors(path)
     path.write_text(text.replace(kind, "name"))
     open_vectors(path)
+
+
+LINKED = (
+    '{"type": "Feature", "crs": {"type": "link", "properties": {"href": '
+    '"http://[::1]:9/c"}}, "properties": {}, '
+    '"geometry": {"type": "Point", "coordinates": [1, 2]}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("plain", "spelled"),
+    [
+        ('"crs":', r'"\u0043rs":'),
+        ('"crs":', '"crs"/* of the file */:'),
+        ('"crs":', '"crs"// of the file\n:'),
+        ('"crs":', '"crs":/**/'),
+        ('"crs":', "'crs':"),
+        ('"crs":', r'"crs\u0000x":'),
+        ('"crs":', f'"crs"{" " * 3_000_000}:'),
+        ('"type": "link"', r'"type": "name", "type\u0000": "link"'),
+        ('"type": "link"', f'"x": "{"x" * 70_000}", "type": "link"'),
+        ('{"type": "Feature"', f'{{"x": "{"x" * 2_000_000}", "type": "Feature"'),
+        ('{"type": "Feature"', '/* a */{"type": "Feature"'),
+    ],
+)
+def test_a_crs_that_is_a_link_is_found_however_it_is_spelled(tmp_path, plain, spelled):
+    """GDAL's readers of JSON take comments, single quotes, and names up to a NUL."""
+    path = tmp_path / "labels.geojson"
+    path.write_text(LINKED.replace(plain, spelled))
+    with pytest.raises(RasterError, match="links to its CRS"):
+        open_vectors(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["{}/a.zip", "zip://{}/a.zip!b.geojson", "/vsizip/{}/a.zip/b.geojson",
+             "/vsigzip/{}/a.geojson.gz", "/vsitar/{}/a.tar/b.geojson",
+             "file://{}/b.geojson", "/vsizip//vsigzip/{}/a.geojson.gz"],
+)  # fmt: skip
+@pytest.mark.parametrize("text", [LINKED, VRT.format("/etc/passwd")])
+def test_what_is_in_an_archive_is_looked_into(tmp_path, name, text):
+    (tmp_path / "b.geojson").write_text(text)
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(text.encode()))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        zipped.write(tmp_path / "b.geojson", "b.geojson")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "b.geojson", "b.geojson")
+    with pytest.raises(RasterError, match=r"links to its CRS|virtual layer|in another"):
+        open_vectors(name.format(tmp_path))
+
+
+def test_a_file_that_shrinks_while_it_is_looked_into_kills_nobody(tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_bytes(b"[" + b" " * 5_000_000 + b"]")
+    with path.open("rb") as file:
+        head = file.read(9)
+        path.write_bytes(b"")
+        assert list(crs_members(file, head)) == []
 
 
 # --- coordinate reference systems that name files, and files that name tables ---
