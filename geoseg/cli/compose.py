@@ -46,7 +46,7 @@ def compose(
     seconds = perf_counter() - begun
     if made.cut:
         tell([made.told])
-    grid = series.grid
+    grid, (scenes, overpasses) = series.grid, series.used
     bytes_ = _bytes(made.path)
     summary: dict[str, Any] = {
         "image": str(made.path),
@@ -54,8 +54,8 @@ def compose(
         "width": grid.width,
         "bands": [band.name for band in series.bands],
         "steps": [s.label for s in series.steps if s.label is not None],
-        "scenes": len(series.scenes),
-        "observations": len(series.overpasses),
+        "scenes": len(scenes),
+        "observations": len(overpasses),
         "bytes": bytes_,
         "seconds": round(seconds, 3),
         "memory_at_most": int(memory_of(series)),
@@ -64,8 +64,8 @@ def compose(
     line = (
         f"{redact(str(made.path))}: {grid.width} x {grid.height} px, "
         f"{counted(len(series.bands), 'band')}, of "
-        f"{counted(len(series.overpasses), 'observation')} in "
-        f"{counted(len(series.scenes), 'scene')}; {size(bytes_)} in {seconds:.1f} s"
+        f"{counted(len(overpasses), 'observation')} in "
+        f"{counted(len(scenes), 'scene')}; {size(bytes_)} in {seconds:.1f} s"
     )
     print_summary(summary, [line, step("look", "info", made.path)], output)
 

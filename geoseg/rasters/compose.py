@@ -162,12 +162,13 @@ def tags_of(series: Series) -> dict[str, str]:
     # A product is the same bytes whether its list was there or not.
     told_now = [note for note in series.notes if not note.endswith(BEFORE)]
     notes = [without_folders(note) for note in told_now]
-    moments = [o.moment for o in series.overpasses]
+    scenes, overpasses = series.used
+    moments = [o.moment for o in overpasses]
     told = {
         "TIFFTAG_SOFTWARE": f"geoseg {__version__}",
         "GEOSEG_REDUCE": series.rule,
-        "GEOSEG_SCENES": str(len(series.scenes)),
-        "GEOSEG_OBSERVATIONS": str(len(series.overpasses)),
+        "GEOSEG_SCENES": str(len(scenes)),
+        "GEOSEG_OBSERVATIONS": str(len(overpasses)),
         "GEOSEG_FIRST": min(moments).isoformat(),
         "GEOSEG_LAST": max(moments).isoformat(),
         "GEOSEG_NOTES": json.dumps(notes),

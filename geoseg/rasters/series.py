@@ -128,6 +128,7 @@ def open_series(
     gone: tuple[str, ...] = ()
     if options.skip_missing:
         scenes, gone = _without_missing(scenes, reading, handles, name)
+    used = [scene for scene in scenes if scene.is_used]
     steps = _steps(seen, options.every, wanted)
     depth, scored = len(read.shown), len(read.scored)
     reflectance, numbers = numbers_told(scenes, depth, reading, handles.handles)
@@ -168,8 +169,8 @@ def open_series(
                 *zones_note(options, aoi),
                 *more,
                 *numbers,
-                *masks_told(scenes, options),
-                *unlooked(scenes, len(read.looked)),
+                *masks_told(used, options),
+                *unlooked(used, len(read.looked)),
                 *gone,
             )
         ),

@@ -71,6 +71,11 @@ class Scene:
     quality: Layer | None
     """Its quality band, where pixels are masked by it."""
 
+    @property
+    def is_used(self) -> bool:
+        """Whether any of its bands is read: none is where it lacks or lost them."""
+        return any(layer is not None for layer in self.layers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overpass:
@@ -163,6 +168,15 @@ class Series:
             all_bands=(*self.all_bands[:made], *QUALITY_BANDS),
             picked=(*(p for p in self.picked if p < made), *numbers),
         )
+
+    @property
+    def used(self) -> tuple[list[Scene], list[Overpass]]:
+        """The scenes of which something is read, and what overpasses they are of."""
+        scenes = [scene for scene in self.scenes if scene.is_used]
+        seen = (
+            o for o in self.overpasses if any(self.scenes[s].is_used for s in o.scenes)
+        )
+        return scenes, [*seen]
 
     @property
     def tells_quality(self) -> bool:

@@ -561,6 +561,27 @@ def test_a_file_that_is_gone(scenes, rng, monkeypatch):
         assert np.allclose(made.read(1), one)
 
 
+@pytest.mark.parametrize("lost", ["SCL", "red"])
+def test_a_scene_that_is_left_out_is_not_counted(scenes, rng, monkeypatch, lost):
+    """Without its quality band it was said to be there, and not masked."""
+    monkeypatch.setattr("geoseg.rasters.layers._PAUSE", 0)
+    one, clear = whole(rng), np.full((16, 16), 4, np.uint8)
+    for name, day, red in (("a", "03", one), ("b", "13", one + 4)):
+        quality = ("SCL", clear, 10)
+        scenes.add(name, f"2021-05-{day}T00:00:00Z", {"red": red}, quality=quality)
+    (scenes.folder / f"b-{lost}.tif").unlink()
+    out = scenes.folder / "out.tif"
+    asked = ["compose", scenes.save(), "--skip-missing", "--out", str(out), "-q"]
+    assert run(asked) == 0
+    with rasterio.open(out) as made:
+        tags = made.tags()
+        assert np.allclose(made.read(1), one)
+    assert "not masked" not in tags["GEOSEG_NOTES"]
+    assert (tags["GEOSEG_SCENES"], tags["GEOSEG_OBSERVATIONS"]) == ("1", "1")
+    assert tags["GEOSEG_FIRST"] == tags["GEOSEG_LAST"]
+    assert "missing: STAC item b" in tags["GEOSEG_NOTES"]
+
+
 # --- reductions ---
 
 
