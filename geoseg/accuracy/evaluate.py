@@ -55,7 +55,7 @@ def evaluate_map(
     )
     labels.pairing.check_alike(labels.name)
     _check_targets(options.map_classes or {}, reader.classes, labels.pairing)
-    _check_background(options.background, reader.classes)
+    _check_background(options, reader.classes, labels.pairing)
     job = EvaluationJob(
         masks=reader,
         labels=labels,
@@ -206,14 +206,26 @@ def _check_targets(
             )
 
 
-def _check_background(name: str | None, classes: Sequence[Class]) -> None:
-    """Raise where a map has no class of that name, but one that is called almost so."""
+def _check_background(
+    options: EvaluateOptions, classes: Sequence[Class], reference: Pairing
+) -> None:
+    """Raise where the background is of a class that neither map nor reference has.
+
+    Maps of one class, and of objects alone, have none for what lies around those.
+    """
+    name, paired = options.background, {*reference.values.values()}
     known = [c.name for c in classes]
-    meant = did_you_mean(name, known) if name else ""
-    if meant and name and name.casefold() not in map(str.casefold, known):
+    known += [c.name for c in reference.classes if c.value in paired]
+    known = [*dict.fromkeys([*known, *(options.map_classes or {}).values()])]
+    there = {k.casefold() for k in known} | {str(c.value) for c in classes}
+    if name is None or name.casefold() in there:
+        return
+    meant = did_you_mean(name, known)
+    if meant or (len(classes) > 1 and not options.objects):
         raise GeosegError(
-            f"--background {name}: the map has no class of that name; it has "
-            f"{', '.join(known)}{meant}"
+            f"--background {name}: neither the map nor the reference has a class of "
+            f"that name, and the map would be wrong wherever nothing is drawn; they "
+            f"have {', '.join(known)}{meant}"
         )
 
 

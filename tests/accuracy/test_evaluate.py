@@ -229,6 +229,13 @@ def test_mapping_constant_background_within(scene):
     assert np.array_equal(got.accuracy.counts, expected(mapped, inside))
     with pytest.raises(GeosegError, match=r"--background forst.*mean 'forest'"):
         evaluate(masks.path, tmp / "p.gpkg", constant="town", background="forst")
+    with pytest.raises(GeosegError, match=r"nothing: neither .* water, forest, town$"):
+        evaluate(masks.path, tmp / "p.gpkg", constant="town", background="nothing")
+    named, numbered = (
+        evaluate(masks.path, tmp / "p.gpkg", constant="town", background=background)
+        for background in ("forest", "1")
+    )
+    assert np.array_equal(named.accuracy.counts, numbered.accuracy.counts)
 
 
 def test_classes_that_only_the_reference_has_are_errors_of_the_map(scene):

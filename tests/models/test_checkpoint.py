@@ -420,6 +420,21 @@ def test_weights_are_read_beside_objects_of_other_packages(tmp_path, whole):
     torch.testing.assert_close(model.predict(pixels), expected, rtol=0, atol=1e-4)
 
 
+def test_upernet_of_another_release_is_no_wrong_argument(tmp_path):
+    framework = {"family": "smp", "arch": "UPerNet", "encoder": "resnet18"}
+    weights = {"decoder.fpn_stages.0.conv_block.0.weight": torch.ones(2)}
+    torch.save(weights, tmp_path / "a.pth")
+    card = CARD | {"framework": framework}
+    (tmp_path / "a.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"UPerNet of .* 0\.4.*export it"):
+        load_model(tmp_path / "a.pth")
+    card["framework"] |= {"decoder_pyramid_channels": 256}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    save_file(weights, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"UPerNet of .* 0\.4.*export it"):
+        load_model(tmp_path / "card.json")
+
+
 def test_a_whole_network_is_not_unpickled(tmp_path):
     path = tmp_path / "a.pth"
     path.with_suffix(".json").write_text(json.dumps(CARD))

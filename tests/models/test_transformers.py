@@ -499,6 +499,14 @@ def test_a_hub_that_is_out_of_reach_is_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_processor_that_resizes_is_told(tmp_path):
+    _, folder = saved(tmp_path, segformer)
+    assert "warning" not in model_recipe(folder).card.facts
+    _, folder = saved(tmp_path, segformer, do_resize=True)
+    told = model_recipe(folder).card.facts["warning"]
+    assert re.search(r"resizes images .*\"height\": 64.* windows of 64 px", told)
+
+
 def test_the_side_is_where_the_configuration_has_it():
     assert hf._side({}, {"size": 96}) == 96
     assert hf._side({}, {"size": {"shortest_edge": 640}}) == 640

@@ -268,6 +268,7 @@ def _load(path: Path, card: Card, options: ModelOptions) -> Model | InstanceMode
         module = build(replace(card, framework={**framework, "family": family}))
     asked = card.framework.get("state")
     within = None if asked in checkpoint else asked
+    smp.check_version(card, weights)
     fill_weights(module, _of(module, weights, path, within), card)
     if card.task != "semantic":
         return DetectorModel(torchvision_nets.MaskRcnn(module), card, options)

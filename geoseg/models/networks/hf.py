@@ -33,7 +33,7 @@ from geoseg.models.networks.hf_config import (
     weights_files,
 )
 from geoseg.models.networks.torch_adapter import TorchModel
-from geoseg.models.networks.weights import load_pickled
+from geoseg.models.networks.weights import check_tensors
 from geoseg.models.plain import card_from_dict, read_json
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def implied_card(path: Path, *, name: str, scaled: bool = True) -> Card:
         "value_range": (0.0, 1 / factor) if factor else None,
         "description": f"{kind} of transformers",
         "framework": {"family": "transformers", "arch": kind},
+        "facts": {} if answers_prompts else _resized(processor, side),
     }
     return card_from_dict(plain, where=f"the configuration in {path}")
 
@@ -254,6 +255,18 @@ def _side(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int:
         if isinstance(side, int) and side >= 32:
             return side
     return 1024 if config.get("model_type") in SAMS else 512
+
+
+def _resized(processor: Mapping[str, Any], side: int) -> dict[str, str]:
+    """Return a warning where images of training were resized, whatever they showed."""
+    if not processor.get("do_resize") or not processor.get("size"):
+        return {}
+    return {
+        "warning": f"its processor resizes images (do_resize, size "
+        f"{json.dumps(processor['size'])}), so how large its training's pixels were is "
+        f"not known: windows of {side} px are cut from the raster as it is, or at "
+        "--resolution METRES"
+    }
 
 
 def _factor(processor: Mapping[str, Any]) -> float:
@@ -387,7 +400,7 @@ def _filled(
 
     pickled = [file for file in weights_files(path) if file.suffix == ".bin"]
     for file in pickled:
-        _check_tensors(file)
+        check_tensors(file)
     try:
         with _silently():
             module, facts = factory.from_pretrained(
@@ -406,18 +419,6 @@ def _filled(
             said = "its weights are not of the sizes that its config.json tells of"
         raise ModelError(f"{path} cannot be loaded: {said}") from error
     return module, sorted(facts["missing_keys"])
-
-
-def _check_tensors(file: Path) -> None:
-    """Raise where a file that torch.save wrote is no table of tensors."""
-    import torch
-
-    found = load_pickled(file)
-    if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
-        raise ModelError(
-            f"{file} holds no table of named tensors: save the model into its folder "
-            "again with save_pretrained"
-        )
 
 
 # --- to be trained --------------------------------------------------------------------

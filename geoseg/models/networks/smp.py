@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ _RENAMED = {
     "decoder_use_batchnorm": "decoder_use_norm",
     "psp_use_batchnorm": "decoder_use_norm",
 }  # since 0.5
+_UPERNET_4 = frozenset({"decoder_pyramid_channels", "decoder_segmentation_channels"})
+"""Arguments of UPerNet in smp 0.4, whose layers were others."""
 _PYRAMIDS = {"PAN": 128}  # pools three times more, on what is left of 16
 
 
@@ -60,9 +62,29 @@ def load_folder(folder: ModelFolder, options: ModelOptions) -> Model:
         weights = weights or folder.path / "model.safetensors"
     module = build(card)
     tensors = load_safetensors(weights or folder.weights_file)
+    check_version(card, tensors)
     kept = {k: v for k, v in tensors.items() if not k.startswith(_OF_IMAGES)}
     fill_weights(module, kept, card)
     return TorchModel(module, card, options)
+
+
+def check_version(card: Card, named: Iterable[str]) -> None:
+    """Raise where tensors or arguments are of a network that the library made anew.
+
+    Args:
+        card: The network's.
+        named: The names of its tensors, or of its arguments.
+
+    Raises:
+        ModelError: They are of UPerNet of smp 0.4.
+    """
+    older = any("decoder.fpn_stages." in key or key in _UPERNET_4 for key in named)
+    if card.framework.get("arch") == "UPerNet" and older:
+        raise ModelError(
+            f"{card.name!r} is UPerNet of segmentation_models_pytorch 0.4, whose "
+            "layers are not those of 0.5 and later: where 0.4 is installed, export it "
+            "to .onnx or .pt2, or train it again"
+        )
 
 
 def implied(folder: ModelFolder) -> Card:
@@ -139,6 +161,7 @@ def build(card: Card) -> nn.Module:
     known = inspect.signature(getattr(smp, arch).__init__).parameters
     known_too = _TIMM if str(encoder).startswith("tu-") else frozenset()
     unknown = sorted(arguments.keys() - known.keys() - known_too)
+    check_version(card, unknown)
     if unknown:
         raise ModelError(
             f"{arch} of {card.name!r} takes no argument {unknown[0]!r}; known: "

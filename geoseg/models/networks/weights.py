@@ -78,6 +78,18 @@ def load_pickled(path: Path, *, leaving: bool = False) -> Any:  # noqa: ANN401
     return found
 
 
+def check_tensors(file: Path) -> None:
+    """Raise where a file that torch.save wrote is no table of tensors."""
+    import torch
+
+    found = load_pickled(file)
+    if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
+        raise ModelError(
+            f"{file} holds no table of named tensors: save the model into its folder "
+            "again with save_pretrained"
+        )
+
+
 def _refused(path: Path, others: Sequence[str]) -> str:
     named = f" ({', '.join(others[:3])})" if others else ""
     yolo = _YOLO if any("ultralytics" in name for name in others) else ""
