@@ -43,11 +43,12 @@ COLOURS = ["red", "green", "blue", "nir"]
 
 
 def write(date, pixels, like):
-    """Write a scene with its date in its name, as archives on disk have it."""
+    """Write a scene of reflectance with its date in its name, as on many disks."""
     path = folder / f"valley_{date}.tif"
-    how = {k: like[k] for k in ("height", "width", "crs", "transform", "dtype")}
-    with rasterio.open(path, "w", driver="GTiff", count=4, nodata=0, **how) as out:
-        out.write(pixels)
+    how = {k: like[k] for k in ("height", "width", "crs", "transform")}
+    how |= {"driver": "GTiff", "count": 4, "dtype": "float32", "nodata": 0}
+    with rasterio.open(path, "w", **how) as out:
+        out.write(np.float32(pixels) / 10_000)
         out.descriptions = COLOURS
     return path
 

@@ -38,7 +38,7 @@ from geoseg.maps.second_copy import (
 )
 from geoseg.maps.state import DONE, LOCK
 from geoseg.maps.state import damaged as unusable
-from geoseg.maps.storage import Storage, is_stray, is_temporary
+from geoseg.maps.storage import Storage, is_stray, is_temporary, store_errors
 from geoseg.maps.store import CHECKSUMS, Masks, open_masks
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def verify(
         MasksError: It is no masks store, or another run is writing it.
     """
     storage = Storage(path.rstrip("/"))
-    wrong = differing(storage) if is_ours(storage) else {}
+    with store_errors(storage.url):
+        wrong = differing(storage) if is_ours(storage) else {}
     restored: list[str] = []
     if wrong and repair:
         with held(storage, LOCK):

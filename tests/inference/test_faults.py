@@ -619,7 +619,7 @@ def test_a_raster_that_changes_during_the_run_is_refused(pixels, tmp_path, how):
         run_plan(replace(plan, tasks=1), out=tmp_path / "m.zarr", progress=show)
     assert error.value.exit_status == 2
     if how != "deleted":  # and it is refused to be gone on with
-        with pytest.raises(MasksError, match="begun of another raster"):
+        with pytest.raises(MasksError, match="begun from another raster"):
             run(scene, tmp_path / "m.zarr", counting(tmp_path))
 
 

@@ -291,7 +291,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(scene, tmp_path, device):
     differ = plain["classes"] != found["classes"]
     assert differ.mean() < 1e-3
     masks = open_masks(tmp_path / "g")
-    assert {masks.done_info(key)["batch"] for key in masks.marked(DONE)} == {2}
+    infos = [masks.done_info(key) for key in masks.marked(DONE)]
+    assert {info["batch"] for info in infos if info["windows"]} == {2}
 
 
 def test_memory_may_run_out_while_a_block_is_labelled(scene, tmp_path, monkeypatch):
@@ -618,7 +619,7 @@ def test_a_run_tells_how_much_of_a_gpu_it_used():
         blocks=1, total=9, pixels=10**6, windows=9, gpu_share=facts.gpu_share
     )
     assert _speed(now, 1.0) == "1.0 Mpx/s · GPU 63% used"
-    told = dict(_of_run({"devices": ["H200"], "gpu_share": 0.63}))
+    told = dict(_of_run({"devices": ["H200"], "gpu_share": 0.63}, {}))
     assert told["Device"] == "H200; at work 63.0 % of the time"
     facts.devices = {"cpu, bf16"}
     assert "GPU" not in _summary(made, masks, facts, 5.0)[1][0]

@@ -315,6 +315,8 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
     from dataclasses import replace
 
     from geoseg.maps.group import create_group
+    from geoseg.maps.state import write_record
+    from geoseg.maps.storage import Storage
     from geoseg.maps.store import open_masks
 
     grid = replace(masks.grid, height=32_768, width=32_768)
@@ -323,6 +325,8 @@ def test_a_billion_pixels_open_at_once(make_store, tmp_path, monkeypatch):
         path, grid=grid, classes=masks.classes, chunk=1024, arrays=("classes",),
         provenance={"run": "big"},
     )  # fmt: skip
+    record = {"settings": {}, "block": 1024, "run": "big", "complete": True}
+    write_record(Storage(path), record)
     big = open_masks(path)
     levels = create_levels(big, path)
     coarsest = levels[-1]
