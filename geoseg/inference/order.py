@@ -81,14 +81,18 @@ def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
 
     Args:
         source: What is read; None is returned where it is not one file.
-        tiling: How it is cut; of very many blocks the upper ones are looked at.
+        tiling: How it is cut; of very many blocks the first ones are looked at.
         workers: How many processes read, all equally fast.
     """
     tile = tile_of(source)
     if tile is None:
         return None
-    rows = max(1, _MOST // tiling.block_cols)
-    tiling = replace(tiling, height=min(tiling.height, rows * tiling.block))
+    cols = min(_MOST, tiling.block_cols)
+    tiling = replace(
+        tiling,
+        height=min(tiling.height, max(1, _MOST // cols) * tiling.block),
+        width=min(tiling.width, cols * tiling.block),
+    )
     todo = np.ones((tiling.block_rows, tiling.block_cols), bool)
     wide = across(source, tiling, workers)
     order = BlockOrder(todo, wide, cells_of(tiling))
