@@ -13,6 +13,7 @@ from typing import Any
 from geoseg.core.options import Options, cli_of
 from geoseg.errors import GeosegError
 from geoseg.maps.storage import is_stray
+from geoseg.rasters.addresses import is_remote
 from geoseg.rasters.file_versions import Versions
 from geoseg.rasters.references import contents, is_index, is_vrt
 
@@ -53,7 +54,7 @@ def _of_input(path: str, trust: Sequence[str]) -> str | None:
     place = Path(path)
     if place.is_dir():
         return fingerprint(path)
-    if has_magic(path) and not place.exists():
+    if has_magic(path) and not is_remote(path) and not place.exists():
         found = sorted(iglob(path))  # noqa: PTH207 - absolute, or from where one is
         return _digest(f"{p}\0{_of_input(p, trust)}\n" for p in found)
     own = fingerprint(path)

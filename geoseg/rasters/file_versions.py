@@ -176,14 +176,14 @@ def remote_facts(url: str) -> Facts:
 
 
 def _of_web_server(url: str) -> Facts:
-    from urllib.error import URLError
+    from http.client import HTTPException
     from urllib.request import Request, urlopen
 
     try:
         asked = Request(signed(url), method="HEAD")  # noqa: S310 - http or https
         with urlopen(asked, timeout=10) as answer:  # noqa: S310
             headers = answer.headers
-    except (URLError, OSError, ValueError, GeosegError):
+    except (HTTPException, OSError, ValueError, GeosegError):
         return {}  # servers may refuse HEAD; GDAL has read the header already
     return {key: headers[key] for key in sorted(_HEADERS) if headers[key]}
 
