@@ -16,7 +16,7 @@ _STORES = {"s3fs", "gcsfs", "adlfs"}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG,
             errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}  # fmt: skip
 # GDAL's, safetensors' and SQLite's words, whose errors are no OSErrors.
-_FULL = "No space left on device", "Disk quota exceeded", "database or disk is full"
+FULL = "No space left on device", "Disk quota exceeded", "database or disk is full"
 _LONGEST = 4000  # characters of a message: names in files may be of any length
 
 
@@ -112,7 +112,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in full:
             return True
-        if any(words in str(error) for words in _FULL):
+        if any(words in str(error) for words in FULL):
             return True
         error = error.__cause__
     return False

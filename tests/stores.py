@@ -1,6 +1,9 @@
-"""Small masks for tests, as a run leaves them."""
+"""Small masks for tests, as a run leaves them, or one that is killed."""
+
+from contextlib import suppress
 
 from geoseg.maps.create import create_masks
+from geoseg.maps.storage import Storage
 
 
 def write_masks(
@@ -29,3 +32,29 @@ def write_masks(
     if done:
         masks.finish({})
     return masks
+
+
+def killed_in(monkeypatch, call, puts):
+    """Call what writes to a store, and kill it in a write; say whether it was killed.
+
+    Args:
+        monkeypatch: Pytest's.
+        call: Without arguments.
+        puts: How many writes are whole before. Of the next one a part is left.
+    """
+    real, left = Storage.put, [puts]
+
+    def put(self, name, data):
+        if not left[0]:
+            folder = self.path(name).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f".tmp-{'0' * 32}").write_bytes(data[:9])
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(self, name, data)
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Storage, "put", put)
+        call()
+        return False
+    return True

@@ -100,9 +100,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("watr", ["Water", "forest"]), did_you_mean("road", ["forest"])
     ("; did you mean 'Water'?", '')
     """
+    near = nearest(name, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is nearest, in any case; None where none is near."""
     by_fold = {each.casefold(): each for each in known}
     near = difflib.get_close_matches(name.casefold(), list(by_fold), n=1)
-    return f"; did you mean {by_fold[near[0]]!r}?" if near else ""
+    return by_fold[near[0]] if near else None
 
 
 def size(bytes_: float) -> str:

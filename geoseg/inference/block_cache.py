@@ -60,6 +60,9 @@ class _Recent:
 _RECENT = _Recent()
 
 
+_HOW = ("windows", "forward_seconds", "otherwise")
+
+
 def _key(masks: Masks, name: str) -> Hashable:
     return masks.path, masks.run, name
 
@@ -71,10 +74,14 @@ def write_partial(masks: Masks, block: Block, partial: PartialBlock) -> None:
     """
     halo = {f"{row}.{col}": sums for (row, col), sums in partial.halo.items()}
     _put(masks, f"{HALO}/{block.name}", _pack(halo, {}, {}))
-    names = ("windows", "forward_seconds", "otherwise")
-    info = {name: getattr(partial, name) for name in names}
     border = {f"border{i}": sums for i, sums in enumerate(partial.border)}
-    _put(masks, f"{PARTIAL}/{block.name}", _pack(border, partial.arrays, info))
+    packed = _pack(border, partial.arrays, how_inferred(partial))
+    _put(masks, f"{PARTIAL}/{block.name}", packed)
+
+
+def how_inferred(found: Any) -> dict[str, Any]:  # noqa: ANN401 - a block of any task
+    """Return what is kept of how a block was inferred, beside what was found."""
+    return {name: getattr(found, name) for name in _HOW}
 
 
 def _put(masks: Masks, name: str, data: bytes) -> None:

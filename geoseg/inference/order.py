@@ -70,8 +70,7 @@ def share_at_work(tiling: Tiling, workers: int) -> float:
     cells, loads = cells_of(tiling), [0] * workers
     wide = max(1, round((tiling.blocks / workers) ** 0.5))
     order = BlockOrder(np.ones(cells.shape, bool), wide, cells)
-    while (key := order.next(workers)) is not None:
-        order.begun(key)
+    for key in _begun(order, workers):
         loads[order.home(key) or 0] += int(cells[key])
     return tiling.windows / workers / max(loads)
 
@@ -97,14 +96,20 @@ def tiles_decoded(source: Source, tiling: Tiling, workers: int) -> float | None:
     wide = across(source, tiling, workers)
     order = BlockOrder(todo, wide, cells_of(tiling))
     reads: list[list[Window]] = [[] for _ in range(workers)]
-    while (key := order.next(workers)) is not None:
-        order.begun(key)
+    for key in _begun(order, workers):
         window = tiling.block_at(*key).reach.intersection(tiling.raster)
         assert window is not None
         reads[order.home(key) or 0].append(window)
     return times_decoded(
         reads, tile=tile, raster=tiling.raster, pixel=pixel_bytes(source)
     )
+
+
+def _begun(order: BlockOrder, workers: int) -> Iterator[Key]:
+    """Begin all blocks as equally fast workers would, of which none ends."""
+    while (key := order.next(workers)) is not None:
+        order.begun(key)
+        yield key
 
 
 class BlockOrder:

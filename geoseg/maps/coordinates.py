@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ def wrong_coordinates(masks: Masks) -> Iterator[str]:
     yield from (n for n in ("x", "y") if not _is_centres(group, n, masks.grid))
 
 
-def restore_coordinates(masks: Masks) -> None:
+def restore_coordinates(masks: Masks, names: Iterable[str]) -> None:
     """Write the centres of the grid's pixels again; their metadata are right."""
     group = open_group(masks.path, mode="r+")
-    for name in wrong_coordinates(masks):
+    for name in names:
         array: Any = group[name]
         for n, (start, stop, centres) in enumerate(centres_of(masks.grid, name)):
             masks.storage.discard(object_name(array, (n,)))  # or it would be read

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -124,14 +124,17 @@ def verify(
         return _not_to_be_opened((*told, str(error)), repair=repair)
     found = _compared(masks, tiling, client, progress)
     lines = [f"{name}: restored" for name in restored]
-    if repair and (found.problems or _is_cut_off(masks)):
+    if repair and (found.is_any or _is_cut_off(masks)):
         with held(storage, LOCK):
             lines += _repair(masks, found)
-    return replace(
-        found,
+    return Verified(
+        blocks=tiling.blocks,
+        done=found.done,
+        damaged=found.blocks,
         metadata=(*told, *found.metadata),
+        foreign=found.foreign,
         repaired=tuple(lines),
-        left=found.left if repair else bool(wrong or found.problems),
+        left=found.is_lasting if repair else bool(wrong) or found.is_any,
     )
 
 
@@ -144,27 +147,56 @@ def _not_to_be_opened(problems: tuple[str, ...], *, repair: bool) -> Verified:
     return Verified(metadata=problems, repaired=(cannot,) if repair else (), left=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wrong:
+    """What is not as it was written, by what it takes to repair it."""
+
+    done: int
+    """How many blocks are marked done."""
+    blocks: Mapping[tuple[int, int], str]
+    """What is wrong with a block, by (row, column)."""
+    coordinates: tuple[str, ...]
+    """Names of those that are not the centres of the grid's pixels."""
+    table: tuple[str, ...]
+    """What is wrong with the table of objects."""
+    overviews: tuple[str, ...]
+    """What is wrong with overviews."""
+    foreign: tuple[str, ...]
+    """Objects that geoseg did not write."""
+
+    @property
+    def metadata(self) -> tuple[str, ...]:
+        """What is wrong beside blocks, a line each."""
+        wrong = (
+            f"{n} is not the centres of the grid's pixels" for n in self.coordinates
+        )
+        return (*wrong, *self.table, *self.overviews)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether anything is still wrong after a repair."""
+        return bool(self.blocks or self.table or self.foreign)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is wrong."""
+        return self.is_lasting or bool(self.coordinates or self.overviews)
+
+
 def _compared(
     masks: Masks,
     tiling: Tiling,
     client: Client | None,
     progress: Callable[[int, int], None],
-) -> Verified:
-    """Compare all that has checksums; `left` is whether a repair leaves anything."""
-    damaged = _damaged_blocks(masks, tiling, client, progress)
-    table, foreign = tuple(_table_problems(masks)), tuple(_foreign(masks))
-    wrong = wrong_coordinates(masks)
-    return Verified(
-        blocks=tiling.blocks,
+) -> _Wrong:
+    """Compare all that has checksums, and coordinates with the grid."""
+    return _Wrong(
+        blocks=_damaged_blocks(masks, tiling, client, progress),
         done=len(masks.state.keys(DONE)),
-        damaged=damaged,
-        metadata=(
-            *(f"{name} is not the centres of the grid's pixels" for name in wrong),
-            *table,
-            *(what for _, what in damaged_overviews(masks)),
-        ),
-        foreign=foreign,
-        left=bool(damaged or table or foreign),
+        coordinates=tuple(wrong_coordinates(masks)),
+        table=tuple(_table_problems(masks)),
+        overviews=tuple(what for _, what in damaged_overviews(masks)),
+        foreign=tuple(_foreign(masks)),
     )
 
 
@@ -267,20 +299,20 @@ def _is_cut_off(masks: Masks) -> bool:
     return waiting or any(map(is_temporary, masks.storage.walk()))
 
 
-def _repair(masks: Masks, found: Verified) -> list[str]:
+def _repair(masks: Masks, found: _Wrong) -> list[str]:
     """Repair what can be; return what was done, and what cannot be, a line each."""
-    lines = [f"{name}: restored" for name in wrong_coordinates(masks)]
-    restore_coordinates(masks)
-    if found.damaged or any(_table_problems(masks)):
+    restore_coordinates(masks, found.coordinates)
+    lines = [f"{name}: restored" for name in found.coordinates]
+    if found.blocks or found.table:
         # Overviews first: cut off between the two, they would show the hole for ever.
         forget_overviews(masks, remake=True)
-        masks.forget(found.damaged)
-        what = counted(len(found.damaged), "block") if found.damaged else "the objects"
+        masks.forget(found.blocks)
+        what = counted(len(found.blocks), "block") if found.blocks else "the objects"
         lines.append(f"the same segment command makes {what} again")
-        if "instances" in masks.arrays and found.damaged:
+        if "instances" in masks.arrays and found.blocks:
             lines.append("and joins all objects again, as these cross blocks")
     elif masks.is_complete:
-        if damaged_overviews(masks):
+        if found.overviews:
             forget_overviews(masks, remake=True)
         if remake_overviews(masks):
             lines.append("overviews: rebuilt")

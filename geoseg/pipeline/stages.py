@@ -98,9 +98,11 @@ def _keep_edited(run: PipelineRun, name: str, noted: Mapping[str, Any]) -> None:
 
 def _fingerprint(name: str, product: str) -> str | None:
     """Return what a product is: of a map with the style, which QGIS saves beside it."""
-    style = fingerprint(str(Path(product).with_suffix(STYLE)))
     own = fingerprint(product)
-    return f"{own}+{style}" if name == "export" and own and style else own
+    if name != "export" or own is None:
+        return own
+    style = fingerprint(str(Path(product).with_suffix(STYLE)))
+    return own if style is None else f"{own}+{style}"
 
 
 def _set_aside(product: Path, how: str) -> Path:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from geoseg.errors import first_line
+from geoseg.errors import FULL, first_line
 from geoseg.rasters.gdal import CACHE_BYTES, read_again
 
 
@@ -48,13 +48,10 @@ def copy_as_cog(tiles: Path, cog: Path, **options: str | int) -> None:
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     """Return why a copy failed; libtiff says it first, and GDAL what came of it."""
     said = done.stderr.decode(errors="replace")
-    if full := next((x for x in _FULL if x in said), None):
+    if full := next((words for words in FULL if words in said), None):
         return full
     told = done.stdout.decode(errors="replace").strip()
     return told or f"GDAL ended with status {done.returncode}"
-
-
-_FULL = "No space left on device", "Disk quota exceeded"
 
 
 def _copy(tiles: Path, cog: Path, options: dict[str, str | int]) -> None:

@@ -76,8 +76,7 @@ def suspected(source: Source) -> str | None:
 
 def _of_silent_tiles(source: Source) -> str | None:
     """Return a question about tiles that tell of no nodata, where others do."""
-    while isinstance(source, Derived):
-        source = source.source
+    source = _as_read(source)
     if not isinstance(source, Mosaic):
         return None
     silent = [part for part in source.parts if is_silent(part)]
@@ -95,8 +94,7 @@ def _beside_its_tag(source: Source) -> str | None:
 
     Of several bands of more than bytes, in which 255 is a white roof or a cloud.
     """
-    while isinstance(source, Derived):
-        source = source.source
+    source = _as_read(source)
     if not isinstance(source, RasterFile) or source.is_far or len(source.bands) < 2:
         return None
     told = {value for value in source.nodata if value is not None}
@@ -111,6 +109,13 @@ def _beside_its_tag(source: Source) -> str | None:
         f"if both are: gdalwarp -srcnodata {value:g} -dstnodata {tag:g} IN OUT.tif, or "
         f"--nodata {value:g} instead of that"
     )
+
+
+def _as_read(source: Source) -> Source:
+    """Return the file, array or mosaic that a source is made of."""
+    while isinstance(source, Derived):
+        source = source.source
+    return source
 
 
 def _told(source: Source, value: float, share: float) -> str:

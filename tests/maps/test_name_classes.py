@@ -1,11 +1,12 @@
 """Names, colours and merged classes of a map that is made already."""
 
 import shutil
-from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
 import xarray as xr
+from stores import killed_in
 from tifs import write_tif
 
 import geoseg
@@ -13,7 +14,6 @@ from geoseg.cli import run as geoseg_run
 from geoseg.errors import GeosegError, IncompleteError
 from geoseg.maps.overviews import build_overviews, open_pyramid
 from geoseg.maps.state import write_record
-from geoseg.maps.storage import Storage
 from geoseg.maps.store import Masks, open_masks
 from geoseg.maps.verify import verify
 
@@ -134,25 +134,15 @@ def test_killed_at_any_write_and_again(make_store, tmp_path, monkeypatch):
     """Killed before each of its writes; the same call then ends as one that was not."""
     made = tmp_path / "made.zarr"
     build_overviews(make_store(made, np.ones((600, 520), np.uint8), chunk=512))
-    whole, real = tmp_path / "whole.zarr", Storage.put
+    whole = tmp_path / "whole.zarr"
     shutil.copytree(made, whole)
     names = {"1": "wood:#112233"}
     geoseg.name_classes(whole, names=names)
     for last in range(100):
-        store, left = tmp_path / f"{last}.zarr", [last]
+        store = tmp_path / f"{last}.zarr"
         shutil.copytree(made, store)
-
-        def put(self, name, data, left=left):
-            if not left[0]:
-                (self.path(name).parent / f".tmp-{'0' * 32}").write_bytes(data[:9])
-                raise KeyboardInterrupt
-            left[0] -= 1
-            real(self, name, data)
-
-        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(Storage, "put", put)
-            geoseg.name_classes(store, names=names)
-        killed = left[0] == 0
+        rename = partial(geoseg.name_classes, store, names=names)
+        killed = killed_in(monkeypatch, rename, last)
         geoseg.name_classes(store, names=names)
         assert metadata(store) == metadata(whole), last
         assert not list(store.rglob(".tmp-*"))

@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 import tracemalloc
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import small
+from stores import killed_in
 
 from geoseg.cli import run
 from geoseg.core.grid import Window
@@ -378,7 +379,7 @@ def test_a_repair_that_was_killed_is_ended_by_the_next(
     make_store, tmp_path, monkeypatch
 ):
     """Killed before each of its writes: overviews are there in the end, and no more."""
-    whole, real = tmp_path / "whole.zarr", Storage.put
+    whole = tmp_path / "whole.zarr"
     build_overviews(make_store(whole, np.ones((600, 520), np.uint8), chunk=528))
     record = {"window": 64, "overlap": 16, "multiple": None}
     masks = open_masks(str(whole))
@@ -391,27 +392,17 @@ def test_a_repair_that_was_killed_is_ended_by_the_next(
     before = contents(whole)
     (whole / "overview_2" / "classes" / "0.0").write_bytes(b"")
     for last in range(100):
-        store, left = tmp_path / f"{last}.zarr", [last]
+        store = tmp_path / f"{last}.zarr"
         shutil.copytree(whole, store)
-
-        def put(self, name, data, left=left):
-            if not left[0]:
-                self.path(name).parent.mkdir(parents=True, exist_ok=True)
-                (self.path(name).parent / f".tmp-{'0' * 32}").write_bytes(data[:9])
-                raise KeyboardInterrupt
-            left[0] -= 1
-            real(self, name, data)
-
-        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(Storage, "put", put)
-            verify(str(store), repair=True)
+        repair = partial(verify, str(store), repair=True)
+        killed = killed_in(monkeypatch, repair, last)
         verify(str(store), repair=True)
         assert verify(str(store)).whole
         after = contents(store)
         assert after.keys() == before.keys(), last
         differ = [n for n in after if lasting(n, after[n]) != lasting(n, before[n])]
         assert differ == [], last
-        if left[0]:
+        if not killed:
             break
     assert last > 5
 

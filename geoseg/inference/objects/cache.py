@@ -17,6 +17,7 @@ import numpy as np
 from geoseg.core.grid import Window
 from geoseg.core.packed import pack_arrays, unpack
 from geoseg.core.tiling import Block
+from geoseg.inference.block_cache import how_inferred
 from geoseg.inference.instance import FoundObjects, Linked
 from geoseg.inference.objects.stitch import ObjectSet, WindowObjects
 from geoseg.maps.state import OBJECT_CACHE
@@ -80,9 +81,8 @@ class ObjectCache:
 
         That it is there says that the block is inferred, so it comes last.
         """
-        names = ("windows", "forward_seconds", "otherwise")
-        info = {name: getattr(found, name) for name in names}
-        self._put(FOUND, block, {**_arrays(found.own), "valid": found.valid}, info)
+        arrays = {**_arrays(found.own), "valid": found.valid}
+        self._put(FOUND, block, arrays, how_inferred(found))
 
     def read_found(self, block: Block) -> FoundObjects:
         """Return what `write_found` kept."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import platform
 from contextlib import nullcontext
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from geoseg.core.text import counted
+from geoseg.core.text import counted, nearest
 from geoseg.errors import ModelError
 from geoseg.models.networks import gpus
 
@@ -100,8 +99,8 @@ def _near(asked: str) -> str:
     """Return which device may have been meant."""
     if asked.lower() in {"gpu", "nvidia"}:
         return "; did you mean cuda?"
-    close = get_close_matches(asked.lower(), ("auto", "cpu", *gpus.GPUS), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = nearest(asked, ("auto", "cpu", *gpus.GPUS))
+    return f"; did you mean {close}?" if close else ""
 
 
 def measured_device(asked: str, what: str) -> torch.device:
